@@ -1,0 +1,1 @@
+"""The nightly job: learn from Postgres, score all users against all posts, publish to Redis."""

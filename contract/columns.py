@@ -1,0 +1,21 @@
+"""Names of the three source relations and their columns, spelled once."""
+
+from __future__ import annotations
+
+SCHEMA = "recs"
+USERS = "users"
+POSTS = "posts"
+INTERACTIONS = "interactions"
+
+USER_ID = "user_id"
+POST_ID = "post_id"
+TOPIC = "topic"
+TEXT = "text"
+CREATED_AT = "created_at"
+LIKE_COUNT = "like_count"
+VIEW_COUNT = "view_count"
+ACTION = "action"
+HAPPENED_AT = "happened_at"
+
+VIEW_ACTION = "view"
+LIKE_ACTION = "like"

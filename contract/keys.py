@@ -1,0 +1,70 @@
+"""Every Redis key, spelled once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Builds key names under one prefix (the setting `OVERNIGHT_KEY_PREFIX`)."""
+
+    prefix: str = "recs"
+
+    def live(self, variant: str) -> str:
+        """String: id of the run this variant serves."""
+        return f"{self.prefix}:live:{variant}"
+
+    def user(self, run_id: str, user_id: int) -> str:
+        """String: the user's list in that run, see `codec.encode_list`."""
+        return f"{self.prefix}:run:{run_id}:user:{user_id}"
+
+    def popular(self, run_id: str) -> str:
+        """String: the run's most liked posts, same shape as a user's list."""
+        return f"{self.prefix}:run:{run_id}:popular"
+
+    def manifest(self, run_id: str) -> str:
+        """String: JSON object that describes the run."""
+        return f"{self.prefix}:run:{run_id}:manifest"
+
+    def run_pattern(self, run_id: str) -> str:
+        """SCAN pattern that matches every key the run wrote."""
+        return f"{self.prefix}:run:{run_id}:*"
+
+    @property
+    def any_manifest_pattern(self) -> str:
+        """SCAN pattern that matches the manifest of every run."""
+        return f"{self.prefix}:run:*:manifest"
+
+    @property
+    def posts(self) -> str:
+        """Hash: post id -> JSON `{"text", "topic"}`."""
+        return f"{self.prefix}:posts"
+
+    @property
+    def experiment(self) -> str:
+        """String: JSON object, see `experiment.Experiment`."""
+        return f"{self.prefix}:experiment"
+
+    @property
+    def blocked(self) -> str:
+        """Set: ids of posts never to be served."""
+        return f"{self.prefix}:blocked"
+
+    @property
+    def help(self) -> str:
+        """String: what these keys are, in plain words."""
+        return f"{self.prefix}:help"
+
+
+HELP_TEXT = """\
+Overnight keeps recommendations here. Keys (prefix {prefix}):
+  {prefix}:live:VARIANT             string  id of the run now served
+  {prefix}:run:RUN_ID:user:USER_ID  string  JSON [[post_id, score], ...], best first
+  {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
+  {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, metrics, model digest, checksum
+  {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
+  {prefix}:experiment               string  JSON: name, salt, percent in test
+  {prefix}:blocked                  set     post ids never to be served
+To see a user's list: GET {prefix}:live:control, then GET {prefix}:run:RUN_ID:user:USER_ID.
+"""

