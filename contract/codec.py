@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,7 @@ def encode_list(posts: Iterable[tuple[int, float]]) -> str:
     ValueError
         If a score is NaN or infinite: JSON has no word for it.
     """
-    rows = [[int(post), round(float(score), SCORE_DECIMALS)] for post, score in posts]
+    rows = [[int(post), _short(float(score))] for post, score in posts]
     return json.dumps(rows, separators=(",", ":"), allow_nan=False)
 
 
@@ -30,12 +31,14 @@ def decode_list(value: str | bytes) -> Ranked:
     Raises
     ------
     ValueError
-        If the value is not a JSON list of [integer, number] pairs.
+        If the value is not a JSON list of [integer, finite number] pairs.
     """
-    rows = json.loads(value)
+    rows = _parse(value)
+    if not isinstance(rows, list):
+        raise ValueError(f"expected a JSON list, found {type(rows).__name__}")
     try:
-        return [(_integer(post), float(score)) for post, score in rows]
-    except (TypeError, ValueError) as error:
+        return [(_integer(post), _finite(score)) for post, score in rows]
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not a list of [post_id, score] pairs: {error}") from None
 
 
@@ -52,10 +55,30 @@ def decode_object(value: str | bytes) -> dict[str, Any]:
     ValueError
         If the value is not a JSON object.
     """
-    fields = json.loads(value)
+    fields = _parse(value)
     if not isinstance(fields, dict):
         raise ValueError(f"expected a JSON object, found {type(fields).__name__}")
     return fields
+
+
+def _short(score: float) -> float:
+    """Round; a whole number loses its `.0` (NaN and infinities pass on to the encoder)."""
+    rounded = round(score, SCORE_DECIMALS)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _parse(value: str | bytes) -> Any:
+    try:
+        return json.loads(value)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"score {value!r} is not finite")
+    return number
 
 
 def _integer(value: Any) -> int:

@@ -49,6 +49,8 @@ class Experiment:
             return cls(str(fields["name"]), str(fields["salt"]), int(fields["percent_test"]))
         except KeyError as error:
             raise ValueError(f"experiment lacks the field {error}") from None
+        except TypeError:
+            raise ValueError(f"percent_test must be a number, not {fields['percent_test']!r}") from None
 
 
 NO_EXPERIMENT = Experiment(name="none", salt="", percent_test=0)

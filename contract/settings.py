@@ -147,13 +147,13 @@ class Settings:
         "OVERNIGHT_EXPERIMENT_SALT",
         "overnight",
         _text,
-        "salt of the split, used when no experiment is stored",
+        "salt of the split that the first run stores",
     )
     percent_test: int = setting(
         "OVERNIGHT_PERCENT_TEST",
         50,
         _integer(0, 100),
-        "percent of users in test, used when no experiment is stored",
+        "percent of users in test that the first run stores",
     )
     nightly_cron: str = setting(
         "OVERNIGHT_NIGHTLY_CRON", "0 3 * * *", _cron, "when the scheduler runs the night"

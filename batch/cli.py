@@ -1,0 +1,176 @@
+"""The command line: `run`, and what operators look at and change by hand."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+import redis
+
+from batch import ledger, show, source, store
+from batch.pipeline import Night, run_night
+from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from contract.logs import configure_logging, redact
+from contract.settings import Settings
+
+ALL = "all"
+
+
+class InterruptedRunError(OvernightError):
+    """Raised in place of a signal, so that a run ends as any failed run does."""
+
+
+class Moment(click.ParamType[datetime]):
+    """An ISO 8601 time; without a zone it is in UTC."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse, or say what is wrong."""
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 2026-11-22T03:00:00", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Overnight's nightly job and its operators' tools. Settings come from the environment."""
+    context.obj = Settings.from_environment()
+    configure_logging(context.obj)
+
+
+@cli.command()
+@click.option(
+    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
+)
+@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
+@click.pass_obj
+def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
+    """Run the night: load, learn, judge, score all users against all posts, publish."""
+    who = ledger.actor("batch run")
+    engine = source.open_engine(settings, f"overnight {who}")
+    with _signals_raise(), _redis(settings) as client:
+        night = Night(settings, engine, client, who, as_of, limit_users)
+        for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
+            click.echo(show.summary(manifest))
+
+
+@cli.command()
+@click.option(
+    "--count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first."
+)
+@click.pass_obj
+def runs(settings: Settings, count: int) -> None:
+    """List the newest runs and their states."""
+    with source.explained(settings):
+        engine = source.open_engine(settings)
+        ledger.create(engine)
+        click.echo(show.runs(ledger.newest(engine, count)))
+
+
+@cli.command(name="show")
+@click.argument("run_id", metavar="RUN")
+@click.pass_obj
+def show_run(settings: Settings, run_id: str) -> None:
+    """Show one run: states, metrics, stages."""
+    with source.explained(settings):
+        engine = source.open_engine(settings)
+        ledger.create(engine)
+        found = ledger.find(engine, run_id)
+    if found is None:
+        raise OvernightError(f"there is no run {run_id}; `python -m batch runs` lists them")
+    click.echo(show.run(*found))
+
+
+@cli.command()
+@click.argument("user_id", metavar="USER", type=int)
+@click.pass_obj
+def lookup(settings: Settings, user_id: int) -> None:
+    """Show the list that serving would take a user's recommendations from."""
+    with _redis(settings) as client:
+        click.echo(show.lookup(client, Keys(settings.key_prefix), user_id))
+
+
+@cli.command()
+@click.argument("post_id", metavar="POST", type=int)
+@click.pass_obj
+def block(settings: Settings, post_id: int) -> None:
+    """Keep a post out of every answer, within about a second."""
+    with _redis(settings) as client:
+        added = client.sadd(Keys(settings.key_prefix).blocked, post_id)
+    click.echo(f"post {post_id} is blocked" if added else f"post {post_id} was blocked already")
+
+
+@cli.command()
+@click.argument("post_id", metavar="POST", type=int)
+@click.pass_obj
+def unblock(settings: Settings, post_id: int) -> None:
+    """Let a blocked post be served again: from lists that hold it still, and by the next run."""
+    with _redis(settings) as client:
+        removed = client.srem(Keys(settings.key_prefix).blocked, post_id)
+    click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
+
+
+@contextmanager
+def _redis(settings: Settings) -> Iterator[redis.Redis]:
+    client = store.open_redis(settings)
+    try:
+        with store.explained(settings):
+            yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        for each in (signal.SIGTERM, signal.SIGINT):  # a second signal must not cut off the cleaning up
+            signal.signal(each, signal.SIG_IGN)
+        raise InterruptedRunError(f"stopped by {signal.Signals(number).name}; what was live is live still")
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def main() -> NoReturn:
+    """Run a command; an error a person can mend is one line on stderr and an exit code."""
+    try:
+        cli.main(prog_name="python -m batch", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("error: stopped", err=True)
+        sys.exit(EXIT_FAILED)
+    except OvernightError as error:
+        click.echo(f"error: {redact(str(error), _secrets())}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last stop: a defect of ours, or the machine's
+        logging.getLogger("batch").exception("unexpected")
+        click.echo(f"error: {redact(f'{type(error).__name__}: {error}', _secrets())}", err=True)
+        sys.exit(EXIT_FAILED)
+    sys.exit(EXIT_DONE)
+
+
+def _secrets() -> list[str]:
+    try:
+        return Settings.from_environment().secrets()
+    except OvernightError:
+        return []

@@ -1,0 +1,65 @@
+"""Collaborative factors: what likes say about taste, as a dot product per pair.
+
+The like matrix (users x posts, 1 where liked, users of unit length so that
+heavy users do not drown the others) is factored by truncated SVD ("PureSVD",
+Cremonesi et al., 2010). Users and posts without likes get zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.extmath import randomized_svd
+
+from batch.examples import Examples
+from batch.likes import Likes
+from batch.tables import Float32s
+
+FACTORS = 16
+
+
+@dataclass(frozen=True)
+class Factors:
+    """(users, factors) and (posts, factors) float32; score gains users @ posts.T."""
+
+    users: Float32s
+    posts: Float32s
+
+    def dot(self, users: np.ndarray, posts: np.ndarray) -> Float32s:
+        """Return (pairs,) float32 dot products of (user, post) places."""
+        product: Float32s = np.einsum("pf,pf->p", self.users[users], self.posts[posts])
+        return product
+
+    def as_log_odds(self, slope: float, intercept: float) -> Factors:
+        """Return factors whose dot product is slope * dot + intercept."""
+        ones = np.ones((len(self.users), 1), dtype=np.float32)
+        constant = np.full((len(self.posts), 1), intercept, dtype=np.float32)
+        scaled = self.users * np.float32(slope)
+        return Factors(np.hstack([scaled, ones]), np.hstack([self.posts, constant]))
+
+
+def like_factors(likes: Likes, posts: int, seed: int) -> Factors:
+    """Factor the like matrix; the same likes and seed give the same factors."""
+    users = likes.starts.size - 1
+    counts = np.diff(likes.starts)
+    weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts)
+    matrix = csr_matrix((weights, likes.posts, likes.starts), shape=(users, posts))
+    rank = min(FACTORS, min(matrix.shape) - 1)
+    if rank < 1 or matrix.nnz == 0:
+        return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
+    left, values, right = randomized_svd(matrix, rank, random_state=seed)
+    root = np.sqrt(values)
+    return Factors((left * root).astype(np.float32), (right.T * root).astype(np.float32))
+
+
+def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
+    """Fit slope and intercept that turn the dot product into log-odds of a like.
+
+    One logistic regression on examples that came after the likes behind the factors.
+    """
+    dots = factors.dot(examples.users, examples.posts).reshape(-1, 1)
+    fitted = LogisticRegression(C=np.inf).fit(dots, examples.liked)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])

@@ -1,0 +1,84 @@
+"""Gathers from Postgres all that the variants of one night share, in one snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from batch.examples import Examples, labelled_between
+from batch.features import TextFeatures
+from batch.history import History, as_of
+from batch.load import Network, load_network
+from batch.source import latest_interaction, snapshot
+from batch.split import Split, out_of_time, split_by_time
+from batch.text import text_features
+from contract import columns
+from contract.errors import SourceError
+from contract.settings import Settings
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The network, three histories, and three sets of examples.
+
+    Attributes
+    ----------
+    at_history_end, at_holdout, now
+        What was known when training labels begin, when holdout labels begin,
+        and at the cutoff.
+    training, holdout, latest
+        Examples between the first two, between the last two, and all of both:
+        the model that is judged learns from the first, the one that goes live
+        from the last.
+    text
+        Columns of the posts' texts.
+    left_out
+        Interactions not used, by reason.
+    """
+
+    network: Network
+    text: TextFeatures
+    split: Split
+    at_history_end: History
+    at_holdout: History
+    now: History
+    training: Examples
+    holdout: Examples
+    latest: Examples
+    left_out: dict[str, int]
+
+
+def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime) -> Gathered:
+    """Read everything as of a cutoff: the given time, else the last interaction up to the clock.
+
+    Raises
+    ------
+    SourceError
+        The views lack something that the night needs.
+    """
+    with snapshot(engine) as connection:
+        network = load_network(connection, as_of_time or clock)
+        cutoff = as_of_time or latest_interaction(connection, clock)
+        if cutoff is None:
+            raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
+        split = split_by_time(connection, cutoff, settings.history_fraction, settings.holdout_fraction)
+        first, second = (
+            as_of(connection, network, split.history_end),
+            as_of(connection, network, split.holdout_start),
+        )
+        now = as_of(connection, network, cutoff)
+        limits = (settings.training_rows, settings.seed)
+        return Gathered(
+            network=network,
+            text=text_features(network.posts[columns.TEXT], settings.seed),
+            split=split,
+            at_history_end=first,
+            at_holdout=second,
+            now=now,
+            training=labelled_between(connection, network, first, split.holdout_start, *limits),
+            holdout=labelled_between(connection, network, second, cutoff, *limits),
+            latest=labelled_between(connection, network, first, cutoff, *limits),
+            left_out=now.left_out | out_of_time(connection, as_of_time or clock),
+        )

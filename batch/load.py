@@ -1,0 +1,124 @@
+"""Reads users and posts: one row each, checked at the boundary."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from batch.source import check_views
+from contract import columns
+from contract.errors import SourceError
+
+log = logging.getLogger("batch")
+
+ROWS_AT_A_TIME = 50_000
+
+NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
+CATEGORICAL = ("text", "character varying", "character", "boolean")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Users and posts of the network.
+
+    Attributes
+    ----------
+    users
+        Indexed by `user_id`, ascending and unique; a column per user feature.
+    posts
+        Indexed by `post_id`, ascending and unique; always with the columns
+        `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
+        (None, NaT or NaN where the view has none), then one per post feature.
+    """
+
+    users: pd.DataFrame
+    posts: pd.DataFrame
+
+
+def load_network(connection: sa.Connection, until: datetime) -> Network:
+    """Read both relations, posts as far as they were created by `until`.
+
+    Raises
+    ------
+    SourceError
+        A view or column is missing or of the wrong type, an id is null or
+        stands twice, or there are no users or no posts.
+    """
+    views = check_views(connection)
+    users = _read(connection, columns.USERS, columns.USER_ID, views.users)
+    posts = _with_every_column(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
+    posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
+    if posts.empty:
+        raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
+    return Network(users, posts)
+
+
+def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
+    relation = f"{columns.SCHEMA}.{view}"
+    known = (columns.USER_ID, columns.POST_ID, columns.CREATED_AT)
+    wanted = [c for c, kind in types.items() if c in known or kind in NUMERIC + CATEGORICAL]
+    for column in types.keys() - set(wanted):
+        kind = types[column]
+        log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
+    quoted = ", ".join(_quoted(connection, column) for column in wanted)
+    query = sa.text(f"SELECT {quoted} FROM {relation} ORDER BY {_quoted(connection, key)}")
+    result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
+    blocks = [
+        _typed(pd.DataFrame.from_records(rows, columns=wanted), types)
+        for rows in result.partitions(ROWS_AT_A_TIME)
+    ]
+    if not blocks:
+        raise SourceError(f"{relation} has no rows; there is nobody and nothing to recommend")
+    frame = pd.concat(blocks, ignore_index=True)
+    if frame[key].isna().any():
+        raise SourceError(
+            f"{relation}.{key} is null in {int(frame[key].isna().sum())} rows; leave them out in the view"
+        )
+    frame[key] = frame[key].astype(np.int64)
+    twice = frame.loc[frame[key].duplicated(), key]
+    if not twice.empty:
+        raise SourceError(
+            f"{relation} has {twice.nunique()} ids more than once, first {key} {twice.iloc[0]}; "
+            "make the view give one row an id"
+        )
+    return frame.set_index(key)
+
+
+def _typed(block: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
+    """Give every column the one type it has in all blocks: float64, object or UTC time."""
+    for column in block.columns:
+        if column in (columns.USER_ID, columns.POST_ID):
+            continue
+        if column == columns.CREATED_AT:
+            block[column] = pd.to_datetime(block[column], utc=True)
+        elif types[column] in NUMERIC:
+            block[column] = block[column].astype(np.float64)
+        else:
+            block[column] = block[column].astype(object)
+    return block
+
+
+def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
+    absent: dict[str, Any] = {
+        columns.TOPIC: None,
+        columns.TEXT: None,
+        columns.CREATED_AT: pd.NaT,
+        columns.LIKE_COUNT: np.nan,
+        columns.VIEW_COUNT: np.nan,
+    }
+    posts = posts.copy()
+    for column, value in absent.items():
+        if column not in posts:
+            posts[column] = value
+    posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
+    return posts
+
+
+def _quoted(connection: sa.Connection, name: str) -> str:
+    return connection.dialect.identifier_preparer.quote(name)

@@ -1,0 +1,55 @@
+"""One run at a time, whoever started it: an advisory lock in Postgres.
+
+The lock belongs to a connection. If its holder dies, Postgres notices the lost
+connection and the lock is free again; nothing has to be cleaned up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from contract.errors import LockedError
+
+TRY = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+HOLDER = sa.text("""
+    SELECT activity.application_name, activity.pid, activity.backend_start
+    FROM pg_locks held JOIN pg_stat_activity activity USING (pid)
+    WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+      AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (held.classid::bigint << 32) | held.objid::bigint = hashtextextended(:name, 0)
+""")
+KEEPALIVE = sa.text("""
+    SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false)
+""")
+
+
+@contextmanager
+def held(engine: sa.Engine, key_prefix: str) -> Iterator[None]:
+    """Hold the lock of everything published under one key prefix.
+
+    Raises
+    ------
+    LockedError
+        Another run holds it; says who and since when.
+    """
+    name = {"name": f"overnight:{key_prefix}"}
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(KEEPALIVE)
+        if not connection.scalar(TRY, name):
+            raise LockedError(_who_holds(connection, name))
+        try:
+            yield
+        finally:
+            connection.invalidate()
+
+
+def _who_holds(connection: sa.Connection, name: dict[str, str]) -> str:
+    holder = connection.execute(HOLDER, name).first()
+    if holder is None:
+        return "another run held the lock a moment ago; try again"
+    since = holder.backend_start.isoformat(timespec="seconds")
+    who = f"{holder.application_name} (Postgres pid {holder.pid})"
+    return f"another run holds the lock: {who}, since {since}; wait for it or stop it"

@@ -1,0 +1,161 @@
+"""The night, in order. Each step lives in the module it is called from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from batch import ledger, live, lock, publish, source, store
+from batch.evaluate import evaluate
+from batch.gather import Gathered, gather
+from batch.ledger import Run, State
+from batch.model import Model, fit
+from batch.progress import Stages, track
+from batch.publish import Written
+from batch.score import lists_of_all
+from batch.variants import VARIANTS, Variant
+from contract.errors import OvernightError
+from contract.keys import Keys
+from contract.settings import Settings
+
+log = logging.getLogger("batch")
+
+
+@dataclass
+class Night:
+    """What a night works with; connections are opened by the entry point."""
+
+    settings: Settings
+    engine: sa.Engine
+    redis: redis.Redis
+    actor: str
+    as_of: datetime | None = None
+    limit_users: int | None = None
+    gathered: Gathered | None = field(default=None, init=False)
+
+    @property
+    def keys(self) -> Keys:
+        """Key names under the prefix of the settings."""
+        return Keys(self.settings.key_prefix)
+
+
+def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Build and publish each variant; return their manifests.
+
+    Raises
+    ------
+    OvernightError
+        Something is wrong; what was live before is live still.
+    """
+    with source.explained(night.settings), store.explained(night.settings):
+        ledger.create(night.engine)
+        with lock.held(night.engine, night.settings.key_prefix):
+            live.tidy(night.engine, night.redis, night.settings, night.actor)
+            manifests = [_run_variant(night, VARIANTS[name]) for name in variants]
+            live.tidy(night.engine, night.redis, night.settings, night.actor)
+            return manifests
+
+
+def _run_variant(night: Night, variant: Variant) -> dict[str, Any]:
+    run = ledger.start(night.engine, variant.name, datetime.now(UTC), night.actor)
+    log.info("run %s started", run.run_id)
+    try:
+        manifest = _build(night, run, variant)
+        live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
+    except BaseException as error:
+        live.abandon(night.engine, night.redis, night.settings, run, reason_of(error), night.actor)
+        raise
+    log.info("run %s is live", run.run_id)
+    return manifest
+
+
+def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
+    """Load, learn, judge, score and write one run aside; return its manifest."""
+    stages = Stages()
+    gathered = _load(night, stages)
+    metrics = _judge(night.settings, gathered, variant, stages)
+    model = _learn(night.settings, gathered, variant, stages)
+    model.save(Path(night.settings.model_dir) / run.run_id)
+    written = _score_and_write(night, run, gathered, model, stages)
+    return {
+        "run_id": run.run_id,
+        "variant": variant.name,
+        "state": str(State.BUILT),
+        "cutoff": gathered.split.cutoff.isoformat(),
+        "users": written.users,
+        "users_of_network": len(gathered.network.users),
+        "posts": len(gathered.network.posts),
+        "top_n": night.settings.top_n,
+        "short_lists": written.short,
+        "empty_lists": written.empty,
+        "bytes_per_user": round(written.value_bytes / max(written.users, 1), 1),
+        "model_digest": model.digest,
+        "checksum": written.checksum.hexdigest(),
+        "metrics": metrics,
+        "left_out": gathered.left_out,
+        "stages": stages.rows,
+    }
+
+
+def _load(night: Night, stages: Stages) -> Gathered:
+    """Gather once a night; the variants share it."""
+    if night.gathered is None:
+        with stages.stage("load") as told:
+            night.gathered = gather(night.engine, night.settings, night.as_of, datetime.now(UTC))
+            told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
+            told |= {"likes": night.gathered.now.likes.posts.size} | night.gathered.left_out
+    return night.gathered
+
+
+def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> dict[str, Any]:
+    """Fit on what came before the holdout, and evaluate on the holdout."""
+    with stages.stage("fit") as told:
+        model = fit(variant, gathered, gathered.training, settings)
+        told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
+    with stages.stage("evaluate") as told:
+        metrics = evaluate(model, gathered)
+        told |= {"rows": int(metrics["holdout"]["views"])}
+    return metrics
+
+
+def _learn(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> Model:
+    """Fit again on everything up to the cutoff."""
+    with stages.stage("refit") as told:
+        told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
+        return fit(variant, gathered, gathered.latest, settings)
+
+
+def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
+    """Score all users against all posts and write their lists under the run's own keys."""
+    client, keys, settings = night.redis, night.keys, night.settings
+    with stages.stage("score_and_write") as told:
+        tables, factors = model.tables(gathered.network, gathered.now), model.factors(gathered.now)
+        users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
+        blocked = publish.blocked_places(client, keys, tables.post_ids)
+        publish.begin(client, keys, run.run_id)
+        chunks = lists_of_all(
+            model.booster, tables, factors, gathered.now.likes, blocked, settings.top_n,
+            users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
+        )  # fmt: skip
+        lists = track(chunks, users, "score and write", "users")
+        written = publish.write_lists(client, keys, run.run_id, lists, tables.post_ids)
+        publish.write_popular(
+            client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
+        )
+        publish.write_lasting_keys(client, keys, settings, gathered.network.posts)
+        publish.verify(client, written, users)
+        told |= {"users": written.users, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
+    return written
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why a run ended."""
+    if isinstance(error, OvernightError):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,80 @@
+"""Says where the night stands: a bar on a terminal, log lines elsewhere, and a record of every stage."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+log = logging.getLogger("batch")
+
+LOG_EVERY_SECONDS = 10.0
+
+
+@dataclass
+class Stages:
+    """What each stage of a run took; the record goes into the run's manifest."""
+
+    rows: list[dict[str, float | int | str]] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, float | int | str]]:
+        """Time one stage. What the caller puts into the yielded row is recorded and logged with it."""
+        row: dict[str, float | int | str] = {"stage": name}
+        started = time.perf_counter()
+        yield row
+        row["seconds"] = round(time.perf_counter() - started, 3)
+        row["peak_mib"] = peak_mib()
+        self.rows.append(row)
+        told = ", ".join(f"{key} {value}" for key, value in row.items() if key != "stage")
+        log.info("%s: %s", name, told)
+
+
+def peak_mib() -> int:
+    """Return the largest resident memory of this process so far, in MiB."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes // 1024
+
+
+def rate(count: int, seconds: float) -> int:
+    """Return how many a second, 0 where no time passed."""
+    return round(count / seconds) if seconds > 0 else 0
+
+
+def track(steps: Iterable[tuple[int, T]], total: int, what: str, unit: str) -> Iterator[T]:
+    """Pass on each step's result and show how far it has come.
+
+    Parameters
+    ----------
+    steps
+        Pairs of (how many units this step did, its result).
+    total
+        Units in all.
+    what, unit
+        Name of the work, and of one unit, e.g. `score` and `users`.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, desc=what, unit=f" {unit}", leave=False) as bar:
+            for count, result in steps:
+                bar.update(count)
+                yield result
+        return
+    started = logged = time.monotonic()
+    done = 0
+    for count, result in steps:
+        done += count
+        now = time.monotonic()
+        if now - logged >= LOG_EVERY_SECONDS and done < total:
+            logged = now
+            left = (now - started) / done * (total - done)
+            speed = rate(done, now - started)
+            log.info("%s: %d of %d %s, %d a second, %.0f s left", what, done, total, unit, speed, left)
+        yield result

@@ -1,0 +1,93 @@
+"""Cuts time into history, training and holdout.
+
+    |---- history ----|---- training labels ----|-- holdout labels --|
+    first         history_end               holdout_start        cutoff
+
+Training uses features as of `history_end` and labels after it; evaluation
+uses features as of `holdout_start` and labels after that; the night itself
+uses features as of the cutoff, for which the labels are still to come.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import sqlalchemy as sa
+
+from batch.stream import stream
+from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
+from contract.errors import SourceError
+
+log = logging.getLogger("batch")
+
+MINUTE = timedelta(minutes=1)
+
+PER_MINUTE = f"""
+    SELECT extract(epoch FROM date_trunc('minute', {HAPPENED_AT}))::bigint AS minute,
+           count(*) FILTER (WHERE action = '{VIEW_ACTION}') AS views,
+           count(*) FILTER (WHERE action = '{LIKE_ACTION}') AS likes
+    FROM {SCHEMA}.{INTERACTIONS} WHERE {HAPPENED_AT} <= %(cutoff)s
+    GROUP BY 1 ORDER BY 1
+"""
+OUT_OF_TIME = sa.text(f"""
+    SELECT count(*) FILTER (WHERE {HAPPENED_AT} > :clock) AS in_the_future,
+           count(*) FILTER (WHERE {HAPPENED_AT} IS NULL) AS without_a_time
+    FROM {SCHEMA}.{INTERACTIONS}
+""")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three moments (UTC) that part history, training labels, holdout labels and what is to come."""
+
+    history_end: datetime
+    holdout_start: datetime
+    cutoff: datetime
+
+
+def out_of_time(connection: sa.Connection, clock: datetime) -> dict[str, int]:
+    """Count the interactions that no cutoff lets in: later than the clock, or without a time."""
+    row = connection.execute(OUT_OF_TIME, {"clock": clock}).one()
+    return {name: int(count) for name, count in row._mapping.items()}
+
+
+def split_by_time(
+    connection: sa.Connection, cutoff: datetime, history_fraction: float, holdout_fraction: float
+) -> Split:
+    """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
+
+    Raises
+    ------
+    SourceError
+        There are no likes, or all lie in so few minutes that time cannot be cut.
+    """
+    per_minute = pd.concat(stream(connection, PER_MINUTE, {"cutoff": cutoff}), ignore_index=True)
+    relation = f"{SCHEMA}.{INTERACTIONS}"
+    if per_minute["likes"].sum() == 0:
+        raise SourceError(
+            f"{relation} has no likes up to {cutoff.isoformat()}; there is nothing to learn from"
+        )
+    labels = per_minute["views" if per_minute["views"].sum() > 0 else "likes"]
+    per_minute = per_minute[labels > 0]
+    if len(per_minute) < 3:
+        raise SourceError(
+            f"{relation}: all labels lie in {len(per_minute)} minute(s); "
+            "history, training and holdout need one each"
+        )
+    first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
+    ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
+    return Split(ends[first], ends[second], cutoff)
+
+
+def _cuts(labels: npt.NDArray[np.float64], history: float, holdout: float) -> tuple[int, int]:
+    """Return the minutes that end history and training, so that each of the three parts has one at least."""
+    share = np.cumsum(labels) / labels.sum()
+    second = min(int(np.searchsorted(share, 1 - holdout)), labels.size - 2)
+    second = max(second, 1)
+    first = min(int(np.searchsorted(share, history)), second - 1)
+    return first, second

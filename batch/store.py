@@ -1,0 +1,103 @@
+"""Redis as the batch uses it: open, explain errors, remove a run's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
+from redis.retry import Retry
+
+from contract.errors import StoreError
+from contract.keys import Keys
+from contract.logs import redact
+from contract.settings import Settings
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 30
+TRIES_AGAIN = 3
+KEYS_AT_A_TIME = 5_000
+
+ADVICE = (
+    (AuthenticationError, "check the user and password in REDIS_URL"),
+    (NoPermissionError, "give the batch's user the right to write"),
+    (ReadOnlyError, "REDIS_URL points to a replica; point it to the primary"),
+    (OutOfMemoryError, "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"),
+    (TimeoutError, "it is too slow or gone; check that it is up"),
+    (ConnectionError, "check that it is up, and REDIS_URL"),
+)
+
+
+def open_redis(settings: Settings) -> redis.Redis:
+    """Make a client; it connects when first used, not here."""
+    retry = Retry(ExponentialBackoff(), TRIES_AGAIN)
+    client: redis.Redis = redis.Redis.from_url(
+        settings.redis_url, decode_responses=True, socket_timeout=TIMEOUT_SECONDS, retry=retry
+    )
+    return client
+
+
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Turn any error of Redis inside into one line that shows no secret.
+
+    Raises
+    ------
+    StoreError
+        In place of redis-py's error.
+    """
+    try:
+        yield
+    except RedisError as error:
+        advice = next((text for kind, text in ADVICE if isinstance(error, kind)), "see the log of Redis")
+        url = urlsplit(settings.redis_url)
+        place = f"Redis at {url.hostname or url.path}"
+        reason = redact(" ".join(str(error).split()), settings.secrets())
+        raise StoreError(f"{place}: {reason}; {advice}") from None
+
+
+def runs_in(client: redis.Redis, keys: Keys) -> set[str]:
+    """Return the ids of all runs that have keys: a run's manifest is its first key and its last."""
+    first, last = keys.manifest("*").split("*")
+    found = client.scan_iter(match=keys.any_manifest_pattern, count=KEYS_AT_A_TIME)
+    return {key[len(first) : -len(last)] for key in found}
+
+
+def remove_run(client: redis.Redis, keys: Keys, run_id: str) -> int:
+    """Remove all keys of a run, its manifest last; return how many."""
+    manifest = keys.manifest(run_id)
+    found = (
+        key
+        for key in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_AT_A_TIME)
+        if key != manifest
+    )
+    removed = sum(_unlink(client, block) for block in blocks(found, KEYS_AT_A_TIME))
+    return removed + _unlink(client, [manifest])
+
+
+def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`, the last one perhaps shorter."""
+    remaining = iter(items)
+    while block := list(islice(remaining, size)):
+        yield block
+
+
+def _unlink(client: redis.Redis, names: list[str]) -> int:
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.unlink(name)
+        return sum(pipe.execute())

@@ -1,0 +1,61 @@
+"""Errors as clients see them: application/problem+json (RFC 9457), never a traceback."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemError(Exception):
+    """Raised when a request cannot be answered; says so to the client.
+
+    `parameter` names the request's parameter that is at fault, if one is.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str, parameter: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.parameter = parameter
+
+
+def bad_parameter(name: str, must: str) -> ProblemError:
+    """Return the 400 that names a parameter and says what it must be.
+
+    The value itself is not repeated: it may be long, or not for showing.
+    """
+    return ProblemError(HTTPStatus.BAD_REQUEST, f"{name} {must}", name)
+
+
+def register_problems(app: Flask) -> None:
+    """Answer every error of `app` with a problem, those of the framework as well."""
+    # Without this Flask lets errors through to the server when testing or debugging.
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.register_error_handler(ProblemError, _from_problem)
+    app.register_error_handler(HTTPException, _from_http_exception)
+
+
+def _from_problem(problem: ProblemError) -> Response:
+    response = Response(status=problem.status)
+    return _fill(response, problem.status.phrase, problem.detail, problem.parameter)
+
+
+def _from_http_exception(error: HTTPException) -> Response:
+    # The exception's own response is kept for its headers, such as Allow with a 405.
+    response = Response(status=error.code, headers=error.get_response().headers.items())
+    return _fill(response, error.name, error.description or error.name, None)
+
+
+def _fill(response: Response, title: str, detail: str, parameter: str | None) -> Response:
+    fields = {"type": "about:blank", "title": title, "status": response.status_code, "detail": detail}
+    if parameter is not None:
+        fields["parameter"] = parameter
+    response.data = json.dumps(fields)
+    response.content_type = MEDIA_TYPE
+    response.cache_control.no_store = True
+    return response

@@ -1,0 +1,119 @@
+"""Reads the small state from Redis. What is broken there is left out and complained of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from redis import Redis
+
+from contract.codec import decode_list, decode_object
+from contract.errors import StoreError
+from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
+from contract.keys import Keys
+from contract.run_id import parse_run_id
+from serving.state import Post, Run, State
+
+POSTS_PER_SCAN = 1000
+
+
+class NotLiveError(StoreError):
+    """Raised when no variant has a run that can be served."""
+
+
+def read_state(redis: Redis, keys: Keys, previous: State | None) -> State:
+    """Read the state as it is now; runs and posts only where a live run changed since `previous`.
+
+    Raises
+    ------
+    RedisError
+        If Redis does not answer.
+    NotLiveError
+        If no variant has a live run. An emptied Redis looks like this, so the
+        previous state, blocked posts and all, is better kept.
+    """
+    complaints: list[str] = []
+    runs = {}
+    for variant in VARIANTS:
+        known = previous.runs.get(variant) if previous else None
+        run = _read_run(redis, keys, variant, known, complaints)
+        if run is not None:
+            runs[variant] = run
+    if not runs:
+        raise NotLiveError("; ".join(["no variant has a live run", *complaints]))
+    experiment = _read_experiment(redis, keys, previous, complaints)
+    blocked = _read_blocked(redis, keys, complaints)
+    unchanged = previous is not None and runs == previous.runs
+    posts = previous.posts if previous and unchanged else _read_posts(redis, keys, complaints)
+    return State(runs, experiment, blocked, posts, tuple(complaints))
+
+
+def _read_run(redis: Redis, keys: Keys, variant: str, known: Run | None, complaints: list[str]) -> Run | None:
+    """Return the variant's live run; `known`, the one before, when the new one is incomplete."""
+    pointer = redis.get(keys.live(variant))
+    if pointer is None:
+        return None
+    run_id = pointer.decode(errors="replace") if isinstance(pointer, bytes) else pointer
+    if known is not None and known.run_id == run_id:
+        return known
+    try:
+        begun_at, _ = parse_run_id(run_id)
+        manifest = redis.get(keys.manifest(run_id))
+        popular = redis.get(keys.popular(run_id))
+        if manifest is None or popular is None:
+            raise ValueError(f"{run_id} lacks its manifest or its popular list")
+        published_at = _published_at(decode_object(manifest), begun_at)
+        return Run(run_id, variant, published_at, decode_list(popular))
+    except ValueError as error:
+        complaints.append(f"the live run of {variant} cannot be served, keeping the one before: {error}")
+        return known
+
+
+def _published_at(manifest: Mapping[str, object], begun_at: datetime) -> datetime:
+    """Return when the run went live; when it was begun, if the manifest does not tell."""
+    try:
+        moment = datetime.fromisoformat(str(manifest.get("published_at")))
+    except ValueError:
+        return begun_at
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _read_experiment(redis: Redis, keys: Keys, previous: State | None, complaints: list[str]) -> Experiment:
+    value = redis.get(keys.experiment)
+    if value is None:
+        return NO_EXPERIMENT
+    try:
+        return Experiment.from_fields(decode_object(value))
+    except ValueError as error:
+        complaints.append(f"{keys.experiment} is broken, keeping the split as it was: {error}")
+        return previous.experiment if previous else NO_EXPERIMENT
+
+
+def _read_blocked(redis: Redis, keys: Keys, complaints: list[str]) -> frozenset[int]:
+    blocked = set()
+    for member in redis.smembers(keys.blocked):
+        try:
+            blocked.add(int(member))
+        except ValueError:
+            complaints.append(f"{keys.blocked} holds {member[:80]!r}, which is not a post's id")
+    return frozenset(blocked)
+
+
+def _read_posts(redis: Redis, keys: Keys, complaints: list[str]) -> dict[int, Post]:
+    posts, broken = {}, 0
+    for post_id, value in redis.hscan_iter(keys.posts, count=POSTS_PER_SCAN):
+        try:
+            fields = decode_object(value)
+            topic = sys.intern(_sendable(fields.get("topic")))
+            posts[int(post_id)] = Post(_sendable(fields.get("text")), topic)
+        except ValueError:
+            broken += 1
+    if broken:
+        complaints.append(f"{keys.posts} holds {broken} broken posts; they are served without text")
+    return posts
+
+
+def _sendable(value: object) -> str:
+    """Return the text, empty for none, without the lone surrogates that UTF-8 cannot carry."""
+    return "" if value is None else str(value).encode(errors="replace").decode()

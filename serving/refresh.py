@@ -1,0 +1,81 @@
+"""Keeps the state fresh off the request path: one daemon thread in every worker process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import replace
+
+from redis import Redis
+
+from contract.keys import Keys
+from contract.settings import Settings
+from serving.read_state import read_state
+from serving.state import State
+
+log = logging.getLogger(__name__)
+
+
+class LiveState:
+    """The state as last read. `current` is one object, replaced whole: read it once a request."""
+
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self._keys = Keys(settings.key_prefix)
+        self._interval_seconds = settings.state_refresh_seconds
+        self._redis = redis
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid: int | None = None
+        self._failure: str | None = None
+        self.current: State | None = None
+
+    def start(self) -> None:
+        """Load the state, then start the thread; does nothing where that is done.
+
+        A forked process has no thread of its parent's, so it starts its own:
+        gunicorn may load the app before or after it forks.
+        """
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self.refresh()
+            self._thread = threading.Thread(target=self._keep_fresh, name="refresh", daemon=True)
+            self._thread.start()
+            self._pid = os.getpid()
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stopped.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Read the state once; on any error keep the last good one and mark it stale."""
+        before = self.current
+        try:
+            state = read_state(self._redis, self._keys, before)
+        except Exception as error:  # noqa: BLE001 - this thread must outlive whatever Redis holds
+            if before is not None:
+                self.current = replace(before, stale=True)
+            # Said once, not every second.
+            if str(error) != self._failure:
+                log.warning("cannot refresh, serving what was loaded before: %s", error)
+            self._failure = str(error)
+            return
+        self.current = state
+        if before is None or state.runs != before.runs:
+            log.info("now serving %s", ", ".join(run.run_id for run in state.runs.values()))
+        for complaint in state.complaints:
+            if before is None or complaint not in before.complaints:
+                log.warning("%s", complaint)
+        if self._failure is not None:
+            log.info("refreshed again")
+        self._failure = None
+
+    def _keep_fresh(self) -> None:
+        while not self._stopped.wait(self._interval_seconds):
+            self.refresh()

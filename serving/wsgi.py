@@ -1,0 +1,30 @@
+"""Entry point for gunicorn: `gunicorn -c serving/gunicorn.conf.py serving.wsgi:app`."""
+
+from __future__ import annotations
+
+import sys
+
+from flask import Flask
+
+from contract.errors import SettingsError
+from contract.logs import configure_logging
+from contract.settings import Settings
+from serving.app import create_app
+from serving.lists import open_redis
+
+REFRESH_TIMEOUT_SECONDS = 1.0
+
+
+def _from_environment() -> Flask:
+    settings = Settings.from_environment()
+    configure_logging(settings)
+    timeout_seconds = settings.redis_timeout_ms / 1000
+    patient_seconds = max(REFRESH_TIMEOUT_SECONDS, timeout_seconds)
+    return create_app(settings, open_redis(settings, timeout_seconds), open_redis(settings, patient_seconds))
+
+
+try:
+    app = _from_environment()
+except SettingsError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,99 @@
+"""What the tests of serving share: publishing a run the way the batch does, and an app over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from flask import Flask
+
+from contract.codec import Ranked, encode_list, encode_object
+from contract.keys import Keys
+from contract.settings import Settings
+from serving.app import EXTENSION, create_app
+from serving.lists import open_redis
+
+KEYS = Keys()
+CONTROL_RUN = "20261122T030000Z-control"
+NEXT_CONTROL_RUN = "20261123T030000Z-control"
+TEST_RUN = "20261122T031500Z-test"
+
+PERSONAL: Ranked = [(post, 20.0 - post) for post in range(1, 13)]
+POPULAR: Ranked = [(post, 1000.0 - post) for post in range(101, 113)]
+
+KNOWN_USER = 42
+UNKNOWN_USER = 43
+
+
+def publish(
+    client: redis.Redis,
+    run_id: str = CONTROL_RUN,
+    lists: Mapping[int, Ranked] | None = None,
+    popular: Ranked = POPULAR,
+    published_at: str = "2026-11-22T04:00:00+00:00",
+) -> None:
+    """Write a run's keys, then point its variant at it."""
+    for user_id, posts in ({KNOWN_USER: PERSONAL} if lists is None else lists).items():
+        client.set(KEYS.user(run_id, user_id), encode_list(posts))
+    client.set(KEYS.popular(run_id), encode_list(popular))
+    manifest = {"run_id": run_id, "top_n": 12, "published_at": published_at}
+    client.set(KEYS.manifest(run_id), encode_object(manifest))
+    client.set(KEYS.live(run_id.rpartition("-")[2]), run_id)
+
+
+def remove(client: redis.Redis, run_id: str) -> None:
+    """Prune a run: every key it wrote."""
+    client.delete(*client.scan_iter(KEYS.run_pattern(run_id)))
+
+
+def settings_for(url: str, **values: Any) -> Settings:
+    """Settings with a list length of 12 and a refresh that comes only when a test asks for it."""
+    return Settings(redis_url=url, **{"top_n": 12, "state_refresh_seconds": 3600.0, **values})
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Flask]:
+    """The app over the Redis of the settings, its thread and connections ended afterwards.
+
+    The lookup waits for half a second, not 50 ms, so that a busy machine does not look like a dead Redis.
+    """
+    client, patient = open_redis(settings, 0.5), open_redis(settings, 2.0)
+    app = create_app(settings, client, patient)
+    yield app
+    app.extensions[EXTENSION].live.stop()
+    client.close()
+    patient.close()
+
+
+def refresh(app: Flask) -> None:
+    """Refresh the state now."""
+    app.extensions[EXTENSION].live.refresh()
+
+
+def ask(app: Flask, path: str, status: int = 200) -> Any:
+    """GET a path, check its status, and return the decoded body."""
+    response = app.test_client().get(path)
+    assert response.status_code == status, response.text
+    return response.get_json(force=True)
+
+
+def recommend(app: Flask, user_id: int, limit: int = 5, cursor: str | None = None) -> Any:
+    """Ask for a user's recommendations."""
+    following = f"&cursor={cursor}" if cursor else ""
+    return ask(app, f"/users/{user_id}/recommendations?limit={limit}{following}")
+
+
+def posts_of(answer: Any) -> list[int]:
+    """Return the post ids of an answer, in order."""
+    return [recommendation["post_id"] for recommendation in answer["recommendations"]]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Poll until the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.05)

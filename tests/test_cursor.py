@@ -1,0 +1,53 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.cursor import Cursor, decode_cursor, encode_cursor
+
+USER_IDS = st.integers(0, 2**63 - 1)
+CURSORS = st.builds(
+    Cursor,
+    run_id=st.sampled_from(["20261122T030000Z-control", "20261122T030000Z-test"]),
+    source=st.sampled_from(["personal", "popular"]),
+    offset=st.integers(0, 999_999_999),
+)
+URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+@given(CURSORS, USER_IDS)
+def test_a_cursor_decodes_to_what_was_encoded(cursor: Cursor, user_id: int) -> None:
+    text = encode_cursor(cursor, user_id)
+    assert set(text) <= set(URL_SAFE)
+    assert decode_cursor(text, user_id) == cursor
+
+
+@given(CURSORS, USER_IDS, st.data())
+def test_a_cursor_with_one_character_changed_is_refused(
+    cursor: Cursor, user_id: int, data: st.DataObject
+) -> None:
+    text = encode_cursor(cursor, user_id)
+    place = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from(URL_SAFE.replace(text[place], "")))
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        decode_cursor(text[:place] + other + text[place + 1 :], user_id)
+
+
+@given(CURSORS, USER_IDS, USER_IDS)
+def test_a_cursor_of_another_user_is_refused(cursor: Cursor, user_id: int, other: int) -> None:
+    text = encode_cursor(cursor, user_id)
+    if user_id != other:
+        with pytest.raises(ValueError, match="another user"):
+            decode_cursor(text, other)
+
+
+@given(st.text())
+def test_text_that_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        decode_cursor(text, 42)
+
+
+@pytest.mark.parametrize("run_id", ["x", "a:b", "20261122T030000Z-other", "20261399T030000Z-test", "*"])
+def test_a_forged_cursor_cannot_name_a_key_outside_the_runs(run_id: str) -> None:
+    forged = encode_cursor(Cursor(run_id, "personal", 0), 42)
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        decode_cursor(forged, 42)
