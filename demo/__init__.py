@@ -1,0 +1,4 @@
+"""Everything on one machine: embedded servers, networks to load, and a conductor.
+
+Nothing outside `demo` and the tests imports this package.
+"""

@@ -1,0 +1,175 @@
+"""The commands of `python -m demo`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import redis
+from sqlalchemy.exc import DBAPIError
+
+from contract.errors import EXIT_FAILED, OvernightError
+from contract.logs import configure_logging, redact
+from contract.settings import Settings
+from demo.loaded import SIMULATED, note_loaded, source_of
+from demo.servers import Servers, servers_in, stop_everything
+from demo.stages import ROOT, Stopped
+from demo.up import Wanted, engine_of, up
+
+EXIT_NOT_EXECUTABLE = 126
+EXIT_NOT_FOUND = 127
+
+folder_option = click.option(
+    "--dir",
+    "folder",
+    envvar="OVERNIGHT_DEMO_DIR",
+    default=ROOT / ".demo",
+    show_default=".demo in the checkout",
+    show_envvar=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the servers keep their data.",
+)
+
+
+@click.group()
+@folder_option
+@click.pass_context
+def demo(context: click.Context, folder: Path) -> None:
+    """Run Overnight on embedded servers: a Postgres and a Valkey that need no installing."""
+    context.obj = folder
+
+
+@demo.command("up")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on, in place of OVERNIGHT_PORT.")
+@click.option("--network", type=click.Path(path_type=Path), help="Folder of a real network; else simulated.")
+@click.option(
+    "--limit-users",
+    type=click.IntRange(min=1),
+    help="Users to score, if the night is yet to be run; 2,000 of a real network unless given.",
+)
+@click.option("--once", is_flag=True, help="Make the requests, check the answers, stop.")
+@click.pass_obj
+def up_command(
+    folder: Path, port: int | None, network: Path | None, limit_users: int | None, once: bool
+) -> None:
+    """Start everything, load a network, run the night, serve it; Ctrl-C stops it all.
+
+    What is already there is not made again; another network takes its place.
+    """
+    settings = Settings.from_environment()
+    if port is not None:
+        settings = replace(settings, port=port)
+    up(folder, settings, Wanted(network, limit_users, once))
+
+
+@demo.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def exec_command(folder: Path, command: tuple[str, ...]) -> None:
+    """Run COMMAND with the settings of the demo's servers, which stay up until `stop`."""
+    servers = servers_in(folder)
+    servers.start()
+    environment = servers.environment()
+    sys.stdout.flush()
+    try:
+        os.execvpe(command[0], command, environment)
+    except FileNotFoundError:
+        _fail(f"there is no command {command[0]!r}", EXIT_NOT_FOUND)
+    except OSError as error:
+        _fail(f"{command[0]!r} cannot be run: {error.strerror}", EXIT_NOT_EXECUTABLE)
+
+
+@demo.command("stop")
+@click.pass_obj
+def stop_command(folder: Path) -> None:
+    """Stop `up` and the servers; the data stays."""
+    click.echo("Stopped; the data stays." if stop_everything(folder) else "Nothing was running.")
+
+
+@demo.command("simulate")
+@click.option("--users", type=int, default=2000, show_default=True, help="How many users.")
+@click.option("--posts", type=int, default=500, show_default=True, help="How many posts.")
+@click.option("--interactions", type=int, default=100_000, show_default=True, help="Views and likes in all.")
+@click.option("--seed", type=int, show_default="OVERNIGHT_SEED", help="Same seed, same network.")
+@click.pass_obj
+def simulate_command(folder: Path, users: int, posts: int, interactions: int, seed: int | None) -> None:
+    """Put a simulated network in place of the one that is there.
+
+    Uses the database of DATABASE_URL if that is set, else the demo's own,
+    starting its servers if need be; they stay up until `stop`.
+    """
+    from demo.simulate import simulate
+
+    settings = Settings.from_environment()
+    configure_logging(settings)
+    url = _database_url(folder)
+    simulate(url, users, posts, interactions, settings.seed if seed is None else seed)
+    _note_loaded(url, SIMULATED)
+
+
+@demo.command("load")
+@click.argument("network", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.pass_obj
+def load_command(folder: Path, network: Path) -> None:
+    """Put the real network in the folder NETWORK in place of the one that is there.
+
+    Uses the database of DATABASE_URL if that is set, else the demo's own,
+    starting its servers if need be; they stay up until `stop`.
+    """
+    from demo.karpov import load
+
+    configure_logging(Settings.from_environment())
+    url = _database_url(folder)
+    load(url, network)
+    _note_loaded(url, source_of(network))
+
+
+@demo.command("oracle")
+@click.pass_obj
+def oracle_command(folder: Path) -> None:
+    """Print the best HitRate@5 that anyone could reach on the simulated network, beside ours.
+
+    Uses the database of DATABASE_URL if that is set, else the demo's own,
+    starting its servers if need be; they stay up until `stop`.
+    """
+    from demo.oracle import report
+
+    click.echo(report(_database_url(folder)))
+
+
+def main() -> NoReturn:
+    """Run a command; every foreseen error is one line on stderr and an exit code."""
+    try:
+        demo(prog_name="python -m demo")
+    except OvernightError as error:
+        _fail(str(error), error.exit_code)
+    except Stopped as stopped:
+        _fail("stopped before everything was up", stopped.exit_code)
+    except (DBAPIError, redis.RedisError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        secrets = Settings.from_environment().secrets()
+        _fail(f"{type(error).__name__}: {redact(reason, secrets)}", EXIT_FAILED)
+    sys.exit()
+
+
+def _database_url(folder: Path) -> str:
+    given = os.environ.get("DATABASE_URL")
+    if given:
+        return Settings.from_environment().database_url
+    servers: Servers = servers_in(folder)
+    servers.start()
+    return servers.postgres.url()
+
+
+def _note_loaded(database_url: str, source: str) -> None:
+    network = note_loaded(engine_of(database_url), source)
+    click.echo(f"{network.size}; lists are of this network once a night was run (python -m batch run)")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,153 @@
+"""Load the rows of the real network from a folder of files into Postgres.
+
+| file | becomes |
+|---|---|
+| users.csv.gz | "user" |
+| posts.csv.gz, post_features.parquet | post |
+| history_users.csv.gz | views and likes as they are |
+| views_evening.csv.gz | views, and for each with target 1 a like at the view's own time |
+| liked_views.parquet | likes without views: the users' other views are not known |
+
+A row that repeats another file's view (same user, post and second) enters
+once. Times have no zone in the files and are taken as UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from contract.columns import LIKE_ACTION, VIEW_ACTION
+from demo import network
+from demo.files import NUMBER, TEXT, TIME, WHOLE, check_ids, check_values, read
+
+logger = logging.getLogger(__name__)
+
+USERS = "users.csv.gz"
+POSTS = "posts.csv.gz"
+POST_FEATURES = "post_features.parquet"
+HISTORY = "history_users.csv.gz"
+EVENING = "views_evening.csv.gz"
+LIKED = "liked_views.parquet"
+
+USER_TYPES = {
+    "user_id": WHOLE,
+    "gender": NUMBER,
+    "age": NUMBER,
+    "country": TEXT,
+    "city": TEXT,
+    "exp_group": NUMBER,
+    "os": TEXT,
+    "source": TEXT,
+}
+POST_TYPES = {
+    "post_id": WHOLE,
+    "text": TEXT,
+    "topic": TEXT,
+    "text_length": NUMBER,
+    "views_total": NUMBER,
+    "likes_total": NUMBER,
+}
+EVENT_TYPES = {"timestamp": TIME, "user_id": WHOLE, "post_id": WHOLE}
+ACTION = {"action": TEXT}
+TARGET = {"target": WHOLE}
+
+VIEW_OF_FEED = ["user_id", "post_id", "timestamp"]
+"""What tells one view from another."""
+
+
+def load(database_url: str, folder: Path) -> None:
+    """Replace the network in the database by the one whose files are in `folder`.
+
+    Raises
+    ------
+    NetworkError
+        If a file or column is missing, cannot be read, or holds impossible values; names it.
+    """
+    users = read(folder / USERS, USER_TYPES)[[*USER_TYPES]].rename(columns={"user_id": "id"})
+    check_ids(folder / USERS, users["id"])
+    posts, features = _posts(folder)
+    actions = _feed_actions(folder)
+    with network.transaction(database_url) as connection:
+        network.create_tables(connection, _post_table(features))
+        network.copy_frame(connection, '"user"', users)
+        network.copy_frame(connection, "post", posts)
+        network.copy_frame(connection, network.FEED_ACTION, actions)
+        network.create_views(connection, _posts_view(features))
+    counts = actions["action"].value_counts()
+    logger.info(
+        "loaded %s users, %s posts, %s views and %s likes",
+        *(f"{n:,}" for n in (len(users), len(posts), counts[VIEW_ACTION], counts[LIKE_ACTION])),
+    )
+
+
+def _posts(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the table post, and which of its columns are the further features."""
+    posts = read(folder / POSTS, POST_TYPES)[[*POST_TYPES]]
+    check_ids(folder / POSTS, posts["post_id"])
+    features = read(folder / POST_FEATURES, {"post_id": WHOLE})
+    check_ids(folder / POST_FEATURES, features["post_id"])
+    names = [str(name) for name in features if name != "post_id"]
+    odd = [
+        name for name in names if not name.isidentifier() or not pd.api.types.is_numeric_dtype(features[name])
+    ]
+    if odd:
+        raise network.NetworkError(
+            f"{folder / POST_FEATURES}: the column {odd[0]!r} is not a number with a plain name"
+        )
+    posts = posts.merge(features, on="post_id", how="left", validate="one_to_one")
+    return posts.rename(columns={"post_id": "id"}), names
+
+
+def _feed_actions(folder: Path) -> pd.DataFrame:
+    """Return the rows of feed_action, ordered by time as a network would have written them."""
+    history = read(folder / HISTORY, EVENT_TYPES | ACTION)
+    evening = read(folder / EVENING, EVENT_TYPES | TARGET)
+    liked = read(folder / LIKED, EVENT_TYPES)
+    check_values(folder / HISTORY, history["action"], {VIEW_ACTION, LIKE_ACTION})
+    check_values(folder / EVENING, evening["target"], {0, 1})
+    views = history[history["action"] == VIEW_ACTION]
+    new_evening = _without(evening, views)
+    new_liked = _without(liked, pd.concat([views[VIEW_OF_FEED], evening[VIEW_OF_FEED]]))
+    logger.info(
+        "left out %d rows of %s and %d rows of %s that repeat another file's view",
+        len(evening) - len(new_evening), EVENING, len(liked) - len(new_liked), LIKED,
+    )  # fmt: skip
+    parts = [
+        history,
+        new_evening.assign(action=VIEW_ACTION),
+        new_evening[new_evening["target"] == 1].assign(action=LIKE_ACTION),
+        new_liked.assign(action=LIKE_ACTION),
+    ]
+    actions = pd.concat([part[[*VIEW_OF_FEED, "action"]] for part in parts])
+    # Descending by action puts a view before its like where both have one time.
+    actions = actions.sort_values(
+        ["timestamp", "user_id", "action"], ascending=[True, True, False], kind="stable"
+    )
+    return actions.rename(columns={"timestamp": "time"})
+
+
+def _without(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Drop the rows whose user, post and time are among the known views."""
+    keys = pd.MultiIndex.from_frame(rows[VIEW_OF_FEED])
+    return rows[~keys.isin(pd.MultiIndex.from_frame(known[VIEW_OF_FEED]))]
+
+
+def _post_table(features: list[str]) -> str:
+    columns = "".join(f",\n    {name} double precision" for name in features)
+    return f"""
+CREATE TABLE post (
+    id bigint PRIMARY KEY, text text, topic text, text_length integer,
+    views_total bigint, likes_total bigint{columns}
+)"""
+
+
+def _posts_view(features: list[str]) -> str:
+    columns = "".join(f", {name}" for name in features)
+    return f"""
+CREATE VIEW recs.posts AS
+SELECT id AS post_id, topic, text, views_total AS view_count, likes_total AS like_count,
+    text_length{columns}
+FROM post"""

@@ -1,0 +1,154 @@
+"""A network's own tables, and the three views that Overnight reads over them.
+
+Loading is one transaction: a load that is interrupted leaves what was there.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+import psycopg2
+import pyarrow as pa
+import pyarrow.csv
+import sqlalchemy as sa
+
+from contract.errors import EXIT_USAGE, OvernightError
+
+FEED_ACTION = "feed_action"
+
+USER_TABLE = """
+CREATE TABLE "user" (
+    id bigint PRIMARY KEY, gender integer, age integer, country text, city text,
+    exp_group integer, os text, source text
+)"""
+
+FEED_ACTION_TABLE = """
+CREATE TABLE feed_action (
+    user_id bigint NOT NULL, post_id bigint NOT NULL, action text NOT NULL, time timestamptz NOT NULL
+)"""
+
+INDEXES = """
+CREATE INDEX feed_action_user_time ON feed_action (user_id, time);
+CREATE INDEX feed_action_time ON feed_action (time)"""
+
+USERS_VIEW = """
+CREATE VIEW recs.users AS
+SELECT id AS user_id, gender, age, country, city, exp_group, os, source
+FROM "user" """
+
+INTERACTIONS_VIEW = """
+CREATE VIEW recs.interactions AS
+SELECT user_id, post_id, action, time AS happened_at
+FROM feed_action"""
+
+DROP = """
+DROP SCHEMA IF EXISTS recs CASCADE;
+DROP TABLE IF EXISTS "user", post, feed_action, simulation CASCADE"""
+
+
+class NetworkError(OvernightError):
+    """Raised when a demo network cannot be loaded as asked, or cannot be read."""
+
+    exit_code = EXIT_USAGE
+
+
+@contextmanager
+def transaction(database_url: str) -> Iterator[sa.Connection]:
+    """Open one transaction: committed at the end, rolled back on any error.
+
+    Raises
+    ------
+    OvernightError
+        One line, when Postgres cannot be reached or turns something down.
+    """
+    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (sa.exc.DBAPIError, psycopg2.Error) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+        raise OvernightError(f"Postgres: {reason}") from error
+
+
+def create_tables(connection: sa.Connection, post_table: str) -> None:
+    """Drop the network that is there and create empty tables, without indexes.
+
+    Parameters
+    ----------
+    post_table
+        DDL of the table `post`, the one whose columns differ between networks.
+    """
+    connection.exec_driver_sql(DROP)
+    for table in (USER_TABLE, post_table, FEED_ACTION_TABLE):
+        connection.exec_driver_sql(table)
+
+
+def create_views(connection: sa.Connection, posts_view: str) -> None:
+    """Index the loaded tables, lay the three views over them and gather statistics."""
+    connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '128MB'")
+    connection.exec_driver_sql(INDEXES)
+    connection.exec_driver_sql("CREATE SCHEMA recs")
+    for view in (USERS_VIEW, posts_view, INTERACTIONS_VIEW):
+        connection.exec_driver_sql(view)
+    connection.exec_driver_sql('ANALYZE "user", post, feed_action')
+
+
+def copy_frame(connection: sa.Connection, table: str, rows: pd.DataFrame) -> None:
+    """COPY a frame whose columns are named as in the table; missing values become NULL."""
+    lines = io.BytesIO()
+    arrow = pa.Table.from_pandas(rows, preserve_index=False)
+    # Not DataFrame.to_csv: this is much faster, and tells an empty text from a missing one.
+    pa.csv.write_csv(arrow, lines, pa.csv.WriteOptions(include_header=False))
+    lines.seek(0)
+    _copy(connection, table, list(rows.columns), "csv", lines)
+
+
+def copy_binary(connection: sa.Connection, table: str, columns: list[str], parts: Iterator[bytes]) -> None:
+    """COPY rows in Postgres's binary format, part after part; one part is in memory at a time.
+
+    https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
+    """
+    source = _Parts(parts)
+    try:
+        _copy(connection, table, columns, "binary", source)
+    except psycopg2.Error:
+        if source.failure is not None:
+            raise source.failure from None
+        raise
+
+
+def _copy(connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any) -> None:
+    names = ", ".join(columns)
+    # FREEZE is allowed because the table was created in this transaction; later scans need no VACUUM first.
+    command = f"COPY {table} ({names}) FROM STDIN WITH (FORMAT {form}, FREEZE)"
+    driver: Any = connection.connection.cursor()
+    with driver as cursor:
+        cursor.copy_expert(command, stream, size=1 << 18)
+
+
+class _Parts:
+    """A file to read from, made of byte strings that come one by one.
+
+    `failure` is what interrupted the reading, Ctrl-C for one: the driver turns
+    every exception of a read into one of its own.
+    """
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self.failure: BaseException | None = None
+        self._parts = parts
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        try:
+            if not self._rest:
+                self._rest = memoryview(next(self._parts, b""))
+        except BaseException as error:
+            self.failure = error
+            raise
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(taken)

@@ -1,0 +1,150 @@
+"""The conductor: servers, a network, a night, serving; then the requests, or a wait for Ctrl-C."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import redis
+import sqlalchemy as sa
+
+from contract.errors import LockedError
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from contract.settings import Settings
+from demo.answers import check_answers
+from demo.examples import choose_examples, print_examples
+from demo.loaded import Loaded, loaded, source_of
+from demo.processes import DemoError, DemoUsageError, holder, lock
+from demo.servers import Servers, servers_in, up_lock
+from demo.stages import Stopped, ignore_signals, run_stage, stoppable, timed
+from demo.truth import Truth
+from demo.web import Web
+
+REAL_LIMIT_USERS = 2000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `up` was asked for.
+
+    Attributes
+    ----------
+    network
+        Folder of a real network; None simulates one.
+    limit_users
+        How many users to score; None scores all, or 2,000 of a real network.
+    once
+        Make the requests and end, instead of waiting for Ctrl-C.
+    """
+
+    network: Path | None
+    limit_users: int | None
+    once: bool
+
+
+def up(folder: Path, settings: Settings, wanted: Wanted) -> None:
+    """Bring everything up, stay or try it out, and stop all of it.
+
+    Raises
+    ------
+    LockedError
+        If another `up` uses the folder.
+    DemoUsageError
+        If the port is taken or the network's folder is not there.
+    DemoError
+        If something does not come up, or an answer is wrong.
+    Stopped
+        If a signal came before everything was up.
+    """
+    if wanted.network is not None and not wanted.network.is_dir():
+        raise DemoUsageError(f"there is no folder {wanted.network}")
+    servers = servers_in(folder)
+    web = Web(servers.folder, settings.host, settings.port)
+    try:
+        with lock(up_lock(servers.folder), wait=False), stoppable():
+            web.stop()  # one that a killed `up` left
+            web.check_port()
+            try:
+                _conduct(servers, web, settings, wanted)
+            finally:
+                _stop(servers, web)
+    except BlockingIOError:
+        process = holder(up_lock(servers.folder))
+        raise LockedError(
+            f"another `python -m demo up` (process {process.pid if process else 'unknown'}) uses "
+            f"{servers.folder}; stop it with Ctrl-C or `python -m demo stop`"
+        ) from None
+
+
+def _stop(servers: Servers, web: Web) -> None:
+    ignore_signals()
+    try:
+        web.stop()
+    finally:
+        servers.stop()
+        with suppress(OSError):  # the terminal may be gone, or whoever read our output
+            click.echo("==> Everything is stopped; the data stays")
+
+
+def _conduct(servers: Servers, web: Web, settings: Settings, wanted: Wanted) -> None:
+    with timed("Starting Postgres and Valkey"):
+        servers.start()
+    engine = engine_of(servers.postgres.url())
+    keys = Keys(settings.key_prefix)
+    network = _load(servers, engine, wanted)
+    with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
+        _run_night(servers, client, keys, network, wanted)
+        with timed(f"Starting serving on {web.address}"):
+            web.start(servers.environment())
+        examples = choose_examples(engine, client, keys)
+        if wanted.once:
+            check_answers(examples, Truth(engine, client, keys), web.address)
+            return
+    print_examples(examples, web.address)
+    with suppress(Stopped):
+        web.wait()
+        raise DemoError(f"serving has ended by itself; see {web.log}")
+
+
+def _load(servers: Servers, engine: sa.Engine, wanted: Wanted) -> Loaded:
+    """Load the wanted network unless it is there; it takes the place of another."""
+    there = loaded(engine)
+    if there is not None and there.source == source_of(wanted.network):
+        click.echo(f"==> Network already loaded ({there.source}): {there.size}")
+        return there
+    what = "Simulating a network" if wanted.network is None else f"Loading {wanted.network}"
+    with timed(what):
+        stage = ["simulate"] if wanted.network is None else ["load", str(wanted.network.resolve())]
+        run_stage("demo", stage, servers.environment())
+    network = loaded(engine)
+    if network is None:
+        raise DemoError("the network was loaded but cannot be found")
+    return network
+
+
+def _run_night(servers: Servers, client: redis.Redis, keys: Keys, network: Loaded, wanted: Wanted) -> None:
+    """Run the night unless every variant serves a run of this network; an older network's keys go."""
+    runs = [client.get(keys.live(variant)) for variant in VARIANTS]
+    oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run's id begins with its time
+    if all(run is not None and str(run) >= oldest for run in runs):
+        unused = "; --limit-users is for the next night" if wanted.limit_users else ""
+        click.echo(f"==> Night already run: {', '.join(map(str, runs))} are live{unused}")
+        return
+    if any(run is not None and str(run) < oldest for run in runs):
+        servers.valkey.empty()
+    limit = wanted.limit_users
+    if limit is None and wanted.network is not None:
+        limit = REAL_LIMIT_USERS
+    arguments = ["run", "--variant", "all"]
+    arguments += [] if limit is None else ["--limit-users", str(limit)]
+    with timed(f"Running the night (python -m batch {' '.join(arguments)})"):
+        run_stage("batch", arguments, servers.environment())
+
+
+def engine_of(database_url: str) -> sa.Engine:
+    """Return an engine for a plain `postgresql://` URL that keeps no connection open."""
+    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(url, poolclass=sa.NullPool)

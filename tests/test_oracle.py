@@ -1,0 +1,153 @@
+"""The oracles of a simulated network: better than anything that does not know the true probabilities."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from demo import judge, oracle
+from demo.network import NetworkError, transaction
+from demo.simulate import simulate
+from demo.tastes import draw_tastes
+
+USERS, POSTS, INTERACTIONS, SEED = 1_500, 200, 150_000, 11
+FROM, UNTIL = "2021-12-15T00:00:00+00:00", "2021-12-28T12:00:00+00:00"
+
+
+def note_runs(database_url: str, runs: list[dict[str, object]]) -> None:
+    """Make the ledger as the batch would, with what the report reads of it."""
+    with transaction(database_url) as connection:
+        connection.execute(
+            sa.text(
+                "CREATE TABLE recs.runs "
+                "(run_id text PRIMARY KEY, variant text, state text, started_at timestamptz, manifest jsonb)"
+            )
+        )
+        for run in runs:
+            connection.execute(
+                sa.text("INSERT INTO recs.runs VALUES (:run_id, :variant, :state, :started_at, :manifest)"),
+                run,
+            )
+
+
+def a_run(run_id: str, state: str, hitrate: float, users: int) -> dict[str, object]:
+    metrics = {
+        "holdout": {"from": FROM, "until": UNTIL, "users": users, "views": 1},
+        "model": {"hitrate_at_5": hitrate},
+        "random": {"hitrate_at_5": 0.4321},
+        "popularity": {"hitrate_at_5": None},
+    }
+    when, variant = run_id.split("Z-")
+    manifest = json.dumps({"run_id": run_id, "metrics": metrics})
+    return {"run_id": run_id, "variant": variant, "state": state, "started_at": when, "manifest": manifest}
+
+
+def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_url: str) -> None:
+    simulate(database_url, USERS, POSTS, INTERACTIONS, SEED)
+    tastes = draw_tastes(SEED, USERS, POSTS)
+    with transaction(database_url) as connection:
+        [window] = oracle.holdout_windows(connection)
+        pairs = judge.pairs_of(connection, tastes, window.start, window.until, (0, USERS))
+        counts = connection.execute(
+            sa.text(
+                "SELECT post_id - 1, count(*) FILTER (WHERE action = 'like') / count(*)::float "
+                "FROM recs.interactions WHERE happened_at <= :start GROUP BY 1"
+            ),
+            {"start": window.start},
+        )
+        rates = np.zeros(POSTS)
+        for place, rate in counts:
+            rates[place] = rate
+    users = len(np.unique(pairs.users))
+
+    def reached(scores: np.ndarray) -> np.ndarray:
+        return np.array(judge.hits_at_k(pairs, scores)) / users
+
+    rng = np.random.default_rng(0)
+    random = np.mean([reached(rng.random(len(pairs.users))) for _ in range(10)], axis=0)
+    popularity = reached(rates[pairs.posts])
+    attributes = reached(tastes.user_topic[pairs.users, tastes.posts.topic[pairs.posts]])
+    night, hour = reached(pairs.logit), reached(pairs.like_probability)
+    for weaker in (random, popularity, attributes):
+        assert (night > weaker + 0.03).all()
+    assert hour[1] >= night[1]  # nothing is expected to beat knowing everything
+    assert abs(night[0] - night[1]) < 4 * np.sqrt(0.25 / users)
+
+
+def test_hits_agree_with_a_count_by_hand() -> None:
+    pairs = judge.Pairs(
+        users=np.array([1, 1, 1, 4, 4]),
+        posts=np.array([0, 5, 7, 2, 3]),
+        liked=np.array([False, False, True, True, False]),
+        like_probability=np.array([0.1, 0.2, 0.5, 0.3, 0.4]),
+        logit=np.zeros(5),
+    )
+    scores = np.array([1.0, 3.0, 2.0, 1.0, 1.0])
+    # First of user 1 is post 5 (not liked), of user 4 post 2: scores tie, so the lower post.
+    assert judge.hits_at_k(pairs, scores, k=1) == pytest.approx((1, 0.2 + 0.3))
+    both = (1 - 0.8 * 0.5) + (1 - 0.7 * 0.6)
+    assert judge.hits_at_k(pairs, scores, k=2) == pytest.approx((2, both))
+
+
+def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED)
+    tastes = draw_tastes(SEED, 300, 60)
+    with transaction(database_url) as connection:
+        [window] = oracle.holdout_windows(connection)
+        whole = judge.judge(connection, tastes, window.start, window.until)
+        sliced = judge.judge(connection, tastes, window.start, window.until, slices=150)
+        nothing = judge.judge(connection, tastes, window.until, window.until)
+    assert whole is not None
+    assert sliced is not None
+    assert (sliced.users, sliced.pairs, sliced.ceiling) == (whole.users, whole.pairs, whole.ceiling)
+    assert sliced.night_before == pytest.approx(whole.night_before)
+    assert sliced.knowing_the_hour == pytest.approx(whole.knowing_the_hour)
+    assert nothing is None
+
+
+def test_the_report_sets_each_variants_live_run_beside_the_oracles(database_url: str) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED)
+    live = a_run("20220101T030000Z-control", "live", 0.5111, users=9)
+    newer = a_run("20220102T030000Z-control", "refused", 0.5222, users=9)
+    test = a_run("20220101T030000Z-test", "retired", 0.5333, users=9)
+    note_runs(database_url, [live, newer, test])
+    report = oracle.report(database_url)
+    lines = [" ".join(line.split()) for line in report.splitlines()]
+    assert "Holdout 2021-12-15 00:00:00 to 2021-12-28 12:00:00 UTC" in report
+    assert "random 0.4321" in lines
+    assert "popularity -" in lines
+    assert "20220101T030000Z-control (live) 0.5111" in lines
+    assert "20220101T030000Z-test (retired) 0.5333" in lines
+    assert "20220102T030000Z-control" not in report
+    assert "20220101T030000Z-test was judged on 9 users" in report
+    assert any(line.startswith("best for a list made the night before 0.") for line in lines)
+
+
+def test_the_report_counts_just_the_views_of_the_runs_holdout(database_url: str) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED)
+    note_runs(database_url, [a_run("20220101T030000Z-control", "live", 0.5, users=9)])
+    with transaction(database_url) as connection:
+        viewed = connection.execute(
+            sa.text(
+                "SELECT count(DISTINCT user_id) AS users, count(DISTINCT (user_id, post_id)) AS pairs "
+                "FROM recs.interactions "
+                "WHERE action = 'view' AND happened_at > :start AND happened_at <= :until"
+            ),
+            {"start": FROM, "until": UNTIL},
+        ).one()
+    assert f"UTC: {viewed.users:,} users, {viewed.pairs:,} (user, post) pairs" in oracle.report(database_url)
+
+
+def test_without_a_run_the_report_says_so_and_takes_the_last_views(database_url: str) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED)
+    report = oracle.report(database_url)
+    assert "No run has been evaluated yet, so these are the last 20% of the views." in report
+    assert "best that knows the hour of each view" in report
+
+
+def test_a_network_that_was_not_simulated_has_no_oracle(database_url: str) -> None:
+    with pytest.raises(NetworkError, match="not a simulated one"):
+        oracle.report(database_url)

@@ -1,0 +1,204 @@
+"""A simulated network: the rows asked for, the same every time, with likes that follow the known tastes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contract.errors import EXIT_USAGE, OvernightError
+from demo import feed, simulate
+from demo.network import NetworkError, transaction
+from demo.population import END, FIRST_POST_ID, FIRST_USER_ID
+from demo.tastes import MEAN_LIKE_RATE, draw_tastes
+
+TABLES = ('"user"', "post", "feed_action", "simulation")
+
+
+def query(database_url: str, sql: str) -> pd.DataFrame:
+    with transaction(database_url) as connection:
+        return pd.read_sql(sa.text(sql), connection)
+
+
+def digests(database_url: str) -> list[str]:
+    """Digest of every row of every table, in the order in which they are stored."""
+    sql = "SELECT md5(string_agg(row::text, '|' ORDER BY ctid)) AS digest FROM {} AS row"
+    return [query(database_url, sql.format(table)).digest.item() for table in TABLES]
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(database_url: str) -> None:
+    simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7)
+    first = digests(database_url)
+    simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7)
+    assert digests(database_url) == first
+    simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=8)
+    assert all(now != before for now, before in zip(digests(database_url), first, strict=True))
+
+
+def test_the_network_has_the_size_asked_for_and_counters_that_sum_its_rows(database_url: str) -> None:
+    simulate.simulate(database_url, users=300, posts=70, interactions=12_345, seed=1)
+    sizes = query(
+        database_url,
+        """SELECT (SELECT count(*) FROM recs.users) AS users, (SELECT count(*) FROM recs.posts) AS posts,
+        (SELECT count(*) FROM recs.interactions) AS interactions""",
+    )
+    assert sizes.iloc[0].to_dict() == {"users": 300, "posts": 70, "interactions": 12_345}
+    wrong = query(
+        database_url,
+        """SELECT post_id FROM recs.posts LEFT JOIN (
+            SELECT post_id, count(*) FILTER (WHERE action = 'view') AS views,
+                count(*) FILTER (WHERE action = 'like') AS likes
+            FROM recs.interactions GROUP BY 1
+        ) AS counted USING (post_id)
+        WHERE (view_count, like_count) IS DISTINCT FROM (coalesce(views, 0), coalesce(likes, 0))""",
+    )
+    assert wrong.empty
+
+
+def test_a_like_follows_its_view_before_the_users_next_view(database_url: str) -> None:
+    simulate.simulate(database_url, users=200, posts=50, interactions=30_000, seed=2)
+    steps = query(
+        database_url,
+        """SELECT action, post_id, happened_at, lag(action) OVER past AS action_before,
+        lag(post_id) OVER past AS post_before, happened_at - lag(happened_at) OVER past AS gap
+        FROM recs.interactions WINDOW past AS (PARTITION BY user_id ORDER BY happened_at)""",
+    )
+    likes = steps[steps.action == "like"]
+    assert len(likes) > 1_000
+    assert (likes.action_before == "view").all()
+    assert (likes.post_before == likes.post_id).all()
+    assert likes.gap.between(pd.Timedelta("8s"), pd.Timedelta("118s")).all()
+    assert (steps.gap.dropna() > pd.Timedelta(0)).all()
+    assert steps.happened_at.max() <= pd.Timestamp("2021-12-29T23:59Z")
+    assert steps.happened_at.min() >= pd.Timestamp("2021-09-30T00:00Z")
+
+
+def test_posts_are_shown_only_once_they_exist_and_some_are_new_or_without_text(database_url: str) -> None:
+    simulate.simulate(database_url, users=200, posts=100, interactions=20_000, seed=3)
+    early = query(
+        database_url,
+        "SELECT 1 FROM recs.interactions JOIN recs.posts USING (post_id) WHERE happened_at < created_at",
+    )
+    assert early.empty
+    posts = query(database_url, "SELECT topic, text, created_at FROM recs.posts")
+    assert (posts.created_at > pd.Timestamp("2021-10-01T00:00Z")).mean() == pytest.approx(0.25, abs=0.1)
+    assert 0 < posts.text.isna().sum() < 20
+    assert posts.topic.nunique() == 7
+    lengths = posts.text.dropna().map(len)
+    assert lengths.quantile(0.9) > 3 * lengths.quantile(0.1)
+
+
+def test_activity_follows_a_power_law_and_some_users_never_act(database_url: str) -> None:
+    simulate.simulate(database_url, users=1_000, posts=50, interactions=50_000, seed=4)
+    counts = query(
+        database_url,
+        """SELECT count(post_id) AS n FROM recs.users LEFT JOIN recs.interactions USING (user_id)
+        GROUP BY user_id ORDER BY n DESC""",
+    ).n
+    assert 50 <= (counts == 0).sum() <= 200
+    assert counts.iloc[:100].sum() > 0.35 * counts.sum()
+    assert counts.median() < 0.7 * counts.mean()
+    users = query(database_url, "SELECT gender, age, city, os, source FROM recs.users")
+    assert users.isna().sum().between(1, 200).all()
+
+
+def test_likes_come_as_often_as_their_true_probability_says(database_url: str) -> None:
+    simulate.simulate(database_url, users=1_000, posts=300, interactions=200_000, seed=5)
+    views = query(
+        database_url,
+        """SELECT user_id, post_id, extract(hour FROM happened_at AT TIME ZONE 'UTC')::int AS hour, liked
+        FROM (SELECT *, lead(action, 1, '') OVER (PARTITION BY user_id ORDER BY happened_at) = 'like' AS liked
+              FROM recs.interactions) AS steps WHERE action = 'view'""",
+    )
+    tastes = draw_tastes(5, 1_000, 300)
+    users, posts = views.user_id - FIRST_USER_ID, views.post_id - FIRST_POST_ID
+    views["p"] = tastes.probabilities(users.to_numpy(), posts.to_numpy(), views.hour.to_numpy())
+    assert views.liked.mean() == pytest.approx(MEAN_LIKE_RATE, abs=0.01)
+    for by in (pd.qcut(views.p, 20), views.hour):
+        groups = views.groupby(by, observed=True)
+        rate, expected, size = groups.liked.mean(), groups.p.mean(), groups.size()
+        assert (abs(rate - expected) < 4 * np.sqrt(expected * (1 - expected) / size)).all()
+    assert views.p.quantile(0.95) > 4 * views.p.quantile(0.25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 400), st.integers(0, 1_000))
+def test_any_feed_has_exactly_its_rows_and_no_two_at_once(
+    users: int, posts: int, rows: int, seed: int
+) -> None:
+    drawn = 0
+    for views in feed.draw_feed(draw_tastes(seed, users, posts), rows, seed):
+        drawn += len(views.users) + int(views.liked.sum())
+        same_user = views.users[1:] == views.users[:-1]
+        assert (views.times[1:] > views.times[:-1] + views.dwell[:-1])[same_user].all()
+        assert (views.times + views.dwell <= END).all()
+    assert drawn == rows
+
+
+def test_blocks_part_the_users_and_keep_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "BLOCK_ROWS", 500)
+    blocks = list(feed.draw_feed(draw_tastes(1, 200, 30), 10_007, seed=1))
+    assert len(blocks) == 21
+    assert sum(len(views.users) + int(views.liked.sum()) for views in blocks) == 10_007
+    bounds = [(views.users.min(), views.users.max()) for views in blocks]
+    assert all(end < start for (_, end), (start, _) in pairwise(bounds))
+
+
+def test_memory_does_not_grow_with_the_number_of_interactions() -> None:
+    tastes = draw_tastes(1, 20_000, 1_000)
+    tracemalloc.start()
+    try:
+        size = sum(len(part) for part in feed.to_copy(feed.draw_feed(tastes, 4_000_000, seed=1)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == 4_000_000 * 46 + 21
+    assert peak < size / 2
+
+
+def test_an_interrupted_load_leaves_the_network_that_was_there(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate.simulate(database_url, users=50, posts=20, interactions=1_000, seed=1)
+    before = digests(database_url)
+
+    def interrupted(*_: object) -> Iterator[feed.Views]:
+        yield from feed.draw_feed(draw_tastes(2, 60, 20), 500, seed=2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate, "_with_progress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate.simulate(database_url, users=60, posts=20, interactions=2_000, seed=2)
+    assert digests(database_url) == before
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0, 10, 100, 1), "users must be at least 1, not 0"),
+        ((10, -5, 100, 1), "posts must be at least 1, not -5"),
+        ((10, 10, 0, 1), "interactions must be at least 1, not 0"),
+        ((10, 10, 100, -1), "seed must be 0 or more, not -1"),
+        ((10, 10, 10_001, 1), "10,001 interactions are too many for 10 users: at most 10,000"),
+    ],
+)
+def test_impossible_numbers_are_named(numbers: tuple[int, int, int, int], message: str) -> None:
+    with pytest.raises(NetworkError, match=message) as raised:
+        simulate.simulate("postgresql://nobody@localhost:1/none", *numbers)
+    assert raised.value.exit_code == EXIT_USAGE
+
+
+def test_an_unreachable_database_is_told_in_one_line_without_the_password() -> None:
+    with pytest.raises(OvernightError) as raised:
+        simulate.simulate("postgresql://someone:hidden@127.0.0.1:1/none", 10, 10, 100, 1)
+    message = str(raised.value)
+    assert message.startswith("Postgres: ")
+    assert "\n" not in message
+    assert "hidden" not in message
