@@ -1,0 +1,1 @@
+"""Starts the night at its hour, once, whatever happened to the machine in between."""

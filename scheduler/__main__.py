@@ -1,0 +1,98 @@
+"""`python -m scheduler`: run the night on schedule."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from batch.ledger import latest_start
+from batch.source import explained, open_engine
+from contract.errors import EXIT_FAILED, OvernightError, SettingsError
+from contract.logs import configure_logging
+from contract.settings import Settings
+from scheduler.cron import CronSchedule, missed
+from scheduler.night import COMMAND, Night
+from scheduler.service import LastStart, serve
+
+OVERDUE_AFTER = timedelta(minutes=15)
+
+
+@click.command()
+@click.option("--now", "at_once", is_flag=True, help="Run a night at once, then go on with the schedule.")
+@click.option(
+    "--check", is_flag=True, help="Exit 1 if a night is overdue or Postgres cannot be asked, 0 otherwise."
+)
+@click.argument("command", nargs=-1)
+def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
+    """Run the night whenever OVERNIGHT_NIGHTLY_CRON is due in OVERNIGHT_TIMEZONE.
+
+    A night that fell due while nothing was up is run at once at the start,
+    unless there has never been a run. SIGTERM and Ctrl-C stop a running night
+    first.
+
+    COMMAND, after --, is run in place of `python -m batch run --variant all`.
+    """
+    try:
+        settings = Settings.from_environment()
+        schedule = read_schedule(settings)
+        last_start = ledger_reader(settings)
+        if check:
+            check_overdue(schedule, last_start, datetime.now(UTC))
+            return
+        configure_logging(settings)
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)
+        serve(schedule, Night(command or COMMAND), last_start, at_once=at_once)
+    except OvernightError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def read_schedule(settings: Settings) -> CronSchedule:
+    """Build the schedule of the settings.
+
+    Raises
+    ------
+    SettingsError
+        If the cron expression cannot be read or never fires.
+    """
+    try:
+        return CronSchedule(settings.nightly_cron, settings.timezone)
+    except ValueError as error:
+        raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.nightly_cron!r}: {error}") from None
+
+
+def ledger_reader(settings: Settings) -> LastStart:
+    """Return a function that asks the ledger when its newest run started."""
+    engine = open_engine(settings, "overnight scheduler")
+
+    def last_start() -> datetime | None:
+        with explained(settings):
+            return latest_start(engine)
+
+    return last_start
+
+
+def check_overdue(schedule: CronSchedule, last_start: LastStart, now: datetime) -> None:
+    """Say when the newest run started; exit 1 if a night has been due for a while and none has.
+
+    Raises
+    ------
+    SourceError
+        If Postgres cannot be asked.
+    """
+    last_started_at = last_start()
+    if last_started_at is None:
+        click.echo("no run yet")
+        return
+    due = missed(schedule, last_started_at, now - OVERDUE_AFTER)
+    if due is not None:
+        click.echo(f"error: the night of {due.isoformat()} has not been started", err=True)
+        sys.exit(EXIT_FAILED)
+    click.echo(f"the newest run started at {last_started_at.astimezone(schedule.zone).isoformat()}")
+
+
+if __name__ == "__main__":
+    cli()

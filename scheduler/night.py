@@ -1,0 +1,93 @@
+"""One night, run as a child process: its memory is given back, its crash stays its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from contract import errors
+
+log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "batch", "run", "--variant", "all")
+
+MEANINGS = {
+    errors.EXIT_DONE: "done",
+    errors.EXIT_FAILED: "failed",
+    errors.EXIT_USAGE: "bad usage or settings",
+    errors.EXIT_REFUSED: "refused by the gate",
+    errors.EXIT_LOCKED: "another run holds the lock",
+}
+
+
+class Night:
+    """Runs the command, one child at a time, and can stop it from another thread.
+
+    `stopping` says that `stop` was called and no further night will start.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = list(command)
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self.stopping = False
+
+    def run(self) -> int | None:
+        """Run the night to its end, log how it ended, and return its exit code.
+
+        A night that fails is logged, never raised: the next one is due all the
+        same. None if it could not be started or `stop` came first.
+        """
+        child = self._start()
+        if child is None:
+            return None
+        code = child.wait()
+        level, outcome = _outcome(code)
+        if self.stopping:
+            level = logging.INFO
+        log.log(level, "the night ended: exit code %d, %s", code, outcome)
+        return code
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Let no further night start, and end the running one: SIGTERM first, SIGKILL when time is up."""
+        with self._lock:
+            self.stopping = True
+            child = self._child
+        if child is None or child.poll() is not None:
+            return
+        log.info("stopping the night (process %d)", child.pid)
+        child.terminate()
+        try:
+            child.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            log.error("the night did not stop within %g seconds; killing it", timeout_seconds)
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self.stopping:
+                return None
+            try:
+                # Its own process group: Ctrl-C in a terminal reaches the scheduler alone, which passes it on.
+                self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
+            except OSError as error:
+                log.error("the night could not be started: %s", error)
+                return None
+            log.info("the night began (process %d): %s", self._child.pid, shlex.join(self._command))
+            return self._child
+
+
+def _outcome(code: int) -> tuple[int, str]:
+    """Return the log level and the meaning of an exit code; negative is a signal's number."""
+    if code < 0:
+        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return logging.ERROR, f"killed by {signal.Signals(-code).name}{hint}"
+    level = {errors.EXIT_DONE: logging.INFO, errors.EXIT_LOCKED: logging.WARNING}.get(code, logging.ERROR)
+    return level, MEANINGS.get(code, "unknown")

@@ -1,0 +1,114 @@
+"""The process that stays: waits for the hour, runs the night, ends cleanly on a signal."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from contract.errors import OvernightError
+from scheduler.cron import CronSchedule, missed
+from scheduler.night import Night
+
+log = logging.getLogger(__name__)
+
+NIGHT = "night"
+LOOK_SECONDS = 60
+STOP_SECONDS = 45
+
+LastStart = Callable[[], datetime | None]
+"""When the newest run in the ledger started, None if there is none; raises OvernightError."""
+
+
+def serve(schedule: CronSchedule, night: Night, last_start: LastStart, *, at_once: bool) -> None:
+    """Run every night when it is due until SIGTERM or SIGINT, then stop the running one and return.
+
+    Parameters
+    ----------
+    at_once
+        Run a night now as well, without asking whether one was missed.
+    """
+    stop = _stop_signals()
+    scheduler = make_scheduler(schedule, night, at_once=at_once)
+    scheduler.start()
+    _log_next(schedule)
+
+    def run_now() -> None:
+        scheduler.modify_job(NIGHT, next_run_time=datetime.now(UTC))
+
+    settled = at_once
+    while True:
+        settled = settled or catch_up(schedule, last_start, datetime.now(UTC), run_now)
+        try:
+            number = stop.get(timeout=LOOK_SECONDS)
+        except Empty:
+            # The scheduler's timer stands still while a machine sleeps: have it look at the clock.
+            scheduler.wakeup()
+        else:
+            break
+    log.info("%s: stopping", signal.Signals(number).name)
+    night.stop(STOP_SECONDS)
+    scheduler.shutdown()
+
+
+def make_scheduler(schedule: CronSchedule, night: Night, *, at_once: bool) -> BackgroundScheduler:
+    """Build the scheduler with its one job; it is not started yet.
+
+    However many times were slept through, they are made up for by one run; a
+    time that comes while a night is still running is skipped, with a warning.
+    """
+    defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    scheduler = BackgroundScheduler(timezone=schedule.zone, job_defaults=defaults)
+
+    def run() -> None:
+        night.run()
+        if not night.stopping:
+            _log_next(schedule)
+
+    first = {"next_run_time": datetime.now(UTC)} if at_once else {}
+    scheduler.add_job(run, schedule, id=NIGHT, **first)
+    return scheduler
+
+
+def catch_up(
+    schedule: CronSchedule, last_start: LastStart, now: datetime, run_now: Callable[[], None]
+) -> bool:
+    """Run a night that fell due while no scheduler was up; True once that question is settled.
+
+    An empty ledger settles it without a run: on a fresh installation the views
+    are often not there yet, so the first night waits for its hour.
+    """
+    try:
+        last_started_at = last_start()
+    except OvernightError as error:
+        log.warning("cannot tell whether a night was missed, asking again in a minute: %s", error)
+        return False
+    if last_started_at is None:
+        log.info("no run yet: the first waits for its time (--now runs one at once)")
+        return True
+    due = missed(schedule, last_started_at, now)
+    if due is not None:
+        log.warning("the night of %s was missed: running it now", due.isoformat())
+        run_now()
+    return True
+
+
+def _stop_signals() -> SimpleQueue[int]:
+    """Return a queue that receives the number of every SIGTERM and SIGINT.
+
+    A handler runs in the midst of other code, perhaps code that holds a lock of
+    the scheduler's, so it must not shut anything down itself; SimpleQueue.put
+    is safe there.
+    """
+    received: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _frame: received.put(caught))
+    return received
+
+
+def _log_next(schedule: CronSchedule) -> None:
+    log.info("next night: %s", schedule.next_after(datetime.now(UTC)).isoformat())
