@@ -1,0 +1,31 @@
+# One image for batch, scheduler and serving; docker-compose.yml chooses the command.
+FROM python:3.11.15-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+# LightGBM needs OpenMP, which the slim image lacks.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /app
+
+COPY requirements.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --requirement requirements.txt
+
+COPY contract/ contract/
+COPY batch/ batch/
+COPY serving/ serving/
+COPY scheduler/ scheduler/
+
+# Compiled now, as the root file system is read-only later. The folder of the
+# models is made here so that a new volume over it belongs to the user.
+RUN python -m compileall -q contract batch serving scheduler \
+    && groupadd --system --gid 10001 overnight \
+    && useradd --system --uid 10001 --gid overnight --no-create-home --shell /usr/sbin/nologin overnight \
+    && install --directory --owner overnight --group overnight models
+
+USER 10001:10001
+
+CMD ["python", "-m", "batch", "--help"]
