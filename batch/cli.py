@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 import redis
 
 from batch import ledger, show, source, store
+from batch.interrupt import signals_raise
 from batch.pipeline import Night, run_night
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.experiment import VARIANTS
@@ -23,10 +22,6 @@ from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
 ALL = "all"
-
-
-class InterruptedRunError(OvernightError):
-    """Raised in place of a signal, so that a run ends as any failed run does."""
 
 
 class Moment(click.ParamType[datetime]):
@@ -62,7 +57,7 @@ def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: i
     """Run the night: load, learn, judge, score all users against all posts, publish."""
     who = ledger.actor("batch run")
     engine = source.open_engine(settings, f"overnight {who}")
-    with _signals_raise(), _redis(settings) as client:
+    with signals_raise(engine), _redis(settings) as client:
         night = Night(settings, engine, client, who, as_of, limit_users)
         for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
             click.echo(show.summary(manifest))
@@ -134,27 +129,18 @@ def _redis(settings: Settings) -> Iterator[redis.Redis]:
         client.close()
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        for each in (signal.SIGTERM, signal.SIGINT):  # a second signal must not cut off the cleaning up
-            signal.signal(each, signal.SIG_IGN)
-        raise InterruptedRunError(f"stopped by {signal.Signals(number).name}; what was live is live still")
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def main() -> NoReturn:
     """Run a command; an error a person can mend is one line on stderr and an exit code."""
     try:
         cli.main(prog_name="python -m batch", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "python -m batch"
+        reason = " ".join(error.format_message().split())
+        click.echo(f"error: {reason} Try '{command} --help'.", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: stopped", err=True)
@@ -162,7 +148,7 @@ def main() -> NoReturn:
     except OvernightError as error:
         click.echo(f"error: {redact(str(error), _secrets())}", err=True)
         sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last stop: a defect of ours, or the machine's
+    except Exception as error:
         logging.getLogger("batch").exception("unexpected")
         click.echo(f"error: {redact(f'{type(error).__name__}: {error}', _secrets())}", err=True)
         sys.exit(EXIT_FAILED)

@@ -60,6 +60,7 @@ def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
 
     One logistic regression on examples that came after the likes behind the factors.
     """
-    dots = factors.dot(examples.users, examples.posts).reshape(-1, 1)
-    fitted = LogisticRegression(C=np.inf).fit(dots, examples.liked)
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    dots = factors.dot(examples.users, examples.posts).astype(np.float64).reshape(-1, 1)
+    unit = float(dots.std()) or 1.0
+    fitted = LogisticRegression(C=np.inf).fit(dots / unit, examples.liked)
+    return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from contract.columns import SCHEMA
+from contract.errors import OvernightError
 from contract.run_id import make_run_id
 
 
@@ -114,7 +115,18 @@ def move(
 
 
 def make_live(connection: sa.Connection, run: Run, now: datetime, who: str, **values: Any) -> None:
-    """Bring a run live and retire the one of its variant that was."""
+    """Bring a run live and retire the one of its variant that was.
+
+    Raises
+    ------
+    OvernightError
+        Another run has closed this one: the lock was lost with its connection.
+    """
+    state = connection.scalar(sa.select(runs.c.state).where(runs.c.run_id == run.run_id).with_for_update())
+    if state not in (State.BUILDING, State.BUILT):
+        raise OvernightError(
+            f"{run.run_id} is {state}, closed by another run when Postgres was lost; run again"
+        )
     for run_id in connection.scalars(
         sa.select(runs.c.run_id).where(
             runs.c.variant == run.variant, runs.c.state == State.LIVE, runs.c.run_id != run.run_id

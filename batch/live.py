@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from batch import ledger, store
 from batch.ledger import Run, State
 from contract.codec import decode_object, encode_object
-from contract.errors import OvernightError
+from contract.errors import ModelError, OvernightError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.run_id import is_run_id, parse_run_id
@@ -52,6 +52,7 @@ def abandon(
     serves already (its ledger entry was lost) is left alone.
     """
     keys = Keys(settings.key_prefix)
+    client.connection_pool.disconnect()  # an interrupted command leaves its answer in the connection
     try:
         with store.explained(settings):
             if client.get(keys.live(run.variant)) == run.run_id:
@@ -77,7 +78,8 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
     keys, now = Keys(settings.key_prefix), datetime.now(UTC)
     with store.explained(settings):
         serving = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
-        for run_id in ledger.unfinished(engine):
+        unfinished = ledger.unfinished(engine)
+        for run_id in unfinished:
             with engine.begin() as connection:
                 _, variant = parse_run_id(run_id)
                 if run_id == serving.get(variant):
@@ -88,16 +90,22 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
         kept = ledger.kept(engine, settings.keep_runs) | {
             str(run_id) for run_id in serving.values() if run_id
         }
-        for run_id in store.runs_in(client, keys) - kept:
+        for run_id in (store.runs_in(client, keys) | set(unfinished)) - kept:
             log.info("removed %d keys of run %s", store.remove_run(client, keys, run_id), run_id)
     _remove_models(Path(settings.model_dir), kept)
 
 
 def _remove_models(folder: Path, kept: set[str]) -> None:
-    if folder.is_dir():
-        for model in folder.iterdir():
-            if model.name not in kept and is_run_id(model.name):
-                shutil.rmtree(model, ignore_errors=True)
+    """Remove models of runs not kept; an unusable folder is told before a night's work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        models = list(folder.iterdir())
+    except OSError as error:
+        reason = f"{error.strerror}; set OVERNIGHT_MODEL_DIR to a folder that can be written"
+        raise ModelError(f"cannot keep models in {folder}: {reason}") from None
+    for model in models:
+        if model.name not in kept and is_run_id(model.name):
+            shutil.rmtree(model, ignore_errors=True)
 
 
 def _restate(client: redis.Redis, keys: Keys, run_id: str, state: State) -> None:

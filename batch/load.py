@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from batch.source import check_views
+from batch.views import TIMES, check_views
 from contract import columns
 from contract.errors import SourceError
 
@@ -61,16 +61,15 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
     relation = f"{columns.SCHEMA}.{view}"
-    known = (columns.USER_ID, columns.POST_ID, columns.CREATED_AT)
-    wanted = [c for c, kind in types.items() if c in known or kind in NUMERIC + CATEGORICAL]
-    for column in types.keys() - set(wanted):
+    wanted = [column for column, kind in types.items() if _usable(view, column, kind)]
+    for column in [column for column in types if column not in wanted]:
         kind = types[column]
         log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
-    quoted = ", ".join(_quoted(connection, column) for column in wanted)
-    query = sa.text(f"SELECT {quoted} FROM {relation} ORDER BY {_quoted(connection, key)}")
+    rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
+    query = sa.select(rows_of).order_by(rows_of.c[key])
     result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
     blocks = [
-        _typed(pd.DataFrame.from_records(rows, columns=wanted), types)
+        _typed(pd.DataFrame.from_records(rows, columns=wanted), types, key)
         for rows in result.partitions(ROWS_AT_A_TIME)
     ]
     if not blocks:
@@ -90,12 +89,17 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     return frame.set_index(key)
 
 
-def _typed(block: pd.DataFrame, types: dict[str, str]) -> pd.DataFrame:
-    """Give every column the one type it has in all blocks: float64, object or UTC time."""
+def _usable(view: str, column: str, kind: str) -> bool:
+    made = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
+    return made or kind in NUMERIC + CATEGORICAL
+
+
+def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
+    """Give every column but the key the one type it has in all blocks: float64, object or UTC time."""
     for column in block.columns:
-        if column in (columns.USER_ID, columns.POST_ID):
+        if column == key:
             continue
-        if column == columns.CREATED_AT:
+        if types[column] in TIMES:
             block[column] = pd.to_datetime(block[column], utc=True)
         elif types[column] in NUMERIC:
             block[column] = block[column].astype(np.float64)
@@ -118,7 +122,3 @@ def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
             posts[column] = value
     posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
     return posts
-
-
-def _quoted(connection: sa.Connection, name: str) -> str:
-    return connection.dialect.identifier_preparer.quote(name)

@@ -50,6 +50,7 @@ def _who_holds(connection: sa.Connection, name: dict[str, str]) -> str:
     holder = connection.execute(HOLDER, name).first()
     if holder is None:
         return "another run held the lock a moment ago; try again"
-    since = holder.backend_start.isoformat(timespec="seconds")
     who = f"{holder.application_name} (Postgres pid {holder.pid})"
-    return f"another run holds the lock: {who}, since {since}; wait for it or stop it"
+    if holder.backend_start is not None:  # Postgres shows it to the same role only
+        who += f", since {holder.backend_start.isoformat(timespec='seconds')}"
+    return f"another run holds the lock: {who}; wait for it or stop it"

@@ -76,8 +76,9 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the forest and of all that encodes its columns."""
-        return hashlib.sha256("\n".join(self._parts()).encode()).hexdigest()
+        """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
+        forest, columns = self._parts()
+        return hashlib.sha256((forest.partition("\nparameters:")[0] + columns).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write `model.txt` (LightGBM's format) and `model.json`, whole or not at all.

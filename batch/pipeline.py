@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import redis
 import sqlalchemy as sa
+from threadpoolctl import threadpool_limits
 
 from batch import ledger, live, lock, publish, source, store
 from batch.evaluate import evaluate
@@ -22,6 +25,7 @@ from batch.score import lists_of_all
 from batch.variants import VARIANTS, Variant
 from contract.errors import OvernightError
 from contract.keys import Keys
+from contract.logs import redact
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
@@ -53,23 +57,30 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     OvernightError
         Something is wrong; what was live before is live still.
     """
-    with source.explained(night.settings), store.explained(night.settings):
+    # One thread for linear algebra: more would sum in another order on another machine. LightGBM uses all.
+    one_thread = threadpool_limits(1, user_api="blas")
+    with one_thread, _explained(night.settings), lock.held(night.engine, night.settings.key_prefix):
         ledger.create(night.engine)
-        with lock.held(night.engine, night.settings.key_prefix):
-            live.tidy(night.engine, night.redis, night.settings, night.actor)
-            manifests = [_run_variant(night, VARIANTS[name]) for name in variants]
-            live.tidy(night.engine, night.redis, night.settings, night.actor)
-            return manifests
+        live.tidy(night.engine, night.redis, night.settings, night.actor)
+        manifests = [_run_variant(night, VARIANTS[name]) for name in variants]
+        live.tidy(night.engine, night.redis, night.settings, night.actor)
+        return manifests
 
 
 def _run_variant(night: Night, variant: Variant) -> dict[str, Any]:
     run = ledger.start(night.engine, variant.name, datetime.now(UTC), night.actor)
     log.info("run %s started", run.run_id)
     try:
-        manifest = _build(night, run, variant)
-        live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
+        with _explained(night.settings):
+            manifest = _build(night, run, variant)
+        with night.engine.begin() as connection:
+            ledger.move(
+                connection, run.run_id, State.BUILT, datetime.now(UTC), night.actor, manifest=manifest
+            )
+            live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
     except BaseException as error:
-        live.abandon(night.engine, night.redis, night.settings, run, reason_of(error), night.actor)
+        reason = _reason(night.settings, error)
+        live.abandon(night.engine, night.redis, night.settings, run, reason, night.actor)
         raise
     log.info("run %s is live", run.run_id)
     return manifest
@@ -154,8 +165,13 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
     return written
 
 
-def reason_of(error: BaseException) -> str:
-    """Say in one line why a run ended."""
-    if isinstance(error, OvernightError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    with source.explained(settings), store.explained(settings):
+        yield
+
+
+def _reason(settings: Settings, error: BaseException) -> str:
+    """Say in one line, without a secret, why a run ended."""
+    told = str(error) if isinstance(error, OvernightError) else f"{type(error).__name__}: {error}"
+    return redact(" ".join(told.split()), settings.secrets())

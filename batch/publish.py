@@ -164,6 +164,6 @@ def verify(client: redis.Redis, written: Written, expected_users: int) -> None:
 
 
 def blocked_places(client: redis.Redis, keys: Keys, post_ids: Int64s) -> npt.NDArray[np.int64]:
-    """Return the places of the posts that operators blocked."""
-    blocked = np.array([int(post) for post in client.smembers(keys.blocked)], dtype=np.int64)
-    return np.flatnonzero(np.isin(post_ids, blocked))
+    """Return the places of the posts that operators blocked; what is no post's id blocks nothing."""
+    blocked = client.smembers(keys.blocked)
+    return np.flatnonzero(np.isin(post_ids.astype(str), np.array(sorted(blocked), dtype=str)))

@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from contract.errors import StoreError
+from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -43,11 +43,21 @@ ADVICE = (
 
 
 def open_redis(settings: Settings) -> redis.Redis:
-    """Make a client; it connects when first used, not here."""
+    """Make a client; it connects when first used, not here.
+
+    Raises
+    ------
+    SettingsError
+        The URL has an option that the client does not take.
+    """
     retry = Retry(ExponentialBackoff(), TRIES_AGAIN)
-    client: redis.Redis = redis.Redis.from_url(
-        settings.redis_url, decode_responses=True, socket_timeout=TIMEOUT_SECONDS, retry=retry
-    )
+    try:
+        client: redis.Redis = redis.Redis.from_url(
+            settings.redis_url, decode_responses=True, socket_timeout=TIMEOUT_SECONDS, retry=retry
+        )
+    except (TypeError, ValueError) as error:
+        reason = redact(str(error), settings.secrets())
+        raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None
     return client
 
 

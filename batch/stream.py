@@ -10,6 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from contract import columns
+from contract.errors import SourceError
 
 ROWS_AT_A_TIME = 1_000_000
 MEMORY_BYTES = 16 * 2**20
@@ -31,13 +32,23 @@ def stream(
         Values by name, quoted by the driver.
     text
         Columns to read as text, even if they look like numbers.
+
+    Raises
+    ------
+    SourceError
+        The disk has no room for the rows.
     """
     kinds = {columns.USER_ID: "Int64", columns.POST_ID: "Int64"} | dict.fromkeys(text, "str")
     with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
         driver: Any = connection.connection.cursor()
         with driver as cursor:
             statement = cursor.mogrify(query, parameters).decode()
-            cursor.copy_expert(f"COPY ({statement}) TO STDOUT WITH (FORMAT csv, HEADER true)", file)
+            try:
+                cursor.copy_expert(f"COPY ({statement}) TO STDOUT WITH (FORMAT csv, HEADER true)", file)
+            except OSError as error:
+                place = tempfile.gettempdir()
+                reason = f"{error.strerror}; free space or set TMPDIR"
+                raise SourceError(f"cannot keep rows in {place}: {reason}") from None
         file.seek(0)
         yield from pd.read_csv(
             file, chunksize=ROWS_AT_A_TIME, dtype=kinds, keep_default_na=False, na_values=[""]

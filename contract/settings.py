@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from contract.errors import SettingsError
@@ -15,6 +15,9 @@ T = TypeVar("T")
 Parse = Callable[[str], Any]
 
 SHOWN_SECRET = "***"
+
+SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
+"""Where a URL may carry a password beside its usual place."""
 
 
 def _integer(low: int, high: int) -> Parse:
@@ -210,8 +213,12 @@ class Settings:
 
     def secrets(self) -> list[str]:
         """Return the passwords inside the URLs: what no log may show."""
-        found = [urlsplit(url).password for url in (self.database_url, self.redis_url)]
-        return [password for password in found if password]
+        urls = [urlsplit(url) for url in (self.database_url, self.redis_url)]
+        found = [url.password for url in urls if url.password]
+        for url in urls:
+            options = parse_qs(url.query)
+            found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
+        return found
 
 
 def _parse(declared: Field[Any], text: str) -> Any:

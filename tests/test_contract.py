@@ -1,0 +1,153 @@
+import hashlib
+import logging
+import math
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.codec import decode_list, decode_object, encode_list, encode_object
+from contract.errors import SettingsError
+from contract.experiment import CONTROL, NO_EXPERIMENT, TEST, Experiment
+from contract.keys import Keys
+from contract.logs import configure_logging, redact
+from contract.run_id import is_run_id, make_run_id, parse_run_id
+from contract.settings import Settings
+
+POSTS = st.integers(min_value=0, max_value=2**63 - 1)
+SCORES = st.floats(min_value=-1e6, max_value=1e6)
+
+
+@given(st.lists(st.tuples(POSTS, SCORES), max_size=20))
+def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list[tuple[int, float]]) -> None:
+    decoded = decode_list(encode_list(posts))
+    assert [post for post, _ in decoded] == [post for post, _ in posts]
+    for (_, found), (_, score) in zip(decoded, posts, strict=True):
+        assert found == pytest.approx(score, abs=0.000501)
+
+
+def test_a_list_reads_well() -> None:
+    assert encode_list([(7, -1.23456), (9, 12.0), (3, 0.5)]) == "[[7,-1.235],[9,12],[3,0.5]]"
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_cannot_be_encoded(score: float) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        encode_list([(1, score)])
+
+
+NO_LISTS = (
+    *("", "{}", "null", "7", "[1]", "[[1]]", "[[1,2,3]]", '[["1",2]]', "[[1.5,2]]", "[[true,2]]"),
+    *("[[1,NaN]]", "[[1,1e999]]", "[" * 100_000),
+)
+
+
+@pytest.mark.parametrize("value", NO_LISTS)
+def test_what_is_no_list_is_refused(value: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any message will do
+        decode_list(value)
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
+def test_an_object_decodes_to_what_was_encoded(fields: dict[str, str | int | None]) -> None:
+    assert decode_object(encode_object(fields)) == fields
+
+
+def test_the_variant_is_the_md5_bucket_below_the_percentage() -> None:
+    experiment = Experiment("first", "pepper", 30)
+    for user_id in (0, 1, 42, 163205, 2**63 - 1):
+        bucket = int(hashlib.md5(f"{user_id}pepper".encode()).hexdigest(), 16) % 100
+        assert experiment.variant_of(user_id) == (TEST if bucket < 30 else CONTROL)
+
+
+def test_percent_0_and_100_put_everyone_in_one_variant() -> None:
+    for percent, variant in ((0, CONTROL), (100, TEST)):
+        experiment = Experiment("all", "salt", percent)
+        assert {experiment.variant_of(user_id) for user_id in range(1000)} == {variant}
+    assert {NO_EXPERIMENT.variant_of(user_id) for user_id in range(1000)} == {CONTROL}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"name": "a", "salt": "b"}, {"name": "a", "salt": "b", "percent_test": None}]
+)
+def test_a_stored_experiment_that_lacks_a_field_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"percent_test|name"):
+        Experiment.from_fields(fields)
+
+
+def test_an_experiment_survives_being_stored() -> None:
+    experiment = Experiment("first", "pepper", 30)
+    assert Experiment.from_fields(experiment.to_fields()) == experiment
+
+
+@given(
+    st.datetimes(datetime(1970, 1, 1), datetime(9998, 1, 1), timezones=st.just(timezone(timedelta(hours=3)))),
+    st.sampled_from([CONTROL, TEST]),
+)
+def test_a_run_id_tells_its_time_and_variant(begun_at: datetime, variant: str) -> None:
+    run_id = make_run_id(begun_at, variant)
+    assert is_run_id(run_id)
+    assert parse_run_id(run_id) == (begun_at.replace(microsecond=0), variant)
+
+
+def test_every_key_begins_with_the_prefix() -> None:
+    keys = Keys("p")
+    run_keys = [keys.user("R", 7), keys.popular("R"), keys.manifest("R"), keys.run_pattern("R")]
+    for key in [*run_keys, keys.live("control"), keys.posts, keys.experiment, keys.blocked, keys.help]:
+        assert key.startswith("p:")
+    assert keys.user("R", 7) == "p:run:R:user:7"
+
+
+def test_every_default_passes_its_own_check() -> None:
+    defaults = {row["env"]: row["default"] for row in Settings.declared()}
+    assert Settings.from_environment(defaults) == Settings.from_environment({}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DATABASE_URL", "mysql://host/db"),
+        ("REDIS_URL", "localhost:6379"),
+        ("OVERNIGHT_KEY_PREFIX", "a b"),
+        ("OVERNIGHT_KEY_PREFIX", "a*"),
+        ("OVERNIGHT_TOP_N", "0"),
+        ("OVERNIGHT_TOP_N", "many"),
+        ("OVERNIGHT_MEMORY_BUDGET_MIB", "-1"),
+        ("OVERNIGHT_HOLDOUT_FRACTION", "nan"),
+        ("OVERNIGHT_HOLDOUT_FRACTION", "0.94"),
+        ("OVERNIGHT_NIGHTLY_CRON", "0 3 * *"),
+        ("OVERNIGHT_TIMEZONE", "Mars/Olympus"),
+        ("OVERNIGHT_PORT", "99999"),
+        ("OVERNIGHT_PERCENT_TEST", "101"),
+        ("OVERNIGHT_LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_in_one_line(variable: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=variable) as caught:
+        Settings.from_environment({variable: value})
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixture[str]) -> None:
+    environment = {"DATABASE_URL": "postgresql://u:s3cr%40et@h/d", "REDIS_URL": "redis://:0ther@h:6379/0"}
+    settings = Settings.from_environment(environment)
+    assert "s3cr" not in repr(settings)
+    assert "0ther" not in repr(settings)
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({"DATABASE_URL": "mysql://u:s3cret@h/d"})
+    assert "s3cret" not in str(caught.value)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        configure_logging(settings)
+        logging.getLogger("any").error("at s3cr%40et, s3cr@et and 0ther")
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+    told = capfd.readouterr().err
+    assert "at ***, *** and ***" in told
+
+
+def test_redaction_needs_no_secrets() -> None:
+    assert redact("plain", []) == "plain"

@@ -1,0 +1,208 @@
+"""The whole night on a small network, against slower truths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+import redis
+
+from batch import ledger
+from batch.gather import gather
+from batch.model import fit
+from batch.pipeline import Night, run_night
+from batch.score import lists_of_all, users_per_chunk
+from batch.source import open_engine
+from batch.variants import VARIANTS
+from contract.experiment import VARIANTS as NAMES
+from contract.keys import Keys
+from contract.settings import Settings
+from serving.app import create_app
+from tests.batch_support import execute, live_lists, make_network, query, run_batch
+from tests.test_point_in_time import LATER
+
+
+@pytest.fixture
+def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Night:
+    settings = Settings(
+        database_url=database_url,
+        redis_url=redis_url,
+        model_dir=str(tmp_path),
+        threads=1,
+        top_n=10,
+        percent_test=50,
+    )
+    return Night(settings, open_engine(settings), redis_client, "tests")
+
+
+def liked_posts(database_url: str) -> dict[int, set[int]]:
+    liked: dict[int, set[int]] = {}
+    for user_id, post_id in query(
+        database_url, "SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'"
+    ):
+        liked.setdefault(user_id, set()).add(post_id)
+    return liked
+
+
+def test_both_variants_go_live_with_a_list_for_every_user(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    manifests = run_night(night, NAMES)
+    for name, manifest in zip(NAMES, manifests, strict=True):
+        lists = live_lists(night.redis, name)
+        assert sorted(lists) == list(range(1, 61))
+        assert all(len(ranked) == 10 for ranked in lists.values())
+        assert manifest["users"] == 60
+        stored = json.loads(night.redis.get(Keys().manifest(manifest["run_id"])))
+        assert stored == manifest
+        run, changes = ledger.find(night.engine, manifest["run_id"]) or pytest.fail("not in the ledger")
+        assert run.state == stored["state"] == "live"
+        assert run.manifest == stored
+        assert [change.state for change in changes] == ["building", "built", "live"]
+
+
+def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
+    night: Night, database_url: str
+) -> None:
+    make_network(database_url)
+    (manifest,) = run_night(night, ("test",))
+    gathered = gather(night.engine, night.settings, None, LATER)
+    model = fit(VARIANTS["test"], gathered, gathered.latest, night.settings)
+    tables, factors = model.tables(gathered.network, gathered.now), model.factors(gathered.now)
+    assert factors is not None
+    saved = lgb.Booster(model_file=Path(night.settings.model_dir) / manifest["run_id"] / "model.txt")
+    liked = liked_posts(database_url)
+    lists = live_lists(night.redis, "test")
+    for place, user_id in enumerate(tables.user_ids.tolist()):
+        posts = np.arange(tables.post_ids.size)
+        forest = saved.predict(tables.rows(np.full(posts.size, place), posts), raw_score=True)
+        scores = forest + factors.posts @ factors.users[place]
+        left = [post for post in posts if tables.post_ids[post] not in liked.get(user_id, set())]
+        best = sorted(left, key=lambda post: (-np.float32(scores[post]), post))[:10]
+        assert [post for post, _ in lists[user_id]] == tables.post_ids[best].tolist()
+        assert [score for _, score in lists[user_id]] == pytest.approx(scores[best], abs=0.001)
+
+
+def test_the_memory_budget_changes_the_chunks_and_not_the_lists(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    gathered = gather(night.engine, night.settings, None, LATER)
+    model = fit(VARIANTS["control"], gathered, gathered.latest, night.settings)
+    tables = model.tables(gathered.network, gathered.now)
+    no_block = np.empty(0, dtype=np.int64)
+    found = []
+    for budget_mib in (1, 1024):
+        chunks = list(
+            lists_of_all(
+                model.booster,
+                tables,
+                None,
+                gathered.now.likes,
+                no_block,
+                10,
+                users=60,
+                budget_mib=budget_mib,
+                threads=1,
+            )
+        )
+        assert [count for count, _ in chunks] == [len(lists.user_ids) for _, lists in chunks]
+        found.append(np.concatenate([lists.posts for _, lists in chunks]))
+    np.testing.assert_array_equal(*found)
+    assert users_per_chunk(1, tables) < 120
+    assert users_per_chunk(2, tables) >= 2 * users_per_chunk(1, tables)
+
+
+def test_a_user_who_liked_nearly_everything_gets_what_is_left_and_one_who_liked_all_the_popular(
+    night: Night, database_url: str
+) -> None:
+    make_network(database_url)
+    day = "'2021-10-20 12:00Z'"
+    execute(
+        database_url,
+        f"INSERT INTO recs.interactions SELECT 1, post_id, 'like', {day} FROM recs.posts WHERE post_id < 138",
+        f"INSERT INTO recs.interactions SELECT 2, post_id, 'like', {day} FROM recs.posts",
+    )
+    left = {138, 139, 140} - liked_posts(database_url)[1]
+    (manifest,) = run_night(night, ("control",))
+    lists = live_lists(night.redis)
+    assert {post for post, _ in lists[1]} == left
+    assert lists[2] == []
+    assert (manifest["short_lists"], manifest["empty_lists"]) == (2, 1)
+    app = create_app(night.settings, night.redis)
+    with app.test_client() as client:
+        answer = client.get("/users/1/recommendations?limit=5").get_json()
+        assert answer["source"] == "personal"
+        assert {row["post_id"] for row in answer["recommendations"]} == left
+        answer = client.get("/users/2/recommendations?limit=5").get_json()
+        assert answer["source"] == "popular"
+        assert len(answer["recommendations"]) == 5
+    app.extensions["overnight"].live.stop()
+
+
+def test_the_same_data_and_seed_give_the_same_lists_byte_for_byte(
+    database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    make_network(database_url)
+    servers = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    found = []
+    for threads in ("1", "2"):
+        assert run_batch("run", OVERNIGHT_THREADS=threads, **servers).returncode == 0
+        manifests = [
+            json.loads(redis_client.get(Keys().manifest(redis_client.get(Keys().live(name)))))
+            for name in NAMES
+        ]
+        found.append([(manifest["model_digest"], manifest["checksum"]) for manifest in manifests])
+    assert found[0] == found[1]
+    assert run_batch("run", OVERNIGHT_SEED="43", **servers).returncode == 0
+    changed = json.loads(redis_client.get(Keys().manifest(redis_client.get(Keys().live("control")))))
+    assert changed["checksum"] != found[0][0][1]
+
+
+def test_blocked_posts_are_in_no_list_and_the_popular_list_is_the_most_liked(
+    night: Night, database_url: str
+) -> None:
+    make_network(database_url)
+    most_liked = [
+        post
+        for (post,) in query(
+            database_url,
+            "SELECT post_id FROM recs.interactions WHERE action = 'like' "
+            "GROUP BY 1 ORDER BY count(*) DESC, 1",
+        )
+    ]
+    night.redis.sadd(Keys().blocked, most_liked[0], 999_999)
+    (manifest,) = run_night(night, ("control",))
+    lists = live_lists(night.redis)
+    assert most_liked[0] not in {post for ranked in lists.values() for post, _ in ranked}
+    popular = json.loads(night.redis.get(Keys().popular(manifest["run_id"])))
+    assert [post for post, _ in popular] == most_liked[1:11]
+
+
+def test_the_model_learns_the_tastes_it_is_shown(night: Night, database_url: str) -> None:
+    make_network(database_url, users=300, posts=60, interactions=20_000)
+    (manifest,) = run_night(night, ("control",))
+    metrics = manifest["metrics"]
+    assert metrics["model"]["roc_auc"] > 0.75
+    assert metrics["model"]["ndcg_at_5"] > metrics["popularity"]["ndcg_at_5"] > metrics["random"]["ndcg_at_5"]
+    assert metrics["model"]["log_loss"] < metrics["popularity"]["log_loss"] < metrics["random"]["log_loss"]
+    assert metrics["holdout"]["users"] > 250
+
+
+def test_only_so_many_users_are_scored_when_asked(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    night.limit_users = 7
+    (manifest,) = run_night(night, ("control",))
+    assert sorted(live_lists(night.redis)) == list(range(1, 8))
+    assert (manifest["users"], manifest["users_of_network"]) == (7, 60)
+
+
+def test_texts_of_posts_are_kept_up_to_date(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    execute(database_url, "UPDATE recs.posts SET text = NULL, topic = NULL WHERE post_id = 101")
+    night.redis.hset(Keys().posts, "77", "{}")
+    run_night(night, ("control",))
+    texts = night.redis.hgetall(Keys().posts)
+    expected = dict(query(database_url, "SELECT post_id::text, text FROM recs.posts"))
+    assert {post_id: json.loads(value)["text"] for post_id, value in texts.items()} == expected | {"101": ""}
+    assert json.loads(texts["101"])["topic"] is None

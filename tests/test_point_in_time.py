@@ -1,0 +1,165 @@
+"""No feature, factor or label may see past its cutoff."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from batch.encode import Encoder
+from batch.examples import labelled_between
+from batch.factors import like_factors
+from batch.features import build_tables, profile_columns
+from batch.gather import gather
+from batch.history import as_of
+from batch.load import load_network
+from batch.source import open_engine, snapshot
+from batch.tables import FeatureTables, Kind
+from batch.text import text_features
+from contract.settings import Settings
+from tests.batch_support import DAYS, FIRST_DAY, execute, make_network
+
+CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
+LATER = FIRST_DAY + timedelta(days=DAYS * 2)
+
+
+def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
+    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
+        network = load_network(connection, LATER)
+        users, posts = profile_columns(network)
+        return build_tables(
+            network,
+            as_of(connection, network, cutoff),
+            Encoder.fit(Kind.USER, users, np.arange(len(users))),
+            Encoder.fit(Kind.POST, posts, np.arange(len(posts))),
+            text_features(network.posts["text"], seed=1),
+        )
+
+
+def assert_equal(found: FeatureTables, expected: FeatureTables) -> None:
+    assert found.columns == expected.columns
+    np.testing.assert_array_equal(found.user_values, expected.user_values)
+    np.testing.assert_array_equal(found.post_values, expected.post_values)
+    for one, other in zip(found.affinities, expected.affinities, strict=True):
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+def with_counters(database_url: str) -> None:
+    """Give the posts the network's own counters, which stand at what they are now."""
+    counted = "SELECT count(*) FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action ="
+    execute(
+        database_url,
+        "ALTER TABLE recs.posts ADD COLUMN IF NOT EXISTS like_count bigint",
+        "ALTER TABLE recs.posts ADD COLUMN IF NOT EXISTS view_count bigint",
+        f"UPDATE recs.posts p SET like_count = 1000 + ({counted} 'like')",
+        f"UPDATE recs.posts p SET view_count = 9000 + ({counted} 'view')",
+    )
+
+
+@pytest.mark.parametrize("counters", [False, True], ids=["without counters", "with the network's counters"])
+def test_features_are_the_same_whether_or_not_the_future_has_happened(
+    database_url: str, counters: bool
+) -> None:
+    make_network(database_url)
+    if counters:
+        with_counters(database_url)
+    with_future = features_at(database_url, CUTOFF)
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
+    if counters:
+        with_counters(database_url)
+    assert_equal(features_at(database_url, CUTOFF), with_future)
+
+
+def test_features_do_change_with_what_happened_before_the_cutoff(database_url: str) -> None:
+    make_network(database_url)
+    whole = features_at(database_url, CUTOFF)
+    earlier = CUTOFF - timedelta(days=2)
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{earlier.isoformat()}'")
+    cut = features_at(database_url, CUTOFF)
+    assert not np.array_equal(whole.user_values, cut.user_values, equal_nan=True)
+    assert not np.array_equal(whole.post_values, cut.post_values, equal_nan=True)
+    assert not np.array_equal(whole.affinities[0].values, cut.affinities[0].values, equal_nan=True)
+
+
+def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
+    make_network(database_url)
+    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
+        network = load_network(connection, LATER)
+        likes = as_of(connection, network, CUTOFF).likes
+        expected = connection.execute(
+            sa.text(
+                "SELECT DISTINCT user_id, post_id FROM recs.interactions "
+                "WHERE action = 'like' AND happened_at <= :cutoff"
+            ),
+            {"cutoff": CUTOFF},
+        )
+        user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
+        found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
+        assert set(found) == {tuple(row) for row in expected}
+    before = like_factors(likes, len(network.posts), seed=1)
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
+    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
+        after = like_factors(as_of(connection, network, CUTOFF).likes, len(network.posts), seed=1)
+    np.testing.assert_array_equal(before.users, after.users)
+    np.testing.assert_array_equal(before.posts, after.posts)
+
+
+def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) -> None:
+    make_network(database_url)
+    settings = Settings(database_url=database_url)
+    gathered = gather(open_engine(settings), settings, None, LATER)
+    split = gathered.split
+    assert split.history_end < split.holdout_start < split.cutoff
+    assert gathered.at_history_end.cutoff == split.history_end
+    assert gathered.at_holdout.cutoff == split.holdout_start
+    assert gathered.now.cutoff == split.cutoff
+    for examples, since, until in (
+        (gathered.training, split.history_end, split.holdout_start),
+        (gathered.holdout, split.holdout_start, split.cutoff),
+        (gathered.latest, split.history_end, split.cutoff),
+    ):
+        with snapshot(open_engine(settings)) as connection:
+            views = connection.scalar(
+                sa.text(
+                    "SELECT count(*) FROM (SELECT DISTINCT * FROM recs.interactions "
+                    "WHERE action = 'view' AND happened_at > :since AND happened_at <= :until) seen"
+                ),
+                {"since": since, "until": until},
+            )
+        assert int(examples.viewed.sum()) == views
+
+
+def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> None:
+    make_network(database_url, interactions=100)
+    execute(
+        database_url,
+        "DELETE FROM recs.interactions",
+        "INSERT INTO recs.interactions VALUES (1, 101, 'view', '2021-10-10 12:00Z'), "
+        "(1, 101, 'like', '2021-10-10 12:05Z'), (1, 102, 'like', '2021-10-01 12:00Z')",
+    )
+    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
+        network = load_network(connection, LATER)
+        before = as_of(connection, network, FIRST_DAY + timedelta(days=2))
+        for minute, liked in ((3, False), (6, True)):
+            until = datetime.fromisoformat(f"2021-10-10 12:0{minute}Z")
+            examples = labelled_between(connection, network, before, until, most_rows=100, seed=1)
+            assert examples.liked.tolist() == [liked]
+
+
+def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
+    make_network(database_url)
+    settings = Settings(database_url=database_url)
+    then = gather(open_engine(settings), settings, CUTOFF, LATER)
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
+    again = gather(open_engine(settings), settings, CUTOFF, LATER)
+    assert then.split == again.split
+    for one, other in (
+        (then.training, again.training),
+        (then.holdout, again.holdout),
+        (then.latest, again.latest),
+    ):
+        np.testing.assert_array_equal(one.users, other.users)
+        np.testing.assert_array_equal(one.posts, other.posts)
+        np.testing.assert_array_equal(one.liked, other.liked)
