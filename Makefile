@@ -4,6 +4,15 @@ NETWORK ?=
 ONCE ?=
 BIN := .venv/bin
 
+# LightGBM wants the system's OpenMP. Where there is none, it gets the one that scikit-learn brings.
+OPENMP := $(CURDIR)/.venv/openmp
+export LD_LIBRARY_PATH := $(OPENMP)$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+define lend_openmp
+@$(BIN)/python -c 'import lightgbm' 2>/dev/null || { mkdir -p "$(OPENMP)" && \
+	ln -sf "$(CURDIR)"/.venv/lib/python3.*/site-packages/scikit_learn.libs/libgomp-* "$(OPENMP)/libgomp.so.1"; }
+@$(BIN)/python -c 'import lightgbm'
+endef
+
 .PHONY: help demo test lint types check clean
 
 help:  ## List the targets
@@ -37,8 +46,10 @@ clean:  ## Stop the demo's servers and remove all traces
 
 .venv/demo-ready: requirements.txt requirements-demo.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	$(lend_openmp)
 	@touch $@
 
 .venv/dev-ready: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(lend_openmp)
 	@touch $@

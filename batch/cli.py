@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import click
 import redis
+import sqlalchemy as sa
 
 from batch import ledger, show, source, store
-from batch.interrupt import signals_raise
+from batch.interrupt import InterruptedRunError, signals_raise
 from batch.pipeline import Night, run_night
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.experiment import VARIANTS
@@ -56,8 +57,11 @@ def cli(context: click.Context) -> None:
 def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
     who = ledger.actor("batch run")
-    engine = source.open_engine(settings, f"overnight {who}")
-    with signals_raise(engine), _redis(settings) as client:
+    with (
+        _postgres(settings, f"overnight {who}") as engine,
+        signals_raise(engine),
+        _redis(settings) as client,
+    ):
         night = Night(settings, engine, client, who, as_of, limit_users)
         for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
             click.echo(show.summary(manifest))
@@ -70,8 +74,7 @@ def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: i
 @click.pass_obj
 def runs(settings: Settings, count: int) -> None:
     """List the newest runs and their states."""
-    with source.explained(settings):
-        engine = source.open_engine(settings)
+    with _postgres(settings) as engine:
         ledger.create(engine)
         click.echo(show.runs(ledger.newest(engine, count)))
 
@@ -81,8 +84,7 @@ def runs(settings: Settings, count: int) -> None:
 @click.pass_obj
 def show_run(settings: Settings, run_id: str) -> None:
     """Show one run: states, metrics, stages."""
-    with source.explained(settings):
-        engine = source.open_engine(settings)
+    with _postgres(settings) as engine:
         ledger.create(engine)
         found = ledger.find(engine, run_id)
     if found is None:
@@ -120,6 +122,16 @@ def unblock(settings: Settings, post_id: int) -> None:
 
 
 @contextmanager
+def _postgres(settings: Settings, application: str = "overnight") -> Iterator[sa.Engine]:
+    engine = source.open_engine(settings, application)
+    try:
+        with source.explained(settings):
+            yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def _redis(settings: Settings) -> Iterator[redis.Redis]:
     client = store.open_redis(settings)
     try:
@@ -144,6 +156,9 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("error: stopped", err=True)
+        sys.exit(EXIT_FAILED)
+    except InterruptedRunError as error:
+        click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except OvernightError as error:
         click.echo(f"error: {redact(str(error), _secrets())}", err=True)

@@ -20,14 +20,12 @@ from weakref import WeakSet
 import psycopg2
 import sqlalchemy as sa
 
-from contract.errors import OvernightError
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PATIENCE_SECONDS = 0.5
 
 
-class InterruptedRunError(OvernightError):
-    """Raised in place of a signal."""
+class InterruptedRunError(BaseException):
+    """Raised in place of a signal; like KeyboardInterrupt no Exception, or logging would swallow it."""
 
 
 @contextmanager

@@ -114,6 +114,12 @@ def move(
     _note(connection, run_id, state, now, who, reason)
 
 
+def note_built(engine: sa.Engine, run: Run, now: datetime, who: str, manifest: dict[str, Any]) -> None:
+    """Enter that a run is written and checked, and is about to go live."""
+    with engine.begin() as connection:
+        move(connection, run.run_id, State.BUILT, now, who, manifest=manifest)
+
+
 def make_live(connection: sa.Connection, run: Run, now: datetime, who: str, **values: Any) -> None:
     """Bring a run live and retire the one of its variant that was.
 

@@ -67,11 +67,16 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
         log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
     rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
     query = sa.select(rows_of).order_by(rows_of.c[key])
-    result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
-    blocks = [
-        _typed(pd.DataFrame.from_records(rows, columns=wanted), types, key)
-        for rows in result.partitions(ROWS_AT_A_TIME)
-    ]
+    try:
+        result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
+        blocks = [
+            _typed(pd.DataFrame.from_records(rows, columns=wanted), types, key)
+            for rows in result.partitions(ROWS_AT_A_TIME)
+        ]
+    except ValueError as error:  # the driver's, of a time before the year 1 or after 9999
+        raise SourceError(
+            f"{relation} has a value that cannot be read: {error}; mend it in the view"
+        ) from None
     if not blocks:
         raise SourceError(f"{relation} has no rows; there is nobody and nothing to recommend")
     frame = pd.concat(blocks, ignore_index=True)
@@ -120,5 +125,6 @@ def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
     for column, value in absent.items():
         if column not in posts:
             posts[column] = value
+    posts.loc[posts[columns.TOPIC] == "", columns.TOPIC] = None  # COPY's rows cannot tell these two apart
     posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
     return posts

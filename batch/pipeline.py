@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from batch import ledger, live, lock, publish, source, store
 from batch.evaluate import evaluate
 from batch.gather import Gathered, gather
+from batch.interrupt import InterruptedRunError
 from batch.ledger import Run, State
 from batch.model import Model, fit
 from batch.progress import Stages, track
@@ -29,6 +30,9 @@ from contract.logs import redact
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
+
+EXPECTED = (OvernightError, InterruptedRunError)
+"""What tells in its message alone why a run ended."""
 
 
 @dataclass
@@ -73,10 +77,7 @@ def _run_variant(night: Night, variant: Variant) -> dict[str, Any]:
     try:
         with _explained(night.settings):
             manifest = _build(night, run, variant)
-        with night.engine.begin() as connection:
-            ledger.move(
-                connection, run.run_id, State.BUILT, datetime.now(UTC), night.actor, manifest=manifest
-            )
+            ledger.note_built(night.engine, run, datetime.now(UTC), night.actor, manifest)
             live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
     except BaseException as error:
         reason = _reason(night.settings, error)
@@ -173,5 +174,5 @@ def _explained(settings: Settings) -> Iterator[None]:
 
 def _reason(settings: Settings, error: BaseException) -> str:
     """Say in one line, without a secret, why a run ended."""
-    told = str(error) if isinstance(error, OvernightError) else f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, EXPECTED) else f"{type(error).__name__}: {error}"
     return redact(" ".join(told.split()), settings.secrets())

@@ -26,9 +26,10 @@ from contract.errors import SourceError
 log = logging.getLogger("batch")
 
 MINUTE = timedelta(minutes=1)
+YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 
 PER_MINUTE = f"""
-    SELECT extract(epoch FROM date_trunc('minute', {HAPPENED_AT}))::bigint AS minute,
+    SELECT extract(epoch FROM NULLIF(date_trunc('minute', {HAPPENED_AT}), '-infinity'))::bigint AS minute,
            count(*) FILTER (WHERE action = '{VIEW_ACTION}') AS views,
            count(*) FILTER (WHERE action = '{LIKE_ACTION}') AS likes
     FROM {SCHEMA}.{INTERACTIONS} WHERE {HAPPENED_AT} <= %(cutoff)s
@@ -64,10 +65,14 @@ def split_by_time(
     Raises
     ------
     SourceError
-        There are no likes, or all lie in so few minutes that time cannot be cut.
+        There are no likes, all lie in so few minutes that time cannot be cut, or some lie before the year 1.
     """
     per_minute = pd.concat(stream(connection, PER_MINUTE, {"cutoff": cutoff}), ignore_index=True)
     relation = f"{SCHEMA}.{INTERACTIONS}"
+    if not (per_minute["minute"] >= YEAR_ONE).all():
+        raise SourceError(
+            f"{relation} has a {HAPPENED_AT} before the year 1; leave such rows out in the view"
+        )
     if per_minute["likes"].sum() == 0:
         raise SourceError(
             f"{relation} has no likes up to {cutoff.isoformat()}; there is nothing to learn from"

@@ -50,6 +50,13 @@ DROP SCHEMA IF EXISTS recs CASCADE;
 DROP TABLE IF EXISTS "user", post, feed_action, simulation CASCADE"""
 
 
+MARK = "made by python -m demo, and dropped by it when another network is loaded"
+MARKED = "SELECT obj_description(to_regclass('public.feed_action'), 'pg_class')"
+FOREIGN = """
+SELECT coalesce(to_regnamespace('recs')::text, to_regclass('public."user"')::text,
+                to_regclass('public.post')::text, to_regclass('public.feed_action')::text)"""
+
+
 class NetworkError(OvernightError):
     """Raised when a demo network cannot be loaded as asked, or cannot be read."""
 
@@ -76,16 +83,29 @@ def transaction(database_url: str) -> Iterator[sa.Connection]:
 
 
 def create_tables(connection: sa.Connection, post_table: str) -> None:
-    """Drop the network that is there and create empty tables, without indexes.
+    """Drop the demo's network that is there and create empty tables, without indexes.
 
     Parameters
     ----------
     post_table
         DDL of the table `post`, the one whose columns differ between networks.
+
+    Raises
+    ------
+    NetworkError
+        If the database holds tables that the demo did not make: they are somebody's.
     """
+    if connection.exec_driver_sql(MARKED).scalar() != MARK:
+        foreign = connection.exec_driver_sql(FOREIGN).scalar()
+        if foreign is not None:
+            raise NetworkError(
+                f"the database of DATABASE_URL has {foreign}, which the demo did not make and would drop; "
+                "give an empty database, or unset DATABASE_URL to use the demo's own"
+            )
     connection.exec_driver_sql(DROP)
     for table in (USER_TABLE, post_table, FEED_ACTION_TABLE):
         connection.exec_driver_sql(table)
+    connection.exec_driver_sql(f"COMMENT ON TABLE {FEED_ACTION} IS '{MARK}'")
 
 
 def create_views(connection: sa.Connection, posts_view: str) -> None:

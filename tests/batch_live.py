@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,33 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from tests.batch_support import live_values, query, run_here, runs_with_keys
+from tests.batch_support import (
+    DEADLINE_SECONDS,
+    engine_of,
+    live_values,
+    make_network,
+    query,
+    run_batch,
+    run_here,
+    runs_with_keys,
+    started_batch,
+    wait_until,
+)
 from tests.serving_support import ask, recommend, serving, settings_for
+
+MANY_USERS = 5_000
+"""So many that writing their lists takes a moment, in which things can be made to fail."""
 
 KNOWN_USERS = (1, 7, 60)
 UNKNOWN_USER = 10**6
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [a-z.]+: ")
+
+WAITING = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'overnight%' AND wait_event = 'relation'
+"""
+"""Connections of runs that wait for a table."""
 
 _database_numbers = itertools.count()
 
@@ -52,7 +74,7 @@ class LiveNetwork:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command line in this process; `environment` overrides."""
-        return run_here(*arguments, **self.places, **environment)
+        return run_here(*arguments, **(self.places | environment))
 
     @property
     def places(self) -> dict[str, Any]:
@@ -67,12 +89,46 @@ class LiveNetwork:
         """Return the same with another database."""
         return replace(self, database_url=database_url)
 
-    def check_unchanged(self) -> None:
-        """Check that what was live is live, complete and served as before, and that no other run has keys."""
+    def with_models_in(self, model_dir: Path) -> LiveNetwork:
+        """Return the same with another folder for models."""
+        return replace(self, model_dir=model_dir)
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs that are live."""
+        return {value for name, value in self.values.items() if ":live:" in name}
+
+    def check_live(self) -> None:
+        """Check that what was live is live, complete and served as before."""
         assert _values(self.redis_url) == self.values
         assert _answers(self.redis_url) == self.answers
+
+    def check_unchanged(self) -> None:
+        """Check that what was live is live, and that no other run has keys."""
+        self.check_live()
         with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
-            assert runs_with_keys(client) == {name.split(":")[2] for name in self.values if ":run:" in name}
+            assert runs_with_keys(client) == self.runs
+
+    @contextmanager
+    def held_while_loading(self) -> Iterator[subprocess.Popen[str]]:
+        """Start a run, and yield its process while another's lock keeps it waiting for its rows."""
+        with (
+            engine_of(self.database_url).begin() as connection,
+            started_batch("run", "--variant", "control", **self.places) as process,
+        ):
+            connection.execute(sa.text("LOCK TABLE recs.interactions IN ACCESS EXCLUSIVE MODE"))
+            wait_until(lambda: query(self.database_url, WAITING))
+            yield process
+
+    def stop_mid_publish(self, process: subprocess.Popen[str], client: redis.Redis) -> str:
+        """Stop a run's process (SIGSTOP) when it has written lists, but not all; return the run's id."""
+        before = int(client.dbsize())
+        wait_until(lambda: int(client.dbsize()) > before + 500)
+        os.kill(process.pid, signal.SIGSTOP)
+        (run_id,) = runs_with_keys(client) - self.runs
+        users = query(self.database_url, "SELECT count(*) FROM recs.users")[0][0]
+        assert int(client.dbsize()) < before + users
+        return run_id
 
     def fails(self, *arguments: str, code: int = 1, says: str, **environment: str) -> None:
         """Run the command line; check that it fails in one line and leaves what is live alone."""
@@ -87,11 +143,54 @@ class LiveNetwork:
         return str(reason)
 
 
+@contextmanager
+def network_with_a_live_run(
+    server: sa.URL, redis_url: str, model_dir: Path, **size: int
+) -> Iterator[LiveNetwork]:
+    """Make a network of that size (see `make_network`) in a new database, and a run that is live."""
+    with copied_database(server) as database_url:
+        make_network(database_url, **size)
+        done = run_batch("run", database_url=database_url, redis_url=redis_url, model_dir=model_dir)
+        assert done.returncode == 0, done.stderr
+        yield LiveNetwork.of(database_url, redis_url, model_dir)
+
+
+@contextmanager
+def copy_of(live: LiveNetwork, server: sa.URL) -> Iterator[LiveNetwork]:
+    """Yield the same live run over a copy of its database."""
+    with copied_database(server, sa.make_url(live.database_url).database) as database_url:
+        yield live.in_database(database_url)
+
+
+def dump(redis_url: str) -> dict[bytes, bytes]:
+    """Return every key as Redis serialises it."""
+    with redis.Redis.from_url(redis_url) as client, client.pipeline(transaction=False) as pipe:
+        names = sorted(client.scan_iter(count=5_000))
+        for name in names:
+            pipe.dump(name)
+        return dict(zip(names, pipe.execute(), strict=True))
+
+
+def restore(redis_url: str, dumped: dict[bytes, bytes]) -> None:
+    """Empty a Redis and fill it with what was dumped."""
+    with redis.Redis.from_url(redis_url) as client, client.pipeline(transaction=False) as pipe:
+        client.flushall()
+        for name, value in dumped.items():
+            pipe.restore(name, 0, value)
+        pipe.execute()
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait until a process has ended, and return how."""
+    out, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    return subprocess.CompletedProcess((), process.returncode, out, errors)
+
+
 def check_error(done: subprocess.CompletedProcess[str], code: int, says: str) -> None:
     """Check the exit code, and that stderr ends with the one line that holds `says`, without a traceback."""
     *logged, last = done.stderr.rstrip("\n").split("\n")
     assert last.startswith("error: "), done.stderr
-    assert says in last
+    assert says in last, last
     assert [line for line in logged if not LOG_LINE.match(line)] == []
     assert done.returncode == code
 

@@ -126,13 +126,14 @@ def execute(database_url: str, *statements: str) -> None:
     engine = engine_of(database_url)
     for statement in statements:
         with engine.begin() as connection:
-            connection.exec_driver_sql(statement)
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query."""
     with engine_of(database_url).connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+        rows = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        return [tuple(row) for row in rows]
 
 
 def run_batch(

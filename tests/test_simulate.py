@@ -42,6 +42,21 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(database_url:
     assert all(now != before for now, before in zip(digests(database_url), first, strict=True))
 
 
+@pytest.mark.parametrize(
+    "theirs", ["CREATE SCHEMA recs", "CREATE TABLE post (id bigint)", 'CREATE TABLE "user" ()']
+)
+def test_tables_that_the_demo_did_not_make_are_never_dropped(database_url: str, theirs: str) -> None:
+    with transaction(database_url) as connection:
+        connection.exec_driver_sql(theirs)
+    with pytest.raises(NetworkError, match="did not make"):
+        simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7)
+    with (
+        transaction(database_url) as connection,
+        pytest.raises(sa.exc.ProgrammingError, match="already exists"),
+    ):
+        connection.exec_driver_sql(theirs)
+
+
 def test_the_network_has_the_size_asked_for_and_counters_that_sum_its_rows(database_url: str) -> None:
     simulate.simulate(database_url, users=300, posts=70, interactions=12_345, seed=1)
     sizes = query(
