@@ -21,7 +21,7 @@ from batch.likes import Likes
 from batch.load import Network
 from batch.stream import stream
 from contract import columns
-from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, VIEW_ACTION
+from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
 
 RECENT = timedelta(days=7)
 
@@ -48,7 +48,8 @@ BY_POST = f"""
                             AND happened_at > %(recent)s) AS recent_likes,
            count(*) FILTER (WHERE action = '{VIEW_ACTION}' AND happened_at > %(cutoff)s) AS later_views,
            count(*) FILTER (WHERE action = '{LIKE_ACTION}' AND happened_at > %(cutoff)s) AS later_likes
-    FROM {SCHEMA}.{INTERACTIONS} WHERE post_id IS NOT NULL
+    FROM {SCHEMA}.{INTERACTIONS}
+    WHERE post_id IS NOT NULL AND user_id IN (SELECT user_id FROM {SCHEMA}.{USERS})
     GROUP BY 1 ORDER BY 1
 """
 LIKED = f"""

@@ -66,8 +66,11 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     with one_thread, _explained(night.settings), lock.held(night.engine, night.settings.key_prefix):
         ledger.create(night.engine)
         live.tidy(night.engine, night.redis, night.settings, night.actor)
+        publish.write_lasting_keys(
+            night.redis, night.keys, night.settings
+        )  # a Redis that takes no writes fails here
         manifests = [_run_variant(night, VARIANTS[name]) for name in variants]
-        live.tidy(night.engine, night.redis, night.settings, night.actor)
+        _clear_away(night)
         return manifests
 
 
@@ -160,10 +163,19 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         publish.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
         )
-        publish.write_lasting_keys(client, keys, settings, gathered.network.posts)
+        publish.write_texts(client, keys, gathered.network.posts)
         publish.verify(client, written, users)
         told |= {"users": written.users, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
     return written
+
+
+def _clear_away(night: Night) -> None:
+    """Remove runs that are no longer kept, and texts of posts that the network no longer has."""
+    live.tidy(night.engine, night.redis, night.settings, night.actor)
+    if (
+        night.gathered is not None and night.as_of is None
+    ):  # as of an earlier time, newer posts were not loaded
+        publish.remove_old_texts(night.redis, night.keys, night.gathered.network.posts)
 
 
 @contextmanager

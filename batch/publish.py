@@ -132,10 +132,8 @@ def remove_old_texts(client: redis.Redis, keys: Keys, posts: pd.DataFrame) -> No
         client.hdel(keys.posts, *block)
 
 
-def write_lasting_keys(client: redis.Redis, keys: Keys, settings: Settings, posts: pd.DataFrame) -> None:
-    """Write what outlives runs: texts, the help text, and the experiment if none is stored."""
-    write_texts(client, keys, posts)
-    remove_old_texts(client, keys, posts)
+def write_lasting_keys(client: redis.Redis, keys: Keys, settings: Settings) -> None:
+    """Write what outlives runs: the help text, and the experiment if none is stored."""
     client.set(keys.help, HELP_TEXT.format(prefix=keys.prefix))
     experiment = Experiment("default", settings.experiment_salt, settings.percent_test)
     client.set(keys.experiment, encode_object(experiment.to_fields()), nx=True)

@@ -20,7 +20,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.stream import stream
-from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
+from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
 from contract.errors import SourceError
 
 log = logging.getLogger("batch")
@@ -32,7 +32,8 @@ PER_MINUTE = f"""
     SELECT extract(epoch FROM NULLIF(date_trunc('minute', {HAPPENED_AT}), '-infinity'))::bigint AS minute,
            count(*) FILTER (WHERE action = '{VIEW_ACTION}') AS views,
            count(*) FILTER (WHERE action = '{LIKE_ACTION}') AS likes
-    FROM {SCHEMA}.{INTERACTIONS} WHERE {HAPPENED_AT} <= %(cutoff)s
+    FROM {SCHEMA}.{INTERACTIONS}
+    WHERE {HAPPENED_AT} <= %(cutoff)s AND user_id IN (SELECT user_id FROM {SCHEMA}.{USERS})
     GROUP BY 1 ORDER BY 1
 """
 OUT_OF_TIME = sa.text(f"""

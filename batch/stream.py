@@ -39,17 +39,16 @@ def stream(
         The disk has no room for the rows.
     """
     kinds = {columns.USER_ID: "Int64", columns.POST_ID: "Int64"} | dict.fromkeys(text, "str")
-    with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
-        driver: Any = connection.connection.cursor()
-        with driver as cursor:
-            statement = cursor.mogrify(query, parameters).decode()
-            try:
+    try:  # around it all: closing a file that did not fit fails once more
+        with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
+            driver: Any = connection.connection.cursor()
+            with driver as cursor:
+                statement = cursor.mogrify(query, parameters).decode()
                 cursor.copy_expert(f"COPY ({statement}) TO STDOUT WITH (FORMAT csv, HEADER true)", file)
-            except OSError as error:
-                place = tempfile.gettempdir()
-                reason = f"{error.strerror}; free space or set TMPDIR"
-                raise SourceError(f"cannot keep rows in {place}: {reason}") from None
-        file.seek(0)
-        yield from pd.read_csv(
-            file, chunksize=ROWS_AT_A_TIME, dtype=kinds, keep_default_na=False, na_values=[""]
-        )
+            file.seek(0)
+            yield from pd.read_csv(
+                file, chunksize=ROWS_AT_A_TIME, dtype=kinds, keep_default_na=False, na_values=[""]
+            )
+    except OSError as error:
+        place, reason = tempfile.gettempdir(), f"{error.strerror}; free space or set TMPDIR"
+        raise SourceError(f"cannot keep rows in {place}: {reason}") from None

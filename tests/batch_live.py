@@ -22,7 +22,6 @@ from tests.batch_support import (
     live_values,
     make_network,
     query,
-    run_batch,
     run_here,
     runs_with_keys,
     started_batch,
@@ -30,7 +29,7 @@ from tests.batch_support import (
 )
 from tests.serving_support import ask, recommend, serving, settings_for
 
-MANY_USERS = 5_000
+MANY_USERS = 4_000
 """So many that writing their lists takes a moment, in which things can be made to fail."""
 
 KNOWN_USERS = (1, 7, 60)
@@ -120,15 +119,20 @@ class LiveNetwork:
             wait_until(lambda: query(self.database_url, WAITING))
             yield process
 
-    def stop_mid_publish(self, process: subprocess.Popen[str], client: redis.Redis) -> str:
-        """Stop a run's process (SIGSTOP) when it has written lists, but not all; return the run's id."""
+    @contextmanager
+    def stopped_mid_publish(self, client: redis.Redis) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        """Start a run and stop it (SIGSTOP) when it has written lists, but not all; yield process and run.
+
+        The least memory budget makes it score in several chunks, and write in between.
+        """
         before = int(client.dbsize())
-        wait_until(lambda: int(client.dbsize()) > before + 500)
-        os.kill(process.pid, signal.SIGSTOP)
-        (run_id,) = runs_with_keys(client) - self.runs
-        users = query(self.database_url, "SELECT count(*) FROM recs.users")[0][0]
-        assert int(client.dbsize()) < before + users
-        return run_id
+        places = self.places | {"OVERNIGHT_MEMORY_BUDGET_MIB": "16"}
+        with started_batch("run", "--variant", "control", **places) as process:
+            wait_until(lambda: int(client.dbsize()) > before + 500)
+            os.kill(process.pid, signal.SIGSTOP)
+            (run_id,) = runs_with_keys(client) - self.runs
+            assert int(client.dbsize()) < before + MANY_USERS
+            yield process, run_id
 
     def fails(self, *arguments: str, code: int = 1, says: str, **environment: str) -> None:
         """Run the command line; check that it fails in one line and leaves what is live alone."""
@@ -150,7 +154,7 @@ def network_with_a_live_run(
     """Make a network of that size (see `make_network`) in a new database, and a run that is live."""
     with copied_database(server) as database_url:
         make_network(database_url, **size)
-        done = run_batch("run", database_url=database_url, redis_url=redis_url, model_dir=model_dir)
+        done = run_here("run", database_url=database_url, redis_url=redis_url, model_dir=model_dir)
         assert done.returncode == 0, done.stderr
         yield LiveNetwork.of(database_url, redis_url, model_dir)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
+import sqlalchemy as sa
 
 from batch import ledger
 from contract.errors import OvernightError
@@ -65,8 +66,7 @@ def test_a_run_stopped_while_it_learns_leaves_what_is_live(live: LiveNetwork) ->
 
 def test_a_run_stopped_mid_publish_removes_its_keys(live: LiveNetwork, client: redis.Redis) -> None:
     by = signal.SIGTERM
-    with started_batch(*CONTROL, **live.places) as process:
-        live.stop_mid_publish(process, client)
+    with live.stopped_mid_publish(client) as (process, _):
         process.send_signal(by)
         process.send_signal(by)
         process.send_signal(signal.SIGCONT)
@@ -78,8 +78,7 @@ def test_a_run_stopped_mid_publish_removes_its_keys(live: LiveNetwork, client: r
 def test_a_run_killed_mid_publish_is_noted_and_cleared_away_by_the_next(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
-    with started_batch(*CONTROL, **live.places) as process:
-        half = live.stop_mid_publish(process, client)
+    with live.stopped_mid_publish(client) as (process, half):
         process.kill()
         process.wait()
     live.check_live()
@@ -91,9 +90,8 @@ def test_a_run_killed_mid_publish_is_noted_and_cleared_away_by_the_next(
     assert half not in {folder.name for folder in live.model_dir.iterdir()}
 
 
-def test_a_second_run_is_refused_and_told_who_runs_and_since_when(
-    live: LiveNetwork, client: redis.Redis
-) -> None:
+def test_a_second_run_is_refused_and_told_who_runs_and_since_when(live: LiveNetwork) -> None:
+    execute(live.database_url, "CREATE ROLE other LOGIN")
     with live.held_while_loading() as process:
         done = live.run("run")
         check_error(done, 4, f" pid {process.pid} (Postgres pid ")
@@ -102,36 +100,29 @@ def test_a_second_run_is_refused_and_told_who_runs_and_since_when(
         began = query(live.database_url, f"SELECT backend_start FROM pg_stat_activity {HOLDS_THE_LOCK}")
         assert began[0][0].replace(microsecond=0) == datetime.fromisoformat(since[1])
         live.check_live()
-
-
-def test_the_role_that_may_not_see_since_when_another_runs_is_told_who(live: LiveNetwork) -> None:
-    execute(live.database_url, "CREATE ROLE other LOGIN")
-    try:
-        with live.held_while_loading() as process:
-            role = live.database_url.replace("postgres:@", "other@")
-            done = live.in_database(role).run("run")
-            check_error(done, 4, f" pid {process.pid} (Postgres pid ")
-    finally:
-        execute(live.database_url, "DROP ROLE other")
+        # Postgres tells another role who holds the lock, not since when.
+        role = sa.make_url(live.database_url).set(username="other").render_as_string(hide_password=False)
+        check_error(live.in_database(role).run("run"), 4, f" pid {process.pid} (Postgres pid ")
+    execute(live.database_url, "DROP ROLE other")
 
 
 def test_a_run_that_lost_postgres_while_it_learnt_goes_live_all_the_same(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
-    with started_batch(*CONTROL, **live.places) as process:
-        mine = live.stop_mid_publish(process, client)
+    with live.stopped_mid_publish(client) as (process, mine):
         execute(live.database_url, LOSE_ALL)
         process.send_signal(signal.SIGCONT)
         done = ended(process)
     assert done.returncode == 0, done.stderr
     assert live_run(client) == mine
+    state = f"SELECT state FROM recs.runs WHERE run_id = '{mine}'"
+    assert query(live.database_url, state) == [("live",)]
     assert len(live_lists(client)) == MANY_USERS
 
 
 def test_a_run_that_lost_the_lock_to_another_does_not_go_live(live: LiveNetwork, client: redis.Redis) -> None:
     """What it wrote is gone by then, so it fails when it reads back; the next test does without Redis."""
-    with started_batch(*CONTROL, **live.places) as process:
-        mine = live.stop_mid_publish(process, client)
+    with live.stopped_mid_publish(client) as (process, mine):
         execute(live.database_url, LOSE_ALL)
         done = live.run(*CONTROL)
         assert done.returncode == 0, done.stderr

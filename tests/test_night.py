@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import lightgbm as lgb
@@ -195,6 +196,32 @@ def test_only_so_many_users_are_scored_when_asked(night: Night, database_url: st
     (manifest,) = run_night(night, ("control",))
     assert sorted(live_lists(night.redis)) == list(range(1, 8))
     assert (manifest["users"], manifest["users_of_network"]) == (7, 60)
+
+
+def test_interactions_of_unknown_users_count_for_nothing(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    (before,) = run_night(night, ("control",))
+    popular = night.redis.get(Keys().popular(before["run_id"]))
+    execute(
+        database_url,
+        "INSERT INTO recs.interactions SELECT 999999, 101, 'like', happened_at "
+        "FROM recs.interactions LIMIT 500",
+    )
+    night.gathered = None
+    (after,) = run_night(night, ("control",))
+    assert after["left_out"]["of_unknown_users"] == 500
+    assert night.redis.get(Keys().popular(after["run_id"])) == popular
+    assert after["checksum"] == before["checksum"]
+
+
+def test_a_run_as_of_an_earlier_day_keeps_the_texts_of_newer_posts(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    run_night(night, ("control",))
+    texts = night.redis.hgetall(Keys().posts)
+    night.gathered, night.as_of = None, LATER - timedelta(days=45)
+    (manifest,) = run_night(night, ("test",))
+    assert manifest["posts"] < len(texts)
+    assert night.redis.hgetall(Keys().posts) == texts
 
 
 def test_texts_of_posts_are_kept_up_to_date(night: Night, database_url: str) -> None:
