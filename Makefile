@@ -34,8 +34,8 @@ check: .venv/dev-ready
 	$(BIN)/python -m pytest
 
 clean:  ## Stop the demo's servers and remove all traces
-	@if [ -x $(BIN)/python ] && [ -d .demo ]; then $(BIN)/python -m demo stop; fi
-	rm -rf .venv .demo models .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi
+	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

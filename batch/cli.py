@@ -56,6 +56,8 @@ def cli(context: click.Context) -> None:
 @click.pass_obj
 def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
+    if as_of is not None and as_of > datetime.now(UTC):
+        raise click.BadParameter("lies in the future; give a time that has been", param_hint="'--as-of'")
     who = ledger.actor("batch run")
     with (
         _postgres(settings, f"overnight {who}") as engine,

@@ -27,7 +27,7 @@ def holdout_rows(examples: Examples) -> Examples:
     return (views if len(views) else examples).distinct()
 
 
-def evaluate(model: Model, gathered: Gathered) -> dict[str, Any]:
+def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
     """Judge a model on the holdout, with features as of its start, by the viewed-only protocol.
 
     Returns
@@ -37,7 +37,7 @@ def evaluate(model: Model, gathered: Gathered) -> dict[str, Any]:
     value.
     """
     rows, history, split = holdout_rows(gathered.holdout), gathered.at_holdout, gathered.split
-    scores = _scores(model, gathered.network, history, rows)
+    scores = _scores(model, gathered.network, history, rows, threads)
     popular, popular_rate = _popularity(history, rows)
     like_rate = float(gathered.training.liked.mean())
     return {
@@ -54,12 +54,13 @@ def evaluate(model: Model, gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def _scores(model: Model, network: Network, history: History, rows: Examples) -> Floats:
+def _scores(model: Model, network: Network, history: History, rows: Examples, threads: int) -> Floats:
     tables, factors = model.tables(network, history), model.factors(history)
     if len(rows) == 0:
         return np.empty(0)
     scores = np.asarray(
-        model.booster.predict(tables.rows(rows.users, rows.posts), raw_score=True), np.float64
+        model.booster.predict(tables.rows(rows.users, rows.posts), raw_score=True, num_threads=threads),
+        np.float64,
     )
     return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 

@@ -97,8 +97,9 @@ def labelled_between(
 ) -> Examples:
     """Collect the examples of `before.cutoff` < happened_at <= until.
 
-    Where there would be more than about `most_rows`, whole users are left out,
-    chosen by a hash of their id, so that those who stay keep all their rows.
+    Where there would be more than `most_rows`, whole users are left out, so
+    that those who stay keep all their rows: first in Postgres, by a hash of
+    their id, then once sampled negatives have been added.
     """
     since = before.cutoff
     expected = int(connection.scalar(COUNT, {"since": since, "until": until}) or 0)
@@ -108,7 +109,19 @@ def labelled_between(
     user, post = places_of(network.users, rows["user_id"]), places_of(network.posts, rows["post_id"])
     known = (user >= 0) & (post >= 0)
     labels = Examples(user, post, (rows["liked"] == "t").to_numpy(), (rows["viewed"] == "t").to_numpy())
-    return with_negatives(labels.where(known), before.likes, len(network.posts), seed)
+    examples = with_negatives(labels.where(known), before.likes, len(network.posts), seed)
+    return thinned(examples, most_rows, seed)
+
+
+def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
+    """Keep as many whole users, in random order, as have at most so many rows together."""
+    if len(examples) <= most_rows:
+        return examples
+    rows_of_user = np.bincount(examples.users)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(rows_of_user))
+    kept = np.zeros(rows_of_user.size, dtype=bool)
+    kept[order[np.cumsum(rows_of_user[order]) <= most_rows]] = True
+    return examples.where(kept[examples.users])
 
 
 def with_negatives(examples: Examples, liked_before: Likes, posts: int, seed: int) -> Examples:

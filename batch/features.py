@@ -123,7 +123,7 @@ def post_like_rate(history: History) -> Floats:
 def _topic_affinity(history: History) -> Affinity:
     """What the user makes of each topic: share of their likes, and shrunk like rate."""
     likes, views = history.topic_likes, history.topic_views
-    likes_of_topic = likes.sum(axis=0)
+    likes_of_topic = likes.sum(axis=0, dtype=np.float64)
     share_of_topic = likes_of_topic / max(likes_of_topic.sum(), 1.0)
     share = (likes + PRIOR_LIKES_OF_USER * share_of_topic) / (
         likes.sum(axis=1, keepdims=True) + PRIOR_LIKES_OF_USER

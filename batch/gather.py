@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from batch.examples import Examples, labelled_between
 from batch.features import TextFeatures
-from batch.history import History, as_of
+from batch.history import History, as_of, likes_until
+from batch.likes import Likes
 from batch.load import Network, load_network
 from batch.source import latest_interaction, snapshot
 from batch.split import Split, out_of_time, split_by_time
@@ -34,12 +35,16 @@ class Gathered:
         from the last.
     text
         Columns of the posts' texts.
+    liked
+        Every like up to the clock, left out of the lists even where the
+        cutoff is an earlier time: nobody is shown what they like already.
     left_out
         Interactions not used, by reason.
     """
 
     network: Network
     text: TextFeatures
+    liked: Likes
     split: Split
     at_history_end: History
     at_holdout: History
@@ -74,6 +79,7 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
             network=network,
             text=text_features(network.posts[columns.TEXT], settings.seed),
             split=split,
+            liked=likes_until(connection, network, clock) if as_of_time else now.likes,
             at_history_end=first,
             at_holdout=second,
             now=now,

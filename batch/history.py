@@ -20,12 +20,12 @@ import sqlalchemy as sa
 from batch.likes import Likes
 from batch.load import Network
 from batch.stream import stream
+from batch.tables import Float32s
 from contract import columns
 from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
 
 RECENT = timedelta(days=7)
-
-Floats = npt.NDArray[np.float64]
+MOST_TOPICS = 50
 
 KNOWN = f"action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')"
 BY_USER_AND_TOPIC = f"""
@@ -40,6 +40,7 @@ BY_USER_AND_TOPIC = f"""
     WHERE i.happened_at <= %(cutoff)s
     GROUP BY 1, 2, 3 ORDER BY 1, 3, 2
 """
+ONE_OF_TOPICS = f"CASE WHEN {columns.TOPIC} = ANY(%(topics)s) THEN {columns.TOPIC} END"
 BY_POST = f"""
     SELECT post_id,
            count(*) FILTER (WHERE action = '{VIEW_ACTION}' AND happened_at <= %(cutoff)s) AS views,
@@ -72,12 +73,12 @@ class History:
         Row per post: `views`, `likes` and `recent_likes`; likes and views are
         the network's own counters where it has them.
     topics
-        Topics in alphabetical order; posts without one are in group
-        `len(topics)`.
+        The topics with most posts, in alphabetical order; all other posts are
+        in group `len(topics)`.
     topic_of_post
         (posts,) int32 place of the post's topic.
     topic_views, topic_likes
-        (users, topics + 1) float64 counts.
+        (users, topics + 1) float32 counts.
     likes
         Every like up to the cutoff.
     left_out
@@ -89,8 +90,8 @@ class History:
     post_counts: pd.DataFrame
     topics: tuple[str, ...]
     topic_of_post: npt.NDArray[np.int32]
-    topic_views: Floats
-    topic_likes: Floats
+    topic_views: Float32s
+    topic_likes: Float32s
     likes: Likes
     left_out: dict[str, int]
 
@@ -107,33 +108,48 @@ def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> npt.NDArray[np.int64]
 def as_of(connection: sa.Connection, network: Network, cutoff: datetime) -> History:
     """Collect what was known at the cutoff, aggregated in Postgres."""
     when = {"cutoff": cutoff, "recent": cutoff - RECENT}
-    topics = tuple(sorted(network.posts[columns.TOPIC].dropna().unique()))
+    topics = frequent_topics(network.posts)
     groups = {topic: place for place, topic in enumerate(topics)}
-    grouped, left_out = _known(_by_user_and_topic(connection, network, when), network)
+    grouped, left_out = _known(_by_user_and_topic(connection, topics, when), network)
     shape = (len(network.users), len(topics) + 1)
     at = (grouped["user"], grouped["topic"].map(groups).fillna(len(topics)).astype(np.int64))
-    tables = {name: np.zeros(shape) for name in ("views", "likes")}
+    tables: dict[str, Float32s] = {name: np.zeros(shape, dtype=np.float32) for name in ("views", "likes")}
     for name, table in tables.items():
-        np.add.at(table, at, grouped[name].to_numpy(np.float64))
+        np.add.at(table, at, grouped[name].to_numpy(np.float32))
     return History(
         cutoff=cutoff,
         user_counts=_user_counts(grouped, len(network.users)),
         post_counts=_post_counts(connection, network.posts, when),
         topics=topics,
-        topic_of_post=network.posts[columns.TOPIC].map(groups).fillna(len(topics)).to_numpy(np.int32),
+        topic_of_post=network.posts[columns.TOPIC]
+        .map(groups)
+        .fillna(len(topics))
+        .to_numpy()
+        .astype(np.int32),
         topic_views=tables["views"],
         topic_likes=tables["likes"],
-        likes=_likes(connection, network, when),
+        likes=likes_until(connection, network, cutoff),
         left_out=left_out,
     )
 
 
+def frequent_topics(posts: pd.DataFrame) -> tuple[str, ...]:
+    """Return the topics with most posts, in alphabetical order; the others are one group with no topic.
+
+    What is kept per user and topic must not grow with the number of topics.
+    """
+    counts = posts[columns.TOPIC].value_counts()
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(sorted(str(topic) for topic, _ in ranked[:MOST_TOPICS]))
+
+
 def _by_user_and_topic(
-    connection: sa.Connection, network: Network, when: dict[str, datetime]
+    connection: sa.Connection, topics: tuple[str, ...], when: dict[str, datetime]
 ) -> pd.DataFrame:
-    has_topic = network.posts[columns.TOPIC].notna().any()
-    query = BY_USER_AND_TOPIC.format(topic=columns.TOPIC if has_topic else "NULL::text")
-    return pd.concat(stream(connection, query, when, text=("topic",)), ignore_index=True)
+    # A view without topics may lack the column as well.
+    query = BY_USER_AND_TOPIC.format(topic=ONE_OF_TOPICS if topics else "NULL::text")
+    parameters = when | {"topics": list(topics)}
+    return pd.concat(stream(connection, query, parameters, text=("topic",)), ignore_index=True)
 
 
 def _known(grouped: pd.DataFrame, network: Network) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -167,10 +183,11 @@ def _post_counts(connection: sa.Connection, posts: pd.DataFrame, when: dict[str,
     return counts[["views", "likes", "recent_likes"]]
 
 
-def _likes(connection: sa.Connection, network: Network, when: dict[str, datetime]) -> Likes:
+def likes_until(connection: sa.Connection, network: Network, cutoff: datetime) -> Likes:
+    """Return every like up to the cutoff, of known users and posts."""
     users: list[npt.NDArray[np.int32]] = []
     posts: list[npt.NDArray[np.int32]] = []
-    for block in stream(connection, LIKED, when):
+    for block in stream(connection, LIKED, {"cutoff": cutoff}):
         user = places_of(network.users, block["user_id"])
         post = places_of(network.posts, block["post_id"])
         known = (user >= 0) & (post >= 0)

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
+from contract.keys import Keys
 from contract.run_id import make_run_id
 
 
@@ -37,6 +38,7 @@ runs = sa.Table(
     tables,
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("variant", sa.Text, nullable=False),
+    sa.Column("key_prefix", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("cutoff", time),
     sa.Column("started_at", time, nullable=False),
@@ -62,6 +64,7 @@ class Run:
 
     run_id: str
     variant: str
+    key_prefix: str = Keys().prefix
 
 
 def actor(command: str) -> str:
@@ -78,15 +81,16 @@ def create(engine: sa.Engine) -> None:
     tables.create_all(engine)
 
 
-def start(engine: sa.Engine, variant: str, now: datetime, who: str) -> Run:
+def start(engine: sa.Engine, variant: str, now: datetime, who: str, key_prefix: str = Keys().prefix) -> Run:
     """Enter a new run, named by the time in UTC and its variant; a taken name moves to the next second."""
     moment = now
     with engine.begin() as connection:
         while True:
-            run = Run(make_run_id(moment, variant), variant)
+            run = Run(make_run_id(moment, variant), variant, key_prefix)
             row = {
                 "run_id": run.run_id,
                 "variant": variant,
+                "key_prefix": key_prefix,
                 "state": State.BUILDING,
                 "started_at": now,
                 "actor": who,
@@ -115,8 +119,15 @@ def move(
 
 
 def note_built(engine: sa.Engine, run: Run, now: datetime, who: str, manifest: dict[str, Any]) -> None:
-    """Enter that a run is written and checked, and is about to go live."""
+    """Enter that a run is written and checked, and is about to go live.
+
+    Raises
+    ------
+    OvernightError
+        Another run has closed this one: the lock was lost with its connection.
+    """
     with engine.begin() as connection:
+        _still_open(connection, run, State.BUILDING)
         move(connection, run.run_id, State.BUILT, now, who, manifest=manifest)
 
 
@@ -128,38 +139,53 @@ def make_live(connection: sa.Connection, run: Run, now: datetime, who: str, **va
     OvernightError
         Another run has closed this one: the lock was lost with its connection.
     """
-    state = connection.scalar(sa.select(runs.c.state).where(runs.c.run_id == run.run_id).with_for_update())
-    if state not in (State.BUILDING, State.BUILT):
-        raise OvernightError(
-            f"{run.run_id} is {state}, closed by another run when Postgres was lost; run again"
-        )
+    _still_open(connection, run, State.BUILDING, State.BUILT)
     for run_id in connection.scalars(
         sa.select(runs.c.run_id).where(
-            runs.c.variant == run.variant, runs.c.state == State.LIVE, runs.c.run_id != run.run_id
+            runs.c.variant == run.variant,
+            runs.c.key_prefix == run.key_prefix,
+            runs.c.state == State.LIVE,
+            runs.c.run_id != run.run_id,
         )
     ).all():
         move(connection, run_id, State.RETIRED, now, who, f"{run.run_id} went live")
     move(connection, run.run_id, State.LIVE, now, who, **values)
 
 
-def kept(engine: sa.Engine, count: int) -> set[str]:
+def _still_open(connection: sa.Connection, run: Run, *states: State) -> None:
+    state = connection.scalar(sa.select(runs.c.state).where(runs.c.run_id == run.run_id).with_for_update())
+    if state not in states:
+        raise OvernightError(
+            f"{run.run_id} is {state}, closed by another run when Postgres was lost; run again"
+        )
+
+
+def kept(engine: sa.Engine, key_prefix: str, count: int) -> set[str]:
     """Return the runs whose keys stay: per variant the live one and the newest retired, `count` in all."""
     newest = sa.select(
         runs.c.run_id,
         sa.func.row_number()
         .over(partition_by=runs.c.variant, order_by=[runs.c.state != State.LIVE, runs.c.run_id.desc()])
         .label("place"),
-    ).where(runs.c.state.in_([State.LIVE, State.RETIRED]))
+    ).where(runs.c.key_prefix == key_prefix, runs.c.state.in_([State.LIVE, State.RETIRED]))
     ranked = newest.subquery()
     with engine.connect() as connection:
         return set(connection.scalars(sa.select(ranked.c.run_id).where(ranked.c.place <= count)))
 
 
-def unfinished(engine: sa.Engine) -> list[str]:
+def unfinished(engine: sa.Engine, key_prefix: str) -> list[Run]:
     """Return the runs that say they are being built: under the lock, those that died."""
+    query = sa.select(runs.c.run_id, runs.c.variant).where(
+        runs.c.key_prefix == key_prefix, runs.c.state.in_([State.BUILDING, State.BUILT])
+    )
     with engine.connect() as connection:
-        states = [State.BUILDING, State.BUILT]
-        return list(connection.scalars(sa.select(runs.c.run_id).where(runs.c.state.in_(states))))
+        return [Run(row.run_id, row.variant, key_prefix) for row in connection.execute(query)]
+
+
+def entered(engine: sa.Engine, key_prefix: str) -> set[str]:
+    """Return every run that was ever started under a key prefix."""
+    with engine.connect() as connection:
+        return set(connection.scalars(sa.select(runs.c.run_id).where(runs.c.key_prefix == key_prefix)))
 
 
 def latest_start(engine: sa.Engine) -> datetime | None:

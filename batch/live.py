@@ -18,7 +18,6 @@ from contract.codec import decode_object, encode_object
 from contract.errors import ModelError, OvernightError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from contract.run_id import is_run_id, parse_run_id
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
@@ -73,29 +72,29 @@ def abandon(
 def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> None:
     """Bring ledger and Redis to one state: note what died, remove keys and models of runs not kept.
 
-    Only under the lock: what says it is being built has died.
+    Only under the lock: what says it is being built has died. A run that this
+    ledger does not know belongs to somebody else, and is left alone.
     """
-    keys, now = Keys(settings.key_prefix), datetime.now(UTC)
+    prefix = settings.key_prefix
+    keys, now = Keys(prefix), datetime.now(UTC)
     with store.explained(settings):
         serving = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
-        unfinished = ledger.unfinished(engine)
-        for run_id in unfinished:
+        unfinished = ledger.unfinished(engine, prefix)
+        for run in unfinished:
             with engine.begin() as connection:
-                _, variant = parse_run_id(run_id)
-                if run_id == serving.get(variant):
-                    fields = _manifest(client, keys, run_id)
-                    ledger.make_live(connection, Run(run_id, variant), now, who, manifest=fields)
+                if run.run_id == serving.get(run.variant):
+                    fields = _manifest(client, keys, run.run_id)
+                    ledger.make_live(connection, run, now, who, manifest=fields)
                 else:
-                    ledger.move(connection, run_id, State.FAILED, now, who, "died before it was live")
-        kept = ledger.kept(engine, settings.keep_runs) | {
-            str(run_id) for run_id in serving.values() if run_id
-        }
-        for run_id in (store.runs_in(client, keys) | set(unfinished)) - kept:
+                    ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
+        kept = ledger.kept(engine, prefix, settings.keep_runs) | {str(found) for found in serving.values()}
+        done = ledger.entered(engine, prefix) - kept
+        for run_id in done & (store.runs_in(client, keys) | {run.run_id for run in unfinished}):
             log.info("removed %d keys of run %s", store.remove_run(client, keys, run_id), run_id)
-    _remove_models(Path(settings.model_dir), kept)
+    _remove_models(Path(settings.model_dir), done)
 
 
-def _remove_models(folder: Path, kept: set[str]) -> None:
+def _remove_models(folder: Path, done: set[str]) -> None:
     """Remove models of runs not kept; an unusable folder is told before a night's work, not after."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +103,7 @@ def _remove_models(folder: Path, kept: set[str]) -> None:
         reason = f"{error.strerror}; set OVERNIGHT_MODEL_DIR to a folder that can be written"
         raise ModelError(f"cannot keep models in {folder}: {reason}") from None
     for model in models:
-        if model.name not in kept and is_run_id(model.name):
+        if model.name in done:
             shutil.rmtree(model, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from contract.errors import LockedError
 
@@ -26,24 +27,64 @@ KEEPALIVE = sa.text("""
 """)
 
 
+STILL_THERE = sa.text("SELECT 1")
+
+
+class Lock:
+    """The lock as held: it lasts as long as the connection that took it."""
+
+    def __init__(self, engine: sa.Engine, key_prefix: str) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._name = {"name": f"overnight:{key_prefix}"}
+        self._connection = self._taken()
+
+    def check(self) -> None:
+        """Make sure that the lock is held still; take it again if its connection was lost.
+
+        What happened in between the ledger tells: a run that took the lock
+        meanwhile has closed this one there.
+
+        Raises
+        ------
+        LockedError
+            Another run has taken it.
+        """
+        try:
+            self._connection.execute(STILL_THERE)
+        except DBAPIError:
+            self.release()
+            self._connection = self._taken()
+
+    def release(self) -> None:
+        """Close the connection, and with it the lock."""
+        self._connection.invalidate()
+        self._connection.close()
+
+    def _taken(self) -> sa.Connection:
+        connection = self._engine.connect()
+        connection.execute(KEEPALIVE)
+        if connection.scalar(TRY, self._name):
+            return connection
+        try:
+            raise LockedError(_who_holds(connection, self._name))
+        finally:
+            connection.close()
+
+
 @contextmanager
-def held(engine: sa.Engine, key_prefix: str) -> Iterator[None]:
-    """Hold the lock of everything published under one key prefix.
+def held(engine: sa.Engine, key_prefix: str) -> Iterator[Lock]:
+    """Hold the lock of everything that one database publishes under one key prefix.
 
     Raises
     ------
     LockedError
         Another run holds it; says who and since when.
     """
-    name = {"name": f"overnight:{key_prefix}"}
-    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(KEEPALIVE)
-        if not connection.scalar(TRY, name):
-            raise LockedError(_who_holds(connection, name))
-        try:
-            yield
-        finally:
-            connection.invalidate()
+    lock = Lock(engine, key_prefix)
+    try:
+        yield lock
+    finally:
+        lock.release()
 
 
 def _who_holds(connection: sa.Connection, name: dict[str, str]) -> str:

@@ -63,23 +63,24 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     """
     # One thread for linear algebra: more would sum in another order on another machine. LightGBM uses all.
     one_thread = threadpool_limits(1, user_api="blas")
-    with one_thread, _explained(night.settings), lock.held(night.engine, night.settings.key_prefix):
+    lone = lock.held(night.engine, night.settings.key_prefix)
+    with one_thread, _explained(night.settings), lone as held:
         ledger.create(night.engine)
         live.tidy(night.engine, night.redis, night.settings, night.actor)
-        publish.write_lasting_keys(
-            night.redis, night.keys, night.settings
-        )  # a Redis that takes no writes fails here
-        manifests = [_run_variant(night, VARIANTS[name]) for name in variants]
+        manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
+        held.check()
         _clear_away(night)
         return manifests
 
 
-def _run_variant(night: Night, variant: Variant) -> dict[str, Any]:
-    run = ledger.start(night.engine, variant.name, datetime.now(UTC), night.actor)
+def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:
+    now, prefix = datetime.now(UTC), night.settings.key_prefix
+    run = ledger.start(night.engine, variant.name, now, night.actor, prefix)
     log.info("run %s started", run.run_id)
     try:
         with _explained(night.settings):
             manifest = _build(night, run, variant)
+            held.check()
             ledger.note_built(night.engine, run, datetime.now(UTC), night.actor, manifest)
             live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
     except BaseException as error:
@@ -93,6 +94,9 @@ def _run_variant(night: Night, variant: Variant) -> dict[str, Any]:
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     """Load, learn, judge, score and write one run aside; return its manifest."""
     stages = Stages()
+    publish.write_lasting_keys(
+        night.redis, night.keys, night.settings
+    )  # a Redis that takes no writes fails here
     gathered = _load(night, stages)
     metrics = _judge(night.settings, gathered, variant, stages)
     model = _learn(night.settings, gathered, variant, stages)
@@ -134,7 +138,7 @@ def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Sta
         model = fit(variant, gathered, gathered.training, settings)
         told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
     with stages.stage("evaluate") as told:
-        metrics = evaluate(model, gathered)
+        metrics = evaluate(model, gathered, settings.threads)
         told |= {"rows": int(metrics["holdout"]["views"])}
     return metrics
 
@@ -155,7 +159,7 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         blocked = publish.blocked_places(client, keys, tables.post_ids)
         publish.begin(client, keys, run.run_id)
         chunks = lists_of_all(
-            model.booster, tables, factors, gathered.now.likes, blocked, settings.top_n,
+            model.booster, tables, factors, gathered.liked, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
         lists = track(chunks, users, "score and write", "users")

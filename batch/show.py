@@ -83,9 +83,7 @@ def lookup(client: redis.Redis, keys: Keys, user_id: int) -> str:
     StoreError
         No run is live.
     """
-    stored = client.get(keys.experiment)
-    experiment = Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
-    variant = experiment.variant_of(user_id)
+    variant = _experiment(client, keys).variant_of(user_id)
     live = {name: str(client.get(keys.live(name)) or "") for name in VARIANTS}
     served = variant if live[variant] else next((name for name in VARIANTS if live[name]), None)
     if served is None:
@@ -96,12 +94,29 @@ def lookup(client: redis.Redis, keys: Keys, user_id: int) -> str:
     if value is None:
         return f"{head}\nno list: the popular posts are served"
     posts = decode_list(value)
-    texts = client.hmget(keys.posts, [str(post_id) for post_id, _ in posts]) if posts else []
+    if not posts:
+        return f"{head}\nan empty list, they liked everything: the popular posts are served"
+    texts = client.hmget(keys.posts, [str(post_id) for post_id, _ in posts])
+    blocked = client.smembers(keys.blocked)
     rows = [
-        [rank, post_id, score, decode_object(text).get("topic") if text else None]
+        [
+            rank,
+            post_id,
+            score,
+            decode_object(text).get("topic") if text else None,
+            "blocked" if str(post_id) in blocked else "",
+        ]
         for rank, ((post_id, score), text) in enumerate(zip(posts, texts, strict=True), start=1)
     ]
-    return f"{head}\n{table(['rank', 'post', 'score', 'topic'], rows)}"
+    return f"{head}\n{table(['rank', 'post', 'score', 'topic', ''], rows)}"
+
+
+def _experiment(client: redis.Redis, keys: Keys) -> Experiment:
+    stored = client.get(keys.experiment)
+    try:
+        return Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
+    except ValueError as error:
+        raise StoreError(f"{keys.experiment} is broken: {error}; SET it anew, or DEL it") from None
 
 
 def _cell(value: Any) -> str:

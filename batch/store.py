@@ -55,6 +55,7 @@ def open_redis(settings: Settings) -> redis.Redis:
         client: redis.Redis = redis.Redis.from_url(
             settings.redis_url, decode_responses=True, socket_timeout=TIMEOUT_SECONDS, retry=retry
         )
+        client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         reason = redact(str(error), settings.secrets())
         raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None

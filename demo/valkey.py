@@ -48,7 +48,7 @@ class Valkey:
     def url(self) -> str:
         """URL of the running server; its port is on the first line of its configuration."""
         port = self._config.read_text().split(maxsplit=2)[1]
-        return f"redis://:{self.password}@127.0.0.1:{port}/0"
+        return f"redis://default:{self.password}@127.0.0.1:{port}/0"
 
     def start(self) -> None:
         """Start the server and return when it answers."""

@@ -35,6 +35,10 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
 
     COMMAND, after --, is run in place of `python -m batch run --variant all`.
     """
+    if command and "--" not in sys.argv:
+        raise click.UsageError(
+            f"there is no argument {command[0]!r}; a command to run in place of the night goes after --"
+        )
     try:
         settings = Settings.from_environment()
         schedule = read_schedule(settings)

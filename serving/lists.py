@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from contract.codec import Ranked, decode_list
 from contract.errors import SettingsError, StoreError
+from contract.logs import redact
 from contract.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
     the popular list to fall back on, and the refresh comes round again.
     """
     try:
-        return Redis.from_url(
+        client = Redis.from_url(
             settings.redis_url,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
@@ -40,8 +41,10 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
             protocol=2,
             driver_info=None,
         )
-    except ValueError as error:
-        raise SettingsError(f"REDIS_URL cannot be used: {error}") from None
+        client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
+    return client
 
 
 class Lists:

@@ -145,3 +145,21 @@ def test_the_ledger_takes_no_run_live_that_another_has_closed(live: LiveNetwork)
         engine.begin() as connection,
     ):
         ledger.make_live(connection, run, now, "a test")
+
+
+def test_a_run_that_lost_its_lock_to_another_neither_goes_live_nor_touches_it(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    with live.stopped_mid_publish(client) as (robbed, mine):
+        execute(live.database_url, LOSE_ALL)
+        other = live.run("run", "--variant", "control")
+        assert other.returncode == 0, other.stderr
+        taken = live_run(client)
+        robbed.send_signal(signal.SIGCONT)
+        done = ended(robbed)
+        check_error(done, 1, "")
+    assert live_run(client) == taken != mine
+    states = dict(query(live.database_url, "SELECT run_id, state FROM recs.runs"))
+    assert states[mine] == "failed"
+    assert states[taken] == "live"
+    assert len(live_lists(client)) > 100

@@ -248,8 +248,8 @@ def test_ids_of_any_size_and_sign_are_kept_to_the_last_digit(night: Night, shift
     assert night.run() == shifted
 
 
-def test_a_holdout_of_unknown_users_alone_leaves_metrics_empty_not_the_run_failed(night: Night) -> None:
-    night.change("UPDATE recs.interactions SET user_id = -1 WHERE happened_at > '2021-10-22'")
+def test_a_holdout_of_unknown_posts_alone_leaves_metrics_empty_not_the_run_failed(night: Night) -> None:
+    night.change("UPDATE recs.interactions SET post_id = -1 WHERE happened_at > '2021-10-22'")
     night.run("all")
     assert set(night.manifest()["metrics"]["model"].values()) == {None}
 

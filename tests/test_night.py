@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import redis
 
 from batch import ledger
 from batch.gather import gather
+from batch.history import MOST_TOPICS
 from batch.model import fit
 from batch.pipeline import Night, run_night
 from batch.score import lists_of_all, users_per_chunk
@@ -233,3 +235,57 @@ def test_texts_of_posts_are_kept_up_to_date(night: Night, database_url: str) -> 
     expected = dict(query(database_url, "SELECT post_id::text, text FROM recs.posts"))
     assert {post_id: json.loads(value)["text"] for post_id, value in texts.items()} == expected | {"101": ""}
     assert json.loads(texts["101"])["topic"] is None
+
+
+def test_a_run_as_of_an_earlier_day_leaves_out_what_was_liked_since(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    night.as_of = LATER - timedelta(days=45)
+    run_night(night, ("control",))
+    liked = liked_posts(database_url)
+    for user_id, ranked in live_lists(night.redis).items():
+        assert not {post for post, _ in ranked} & liked.get(user_id, set())
+
+
+def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    (ours,) = run_night(night, ("control",))
+    other = Night(
+        replace(night.settings, key_prefix="other", keep_runs=1), night.engine, night.redis, "tests"
+    )
+    run_night(other, ("control",))
+    (theirs,) = run_night(other, ("control",))
+    assert night.redis.get(Keys().live("control")) == ours["run_id"]
+    assert len(live_lists(night.redis)) == 60
+    states = dict(query(database_url, "SELECT run_id, state FROM recs.runs WHERE state = 'live'"))
+    assert set(states) == {ours["run_id"], theirs["run_id"]}
+    assert {folder.name for folder in Path(night.settings.model_dir).iterdir()} == set(states)
+
+
+def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, database_url: str) -> None:
+    make_network(database_url)
+    foreign = Keys().manifest("20200101T000000Z-control")
+    night.redis.set(foreign, "{}")
+    run_night(night, ("control",))
+    assert night.redis.exists(foreign)
+
+
+def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> None:
+    make_network(database_url, posts=120)
+    execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
+    gathered = gather(night.engine, night.settings, None, LATER)
+    assert len(gathered.now.topics) == MOST_TOPICS
+    assert gathered.now.topic_likes.shape == (60, MOST_TOPICS + 1)
+    assert gathered.now.topic_likes.sum() == gathered.now.user_counts["likes"].sum()
+    assert gathered.now.topic_of_post.max() == MOST_TOPICS
+    run_night(night, ("control",))
+
+
+def test_there_are_never_more_examples_than_the_setting_allows(night: Night, database_url: str) -> None:
+    make_network(database_url, users=200, interactions=10_000)
+    execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
+    settings = replace(night.settings, training_rows=500)
+    gathered = gather(night.engine, settings, None, LATER)
+    for examples in (gathered.training, gathered.holdout, gathered.latest):
+        assert 100 < len(examples) <= 500
+        assert examples.liked.any()
+        assert not examples.liked.all()
