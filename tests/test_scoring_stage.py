@@ -16,7 +16,7 @@ import pytest
 from batch.factors import Factors
 from batch.likes import Likes
 from batch.post_side import prepare
-from batch.score import lists_of_all, user_rows
+from batch.score import lists_of_all, user_rows, users_per_chunk
 from batch.tables import Kind
 from tests.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
 
@@ -116,6 +116,15 @@ def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, l
     assert len(pickle.dumps(rows)) < len(pickle.dumps((case.tables, factors, likes))) / 20
     side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
     assert len(pickle.dumps(side)) < 2**21
+
+
+def test_the_memory_budget_says_how_many_users_make_a_chunk(case: Case, factors: Factors) -> None:
+    side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
+    sizes = [users_per_chunk(side, case.tables, N, 10**7, budget_mib) for budget_mib in (0.001, 1, 2, 4)]
+    assert sizes[0] == 1
+    assert 100 < sizes[1] < 1000
+    assert sizes[2:] == pytest.approx([2 * sizes[1], 4 * sizes[1]], rel=0.01)
+    assert users_per_chunk(side, case.tables, N, 3 * sizes[1] - 1, 1) <= sizes[1]
 
 
 def test_the_lists_of_some_users_and_of_none_are_made(case: Case, factors: Factors, likes: Likes) -> None:
