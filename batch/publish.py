@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 import redis
 
+from batch.chunk import Lists
 from batch.history import History
-from batch.score import Lists
 from batch.store import blocks
 from batch.tables import Int64s
 from contract import columns

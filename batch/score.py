@@ -1,68 +1,33 @@
-"""Scores all users against all posts, a chunk of users at a time.
+"""Scores all users with all posts, chunk by chunk, and yields their lists.
 
-The plain way: put together the matrix rows of every pair of the chunk and let
-LightGBM predict them. How many users make a chunk follows from a memory
-budget, so that memory does not grow with the number of users.
+batch/forest.py reads the trained forest, batch/parts.py and batch/bundles.py
+sort its splits by what they depend on, batch/post_side.py lays all that out for
+the posts once a run, and batch/chunk.py scores a chunk of users with it. What
+is left to say here is how many users make a chunk and where chunks run.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 
 import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from batch.chunk import Lists, UserRows, bytes_per_chunk_user, score_chunk
 from batch.factors import Factors
 from batch.likes import Likes
-from batch.tables import FeatureTables, Float32s, Int32s, Int64s
-from batch.top_n import top_n
+from batch.post_side import PostSide, prepare
+from batch.tables import FeatureTables
 from contract.errors import ModelError
 
 MIB = 2**20
-BYTES_PER_PAIR_AND_COLUMN = 8
-BYTES_PER_PAIR = 48
-"""Rows and the parts they are made of; places, scores in both precisions, masks."""
 
-
-@dataclass(frozen=True)
-class Lists:
-    """Lists of one chunk of users.
-
-    Attributes
-    ----------
-    user_ids
-        (users,) int64.
-    posts
-        (users, n) int32 places of posts, best first; -1 pads a short list.
-    scores
-        (users, n) float32.
-    """
-
-    user_ids: Int64s
-    posts: Int32s
-    scores: Float32s
-
-
-def users_per_chunk(budget_mib: int, tables: FeatureTables) -> int:
-    """Return how many users fit the budget with all their pairs, one at least."""
-    bytes_per_pair = BYTES_PER_PAIR_AND_COLUMN * len(tables.columns) + BYTES_PER_PAIR
-    return max(1, budget_mib * MIB // (bytes_per_pair * tables.post_ids.size))
-
-
-def score_chunk(
-    booster: lgb.Booster, tables: FeatureTables, factors: Factors | None, start: int, stop: int, threads: int
-) -> Float32s:
-    """Score users `start` to `stop - 1` against every post: (users, posts) float32 raw scores."""
-    posts = tables.post_ids.size
-    users = np.repeat(np.arange(start, stop), posts)
-    rows = tables.rows(users, np.tile(np.arange(posts), stop - start))
-    forest = booster.predict(rows, raw_score=True, num_threads=threads)
-    scores = np.asarray(forest, dtype=np.float32).reshape(stop - start, posts)
-    if factors is not None:
-        scores += factors.users[start:stop] @ factors.posts.T
-    return scores
+# A bar moves, and a writer has work, at least so often.
+MOST_USERS_PER_CHUNK = 16_384
 
 
 def lists_of_all(
@@ -76,21 +41,78 @@ def lists_of_all(
     users: int,
     budget_mib: int,
     threads: int,
+    executor: Executor | None = None,
 ) -> Iterator[tuple[int, Lists]]:
     """Yield (how many users, their lists) chunk by chunk, the first `users` users in order.
+
+    Parameters
+    ----------
+    booster
+        Trained on `tables.columns`.
+    tables
+        The features.
+    factors
+        Their dot product is added to the forest's raw score; None for none.
+    liked
+        Posts left out of each user's list.
+    blocked
+        Places of posts left out of all lists.
+    n
+        Longest list.
+    users
+        How many users to score.
+    budget_mib
+        Memory for the chunks under way, beside the features and the lists' reader.
+    threads
+        How many chunks are under way at a time.
+    executor
+        Where chunks run; threads of this process if None.
 
     Raises
     ------
     ModelError
-        A score is not finite; nothing that holds one may be published.
+        Before anything is scored: the model cannot be scored exactly, or a factor is not finite.
     """
-    step = users_per_chunk(budget_mib, tables)
-    for start in range(0, users, step):
-        stop = min(start + step, users)
-        scores = score_chunk(booster, tables, factors, start, stop, threads)
-        if not np.isfinite(scores).all():
-            raise ModelError(
-                f"scores of users {start} to {stop - 1} are not all finite; the model is unusable"
-            )
-        best, best_scores = top_n(scores, liked.of_users(start, stop), blocked, n)
-        yield stop - start, Lists(tables.user_ids[start:stop], best, best_scores)
+    if factors is not None and not (np.isfinite(factors.users).all() and np.isfinite(factors.posts).all()):
+        raise ModelError("a collaborative factor is not a finite number; the model is unusable")
+    side = prepare(booster, tables, None if factors is None else factors.posts, blocked)
+    step = users_per_chunk(side, tables, n, users, budget_mib / threads)
+    with ThreadPoolExecutor(threads) if executor is None else nullcontext(executor) as pool:
+        waiting: deque[Future[Lists]] = deque()
+        try:
+            for start in range(0, users, step):
+                rows = user_rows(tables, factors, liked, start, min(start + step, users))
+                waiting.append(pool.submit(score_chunk, side, rows, n))
+                if len(waiting) > threads:
+                    yield _counted(waiting.popleft())
+            while waiting:
+                yield _counted(waiting.popleft())
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def users_per_chunk(side: PostSide, tables: FeatureTables, n: int, users: int, budget_mib: float) -> int:
+    """Say how many users fit a chunk's budget, one at least, in chunks of much the same size."""
+    affine = sum(a.values.shape[1] * a.values.shape[2] for a in tables.affinities)
+    most = int(budget_mib * MIB / bytes_per_chunk_user(side, affine, n))
+    chunks = -(-users // min(max(1, most), MOST_USERS_PER_CHUNK))
+    return max(1, -(-users // max(1, chunks)))
+
+
+def user_rows(
+    tables: FeatureTables, factors: Factors | None, liked: Likes, start: int, stop: int
+) -> UserRows:
+    """Take what a chunk needs to know of the users `start` to `stop - 1`."""
+    return UserRows(
+        user_ids=tables.user_ids[start:stop],
+        values=tables.user_values[start:stop],
+        affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
+        factors=np.zeros((stop - start, 0), np.float32) if factors is None else factors.users[start:stop],
+        liked=liked.of_users(start, stop),
+    )
+
+
+def _counted(future: Future[Lists]) -> tuple[int, Lists]:
+    lists = future.result()
+    return len(lists.user_ids), lists

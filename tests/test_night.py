@@ -17,7 +17,6 @@ from batch.gather import gather
 from batch.history import MOST_TOPICS
 from batch.model import fit
 from batch.pipeline import Night, run_night
-from batch.score import lists_of_all, users_per_chunk
 from batch.source import open_engine
 from batch.variants import VARIANTS
 from contract.experiment import VARIANTS as NAMES
@@ -86,34 +85,6 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
         best = sorted(left, key=lambda post: (-np.float32(scores[post]), post))[:10]
         assert [post for post, _ in lists[user_id]] == tables.post_ids[best].tolist()
         assert [score for _, score in lists[user_id]] == pytest.approx(scores[best], abs=0.001)
-
-
-def test_the_memory_budget_changes_the_chunks_and_not_the_lists(night: Night, database_url: str) -> None:
-    make_network(database_url)
-    gathered = gather(night.engine, night.settings, None, LATER)
-    model = fit(VARIANTS["control"], gathered, gathered.latest, night.settings)
-    tables = model.tables(gathered.network, gathered.now)
-    no_block = np.empty(0, dtype=np.int64)
-    found = []
-    for budget_mib in (1, 1024):
-        chunks = list(
-            lists_of_all(
-                model.booster,
-                tables,
-                None,
-                gathered.now.likes,
-                no_block,
-                10,
-                users=60,
-                budget_mib=budget_mib,
-                threads=1,
-            )
-        )
-        assert [count for count, _ in chunks] == [len(lists.user_ids) for _, lists in chunks]
-        found.append(np.concatenate([lists.posts for _, lists in chunks]))
-    np.testing.assert_array_equal(*found)
-    assert users_per_chunk(1, tables) < 120
-    assert users_per_chunk(2, tables) >= 2 * users_per_chunk(1, tables)
 
 
 def test_a_user_who_liked_nearly_everything_gets_what_is_left_and_one_who_liked_all_the_popular(

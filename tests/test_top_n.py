@@ -1,42 +1,72 @@
+"""Lists against a plain sort, whatever the order in which scores arrive."""
+
+from __future__ import annotations
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.likes import Likes
-from batch.top_n import top_n
+from batch.top_n import STRIPS_AT_ONCE, Shelves
+from batch.vectors import WIDTH
 
 
-def slow_top_n(scores: np.ndarray, liked: set[tuple[int, int]], blocked: set[int], n: int) -> list[list[int]]:
+def slow_top_n(scores: np.ndarray, liked: set[tuple[int, int]], n: int) -> list[list[int]]:
     """Say what a list is, in the plainest words."""
     lists = []
     for user, row in enumerate(scores):
-        left = [post for post in range(row.size) if (user, post) not in liked and post not in blocked]
+        left = [post for post in range(row.size) if (user, post) not in liked]
         lists.append(sorted(left, key=lambda post: (-row[post], post))[:n])
     return lists
 
 
+def offered(
+    scores: np.ndarray, likes: Likes, n: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offer all scores, posts and users in any order, a few strips at a time, and read the lists."""
+    posts = random.permutation(scores.shape[1]).astype(np.int32)
+    strips = np.pad(posts, (0, -posts.size % WIDTH), constant_values=-1).reshape(-1, WIDTH)
+    shelves = Shelves.empty(len(scores), n)
+    users = random.permutation(len(scores))
+    for start in range(0, len(strips), STRIPS_AT_ONCE):
+        some = strips[start : start + STRIPS_AT_ONCE]
+        block = np.ascontiguousarray(scores[users][:, some].transpose(1, 0, 2))
+        shelves.offer(block, np.ascontiguousarray(block.max(axis=2)), users, some, likes)
+    return shelves.lists()
+
+
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[np.ndarray, set[tuple[int, int]], set[int], int]:
-    users, posts = draw(st.integers(1, 6)), draw(st.integers(1, 12))
-    # few distinct scores, so that there are many ties
-    scores = draw(st.lists(st.integers(-3, 3), min_size=users * posts, max_size=users * posts))
-    liked = draw(st.sets(st.tuples(st.integers(0, users - 1), st.integers(0, posts - 1))))
-    blocked = draw(st.sets(st.integers(0, posts - 1)))
-    return np.array(scores, np.float32).reshape(users, posts) / 8, liked, blocked, draw(st.integers(1, 15))
+def cases(draw: st.DrawFn) -> tuple[np.ndarray, set[tuple[int, int]], int, int]:
+    users, posts = draw(st.integers(1, 5)), draw(st.sampled_from([1, 3, 31, 32, 33, 200, 1500]))
+    seed = draw(st.integers(0, 2**32 - 1))
+    random = np.random.default_rng(seed)
+    # From one score for all to few ties.
+    scores = random.integers(-1, draw(st.sampled_from([0, 1, 4, 1000])), (users, posts)) / 8
+    liked_share = draw(st.sampled_from([0, 0.1, 0.9, 1]))
+    liked = {
+        (int(user), int(post)) for user, post in np.argwhere(random.random((users, posts)) < liked_share)
+    }
+    return scores.astype(np.float32), liked, draw(st.sampled_from([1, 2, 10, 100, 300])), seed
 
 
 @given(cases())
-def test_lists_are_those_of_a_plain_sort(
-    case: tuple[np.ndarray, set[tuple[int, int]], set[int], int],
-) -> None:
-    scores, liked, blocked, n = case
+def test_lists_are_those_of_a_plain_sort(case: tuple[np.ndarray, set[tuple[int, int]], int, int]) -> None:
+    scores, liked, n, seed = case
     pairs = np.array(sorted(liked), dtype=np.int32).reshape(-1, 2)
     likes = Likes.from_pairs(pairs[:, 0], pairs[:, 1], len(scores))
-    best, best_scores = top_n(scores.copy(), likes, np.array(sorted(blocked), dtype=np.int64), n)
-    for user, expected in enumerate(slow_top_n(scores, liked, blocked, n)):
+    best, best_scores = offered(scores, likes, n, np.random.default_rng(seed))
+    for user, expected in enumerate(slow_top_n(scores, liked, n)):
         assert best[user].tolist() == expected + [-1] * (n - len(expected))
         assert best_scores[user, : len(expected)].tolist() == scores[user, expected].tolist()
         assert np.isnan(best_scores[user, len(expected) :]).all()
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40))
+def test_scores_of_any_size_and_sign_are_kept_to_the_bit(values: list[float]) -> None:
+    scores = np.array([values], dtype=np.float32) + np.float32(0)
+    likes = Likes(np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32))
+    _, best_scores = offered(scores, likes, len(values), np.random.default_rng(0))
+    assert best_scores.tobytes() == np.sort(scores)[:, ::-1].tobytes()
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=30))

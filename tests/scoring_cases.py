@@ -1,0 +1,178 @@
+"""Models and networks of every kind LightGBM makes, and the plain way to score them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from hypothesis import strategies as st
+
+from batch.factors import Factors
+from batch.likes import Likes
+from batch.score import lists_of_all
+from batch.tables import Affinity, Feature, FeatureTables, Kind
+
+NO_LIKES = Likes(np.zeros(1000, dtype=np.int64), np.empty(0, dtype=np.int32))
+NO_BLOCK = np.empty(0, dtype=np.int64)
+
+# What a column may meet at night that it never met in training.
+STRANGERS = np.array(
+    [np.nan, np.inf, -np.inf, 0, -0.0, 1e-36, -1e-36, 1e-35, 1e-45, 1e10, -1e10, -0.5, 0.5, -1, -7, 2.5, 99],
+    dtype=np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with users and posts to score; `matrix` is the training data."""
+
+    booster: lgb.Booster
+    tables: FeatureTables
+    matrix: np.ndarray
+
+
+def plain_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
+    """Score every pair as LightGBM does: (users, posts) float64."""
+    users, posts = len(tables.user_ids), len(tables.post_ids)
+    rows = tables.rows(np.repeat(np.arange(users), posts), np.tile(np.arange(posts), users))
+    scores = np.asarray(booster.predict(rows, raw_score=True)).reshape(users, posts)
+    return scores if factors is None else scores + factors.users.astype(float) @ factors.posts.T.astype(float)
+
+
+def all_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
+    """Score every pair as the night does, read off lists that hold every post."""
+    users, posts = len(tables.user_ids), len(tables.post_ids)
+    scores = np.full((users, posts), np.nan, dtype=np.float32)
+    done = 0
+    for count, lists in lists_of_all(
+        booster, tables, factors, NO_LIKES, NO_BLOCK, posts, users=users, budget_mib=16, threads=1
+    ):
+        np.put_along_axis(scores[done : done + count], lists.posts, lists.scores, axis=1)
+        done += count
+    return scores
+
+
+def assert_exact(case: Case, factors: Factors | None = None) -> None:
+    """Compare every pair with LightGBM; scores of models like ours are of the order of 1."""
+    expected = plain_scores(case.booster, case.tables, factors)
+    found = all_scores(case.booster, case.tables, factors)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
+def make_matrix(random: np.random.Generator, rows: int, kinds: list[str]) -> np.ndarray:
+    """Make training data with a column of each kind, some of it missing, most of it telling."""
+    columns = []
+    for kind in kinds:
+        column = {
+            "number": random.normal(size=rows),
+            "count": random.poisson(1.5, rows) - 1.0,
+            "category": random.integers(0, random.integers(2, 60), rows),
+            "sparse": random.normal(size=rows) * (random.random(rows) < 0.4),
+            "tiny": random.choice([-2e-35, -1e-36, 0.0, 1e-36, 2e-35, 1.0], rows),
+            "constant": np.ones(rows),
+        }[kind].astype(np.float32)
+        if random.random() < 0.6:
+            column[random.random(rows) < random.choice([0.05, 0.5])] = np.nan
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
+
+def train(
+    random: np.random.Generator, matrix: np.ndarray, kinds: list[str], parameters: dict[str, Any], rounds: int
+) -> lgb.Booster:
+    """Train on a target that depends on every column."""
+    known = np.nan_to_num(np.clip(matrix, -5, 80)).astype(float)
+    signal = np.sin(known * random.normal(size=known.shape[1])).sum(axis=1)
+    target = signal + 0.3 * random.normal(size=len(matrix)) + random.choice([0, 20])
+    if parameters["objective"] == "binary":
+        target = (target > np.median(target)).astype(float)
+    categorical = [place for place, kind in enumerate(kinds) if kind == "category"]
+    data = lgb.Dataset(matrix, target, categorical_feature=categorical)
+    return lgb.train({"verbosity": -1, "num_threads": 1, "min_data_in_bin": 1, **parameters}, data, rounds)
+
+
+def make_tables(
+    random: np.random.Generator, matrix: np.ndarray, kinds: list[Kind | int], users: int, posts: int
+) -> FeatureTables:
+    """Make users and posts with values that training knew, and strangers.
+
+    `kinds` gives each column's kind, in the order of the tables: a whole number
+    is the grouping of an affinity.
+    """
+    features = [
+        Feature(f"column {place}", kind if isinstance(kind, Kind) else Kind.AFFINITY)
+        for place, kind in enumerate(kinds)
+    ]
+
+    def draw(place: int, shape: tuple[int, ...]) -> np.ndarray:
+        known = random.choice(matrix[:, place], shape)
+        return np.where(random.random(shape) < 0.3, random.choice(STRANGERS, shape), known).astype(np.float32)
+
+    def of(kind: Kind | int) -> tuple[int, ...]:
+        return tuple(place for place, other in enumerate(kinds) if other is kind or other == kind)
+
+    def table(kind: Kind | int, *shape: int) -> np.ndarray:
+        values = [draw(place, shape) for place in of(kind)]
+        return np.stack(values, axis=-1) if values else np.zeros((*shape, 0), dtype=np.float32)
+
+    affinities = []
+    for grouping in sorted({kind for kind in kinds if not isinstance(kind, Kind)}):
+        groups = int(random.integers(1, 8))
+        affinities.append(
+            Affinity(
+                grouping=f"grouping {grouping}",
+                features=tuple(features[place] for place in of(grouping)),
+                group_of_post=random.integers(0, groups, posts).astype(np.int32),
+                values=table(grouping, users, groups),
+            )
+        )
+    return FeatureTables(
+        user_ids=np.arange(1000, 1000 + users),
+        user_features=tuple(features[place] for place in of(Kind.USER)),
+        user_values=table(Kind.USER, users),
+        post_ids=np.arange(1, 1 + posts),
+        post_features=tuple(features[place] for place in of(Kind.POST)),
+        post_values=table(Kind.POST, posts),
+        affinities=tuple(affinities),
+    )
+
+
+PARAMETERS = st.fixed_dictionaries(
+    {
+        "objective": st.sampled_from(["binary", "regression", "regression_l1"]),
+        "boosting": st.sampled_from(["gbdt", "gbdt", "dart", "rf"]),
+        "num_leaves": st.sampled_from([2, 3, 8, 31, 32, 33, 63, 64, 128, 255]),
+        "max_depth": st.sampled_from([-1, -1, 1, 4]),
+        "min_data_in_leaf": st.sampled_from([1, 1, 5, 20, 300]),
+        "learning_rate": st.sampled_from([0.05, 0.3]),
+        "use_missing": st.sampled_from([True, True, False]),
+        "zero_as_missing": st.booleans(),
+        "max_bin": st.sampled_from([3, 63, 255, 1000]),
+        "max_cat_to_onehot": st.sampled_from([1, 4, 100]),
+        "min_data_per_group": st.just(1),
+        "cat_smooth": st.just(1.0),
+        "bagging_fraction": st.just(0.7),
+        "bagging_freq": st.just(1),
+        "boost_from_average": st.booleans(),
+    }
+)
+
+CONTENTS = ["number", "number", "count", "category", "category", "sparse", "tiny", "constant"]
+PLACES: list[Kind | int] = [Kind.USER, Kind.POST, 0, 1]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draw a model and a small network; the seed draws the columns, the parameters are drawn one by one."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = random.integers(1, 9)
+    kinds = [PLACES[place] for place in sorted(random.integers(0, len(PLACES), count))]
+    contents = random.choice(CONTENTS, count).tolist()
+    matrix = make_matrix(random, draw(st.sampled_from([30, 300, 1500])), contents)
+    booster = train(random, matrix, contents, draw(PARAMETERS), draw(st.integers(1, 12)))
+    if draw(st.booleans()):
+        booster.best_iteration = draw(st.integers(1, booster.num_trees()))
+    users, posts = draw(st.integers(1, 12)), draw(st.integers(1, 45))
+    return Case(booster, make_tables(random, matrix, kinds, users, posts), matrix)
