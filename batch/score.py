@@ -8,6 +8,7 @@ is left to say here is how many users make a chunk and where chunks run.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -64,7 +65,7 @@ def lists_of_all(
     budget_mib
         Memory for the chunks under way, beside the features and the lists' reader.
     threads
-        How many chunks are under way at a time.
+        How many chunks are under way at a time; 0 for one on every core.
     executor
         Where chunks run; threads of this process if None.
 
@@ -75,6 +76,7 @@ def lists_of_all(
     """
     if factors is not None and not (np.isfinite(factors.users).all() and np.isfinite(factors.posts).all()):
         raise ModelError("a collaborative factor is not a finite number; the model is unusable")
+    threads = threads or len(os.sched_getaffinity(0))
     side = prepare(booster, tables, None if factors is None else factors.posts, blocked)
     step = users_per_chunk(side, tables, n, users, budget_mib / threads)
     with ThreadPoolExecutor(threads) if executor is None else nullcontext(executor) as pool:
