@@ -37,7 +37,7 @@ _STRONG = 0.25
 # Row numbers are added up as bytes, four to a number of a vector.
 BYTES_PER_VECTOR = 4 * WIDTH
 
-# The rows of so many bundles stay in a processor's own cache while the users of a chunk are scored.
+# So many bundles' rows stay near the processor while a chunk's users are scored; each time costs a pass.
 BUNDLES_AT_ONCE = 128
 
 Bytes = npt.NDArray[np.uint8]

@@ -93,7 +93,8 @@ class Shelves:
     def lists(self) -> tuple[Int32s, Float32s]:
         """Read the lists: (users, n) places of posts, best first (-1 pads), and their scores (NaN pads)."""
         best = np.zeros((len(self.filled), self.n), dtype=np.uint64)
-        _sort(self.keys, self.filled, best)
+        _gather_best(self.keys, self.filled, best)
+        best = np.sort(best, axis=1)[:, ::-1]
         turned = (best >> np.uint64(32)).astype(np.uint32)
         bits = np.where(turned & _SIGN, turned ^ _SIGN, ~turned)
         posts = np.where(best == 0, -1, _LAST - best.astype(np.uint32))
@@ -181,10 +182,11 @@ def _keep_best(keys: Keys, n: int) -> None:
 
 
 @compiled
-def _sort(keys: Keys, filled: Int64s, best: Keys) -> None:
-    """Write each user's best keys in order, the best first."""
+def _gather_best(keys: Keys, filled: Int64s, best: Keys) -> None:
+    """Copy each user's best keys, in any order."""
     for user in range(len(filled)):
         count = min(filled[user], best.shape[1])
         if filled[user] > count:
             _keep_best(keys[user, : filled[user]], count)
-        best[user, :count] = np.sort(keys[user, :count])[::-1]
+        for place in range(count):
+            best[user, place] = keys[user, place]

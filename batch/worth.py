@@ -162,7 +162,8 @@ def _fill_worth(
     """Work out what each mask of each part is worth with each post of a strip: (masks, 32)."""
     kept = np.empty(WIDTH, dtype=np.uint32)
     for part in range(len(values)):
-        kept[:] = np.uint32(0xFFFFFFFF)
+        for lane in range(WIDTH):
+            kept[lane] = np.uint32(0xFFFFFFFF)
         for said in range(column_starts[part], column_starts[part + 1]):
             for lane in range(WIDTH):
                 kept[lane] &= keeps[keep_starts[said] + bins[columns[said], lane]]

@@ -26,7 +26,10 @@ TREES = (50, 200, 800)
 POSTS = (1_000, 7_000, 50_000)
 USERS = 16_384
 COLOURS = {"overnight": "tab:blue", "booster": "tab:red", "lleaves": "tab:orange"}
-HEAD = f"{'way':10} {'trees':>6} {'posts':>7} {'ns/pair':>9} {'ratio':>7} {'peak MiB':>9}"
+HEAD = (
+    f"{'way':10} {'trees':>6} {'posts':>7} {'ns/pair':>9} {'ratio':>7} {'peak MiB':>9}"
+    f" {'set-up s':>9} {'max error':>10}"
+)
 
 
 def main() -> None:
@@ -35,9 +38,7 @@ def main() -> None:
     pythons = {"overnight": sys.executable, "booster": sys.executable}
     if lleaves := os.environ.get("LLEAVES_PYTHON"):
         pythons["lleaves"] = lleaves
-    print(
-        f"{machine()}; {USERS} users, N = 100, 60 columns, trees of 31 leaves\n{HEAD} {'set-up s':>9} {'max error':>10}"
-    )
+    print(f"{machine()}; {USERS} users, N = 100, 60 columns, trees of 31 leaves\n{HEAD}")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for trees in TREES:
