@@ -2,6 +2,7 @@ PYTHON ?= python3
 PORT ?= 8000
 NETWORK ?=
 ONCE ?=
+JSON ?=
 BIN := .venv/bin
 
 # LightGBM wants the system's OpenMP. Where there is none, it gets the one that scikit-learn brings.
@@ -13,7 +14,7 @@ define lend_openmp
 @$(BIN)/python -c 'import lightgbm'
 endef
 
-.PHONY: help demo test lint types check clean
+.PHONY: help demo test lint types check bench-scoring clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -33,9 +34,15 @@ types: .venv/dev-ready
 check: .venv/dev-ready
 	$(BIN)/python -m pytest
 
+bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lleaves (JSON=FILE)
+	@$(PYTHON) -m venv .venv-lleaves && .venv-lleaves/bin/python -m pip install --quiet \
+		--disable-pip-version-check -r requirements-lleaves.txt || \
+		{ rm -rf .venv-lleaves; echo "lleaves could not be installed; measuring without it" >&2; }
+	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
+
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi
-	rm -rf .venv .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lleaves .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -51,5 +58,10 @@ clean:  ## Stop the demo's servers and remove all traces
 
 .venv/dev-ready: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(lend_openmp)
+	@touch $@
+
+.venv/bench-ready: requirements.txt requirements-bench.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(lend_openmp)
 	@touch $@

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.likes import Likes
-from batch.post_side import Bytes, PostSide
+from batch.parts import Masks
+from batch.post_side import BUNDLES_AT_ONCE, Bytes, PostSide
 from batch.tables import Float32s, Int32s, Int64s
-from batch.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user
-from batch.vectors import WIDTH, aligned, compiled, dot_rows, sum_rows
+from batch.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user, in_order
+from batch.vectors import WIDTH, add_rows, aligned, compiled, dot_rows
 from batch.worth import STRIDE
 
 
@@ -75,23 +76,28 @@ def score_chunk(side: PostSide, users: UserRows, n: int) -> Lists:
     standing, affine = _standing(side, users), _affinity_rows(side, users)
     # Users who stand alike read the same rows: near ones, if one follows the other.
     order = np.lexsort(standing.T)
-    affine, factors = affine[order], np.ascontiguousarray(users.factors[order])
-    places = aligned((len(side.affinity_places) + len(order), standing.shape[1]), np.uint8)
-    np.concatenate([side.affinity_places, standing[order]], out=places)
+    standing, affine = standing[order], affine[order]
+    factors = np.ascontiguousarray(users.factors[order])
     rows = aligned(standing.shape, np.uint8)
+    steps = aligned((len(order), WIDTH), np.int32)
+    scratch = [parts.scratch() for parts in side.parts]
     scores = aligned((STRIPS_AT_ONCE, len(order), WIDTH), np.float32)
-    best = np.empty((STRIPS_AT_ONCE, len(order)), dtype=np.float32)
+    best = np.empty((STRIPS_AT_ONCE, len(order)), dtype=np.uint32)
     shelves = Shelves.empty(len(order), n)
     for strip, groups in enumerate(side.groups):
         if strip == 0 or (groups != side.groups[strip - 1]).any():
-            _add_places(places.view(np.int32), affine, _said_of(users, groups), rows.view(np.int32))
-        turn = strip % STRIPS_AT_ONCE
-        _score_strip(
-            side.parts.table(side.bins[strip]), rows, side.parts.bundles, side.step, side.offset,
-            factors, side.factors[strip], scores[turn], best[turn],
-        )  # fmt: skip
-        if turn == STRIPS_AT_ONCE - 1 or strip == len(side.posts) - 1:
-            shelves.offer(scores, best, order, side.posts[strip - turn : strip + 1], users.liked)
+            rows[...] = standing
+            places = side.affinity_places.view(np.int32)
+            _add_places(places, affine, _said_of(users, groups), rows.view(np.int32))
+        steps.fill(0)
+        for turn, parts in enumerate(side.parts):
+            worth, table = scratch[turn]
+            parts.fill(side.bins[strip], worth, table)
+            _add_strip(table, rows, turn * BUNDLES_AT_ONCE, parts.bundles, steps)
+        at = strip % STRIPS_AT_ONCE
+        _finish(steps, side.step, side.offset, factors, side.factors[strip], scores[at], best[at])
+        if at == STRIPS_AT_ONCE - 1 or strip == len(side.posts) - 1:
+            shelves.offer(scores, best, order, side.posts[strip - at : strip + 1], users.liked)
     return Lists(users.user_ids, *shelves.lists())
 
 
@@ -133,45 +139,48 @@ def _said_of(users: UserRows, groups: Int32s) -> Int64s:
 
 @compiled
 def _add_places(places: Int32s, affine: Int32s, said: Int64s, rows: Int32s) -> None:
-    """Add up what the affinities with some groups, and the user, say of each user's rows.
+    """Add to each user's rows what the affinities with some groups say.
 
     A number holds the bytes of four bundles. As a bundle's row number fits a
     byte, no byte is carried over into the next.
     """
-    runs = rows.shape[1] // WIDTH
-    columns, first_user = len(said), len(places) - len(rows)
-    index = np.empty(columns + 1, dtype=np.uint32)
+    runs, columns = rows.shape[1] // WIDTH, len(said)
+    index = np.empty(columns, dtype=np.uint32)
     for user in range(len(rows)):
         for run in range(runs):
             for i in range(columns):
                 index[i] = affine[user, said[i]] * runs + run
-            index[columns] = (first_user + user) * runs + run
-            sum_rows(places, 0, index, 0, columns + 1, rows, user * runs + run)
+            add_rows(places, 0, index, 0, columns, rows, user * runs + run)
 
 
 @compiled
-def _score_strip(
-    table: Int32s,
-    rows: Bytes,
-    bundles: int,
+def _add_strip(table: Int32s, rows: Bytes, first: int, bundles: int, steps: Int32s) -> None:
+    """Add what some bundles, from the first on, are worth for each user with a strip's posts."""
+    width = rows.shape[1]
+    for user in range(len(rows)):
+        add_rows(table, STRIDE, rows, user * width + first, bundles, steps, user)
+
+
+@compiled
+def _finish(
+    steps: Int32s,
     step: float,
     offset: float,
     user_factors: Float32s,
     post_factors: Float32s,
     scores: Float32s,
-    best: Float32s,
+    best: Masks,
 ) -> None:
-    """Score all users with the posts of a strip: (users, 32), and the best of the 32."""
-    steps = np.empty((1, WIDTH), dtype=np.int32)
+    """Turn steps into scores with their dot products, (users, 32), and find the best of the 32."""
+    bits = scores.view(np.uint32)
     dots = np.zeros((1, WIDTH), dtype=np.float32)
-    width, factors = rows.shape[1], user_factors.shape[1]
-    for user in range(len(rows)):
-        sum_rows(table, STRIDE, rows, user * width, bundles, steps, 0)
+    factors = user_factors.shape[1]
+    for user in range(len(steps)):
         dot_rows(user_factors, user * factors, post_factors, factors, dots)
-        most = np.float32(-np.inf)
         for lane in range(WIDTH):
             # Adding zero turns -0.0 into 0.0, its equal.
-            score = np.float32(steps[0, lane] * step + offset + dots[0, lane]) + np.float32(0)
-            scores[user, lane] = score
-            most = max(most, score)
+            scores[user, lane] = np.float32(steps[user, lane] * step + offset + dots[0, lane]) + np.float32(0)
+        most = np.uint32(0)
+        for lane in range(WIDTH):
+            most = max(most, in_order(bits[user, lane]))
         best[user] = most

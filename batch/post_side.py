@@ -37,6 +37,9 @@ _STRONG = 0.25
 # Row numbers are added up as bytes, four to a number of a vector.
 BYTES_PER_VECTOR = 4 * WIDTH
 
+# So many bundles' rows stay near the processor while a chunk's users are scored; each time costs a pass.
+BUNDLES_AT_ONCE = 128
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -49,7 +52,7 @@ class PostSide:
     step, offset
         A forest's raw score is its steps * step + offset.
     parts
-        What rows are worth.
+        What rows are worth, BUNDLES_AT_ONCE at a time.
     user_bins, user_places
         The bins of each user column; (bins, bundles) what a bin adds to the row numbers.
     affinity_bins
@@ -68,7 +71,7 @@ class PostSide:
 
     step: float
     offset: float
-    parts: PartTables
+    parts: tuple[PartTables, ...]
     user_bins: tuple[Bins, ...]
     user_places: tuple[Bytes, ...]
     affinity_bins: tuple[tuple[Bins, ...], ...]
@@ -120,7 +123,10 @@ def prepare(
     return PostSide(
         step=step,
         offset=offset,
-        parts=PartTables.of(bundles, post_columns, step),
+        parts=tuple(
+            PartTables.of(bundles[start : start + BUNDLES_AT_ONCE], post_columns, step)
+            for start in range(0, len(bundles), BUNDLES_AT_ONCE)
+        ),
         user_bins=tuple(bins[:users]),
         user_places=tuple(places[:users]),
         affinity_bins=tuple(tuple(next(affine) for _ in a.features) for a in tables.affinities),

@@ -67,7 +67,9 @@ class Shelves:
         keys = np.empty((users, _room(n)), dtype=np.uint64)
         return cls(n, keys, np.zeros(users, dtype=np.int64), np.zeros(users, dtype=np.uint64))
 
-    def offer(self, scores: Float32s, best: Float32s, users: Int64s, posts: Int32s, liked: Likes) -> None:
+    def offer(
+        self, scores: Float32s, best: npt.NDArray[np.uint32], users: Int64s, posts: Int32s, liked: Likes
+    ) -> None:
         """Offer the scores of some strips of posts, each post once in all.
 
         Parameters
@@ -75,7 +77,7 @@ class Shelves:
         scores
             (strips, users, 32) float32, neither NaN nor -0.0.
         best
-            (strips, users) the best score of each strip.
+            (strips, users) `in_order` of the bits of each strip's best score.
         users
             (users,) whose scores these are: places on the shelves and in `liked`.
         posts
@@ -84,14 +86,15 @@ class Shelves:
             Posts to leave out.
         """
         _offer(
-            scores.view(np.uint32), best.view(np.uint32), users, posts, liked.starts, liked.posts,
+            scores.view(np.uint32), best, users, posts, liked.starts, liked.posts,
             self.n, self.keys, self.filled, self.floors,
         )  # fmt: skip
 
     def lists(self) -> tuple[Int32s, Float32s]:
         """Read the lists: (users, n) places of posts, best first (-1 pads), and their scores (NaN pads)."""
         best = np.zeros((len(self.filled), self.n), dtype=np.uint64)
-        _sort(self.keys, self.filled, best)
+        _gather_best(self.keys, self.filled, best)
+        best = np.sort(best, axis=1)[:, ::-1]
         turned = (best >> np.uint64(32)).astype(np.uint32)
         bits = np.where(turned & _SIGN, turned ^ _SIGN, ~turned)
         posts = np.where(best == 0, -1, _LAST - best.astype(np.uint32))
@@ -99,7 +102,7 @@ class Shelves:
 
 
 @compiled
-def _turned(bits: np.uint32) -> np.uint32:
+def in_order(bits: np.uint32) -> np.uint32:
     """Turn the bits of a float32 into a number that sorts as it does."""
     return ~bits if bits & _SIGN else bits | _SIGN
 
@@ -122,11 +125,11 @@ def _offer(
         floor, count = floors[user], filled[user]
         least = np.uint32(floor >> np.uint64(32))
         for strip in range(len(posts)):
-            if _turned(best[strip, row]) < least:
+            if best[strip, row] < least:
                 continue
             for lane in range(WIDTH):
                 post = posts[strip, lane]
-                key = np.uint64(_turned(scores[strip, row, lane])) << np.uint64(32) | np.uint64(
+                key = np.uint64(in_order(scores[strip, row, lane])) << np.uint64(32) | np.uint64(
                     _LAST - np.uint32(post)
                 )
                 if (
@@ -179,10 +182,11 @@ def _keep_best(keys: Keys, n: int) -> None:
 
 
 @compiled
-def _sort(keys: Keys, filled: Int64s, best: Keys) -> None:
-    """Write each user's best keys in order, the best first."""
+def _gather_best(keys: Keys, filled: Int64s, best: Keys) -> None:
+    """Copy each user's best keys, in any order."""
     for user in range(len(filled)):
         count = min(filled[user], best.shape[1])
         if filled[user] > count:
             _keep_best(keys[user, : filled[user]], count)
-        best[user, :count] = np.sort(keys[user, :count])[::-1]
+        for place in range(count):
+            best[user, place] = keys[user, place]

@@ -1,6 +1,6 @@
 """The one inner loop of the scorer, in vector instructions: add up the rows that an index names.
 
-    sums[at] = table[index[0]] + table[stride + index[1]] + table[2 * stride + index[2]] + ...
+    sums[at] += table[index[0]] + table[stride + index[1]] + table[2 * stride + index[2]] + ...
 
 A row is 32 numbers of 4 bytes, two vector registers of a recent processor, and
 the sum stays in registers until it is complete. A plain numba loop says the
@@ -33,7 +33,8 @@ def compiled(function: Function) -> Function:
     """Compile a function to run without the interpreter's lock, and keep the machine code on disk.
 
     Where no folder for it can be written (see numba's NUMBA_CACHE_DIR), every
-    process compiles afresh.
+    process compiles afresh. What is kept is good until the function's own file
+    changes; after a change to this one, remove it (`__pycache__`).
     """
     try:
         return cast(Function, numba.njit(nogil=True, cache=True)(function))
@@ -56,10 +57,10 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
 
 
 @_intrinsic
-def sum_rows(
+def add_rows(
     typing: Any, table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any
 ) -> Any:
-    """Set row `at` of the sums to the sum of `count` rows of the table.
+    """Add `count` rows of the table to row `at` of the sums.
 
     Parameters
     ----------
@@ -80,7 +81,7 @@ def sum_rows(
             row = builder.add(builder.mul(i, stride), number)
             return builder.add(sum_, _load(builder, table, row, vector))
 
-        _store(builder, sums, at, _accumulate(builder, vector, count, add))
+        _store(builder, sums, at, _accumulate(builder, _load(builder, sums, at, vector), count, add))
 
     return types.void(table, stride, index, start, count, sums, at), _with_pointers(emit)
 
@@ -107,7 +108,7 @@ def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: A
             product = builder.fmul(spread, _load(builder, right, i, vector), flags=["contract"])
             return builder.fadd(sum_, product, flags=["contract"])
 
-        _store(builder, sums, start.type(0), _accumulate(builder, vector, count, add))
+        _store(builder, sums, start.type(0), _accumulate(builder, ir.Constant(vector, None), count, add))
 
     return types.void(left, start, right, count, sums), _with_pointers(emit)
 
@@ -128,10 +129,10 @@ def _with_pointers(emit: Callable[..., None]) -> Callable[..., Any]:
     return generate
 
 
-def _accumulate(builder: Any, vector: Any, count: Any, add: Callable[[Any, Any], Any]) -> Any:
-    """Loop `count` times over sum = add(sum, i), from zero."""
-    sum_ = cgutils.alloca_once(builder, vector)  # type: ignore[no-untyped-call]
-    builder.store(ir.Constant(vector, None), sum_)
+def _accumulate(builder: Any, first: Any, count: Any, add: Callable[[Any, Any], Any]) -> Any:
+    """Loop `count` times over sum = add(sum, i), from the first sum."""
+    sum_ = cgutils.alloca_once(builder, first.type)  # type: ignore[no-untyped-call]
+    builder.store(first, sum_)
     with cgutils.for_range(builder, count) as loop:
         builder.store(add(builder.load(sum_), loop.index), sum_)
     return builder.load(sum_)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from batch.bundles import MOST_ROWS, Bundle
 from batch.parts import LEAVES, Masks, Part
 from batch.tables import Int32s, Int64s
-from batch.vectors import WIDTH, aligned, compiled, sum_rows
+from batch.vectors import WIDTH, add_rows, aligned, compiled
 
 # Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers: 0 for
 # bit 0, which stands for no leaf, and for no bit.
@@ -34,7 +34,7 @@ STRIDE = MOST_ROWS + 5
 
 @dataclass(frozen=True)
 class PartTables:
-    """The parts, one bundle's after another's, as flat arrays.
+    """The parts of some bundles, one bundle's after another's, as flat arrays.
 
     Attributes
     ----------
@@ -89,26 +89,27 @@ class PartTables:
             rows=np.array(rows, dtype=np.int64),
         )
 
-    def table(self, bins: Int32s) -> Int32s:
+    def scratch(self) -> tuple[Int32s, Int32s]:
+        """Make room for the work of `fill`: worth of the masks and table of the rows, (any, 32)."""
+        masks, rows = (len(self.masks), WIDTH), (self.bundles * STRIDE, WIDTH)
+        return aligned(masks, np.int32), aligned(rows, np.int32)
+
+    def fill(self, bins: Int32s, worth: Int32s, table: Int32s) -> None:
         """Work out what each row of each bundle is worth with each post of a strip.
 
         Parameters
         ----------
         bins
             (post columns, 32) bins of the posts' values.
-
-        Returns
-        -------
-        (bundles * STRIDE, 32) int32 steps; bundle b's rows start at b * STRIDE.
+        worth, table
+            From `scratch`. Of the table, bundle b's rows start at b * STRIDE.
         """
-        worth = aligned((len(self.masks), WIDTH), np.int32)
         _fill_worth(
             self.values, self.masks, self.mask_starts, self.keeps, self.keep_starts,
             self.columns, self.column_starts, bins, worth,
         )  # fmt: skip
-        table = aligned((self.bundles * STRIDE, WIDTH), np.int32)
+        table.fill(0)
         _add_up(worth, self.members, self.member_starts, self.rows, table)
-        return table
 
 
 def _in_steps(parts: list[Part], step: float) -> Int32s:
@@ -161,7 +162,8 @@ def _fill_worth(
     """Work out what each mask of each part is worth with each post of a strip: (masks, 32)."""
     kept = np.empty(WIDTH, dtype=np.uint32)
     for part in range(len(values)):
-        kept[:] = np.uint32(0xFFFFFFFF)
+        for lane in range(WIDTH):
+            kept[lane] = np.uint32(0xFFFFFFFF)
         for said in range(column_starts[part], column_starts[part + 1]):
             for lane in range(WIDTH):
                 kept[lane] &= keeps[keep_starts[said] + bins[columns[said], lane]]
@@ -176,4 +178,4 @@ def _add_up(worth: Int32s, members: Masks, member_starts: Int64s, rows: Int64s, 
     """Add up each row's parts."""
     for row in range(len(rows)):
         start = member_starts[row]
-        sum_rows(worth, 0, members, start, member_starts[row + 1] - start, table, rows[row])
+        add_rows(worth, 0, members, start, member_starts[row + 1] - start, table, rows[row])

@@ -61,7 +61,7 @@ def test_the_models_drawn_had_every_kind_of_split() -> None:
     ("trees", "leaves", "kinds"),
     [
         (2000, 6, [Kind.USER] * 2 + [Kind.POST] * 3 + [0, 1]),
-        (40, 255, [Kind.USER] * 8 + [Kind.POST] * 2 + [0, 0, 1]),
+        (12, 255, [Kind.USER] * 8 + [Kind.POST] * 2 + [0, 0, 1]),
         (300, 2, [Kind.USER, Kind.POST]),
         (30, 255, [Kind.USER]),
         (30, 255, [Kind.POST]),

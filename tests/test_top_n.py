@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.likes import Likes
-from batch.top_n import STRIPS_AT_ONCE, Shelves
+from batch.top_n import STRIPS_AT_ONCE, Shelves, in_order
 from batch.vectors import WIDTH
 
 
@@ -31,7 +31,8 @@ def offered(
     for start in range(0, len(strips), STRIPS_AT_ONCE):
         some = strips[start : start + STRIPS_AT_ONCE]
         block = np.ascontiguousarray(scores[users][:, some].transpose(1, 0, 2))
-        shelves.offer(block, np.ascontiguousarray(block.max(axis=2)), users, some, likes)
+        best = np.array([[in_order(bits) for bits in row] for row in block.max(axis=2).view(np.uint32)])
+        shelves.offer(block, best.astype(np.uint32), users, some, likes)
     return shelves.lists()
 
 

@@ -1,0 +1,1 @@
+"""Measurements that print a table and draw a plot; nothing here runs in production."""
