@@ -105,7 +105,8 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
                 trees, cost = [row["trees"] for row in line], [row["ns_per_pair"] for row in line]
                 panel.loglog(trees, cost, "o-", color=colour, label=way)
                 for x, y in zip(trees, cost, strict=True):
-                    panel.annotate(f"{y:.3g}", (x, y), textcoords="offset points", xytext=(0, 6), ha="center")
+                    told = f"{y:,.0f}" if y > 20 else f"{y:.1f}"
+                    panel.annotate(told, (x, y), textcoords="offset points", xytext=(0, 6), ha="center")
         panel.set(title=f"{posts:,} posts", xlabel="trees of 31 leaves", xticks=TREES)
         panel.set_xticks(TREES, [str(trees) for trees in TREES])
         panel.minorticks_off()
