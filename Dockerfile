@@ -1,8 +1,10 @@
 # One image for batch, scheduler and serving; docker-compose.yml chooses the command.
 FROM python:3.11.15-slim-bookworm
 
+# The root file system is read-only later: what the scorer compiles on its first night is kept beside the models.
 ENV PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    NUMBA_CACHE_DIR=/app/models/compiled
 
 # LightGBM needs OpenMP, which the slim image lacks.
 RUN apt-get update \

@@ -14,7 +14,9 @@ define lend_openmp
 @$(BIN)/python -c 'import lightgbm'
 endef
 
-.PHONY: help demo test lint types check bench-scoring clean
+BENCH_DEMO := $(BIN)/python -m demo --dir .bench
+
+.PHONY: help demo test lint types check bench-scoring bench-night clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -32,7 +34,7 @@ types: .venv/dev-ready
 	$(BIN)/mypy
 
 check: .venv/dev-ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lleaves (JSON=FILE)
 	@$(PYTHON) -m venv .venv-lleaves && .venv-lleaves/bin/python -m pip install --quiet \
@@ -40,9 +42,14 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 		{ rm -rf .venv-lleaves; echo "lleaves could not be installed; measuring without it" >&2; }
 	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
 
+bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
+	@trap '$(BENCH_DEMO) stop' EXIT; \
+		$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
+		JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m benchmarks.night
+
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi
-	rm -rf .venv .venv-lleaves .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lleaves .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

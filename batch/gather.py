@@ -54,6 +54,11 @@ class Gathered:
     latest: Examples
     left_out: dict[str, int]
 
+    @property
+    def interactions(self) -> int:
+        """How many views and likes of known users and posts there are up to the cutoff."""
+        return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
+
 
 def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime) -> Gathered:
     """Read everything as of a cutoff: the given time, else the last interaction up to the clock.

@@ -20,7 +20,7 @@ from batch.gather import Gathered, gather
 from batch.interrupt import InterruptedRunError
 from batch.ledger import Run, State
 from batch.model import Model, fit
-from batch.progress import Stages, track
+from batch.progress import Stages, Waiting, track
 from batch.publish import Written
 from batch.score import lists_of_all
 from batch.variants import VARIANTS, Variant
@@ -125,19 +125,23 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
 def _load(night: Night, stages: Stages) -> Gathered:
     """Gather once a night; the variants share it."""
     if night.gathered is None:
-        with stages.stage("load") as told:
+        with stages.stage("load", "interactions") as told:
             night.gathered = gather(night.engine, night.settings, night.as_of, datetime.now(UTC))
             told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
-            told |= {"likes": night.gathered.now.likes.posts.size} | night.gathered.left_out
+            told |= {
+                "interactions": night.gathered.interactions,
+                "likes": night.gathered.now.likes.posts.size,
+            }
+            told |= night.gathered.left_out
     return night.gathered
 
 
 def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> dict[str, Any]:
     """Fit on what came before the holdout, and evaluate on the holdout."""
-    with stages.stage("fit") as told:
+    with stages.stage("fit", "examples") as told:
         model = fit(variant, gathered, gathered.training, settings)
         told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
-    with stages.stage("evaluate") as told:
+    with stages.stage("evaluate", "rows") as told:
         metrics = evaluate(model, gathered, settings.threads)
         told |= {"rows": int(metrics["holdout"]["views"])}
     return metrics
@@ -145,7 +149,7 @@ def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Sta
 
 def _learn(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> Model:
     """Fit again on everything up to the cutoff."""
-    with stages.stage("refit") as told:
+    with stages.stage("refit", "examples") as told:
         told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
         return fit(variant, gathered, gathered.latest, settings)
 
@@ -153,15 +157,16 @@ def _learn(settings: Settings, gathered: Gathered, variant: Variant, stages: Sta
 def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
-    with stages.stage("score_and_write") as told:
+    with stages.stage("score_and_write", "users") as told:
         tables, factors = model.tables(gathered.network, gathered.now), model.factors(gathered.now)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
         blocked = publish.blocked_places(client, keys, tables.post_ids)
         publish.begin(client, keys, run.run_id)
-        chunks = lists_of_all(
+        scored = lists_of_all(
             model.booster, tables, factors, gathered.liked, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
+        chunks = Waiting(scored)
         lists = track(chunks, users, "score and write", "users")
         written = publish.write_lists(client, keys, run.run_id, lists, tables.post_ids)
         publish.write_popular(
@@ -170,6 +175,8 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         publish.write_texts(client, keys, gathered.network.posts)
         publish.verify(client, written, users)
         told |= {"users": written.users, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
+        # Chunks are scored while others are written; this is what scoring took beyond that.
+        told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
     return written
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -23,16 +23,21 @@ LOG_EVERY_SECONDS = 10.0
 class Stages:
     """What each stage of a run took; the record goes into the run's manifest."""
 
-    rows: list[dict[str, float | int | str]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, float | int | str]]:
-        """Time one stage. What the caller puts into the yielded row is recorded and logged with it."""
-        row: dict[str, float | int | str] = {"stage": name}
+    def stage(self, name: str, unit: str) -> Iterator[dict[str, Any]]:
+        """Time one stage and tell its rate.
+
+        What the caller puts into the yielded row is recorded and logged with
+        it; under the name of the unit, how many of them there were.
+        """
+        row: dict[str, Any] = {"stage": name}
         started = time.perf_counter()
         yield row
-        row["seconds"] = round(time.perf_counter() - started, 3)
-        row["peak_mib"] = peak_mib()
+        seconds = time.perf_counter() - started
+        row |= {"seconds": round(seconds, 3), "peak_mib": peak_mib()}
+        row[f"{unit}_per_second"] = rate(row[unit], seconds)
         self.rows.append(row)
         told = ", ".join(f"{key} {value}" for key, value in row.items() if key != "stage")
         log.info("%s: %s", name, told)
@@ -47,6 +52,21 @@ def peak_mib() -> int:
 def rate(count: int, seconds: float) -> int:
     """Return how many a second, 0 where no time passed."""
     return round(count / seconds) if seconds > 0 else 0
+
+
+class Waiting(Iterator[T]):
+    """Passes on what comes, and adds up in `seconds` how long it was waited for."""
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self.seconds = 0.0
+        self._source = iter(source)
+
+    def __next__(self) -> T:
+        started = time.perf_counter()
+        try:
+            return next(self._source)
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def track(steps: Iterable[tuple[int, T]], total: int, what: str, unit: str) -> Iterator[T]:

@@ -17,14 +17,15 @@ from batch.history import History
 from batch.store import blocks
 from batch.tables import Int64s
 from contract import columns
-from contract.codec import encode_list, encode_object
-from contract.errors import StoreError
+from contract.codec import SCORE_DECIMALS, ListEncoder, encode_list, encode_object
+from contract.errors import ModelError, StoreError
 from contract.experiment import Experiment
 from contract.keys import HELP_TEXT, Keys
 from contract.settings import Settings
 
 KEYS_AT_A_TIME = 1_000
 READ_BACK_EVERY = 1_000
+GREATEST_SCORE = 1e12
 
 
 @dataclass
@@ -53,9 +54,15 @@ class Written:
 def write_lists(
     client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Lists], post_ids: Int64s
 ) -> Written:
-    """Write every user's list; the live run is not touched."""
-    written = Written()
-    rows = (row for chunk in chunks for row in _rows(chunk, post_ids))
+    """Write every user's list; the live run is not touched.
+
+    Raises
+    ------
+    ModelError
+        A score is no number that JSON has a word for.
+    """
+    written, encoder = Written(), ListEncoder(post_ids.tolist())
+    rows = (row for chunk in chunks for row in _rows(chunk, encoder))
     for block in blocks(rows, KEYS_AT_A_TIME):
         with client.pipeline(transaction=False) as pipe:
             for user_id, value, length, full in block:
@@ -72,12 +79,18 @@ def write_lists(
     return written
 
 
-def _rows(chunk: Lists, post_ids: Int64s) -> Iterator[tuple[int, str, int, int]]:
+def _rows(chunk: Lists, encoder: ListEncoder) -> Iterator[tuple[int, str, int, int]]:
     """Yield (user id, encoded list, its length, N) of each user."""
-    for user_id, posts, scores in zip(chunk.user_ids.tolist(), chunk.posts, chunk.scores, strict=True):
-        length = int((posts >= 0).sum())
-        ranked = zip(post_ids[posts[:length]].tolist(), scores[:length].tolist(), strict=True)
-        yield user_id, encode_list(ranked), length, posts.size
+    for start in range(0, len(chunk.user_ids), KEYS_AT_A_TIME):
+        block = slice(start, start + KEYS_AT_A_TIME)
+        posts, listed = chunk.posts[block], chunk.posts[block] >= 0
+        scores = np.where(listed, chunk.scores[block], 0).astype(np.float64)
+        if not (np.abs(scores) < GREATEST_SCORE).all():
+            raise ModelError("the model gives a score that is not finite; it is unusable")
+        units = np.rint(scores * 10**SCORE_DECIMALS).astype(np.int64)
+        rows = (chunk.user_ids[block], listed.sum(axis=1), posts, units)
+        for user_id, length, places, of_places in zip(*(row.tolist() for row in rows), strict=True):
+            yield user_id, encoder.encode(places[:length], of_places[:length]), length, posts.shape[1]
 
 
 def begin(client: redis.Redis, keys: Keys, run_id: str) -> None:

@@ -12,7 +12,9 @@ on a processor with narrower registers LLVM uses more of them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -26,6 +28,22 @@ from numba.extending import intrinsic
 WIDTH = 32
 _CACHE_LINE_BYTES = 64
 
+
+def _folder_for_code() -> str:
+    """Name a folder for machine code that no other version of this package shares.
+
+    Numba recompiles a function when its own file changes, but does not see a
+    change to a function that it calls from another file.
+    """
+    here = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    folder = Path(_numba_settings.CACHE_DIR or here / "__pycache__")
+    return str(folder / f"scorer-{hashlib.sha256(sources).hexdigest()[:16]}")
+
+
+_numba_settings: Any = numba.config
+_numba_settings.CACHE_DIR = _folder_for_code()
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -33,8 +51,7 @@ def compiled(function: Function) -> Function:
     """Compile a function to run without the interpreter's lock, and keep the machine code on disk.
 
     Where no folder for it can be written (see numba's NUMBA_CACHE_DIR), every
-    process compiles afresh. What is kept is good until the function's own file
-    changes; after a change to this one, remove it (`__pycache__`).
+    process compiles afresh.
     """
     try:
         return cast(Function, numba.njit(nogil=True, cache=True)(function))

@@ -7,92 +7,69 @@ Python that has it. `JSON` names a file for the rows.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
-from benchmarks.network import make_tables, train
+from benchmarks.case import Case
+from benchmarks.network import make_likes, make_tables, train
+from benchmarks.report import Columns, machine, print_head, print_row, save_rows
+from benchmarks.ways import ROOT, SAMPLES, error, measure
 
-ROOT = Path(__file__).parents[1]
 TREES = (50, 200, 800)
 POSTS = (1_000, 7_000, 50_000)
 USERS = 16_384
+N = 100
+BUDGET_MIB = 256
 COLOURS = {"overnight": "tab:blue", "booster": "tab:red", "lleaves": "tab:orange"}
-HEAD = (
-    f"{'way':10} {'trees':>6} {'posts':>7} {'ns/pair':>9} {'ratio':>7} {'peak MiB':>9}"
-    f" {'set-up s':>9} {'max error':>10}"
-)
+COLUMNS: Columns = {
+    "way": ("way", ">10"),
+    "trees": ("trees", "6"),
+    "posts": ("posts", "7"),
+    "ns_per_pair": ("ns/pair", "9.1f"),
+    "ratio_to_booster": ("ratio", "7.1f"),
+    "peak_mib": ("peak MiB", "9"),
+    "setup_seconds": ("set-up s", "9.1f"),
+    "max_abs_error": ("max error", "10.1e"),
+}
 
 
 def main() -> None:
     """Measure, print one table, write JSON and the plot."""
-    threads = os.cpu_count() or 1
-    pythons = {"overnight": sys.executable, "booster": sys.executable}
+    pythons = {"booster": sys.executable, "overnight": sys.executable}
     if lleaves := os.environ.get("LLEAVES_PYTHON"):
         pythons["lleaves"] = lleaves
-    print(f"{machine()}; {USERS} users, N = 100, 60 columns, trees of 31 leaves\n{HEAD}")
+    print(f"{machine()}; {USERS} users, N = {N}, 60 columns, trees of 31 leaves")
+    print_head(COLUMNS)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for trees in TREES:
             for posts in POSTS:
-                rows += measure(pythons, trees, posts, threads, Path(folder))
-    if path := os.environ.get("JSON"):
-        Path(path).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                rows += compare(pythons, trees, posts, Path(folder))
+    save_rows(rows)
     draw(rows, ROOT / "docs")
 
 
-def machine() -> str:
-    """Name the machine by its cores and widest vector instructions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
-    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
-    return f"{os.cpu_count()} cores, {widest or platform.machine()}"
-
-
-def measure(
-    pythons: dict[str, str], trees: int, posts: int, threads: int, folder: Path
-) -> list[dict[str, Any]]:
-    """Measure every way for one forest and one number of posts."""
-    model = folder / "model.txt"
-    train(make_tables(USERS, posts), trees).save_model(model)
+def compare(pythons: dict[str, str], trees: int, posts: int, folder: Path) -> list[dict[str, Any]]:
+    """Measure every way for one forest and one number of posts, LightGBM's own first, as the yardstick."""
+    tables = make_tables(USERS, posts)
+    forest = train(tables, trees).model_to_string()
+    Case(forest, tables, None, make_likes(tables), N, BUDGET_MIB).save(folder / "case")
     rows: list[dict[str, Any]] = []
-    # The yardstick first, as the others are compared with it.
-    for way in sorted(pythons, key=["booster", "overnight", "lleaves"].index):
-        sample = folder / f"{way}.npy"
-        arguments = [way, str(model), str(USERS), str(posts), str(threads), str(sample)]
-        ran = subprocess.run(
-            [pythons[way], "-m", "benchmarks.ways", *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        found = json.loads(ran.stdout.splitlines()[-1])
-        booster = rows[0] if rows else found
-        row = {"way": way, "trees": trees, "posts": posts} | found
-        row["ratio_to_booster"] = booster["ns_per_pair"] / row["ns_per_pair"]
-        row["max_abs_error"] = error(sample, np.load(folder / "booster.npy"))
+    for way, python in pythons.items():
+        threads = os.cpu_count() or 1
+        found = measure(way, folder / "case", threads, folder / SAMPLES[way], python=python)
+        row: dict[str, Any] = {"way": way, "trees": trees, "posts": posts, "ns_per_pair": found.ns_per_pair}
+        row["ratio_to_booster"] = (rows[0] if rows else row)["ns_per_pair"] / found.ns_per_pair
+        row |= {"peak_mib": found.peak_mib, "setup_seconds": found.setup_seconds}
+        row["max_abs_error"] = error(folder / SAMPLES[way], folder / SAMPLES["booster"])
         rows.append(row)
-        print(
-            f"{way:10} {trees:6} {posts:7} {row['ns_per_pair']:9.1f} {row['ratio_to_booster']:7.1f}"
-            f" {row['peak_mib']:9} {row['setup_seconds']:9.1f} {row['max_abs_error']:10.1e}",
-            flush=True,
-        )
+        print_row(COLUMNS, row)
     return rows
-
-
-def error(sample: Path, expected: np.ndarray) -> float:
-    """Compare a sample's scores with LightGBM's: all of them, or those of the lists."""
-    if sample.exists():
-        return float(np.abs(np.load(sample) - expected).max())
-    lists = np.load(f"{sample}.npz")
-    kept = np.where(lists["posts"] >= 0, lists["posts"], 0)
-    return float(np.nanmax(np.abs(lists["scores"] - np.take_along_axis(expected, kept, axis=1))))
 
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:

@@ -116,7 +116,7 @@ class Settings:
     top_n: int = setting("OVERNIGHT_TOP_N", 100, _integer(1, 10_000), "posts in a user's list")
     memory_budget_mib: int = setting(
         "OVERNIGHT_MEMORY_BUDGET_MIB",
-        1024,
+        512,
         _integer(16, 1_048_576),
         "memory for scoring; sets how many users are scored at a time",
     )

@@ -1,0 +1,57 @@
+"""What every way of scoring is given, in a file, so that each can be measured in a process of its own."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightgbm as lgb
+
+from batch.likes import Likes
+from batch.tables import FeatureTables, Float32s
+
+
+@dataclass(frozen=True)
+class Case:
+    """Users, posts, and a forest trained on their features.
+
+    Attributes
+    ----------
+    forest
+        LightGBM's text of the model.
+    tables
+        The features.
+    factors
+        (users, factors) and (posts, factors), whose dot product is added; or None.
+    likes
+        Left out of the lists.
+    n
+        Longest list.
+    budget_mib
+        Memory for the chunks under way.
+    """
+
+    forest: str
+    tables: FeatureTables
+    factors: tuple[Float32s, Float32s] | None
+    likes: Likes
+    n: int
+    budget_mib: int
+
+    @property
+    def booster(self) -> lgb.Booster:
+        """The forest, as LightGBM reads it."""
+        return lgb.Booster(model_str=self.forest)
+
+    def save(self, path: Path) -> None:
+        """Write the case to a file."""
+        with path.open("wb") as file:
+            pickle.dump(self, file)
+
+    @classmethod
+    def load(cls, path: Path) -> Case:
+        """Read what `save` wrote."""
+        with path.open("rb") as file:
+            case: Case = pickle.load(file)
+        return case

@@ -1,0 +1,90 @@
+"""Measures the scoring of the network in `DATABASE_URL` with the models that the night would train.
+
+Each variant is trained as the night trains it; then all users are scored with
+all posts twice, with nothing compiled yet and with everything compiled, and a
+sample of the pairs is put together row by row for `Booster.predict`. `JSON`
+names a file for the rows.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from batch.gather import Gathered, gather
+from batch.model import fit
+from batch.source import explained, open_engine
+from batch.variants import VARIANTS, Variant
+from benchmarks.case import Case
+from benchmarks.report import Columns, machine, print_head, print_row, save_rows
+from benchmarks.ways import SAMPLES, error, measure
+from contract.settings import Settings
+
+COLUMNS: Columns = {
+    "variant": ("variant", ">8"),
+    "trees": ("trees", "6"),
+    "pairs": ("pairs", "14,"),
+    "ns_per_pair": ("ns/pair", "8.1f"),
+    "booster_ns_per_pair": ("booster", "8.0f"),
+    "ratio_to_booster": ("ratio", "6.0f"),
+    "first_seconds": ("first s", "8.1f"),
+    "first_seconds_compiled": ("compiled", "9.1f"),
+    "setup_seconds": ("set-up s", "9.1f"),
+    "peak_mib": ("peak MiB", "9"),
+    "max_abs_error": ("max error", "10.1e"),
+}
+
+
+def main() -> None:
+    """Load, train, measure, print one table and write JSON."""
+    settings = Settings.from_environment()
+    engine = open_engine(settings, "benchmarks.night")
+    with explained(settings), threadpool_limits(1, user_api="blas"):
+        gathered = gather(engine, settings, None, datetime.now(UTC))
+    users, posts = len(gathered.network.users), len(gathered.network.posts)
+    print(f"{machine()}; {users} users x {posts} posts, N = {settings.top_n}")
+    print_head(COLUMNS)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [compare(variant, gathered, settings, Path(folder)) for variant in VARIANTS.values()]
+    save_rows(rows)
+
+
+def compare(variant: Variant, gathered: Gathered, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Measure one variant; setting up counts towards `ns_per_pair`."""
+    with threadpool_limits(1, user_api="blas"):
+        model = fit(variant, gathered, gathered.latest, settings)
+        factors = model.factors(gathered.now)
+        tables = model.tables(gathered.network, gathered.now)
+    path, forest = folder / "case", model.booster.model_to_string()
+    dot = None if factors is None else (factors.users, factors.posts)
+    Case(forest, tables, dot, gathered.liked, settings.top_n, settings.memory_budget_mib).save(path)
+    threads = settings.threads or os.cpu_count() or 1
+    booster = measure("booster", path, threads, folder / SAMPLES["booster"])
+    compiled = folder / variant.name
+    cold = measure("overnight", path, threads, folder / SAMPLES["overnight"], compiled=compiled)
+    warm = measure("overnight", path, threads, folder / SAMPLES["overnight"], compiled=compiled)
+    ns_per_pair = (warm.seconds + warm.setup_seconds) / warm.pairs * 1e9
+    row = {
+        "variant": variant.name,
+        "trees": model.booster.num_trees(),
+        "pairs": warm.pairs,
+        "ns_per_pair": ns_per_pair,
+        "booster_ns_per_pair": booster.ns_per_pair,
+        "ratio_to_booster": booster.ns_per_pair / ns_per_pair,
+        "first_seconds": cold.first_seconds,
+        "first_seconds_compiled": warm.first_seconds,
+        "setup_seconds": warm.setup_seconds,
+        "peak_mib": max(cold.peak_mib, warm.peak_mib),
+        "max_abs_error": error(folder / SAMPLES["overnight"], folder / SAMPLES["booster"]),
+    }
+    print_row(COLUMNS, row)
+    return row
+
+
+if __name__ == "__main__":
+    main()
