@@ -25,7 +25,8 @@ POSTS = (1_000, 7_000, 50_000)
 USERS = 16_384
 N = 100
 BUDGET_MIB = 256
-COLOURS = {"overnight": "tab:blue", "booster": "tab:red", "lleaves": "tab:orange"}
+LOOKS = {"booster": ("tab:red", 6), "lleaves": ("tab:orange", -13), "overnight": ("tab:blue", 6)}
+"""Each way's colour, and how many points above its line the figures stand."""
 COLUMNS: Columns = {
     "way": ("way", ">10"),
     "trees": ("trees", "6"),
@@ -76,14 +77,14 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Draw cost per pair over the number of trees, a panel for each number of posts."""
     figure, panels = plt.subplots(1, len(POSTS), figsize=(11, 3.6), sharey=True)
     for posts, panel in zip(POSTS, panels, strict=True):
-        for way, colour in COLOURS.items():
+        for way, (colour, above) in LOOKS.items():
             line = [row for row in rows if row["way"] == way and row["posts"] == posts]
             if line:
                 trees, cost = [row["trees"] for row in line], [row["ns_per_pair"] for row in line]
                 panel.loglog(trees, cost, "o-", color=colour, label=way)
                 for x, y in zip(trees, cost, strict=True):
                     told = f"{y:,.0f}" if y > 20 else f"{y:.1f}"
-                    panel.annotate(told, (x, y), textcoords="offset points", xytext=(0, 6), ha="center")
+                    panel.annotate(told, (x, y), textcoords="offset points", xytext=(0, above), ha="center")
         panel.set(title=f"{posts:,} posts", xlabel="trees of 31 leaves", xticks=TREES)
         panel.set_xticks(TREES, [str(trees) for trees in TREES])
         panel.minorticks_off()

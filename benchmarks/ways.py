@@ -82,7 +82,7 @@ def measure(
 
 def sample_users(users: int, posts: int) -> np.ndarray:
     """Choose the users whose scores are compared and whose pairs the slow ways are measured on."""
-    return np.linspace(0, users - 1, max(2, PAIRS_SAMPLED // posts)).astype(int)
+    return np.linspace(0, users - 1, min(users, max(2, PAIRS_SAMPLED // posts))).astype(int)
 
 
 def error(sample: Path, expected: Path) -> float:

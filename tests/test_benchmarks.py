@@ -1,0 +1,36 @@
+"""The benchmark's ways of scoring agree with each other, and fill its rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.case import Case
+from benchmarks.network import make_likes, make_tables, train
+from benchmarks.ways import SAMPLES, Measured, error, measure
+
+USERS, POSTS = 300, 90
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    tables = make_tables(USERS, POSTS)
+    return Case(train(tables, 20).model_to_string(), tables, None, make_likes(tables), n=10, budget_mib=64)
+
+
+@pytest.mark.parametrize("factors", [0, 4])
+def test_our_lists_hold_the_scores_that_lightgbm_gives(tmp_path: Path, case: Case, factors: int) -> None:
+    if factors:
+        random = np.random.default_rng(3)
+        users, posts = (random.normal(size=(n, factors)).astype(np.float32) for n in (USERS, POSTS))
+        case = replace(case, factors=(users, posts))
+    case.save(tmp_path / "case")
+    found: dict[str, Measured] = {
+        way: measure(way, tmp_path / "case", 2, tmp_path / SAMPLES[way]) for way in ("booster", "overnight")
+    }
+    assert all(measured.pairs == USERS * POSTS for measured in found.values())
+    assert all(measured.seconds > 0 and measured.peak_mib > 0 for measured in found.values())
+    assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
