@@ -17,7 +17,6 @@ Then the score is rounded to float32, with its dot product, once more.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -26,13 +25,11 @@ import numpy.typing as npt
 from batch.bundles import Bundle, bundle_up, cut
 from batch.forest import Forest, read_forest
 from batch.parts import Bins, column_bins, lay_out
+from batch.strips import by_strip, lay_out_strips, strength
 from batch.tables import FeatureTables, Float32s, Int32s, Kind
 from batch.vectors import WIDTH
 from batch.worth import PartTables
 from contract.errors import ModelError
-
-# Share of the strips, the strongest, whose posts are scored first.
-_STRONG = 0.25
 
 # Row numbers are added up as bytes, four to a number of a vector.
 BYTES_PER_VECTOR = 4 * WIDTH
@@ -118,7 +115,7 @@ def prepare(
     bundles, step, offset = _bundles(forest, bins, frozenset(range(len(kinds))) - set(post_columns))
     users, before_affinities = len(tables.user_features), len(tables.user_features) + len(post_columns)
     places = _places(bundles, bins)
-    posts, groups = _strips(tables, blocked, _strength(booster, tables))
+    posts, groups = lay_out_strips(tables, blocked, strength(booster, tables))
     affine = iter(bins[before_affinities:])
     return PostSide(
         step=step,
@@ -133,10 +130,10 @@ def prepare(
         affinity_places=np.concatenate([places[0][:0], *places[before_affinities:]]),
         posts=posts,
         groups=groups,
-        bins=_by_strip(
+        bins=by_strip(
             [bins[c].find(tables.post_values[:, c - users]) for c in post_columns], posts, np.int32
         ),
-        factors=_by_strip([] if post_factors is None else list(post_factors.T), posts, np.float32),
+        factors=by_strip([] if post_factors is None else list(post_factors.T), posts, np.float32),
     )
 
 
@@ -163,45 +160,3 @@ def _places(bundles: list[Bundle], bins: list[Bins]) -> list[Bytes]:
         for column, values in bundle.places():
             places[column][:, number] += values.astype(np.uint8)
     return places
-
-
-def _strength(booster: lgb.Booster, tables: FeatureTables) -> npt.NDArray[np.float64]:
-    """Score the posts for a user of whom nothing is known."""
-    rows = np.full((len(tables.post_ids), len(tables.columns)), np.nan, dtype=np.float32)
-    first = len(tables.user_features)
-    rows[:, first : first + len(tables.post_features)] = tables.post_values
-    return np.asarray(booster.predict(rows, raw_score=True)) if len(rows) else np.empty(0)
-
-
-def _strips(
-    tables: FeatureTables, blocked: npt.NDArray[np.int64], strength: npt.NDArray[np.float64]
-) -> tuple[Int32s, Int32s]:
-    """Lay out the posts, less those blocked, in strips: places and groups.
-
-    The strongest come first, as a user's list is then soon close to final, and
-    few posts after it need a second look. Only speed depends on that.
-    """
-    places = np.setdiff1d(np.arange(len(tables.post_ids)), blocked)
-    places = places[np.argsort(-strength[places], kind="stable")]
-    # A column more than there are groupings: all posts are of one group where there is none.
-    groups = np.zeros((len(places), len(tables.affinities) + 1), dtype=np.int32)
-    for number, affinity in enumerate(tables.affinities):
-        groups[:, number] = affinity.group_of_post[places]
-    cells, cell = np.unique(groups, axis=0, return_inverse=True)
-    strips, of_cell = [np.empty((0, WIDTH), dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for number in range(len(cells)):
-        members = places[cell == number]
-        strips.append(np.pad(members, (0, -len(members) % WIDTH), constant_values=-1).reshape(-1, WIDTH))
-        of_cell.append(np.full(len(strips[-1]), number))
-    laid, which = np.concatenate(strips), np.concatenate(of_cell)
-    best = strength[laid[:, 0]]
-    order = np.lexsort((which, best < np.quantile(best, 1 - _STRONG) if len(best) else best))
-    return laid[order].astype(np.int32), cells[which[order], :-1]
-
-
-def _by_strip(columns: list[npt.NDArray[Any]], strips: Int32s, dtype: Any) -> npt.NDArray[Any]:
-    """Lay out columns of post values as (strips, columns, 32); a pad has some post's values."""
-    laid = np.empty((len(strips), len(columns), WIDTH), dtype=dtype)
-    for number, column in enumerate(columns):
-        laid[:, number] = column[strips]
-    return laid
