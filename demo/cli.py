@@ -16,9 +16,10 @@ from contract.errors import EXIT_FAILED, OvernightError
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 from demo.loaded import SIMULATED, note_loaded, source_of
+from demo.postgres import engine_of
 from demo.servers import Servers, servers_in, stop_everything
 from demo.stages import ROOT, Stopped
-from demo.up import Wanted, engine_of, up
+from demo.up import Wanted, up
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127

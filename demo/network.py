@@ -17,6 +17,7 @@ import pyarrow.csv
 import sqlalchemy as sa
 
 from contract.errors import EXIT_USAGE, OvernightError
+from demo.postgres import engine_of
 
 FEED_ACTION = "feed_action"
 
@@ -72,10 +73,8 @@ def transaction(database_url: str) -> Iterator[sa.Connection]:
     OvernightError
         One line, when Postgres cannot be reached or turns something down.
     """
-    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
     try:
-        with engine.begin() as connection:
+        with engine_of(database_url).begin() as connection:
             yield connection
     except (sa.exc.DBAPIError, psycopg2.Error) as error:
         reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]

@@ -125,5 +125,10 @@ class Postgres:
                 connection.execute(sa.text(f"CREATE DATABASE {DATABASE}"))
 
     def _admin(self) -> sa.Engine:
-        url = sa.make_url(self.url(SUPERUSER)).set(drivername="postgresql+psycopg2")
-        return sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        return engine_of(self.url(SUPERUSER)).execution_options(isolation_level="AUTOCOMMIT")
+
+
+def engine_of(database_url: str) -> sa.Engine:
+    """Return an engine for a plain `postgresql://` URL that keeps no connection open."""
+    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(url, poolclass=sa.NullPool)

@@ -17,6 +17,7 @@ from contract.settings import Settings
 from demo.answers import check_answers
 from demo.examples import choose_examples, print_examples
 from demo.loaded import Loaded, loaded, source_of
+from demo.postgres import engine_of
 from demo.processes import DemoError, DemoUsageError, holder, lock
 from demo.servers import Servers, servers_in, up_lock
 from demo.stages import Stopped, ignore_signals, run_stage, stoppable, timed
@@ -142,9 +143,3 @@ def _run_night(servers: Servers, client: redis.Redis, keys: Keys, network: Loade
     arguments += [] if limit is None else ["--limit-users", str(limit)]
     with timed(f"Running the night (python -m batch {' '.join(arguments)})"):
         run_stage("batch", arguments, servers.environment())
-
-
-def engine_of(database_url: str) -> sa.Engine:
-    """Return an engine for a plain `postgresql://` URL that keeps no connection open."""
-    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
-    return sa.create_engine(url, poolclass=sa.NullPool)

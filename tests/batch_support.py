@@ -25,6 +25,7 @@ from batch.cli import main
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
+from demo.postgres import engine_of
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = Keys()
@@ -113,12 +114,6 @@ def _copy(connection: sa.Connection, table: str, rows: pd.DataFrame) -> None:
     driver: Any = connection.connection.cursor()
     with driver as cursor:
         cursor.copy_expert(f"COPY {table} FROM STDIN WITH (FORMAT csv, HEADER true)", file)
-
-
-def engine_of(database_url: str) -> sa.Engine:
-    """Return an engine that keeps no connection open."""
-    url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
-    return sa.create_engine(url, poolclass=sa.NullPool)
 
 
 def execute(database_url: str, *statements: str) -> None:

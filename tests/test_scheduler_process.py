@@ -172,3 +172,11 @@ def test_the_check_tells_an_overdue_night(engine: sa.Engine, database_url: str) 
     ledger.start(engine, CONTROL, days_ago(0), "test")
     assert check(environment).returncode == 0
     assert check(NOWHERE).returncode == 1
+
+
+def test_a_word_that_is_no_option_is_refused_before_anything_runs() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "scheduler", "stop"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert "there is no argument 'stop'" in ran.stderr
