@@ -2,8 +2,9 @@
 
 A view whose next event by the same user on the same post is a like is a
 positive example, any other view a negative one. A like that no view precedes
-is a positive too; for those, unseen posts are sampled as negatives, as many as
-keep the like rate that the views show.
+is a positive too; for those, posts not liked are sampled as negatives: a post
+as often as the network shows it, and together of the weight that keeps the
+like rate of the views.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.history import History, places_of
-from batch.likes import Likes
 from batch.load import Network
 from batch.stream import stream
+from batch.tables import Float32s
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
 
 LOOK_BACK = timedelta(days=1)
@@ -29,6 +30,9 @@ LIKE_RATE_WITHOUT_VIEWS = 0.2
 """Assumed where a network logs no views: four sampled negatives a like."""
 
 MOST_NEGATIVES_PER_LIKE = 20
+
+MOSTLY = 0.9
+"""The views of so many posts must not fall short of their likes, or they do not tell how often each is shown."""
 
 HASH_STEPS = 2**20
 
@@ -69,34 +73,51 @@ class Examples:
         (rows,) the label.
     viewed
         (rows,) whether the row is a view that the network logged.
+    weights
+        (rows,) float32: 1, or how many views a sampled negative stands for.
     """
 
     users: Places
     posts: Places
     liked: Flags
     viewed: Flags
+    weights: Float32s
 
     def __len__(self) -> int:
         return self.users.size
 
     def where(self, keep: Flags) -> Examples:
         """Return the rows to keep."""
-        return Examples(self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep])
+        columns = (self.users, self.posts, self.liked, self.viewed, self.weights)
+        return Examples(*(column[keep] for column in columns))
 
     def distinct(self) -> Examples:
         """Return one row per (user, post), ascending, liked if any of its rows is."""
         frame = pd.DataFrame(
-            {"user": self.users, "post": self.posts, "liked": self.liked, "viewed": self.viewed}
+            {
+                "user": self.users,
+                "post": self.posts,
+                "liked": self.liked,
+                "viewed": self.viewed,
+                "weight": self.weights,
+            }
         )
-        frame = frame.groupby(["user", "post"], as_index=False, sort=True).any()
-        return Examples(*(frame[name].to_numpy() for name in ("user", "post", "liked", "viewed")))
+        frame = frame.groupby(["user", "post"], as_index=False, sort=True).max()
+        return Examples(*(frame[name].to_numpy() for name in frame.columns))
 
 
 def labelled_between(
-    connection: sa.Connection, network: Network, before: History, until: datetime, most_rows: int, seed: int
+    connection: sa.Connection,
+    network: Network,
+    before: History,
+    until: datetime,
+    most_rows: int,
+    seed: int,
+    negatives_per_like: float = MOST_NEGATIVES_PER_LIKE,
 ) -> Examples:
     """Collect the examples of `before.cutoff` < happened_at <= until.
 
+    At most `negatives_per_like` are sampled; fewer than the like rate asks for weigh the more.
     Where there would be more than `most_rows`, whole users are left out, so
     that those who stay keep all their rows: first in Postgres, by a hash of
     their id, then once sampled negatives have been added.
@@ -108,8 +129,9 @@ def labelled_between(
     rows = pd.concat(stream(connection, LABELLED, when), ignore_index=True)
     user, post = places_of(network.users, rows["user_id"]), places_of(network.posts, rows["post_id"])
     known = (user >= 0) & (post >= 0)
-    labels = Examples(user, post, (rows["liked"] == "t").to_numpy(), (rows["viewed"] == "t").to_numpy())
-    examples = with_negatives(labels.where(known), before.likes, len(network.posts), seed)
+    liked, viewed = ((rows[name] == "t").to_numpy() for name in ("liked", "viewed"))
+    labels = Examples(user, post, liked, viewed, np.ones(user.size, np.float32)).where(known)
+    examples = with_negatives(labels, before, negatives_per_like, seed)
     return thinned(examples, most_rows, seed)
 
 
@@ -124,10 +146,12 @@ def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
     return examples.where(kept[examples.users])
 
 
-def with_negatives(examples: Examples, liked_before: Likes, posts: int, seed: int) -> Examples:
+def with_negatives(examples: Examples, before: History, most_per_like: float, seed: int) -> Examples:
     """Add sampled negatives for the likes without a view, to the like rate of the views.
 
-    A post that the user liked before, or that stands among their examples, is never drawn as one.
+    Likes alone tell how often a post is shown and liked; negatives drawn as
+    often as posts are shown leave how much it is liked. A post that the user
+    liked before, or that stands among their examples, is never drawn.
     """
     alone = examples.where(~examples.viewed)
     if len(alone) == 0:
@@ -135,19 +159,29 @@ def with_negatives(examples: Examples, liked_before: Likes, posts: int, seed: in
     seen = examples.where(examples.viewed)
     like_rate = float(seen.liked.mean()) if seen.liked.any() else LIKE_RATE_WITHOUT_VIEWS
     per_like = min((1 - like_rate) / like_rate, MOST_NEGATIVES_PER_LIKE)
+    drawn_per_like = min(per_like, most_per_like)
     random = np.random.default_rng(seed)
-    users = random.choice(alone.users, size=round(len(alone) * per_like))
-    drawn = random.integers(0, posts, size=users.size)
-    pairs = users * posts + drawn
+    users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
+    posts = len(before.post_counts)
+    drawn = random.choice(posts, size=users.size, p=_shown(before))
     known = [
         examples.users * posts + examples.posts,
-        liked_before.users.astype(np.int64) * posts + liked_before.posts,
+        before.likes.users.astype(np.int64) * posts + before.likes.posts,
     ]
-    fresh = ~np.isin(pairs, np.concatenate(known))
-    no = np.zeros(int(fresh.sum()), dtype=bool)
+    fresh = ~np.isin(users * posts + drawn, np.concatenate(known))
+    count = int(fresh.sum())
+    no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
     return Examples(
         np.concatenate([examples.users, users[fresh]]),
         np.concatenate([examples.posts, drawn[fresh]]),
         np.concatenate([examples.liked, no]),
         np.concatenate([examples.viewed, no]),
+        np.concatenate([examples.weights, weight]),
     )
+
+
+def _shown(before: History) -> npt.NDArray[np.float64]:
+    """Return how often the network shows each post, as shares; equal ones where no view is known."""
+    views = before.post_counts["views"].to_numpy(np.float64)
+    shown = views + 1 if (views >= before.post_counts["likes"]).mean() > MOSTLY else np.ones(views.size)
+    return shown / shown.sum()

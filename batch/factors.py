@@ -2,7 +2,9 @@
 
 The like matrix (users x posts, 1 where liked, users of unit length so that
 heavy users do not drown the others) is factored by truncated SVD ("PureSVD",
-Cremonesi et al., 2010). Users and posts without likes get zeros.
+Cremonesi et al., 2010). A user without likes gets the factors that a ridge
+regression on the attributes of those with likes expects of them (Gantner et
+al., 2010, "attribute-to-feature mappings"); a post without likes gets zeros.
 """
 
 from __future__ import annotations
@@ -10,15 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.extmath import randomized_svd
 
 from batch.examples import Examples
 from batch.likes import Likes
-from batch.tables import Float32s
+from batch.people import one_hot
+from batch.tables import Float32s, Int64s
 
 FACTORS = 16
+
+RIDGE = 100.0
+"""Likes of so many users of one kind weigh as much as the average of all."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,18 @@ class Factors:
         return Factors(np.hstack([scaled, ones]), np.hstack([self.posts, constant]))
 
 
-def like_factors(likes: Likes, posts: int, seed: int) -> Factors:
-    """Factor the like matrix; the same likes and seed give the same factors."""
+def like_factors(likes: Likes, posts: int, people: Int64s, seed: int) -> Factors:
+    """Factor the like matrix; the same arguments give the same factors.
+
+    Parameters
+    ----------
+    likes
+        Up to the cutoff.
+    posts
+        How many posts there are.
+    people
+        (users, attributes), see batch/people.py.
+    """
     users = likes.starts.size - 1
     counts = np.diff(likes.starts)
     weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts)
@@ -52,7 +69,16 @@ def like_factors(likes: Likes, posts: int, seed: int) -> Factors:
         return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
     left, values, right = randomized_svd(matrix, rank, random_state=seed)
     root = np.sqrt(values)
-    return Factors((left * root).astype(np.float32), (right.T * root).astype(np.float32))
+    known = counts > 0
+    found = np.where(known[:, None], left * root, _expected(left * root, known, people))
+    return Factors(found.astype(np.float32), (right.T * root).astype(np.float32))
+
+
+def _expected(factors: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], people: Int64s) -> np.ndarray:
+    """Expect every user's factors from their attributes, as those of the known users have them."""
+    attributes = one_hot(people)
+    expected: np.ndarray = Ridge(RIDGE, solver="sparse_cg", tol=1e-6).fit(attributes[known], factors[known]).predict(attributes)
+    return expected
 
 
 def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:

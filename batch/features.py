@@ -17,7 +17,8 @@ import pandas as pd
 from batch.encode import Encoder
 from batch.history import History
 from batch.load import Network
-from batch.tables import Affinity, Feature, FeatureTables, Float32s, Kind
+from batch.people import people_log_odds
+from batch.tables import Affinity, Feature, FeatureTables, Float32s, Int64s, Kind
 from contract import columns
 
 Floats = npt.NDArray[np.float64]
@@ -25,13 +26,13 @@ Floats = npt.NDArray[np.float64]
 PRIOR_VIEWS_OF_USER = 20.0
 PRIOR_VIEWS_OF_POST = 100.0
 PRIOR_LIKES_OF_USER = 5.0
+PRIOR_LIKES_OF_POST = 20.0
 """How many views or likes at the average rate each estimate starts from."""
 
 NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
 
 ACTIVITY = ("likes", "views", "recent", "days_since", "like_rate")
-TRACTION = ("age_days", "text_length", "likes", "recent_likes", "like_rate")
-BY_TOPIC = ("like_share", "like_rate")
+TRACTION = ("age_days", "text_length", "likes", "recent_likes", "trend", "views", "like_rate")
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,17 @@ def profile_columns(network: Network) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def build_tables(
-    network: Network, history: History, users: Encoder, posts: Encoder, text: TextFeatures
+    network: Network,
+    history: History,
+    users: Encoder,
+    posts: Encoder,
+    text: TextFeatures,
+    groupings: tuple[str, ...] = (columns.TOPIC,),
+    *,
+    with_people: bool = False,
 ) -> FeatureTables:
-    """Put all features as of `history.cutoff` into tables."""
+    """Put all features as of `history.cutoff` into tables, affinities by the groupings named."""
+    people = network.people if with_people else None
     user_columns, post_columns = profile_columns(network)
     return FeatureTables(
         user_ids=network.users.index.to_numpy(np.int64),
@@ -83,7 +92,7 @@ def build_tables(
         + tuple(Feature(f"post_{name}", Kind.POST) for name in TRACTION)
         + text.features,
         post_values=_beside(posts.encode(post_columns), _traction(network, history), text.values),
-        affinities=(_topic_affinity(history),),
+        affinities=tuple(_affinity(history, grouping, people) for grouping in groupings),
     )
 
 
@@ -101,15 +110,27 @@ def _activity(history: History) -> Floats:
 
 
 def _traction(network: Network, history: History) -> Floats:
-    """How the post does: age, length, likes in all and in the last seven days, shrunk like rate.
+    """How the post does.
 
-    A post made after the cutoff has no age yet: 0, as on the day it appears.
+    Its age, length, likes in all and in the last seven days, trend (the recent
+    part of its likes, shrunk to everybody's), views, and shrunk like rate. A
+    post made after the cutoff has no age yet: 0, as on the day it appears.
     """
     created = network.posts[columns.CREATED_AT]
     age = (pd.Timestamp(history.cutoff) - created).dt.total_seconds() / 86_400
     length = network.posts[columns.TEXT].astype(object).str.len()
-    logged = np.log1p(history.post_counts[["likes", "recent_likes"]].to_numpy())
-    numbers = [age.clip(lower=0), pd.to_numeric(length), *logged.T, post_like_rate(history)]
+    counts = history.post_counts
+    likes, recent = counts["likes"].to_numpy(np.float64), counts["recent_likes"].to_numpy(np.float64)
+    trend = shrunk_rate(recent, likes, mean_like_rate(recent, likes), PRIOR_LIKES_OF_POST)
+    numbers = [
+        age.clip(lower=0),
+        pd.to_numeric(length),
+        np.log1p(likes),
+        np.log1p(recent),
+        trend,
+        np.log1p(counts["views"]),
+        post_like_rate(history),
+    ]
     return np.column_stack([np.asarray(column, np.float64) for column in numbers])
 
 
@@ -120,23 +141,32 @@ def post_like_rate(history: History) -> Floats:
     return rate if (views > 0).any() else np.full_like(rate, np.nan)
 
 
-def _topic_affinity(history: History) -> Affinity:
-    """What the user makes of each topic: share of their likes, and shrunk like rate."""
-    likes, views = history.topic_likes, history.topic_views
-    likes_of_topic = likes.sum(axis=0, dtype=np.float64)
-    share_of_topic = likes_of_topic / max(likes_of_topic.sum(), 1.0)
-    share = (likes + PRIOR_LIKES_OF_USER * share_of_topic) / (
+def _affinity(history: History, grouping: str, people: Int64s | None) -> Affinity:
+    """What the user makes of each group of posts.
+
+    `share`: of the user's likes, the part that falls on the group, shrunk to
+    everybody's. `like_rate`: likes per view of the group, shrunk to its mean.
+    `people`: how much more people like the user like the group than everybody
+    does, in log-odds.
+    """
+    likes, views = history.likes_of_group[grouping], history.views_of_group[grouping]
+    likes_of_group = likes.sum(axis=0, dtype=np.float64)
+    share_of_group = likes_of_group / max(likes_of_group.sum(), 1.0)
+    share = (likes + PRIOR_LIKES_OF_USER * share_of_group) / (
         likes.sum(axis=1, keepdims=True) + PRIOR_LIKES_OF_USER
     )
     rates = [
         shrunk_rate(
-            likes[:, topic],
-            views[:, topic],
-            mean_like_rate(likes[:, topic], views[:, topic]),
+            likes[:, group],
+            views[:, group],
+            mean_like_rate(likes[:, group], views[:, group]),
             PRIOR_VIEWS_OF_USER,
         )
-        for topic in range(likes.shape[1])
+        for group in range(likes.shape[1])
     ]
-    values = np.stack([share, np.stack(rates, axis=1)], axis=2).astype(np.float32)
-    features = tuple(Feature(f"topic_{name}", Kind.AFFINITY) for name in BY_TOPIC)
-    return Affinity(columns.TOPIC, features, history.topic_of_post, values)
+    values = {"share": share, "like_rate": np.stack(rates, axis=1)}
+    group_of_post = history.groupings.of_post(grouping)
+    if people is not None:
+        values["people"] = people_log_odds(people, history.likes, group_of_post, likes.shape[1])
+    features = tuple(Feature(f"{grouping}_{name}", Kind.AFFINITY) for name in values)
+    return Affinity(grouping, features, group_of_post, np.stack(list(values.values()), axis=2, dtype=np.float32))

@@ -19,13 +19,22 @@ from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
 
+NEGATIVES_PER_LIKE = 2.0
+"""Sampled to learn from; the holdout is judged on as many as the like rate asks for."""
+
+OLDER = 4
+"""Of the examples to train on, at most one in so many is of the older ones."""
+
 
 @dataclass(frozen=True)
 class Gathered:
-    """The network, three histories, and three sets of examples.
+    """The network, four histories, and four sets of examples.
 
     Attributes
     ----------
+    half_way, older
+        What was known in the middle of the history, and the examples from
+        then to its end, which every model learns from too; perhaps none.
     at_history_end, at_holdout, now
         What was known when training labels begin, when holdout labels begin,
         and at the cutoff.
@@ -46,6 +55,8 @@ class Gathered:
     text: TextFeatures
     liked: Likes
     split: Split
+    half_way: History
+    older: Examples
     at_history_end: History
     at_holdout: History
     now: History
@@ -80,16 +91,25 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
         )
         now = as_of(connection, network, cutoff)
         limits = (settings.training_rows, settings.seed)
+        half_way = first if split.half_way is None else as_of(connection, network, split.half_way)
+        older = labelled_between(
+            connection, network, half_way, split.history_end, settings.training_rows // OLDER, settings.seed,
+            NEGATIVES_PER_LIKE,
+        )  # fmt: skip
         return Gathered(
             network=network,
             text=text_features(network.posts[columns.TEXT], settings.seed),
             split=split,
+            half_way=half_way,
+            older=older,
             liked=likes_until(connection, network, clock) if as_of_time else now.likes,
             at_history_end=first,
             at_holdout=second,
             now=now,
-            training=labelled_between(connection, network, first, split.holdout_start, *limits),
+            training=labelled_between(
+                connection, network, first, split.holdout_start, *limits, NEGATIVES_PER_LIKE
+            ),
             holdout=labelled_between(connection, network, second, cutoff, *limits),
-            latest=labelled_between(connection, network, first, cutoff, *limits),
+            latest=labelled_between(connection, network, first, cutoff, *limits, NEGATIVES_PER_LIKE),
             left_out=now.left_out | out_of_time(connection, as_of_time or clock),
         )

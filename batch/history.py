@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import sqlalchemy as sa
 
+from batch.groupings import Groupings
 from batch.likes import Likes
 from batch.load import Network
 from batch.stream import stream
@@ -25,22 +26,20 @@ from contract import columns
 from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
 
 RECENT = timedelta(days=7)
-MOST_TOPICS = 50
 
 KNOWN = f"action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')"
-BY_USER_AND_TOPIC = f"""
-    SELECT i.user_id, p.topic, p.post_id IS NULL AS unknown_post,
+BY_USER_AND_CELL = f"""
+    SELECT i.user_id, p.cell, p.post_id IS NULL AS unknown_post,
            count(*) FILTER (WHERE i.action = '{VIEW_ACTION}') AS views,
            count(*) FILTER (WHERE i.action = '{LIKE_ACTION}') AS likes,
            count(*) FILTER (WHERE i.{KNOWN} AND i.happened_at > %(recent)s) AS recent,
            extract(epoch FROM %(cutoff)s - max(i.happened_at) FILTER (WHERE i.{KNOWN})) / 86400 AS days_since,
            count(*) FILTER (WHERE i.{KNOWN} IS NOT TRUE) AS unknown_action
     FROM {SCHEMA}.{INTERACTIONS} i
-    LEFT JOIN (SELECT post_id, {{topic}} AS topic FROM {SCHEMA}.{POSTS}) p ON p.post_id = i.post_id
+    LEFT JOIN unnest(%(posts)s::bigint[], %(cells)s::int[]) AS p (post_id, cell) ON p.post_id = i.post_id
     WHERE i.happened_at <= %(cutoff)s
     GROUP BY 1, 2, 3 ORDER BY 1, 3, 2
 """
-ONE_OF_TOPICS = f"CASE WHEN {columns.TOPIC} = ANY(%(topics)s) THEN {columns.TOPIC} END"
 BY_POST = f"""
     SELECT post_id,
            count(*) FILTER (WHERE action = '{VIEW_ACTION}' AND happened_at <= %(cutoff)s) AS views,
@@ -72,13 +71,10 @@ class History:
     post_counts
         Row per post: `views`, `likes` and `recent_likes`; likes and views are
         the network's own counters where it has them.
-    topics
-        The topics with most posts, in alphabetical order; all other posts are
-        in group `len(topics)`.
-    topic_of_post
-        (posts,) int32 place of the post's topic.
-    topic_views, topic_likes
-        (users, topics + 1) float32 counts.
+    groupings
+        The groups of posts that views and likes are counted by.
+    views_of_group, likes_of_group
+        For each grouping: (users, groups) float32 counts.
     likes
         Every like up to the cutoff.
     left_out
@@ -88,10 +84,9 @@ class History:
     cutoff: datetime
     user_counts: pd.DataFrame
     post_counts: pd.DataFrame
-    topics: tuple[str, ...]
-    topic_of_post: npt.NDArray[np.int32]
-    topic_views: Float32s
-    topic_likes: Float32s
+    groupings: Groupings
+    views_of_group: dict[str, Float32s]
+    likes_of_group: dict[str, Float32s]
     likes: Likes
     left_out: dict[str, int]
 
@@ -105,51 +100,32 @@ def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> npt.NDArray[np.int64]
     return np.where((known[at] == wanted) & ids.notna().to_numpy(), at, -1)
 
 
-def as_of(connection: sa.Connection, network: Network, cutoff: datetime) -> History:
+def as_of(
+    connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings
+) -> History:
     """Collect what was known at the cutoff, aggregated in Postgres."""
     when = {"cutoff": cutoff, "recent": cutoff - RECENT}
-    topics = frequent_topics(network.posts)
-    groups = {topic: place for place, topic in enumerate(topics)}
-    grouped, left_out = _known(_by_user_and_topic(connection, topics, when), network)
-    shape = (len(network.users), len(topics) + 1)
-    at = (grouped["user"], grouped["topic"].map(groups).fillna(len(topics)).astype(np.int64))
-    tables: dict[str, Float32s] = {name: np.zeros(shape, dtype=np.float32) for name in ("views", "likes")}
-    for name, table in tables.items():
-        np.add.at(table, at, grouped[name].to_numpy(np.float32))
+    # A cell is a combination of groups that occurs: one pass over the interactions counts for all groupings.
+    cells, cell = np.unique(groupings.groups, axis=0, return_inverse=True)
+    parameters = when | {"posts": network.posts.index.tolist(), "cells": cell.tolist()}
+    counted = pd.concat(stream(connection, BY_USER_AND_CELL, parameters), ignore_index=True)
+    grouped, left_out = _known(counted, network)
+    by_group: dict[str, dict[str, Float32s]] = {"views": {}, "likes": {}}
+    for place, (name, size) in enumerate(zip(groupings.names, groupings.sizes, strict=True)):
+        at = (grouped["user"], cells[grouped["cell"].astype(np.int64), place])
+        for counts, tables in by_group.items():
+            tables[name] = np.zeros((len(network.users), size), dtype=np.float32)
+            np.add.at(tables[name], at, grouped[counts].to_numpy(np.float32))
     return History(
         cutoff=cutoff,
         user_counts=_user_counts(grouped, len(network.users)),
         post_counts=_post_counts(connection, network.posts, when),
-        topics=topics,
-        topic_of_post=network.posts[columns.TOPIC]
-        .map(groups)
-        .fillna(len(topics))
-        .to_numpy()
-        .astype(np.int32),
-        topic_views=tables["views"],
-        topic_likes=tables["likes"],
+        groupings=groupings,
+        views_of_group=by_group["views"],
+        likes_of_group=by_group["likes"],
         likes=likes_until(connection, network, cutoff),
         left_out=left_out,
     )
-
-
-def frequent_topics(posts: pd.DataFrame) -> tuple[str, ...]:
-    """Return the topics with most posts, in alphabetical order; the others are one group with no topic.
-
-    What is kept per user and topic must not grow with the number of topics.
-    """
-    counts = posts[columns.TOPIC].value_counts()
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(sorted(str(topic) for topic, _ in ranked[:MOST_TOPICS]))
-
-
-def _by_user_and_topic(
-    connection: sa.Connection, topics: tuple[str, ...], when: dict[str, datetime]
-) -> pd.DataFrame:
-    # A view without topics may lack the column as well.
-    query = BY_USER_AND_TOPIC.format(topic=ONE_OF_TOPICS if topics else "NULL::text")
-    parameters = when | {"topics": list(topics)}
-    return pd.concat(stream(connection, query, parameters, text=("topic",)), ignore_index=True)
 
 
 def _known(grouped: pd.DataFrame, network: Network) -> tuple[pd.DataFrame, dict[str, int]]:

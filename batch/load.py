@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
+from batch.people import attribute_values
+from batch.tables import Int64s
 from batch.views import TIMES, check_views
 from contract import columns
 from contract.errors import SourceError
@@ -39,6 +42,11 @@ class Network:
 
     users: pd.DataFrame
     posts: pd.DataFrame
+
+    @cached_property
+    def people(self) -> Int64s:
+        """(users, attributes) number of each user's value of each attribute, see batch/people.py."""
+        return attribute_values(self.users)
 
 
 def load_network(connection: sa.Connection, until: datetime) -> Network:

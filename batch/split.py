@@ -1,11 +1,14 @@
 """Cuts time into history, training and holdout.
 
-    |---- history ----|---- training labels ----|-- holdout labels --|
-    first         history_end               holdout_start        cutoff
+    |----- history ------|---- training labels ----|-- holdout labels --|
+    first    |       history_end               holdout_start        cutoff
+         half_way
 
 Training uses features as of `history_end` and labels after it; evaluation
 uses features as of `holdout_start` and labels after that; the night itself
-uses features as of the cutoff, for which the labels are still to come.
+uses features as of the cutoff, for which the labels are still to come. What
+happened between `half_way` and `history_end` teaches as well, with features as
+of `half_way`: most likes may lie there.
 """
 
 from __future__ import annotations
@@ -45,8 +48,12 @@ OUT_OF_TIME = sa.text(f"""
 
 @dataclass(frozen=True)
 class Split:
-    """The three moments (UTC) that part history, training labels, holdout labels and what is to come."""
+    """The moments (UTC) that part history, training labels, holdout labels and what is to come.
 
+    `half_way`: by then half of the history's likes had happened; None where they lie in one minute.
+    """
+
+    half_way: datetime | None
     history_end: datetime
     holdout_start: datetime
     cutoff: datetime
@@ -78,6 +85,7 @@ def split_by_time(
         raise SourceError(
             f"{relation} has no likes up to {cutoff.isoformat()}; there is nothing to learn from"
         )
+    every_minute = per_minute
     labels = per_minute["views" if per_minute["views"].sum() > 0 else "likes"]
     per_minute = per_minute[labels > 0]
     if len(per_minute) < 3:
@@ -87,7 +95,18 @@ def split_by_time(
         )
     first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
     ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
-    return Split(ends[first], ends[second], cutoff)
+    half_way = _half_way(every_minute[every_minute["minute"] <= per_minute["minute"].iloc[first]])
+    return Split(half_way, ends[first], ends[second], cutoff)
+
+
+def _half_way(history: pd.DataFrame) -> datetime | None:
+    """Return the end of the minute by which half of the likes of these minutes had happened."""
+    liked = history[history["likes"] > 0]
+    if len(liked) < 2:
+        return None
+    share = np.cumsum(liked["likes"].to_numpy(np.float64)) / liked["likes"].sum()
+    place = min(int(np.searchsorted(share, 0.5)), len(liked) - 2)
+    return datetime.fromtimestamp(int(liked["minute"].iloc[place]), UTC) + MINUTE
 
 
 def _cuts(labels: npt.NDArray[np.float64], history: float, holdout: float) -> tuple[int, int]:
