@@ -16,6 +16,8 @@ Parse = Callable[[str], Any]
 
 SHOWN_SECRET = "***"
 
+EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
+
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """Where a URL may carry a password beside its usual place."""
 
@@ -80,6 +82,13 @@ def _timezone(text: str) -> str:
     return text
 
 
+def _when(text: str) -> str:
+    choices = (EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF)
+    if text.lower() not in choices:
+        raise ValueError("must be one of " + ", ".join(choices))
+    return text.lower()
+
+
 def _log_level(text: str) -> str:
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     if text.upper() not in levels:
@@ -141,6 +150,15 @@ class Settings:
         2_000_000,
         _integer(100, 100_000_000),
         "most examples to train on; more are thinned by whole users",
+    )
+    embeddings: str = setting(
+        "OVERNIGHT_EMBEDDINGS",
+        EMBEDDINGS_AUTO,
+        _when,
+        "embed texts: on, off, or auto: where its packages and an encoder are",
+    )
+    embeddings_model: str = setting(
+        "OVERNIGHT_EMBEDDINGS_MODEL", "encoder", _text, "folder of the encoder that embeds texts"
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")
     keep_runs: int = setting(

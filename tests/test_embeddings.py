@@ -1,0 +1,227 @@
+"""Sentence embeddings: each text is embedded once, kept by content, and reduced alike every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+
+from batch import embeddings, text_vectors
+from batch.embeddings import embed, embed_by, find_encoder, reduce, remove_stale
+from batch.text_vectors import content_hash
+from contract.errors import ModelError, SettingsError
+from contract.settings import Settings
+from tests.batch_support import engine_of, execute, query
+from tests.encoder_support import SIZE, CountingEncoder, write_encoder
+
+WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade", "virus"]
+
+
+@pytest.fixture
+def engine(database_url: str) -> sa.Engine:
+    execute(database_url, "CREATE SCHEMA recs")
+    return engine_of(database_url)
+
+
+def some_texts(count: int = 30) -> pd.Series:
+    random = np.random.default_rng(3)
+    return pd.Series([" ".join(random.choice(WORDS, size=8)) for _ in range(count)], dtype=object)
+
+
+def kept(database_url: str, encoder: str = "counting") -> set[bytes]:
+    rows = query(database_url, f"SELECT content_hash FROM recs.text_vectors WHERE encoder = '{encoder}'")
+    return {bytes(row[0]) for row in rows}
+
+
+def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, database_url: str) -> None:
+    texts = some_texts()
+    first = embed_by(CountingEncoder(), engine, texts)
+    again = CountingEncoder()
+    second = embed_by(again, engine, texts)
+    assert again.given == []
+    np.testing.assert_array_equal(first.values, second.values)
+    texts[3] = "a changed text"
+    texts[len(texts)] = "a new text"
+    third = CountingEncoder()
+    embed_by(third, engine, texts)
+    assert sorted(third.given) == ["a changed text", "a new text"]
+    assert {content_hash("a changed text"), content_hash("a new text")} <= kept(database_url)
+
+
+def test_a_text_that_many_posts_share_is_embedded_once(engine: sa.Engine) -> None:
+    texts = pd.concat([some_texts(), some_texts()], ignore_index=True)
+    encoder = CountingEncoder()
+    values = embed_by(encoder, engine, texts).values
+    assert sorted(encoder.given) == sorted(set(texts))
+    np.testing.assert_array_equal(values[:30], values[30:])
+
+
+def test_another_encoder_does_not_get_the_vectors_of_the_first(engine: sa.Engine, database_url: str) -> None:
+    texts = some_texts()
+    embed_by(CountingEncoder(), engine, texts)
+    other = CountingEncoder("other")
+    embed_by(other, engine, texts)
+    assert len(other.given) == len(set(texts))
+    assert kept(database_url) == kept(database_url, "other")
+
+
+def test_kept_vectors_come_back_to_the_last_bit(engine: sa.Engine) -> None:
+    text_vectors.create(engine)
+    values = {b"a": np.array([1 / 3, -1e-30, 3.4e38, 0], np.float32), b"b": np.ones(4, np.float32)}
+    text_vectors.keep(engine, "some", values)
+    found = text_vectors.stored(engine, "some", [b"a", b"c"])
+    assert list(found) == [b"a"]
+    assert found[b"a"].tobytes() == values[b"a"].tobytes()
+
+
+def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> None:
+    text_vectors.create(engine)
+    text_vectors.keep(engine, "some", {b"a": np.zeros(2, np.float32)})
+    text_vectors.keep(engine, "some", {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)})
+    assert text_vectors.stored(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
+
+
+def test_vectors_of_texts_that_no_post_has_any_more_are_removed(engine: sa.Engine, database_url: str) -> None:
+    remove_stale(engine, some_texts())  # before the first night there is no table
+    for encoder in (CountingEncoder(), CountingEncoder("other")):
+        embed_by(encoder, engine, some_texts())
+    left = some_texts()[:20]
+    remove_stale(engine, pd.concat([left, pd.Series([None])]))
+    assert kept(database_url) == kept(database_url, "other") == {content_hash(text) for text in left}
+
+
+def test_what_was_embedded_before_a_failure_is_kept(
+    engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FailingEncoder(CountingEncoder):
+        def encode(self, text: str) -> np.ndarray:
+            if len(self.given) == 25:
+                raise ModelError("no more")
+            return super().encode(text)
+
+    monkeypatch.setattr(embeddings, "KEPT_AT_A_TIME", 10)
+    failing = FailingEncoder()
+    with pytest.raises(ModelError):
+        embed_by(failing, engine, some_texts())
+    assert kept(database_url) == {content_hash(text) for text in failing.given[:20]}
+
+
+def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
+    texts = some_texts()
+    texts[4], texts[5] = None, " \n"
+    encoder = CountingEncoder()
+    found = embed_by(encoder, engine, texts)
+    assert np.isnan(found.values[[4, 5]]).all()
+    assert np.isfinite(np.delete(found.values, [4, 5], axis=0)).all()
+    assert [feature.name for feature in found.features][:2] == ["post_embedding_0", "post_embedding_1"]
+    assert None not in encoder.given
+
+
+def test_too_few_texts_give_no_columns(engine: sa.Engine) -> None:
+    encoder = CountingEncoder()
+    assert embed_by(encoder, engine, some_texts(9)).values.shape == (9, 0)
+    assert encoder.given == []
+
+
+def test_the_components_kept_hold_the_variance_asked_for_and_no_more() -> None:
+    random = np.random.default_rng(5)
+    vectors = (random.normal(size=(400, 80)) * np.linspace(3, 0.1, 80)).astype(np.float32)
+    reduced = reduce(vectors)
+    whole = vectors.var(axis=0).sum()
+    assert reduced[:, :-1].var(axis=0).sum() / whole < 0.7 <= reduced.var(axis=0).sum() / whole
+    assert reduce(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 50)
+
+
+def test_the_order_of_the_texts_does_not_turn_a_component_over() -> None:
+    vectors = np.random.default_rng(6).normal(size=(300, 40)).astype(np.float32)
+    backwards = reduce(np.ascontiguousarray(vectors[::-1]))[::-1]
+    np.testing.assert_allclose(reduce(vectors), backwards, atol=1e-4)
+
+
+def test_vectors_all_alike_give_no_component() -> None:
+    assert reduce(np.ones((20, 5), np.float32)).shape == (20, 0)
+
+
+def test_embeddings_that_are_off_or_have_no_encoder_give_no_columns(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    for settings in (
+        Settings(embeddings="off", embeddings_model=str(tmp_path)),
+        Settings(embeddings="auto", embeddings_model=str(tmp_path)),
+    ):
+        assert embed(engine, some_texts(), settings).values.shape == (30, 0)
+    assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
+
+
+def test_a_word_that_is_no_choice_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"^OVERNIGHT_EMBEDDINGS='maybe': must be one of auto, on, off$"):
+        Settings.from_environment({"OVERNIGHT_EMBEDDINGS": "maybe"})
+
+
+def test_embeddings_asked_for_without_their_packages_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("batch.sentences.PACKAGES", ("not_installed_anywhere",))
+    with pytest.raises(SettingsError, match=r"not_installed_anywhere not installed.*embeddings\.txt"):
+        find_encoder(Settings(embeddings="on", embeddings_model=str(tmp_path)))
+    assert find_encoder(Settings(embeddings_model=str(tmp_path))) is None
+
+
+def test_embeddings_asked_for_without_an_encoder_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("batch.sentences.PACKAGES", ())
+    with pytest.raises(SettingsError, match=r"no model\.onnx and no tokenizer\.json in .*_EMBEDDINGS_MODEL"):
+        find_encoder(Settings(embeddings="on", embeddings_model=str(tmp_path)))
+
+
+class TestWithOnnx:
+    """The real libraries on a tiny encoder made here."""
+
+    @pytest.fixture(autouse=True)
+    def _packages(self) -> None:
+        for name in ("onnx", "onnxruntime", "tokenizers"):
+            pytest.importorskip(name)
+
+    def test_an_encoder_in_onnx_gives_the_mean_of_its_tokens_at_length_one(self, tmp_path: Path) -> None:
+        vectors = write_encoder(tmp_path, WORDS)
+        encoder = find_encoder(Settings(embeddings="on", embeddings_model=str(tmp_path), threads=1))
+        assert encoder is not None
+        mean = (vectors["goal"] + vectors["cup"] + vectors["[UNK]"]) / 3
+        np.testing.assert_allclose(
+            encoder.encode("goal cup unheard"), mean / np.linalg.norm(mean), rtol=1e-5, atol=1e-6
+        )
+
+    def test_real_vectors_go_through_the_store_and_the_reduction(
+        self, engine: sa.Engine, tmp_path: Path
+    ) -> None:
+        write_encoder(tmp_path, WORDS)
+        settings = Settings(embeddings_model=str(tmp_path), threads=1)
+        first = embed(engine, some_texts(), settings)
+        assert 1 <= first.values.shape[1] < SIZE
+        np.testing.assert_array_equal(first.values, embed(engine, some_texts(), settings).values)
+
+    def test_a_long_text_loses_its_end(self, tmp_path: Path) -> None:
+        write_encoder(tmp_path, WORDS, most_tokens=3)
+        encoder = find_encoder(Settings(embeddings_model=str(tmp_path), threads=1))
+        assert encoder is not None
+        np.testing.assert_array_equal(encoder.encode("oil cup bank"), encoder.encode("oil cup bank star"))
+
+    def test_a_changed_encoder_has_another_name(self, tmp_path: Path) -> None:
+        write_encoder(tmp_path / "one", WORDS)
+        write_encoder(tmp_path / "two", WORDS[:-1])
+        settings = [Settings(embeddings_model=str(tmp_path / name), threads=1) for name in ("one", "two")]
+        one, two = (find_encoder(one) for one in settings)
+        assert one is not None
+        assert two is not None
+        assert one.name != two.name
+
+    @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+    def test_a_broken_file_is_told_in_one_line(self, tmp_path: Path, name: str) -> None:
+        write_encoder(tmp_path, WORDS)
+        (tmp_path / name).write_bytes(b"broken")
+        with pytest.raises(ModelError, match=r"^cannot use the encoder in .*; give another or set .*=off$"):
+            find_encoder(Settings(embeddings_model=str(tmp_path), threads=1))

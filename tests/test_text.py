@@ -1,0 +1,74 @@
+"""What a text's TF-IDF gives, by hand, and text clusters as groups of posts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from batch.clusters import clusters
+from batch.features import TextFeatures
+from batch.tables import Float32s
+from batch.text import STATISTICS, text_features
+
+
+def column(found: TextFeatures, name: str) -> Float32s:
+    (place,) = [place for place, feature in enumerate(found.features) if feature.name == name]
+    values: Float32s = found.values[:, place]
+    return values
+
+
+def test_the_statistics_of_tf_idf_are_those_worked_out_by_hand() -> None:
+    # 18 texts; each of the words "alpha" and "beta" is in 10 of them, so their idf is the same.
+    texts = pd.Series(["alpha"] * 8 + ["beta"] * 8 + ["alpha beta", "beta alpha solo"], dtype=object)
+    found = text_features(texts, seed=1)
+    half = 1 / np.sqrt(2)
+    expected: dict[str, Any] = {
+        "post_tfidf_sum": [1, 2 * half, 2 * half],
+        "post_tfidf_mean": [1, half, half],
+        "post_tfidf_max": [1, half, half],
+        "post_words": np.log1p([1, 2, 3]),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(column(found, name)[[0, 16, 17]], values, rtol=1e-5)
+
+
+def test_a_text_of_unknown_words_has_statistics_of_zero_and_a_post_without_text_none() -> None:
+    texts = pd.Series(["alpha beta"] * 20 + ["unheard", None, "  "], dtype=object)
+    found = text_features(texts, seed=1)
+    assert [column(found, name)[20] for name in STATISTICS[:3]] == [0, 0, 0]
+    assert column(found, "post_words")[20] == pytest.approx(np.log(2))
+    assert np.isnan(found.values[21:]).all()
+
+
+def test_clusters_are_those_that_the_vectors_show_and_posts_without_are_apart() -> None:
+    random = np.random.default_rng(2)
+    truth = np.repeat([0, 1, 2], 40)
+    vectors = (10 * np.eye(3)[truth] + random.normal(size=(120, 3))).astype(np.float32)
+    vectors[[5, 50]] = np.nan
+    groups = clusters(vectors, 3, seed=1)
+    assert set(groups[[5, 50]]) == {3}
+    known = np.delete(np.arange(120), [5, 50])
+    pairs = {(int(true), int(group)) for true, group in zip(truth[known], groups[known], strict=True)}
+    assert len(pairs) == 3
+    assert {group for _, group in pairs} == {0, 1, 2}
+
+
+def test_the_same_seed_gives_the_same_clusters() -> None:
+    vectors = np.random.default_rng(2).normal(size=(500, 8)).astype(np.float32)
+    np.testing.assert_array_equal(clusters(vectors, 12, seed=4), clusters(vectors, 12, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "groups"),
+    [
+        (np.empty((3, 0), np.float32), [0, 0, 0]),
+        (np.full((3, 2), np.nan, np.float32), [0, 0, 0]),
+        (np.ones((3, 2), np.float32), [0, 0, 0]),
+        (np.array([[1], [np.nan], [1]], np.float32), [0, 1, 0]),
+    ],
+)
+def test_fewer_vectors_than_clusters_make_fewer_groups(vectors: Float32s, groups: list[int]) -> None:
+    assert clusters(vectors, 5, seed=1).tolist() == groups
