@@ -55,7 +55,7 @@ def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
 
 
 def _scores(model: Model, network: Network, history: History, rows: Examples, threads: int) -> Floats:
-    tables, factors = model.tables(network, history), model.factors(history)
+    tables, factors = model.tables(network, history), model.factors(network, history)
     if len(rows) == 0:
         return np.empty(0)
     scores = np.asarray(

@@ -32,7 +32,7 @@ LIKE_RATE_WITHOUT_VIEWS = 0.2
 MOST_NEGATIVES_PER_LIKE = 20
 
 MOSTLY = 0.9
-"""The views of so many posts must not fall short of their likes, or they do not tell how often each is shown."""
+"""Of so many posts the views must not fall short of the likes, or they do not tell how often one is shown."""
 
 HASH_STEPS = 2**20
 
@@ -88,8 +88,9 @@ class Examples:
 
     def where(self, keep: Flags) -> Examples:
         """Return the rows to keep."""
-        columns = (self.users, self.posts, self.liked, self.viewed, self.weights)
-        return Examples(*(column[keep] for column in columns))
+        return Examples(
+            self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep], self.weights[keep]
+        )
 
     def distinct(self) -> Examples:
         """Return one row per (user, post), ascending, liked if any of its rows is."""
@@ -183,5 +184,7 @@ def with_negatives(examples: Examples, before: History, most_per_like: float, se
 def _shown(before: History) -> npt.NDArray[np.float64]:
     """Return how often the network shows each post, as shares; equal ones where no view is known."""
     views = before.post_counts["views"].to_numpy(np.float64)
-    shown = views + 1 if (views >= before.post_counts["likes"]).mean() > MOSTLY else np.ones(views.size)
-    return shown / shown.sum()
+    told = (views >= before.post_counts["likes"]).mean() > MOSTLY
+    shown = views + 1 if told else np.ones(views.size)
+    shares: npt.NDArray[np.float64] = shown / shown.sum()
+    return shares

@@ -77,7 +77,9 @@ def like_factors(likes: Likes, posts: int, people: Int64s, seed: int) -> Factors
 def _expected(factors: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], people: Int64s) -> np.ndarray:
     """Expect every user's factors from their attributes, as those of the known users have them."""
     attributes = one_hot(people)
-    expected: np.ndarray = Ridge(RIDGE, solver="sparse_cg", tol=1e-6).fit(attributes[known], factors[known]).predict(attributes)
+    expected: np.ndarray = (
+        Ridge(RIDGE, solver="sparse_cg", tol=1e-6).fit(attributes[known], factors[known]).predict(attributes)
+    )
     return expected
 
 

@@ -42,6 +42,10 @@ class TextFeatures:
     features: tuple[Feature, ...]
     values: Float32s
 
+    def beside(self, other: TextFeatures) -> TextFeatures:
+        """Put the columns of two descriptions side by side."""
+        return TextFeatures(self.features + other.features, np.hstack([self.values, other.values]))
+
     @classmethod
     def none(cls, posts: int) -> TextFeatures:
         """No columns at all."""
@@ -169,4 +173,6 @@ def _affinity(history: History, grouping: str, people: Int64s | None) -> Affinit
     if people is not None:
         values["people"] = people_log_odds(people, history.likes, group_of_post, likes.shape[1])
     features = tuple(Feature(f"{grouping}_{name}", Kind.AFFINITY) for name in values)
-    return Affinity(grouping, features, group_of_post, np.stack(list(values.values()), axis=2, dtype=np.float32))
+    return Affinity(
+        grouping, features, group_of_post, np.stack(list(values.values()), axis=2, dtype=np.float32)
+    )

@@ -7,8 +7,12 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from batch.clusters import clusters
+from batch.content import content_vectors
+from batch.embeddings import embed
 from batch.examples import Examples, labelled_between
 from batch.features import TextFeatures
+from batch.groupings import CLUSTER, Groupings, by_topic
 from batch.history import History, as_of, likes_until
 from batch.likes import Likes
 from batch.load import Network, load_network
@@ -21,6 +25,8 @@ from contract.settings import Settings
 
 NEGATIVES_PER_LIKE = 2.0
 """Sampled to learn from; the holdout is judged on as many as the like rate asks for."""
+
+CLUSTERS = 20
 
 OLDER = 4
 """Of the examples to train on, at most one in so many is of the older ones."""
@@ -42,8 +48,8 @@ class Gathered:
         Examples between the first two, between the last two, and all of both:
         the model that is judged learns from the first, the one that goes live
         from the last.
-    text
-        Columns of the posts' texts.
+    text, embeddings
+        Columns of the posts' texts: from their words, and from their sentences.
     liked
         Every like up to the clock, left out of the lists even where the
         cutoff is an earlier time: nobody is shown what they like already.
@@ -53,6 +59,7 @@ class Gathered:
 
     network: Network
     text: TextFeatures
+    embeddings: TextFeatures
     liked: Likes
     split: Split
     half_way: History
@@ -85,20 +92,23 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
         if cutoff is None:
             raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
         split = split_by_time(connection, cutoff, settings.history_fraction, settings.holdout_fraction)
-        first, second = (
-            as_of(connection, network, split.history_end),
-            as_of(connection, network, split.holdout_start),
+        text = text_features(network.posts[columns.TEXT], settings.seed)
+        embeddings = embed(engine, network.posts[columns.TEXT], settings)
+        groupings = group_posts(network, text.beside(embeddings), settings.seed)
+        first, second, now = (
+            as_of(connection, network, moment, groupings)
+            for moment in (split.history_end, split.holdout_start, cutoff)
         )
-        now = as_of(connection, network, cutoff)
         limits = (settings.training_rows, settings.seed)
-        half_way = first if split.half_way is None else as_of(connection, network, split.half_way)
+        half_way = first if split.half_way is None else as_of(connection, network, split.half_way, groupings)
         older = labelled_between(
             connection, network, half_way, split.history_end, settings.training_rows // OLDER, settings.seed,
             NEGATIVES_PER_LIKE,
         )  # fmt: skip
         return Gathered(
             network=network,
-            text=text_features(network.posts[columns.TEXT], settings.seed),
+            text=text,
+            embeddings=embeddings,
             split=split,
             half_way=half_way,
             older=older,
@@ -113,3 +123,11 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
             latest=labelled_between(connection, network, first, cutoff, *limits, NEGATIVES_PER_LIKE),
             left_out=now.left_out | out_of_time(connection, as_of_time or clock),
         )
+
+
+def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:
+    """Group the posts by topic, and by what they are about."""
+    cluster = clusters(content_vectors(network.posts, text), CLUSTERS, seed)
+    return Groupings.of(
+        **{columns.TOPIC: by_topic(network.posts), CLUSTER: (cluster, int(cluster.max(initial=0)) + 1)}
+    )

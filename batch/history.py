@@ -23,7 +23,7 @@ from batch.load import Network
 from batch.stream import stream
 from batch.tables import Float32s
 from contract import columns
-from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
+from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
 
 RECENT = timedelta(days=7)
 
@@ -100,9 +100,7 @@ def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> npt.NDArray[np.int64]
     return np.where((known[at] == wanted) & ids.notna().to_numpy(), at, -1)
 
 
-def as_of(
-    connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings
-) -> History:
+def as_of(connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings) -> History:
     """Collect what was known at the cutoff, aggregated in Postgres."""
     when = {"cutoff": cutoff, "recent": cutoff - RECENT}
     # A cell is a combination of groups that occurs: one pass over the interactions counts for all groupings.

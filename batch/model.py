@@ -19,6 +19,7 @@ from batch.examples import Examples
 from batch.factors import Factors, fit_log_odds, like_factors
 from batch.features import TextFeatures, build_tables, profile_columns
 from batch.gather import Gathered
+from batch.groupings import Groupings
 from batch.history import History
 from batch.load import Network
 from batch.tables import Feature, FeatureTables, Kind
@@ -50,6 +51,10 @@ class Model:
 
     Attributes
     ----------
+    text
+        Columns of the posts' texts, in the order of the network's posts.
+    groupings
+        The groups of posts that affinities speak of, in the same order.
     log_odds
         Slope and intercept that turn the like factors' dot product into
         log-odds; None where the variant has no factors.
@@ -60,19 +65,20 @@ class Model:
     users: Encoder
     posts: Encoder
     text: TextFeatures
+    groupings: Groupings
     log_odds: tuple[float, float] | None
     seed: int
 
     def tables(self, network: Network, history: History) -> FeatureTables:
         """Build the features as of `history.cutoff`, encoded as in training."""
-        return build_tables(network, history, self.users, self.posts, self.text)
+        return _tables(self.variant, network, history, self.users, self.posts, self.text)
 
-    def factors(self, history: History) -> Factors | None:
+    def factors(self, network: Network, history: History) -> Factors | None:
         """Return the factors as of `history.cutoff` in log-odds."""
         if self.log_odds is None:
             return None
-        posts = len(history.post_counts)
-        return like_factors(history.likes, posts, self.seed).as_log_odds(*self.log_odds)
+        found = like_factors(history.likes, len(network.posts), network.people, self.seed)
+        return found.as_log_odds(*self.log_odds)
 
     @property
     def digest(self) -> str:
@@ -129,25 +135,54 @@ def fit(variant: Variant, gathered: Gathered, examples: Examples, settings: Sett
     user_columns, post_columns = profile_columns(network)
     users = Encoder.fit(Kind.USER, user_columns, np.unique(examples.users))
     posts = Encoder.fit(Kind.POST, post_columns, np.unique(examples.posts))
-    text = gathered.text if variant.with_text else TextFeatures.none(len(network.posts))
-    tables = build_tables(network, history, users, posts, text)
-    log_odds, start = None, None
+    text = _text(variant, gathered)
+    windows = [(gathered.half_way, gathered.older), (history, examples)]
+    windows = [(known, labels) for known, labels in windows if len(labels)]
+    factors, log_odds, start = [], None, None
     if variant.with_factors:
-        factors = like_factors(history.likes, len(network.posts), seed)
-        log_odds = fit_log_odds(factors, examples)
-        start = factors.as_log_odds(*log_odds).dot(examples.users, examples.posts).astype(np.float64)
-    booster = _train(tables, examples, start, seed, settings.threads)
-    return Model(variant, booster, users, posts, text, log_odds, seed)
+        factors = [
+            like_factors(known.likes, len(network.posts), network.people, seed) for known, _ in windows
+        ]
+        log_odds = fit_log_odds(factors[-1], examples)
+        start = [
+            of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
+            for of_window, (_, labels) in zip(factors, windows, strict=True)
+        ]
+    tables = [_tables(variant, network, known, users, posts, text) for known, _ in windows]
+    booster = _train(tables, [labels for _, labels in windows], start, seed, settings.threads)
+    return Model(variant, booster, users, posts, text, history.groupings, log_odds, seed)
+
+
+def _text(variant: Variant, gathered: Gathered) -> TextFeatures:
+    text = TextFeatures.none(len(gathered.network.posts))
+    if variant.with_text:
+        text = text.beside(gathered.text)
+    return text.beside(gathered.embeddings) if variant.with_embeddings else text
+
+
+def _tables(
+    variant: Variant, network: Network, history: History, users: Encoder, posts: Encoder, text: TextFeatures
+) -> FeatureTables:
+    return build_tables(
+        network, history, users, posts, text, variant.groupings, with_people=variant.with_people
+    )
 
 
 def _train(
-    tables: FeatureTables, examples: Examples, start: npt.NDArray[np.float64] | None, seed: int, threads: int
+    tables: list[FeatureTables],
+    examples: list[Examples],
+    start: list[npt.NDArray[np.float32]] | None,
+    seed: int,
+    threads: int,
 ) -> lgb.Booster:
-    columns = tables.columns
+    """Train on examples of several times, each with the features of its own time."""
+    columns = tables[0].columns
+    rows = [known.rows(labels.users, labels.posts) for known, labels in zip(tables, examples, strict=True)]
     data = lgb.Dataset(
-        tables.rows(examples.users, examples.posts),
-        label=examples.liked.astype(np.float32),
-        init_score=start,
+        np.concatenate(rows),
+        label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
+        weight=np.concatenate([labels.weights for labels in examples]),
+        init_score=None if start is None else np.concatenate(start).astype(np.float64),
         feature_name=[_plain(place, feature) for place, feature in enumerate(columns)],
         categorical_feature=[place for place, feature in enumerate(columns) if feature.categorical],
         free_raw_data=True,

@@ -158,7 +158,10 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as told:
-        tables, factors = model.tables(gathered.network, gathered.now), model.factors(gathered.now)
+        tables, factors = (
+            model.tables(gathered.network, gathered.now),
+            model.factors(gathered.network, gathered.now),
+        )
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
         blocked = publish.blocked_places(client, keys, tables.post_ids)
         publish.begin(client, keys, run.run_id)

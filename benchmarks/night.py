@@ -58,7 +58,7 @@ def compare(variant: Variant, gathered: Gathered, settings: Settings, folder: Pa
     """Measure one variant; setting up counts towards `ns_per_pair`."""
     with threadpool_limits(1, user_api="blas"):
         model = fit(variant, gathered, gathered.latest, settings)
-        factors = model.factors(gathered.now)
+        factors = model.factors(gathered.network, gathered.now)
         tables = model.tables(gathered.network, gathered.now)
     path, forest = folder / "case", model.booster.model_to_string()
     dot = None if factors is None else (factors.users, factors.posts)
