@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch import ledger, live, lock, publish, source, store
+from batch.alike import blocks_of
 from batch.evaluate import evaluate
 from batch.gather import Gathered, gather
 from batch.interrupt import InterruptedRunError
@@ -23,6 +24,7 @@ from batch.model import Model, fit
 from batch.progress import Stages, Waiting, track
 from batch.publish import Written
 from batch.score import lists_of_all
+from batch.similar import similar_posts
 from batch.variants import VARIANTS, Variant
 from contract.errors import OvernightError
 from contract.keys import Keys
@@ -102,20 +104,23 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     model = _learn(night.settings, gathered, variant, stages)
     model.save(Path(night.settings.model_dir) / run.run_id)
     written = _score_and_write(night, run, gathered, model, stages)
+    similar = _find_similar(night, run, gathered, model, stages)
     return {
         "run_id": run.run_id,
         "variant": variant.name,
         "state": str(State.BUILT),
         "cutoff": gathered.split.cutoff.isoformat(),
-        "users": written.users,
+        "users": written.lists,
         "users_of_network": len(gathered.network.users),
         "posts": len(gathered.network.posts),
         "top_n": night.settings.top_n,
         "short_lists": written.short,
         "empty_lists": written.empty,
-        "bytes_per_user": round(written.value_bytes / max(written.users, 1), 1),
+        "bytes_per_user": round(written.value_bytes / max(written.lists, 1), 1),
         "model_digest": model.digest,
         "checksum": written.checksum.hexdigest(),
+        "similar_posts": similar.lists,
+        "similar_checksum": similar.checksum.hexdigest(),
         "metrics": metrics,
         "left_out": gathered.left_out,
         "stages": stages.rows,
@@ -177,9 +182,25 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         )
         publish.write_texts(client, keys, gathered.network.posts)
         publish.verify(client, written, users)
-        told |= {"users": written.users, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
+        told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
         told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
+    return written
+
+
+def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
+    """Write for each post the posts most like it, under the run's own keys; none if not asked for."""
+    client, keys, n = night.redis, night.keys, night.settings.similar_n
+    if n == 0:
+        return Written()
+    with stages.stage("similar", "posts") as told:
+        post_ids = gathered.network.posts.index.to_numpy("int64")
+        blocked = publish.blocked_places(client, keys, post_ids)
+        found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
+        lists = track(found, post_ids.size, "similar posts", "posts")
+        written = publish.write_similar(client, keys, run.run_id, lists, post_ids)
+        publish.verify(client, written, post_ids.size)
+        told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import redis
 
 from batch.chunk import Lists
 from batch.history import History
+from batch.similar import Neighbours
 from batch.store import blocks
-from batch.tables import Int64s
+from batch.tables import Float32s, Int32s, Int64s
 from contract import columns
 from contract.codec import SCORE_DECIMALS, ListEncoder, encode_list, encode_object
 from contract.errors import ModelError, StoreError
@@ -27,6 +29,9 @@ KEYS_AT_A_TIME = 1_000
 READ_BACK_EVERY = 1_000
 GREATEST_SCORE = 1e12
 
+Listed = tuple[Int64s, Int32s, Float32s]
+"""Whose lists they are (ids), the posts listed (places, -1 pads) and their scores."""
+
 
 @dataclass
 class Written:
@@ -34,16 +39,16 @@ class Written:
 
     Attributes
     ----------
-    users, short, empty
-        Lists written; of them shorter than N; of them with nothing left.
+    lists, short, empty
+        Lists written; of them shorter than N; of them with nothing in them.
     value_bytes
         Size of all lists.
     checksum
-        SHA-256 over `user_id<TAB>list<LF>` in the order of user ids: equal
-        checksums mean equal lists.
+        SHA-256 over `id<TAB>list<LF>` in the order of the users' or posts'
+        ids: equal checksums mean equal lists.
     """
 
-    users: int = 0
+    lists: int = 0
     short: int = 0
     empty: int = 0
     value_bytes: int = 0
@@ -61,36 +66,53 @@ def write_lists(
     ModelError
         A score is no number that JSON has a word for.
     """
+    listed = ((chunk.user_ids, chunk.posts, chunk.scores) for chunk in chunks)
+    return _write(client, partial(keys.user, run_id), listed, post_ids)
+
+
+def write_similar(
+    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Neighbours], post_ids: Int64s
+) -> Written:
+    """Write every post's list of similar posts; one that has none gets an empty list."""
+    listed = ((chunk.post_ids, chunk.posts, chunk.similarities) for chunk in chunks)
+    return _write(client, partial(keys.post, run_id), listed, post_ids)
+
+
+def _write(
+    client: redis.Redis, key_of: Callable[[int], str], chunks: Iterable[Listed], post_ids: Int64s
+) -> Written:
     written, encoder = Written(), ListEncoder(post_ids.tolist())
-    rows = (row for chunk in chunks for row in _rows(chunk, encoder))
+    rows = (row for chunk in chunks for row in _rows(*chunk, encoder))
     for block in blocks(rows, KEYS_AT_A_TIME):
         with client.pipeline(transaction=False) as pipe:
-            for user_id, value, length, full in block:
-                key = keys.user(run_id, user_id)
+            for whose, value, length, full in block:
+                key = key_of(whose)
                 pipe.set(key, value)
-                if written.users % READ_BACK_EVERY == 0:
+                if written.lists % READ_BACK_EVERY == 0:
                     written.samples[key] = value
-                written.users += 1
+                written.lists += 1
                 written.short += length < full
                 written.empty += length == 0
                 written.value_bytes += len(value)
-                written.checksum.update(f"{user_id}\t{value}\n".encode())
+                written.checksum.update(f"{whose}\t{value}\n".encode())
             pipe.execute()
     return written
 
 
-def _rows(chunk: Lists, encoder: ListEncoder) -> Iterator[tuple[int, str, int, int]]:
-    """Yield (user id, encoded list, its length, N) of each user."""
-    for start in range(0, len(chunk.user_ids), KEYS_AT_A_TIME):
+def _rows(
+    ids: Int64s, posts: Int32s, scores: Float32s, encoder: ListEncoder
+) -> Iterator[tuple[int, str, int, int]]:
+    """Yield (whose id, encoded list, its length, N) of each list."""
+    for start in range(0, len(ids), KEYS_AT_A_TIME):
         block = slice(start, start + KEYS_AT_A_TIME)
-        posts, listed = chunk.posts[block], chunk.posts[block] >= 0
-        scores = np.where(listed, chunk.scores[block], 0).astype(np.float64)
-        if not (np.abs(scores) < GREATEST_SCORE).all():
+        listed = posts[block] >= 0
+        known = np.where(listed, scores[block], 0).astype(np.float64)
+        if not (np.abs(known) < GREATEST_SCORE).all():
             raise ModelError("the model gives a score that is not finite; it is unusable")
-        units = np.rint(scores * 10**SCORE_DECIMALS).astype(np.int64)
-        rows = (chunk.user_ids[block], listed.sum(axis=1), posts, units)
-        for user_id, length, places, of_places in zip(*(row.tolist() for row in rows), strict=True):
-            yield user_id, encoder.encode(places[:length], of_places[:length]), length, posts.shape[1]
+        units = np.rint(known * 10**SCORE_DECIMALS).astype(np.int64)
+        rows = (ids[block], listed.sum(axis=1), posts[block], units)
+        for whose, length, places, of_places in zip(*(row.tolist() for row in rows), strict=True):
+            yield whose, encoder.encode(places[:length], of_places[:length]), length, posts.shape[1]
 
 
 def begin(client: redis.Redis, keys: Keys, run_id: str) -> None:
@@ -152,16 +174,16 @@ def write_lasting_keys(client: redis.Redis, keys: Keys, settings: Settings) -> N
     client.set(keys.experiment, encode_object(experiment.to_fields()), nx=True)
 
 
-def verify(client: redis.Redis, written: Written, expected_users: int) -> None:
-    """Check that every user has a list and that a sample reads back as written.
+def verify(client: redis.Redis, written: Written, expected: int) -> None:
+    """Check that every user, or post, has a list and that a sample reads back as written.
 
     Raises
     ------
     StoreError
         Something is missing or differs; the run must not go live.
     """
-    if written.users != expected_users:
-        raise StoreError(f"{written.users} lists were written for {expected_users} users; run again")
+    if written.lists != expected:
+        raise StoreError(f"{written.lists} lists were written, {expected} were due; run again")
     for block in blocks(written.samples, KEYS_AT_A_TIME):
         with client.pipeline(transaction=False) as pipe:
             for key in block:

@@ -19,6 +19,10 @@ class Keys:
         """String: the user's list in that run, see `codec.encode_list`."""
         return f"{self.prefix}:run:{run_id}:user:{user_id}"
 
+    def post(self, run_id: str, post_id: int) -> str:
+        """String: the posts most like that one in that run, same shape as a user's list."""
+        return f"{self.prefix}:run:{run_id}:post:{post_id}"
+
     def popular(self, run_id: str) -> str:
         """String: the run's most liked posts, same shape as a user's list."""
         return f"{self.prefix}:run:{run_id}:popular"
@@ -61,6 +65,7 @@ HELP_TEXT = """\
 Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:live:VARIANT             string  id of the run now served
   {prefix}:run:RUN_ID:user:USER_ID  string  JSON [[post_id, score], ...], best first
+  {prefix}:run:RUN_ID:post:POST_ID  string  JSON [[post_id, similarity], ...]: posts most like it
   {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
   {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, metrics, model digest, checksum
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}

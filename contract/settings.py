@@ -123,6 +123,9 @@ class Settings:
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
     top_n: int = setting("OVERNIGHT_TOP_N", 100, _integer(1, 10_000), "posts in a user's list")
+    similar_n: int = setting(
+        "OVERNIGHT_SIMILAR_N", 20, _integer(0, 1_000), "posts in a post's list of similar ones; 0 makes none"
+    )
     memory_budget_mib: int = setting(
         "OVERNIGHT_MEMORY_BUDGET_MIB",
         512,

@@ -21,7 +21,7 @@ to end, the popular list is served and `source` says so.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from contract.codec import Ranked
@@ -29,6 +29,8 @@ from contract.keys import Keys
 from contract.run_id import parse_run_id
 from serving.cursor import PERSONAL, POPULAR, Cursor
 from serving.state import Run, State
+
+SIMILAR = "similar"
 
 
 class RunGoneError(Exception):
@@ -97,6 +99,13 @@ def answer_from_memory(state: State, user_id: int, limit: int, cursor: Cursor | 
 def answer_popular(state: State, run: Run, limit: int) -> Answer:
     """Answer with the first page of a live run's popular list."""
     return _page(state, run, POPULAR, run.popular, 0, limit)
+
+
+def answer_similar(state: State, run: Run, post_id: int, limit: int, found: Ranked | None) -> Answer:
+    """Answer with the head of a post's list of similar ones, or without a list with other popular posts."""
+    if found and not all(post in state.blocked for post, _ in found):
+        return _page(state, run, SIMILAR, found, 0, limit)
+    return answer_popular(replace(state, blocked=state.blocked | {post_id}), run, limit)
 
 
 def _page(state: State, run: Run, source: str, posts: Ranked, offset: int, limit: int) -> Answer:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -14,13 +12,14 @@ from redis import Redis
 from contract.experiment import CONTROL
 from contract.keys import Keys
 from contract.settings import Settings
-from serving.answer import Answer, RunGoneError, answer_found, answer_from_memory, answer_popular, key_to_read
-from serving.cursor import Cursor, encode_cursor
-from serving.lists import Lists, UnavailableError
+from serving.answer import Answer, answer_popular
+from serving.cursor import encode_cursor
+from serving.lists import Lists
 from serving.parameters import check_time, parse_cursor, parse_id, parse_limit, single
-from serving.problems import ProblemError, register_problems
+from serving.problems import register_problems
 from serving.refresh import LiveState
-from serving.state import Post, Run, State
+from serving.service import Service
+from serving.state import Post, Run
 
 EXTENSION = "overnight"
 LISTS_MAX_AGE_SECONDS = 5
@@ -33,35 +32,6 @@ class _Json(DefaultJSONProvider):
     sort_keys = False
     ensure_ascii = False
     compact = True
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the routes share."""
-
-    top_n: int
-    keys: Keys
-    lists: Lists
-    live: LiveState
-
-    def state(self) -> State:
-        """Return the state to answer this request from; a 503 while none was ever loaded."""
-        state = self.live.current
-        if state is None:
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "no run has been loaded yet; try again soon")
-        return state
-
-    def recommend(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
-        """Look up one list, and answer from it or, failing that, from memory."""
-        try:
-            found = self.lists.get(key_to_read(self.keys, state, user_id, cursor))
-        except UnavailableError:
-            return replace(answer_from_memory(state, user_id, limit, cursor), stale=True)
-        try:
-            return answer_found(state, user_id, limit, cursor, found)
-        except RunGoneError:
-            detail = "the run that this cursor belongs to is no longer kept; begin again without a cursor"
-            raise ProblemError(HTTPStatus.GONE, detail, "cursor") from None
 
 
 def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = None) -> Flask:
@@ -106,6 +76,17 @@ def _add_list_routes(app: Flask, service: Service) -> None:
         limit = parse_limit(single(request.args, "limit"), service.top_n)
         state = service.state()
         return _cached(jsonify(_fields(answer_popular(state, state.run_of(CONTROL), limit))))
+
+    @app.get("/posts/<post_id>/similar")
+    def similar(post_id: str) -> Response:
+        post = parse_id("post_id", post_id)
+        limit = parse_limit(single(request.args, "limit"), service.top_n)
+        given = single(request.args, "user_id")
+        user = None if given is None else parse_id("user_id", given)
+        state = service.state()
+        run = state.run_of(CONTROL) if user is None else state.run_for(user)
+        answer = service.similar(state, run, post, limit)
+        return _cached(jsonify({"post_id": post, **_fields(answer)}))
 
     # Answered with and without the last slash: not every client follows a redirect.
     @app.get("/post/recommendations/", strict_slashes=False)

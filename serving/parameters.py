@@ -27,7 +27,7 @@ def single(arguments: MultiDict[str, str], name: str) -> str | None:
 
 
 def parse_id(name: str, text: str | None) -> int:
-    """Return a user's id: a whole number from 0 to 2^63 - 1."""
+    """Return a user's or a post's id: a whole number from 0 to 2^63 - 1."""
     if text is None:
         raise bad_parameter(name, "is missing: give a user's id")
     if not _DIGITS.fullmatch(text) or int(text) > MAX_ID:

@@ -149,7 +149,8 @@ def key_types() -> dict[str, str]:
 
 def wrong_in_keys(readme: str) -> list[str]:
     types = key_types()
-    shapes = {re.sub(r"(VARIANT|RUN_ID|USER_ID)", r"(?P<\1>[\\w-]+)", key): types[key] for key in types}
+    parameter = r"(VARIANT|RUN_ID|USER_ID|POST_ID)"
+    shapes = {re.sub(parameter, r"(?P<\1>[\\w-]+)", key): kind for key, kind in types.items()}
     wrong = differences({row[0]: row[1] for row in rows(readme, "Key")}, types)
     used = [words for words in commands(readme, "redis-cli") if words]
     for words in used:

@@ -1,0 +1,58 @@
+"""What the routes share: the state, and the one lookup of a request with what to answer without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+
+from contract.keys import Keys
+from serving.answer import (
+    Answer,
+    RunGoneError,
+    answer_found,
+    answer_from_memory,
+    answer_similar,
+    key_to_read,
+)
+from serving.cursor import Cursor
+from serving.lists import Lists, UnavailableError
+from serving.problems import ProblemError
+from serving.refresh import LiveState
+from serving.state import Run, State
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share."""
+
+    top_n: int
+    keys: Keys
+    lists: Lists
+    live: LiveState
+
+    def state(self) -> State:
+        """Return the state to answer this request from; a 503 while none was ever loaded."""
+        state = self.live.current
+        if state is None:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "no run has been loaded yet; try again soon")
+        return state
+
+    def recommend(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
+        """Look up one list, and answer from it or, failing that, from memory."""
+        try:
+            found = self.lists.get(key_to_read(self.keys, state, user_id, cursor))
+        except UnavailableError:
+            return replace(answer_from_memory(state, user_id, limit, cursor), stale=True)
+        try:
+            return answer_found(state, user_id, limit, cursor, found)
+        except RunGoneError:
+            detail = "the run that this cursor belongs to is no longer kept; begin again without a cursor"
+            raise ProblemError(HTTPStatus.GONE, detail, "cursor") from None
+
+    def similar(self, state: State, run: Run, post_id: int, limit: int) -> Answer:
+        """Look up a post's list of similar ones, and answer from it or, failing that, from memory."""
+        try:
+            found = self.lists.get(self.keys.post(run.run_id, post_id))
+        except UnavailableError:
+            return replace(answer_similar(state, run, post_id, limit, None), stale=True)
+        return answer_similar(state, run, post_id, limit, found)
