@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from batch.features import TextFeatures, build_tables, profile_columns
 from batch.gather import Gathered
 from batch.history import History
 from batch.load import Network
+from batch.parameters import parameters_for
 from batch.tables import Feature, FeatureTables, Kind
 from batch.variants import Variant
 from contract.errors import ModelError
@@ -31,6 +33,7 @@ PARAMETERS: dict[str, Any] = {
     "num_iterations": 200,
     "learning_rate": 0.02,
     "num_leaves": 31,
+    "max_depth": -1,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.5,
     "bagging_fraction": 0.8,
@@ -111,14 +114,28 @@ class Model:
         return self.booster.model_to_string(), json.dumps(columns, ensure_ascii=False)
 
 
-def fit(variant: Variant, gathered: Gathered, examples: Examples, settings: Settings) -> Model:
+def fit(
+    variant: Variant,
+    gathered: Gathered,
+    examples: Examples,
+    settings: Settings,
+    tuned: Mapping[str, Any] | None = None,
+) -> Model:
     """Train on examples that came after the end of the history, from features as of that end.
+
+    Parameters
+    ----------
+    tuned
+        Laid over the default parameters; None takes those that tuning kept for the variant.
 
     Raises
     ------
     ModelError
         The examples are all of one kind: nothing can be learnt from them.
+    ParametersError
+        The file of tuned parameters cannot be used.
     """
+    tuned = parameters_for(variant.name, settings) if tuned is None else tuned
     network, history, seed = gathered.network, gathered.at_history_end, settings.seed
     if examples.liked.all() or not examples.liked.any():
         raise ModelError(
@@ -136,12 +153,16 @@ def fit(variant: Variant, gathered: Gathered, examples: Examples, settings: Sett
         factors = like_factors(history.likes, len(network.posts), seed)
         log_odds = fit_log_odds(factors, examples)
         start = factors.as_log_odds(*log_odds).dot(examples.users, examples.posts).astype(np.float64)
-    booster = _train(tables, examples, start, seed, settings.threads)
+    parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
+    booster = _train(tables, examples, start, parameters)
     return Model(variant, booster, users, posts, text, log_odds, seed)
 
 
 def _train(
-    tables: FeatureTables, examples: Examples, start: npt.NDArray[np.float64] | None, seed: int, threads: int
+    tables: FeatureTables,
+    examples: Examples,
+    start: npt.NDArray[np.float64] | None,
+    parameters: dict[str, Any],
 ) -> lgb.Booster:
     columns = tables.columns
     data = lgb.Dataset(
@@ -152,7 +173,6 @@ def _train(
         categorical_feature=[place for place, feature in enumerate(columns) if feature.categorical],
         free_raw_data=True,
     )
-    parameters = PARAMETERS | {"seed": seed, "num_threads": threads}
     try:
         return lgb.train(parameters, data)
     except lgb.basic.LightGBMError as error:
