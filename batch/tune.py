@@ -29,6 +29,7 @@ from batch.gather import Gathered, gather
 from batch.judgement import Judgement, beside, compare, judge
 from batch.model import PARAMETERS
 from batch.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
+from batch.progress import Stages
 from batch.study import Budget, Parameters, Study
 from batch.variants import Variant
 from contract.settings import Settings
@@ -72,12 +73,16 @@ def tune(
     OvernightError
         The views cannot be learnt from, or the folder of models cannot be written.
     """
-    now, kept = datetime.now(UTC), parameters_for(variant.name, settings)
+    now, stages, kept = datetime.now(UTC), Stages(), parameters_for(variant.name, settings)
     # One thread for linear algebra, as in the night: the same data must give the same study.
     with threadpool_limits(1, user_api="blas"):
-        gathered = gather(engine, settings, as_of, now)
-        earlier = gather(engine, settings, gathered.split.holdout_start, now)
-        default = judge(variant, earlier, settings, {})
+        with stages.stage("load", "interactions") as told:
+            gathered = gather(engine, settings, as_of, now)
+            earlier = gather(engine, settings, gathered.split.holdout_start, now)
+            told |= {"interactions": gathered.interactions}
+        with stages.stage("judge_defaults", "examples") as told:
+            default = judge(variant, earlier, settings, {})
+            told |= {"examples": len(earlier.training), "log_loss": round(default.log_loss, 6)}
         study = _open(variant, settings, default, gathered, kept)
 
         def loss(parameters: Parameters) -> float:
