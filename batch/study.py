@@ -81,15 +81,17 @@ class Study:
             The journal cannot be read or written.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with _explained(journal):
-            journal.parent.mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(journal)))
-            self.others = [
-                found.study_name for found in storage.get_all_studies() if found.study_name != name
-            ]
-            self._study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
-            # The sampler does not remember: the same seed again would propose the same trials again.
-            self._study.sampler = optuna.samplers.TPESampler(seed=seed + len(self._study.trials))
+        try:
+            with _explained(journal):
+                journal.parent.mkdir(parents=True, exist_ok=True)
+                storage = JournalStorage(JournalFileBackend(str(journal)))
+                names = {found.study_name for found in storage.get_all_studies()}
+                self._study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+        except (ValueError, KeyError, TypeError) as error:  # what optuna raises for lines it did not write
+            raise ModelError(f"{journal} is broken ({error}); delete it to begin afresh") from None
+        self.others = names - {name}
+        # The sampler does not remember: the same seed again would propose the same trials again.
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed + len(self._study.trials))
         self._journal = journal
 
     @property
@@ -174,5 +176,3 @@ def _explained(journal: Path) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
         raise ModelError(f"cannot keep trials in {journal}: {reason}") from None
-    except (ValueError, KeyError) as error:
-        raise ModelError(f"{journal} is broken ({error}); delete it to begin afresh") from None
