@@ -50,7 +50,11 @@ def told(variant: str, found: Tuned) -> str:
     parameters = [[name, DEFAULTS[name], value] for name, value in found.best.items()]
     parts += ["", show.table(["parameter", "default", "tuned"], parameters)]
     parts += _figures("tuned on", measured["tuning"]) + _figures("holdout", measured["holdout"])
-    return "\n".join([*parts, "", f"kept in {found.file}; the next run uses them"])
+    parts += ["", f"kept in {found.file}; the next run uses them"]
+    loss = measured["holdout"]["log_loss"]
+    if loss["difference"] > loss["standard_error"]:
+        parts += ["but on the holdout they are worse than the defaults: better delete that file"]
+    return "\n".join(parts)
 
 
 def _figures(name: str, part: dict[str, Any]) -> list[str]:

@@ -16,11 +16,12 @@ import redis
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from batch.cli_tune import told
 from batch.examples import Examples
 from batch.judgement import Judgement, compare
 from batch.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
 from batch.study import Budget
-from batch.tune import DEFAULTS
+from batch.tune import DEFAULTS, Tuned
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
@@ -314,3 +315,14 @@ def test_two_models_are_compared_on_the_same_rows_with_an_error_over_users() -> 
     # Mean -0.05; about it the users' sums are -0.1 and 0.1: sqrt(0.02) / 4 rows.
     assert found["log_loss"]["standard_error"] == pytest.approx(0.035355)
     assert found["hitrate_at_5"]["difference"] == 0
+
+
+@pytest.mark.parametrize(("difference", "warned"), [(0.002, True), (0.0004, False), (-0.002, False)])
+def test_parameters_that_the_holdout_finds_worse_are_told_as_such(difference: float, warned: bool) -> None:
+    loss = {"default": 0.4, "tuned": 0.4 + difference, "difference": difference, "standard_error": 0.0005}
+    period = {"from": "2021-12-01", "until": "2021-12-02", "rows": 10}
+    part = period | {"log_loss": loss}
+    measured = {"trials": 3, "tuning": part, "holdout": part}
+    text = told("control", Tuned(DEFAULTS, measured, Path("parameters-control.json")))
+    assert "kept in parameters-control.json" in text
+    assert ("on the holdout they are worse than the defaults" in text) == warned
