@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from batch.content import standardised
 from batch.factors import Factors
 from batch.features import profile_columns
 from batch.gather import Gathered
@@ -21,16 +21,13 @@ how often two posts that one user came to like were in each other's lists, and
 kept nine neighbours of ten in the post's topic, which the likes alone did not.
 """
 
-CONSTANT = 1e-9
-"""A column whose deviation is below this part of its greatest value says nothing."""
-
 
 def blocks_of(model: Model, gathered: Gathered) -> list[Block]:
     """Return what a variant knows of the posts: who likes them, their texts, numeric columns of the view."""
     _, columns = profile_columns(gathered.network)
     numbers = columns.select_dtypes(np.float64).to_numpy(np.float64)
     content = [standardised(numbers), centred(model.text.values)]
-    factors = model.factors(gathered.now)
+    factors = model.factors(gathered.network, gathered.now)
     blocks = [Block(WEIGHT_OF_CONTENT, vectors) for vectors in content]
     return blocks if factors is None else [Block(WEIGHT_OF_LIKES, tastes(factors)), *blocks]
 
@@ -55,18 +52,3 @@ def centred(vectors: Float32s) -> Float32s:
     if known.any():
         result[known] = vectors[known] - vectors[known].mean(axis=0, dtype=np.float64)
     return result
-
-
-def standardised(columns: npt.NDArray[np.float64]) -> Float32s:
-    """Bring columns of any scale to mean 0 and deviation 1; missing values become the mean.
-
-    Values that float32 cannot hold are missing, a constant column becomes zeros.
-    """
-    known = np.abs(columns) < np.finfo(np.float32).max
-    values = np.where(known, columns, 0)
-    counts = np.maximum(known.sum(axis=0), 1)
-    away = np.where(known, values - values.sum(axis=0) / counts, 0)
-    deviation = np.sqrt((away**2).sum(axis=0) / counts)
-    varies = deviation > CONSTANT * np.abs(values).max(axis=0, initial=0)
-    scaled: Float32s = np.where(varies, away / np.where(varies, deviation, 1), 0).astype(np.float32)
-    return scaled

@@ -19,6 +19,7 @@ from batch.history import History
 from batch.load import Network
 from batch.people import people_log_odds
 from batch.tables import Affinity, Feature, FeatureTables, Float32s, Int64s, Kind
+from batch.variants import Variant
 from contract import columns
 
 Floats = npt.NDArray[np.float64]
@@ -75,17 +76,10 @@ def profile_columns(network: Network) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def build_tables(
-    network: Network,
-    history: History,
-    users: Encoder,
-    posts: Encoder,
-    text: TextFeatures,
-    groupings: tuple[str, ...] = (columns.TOPIC,),
-    *,
-    with_people: bool = False,
+    variant: Variant, network: Network, history: History, users: Encoder, posts: Encoder, text: TextFeatures
 ) -> FeatureTables:
-    """Put all features as of `history.cutoff` into tables, affinities by the groupings named."""
-    people = network.people if with_people else None
+    """Put the features of a variant as of `history.cutoff` into tables."""
+    people = network.people if variant.with_people else None
     user_columns, post_columns = profile_columns(network)
     return FeatureTables(
         user_ids=network.users.index.to_numpy(np.int64),
@@ -96,7 +90,7 @@ def build_tables(
         + tuple(Feature(f"post_{name}", Kind.POST) for name in TRACTION)
         + text.features,
         post_values=_beside(posts.encode(post_columns), _traction(network, history), text.values),
-        affinities=tuple(_affinity(history, grouping, people) for grouping in groupings),
+        affinities=tuple(_affinity(history, grouping, people) for grouping in variant.groupings),
     )
 
 

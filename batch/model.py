@@ -1,48 +1,29 @@
-"""Fits one variant: the forest, trained from the dot product of the factors, and what encodes its columns."""
+"""One variant's model: what scores, kept in a folder, and read back."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 
 from batch.encode import Encoder
-from batch.examples import Examples
-from batch.factors import Factors, fit_log_odds, like_factors
-from batch.features import TextFeatures, build_tables, profile_columns
-from batch.gather import Gathered
+from batch.factors import Factors, like_factors
+from batch.features import TextFeatures, build_tables
 from batch.groupings import Groupings
 from batch.history import History
 from batch.load import Network
 from batch.tables import Feature, FeatureTables, Kind
-from batch.variants import Variant
+from batch.variants import VARIANTS, Variant
 from contract.errors import ModelError
-from contract.settings import Settings
 
-PARAMETERS: dict[str, Any] = {
-    "objective": "binary",
-    "num_iterations": 200,
-    "learning_rate": 0.02,
-    "num_leaves": 31,
-    "min_data_in_leaf": 100,
-    "feature_fraction": 0.5,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 20.0,
-    "cat_smooth": 50,
-    "max_cat_to_onehot": 8,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-}
+FOREST, COLUMNS, POSTS = "model.txt", "model.json", "posts.npz"
 
 
 @dataclass(frozen=True)
@@ -71,7 +52,7 @@ class Model:
 
     def tables(self, network: Network, history: History) -> FeatureTables:
         """Build the features as of `history.cutoff`, encoded as in training."""
-        return _tables(self.variant, network, history, self.users, self.posts, self.text)
+        return build_tables(self.variant, network, history, self.users, self.posts, self.text)
 
     def factors(self, network: Network, history: History) -> Factors | None:
         """Return the factors as of `history.cutoff` in log-odds."""
@@ -83,22 +64,32 @@ class Model:
     @property
     def digest(self) -> str:
         """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
-        forest, columns = self._parts()
-        return hashlib.sha256((forest.partition("\nparameters:")[0] + columns).encode()).hexdigest()
+        forest = self.booster.model_to_string().partition("\nparameters:")[0]
+        return hashlib.sha256((forest + self._columns()).encode()).hexdigest()
 
-    def save(self, folder: Path) -> None:
-        """Write `model.txt` (LightGBM's format) and `model.json`, whole or not at all.
+    def save(self, folder: Path, network: Network) -> None:
+        """Write the forest in LightGBM's format, what encodes its columns, and what is known of each post.
+
+        Each file is written whole or not at all.
 
         Raises
         ------
         ModelError
             The disk is full or the folder cannot be written.
         """
+        posts = io.BytesIO()
+        ids = network.posts.index.to_numpy(np.int64)
+        np.savez(posts, post_ids=ids, text=self.text.values, groups=self.groupings.groups)
+        files = {
+            FOREST: self.booster.model_to_string().encode(),
+            COLUMNS: self._columns().encode(),
+            POSTS: posts.getvalue(),
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, content in zip(("model.txt", "model.json"), self._parts(), strict=True):
+            for name, content in files.items():
                 unfinished = folder / f"{name}.unfinished"
-                with unfinished.open("w", encoding="utf-8") as file:
+                with unfinished.open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -107,93 +98,63 @@ class Model:
             reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
             raise ModelError(f"cannot save the model in {folder}: {reason}") from None
 
-    def _parts(self) -> tuple[str, str]:
+    def _columns(self) -> str:
         columns = {
             "variant": self.variant.name,
             "users": self.users.categories,
             "posts": self.posts.categories,
+            "text": [feature.name for feature in self.text.features],
+            "groupings": dict(zip(self.groupings.names, self.groupings.sizes, strict=True)),
             "log_odds": self.log_odds,
+            "seed": self.seed,
         }
-        return self.booster.model_to_string(), json.dumps(columns, ensure_ascii=False)
+        return json.dumps(columns, ensure_ascii=False)
 
 
-def fit(variant: Variant, gathered: Gathered, examples: Examples, settings: Settings) -> Model:
-    """Train on examples that came after the end of the history, from features as of that end.
+def load_model(folder: Path, network: Network) -> Model:
+    """Read a model that `save` wrote, for the posts that the network has now.
+
+    A post that the model does not know has no text columns and is in the last
+    group of every grouping.
 
     Raises
     ------
     ModelError
-        The examples are all of one kind: nothing can be learnt from them.
+        A file is missing or is none of ours.
     """
-    network, history, seed = gathered.network, gathered.at_history_end, settings.seed
-    if examples.liked.all() or not examples.liked.any():
-        raise ModelError(
-            f"after {history.cutoff.isoformat()} there are {int(examples.liked.sum())} likes among "
-            f"{len(examples)} examples; both kinds are needed: let more interactions gather, "
-            "or change OVERNIGHT_HISTORY_FRACTION"
-        )
-    user_columns, post_columns = profile_columns(network)
-    users = Encoder.fit(Kind.USER, user_columns, np.unique(examples.users))
-    posts = Encoder.fit(Kind.POST, post_columns, np.unique(examples.posts))
-    text = _text(variant, gathered)
-    windows = [(gathered.half_way, gathered.older), (history, examples)]
-    windows = [(known, labels) for known, labels in windows if len(labels)]
-    factors, log_odds, start = [], None, None
-    if variant.with_factors:
-        factors = [
-            like_factors(known.likes, len(network.posts), network.people, seed) for known, _ in windows
-        ]
-        log_odds = fit_log_odds(factors[-1], examples)
-        start = [
-            of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
-            for of_window, (_, labels) in zip(factors, windows, strict=True)
-        ]
-    tables = [_tables(variant, network, known, users, posts, text) for known, _ in windows]
-    booster = _train(tables, [labels for _, labels in windows], start, seed, settings.threads)
-    return Model(variant, booster, users, posts, text, history.groupings, log_odds, seed)
-
-
-def _text(variant: Variant, gathered: Gathered) -> TextFeatures:
-    text = TextFeatures.none(len(gathered.network.posts))
-    if variant.with_text:
-        text = text.beside(gathered.text)
-    return text.beside(gathered.embeddings) if variant.with_embeddings else text
-
-
-def _tables(
-    variant: Variant, network: Network, history: History, users: Encoder, posts: Encoder, text: TextFeatures
-) -> FeatureTables:
-    return build_tables(
-        network, history, users, posts, text, variant.groupings, with_people=variant.with_people
-    )
-
-
-def _train(
-    tables: list[FeatureTables],
-    examples: list[Examples],
-    start: list[npt.NDArray[np.float32]] | None,
-    seed: int,
-    threads: int,
-) -> lgb.Booster:
-    """Train on examples of several times, each with the features of its own time."""
-    columns = tables[0].columns
-    rows = [known.rows(labels.users, labels.posts) for known, labels in zip(tables, examples, strict=True)]
-    data = lgb.Dataset(
-        np.concatenate(rows),
-        label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
-        weight=np.concatenate([labels.weights for labels in examples]),
-        init_score=None if start is None else np.concatenate(start).astype(np.float64),
-        feature_name=[_plain(place, feature) for place, feature in enumerate(columns)],
-        categorical_feature=[place for place, feature in enumerate(columns) if feature.categorical],
-        free_raw_data=True,
-    )
-    parameters = PARAMETERS | {"seed": seed, "num_threads": threads}
     try:
-        return lgb.train(parameters, data)
-    except lgb.basic.LightGBMError as error:
-        raise ModelError(f"LightGBM could not train: {error}") from None
+        booster = lgb.Booster(model_str=(folder / FOREST).read_text(encoding="utf-8"))
+        columns = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+        with np.load(folder / POSTS, allow_pickle=False) as kept:
+            known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
+        sizes = tuple(columns["groupings"].values())
+        place = np.searchsorted(known, network.posts.index.to_numpy(np.int64)).clip(max=known.size - 1)
+        same = (known[place] == network.posts.index)[:, None]
+        return Model(
+            variant=VARIANTS[columns["variant"]],
+            booster=booster,
+            users=_encoder(Kind.USER, columns["users"]),
+            posts=_encoder(Kind.POST, columns["posts"]),
+            text=TextFeatures(
+                tuple(Feature(name, Kind.POST) for name in columns["text"]),
+                np.where(same, text[place], np.float32(np.nan)),
+            ),
+            groupings=Groupings(
+                tuple(columns["groupings"]),
+                np.where(same, groups[place], np.array(sizes, np.int32) - 1),
+                sizes,
+            ),
+            log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
+            seed=columns["seed"],
+        )
+    except OSError as error:
+        reason = f"{error.strerror}; run the night again"
+        raise ModelError(f"cannot read the model in {folder}: {reason}") from None
+    except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
-def _plain(place: int, feature: Feature) -> str:
-    """Name a column so that LightGBM takes it: no JSON signs, no two alike."""
-    return f"{place}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
+def _encoder(kind: Kind, categories: dict[str, Any]) -> Encoder:
+    known = {name: None if words is None else tuple(words) for name, words in categories.items()}
+    return Encoder(kind, known)

@@ -17,10 +17,12 @@ from threadpoolctl import threadpool_limits
 from batch import ledger, live, lock, publish, source, store
 from batch.alike import blocks_of
 from batch.evaluate import evaluate
+from batch.fit import fit
 from batch.gather import Gathered, gather
 from batch.interrupt import InterruptedRunError
 from batch.ledger import Run, State
-from batch.model import Model, fit
+from batch.model import Model
+from batch.parameters import parameters_for
 from batch.progress import Stages, Waiting, track
 from batch.publish import Written
 from batch.score import lists_of_all
@@ -96,13 +98,14 @@ def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, A
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     """Load, learn, judge, score and write one run aside; return its manifest."""
     stages = Stages()
+    tuned = parameters_for(variant.name, night.settings)
     publish.write_lasting_keys(
         night.redis, night.keys, night.settings
     )  # a Redis that takes no writes fails here
     gathered = _load(night, stages)
-    metrics = _judge(night.settings, gathered, variant, stages)
-    model = _learn(night.settings, gathered, variant, stages)
-    model.save(Path(night.settings.model_dir) / run.run_id)
+    metrics = _judge(night.settings, gathered, variant, tuned, stages)
+    model = _learn(night.settings, gathered, variant, tuned, stages)
+    model.save(Path(night.settings.model_dir) / run.run_id, gathered.network)
     written = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     return {
@@ -118,6 +121,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "empty_lists": written.empty,
         "bytes_per_user": round(written.value_bytes / max(written.lists, 1), 1),
         "model_digest": model.digest,
+        "tuned_parameters": tuned,
         "checksum": written.checksum.hexdigest(),
         "similar_posts": similar.lists,
         "similar_checksum": similar.checksum.hexdigest(),
@@ -141,10 +145,12 @@ def _load(night: Night, stages: Stages) -> Gathered:
     return night.gathered
 
 
-def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> dict[str, Any]:
+def _judge(
+    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
+) -> dict[str, Any]:
     """Fit on what came before the holdout, and evaluate on the holdout."""
     with stages.stage("fit", "examples") as told:
-        model = fit(variant, gathered, gathered.training, settings)
+        model = fit(variant, gathered, gathered.training, settings, tuned)
         told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
     with stages.stage("evaluate", "rows") as told:
         metrics = evaluate(model, gathered, settings.threads)
@@ -152,21 +158,21 @@ def _judge(settings: Settings, gathered: Gathered, variant: Variant, stages: Sta
     return metrics
 
 
-def _learn(settings: Settings, gathered: Gathered, variant: Variant, stages: Stages) -> Model:
+def _learn(
+    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
+) -> Model:
     """Fit again on everything up to the cutoff."""
     with stages.stage("refit", "examples") as told:
         told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
-        return fit(variant, gathered, gathered.latest, settings)
+        return fit(variant, gathered, gathered.latest, settings, tuned)
 
 
 def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as told:
-        tables, factors = (
-            model.tables(gathered.network, gathered.now),
-            model.factors(gathered.network, gathered.now),
-        )
+        known = (gathered.network, gathered.now)
+        tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
         blocked = publish.blocked_places(client, keys, tables.post_ids)
         publish.begin(client, keys, run.run_id)

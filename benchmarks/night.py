@@ -16,8 +16,8 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from batch.fit import fit
 from batch.gather import Gathered, gather
-from batch.model import fit
 from batch.source import explained, open_engine
 from batch.variants import VARIANTS, Variant
 from benchmarks.case import Case

@@ -13,9 +13,9 @@ import pytest
 import redis
 
 from batch import ledger
+from batch.fit import fit
 from batch.gather import gather
 from batch.history import MOST_TOPICS
-from batch.model import fit
 from batch.pipeline import Night, run_night
 from batch.source import open_engine
 from batch.variants import VARIANTS

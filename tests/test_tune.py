@@ -1,0 +1,328 @@
+"""Tuning: what it keeps and goes on with; the next run uses it, and the holdout has no part in it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import optuna
+import pytest
+import redis
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from batch.cli_tune import told
+from batch.examples import Examples
+from batch.judgement import Judgement, compare
+from batch.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.study import Budget
+from batch.tune import DEFAULTS, Tuned
+from contract.keys import Keys
+from contract.settings import Settings
+from tests.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
+
+HOLDOUT_LIKES = "DELETE FROM recs.interactions WHERE action = 'like' AND happened_at > '{}'"
+
+
+class Tuning:
+    """A small network, the command line on it, and what tuning left behind."""
+
+    def __init__(self, database_url: str, redis_url: str, model_dir: Path) -> None:
+        self.places: dict[str, Any] = {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "model_dir": model_dir,
+        }
+        self.file = model_dir / "parameters-control.json"
+        self.journal = model_dir / "tuning" / "control.journal"
+
+    def batch(self, *arguments: str) -> CompletedProcess[str]:
+        """Run a command to its end."""
+        return run_here(*arguments, **self.places)
+
+    def tune(self, trials: int) -> CompletedProcess[str]:
+        """Tune so many trials; it must succeed."""
+        done = self.batch("tune", "--trials", str(trials))
+        assert done.returncode == 0, done.stderr
+        return done
+
+    @property
+    def studies(self) -> list[list[FrozenTrial]]:
+        """The complete trials of each study in the journal."""
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
+        complete = (TrialState.COMPLETE,)
+        names = [found.study_name for found in storage.get_all_studies()]
+        return [
+            optuna.load_study(study_name=name, storage=storage).get_trials(True, complete) for name in names
+        ]
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What the file of parameters holds."""
+        found: dict[str, Any] = json.loads(self.file.read_text())
+        return found
+
+
+@pytest.fixture
+def tuning(database_url: str, redis_url: str, tmp_path: Path) -> Tuning:
+    make_network(database_url)
+    return Tuning(database_url, redis_url, tmp_path / "models")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(model_dir=str(tmp_path))
+
+
+def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning: Tuning) -> None:
+    done = tuning.tune(4)
+    ((default, *tried),) = tuning.studies
+    best = min(tried, key=lambda trial: trial.value or 0.0)
+    assert default.params == DEFAULTS
+    assert len(tried) == 4
+    assert best.value is not None
+    assert default.value is not None
+    assert best.value < default.value
+    assert tuning.kept["variant"] == "control"
+    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
+    measured = tuning.kept["measured"]
+    assert measured["trials"] == 5
+    assert measured["tuning"]["log_loss"]["default"] == pytest.approx(default.value, abs=1e-6)
+    assert measured["tuning"]["log_loss"]["tuned"] == pytest.approx(best.value, abs=1e-6)
+    assert measured["tuning"]["until"] == measured["holdout"]["from"]
+    assert str(measured["holdout"]["log_loss"]["tuned"]) in done.stdout
+    assert str(tuning.file) in done.stdout
+    assert done.stderr.count("tune control: trial") == 4
+
+
+def test_a_second_tuning_of_the_same_data_goes_on_with_the_first(tuning: Tuning) -> None:
+    tuning.tune(2)
+    again = tuning.tune(2)
+    (trials,) = tuning.studies
+    assert "going on with the study" in again.stderr
+    assert len(trials) == 5
+    assert len({json.dumps(trial.params) for trial in trials}) == 5
+
+
+def test_the_same_data_and_seed_give_the_same_trials(tuning: Tuning, tmp_path: Path) -> None:
+    elsewhere = Tuning(**(tuning.places | {"model_dir": tmp_path / "elsewhere"}))
+    tuning.tune(2)
+    elsewhere.tune(2)
+    ((*here,),), ((*there,),) = tuning.studies, elsewhere.studies
+    assert [(t.params, t.value) for t in here] == [(t.params, t.value) for t in there]
+
+
+def test_other_data_start_a_study_afresh_that_tries_what_was_kept(tuning: Tuning, database_url: str) -> None:
+    tuning.tune(3)
+    kept = tuning.kept["parameters"]
+    execute(database_url, "DELETE FROM recs.interactions WHERE user_id = 1")
+    again = tuning.tune(1)
+    first, second = tuning.studies
+    assert "starting afresh" in again.stderr
+    assert len(first) == 4
+    assert [trial.params for trial in second] == [DEFAULTS, kept]
+
+
+def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_url: str) -> None:
+    tuning.tune(3)
+    first = tuning.kept["measured"]
+    execute(database_url, HOLDOUT_LIKES.format(first["holdout"]["from"]))
+    done = tuning.batch("tune", "--trials", "1")
+    (trials,) = tuning.studies
+    assert "going on with the study" in done.stderr
+    assert len(trials) == 5
+    assert first["tuning"]["log_loss"]["default"] == pytest.approx(trials[0].value, abs=1e-6)
+
+
+def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, database_url: str) -> None:
+    tuning.tune(1)
+    (trials,) = tuning.studies
+    last = "SELECT max(happened_at) - interval '8 days' FROM recs.interactions"
+    execute(database_url, f"DELETE FROM recs.interactions WHERE action = 'like' AND happened_at > ({last})")
+    tuning.tune(1)
+    _, others = tuning.studies
+    assert others[0].value != trials[0].value
+
+
+def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
+    with started_batch("tune", "--trials", "100000", **tuning.places) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "tune control: trial 2 of" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert rest.splitlines()[-1].startswith("error: stopped by SIGINT")
+    (trials,) = tuning.studies
+    assert len(trials) >= 3
+    best = min(trials, key=lambda trial: trial.value or 0.0)
+    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
+    assert tuning.kept["measured"]["holdout"] is None
+    tuning.tune(1)
+    assert len(tuning.studies[0]) == len(trials) + 1
+
+
+def test_where_nothing_beats_the_defaults_nothing_is_kept(tuning: Tuning) -> None:
+    worse = DEFAULTS | {"num_iterations": 50, "learning_rate": 0.005, "lambda_l2": 200.0}
+    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), worse, {})
+    before = tuning.file.read_text()
+    done = tuning.tune(1)
+    assert "none beats the defaults, nothing is kept" in done.stdout
+    assert "delete it to go back" in done.stderr
+    assert tuning.file.read_text() == before
+
+
+def test_the_next_run_uses_tuned_parameters_and_records_them(
+    tuning: Tuning, redis_client: redis.Redis
+) -> None:
+    parameters = {"num_iterations": 57, "num_leaves": 9}
+    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), parameters, {})
+    for variant, wanted, trees in (("control", parameters, 57), ("test", {}, DEFAULTS["num_iterations"])):
+        done = tuning.batch("run", "--variant", variant)
+        assert done.returncode == 0, done.stderr
+        run_id = live_run(redis_client, variant)
+        manifest = json.loads(str(redis_client.get(Keys().manifest(str(run_id)))))
+        model = lgb.Booster(model_file=tuning.file.parent / str(run_id) / "model.txt")
+        assert manifest["tuned_parameters"] == wanted
+        assert model.num_trees() == trees
+
+
+def test_a_broken_file_of_parameters_stops_a_run_and_what_is_live_stays(
+    tuning: Tuning, redis_client: redis.Redis
+) -> None:
+    assert tuning.batch("run", "--variant", "control").returncode == 0
+    before = live_values(redis_client)
+    tuning.file.write_text('{"variant": "control", "parameters": {"device_type": "gpu"}}')
+    for command in ("run", "tune"):
+        done = tuning.batch(command, "--variant", "control")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f"error: {tuning.file}: names 'device_type'")
+    assert live_values(redis_client) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is not JSON"),
+        ("\udcff", "is not JSON"),
+        ("[]", "has no object 'parameters'"),
+        ('{"variant": "control"}', "has no object 'parameters'"),
+        ('{"variant": "test", "parameters": {}}', "is of variant 'test', not 'control'"),
+        ('{"parameters": {}}', "is of variant None"),
+        ('{"variant": "control", "parameters": {"objective": "l2"}}', "names 'objective'"),
+        ('{"variant": "control", "parameters": {"num_leaves": 64}}', "a whole number from 7 to 63"),
+        ('{"variant": "control", "parameters": {"num_leaves": 31.0}}', "a whole number from 7 to 63"),
+        ('{"variant": "control", "parameters": {"max_depth": true}}', "a whole number from -1 to 12"),
+        ('{"variant": "control", "parameters": {"lambda_l2": "1"}}', "a number from 0.01 to 200"),
+        ('{"variant": "control", "parameters": {"lambda_l2": NaN}}', "a number from 0.01 to 200"),
+    ],
+)
+def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, told: str) -> None:
+    file = Path(settings.model_dir) / "parameters-control.json"
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ParametersError, match="delete it to go back to the defaults") as refused:
+        parameters_for("control", settings)
+    assert str(refused.value).startswith(f"{file}: ")
+    assert told in str(refused.value)
+    assert parameters_for("test", settings) == {}
+
+
+def test_parameters_are_read_as_they_were_kept(settings: Settings) -> None:
+    keep_parameters("test", settings, DEFAULTS, {"trials": 1})
+    assert parameters_for("test", settings) == DEFAULTS
+    assert parameters_for("control", settings) == {}
+
+
+def test_the_defaults_lie_where_is_searched() -> None:
+    assert {name: TUNABLE[name].wrong_in(value) for name, value in DEFAULTS.items()} == dict.fromkeys(TUNABLE)
+
+
+def test_a_journal_that_cannot_be_read_is_named(tuning: Tuning) -> None:
+    tuning.journal.parent.mkdir(parents=True)
+    tuning.journal.write_text('{"op_code": 0}\n{"broken\n{"op_code": 0}\n')
+    done = tuning.batch("tune", "--trials", "1")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tuning.journal} is broken")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tuning: Tuning) -> None:
+    tuning.file.parent.mkdir()
+    tuning.journal.parent.write_text("a file where the folder should be")
+    done = tuning.batch("tune", "--trials", "1")
+    assert done.returncode == 1
+    assert f"cannot keep trials in {tuning.journal}" in done.stderr.splitlines()[-1]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_budget_begins_no_trial_that_would_not_end_in_time() -> None:
+    clock = Clock()
+    budget = Budget(1.0, clock=clock)
+    for seconds, left in ((20, 40), (10, 30), (9, 21), (2, 19)):
+        assert budget.allows_another()
+        clock.seconds += seconds
+        budget.note_trial()
+        assert budget.seconds_left == left
+    assert not budget.allows_another()
+    assert budget.done == 4
+
+
+def test_a_budget_of_trials_ends_before_its_minutes() -> None:
+    clock = Clock()
+    budget = Budget(10.0, trials=3, clock=clock)
+    assert budget.expected_trials == 3
+    while budget.allows_another():
+        clock.seconds += 10
+        budget.note_trial()
+    assert (budget.done, budget.expected_trials, budget.seconds_left) == (3, 3, 570)
+
+
+def test_a_budget_expects_as_many_trials_as_its_minutes_hold() -> None:
+    clock = Clock()
+    budget = Budget(1.0, trials=50, clock=clock)
+    clock.seconds += 5
+    budget.note_trial()
+    assert budget.expected_trials == 12
+
+
+def test_two_models_are_compared_on_the_same_rows_with_an_error_over_users() -> None:
+    users, liked = np.array([0, 0, 1, 1]), np.array([True, False, False, True])
+    rows = Examples(users, np.array([0, 1, 0, 1]), liked, np.ones(4, dtype=bool))
+
+    def judged(losses: list[float]) -> Judgement:
+        return Judgement(rows, np.array([1.0, 0.0, 1.0, 0.0]), np.array(losses), "")
+
+    found = compare(judged([0.5, 0.5, 0.5, 0.5]), judged([0.4, 0.4, 0.6, 0.2]))
+    # Changes -0.1, -0.1, 0.1, -0.3 with mean -0.1: summed over users about it 0 and 0.
+    assert found["log_loss"] == pytest.approx(
+        {"default": 0.5, "tuned": 0.4, "difference": -0.1, "standard_error": 0.0}
+    )
+    found = compare(judged([0.5, 0.5, 0.5, 0.5]), judged([0.4, 0.4, 0.5, 0.5]))
+    # Mean -0.05; about it the users' sums are -0.1 and 0.1: sqrt(0.02) / 4 rows.
+    assert found["log_loss"]["standard_error"] == pytest.approx(0.035355)
+    assert found["hitrate_at_5"]["difference"] == 0
+
+
+@pytest.mark.parametrize(("difference", "warned"), [(0.002, True), (0.0004, False), (-0.002, False)])
+def test_parameters_that_the_holdout_finds_worse_are_told_as_such(difference: float, warned: bool) -> None:
+    loss = {"default": 0.4, "tuned": 0.4 + difference, "difference": difference, "standard_error": 0.0005}
+    period = {"from": "2021-12-01", "until": "2021-12-02", "rows": 10}
+    part = period | {"log_loss": loss}
+    measured = {"trials": 3, "tuning": part, "holdout": part}
+    text = told("control", Tuned(DEFAULTS, measured, Path("parameters-control.json")))
+    assert "kept in parameters-control.json" in text
+    assert ("on the holdout they are worse than the defaults" in text) == warned
