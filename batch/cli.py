@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, NoReturn
+from datetime import datetime
+from typing import NoReturn
 
 import click
-import redis
-import sqlalchemy as sa
 
 from batch import ledger, show, source, store
+from batch.cli_evaluate import evaluate
 from batch.interrupt import InterruptedRunError, signals_raise
+from batch.moment import Moment
 from batch.pipeline import Night, run_night
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.experiment import VARIANTS
@@ -23,20 +21,6 @@ from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
 ALL = "all"
-
-
-class Moment(click.ParamType[datetime]):
-    """An ISO 8601 time; without a zone it is in UTC."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse, or say what is wrong."""
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time like 2026-11-22T03:00:00", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,13 +40,11 @@ def cli(context: click.Context) -> None:
 @click.pass_obj
 def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
-    if as_of is not None and as_of > datetime.now(UTC):
-        raise click.BadParameter("lies in the future; give a time that has been", param_hint="'--as-of'")
     who = ledger.actor("batch run")
     with (
-        _postgres(settings, f"overnight {who}") as engine,
+        source.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
-        _redis(settings) as client,
+        store.connected(settings) as client,
     ):
         night = Night(settings, engine, client, who, as_of, limit_users)
         for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
@@ -76,7 +58,7 @@ def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: i
 @click.pass_obj
 def runs(settings: Settings, count: int) -> None:
     """List the newest runs and their states."""
-    with _postgres(settings) as engine:
+    with source.connected(settings) as engine:
         ledger.create(engine)
         click.echo(show.runs(ledger.newest(engine, count)))
 
@@ -86,7 +68,7 @@ def runs(settings: Settings, count: int) -> None:
 @click.pass_obj
 def show_run(settings: Settings, run_id: str) -> None:
     """Show one run: states, metrics, stages."""
-    with _postgres(settings) as engine:
+    with source.connected(settings) as engine:
         ledger.create(engine)
         found = ledger.find(engine, run_id)
     if found is None:
@@ -99,7 +81,7 @@ def show_run(settings: Settings, run_id: str) -> None:
 @click.pass_obj
 def lookup(settings: Settings, user_id: int) -> None:
     """Show the list that serving would take a user's recommendations from."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         click.echo(show.lookup(client, Keys(settings.key_prefix), user_id))
 
 
@@ -108,7 +90,7 @@ def lookup(settings: Settings, user_id: int) -> None:
 @click.pass_obj
 def block(settings: Settings, post_id: int) -> None:
     """Keep a post out of every answer, within about a second."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         added = client.sadd(Keys(settings.key_prefix).blocked, post_id)
     click.echo(f"post {post_id} is blocked" if added else f"post {post_id} was blocked already")
 
@@ -118,29 +100,12 @@ def block(settings: Settings, post_id: int) -> None:
 @click.pass_obj
 def unblock(settings: Settings, post_id: int) -> None:
     """Let a blocked post be served again: from lists that hold it still, and by the next run."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         removed = client.srem(Keys(settings.key_prefix).blocked, post_id)
     click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
 
 
-@contextmanager
-def _postgres(settings: Settings, application: str = "overnight") -> Iterator[sa.Engine]:
-    engine = source.open_engine(settings, application)
-    try:
-        with source.explained(settings):
-            yield engine
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _redis(settings: Settings) -> Iterator[redis.Redis]:
-    client = store.open_redis(settings)
-    try:
-        with store.explained(settings):
-            yield client
-    finally:
-        client.close()
+cli.add_command(evaluate)
 
 
 def main() -> NoReturn:

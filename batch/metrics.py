@@ -85,6 +85,21 @@ def by_list(ranked: RankedLists, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
     return found
 
 
+def ranking_metrics(
+    users: Places, posts: Places, liked: Flags, scores: Floats, k: int = KS[0]
+) -> dict[str, float]:
+    """Return each metric's mean over the users it is defined for; NaN where there are none.
+
+    Parameters
+    ----------
+    users, posts, liked, scores
+        As in `ranked_lists`, a list per user.
+    """
+    values = by_list(ranked_lists(users, posts, liked, scores), (k,))
+    known = {name: of_user[~np.isnan(of_user)] for name, of_user in values.items()}
+    return {name: float(of_user.mean()) if of_user.size else np.nan for name, of_user in known.items()}
+
+
 def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
     """Return what every metric of every list is expected to be if the order is random.
 
@@ -96,13 +111,15 @@ def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...]
     rank = np.arange(DEPTH)
     reached = (rank < n) * 1.0
     at_rank = reached * r / np.maximum(n, 1)
-    misses = np.cumprod(np.where(rank < n, np.maximum(n - r - rank, 0) / np.maximum(n - rank, 1), 1), axis=1)
+    misses: Floats = np.cumprod(
+        np.where(rank < n, np.maximum(n - r - rank, 0) / np.maximum(n - rank, 1), 1), axis=1
+    )
     # Given a relevant post at a rank, each rank before it holds one with probability (r-1)/(n-1).
     precision_there = (1 + rank * (r - 1) / np.maximum(n - 1, 1)) / (rank + 1)
     found: dict[str, Floats] = {}
     for k in ks:
         upto = slice(0, k)
-        hits = at_rank[:, upto].sum(axis=1)
+        hits: Floats = at_rank[:, upto].sum(axis=1)
         found |= {
             f"hitrate_at_{k}": 1 - misses[:, k - 1],
             f"precision_at_{k}": hits / k,

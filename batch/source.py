@@ -48,6 +48,23 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
 
 
 @contextmanager
+def connected(settings: Settings, application: str = "overnight") -> Iterator[sa.Engine]:
+    """Lend an engine whose errors are explained, and close it.
+
+    Raises
+    ------
+    SourceError
+        As `explained` does.
+    """
+    engine = open_engine(settings, application)
+    try:
+        with explained(settings):
+            yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
 def explained(settings: Settings) -> Iterator[None]:
     """Turn any error of the database inside into one line that shows no secret.
 
