@@ -111,9 +111,8 @@ def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...]
     rank = np.arange(DEPTH)
     reached = (rank < n) * 1.0
     at_rank = reached * r / np.maximum(n, 1)
-    misses: Floats = np.cumprod(
-        np.where(rank < n, np.maximum(n - r - rank, 0) / np.maximum(n - rank, 1), 1), axis=1
-    )
+    none_there = np.where(rank < n, np.maximum(n - r - rank, 0) / np.maximum(n - rank, 1), 1.0)
+    misses = np.asarray(none_there.cumprod(axis=1), np.float64)
     # Given a relevant post at a rank, each rank before it holds one with probability (r-1)/(n-1).
     precision_there = (1 + rank * (r - 1) / np.maximum(n - 1, 1)) / (rank + 1)
     found: dict[str, Floats] = {}
