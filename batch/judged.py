@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from batch.examples import Examples
 from batch.features import post_like_rate
@@ -52,7 +53,7 @@ class Judged:
     @property
     def probabilities(self) -> Floats:
         """(rows,) the model's probability of a like."""
-        found: Floats = 1 / (1 + np.exp(-self.scores))
+        found: Floats = expit(self.scores)
         return found
 
     @property

@@ -15,6 +15,7 @@ from batch.evaluate import judged
 from batch.examples import Examples, labelled_between
 from batch.gather import Gathered
 from batch.history import History, as_of
+from batch.judged import judge
 from batch.load import Network, load_network
 from batch.model import fit
 from batch.source import open_engine, snapshot
@@ -104,16 +105,15 @@ def test_no_label_of_a_fold_is_in_its_model_or_its_features(
 ) -> None:
     gathered = small_network(database_url)
     trained, judged_users, cutoffs = [], [], set()
-    fit_as_it_is, judge_as_it_is = protocols.fit, protocols.judge
 
     def fit_noted(*arguments: object) -> object:
         trained.append(set(arguments[2].users.tolist()))  # type: ignore[attr-defined]
-        return fit_as_it_is(*arguments)  # type: ignore[arg-type]
+        return fit(*arguments)  # type: ignore[arg-type]
 
     def judge_noted(*arguments: object) -> object:
         judged_users.append(set(arguments[3].users.tolist()))  # type: ignore[attr-defined]
         cutoffs.add(arguments[2].cutoff)  # type: ignore[attr-defined]
-        return judge_as_it_is(*arguments)  # type: ignore[arg-type]
+        return judge(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(protocols, "fit", fit_noted)
     monkeypatch.setattr(protocols, "judge", judge_noted)
