@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import NoReturn
 
 import click
-import redis
 
 from batch import ledger, show, source, store
+from batch.cli_evaluate import evaluate
 from batch.cli_tune import tune
 from batch.interrupt import InterruptedRunError, signals_raise
 from batch.moment import Moment
@@ -47,7 +45,7 @@ def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: i
     with (
         source.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
-        _redis(settings) as client,
+        store.connected(settings) as client,
     ):
         night = Night(settings, engine, client, who, as_of, limit_users)
         for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
@@ -84,7 +82,7 @@ def show_run(settings: Settings, run_id: str) -> None:
 @click.pass_obj
 def lookup(settings: Settings, user_id: int) -> None:
     """Show the list that serving would take a user's recommendations from."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         click.echo(show.lookup(client, Keys(settings.key_prefix), user_id))
 
 
@@ -93,7 +91,7 @@ def lookup(settings: Settings, user_id: int) -> None:
 @click.pass_obj
 def block(settings: Settings, post_id: int) -> None:
     """Keep a post out of every answer, within about a second."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         added = client.sadd(Keys(settings.key_prefix).blocked, post_id)
     click.echo(f"post {post_id} is blocked" if added else f"post {post_id} was blocked already")
 
@@ -103,22 +101,13 @@ def block(settings: Settings, post_id: int) -> None:
 @click.pass_obj
 def unblock(settings: Settings, post_id: int) -> None:
     """Let a blocked post be served again: from lists that hold it still, and by the next run."""
-    with _redis(settings) as client:
+    with store.connected(settings) as client:
         removed = client.srem(Keys(settings.key_prefix).blocked, post_id)
     click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
 
 
+cli.add_command(evaluate)
 cli.add_command(tune)
-
-
-@contextmanager
-def _redis(settings: Settings) -> Iterator[redis.Redis]:
-    client = store.open_redis(settings)
-    try:
-        with store.explained(settings):
-            yield client
-    finally:
-        client.close()
 
 
 def main() -> NoReturn:

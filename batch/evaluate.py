@@ -1,24 +1,17 @@
-"""Evaluates a model on the holdout, beside random order and popularity."""
+"""Evaluates a model on the holdout of the night's time split, beside random order and popularity."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from batch.catalogue import MOST_USERS, full_catalogue
+from batch.evaluation import Evaluation, evaluation
 from batch.examples import Examples
-from batch.features import post_like_rate
 from batch.gather import Gathered
-from batch.history import History
-from batch.load import Network
-from batch.metrics import RANKING, probability_metrics, ranking_metrics
+from batch.judged import Judged, judge
 from batch.model import Model
 
-Floats = npt.NDArray[np.float64]
-
-RANDOM_ORDERS = 20
-"""Random order is no figure but a distribution; this many draws give its mean."""
+__all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged"]
 
 
 def holdout_rows(examples: Examples) -> Examples:
@@ -27,68 +20,41 @@ def holdout_rows(examples: Examples) -> Examples:
     return (views if len(views) else examples).distinct()
 
 
+def judged(model: Model, gathered: Gathered, threads: int) -> Judged:
+    """Score the holdout with features as of its start."""
+    rows, like_rate = holdout_rows(gathered.holdout), float(gathered.training.liked.mean())
+    return judge(model, gathered.network, gathered.at_holdout, rows, like_rate, threads)
+
+
+def evaluated(model: Model, gathered: Gathered, threads: int, most_users: int = MOST_USERS) -> Evaluation:
+    """Judge a model on the holdout by both protocols, features as of the holdout's start.
+
+    Parameters
+    ----------
+    most_users
+        How many users to judge over the full catalogue.
+    """
+    catalogue = full_catalogue(
+        model, gathered.network, gathered.at_holdout, gathered.holdout, threads, most_users
+    )
+    return evaluation(judged(model, gathered, threads), model.seed, catalogue)
+
+
 def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
-    """Judge a model on the holdout, with features as of its start, by the viewed-only protocol.
+    """Judge a model on the holdout; return what the manifest keeps.
 
     Returns
     -------
-    `protocol`, `holdout` (from, until, users, views) and one object of metrics
-    for each of `model`, `random` and `popularity`; None where a metric has no
-    value.
+    `protocol`, `holdout` (from, until, users, views), one object of metrics for
+    each of `model`, `random` and `popularity`, their 95 % `intervals` (low,
+    high), `calibration` by deciles, `segments`, and `full_catalogue` with the
+    same objects by that protocol; None where a figure has no value.
     """
-    rows, history, split = holdout_rows(gathered.holdout), gathered.at_holdout, gathered.split
-    scores = _scores(model, gathered.network, history, rows, threads)
-    popular, popular_rate = _popularity(history, rows)
-    like_rate = float(gathered.training.liked.mean())
-    return {
-        "protocol": "viewed-only" if rows.viewed.any() else "likes beside sampled negatives",
-        "holdout": {
-            "from": split.holdout_start.isoformat(),
-            "until": split.cutoff.isoformat(),
-            "users": int(np.unique(rows.users).size),
-            "views": len(rows),
-        },
-        "model": _judge(rows, scores, 1 / (1 + np.exp(-scores))),
-        "random": _judge_random(rows, like_rate, model.seed),
-        "popularity": _judge(rows, popular, popular_rate),
+    found, split = evaluated(model, gathered, threads), gathered.split
+    holdout = {
+        "from": split.holdout_start.isoformat(),
+        "until": split.cutoff.isoformat(),
+        "users": found.users,
+        "views": found.rows,
     }
-
-
-def _scores(model: Model, network: Network, history: History, rows: Examples, threads: int) -> Floats:
-    tables, factors = model.tables(network, history), model.factors(network, history)
-    if len(rows) == 0:
-        return np.empty(0)
-    scores = np.asarray(
-        model.booster.predict(tables.rows(rows.users, rows.posts), raw_score=True, num_threads=threads),
-        np.float64,
-    )
-    return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
-
-
-def _popularity(history: History, rows: Examples) -> tuple[Floats, Floats | None]:
-    """Return the score of each row's post by like rate, or by likes where views are not known."""
-    rate = post_like_rate(history)
-    if np.isnan(rate).any():
-        likes: Floats = history.post_counts["likes"].to_numpy(np.float64)[rows.posts]
-        return likes, None
-    return rate[rows.posts], rate[rows.posts]
-
-
-def _judge(rows: Examples, scores: Floats, probabilities: Floats | None) -> dict[str, float | None]:
-    metrics = ranking_metrics(rows.users, rows.posts, rows.liked, scores)
-    return _rounded(metrics | probability_metrics(rows.liked, scores, probabilities))
-
-
-def _judge_random(rows: Examples, like_rate: float, seed: int) -> dict[str, float | None]:
-    random = np.random.default_rng(seed)
-    draws = [
-        ranking_metrics(rows.users, rows.posts, rows.liked, random.random(len(rows)))
-        for _ in range(RANDOM_ORDERS)
-    ]
-    means = {name: float(np.mean([draw[name] for draw in draws])) for name in RANKING}
-    constant = np.full(len(rows), like_rate)
-    return _rounded(means | probability_metrics(rows.liked, constant, constant))
-
-
-def _rounded(metrics: dict[str, float]) -> dict[str, float | None]:
-    return {name: round(value, 4) if np.isfinite(value) else None for name, value in metrics.items()}
+    return {"holdout": holdout, **found.record()}

@@ -41,6 +41,9 @@ class Gathered:
     half_way, older
         What was known in the middle of the history, and the examples from
         then to its end, which every model learns from too; perhaps none.
+        Where views are logged, likes without one are not among them: they
+        would outnumber the views, and tell more of what was shown than of
+        what is liked. They speak through shares, rates and factors instead.
     at_history_end, at_holdout, now
         What was known when training labels begin, when holdout labels begin,
         and at the cutoff.
@@ -101,10 +104,15 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
         )
         limits = (settings.training_rows, settings.seed)
         half_way = first if split.half_way is None else as_of(connection, network, split.half_way, groupings)
+        training = labelled_between(
+            connection, network, first, split.holdout_start, *limits, NEGATIVES_PER_LIKE
+        )
         older = labelled_between(
             connection, network, half_way, split.history_end, settings.training_rows // OLDER, settings.seed,
             NEGATIVES_PER_LIKE,
         )  # fmt: skip
+        if training.viewed.any():
+            older = older.where(older.viewed)
         return Gathered(
             network=network,
             text=text,
@@ -116,9 +124,7 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
             at_history_end=first,
             at_holdout=second,
             now=now,
-            training=labelled_between(
-                connection, network, first, split.holdout_start, *limits, NEGATIVES_PER_LIKE
-            ),
+            training=training,
             holdout=labelled_between(connection, network, second, cutoff, *limits),
             latest=labelled_between(connection, network, first, cutoff, *limits, NEGATIVES_PER_LIKE),
             left_out=now.left_out | out_of_time(connection, as_of_time or clock),

@@ -1,69 +1,137 @@
-"""Ranking metrics by the viewed-only protocol: a user's viewed posts are ranked, those liked are relevant.
+"""Ranking metrics: each user's posts are ranked, those liked are relevant.
 
-Rows are distinct (user, post) pairs. Equal scores rank the lower post first.
-hitrate@k: share of users with a liked post among their first k. precision@k:
-liked posts among the first k, divided by k. recall@k and NDCG@k (binary gain,
-log2 discount; Järvelin & Kekäläinen, 2002): mean over the users who liked
-anything, as neither is defined for the others.
+hitrate@k: 1 if a relevant post is among the first k. precision@k: relevant
+posts among the first k, divided by k. recall@k: divided by the relevant posts.
+map@k: precision at the rank of each relevant post among the first k, summed and
+divided by min(k, relevant posts). ndcg@k: binary gain, log2 discount (Järvelin &
+Kekäläinen, 2002). The last three are defined for users with a relevant post
+only, and NaN for the others.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import log_loss, roc_auc_score
 
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-K = 5
-RANKING = (f"hitrate_at_{K}", f"precision_at_{K}", f"recall_at_{K}", f"ndcg_at_{K}")
-SMALLEST_PROBABILITY = 1e-6
+KS = (5, 10)
+DEPTH = max(KS)
+"""How deep a list is judged."""
+
+DISCOUNT: Floats = 1 / np.log2(np.arange(DEPTH) + 2)
+
+
+@dataclass(frozen=True)
+class RankedLists:
+    """Lists of posts, best first, as far as metrics look at them.
+
+    Attributes
+    ----------
+    hits
+        (lists, DEPTH) whether the post at each rank is relevant; False beyond the list's end.
+    relevant
+        (lists,) how many posts are relevant, in the list's first DEPTH or not.
+    candidates
+        (lists,) how many posts were there to be ranked.
+    """
+
+    hits: Flags
+    relevant: Places
+    candidates: Places
+
+
+def ranked_lists(lists: Places, posts: Places, liked: Flags, scores: Floats) -> RankedLists:
+    """Rank the rows of each list by score, equal scores the lower post first.
+
+    Parameters
+    ----------
+    lists
+        (rows,) the list (of a user) that the row belongs to; the lists come out in ascending order.
+    posts, liked, scores
+        (rows,) each; (list, post) pairs distinct, in any order.
+    """
+    order = np.lexsort((posts, -scores, lists))
+    liked = liked[order]
+    _, first, owner = np.unique(lists[order], return_index=True, return_inverse=True)
+    rank = np.arange(lists.size) - first[owner]
+    shown = rank < DEPTH
+    hits = np.zeros((first.size, DEPTH), dtype=bool)
+    hits[owner[shown], rank[shown]] = liked[shown]
+    relevant = np.bincount(owner, weights=liked, minlength=first.size).astype(np.int64)
+    return RankedLists(hits, relevant, np.bincount(owner, minlength=first.size))
+
+
+def by_list(ranked: RankedLists, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
+    """Return every metric of every list, (lists,) each, NaN where it is not defined."""
+    liking = np.where(ranked.relevant > 0, ranked.relevant, np.nan)
+    so_far = ranked.hits.cumsum(axis=1, dtype=np.float64)
+    precision_at_hits = np.where(ranked.hits, so_far / np.arange(1, DEPTH + 1), 0.0).cumsum(axis=1)
+    gain = (ranked.hits * DISCOUNT).cumsum(axis=1)
+    found: dict[str, Floats] = {}
+    for k in ks:
+        hits = so_far[:, k - 1]
+        found |= {
+            f"hitrate_at_{k}": np.asarray(hits > 0, np.float64),
+            f"precision_at_{k}": hits / k,
+            f"recall_at_{k}": hits / liking,
+            f"map_at_{k}": precision_at_hits[:, k - 1] / np.minimum(liking, k),
+            f"ndcg_at_{k}": gain[:, k - 1] / _best_gain(liking, k),
+        }
+    return found
 
 
 def ranking_metrics(
-    users: Places, posts: Places, liked: Flags, scores: Floats, k: int = K
+    users: Places, posts: Places, liked: Flags, scores: Floats, k: int = KS[0]
 ) -> dict[str, float]:
-    """Return the four ranking metrics; NaN where no user can tell one.
+    """Return each metric's mean over the users it is defined for; NaN where there are none.
 
     Parameters
     ----------
     users, posts, liked, scores
-        (rows,) each; (user, post) pairs distinct, in any order.
+        As in `ranked_lists`, a list per user.
     """
-    order = np.lexsort((posts, -scores, users))
-    users, liked = users[order], liked[order]
-    _, first, user = np.unique(users, return_index=True, return_inverse=True)
-    rank = np.arange(users.size) - first[user]
-    count = first.size
-    discount = 1 / np.log2(np.arange(users.size + 1) + 2)
-    hits = np.bincount(user, weights=liked & (rank < k), minlength=count)
-    relevant = np.bincount(user, weights=liked, minlength=count)
-    gain = np.bincount(user, weights=np.where(liked & (rank < k), discount[rank], 0), minlength=count)
-    best_gain = np.concatenate([[0.0], np.cumsum(discount[:k])])[np.minimum(relevant, k).astype(np.int64)]
-    liking = relevant > 0
-    return {
-        f"hitrate_at_{k}": _mean(hits > 0),
-        f"precision_at_{k}": _mean(hits / k),
-        f"recall_at_{k}": _mean(hits[liking] / relevant[liking]),
-        f"ndcg_at_{k}": _mean(gain[liking] / best_gain[liking]),
-    }
+    values = by_list(ranked_lists(users, posts, liked, scores), (k,))
+    known = {name: of_user[~np.isnan(of_user)] for name, of_user in values.items()}
+    return {name: float(of_user.mean()) if of_user.size else np.nan for name, of_user in known.items()}
 
 
-def probability_metrics(liked: Flags, scores: Floats, probabilities: Floats | None) -> dict[str, float]:
-    """Return ROC AUC of the scores, and log loss of the probabilities (natural logarithm).
+def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
+    """Return what every metric of every list is expected to be if the order is random.
 
-    NaN where the labels are all alike, or where there are no probabilities.
+    With r of n posts relevant, each rank holds a relevant one with probability
+    r/n; the first k hold none with (n-r choose k) / (n choose k).
     """
-    if liked.size == 0 or liked.all() or not liked.any():
-        return {"roc_auc": float("nan"), "log_loss": float("nan")}
-    loss = float("nan")
-    if probabilities is not None:
-        clipped = np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-        loss = float(log_loss(liked, clipped))
-    return {"roc_auc": float(roc_auc_score(liked, scores)), "log_loss": loss}
+    n, r = candidates.astype(np.float64)[:, None], relevant.astype(np.float64)[:, None]
+    liking = np.where(relevant > 0, relevant, np.nan)
+    rank = np.arange(DEPTH)
+    reached = (rank < n) * 1.0
+    at_rank = reached * r / np.maximum(n, 1)
+    none_there = np.where(rank < n, np.maximum(n - r - rank, 0) / np.maximum(n - rank, 1), 1.0)
+    misses = np.asarray(none_there.cumprod(axis=1), np.float64)
+    # Given a relevant post at a rank, each rank before it holds one with probability (r-1)/(n-1).
+    precision_there = (1 + rank * (r - 1) / np.maximum(n - 1, 1)) / (rank + 1)
+    found: dict[str, Floats] = {}
+    for k in ks:
+        upto = slice(0, k)
+        hits: Floats = at_rank[:, upto].sum(axis=1)
+        found |= {
+            f"hitrate_at_{k}": 1 - misses[:, k - 1],
+            f"precision_at_{k}": hits / k,
+            f"recall_at_{k}": hits / liking,
+            f"map_at_{k}": (at_rank * precision_there)[:, upto].sum(axis=1) / np.minimum(liking, k),
+            f"ndcg_at_{k}": (at_rank * DISCOUNT)[:, upto].sum(axis=1) / _best_gain(liking, k),
+        }
+    return found
 
 
-def _mean(values: npt.NDArray[np.bool_] | Floats) -> float:
-    return float(values.mean()) if values.size else float("nan")
+def _best_gain(liking: Floats, k: int) -> Floats:
+    """Return the gain of a list with all relevant posts first; NaN where there are none."""
+    sums = DISCOUNT[:k].cumsum()
+    places = np.minimum(np.nan_to_num(liking, nan=1.0), k).astype(np.int64) - 1
+    best: Floats = np.where(np.isnan(liking), np.nan, sums[places])
+    return best

@@ -8,36 +8,17 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
+from batch import show_evaluation
+from batch.layout import table as table
 from contract.codec import decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.keys import Keys
 
-JUDGED = ("model", "random", "popularity")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lay out rows under a head, columns as wide as their widest cell, numbers to the right."""
-    cells = [list(head), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
-    numeric = [
-        all(isinstance(row[place], int | float) for row in rows) and bool(rows) for place in range(len(head))
-    ]
-    lines = (
-        "  ".join(
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(row, widths, numeric, strict=True)
-        )
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
 
 def summary(manifest: dict[str, Any]) -> str:
     """Tell a run: what it wrote, its metrics beside the baselines, its stages."""
     metrics = manifest["metrics"]
-    holdout = metrics["holdout"]
-    judged = [[name, *(metrics[by][name] for by in JUDGED)] for name in metrics["model"]]
     stages = [[row["stage"], row["seconds"], row["peak_mib"], _details(row)] for row in manifest["stages"]]
     return "\n".join(
         [
@@ -46,9 +27,7 @@ def summary(manifest: dict[str, Any]) -> str:
             f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
             f"checksum {manifest['checksum'][:16]}",
             "",
-            f"holdout ({metrics['protocol']}): {holdout['views']} rows of {holdout['users']} users, "
-            f"{holdout['from']} to {holdout['until']}",
-            table(["metric", *JUDGED], judged),
+            show_evaluation.of_run(metrics),
             "",
             table(["stage", "seconds", "peak MiB", ""], stages),
             "",
@@ -117,12 +96,6 @@ def _experiment(client: redis.Redis, keys: Keys) -> Experiment:
         return Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
     except ValueError as error:
         raise StoreError(f"{keys.experiment} is broken: {error}; SET it anew, or DEL it") from None
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else str(value)
 
 
 def _details(row: dict[str, Any]) -> str:

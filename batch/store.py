@@ -63,6 +63,23 @@ def open_redis(settings: Settings) -> redis.Redis:
 
 
 @contextmanager
+def connected(settings: Settings) -> Iterator[redis.Redis]:
+    """Lend a client whose errors are explained, and close it.
+
+    Raises
+    ------
+    SettingsError, StoreError
+        As `open_redis` and `explained` do.
+    """
+    client = open_redis(settings)
+    try:
+        with explained(settings):
+            yield client
+    finally:
+        client.close()
+
+
+@contextmanager
 def explained(settings: Settings) -> Iterator[None]:
     """Turn any error of Redis inside into one line that shows no secret.
 

@@ -1,0 +1,133 @@
+"""Rows to judge on, with what each ranking makes of them: the model, popularity, and the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from batch.examples import Examples
+from batch.features import post_like_rate
+from batch.history import History
+from batch.load import Network
+from batch.metrics import Floats, Places
+from batch.model import Model
+from batch.segments import labels_of
+
+Labels = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Distinct (list, post) rows, where a list is what one user was shown in one window of time.
+
+    Attributes
+    ----------
+    rows
+        The labelled rows.
+    scores
+        (rows,) the model's, in log-odds of a like.
+    popular
+        (rows,) like rate of the post as of the history, or its likes where views are not known.
+    popular_rate
+        The same if it is a rate, else None.
+    base_rate
+        (rows,) share of likes in what the model learnt from: all that random order knows.
+    lists
+        (rows,) number of the list; one per user, unless windows were pooled.
+    segments
+        Grouping -> (rows,) name of the segment.
+    """
+
+    rows: Examples
+    scores: Floats
+    popular: Floats
+    popular_rate: Floats | None
+    base_rate: Floats
+    lists: Places
+    segments: dict[str, Labels]
+
+    @property
+    def probabilities(self) -> Floats:
+        """(rows,) the model's probability of a like."""
+        found: Floats = expit(self.scores)
+        return found
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol that such rows allow."""
+        return "viewed-only" if self.rows.viewed.any() else "likes beside sampled negatives"
+
+    def within(self, keep: npt.NDArray[np.bool_]) -> Judged:
+        """Return the rows to keep."""
+        return Judged(
+            rows=self.rows.where(keep),
+            scores=self.scores[keep],
+            popular=self.popular[keep],
+            popular_rate=None if self.popular_rate is None else self.popular_rate[keep],
+            base_rate=self.base_rate[keep],
+            lists=self.lists[keep],
+            segments={name: labels[keep] for name, labels in self.segments.items()},
+        )
+
+
+def judge(
+    model: Model, network: Network, history: History, rows: Examples, base_rate: float, threads: int
+) -> Judged:
+    """Score rows with features as of `history.cutoff`."""
+    popular, popular_rate = _popularity(history, rows)
+    return Judged(
+        rows=rows,
+        scores=_scores(model, network, history, rows, threads),
+        popular=popular,
+        popular_rate=popular_rate,
+        base_rate=np.full(len(rows), base_rate),
+        lists=rows.users,
+        segments=labels_of(network, history, rows),
+    )
+
+
+def pooled(parts: Sequence[Judged]) -> Judged:
+    """Put the rows of several judgements together; each part's lists stay lists of their own."""
+    above = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
+    rows = [part.rows for part in parts]
+    rates = [part.popular_rate for part in parts if part.popular_rate is not None]
+    return Judged(
+        rows=Examples(
+            np.concatenate([each.users for each in rows]),
+            np.concatenate([each.posts for each in rows]),
+            np.concatenate([each.liked for each in rows]),
+            np.concatenate([each.viewed for each in rows]),
+        ),
+        scores=np.concatenate([part.scores for part in parts]),
+        popular=np.concatenate([part.popular for part in parts]),
+        popular_rate=np.concatenate(rates) if len(rates) == len(parts) else None,
+        base_rate=np.concatenate([part.base_rate for part in parts]),
+        lists=np.concatenate([part.lists + above * place for place, part in enumerate(parts)]),
+        segments={
+            name: np.concatenate([part.segments[name] for part in parts]) for name in parts[0].segments
+        },
+    )
+
+
+def _scores(model: Model, network: Network, history: History, rows: Examples, threads: int) -> Floats:
+    tables, factors = model.tables(network, history), model.factors(network, history)
+    if len(rows) == 0:
+        return np.empty(0)
+    scores = np.asarray(
+        model.booster.predict(tables.rows(rows.users, rows.posts), raw_score=True, num_threads=threads),
+        np.float64,
+    )
+    return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
+
+
+def _popularity(history: History, rows: Examples) -> tuple[Floats, Floats | None]:
+    """Return the score of each row's post by like rate, or by likes where views are not known."""
+    rate = post_like_rate(history)
+    if np.isnan(rate).any():
+        likes: Floats = history.post_counts["likes"].to_numpy(np.float64)[rows.posts]
+        return likes, None
+    return rate[rows.posts], rate[rows.posts]

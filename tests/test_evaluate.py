@@ -1,0 +1,263 @@
+"""`python -m batch evaluate`: the holdout, folds, windows, and labelled views from a file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from batch.evaluate import evaluate, judged
+from batch.evaluation import evaluation
+from batch.judged import pooled
+from batch.metrics import ranking_metrics
+from batch.protocols import by_windows, folds_of_users
+from batch.source import open_engine
+from batch.variants import VARIANTS
+from contract.errors import OvernightError
+from tests.batch_live import check_error
+from tests.batch_support import execute, make_network, query, run_here
+from tests.evaluation_support import CLOCK, fitted, settings_of, small_network
+
+ASKED = ("hitrate_at_5", "roc_auc", "random_hitrate_at_5", "popularity_hitrate_at_5", "users")
+HEADER = "timestamp,user_id,post_id,action,target"
+
+
+@pytest.fixture
+def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+    """A small network, and where everything is."""
+    make_network(database_url, users=120, interactions=6_000)
+    return {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path / "models"}
+
+
+@pytest.fixture
+def views_after_the_run(places: dict[str, Any], tmp_path: Path) -> Path:
+    """A file with the last views of the network, which the live `control` run never saw."""
+    last = "happened_at > '2021-10-25Z'"
+    rows = query(
+        places["database_url"],
+        "SELECT to_char(v.happened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), v.user_id, v.post_id, "
+        "v.action, (EXISTS (SELECT FROM recs.interactions l WHERE l.action = 'like' AND l.user_id = "
+        "v.user_id AND l.post_id = v.post_id AND l.happened_at = v.happened_at + interval '1 min'))::int "
+        f"FROM recs.interactions v WHERE {last}",
+    )
+    execute(places["database_url"], f"DELETE FROM recs.interactions WHERE {last}")
+    done = run_here("run", "--variant", "control", **places)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "views.csv"
+    file.write_text("\n".join([HEADER, *(",".join(map(str, row)) for row in rows), ""]))
+    return file
+
+
+def figures(*arguments: str, **places: Any) -> dict[str, dict[str, float]]:
+    done = run_here("evaluate", *arguments, "--json", **places)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_holdout_is_judged_by_both_protocols_with_intervals(places: dict[str, Any]) -> None:
+    found = figures(**places)
+    assert list(found) == list(VARIANTS)
+    for variant in found.values():
+        assert all(variant[name] is not None for name in ASKED)
+        for name in ("hitrate_at_5", "roc_auc", "full_catalogue_ndcg_at_10", "popularity_map_at_5"):
+            assert variant[f"{name}_low"] <= variant[name] <= variant[f"{name}_high"]
+        assert variant["roc_auc_low"] > 0.6
+        assert variant["random_roc_auc"] == 0.5
+    control, test = found.values()
+    assert test["minus_control_roc_auc"] == pytest.approx(test["roc_auc"] - control["roc_auc"], abs=2e-4)
+    assert "minus_control_roc_auc" not in control
+
+
+def test_printed_figures_name_their_protocol_and_stand_beside_the_baselines(places: dict[str, Any]) -> None:
+    done = run_here("evaluate", **places)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("viewed-only: ") == 2
+    assert done.stdout.count("full catalogue with likes left out: ") == 2
+    assert "test minus control, paired by user" in done.stdout
+    for words in ("model", "random", "popularity", "calibration by deciles", "heavy (10+)", "sport"):
+        assert words in done.stdout
+
+
+def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str) -> None:
+    gathered = small_network(database_url)
+    model = fitted(database_url, gathered)
+    found, rows = evaluate(model, gathered, 1), judged(model, gathered, 1)
+    assert found["model"]["roc_auc"] == pytest.approx(roc_auc_score(rows.rows.liked, rows.scores), abs=1e-4)
+    slow = ranking_metrics(rows.rows.users, rows.rows.posts, rows.rows.liked, rows.popular)
+    assert found["popularity"]["hitrate_at_5"] == pytest.approx(slow["hitrate_at_5"], abs=1e-4)
+    low, high = found["intervals"]["model"]["hitrate_at_5"]
+    assert low < found["model"]["hitrate_at_5"] < high
+    assert found["full_catalogue"]["protocol"] == "full catalogue with likes left out"
+    assert found["holdout"]["views"] == len(rows.rows)
+    by_topic = [row for row in found["segments"] if row["by"] == "topic"]
+    assert sum(row["views"] for row in by_topic) == len(rows.rows)
+    json.dumps(found, allow_nan=False)
+
+
+def test_activity_segments_go_by_what_was_done_before_the_holdout(database_url: str) -> None:
+    gathered = small_network(database_url, interactions=1_500)
+    found = judged(fitted(database_url, gathered), gathered, 1)
+    counts = dict(
+        query(
+            database_url,
+            "SELECT user_id, count(*) FROM recs.interactions "
+            f"WHERE happened_at <= '{gathered.split.holdout_start.isoformat()}' GROUP BY 1",
+        )
+    )
+    for user, segment in zip(found.rows.users, found.segments["activity"], strict=True):
+        done = counts.get(int(gathered.network.users.index[user]), 0)
+        assert segment == ("new (0)" if done == 0 else "light (1-9)" if done < 10 else "heavy (10+)")
+
+
+def test_folds_part_users_and_judge_every_one_of_them(places: dict[str, Any]) -> None:
+    found = figures("--variant", "control", "--folds", "3", **places)
+    assert found["control"]["users"] == 120
+    assert found["control"]["roc_auc"] > 0.65
+    folds = folds_of_users(np.array([4, 4, 7, 9, 9, 9, 12]), 2, seed=1)
+    assert folds.size == 13
+    assert sorted(folds[[4, 7, 9, 12]].tolist()) == [0, 0, 1, 1]
+    with pytest.raises(OvernightError, match="2 users cannot be parted into 3 folds"):
+        folds_of_users(np.array([1, 2]), 3, seed=1)
+
+
+def test_windows_follow_each_other_and_know_nothing_of_what_comes_after(database_url: str) -> None:
+    small_network(database_url)
+    settings, control = settings_of(database_url), [VARIANTS["control"]]
+    two, together = by_windows(open_engine(settings), settings, control, 2, None, CLOCK)
+    assert two[0].split.cutoff == two[1].split.holdout_start
+    rows = [window.found["control"].rows for window in two]
+    assert together["control"].rows == sum(rows)
+    end = two[0].split.cutoff
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{end.isoformat()}'")
+    one, _ = by_windows(open_engine(settings), settings, control, 1, end, CLOCK)
+    assert one[0].found["control"].record() == two[0].found["control"].record()
+
+
+def test_windows_are_printed_one_by_one_and_pooled(places: dict[str, Any]) -> None:
+    done = run_here("evaluate", "--variant", "control", "--windows", "2", **places)
+    assert done.returncode == 0, done.stderr
+    assert "control, window by window" in done.stdout
+    assert "2 windows of time" in done.stdout
+    found = figures("--variant", "control", "--windows", "2", **places)["control"]
+    assert found["window_1_views"] + found["window_2_views"] == found["views"]
+
+
+def test_more_windows_than_there_is_time_for_end_in_one_line(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    make_network(database_url, interactions=300)
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    done = run_here("evaluate", "--variant", "control", "--windows", "90", **places)
+    check_error(done, 1, "of 90 windows can be judged")
+
+
+def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> None:
+    gathered = small_network(database_url)
+    once = judged(fitted(database_url, gathered), gathered, 1)
+    one, twice = evaluation(once, 1, None), evaluation(pooled([once, once]), 1, None)
+    assert twice.users == one.users
+    for name in ("hitrate_at_5", "map_at_10", "roc_auc", "log_loss"):
+        assert twice.viewed["model"].values[name] == pytest.approx(one.viewed["model"].values[name])
+    assert twice.viewed["model"].interval("hitrate_at_5") == one.viewed["model"].interval("hitrate_at_5")
+
+
+def test_live_models_are_judged_on_views_from_a_file(
+    places: dict[str, Any], views_after_the_run: Path
+) -> None:
+    found = figures("--views", str(views_after_the_run), **places)
+    assert list(found) == ["control"]
+    assert all(found["control"][name] is not None for name in ASKED)
+    assert found["control"]["roc_auc"] > 0.7
+    rows = [line.split(",") for line in views_after_the_run.read_text().splitlines()[1:]]
+    pairs = {(user, post) for _, user, post, action, _ in rows if action == "view"}
+    assert found["control"]["views"] == len(pairs)
+    assert found["control"]["users"] == len({user for user, _ in pairs})
+    packed = views_after_the_run.with_suffix(".csv.gz")
+    packed.write_bytes(gzip.compress(views_after_the_run.read_bytes()))
+    assert figures("--views", str(packed), **places) == found
+
+
+def test_features_stand_at_the_live_runs_cutoff_whatever_happened_since(
+    places: dict[str, Any], views_after_the_run: Path
+) -> None:
+    before = figures("--views", str(views_after_the_run), **places)
+    execute(
+        places["database_url"],
+        "INSERT INTO recs.interactions SELECT user_id, post_id, 'like', '2021-10-26Z' "
+        "FROM recs.users, recs.posts WHERE (user_id + post_id) % 3 = 0",
+    )
+    assert figures("--views", str(views_after_the_run), **places) == before
+
+
+def test_unknown_users_and_posts_are_counted_and_named(
+    places: dict[str, Any], views_after_the_run: Path
+) -> None:
+    known = figures("--views", str(views_after_the_run), **places)
+    with views_after_the_run.open("a") as file:
+        file.write("2021-10-30 10:00:00,777,101,view,0\n2021-10-30 10:00:00,1,999,view,1\n")
+    done = run_here("evaluate", "--views", str(views_after_the_run), "--json", **places)
+    assert json.loads(done.stdout) == known
+    assert "left out 1 views: the network does not know 1 of their user_ids (777)" in done.stderr
+    assert "left out 1 views: the network does not know 1 of their post_ids (999)" in done.stderr
+
+
+def test_views_that_training_may_have_seen_are_told_of(
+    places: dict[str, Any], views_after_the_run: Path
+) -> None:
+    when, user, post = query(
+        places["database_url"],
+        "SELECT to_char(happened_at, 'YYYY-MM-DD HH24:MI:SS'), user_id, post_id FROM recs.interactions "
+        "WHERE action = 'view' ORDER BY happened_at LIMIT 1",
+    )[0]
+    views_after_the_run.write_text(
+        f"{HEADER}\n{when},{user},{post},view,0\n2021-10-30 10:00:00,1,101,view,1\n"
+    )
+    done = run_here("evaluate", "--views", str(views_after_the_run), **places)
+    assert done.returncode == 0, done.stderr
+    assert "of 2 views are of pairs that recs.interactions held already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"timestamp,user_id,post_id,action\n", "has no column target"),
+        (b"", "cannot be read"),
+        (b"\x1f\x8b\x08broken", "cannot be read"),
+        (f"{HEADER}\n2021-10-30,abc,101,view,1\n".encode(), "line 2: user_id 'abc' is not a whole number"),
+        (f"{HEADER}\n2021-10-30,1,1.5,view,1\n".encode(), "line 2: post_id '1.5' is not a whole number"),
+        (f"{HEADER}\n2021-10-30,1,101,view,2\n".encode(), "line 2: target '2' is not 0 or 1"),
+        (f"{HEADER}\nsoon,1,101,view,1\n".encode(), "line 2: timestamp 'soon' is not a time"),
+        (f"{HEADER}\n2021-10-30,1,101,like,0\n".encode(), "has no row with action view"),
+    ],
+)
+@pytest.mark.parametrize("name", ["views.csv", "views.csv.gz"])
+def test_a_file_that_cannot_be_used_is_told_in_one_line(
+    database_url: str, redis_url: str, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    packed = name.endswith(".gz") and not content.startswith(b"\x1f")
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    check_error(run_here("evaluate", "--views", str(tmp_path / name), **places), 1, says)
+
+
+def test_a_missing_file_and_no_live_run_are_told_in_one_line(places: dict[str, Any], tmp_path: Path) -> None:
+    absent = run_here("evaluate", "--views", str(tmp_path / "absent.csv"), **places)
+    check_error(absent, 1, "absent.csv cannot be read: No such file or directory")
+    (tmp_path / "views.csv").write_text(f"{HEADER}\n2021-10-30,1,101,view,1\n")
+    nothing = run_here("evaluate", "--views", str(tmp_path / "views.csv"), **places)
+    check_error(nothing, 1, "no run of control or test is live")
+
+
+def test_two_ways_to_judge_at_a_time_are_bad_usage(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    check_error(run_here("evaluate", "--folds", "3", "--windows", "2", **places), 2, "give one of them")
+    later = (CLOCK - timedelta(days=1)).isoformat()
+    both = run_here("evaluate", "--views", "views.csv", "--as-of", later, **places)
+    check_error(both, 2, "leave out --as-of")
