@@ -9,6 +9,7 @@ like rate of the views.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -85,6 +86,17 @@ class Examples:
 
     def __len__(self) -> int:
         return self.users.size
+
+    @classmethod
+    def together(cls, parts: Sequence[Examples]) -> Examples:
+        """Put rows one part after another."""
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.posts for part in parts]),
+            np.concatenate([part.liked for part in parts]),
+            np.concatenate([part.viewed for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
 
     def where(self, keep: Flags) -> Examples:
         """Return the rows to keep."""
@@ -172,13 +184,7 @@ def with_negatives(examples: Examples, before: History, most_per_like: float, se
     fresh = ~np.isin(users * posts + drawn, np.concatenate(known))
     count = int(fresh.sum())
     no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
-    return Examples(
-        np.concatenate([examples.users, users[fresh]]),
-        np.concatenate([examples.posts, drawn[fresh]]),
-        np.concatenate([examples.liked, no]),
-        np.concatenate([examples.viewed, no]),
-        np.concatenate([examples.weights, weight]),
-    )
+    return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
 
 
 def _shown(before: History) -> npt.NDArray[np.float64]:

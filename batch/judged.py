@@ -93,15 +93,9 @@ def judge(
 def pooled(parts: Sequence[Judged]) -> Judged:
     """Put the rows of several judgements together; each part's lists stay lists of their own."""
     above = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
-    rows = [part.rows for part in parts]
     rates = [part.popular_rate for part in parts if part.popular_rate is not None]
     return Judged(
-        rows=Examples(
-            np.concatenate([each.users for each in rows]),
-            np.concatenate([each.posts for each in rows]),
-            np.concatenate([each.liked for each in rows]),
-            np.concatenate([each.viewed for each in rows]),
-        ),
+        rows=Examples.together([part.rows for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         popular=np.concatenate([part.popular for part in parts]),
         popular_rate=np.concatenate(rates) if len(rates) == len(parts) else None,

@@ -160,7 +160,8 @@ def known_rows(network: Network, views: pd.DataFrame) -> Examples:
     if not known.any():
         raise ViewsError(f"none of the {len(views)} views is of a user and a post that the network knows")
     liked = views[TARGET].to_numpy()[known]
-    return Examples(user[known], post[known], liked, np.ones(liked.size, dtype=bool)).distinct()
+    every = np.ones(liked.size, dtype=bool), np.ones(liked.size, dtype=np.float32)
+    return Examples(user[known], post[known], liked, *every).distinct()
 
 
 def _warn_of_logged(connection: sa.Connection, run: LiveRun, views: pd.DataFrame) -> None:
