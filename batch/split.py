@@ -23,7 +23,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.stream import stream
-from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
+from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
 from contract.errors import SourceError
 
 log = logging.getLogger("batch")
@@ -37,6 +37,7 @@ PER_MINUTE = f"""
            count(*) FILTER (WHERE action = '{LIKE_ACTION}') AS likes
     FROM {SCHEMA}.{INTERACTIONS}
     WHERE {HAPPENED_AT} <= %(cutoff)s AND user_id IN (SELECT user_id FROM {SCHEMA}.{USERS})
+      AND post_id IN (SELECT post_id FROM {SCHEMA}.{POSTS})
     GROUP BY 1 ORDER BY 1
 """
 OUT_OF_TIME = sa.text(f"""

@@ -22,6 +22,8 @@ import redis
 import sqlalchemy as sa
 
 from batch.cli import main
+from batch.groupings import Groupings, by_topic
+from batch.load import Network
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
@@ -114,6 +116,11 @@ def _copy(connection: sa.Connection, table: str, rows: pd.DataFrame) -> None:
     driver: Any = connection.connection.cursor()
     with driver as cursor:
         cursor.copy_expert(f"COPY {table} FROM STDIN WITH (FORMAT csv, HEADER true)", file)
+
+
+def topics_of(network: Network) -> Groupings:
+    """Return the grouping by topic alone."""
+    return Groupings.of(topic=by_topic(network.posts))
 
 
 def execute(database_url: str, *statements: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from batch.groupings import frequent_topics
 from batch.history import as_of
 from batch.load import load_network
 from contract.codec import Ranked
@@ -23,6 +24,7 @@ from tests.batch_support import (
     make_network,
     query,
     run_here,
+    topics_of,
 )
 from tests.serving_support import posts_of, recommend, serving, settings_for
 
@@ -199,7 +201,8 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None
     )
     cutoff = FIRST_DAY + timedelta(days=DAYS)
     with engine_of(night.database_url).connect() as connection:
-        history = as_of(connection, load_network(connection, cutoff), cutoff)
+        network = load_network(connection, cutoff)
+        history = as_of(connection, network, cutoff, topics_of(network))
     counted = query(
         night.database_url,
         """SELECT nullif(topic, ''), count(*) FILTER (WHERE action = 'view'),
@@ -207,7 +210,10 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None
            FROM recs.interactions JOIN recs.posts USING (post_id) GROUP BY 1""",
     )
     found = zip(
-        [*history.topics, None], history.topic_views.sum(axis=0), history.topic_likes.sum(axis=0), strict=True
+        [*frequent_topics(network.posts), None],
+        history.views_of_group["topic"].sum(axis=0),
+        history.likes_of_group["topic"].sum(axis=0),
+        strict=True,
     )
     assert set(found) == set(counted)
 

@@ -9,7 +9,6 @@ import pytest
 
 from batch import catalogue
 from batch.catalogue import Question, ask, full_catalogue, measured, most_popular
-from batch.examples import Examples
 from batch.gather import Gathered
 from batch.likes import Likes
 from batch.metrics import DEPTH
@@ -136,7 +135,7 @@ def test_users_are_drawn_where_there_are_many(database_url: str) -> None:
 def test_a_holdout_without_likes_has_no_figures_and_no_error(database_url: str) -> None:
     gathered = small_network(database_url)
     nothing = gathered.holdout
-    nothing = Examples(nothing.users, nothing.posts, np.zeros(len(nothing), dtype=bool), nothing.viewed)
+    nothing = replace(nothing, liked=np.zeros(len(nothing), dtype=bool))
     model = fitted(database_url, gathered)
     users, found = full_catalogue(model, gathered.network, gathered.at_holdout, nothing, 1, 10)
     assert users == 0

@@ -14,7 +14,7 @@ from batch.source import open_engine, snapshot
 from batch.split import split_by_time
 from contract.errors import SourceError
 from contract.settings import Settings
-from tests.batch_support import DAYS, FIRST_DAY, execute, make_network
+from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
@@ -29,7 +29,7 @@ def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[t
     execute(database_url, f"INSERT INTO recs.interactions VALUES {', '.join(values)}")
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
         network = load_network(connection, END)
-        before = as_of(connection, network, datetime(2021, 10, 10, 12, tzinfo=UTC))
+        before = as_of(connection, network, datetime(2021, 10, 10, 12, tzinfo=UTC), topics_of(network))
         found = labelled_between(connection, network, before, END, most_rows, seed=1)
     users, posts = network.users.index[found.users], network.posts.index[found.posts]
     return list(zip(users, posts, found.liked.tolist(), found.viewed.tolist(), strict=True))
@@ -84,8 +84,9 @@ def test_more_rows_than_wanted_are_thinned_by_whole_users(database_url: str) -> 
 def test_distinct_rows_are_liked_if_any_of_their_rows_is() -> None:
     yes, no = True, False
     examples = Examples(
-        np.array([1, 0, 1]), np.array([5, 5, 5]), np.array([no, no, yes]), np.array([yes, yes, yes])
-    )
+        np.array([1, 0, 1]), np.array([5, 5, 5]), np.array([no, no, yes]), np.array([yes, yes, yes]),
+        np.ones(3, dtype=np.float32),
+    )  # fmt: skip
     distinct = examples.distinct()
     assert distinct.users.tolist() == [0, 1]
     assert distinct.liked.tolist() == [no, yes]

@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from batch import protocols
 from batch.evaluate import judged
-from batch.examples import Examples, labelled_between
+from batch.examples import labelled_between
 from batch.fit import fit
-from batch.gather import Gathered
+from batch.gather import NEGATIVES_PER_LIKE, Gathered
+from batch.groupings import Groupings
 from batch.history import History, as_of
 from batch.judged import judge
 from batch.load import Network, load_network
@@ -29,7 +30,7 @@ SHUFFLES = 6
 
 def with_labels(gathered: Gathered, liked: np.ndarray) -> Gathered:
     training = gathered.training
-    return replace(gathered, training=Examples(training.users, training.posts, liked, training.viewed))
+    return replace(gathered, training=replace(training, liked=liked))
 
 
 def auc_of(database_url: str, gathered: Gathered) -> float:
@@ -70,8 +71,8 @@ def test_removing_the_holdout_does_not_change_a_training_row_or_the_model(
     settings = settings_of(database_url)
     with snapshot(open_engine(settings)) as connection:
         network = load_network(connection, CLOCK)
-        history = as_of(connection, network, split.history_end)
-        limits = (settings.training_rows, settings.seed)
+        history = as_of(connection, network, split.history_end, gathered.now.groupings)
+        limits = (settings.training_rows, settings.seed, NEGATIVES_PER_LIKE)
         training = labelled_between(connection, network, history, split.holdout_start, *limits)
     without = replace(gathered, network=network, at_history_end=history, training=training)
     models = [fit(VARIANTS[variant], each, each.training, settings) for each in (gathered, without)]
@@ -87,8 +88,10 @@ def test_removing_the_holdout_does_not_change_a_training_row_or_the_model(
 def test_a_feature_from_after_the_cutoff_is_caught(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def knowing_a_day_too_much(connection: sa.Connection, network: Network, cutoff: datetime) -> History:
-        return replace(as_of(connection, network, cutoff + timedelta(days=1)), cutoff=cutoff)
+    def knowing_a_day_too_much(
+        connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings
+    ) -> History:
+        return replace(as_of(connection, network, cutoff + timedelta(days=1), groupings), cutoff=cutoff)
 
     make_network(database_url)
     cutoff = test_point_in_time.CUTOFF

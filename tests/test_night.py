@@ -15,7 +15,7 @@ import redis
 from batch import ledger
 from batch.fit import fit
 from batch.gather import gather
-from batch.history import MOST_TOPICS
+from batch.groupings import MOST_TOPICS
 from batch.pipeline import Night, run_night
 from batch.source import open_engine
 from batch.variants import VARIANTS
@@ -72,7 +72,10 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
     (manifest,) = run_night(night, ("test",))
     gathered = gather(night.engine, night.settings, None, LATER)
     model = fit(VARIANTS["test"], gathered, gathered.latest, night.settings)
-    tables, factors = model.tables(gathered.network, gathered.now), model.factors(gathered.now)
+    tables, factors = (
+        model.tables(gathered.network, gathered.now),
+        model.factors(gathered.network, gathered.now),
+    )
     assert factors is not None
     saved = lgb.Booster(model_file=Path(night.settings.model_dir) / manifest["run_id"] / "model.txt")
     liked = liked_posts(database_url)
@@ -249,10 +252,10 @@ def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> N
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
     gathered = gather(night.engine, night.settings, None, LATER)
-    assert len(gathered.now.topics) == MOST_TOPICS
-    assert gathered.now.topic_likes.shape == (60, MOST_TOPICS + 1)
-    assert gathered.now.topic_likes.sum() == gathered.now.user_counts["likes"].sum()
-    assert gathered.now.topic_of_post.max() == MOST_TOPICS
+    by_topic = gathered.now.likes_of_group["topic"]
+    assert by_topic.shape == (60, MOST_TOPICS + 1)
+    assert by_topic.sum() == gathered.now.user_counts["likes"].sum()
+    assert gathered.now.groupings.of_post("topic").max() == MOST_TOPICS
     run_night(night, ("control",))
 
 

@@ -18,9 +18,11 @@ from batch.load import load_network
 from batch.source import open_engine, snapshot
 from batch.tables import FeatureTables, Kind
 from batch.text import text_features
+from batch.variants import Variant
 from contract.settings import Settings
-from tests.batch_support import DAYS, FIRST_DAY, execute, make_network
+from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of
 
+VARIANT = Variant("every kind of feature", with_people=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
 LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 
@@ -30,8 +32,9 @@ def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
         network = load_network(connection, LATER)
         users, posts = profile_columns(network)
         return build_tables(
+            VARIANT,
             network,
-            as_of(connection, network, cutoff),
+            as_of(connection, network, cutoff, topics_of(network)),
             Encoder.fit(Kind.USER, users, np.arange(len(users))),
             Encoder.fit(Kind.POST, posts, np.arange(len(posts))),
             text_features(network.posts["text"], seed=1),
@@ -87,7 +90,7 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     make_network(database_url)
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
         network = load_network(connection, LATER)
-        likes = as_of(connection, network, CUTOFF).likes
+        likes = as_of(connection, network, CUTOFF, topics_of(network)).likes
         expected = connection.execute(
             sa.text(
                 "SELECT DISTINCT user_id, post_id FROM recs.interactions "
@@ -98,10 +101,11 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
         user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
         found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
         assert set(found) == {tuple(row) for row in expected}
-    before = like_factors(likes, len(network.posts), seed=1)
+    before = like_factors(likes, len(network.posts), network.people, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        after = like_factors(as_of(connection, network, CUTOFF).likes, len(network.posts), seed=1)
+        cut = as_of(connection, network, CUTOFF, topics_of(network)).likes
+        after = like_factors(cut, len(network.posts), network.people, seed=1)
     np.testing.assert_array_equal(before.users, after.users)
     np.testing.assert_array_equal(before.posts, after.posts)
 
@@ -141,7 +145,7 @@ def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> 
     )
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
         network = load_network(connection, LATER)
-        before = as_of(connection, network, FIRST_DAY + timedelta(days=2))
+        before = as_of(connection, network, FIRST_DAY + timedelta(days=2), topics_of(network))
         for minute, liked in ((3, False), (6, True)):
             until = datetime.fromisoformat(f"2021-10-10 12:0{minute}Z")
             examples = labelled_between(connection, network, before, until, most_rows=100, seed=1)
