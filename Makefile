@@ -43,7 +43,7 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
 
 bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
-	@trap '$(BENCH_DEMO) stop' EXIT; \
+	@trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
 		$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
 		JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m benchmarks.night
 

@@ -80,7 +80,7 @@ def score_chunk(side: PostSide, users: UserRows, n: int) -> Lists:
     factors = np.ascontiguousarray(users.factors[order])
     rows = aligned(standing.shape, np.uint8)
     steps = aligned((len(order), WIDTH), np.int32)
-    scratch = [parts.scratch() for parts in side.parts]
+    worth, table = (aligned((count, WIDTH), np.int32) for count in side.work_rows)
     scores = aligned((STRIPS_AT_ONCE, len(order), WIDTH), np.float32)
     best = np.empty((STRIPS_AT_ONCE, len(order)), dtype=np.uint32)
     shelves = Shelves.empty(len(order), n)
@@ -90,15 +90,19 @@ def score_chunk(side: PostSide, users: UserRows, n: int) -> Lists:
             places = side.affinity_places.view(np.int32)
             _add_places(places, affine, _said_of(users, groups), rows.view(np.int32))
         steps.fill(0)
-        for turn, parts in enumerate(side.parts):
-            worth, table = scratch[turn]
-            parts.fill(side.bins[strip], worth, table)
-            _add_strip(table, rows, turn * BUNDLES_AT_ONCE, parts.bundles, steps)
+        for number, turn in enumerate(side.turns):
+            turn.fill(side.bins[strip], worth, table)
+            _add_strip(table, rows, number * BUNDLES_AT_ONCE, turn.bundles, steps)
         at = strip % STRIPS_AT_ONCE
         _finish(steps, side.step, side.offset, factors, side.factors[strip], scores[at], best[at])
         if at == STRIPS_AT_ONCE - 1 or strip == len(side.posts) - 1:
             shelves.offer(scores, best, order, side.posts[strip - at : strip + 1], users.liked)
     return Lists(users.user_ids, *shelves.lists())
+
+
+def bytes_per_chunk(side: PostSide) -> int:
+    """Say how much memory a chunk takes however few its users are."""
+    return 4 * WIDTH * sum(side.work_rows)
 
 
 def bytes_per_chunk_user(side: PostSide, groups_and_features: int, n: int) -> int:

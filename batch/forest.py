@@ -98,19 +98,22 @@ class Forest:
 def read_forest(booster: lightgbm.Booster) -> Forest:
     """Read a Booster's trees, up to its best iteration if it stopped early.
 
+    Boosting by `rf` averages its trees only when asked for probabilities: the
+    raw score is their sum, like any other forest's.
+
     Raises
     ------
     ModelError
         If its raw score is not the plain sum of one leaf value a tree.
     """
-    head, *blocks = booster.model_to_string().split("\nTree=")
+    trees, _, _ = booster.model_to_string().partition("\nend of trees")
+    head, *blocks = trees.split("\nTree=")
     header = _fields(head)
     if header["num_tree_per_iteration"] != "1":
         raise ModelError(
             f"the model grows {header['num_tree_per_iteration']} trees an iteration, one for each class;"
             " train it with an objective that has one score, such as binary"
         )
-    blocks = [block.split("\nend of trees")[0] for block in blocks]
     return Forest(tuple(_tree(_fields(block)) for block in blocks), int(header["max_feature_idx"]) + 1)
 
 
@@ -127,6 +130,9 @@ def _tree(fields: dict[str, str]) -> Tree:
     thresholds = np.array(fields["threshold"].split(), dtype=np.float64)
     sets = _category_sets(fields)
     none = np.empty(0, dtype=np.int64)
+    values = np.array(fields["leaf_value"].split(), dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ModelError("a leaf of the model has a value that is not finite; train it anew")
     return Tree(
         columns=_whole(fields["split_feature"]),
         thresholds=thresholds,
@@ -138,7 +144,7 @@ def _tree(fields: dict[str, str]) -> Tree:
             sets[int(threshold)] if bits & _CATEGORICAL else none
             for threshold, bits in zip(thresholds, decisions, strict=True)
         ),
-        values=np.array(fields["leaf_value"].split(), dtype=np.float64),
+        values=values,
     )
 
 

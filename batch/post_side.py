@@ -10,12 +10,14 @@ Leaf values become whole numbers of one small *step*, so that their sums are
 exact in any order. For T trees the step is S / (2**31 - 1 - T), where S sums,
 over the trees, half the distance between the least and the greatest leaf; the
 middles between them go into one `offset`. Each tree is off by half a step at
-most, the forest by T * S / 2**32: 5e-7 for 200 trees and S = 10, 5e-6 for 2,000.
-Then the score is rounded to float32, with its dot product, once more.
+most, the forest by T * S / 2**32: 5e-7 for 200 trees and S = 10, 5e-6 for 2,000;
+as the trees' errors are independent, by far less. Then the score is rounded to
+float32, with its dot product, which is added up in float32.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import lightgbm as lgb
@@ -28,7 +30,7 @@ from batch.parts import Bins, column_bins, lay_out
 from batch.strips import by_strip, lay_out_strips, strength
 from batch.tables import FeatureTables, Float32s, Int32s, Kind
 from batch.vectors import WIDTH
-from batch.worth import PartTables
+from batch.worth import STRIDE, PartTables
 from contract.errors import ModelError
 
 # Row numbers are added up as bytes, four to a number of a vector.
@@ -36,6 +38,9 @@ BYTES_PER_VECTOR = 4 * WIDTH
 
 # So many bundles' rows stay near the processor while a chunk's users are scored; each time costs a pass.
 BUNDLES_AT_ONCE = 128
+
+# A model is refused whose forest may be further off than this, at so many standard deviations.
+TOLERANCE, SIGMAS = 1e-5, 6
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -48,8 +53,8 @@ class PostSide:
     ----------
     step, offset
         A forest's raw score is its steps * step + offset.
-    parts
-        What rows are worth, BUNDLES_AT_ONCE at a time.
+    turns
+        What rows are worth, BUNDLES_AT_ONCE bundles in a turn.
     user_bins, user_places
         The bins of each user column; (bins, bundles) what a bin adds to the row numbers.
     affinity_bins
@@ -68,7 +73,7 @@ class PostSide:
 
     step: float
     offset: float
-    parts: tuple[PartTables, ...]
+    turns: tuple[PartTables, ...]
     user_bins: tuple[Bins, ...]
     user_places: tuple[Bytes, ...]
     affinity_bins: tuple[tuple[Bins, ...], ...]
@@ -77,6 +82,12 @@ class PostSide:
     groups: Int32s
     bins: Int32s
     factors: Float32s
+
+    @property
+    def work_rows(self) -> tuple[int, int]:
+        """How many masks, and rows of a table, the largest turn has: 32 int32 each while users are scored."""
+        masks = max((len(turn.masks) for turn in self.turns), default=0)
+        return masks, max((turn.bundles for turn in self.turns), default=0) * STRIDE
 
 
 def prepare(
@@ -120,7 +131,7 @@ def prepare(
     return PostSide(
         step=step,
         offset=offset,
-        parts=tuple(
+        turns=tuple(
             PartTables.of(bundles[start : start + BUNDLES_AT_ONCE], post_columns, step)
             for start in range(0, len(bundles), BUNDLES_AT_ONCE)
         ),
@@ -149,6 +160,11 @@ def _bundles(forest: Forest, bins: list[Bins], columns: frozenset[int]) -> tuple
         if least < greatest:
             singles += cut(lay_out(replace(tree, values=tree.values - middle), bins), columns)
     step = spread / (2**31 - 1 - len(forest.trees)) if spread else 1.0
+    if spread and SIGMAS * step * math.sqrt(len(forest.trees) / 12) > TOLERANCE:
+        raise ModelError(
+            f"the leaves of the model lie so far apart (together {spread:.3g}) that its scores cannot be told"
+            f" to {TOLERANCE}; train it with a lower learning_rate, or with more regularisation"
+        )
     return bundle_up(singles), step, offset
 
 

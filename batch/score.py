@@ -18,7 +18,7 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from batch.chunk import Lists, UserRows, bytes_per_chunk_user, score_chunk
+from batch.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.factors import Factors
 from batch.likes import Likes
 from batch.post_side import PostSide, prepare
@@ -74,8 +74,8 @@ def lists_of_all(
     ModelError
         Before anything is scored: the model cannot be scored exactly, or a factor is not finite.
     """
-    if factors is not None and not (np.isfinite(factors.users).all() and np.isfinite(factors.posts).all()):
-        raise ModelError("a collaborative factor is not a finite number; the model is unusable")
+    if factors is not None:
+        _check(factors)
     threads = threads or len(os.sched_getaffinity(0))
     side = prepare(booster, tables, None if factors is None else factors.posts, blocked)
     step = users_per_chunk(side, tables, n, users, budget_mib / threads)
@@ -97,7 +97,7 @@ def lists_of_all(
 def users_per_chunk(side: PostSide, tables: FeatureTables, n: int, users: int, budget_mib: float) -> int:
     """Say how many users fit a chunk's budget, one at least, in chunks of much the same size."""
     affine = sum(a.values.shape[1] * a.values.shape[2] for a in tables.affinities)
-    most = int(budget_mib * MIB / bytes_per_chunk_user(side, affine, n))
+    most = int((budget_mib * MIB - bytes_per_chunk(side)) / bytes_per_chunk_user(side, affine, n))
     chunks = -(-users // min(max(1, most), MOST_USERS_PER_CHUNK))
     return max(1, -(-users // max(1, chunks)))
 
@@ -113,6 +113,16 @@ def user_rows(
         factors=np.zeros((stop - start, 0), np.float32) if factors is None else factors.users[start:stop],
         liked=liked.of_users(start, stop),
     )
+
+
+def _check(factors: Factors) -> None:
+    if factors.users.shape[1] != factors.posts.shape[1]:
+        raise ModelError(
+            f"users have {factors.users.shape[1]} factors and posts {factors.posts.shape[1]};"
+            " a dot product needs as many of both"
+        )
+    if not (np.isfinite(factors.users).all() and np.isfinite(factors.posts).all()):
+        raise ModelError("a collaborative factor is not a finite number; the model is unusable")
 
 
 def _counted(future: Future[Lists]) -> tuple[int, Lists]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from batch.bundles import MOST_ROWS, Bundle
 from batch.parts import LEAVES, Masks, Part
 from batch.tables import Int32s, Int64s
-from batch.vectors import WIDTH, add_rows, aligned, compiled
+from batch.vectors import WIDTH, add_rows, compiled
 
 # Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers: 0 for
 # bit 0, which stands for no leaf, and for no bit.
@@ -89,11 +89,6 @@ class PartTables:
             rows=np.array(rows, dtype=np.int64),
         )
 
-    def scratch(self) -> tuple[Int32s, Int32s]:
-        """Make room for the work of `fill`: worth of the masks and table of the rows, (any, 32)."""
-        masks, rows = (len(self.masks), WIDTH), (self.bundles * STRIDE, WIDTH)
-        return aligned(masks, np.int32), aligned(rows, np.int32)
-
     def fill(self, bins: Int32s, worth: Int32s, table: Int32s) -> None:
         """Work out what each row of each bundle is worth with each post of a strip.
 
@@ -102,13 +97,14 @@ class PartTables:
         bins
             (post columns, 32) bins of the posts' values.
         worth, table
-            From `scratch`. Of the table, bundle b's rows start at b * STRIDE.
+            (masks, 32) and (bundles * STRIDE, 32) at least; bundle b's rows
+            start at b * STRIDE of the table.
         """
         _fill_worth(
             self.values, self.masks, self.mask_starts, self.keeps, self.keep_starts,
             self.columns, self.column_starts, bins, worth,
         )  # fmt: skip
-        table.fill(0)
+        table[: self.bundles * STRIDE] = 0
         _add_up(worth, self.members, self.member_starts, self.rows, table)
 
 

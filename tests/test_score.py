@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 
 from batch.factors import Factors
 from batch.forest import read_forest
+from batch.post_side import prepare
 from batch.tables import Kind
 from contract.errors import ModelError
-from tests.scoring_cases import Case, all_scores, assert_exact, cases, make_matrix, make_tables, train
+from tests.scoring_cases import (
+    NO_BLOCK,
+    Case,
+    all_scores,
+    assert_exact,
+    cases,
+    make_matrix,
+    make_tables,
+    train,
+)
 
 MODELS = 150
 slow_data = settings(
@@ -28,7 +38,7 @@ seen: Counter[str] = Counter()
 
 @slow_data
 @given(cases(), st.integers(0, 5), st.integers(0, 2**32 - 1))
-def test_every_score_is_that_of_lightgbm_and_the_dot_product(case: Case, width: int, seed: int) -> None:
+def compare_with_lightgbm(case: Case, width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     factors = Factors(
         random.normal(size=(len(case.tables.user_ids), width)).astype(np.float32),
@@ -46,9 +56,9 @@ def test_every_score_is_that_of_lightgbm_and_the_dot_product(case: Case, width: 
             seen[f"{name} {'left' if bits & 2 else 'right'}"] += 1
 
 
-def test_the_models_drawn_had_every_kind_of_split() -> None:
-    if not seen:
-        pytest.skip("runs after the test that draws them")
+def test_models_with_every_kind_of_split_are_scored_as_by_lightgbm() -> None:
+    seen.clear()
+    compare_with_lightgbm()
     print("\ncompared with LightGBM:", dict(seen))  # shown by pytest -s
     assert seen["models"] >= MODELS
     for kind in ("categorical right", "none left", "zero left", "zero right", "nan left", "nan right"):
@@ -143,3 +153,37 @@ def test_a_model_of_other_columns_and_factors_that_are_no_numbers_are_refused() 
     two = make_tables(random, random.normal(size=(50, 2)), [Kind.USER, Kind.POST], 3, 3)
     with pytest.raises(ModelError, match="factor is not a finite number"):
         all_scores(booster, two, Factors(np.full((3, 1), np.nan, np.float32), np.ones((3, 1), np.float32)))
+
+
+def test_what_would_be_wrong_is_refused() -> None:
+    random = np.random.default_rng(4)
+    matrix = make_matrix(random, 500, ["number", "number"])
+    tables = make_tables(random, matrix, [Kind.USER, Kind.POST], 5, 5)
+    labels = np.zeros(500)
+    labels[7] = 1e8
+    far_apart = lgb.train(
+        {"objective": "regression", "min_data_in_leaf": 1, "verbosity": -1}, lgb.Dataset(matrix, labels), 30
+    )
+    with pytest.raises(ModelError, match="so far apart"):
+        prepare(far_apart, tables, None, NO_BLOCK)
+    endless = lgb.train(
+        {"objective": "regression", "verbosity": -1}, lgb.Dataset(matrix, np.nan_to_num(matrix[:, 0])), 2
+    )
+    endless.set_leaf_output(0, 0, float("inf"))
+    with pytest.raises(ModelError, match="not finite"):
+        prepare(endless, tables, None, NO_BLOCK)
+    fine = lgb.train(
+        {"objective": "regression", "verbosity": -1}, lgb.Dataset(matrix, np.nan_to_num(matrix[:, 0])), 2
+    )
+    unequal = Factors(np.ones((5, 3), np.float32), np.ones((5, 2), np.float32))
+    with pytest.raises(ModelError, match="3 factors and posts 2"):
+        all_scores(fine, tables, unequal)
+
+
+def test_a_feature_named_like_a_tree_is_no_tree() -> None:
+    random = np.random.default_rng(5)
+    matrix = make_matrix(random, 500, ["number", "number"])
+    labels = np.nan_to_num(matrix[:, 0])
+    data = lgb.Dataset(matrix, labels, feature_name=["Tree=x", "y"])
+    booster = lgb.train({"objective": "regression", "verbosity": -1}, data, 5)
+    assert_exact(Case(booster, make_tables(random, matrix, [Kind.USER, Kind.POST], 20, 20), matrix))

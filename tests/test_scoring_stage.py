@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batch.chunk import bytes_per_chunk
 from batch.factors import Factors
 from batch.likes import Likes
 from batch.post_side import prepare
@@ -120,11 +121,13 @@ def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, l
 
 def test_the_memory_budget_says_how_many_users_make_a_chunk(case: Case, factors: Factors) -> None:
     side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
-    sizes = [users_per_chunk(side, case.tables, N, 10**7, budget_mib) for budget_mib in (0.001, 1, 2, 4)]
+    fixed = bytes_per_chunk(side) / 2**20
+    budgets = (0.001, fixed + 1, fixed + 2, fixed + 4)
+    sizes = [users_per_chunk(side, case.tables, N, 10**7, budget_mib) for budget_mib in budgets]
     assert sizes[0] == 1
     assert 100 < sizes[1] < 1000
     assert sizes[2:] == pytest.approx([2 * sizes[1], 4 * sizes[1]], rel=0.01)
-    assert users_per_chunk(side, case.tables, N, 3 * sizes[1] - 1, 1) <= sizes[1]
+    assert users_per_chunk(side, case.tables, N, 3 * sizes[1] - 1, fixed + 1) <= sizes[1]
 
 
 def test_the_lists_of_some_users_and_of_none_are_made(case: Case, factors: Factors, likes: Likes) -> None:
