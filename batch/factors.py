@@ -1,10 +1,15 @@
 """Collaborative factors: what likes say about taste, as a dot product per pair.
 
-The like matrix (users x posts, 1 where liked, users of unit length so that
-heavy users do not drown the others) is factored by truncated SVD ("PureSVD",
-Cremonesi et al., 2010). A user without likes gets the factors that a ridge
-regression on the attributes of those with likes expects of them (Gantner et
-al., 2010, "attribute-to-feature mappings"); a post without likes gets zeros.
+The like matrix (users x posts, 1 where liked) is divided by the square roots
+of how many likes its row and its column have, and factored by truncated SVD.
+The first factor of such a matrix says only how much each user and post is liked
+in all, and is left out: what remains says who likes what *more than that*
+(correspondence analysis; Greenacre, 1984). How often a post is shown and liked
+by everybody is the forest's part.
+
+A user without likes gets the factors that a ridge regression on the attributes
+of those with likes expects of them (Gantner et al., 2010, "attribute-to-feature
+mappings"); a post without likes gets zeros.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ from batch.likes import Likes
 from batch.people import one_hot
 from batch.tables import Float32s, Int64s
 
-FACTORS = 16
+FACTORS = 8
+
+PRIOR_LIKES_OF_POST = 50.0
+"""So many likes as everybody's are added to each post, so that a rare one does not stand out by chance."""
 
 RIDGE = 100.0
 """Likes of so many users of one kind weigh as much as the average of all."""
@@ -62,16 +70,18 @@ def like_factors(likes: Likes, posts: int, people: Int64s, seed: int) -> Factors
     """
     users = likes.starts.size - 1
     counts = np.diff(likes.starts)
-    weights = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts)
+    of_user = 1 / np.sqrt(np.maximum(counts, 1))
+    of_post = 1 / np.sqrt(np.bincount(likes.posts, minlength=posts) + PRIOR_LIKES_OF_POST)
+    weights = np.repeat(of_user, counts) * of_post[likes.posts]
     matrix = csr_matrix((weights, likes.posts, likes.starts), shape=(users, posts))
-    rank = min(FACTORS, min(matrix.shape) - 1)
+    rank = min(FACTORS, min(matrix.shape) - 2)
     if rank < 1 or matrix.nnz == 0:
         return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
-    left, values, right = randomized_svd(matrix, rank, random_state=seed)
-    root = np.sqrt(values)
+    left, values, right = randomized_svd(matrix, rank + 1, random_state=seed)
     known = counts > 0
-    found = np.where(known[:, None], left * root, _expected(left * root, known, people))
-    return Factors(found.astype(np.float32), (right.T * root).astype(np.float32))
+    taste = left[:, 1:] * values[1:] * of_user[:, None]
+    taste = np.where(known[:, None], taste, _expected(taste, known, people))
+    return Factors(taste.astype(np.float32), (right[1:].T * of_post[:, None]).astype(np.float32))
 
 
 def _expected(factors: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], people: Int64s) -> np.ndarray:

@@ -81,7 +81,7 @@ def build_tables(
     """Put the features of a variant as of `history.cutoff` into tables."""
     people = network.people if variant.with_people else None
     user_columns, post_columns = profile_columns(network)
-    return FeatureTables(
+    tables = FeatureTables(
         user_ids=network.users.index.to_numpy(np.int64),
         user_features=users.features + tuple(Feature(f"user_{name}", Kind.USER) for name in ACTIVITY),
         user_values=_beside(users.encode(user_columns), _activity(history)),
@@ -92,6 +92,7 @@ def build_tables(
         post_values=_beside(posts.encode(post_columns), _traction(network, history), text.values),
         affinities=tuple(_affinity(history, grouping, people) for grouping in variant.groupings),
     )
+    return tables.without(variant.without) if variant.without else tables
 
 
 def _beside(*blocks: Any) -> Float32s:

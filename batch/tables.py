@@ -8,7 +8,7 @@ together only where it is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -94,6 +94,31 @@ class FeatureTables:
         """The model's columns, in the order of its matrix."""
         affine = tuple(feature for affinity in self.affinities for feature in affinity.features)
         return self.user_features + self.post_features + affine
+
+    def without(self, names: tuple[str, ...]) -> FeatureTables:
+        """Leave out the features whose names start with one of these."""
+
+        def kept(features: tuple[Feature, ...]) -> list[int]:
+            return [place for place, feature in enumerate(features) if not feature.name.startswith(names)]
+
+        def chosen(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
+            return tuple(features[place] for place in kept(features))
+
+        return replace(
+            self,
+            user_features=chosen(self.user_features),
+            user_values=np.ascontiguousarray(self.user_values[:, kept(self.user_features)]),
+            post_features=chosen(self.post_features),
+            post_values=np.ascontiguousarray(self.post_values[:, kept(self.post_features)]),
+            affinities=tuple(
+                replace(
+                    affinity,
+                    features=chosen(affinity.features),
+                    values=np.ascontiguousarray(affinity.values[:, :, kept(affinity.features)]),
+                )
+                for affinity in self.affinities
+            ),
+        )
 
     def rows(self, users: npt.NDArray[np.intp], posts: npt.NDArray[np.intp]) -> Float32s:
         """Put together the matrix rows of some (user, post) pairs.

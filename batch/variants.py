@@ -27,6 +27,8 @@ class Variant:
         The groups of posts that affinities speak of.
     with_people
         What people like the user make of those groups.
+    without
+        Features left out: all whose names start with one of these.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Variant:
     with_factors: bool = False
     groupings: tuple[str, ...] = (TOPIC,)
     with_people: bool = False
+    without: tuple[str, ...] = ()
 
 
 VARIANTS = {
