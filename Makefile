@@ -15,8 +15,13 @@ define lend_openmp
 endef
 
 BENCH_DEMO := $(BIN)/python -m demo --dir .bench
+define on_a_network
+@trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
+	$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
+	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
+endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -42,10 +47,11 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 		{ rm -rf .venv-lleaves; echo "lleaves could not be installed; measuring without it" >&2; }
 	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
 
+bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NETWORK=, JSON=FILE)
+	$(call on_a_network,benchmarks.features)
+
 bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
-	@trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
-		$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
-		JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m benchmarks.night
+	$(call on_a_network,benchmarks.night)
 
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi
