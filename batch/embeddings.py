@@ -28,7 +28,7 @@ from contract.settings import EMBEDDINGS_OFF, EMBEDDINGS_ON, Settings
 log = logging.getLogger("batch")
 
 VARIANCE_KEPT = 0.7
-MOST_COMPONENTS = 50
+MOST_COMPONENTS = 100
 FEWEST_TEXTS = 10
 """Distinct texts under which components would say more of chance than of the texts."""
 
@@ -96,7 +96,7 @@ def embed_by(encoder: TextEncoder, engine: sa.Engine, texts: pd.Series) -> TextF
 
 
 def reduce(vectors: Float32s) -> Float32s:
-    """Keep the principal components that hold 70 % of the variance, at most 50.
+    """Keep the principal components that hold 70 % of the variance, at most 100.
 
     The same vectors give the same components, signs included: the solver is
     exact, and scikit-learn makes each component's largest weight positive.

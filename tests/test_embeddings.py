@@ -146,7 +146,7 @@ def test_the_components_kept_hold_the_variance_asked_for_and_no_more() -> None:
     reduced = reduce(vectors)
     whole = vectors.var(axis=0).sum()
     assert reduced[:, :-1].var(axis=0).sum() / whole < 0.7 <= reduced.var(axis=0).sum() / whole
-    assert reduce(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 50)
+    assert reduce(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 100)
 
 
 def test_the_order_of_the_texts_does_not_turn_a_component_over() -> None:
