@@ -69,7 +69,7 @@ clean:  ## Stop the demo's servers and remove all traces
 	$(lend_openmp)
 	@touch $@
 
-.venv/dev-ready: requirements.txt requirements-demo.txt requirements-embeddings.txt requirements-dev.txt | .venv/bin/python
+.venv/dev-ready: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(lend_openmp)
 	@touch $@

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from sklearn.decomposition import PCA
 from batch import text_vectors
 from batch.features import TextFeatures
 from batch.progress import track
-from batch.sentences import OnnxEncoder, TextEncoder, lacking
+from batch.sentences import SentenceEncoder, TextEncoder, lacking
 from batch.tables import Feature, Float32s, Kind
 from batch.text import with_text
 from batch.text_vectors import Vectors, content_hash
@@ -29,7 +28,7 @@ from contract.settings import EMBEDDINGS_OFF, EMBEDDINGS_ON, Settings
 log = logging.getLogger("batch")
 
 VARIANCE_KEPT = 0.7
-MOST_COMPONENTS = 50
+MOST_COMPONENTS = 100
 FEWEST_TEXTS = 10
 """Distinct texts under which components would say more of chance than of the texts."""
 
@@ -51,36 +50,35 @@ def embed(engine: sa.Engine, texts: pd.Series, settings: Settings) -> TextFeatur
     Returns
     -------
     Columns `post_embedding_0`..., and (posts, columns) float32, NaN for a post
-    without text. No columns where embeddings are off, or `auto` finds no encoder.
+    without text. No columns where embeddings are off, or `auto` finds no packages.
 
     Raises
     ------
     SettingsError
-        OVERNIGHT_EMBEDDINGS is `on` and its packages or its encoder are missing.
+        OVERNIGHT_EMBEDDINGS is `on` and its packages are missing.
     ModelError
-        The encoder cannot be used.
+        The encoder cannot be loaded.
     """
     encoder = find_encoder(settings)
     return TextFeatures.none(len(texts)) if encoder is None else embed_by(encoder, engine, texts)
 
 
 def find_encoder(settings: Settings) -> TextEncoder | None:
-    """Load the encoder that the settings name; None where there is none to use.
+    """Return the encoder that the settings allow; None where there is none to use.
 
     Raises
     ------
-    SettingsError, ModelError
+    SettingsError
         As `embed`.
     """
     if settings.embeddings == EMBEDDINGS_OFF:
         return None
-    folder = Path(settings.embeddings_model)
-    if missing := lacking(folder):
+    if missing := lacking():
         if settings.embeddings == EMBEDDINGS_ON:
             raise SettingsError(f"OVERNIGHT_EMBEDDINGS=on: {missing}")
         log.info("texts are not embedded: %s", missing)
         return None
-    return OnnxEncoder(folder, settings.threads)
+    return SentenceEncoder(settings.threads)
 
 
 def embed_by(encoder: TextEncoder, engine: sa.Engine, texts: pd.Series) -> TextFeatures:
@@ -98,7 +96,7 @@ def embed_by(encoder: TextEncoder, engine: sa.Engine, texts: pd.Series) -> TextF
 
 
 def reduce(vectors: Float32s) -> Float32s:
-    """Keep the principal components that hold 70 % of the variance, at most 50.
+    """Keep the principal components that hold 70 % of the variance, at most 100.
 
     The same vectors give the same components, signs included: the solver is
     exact, and scikit-learn makes each component's largest weight positive.

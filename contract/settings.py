@@ -158,10 +158,7 @@ class Settings:
         "OVERNIGHT_EMBEDDINGS",
         EMBEDDINGS_AUTO,
         _when,
-        "embed texts: on, off, or auto: where its packages and an encoder are",
-    )
-    embeddings_model: str = setting(
-        "OVERNIGHT_EMBEDDINGS_MODEL", "encoder", _text, "folder of the encoder that embeds texts"
+        "embed texts: on, off, or auto: where its packages are installed",
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")
     keep_runs: int = setting(
