@@ -36,40 +36,13 @@ KEPT_AT_A_TIME = 200
 """Vectors to a transaction: all that a night loses when it is stopped while embedding."""
 
 
-def embed(engine: sa.Engine, texts: pd.Series, settings: Settings) -> TextFeatures:
-    """Embed every post's text and reduce the vectors.
-
-    Reads and writes `recs.text_vectors` on connections of its own, never in
-    the snapshot that the night reads from.
-
-    Parameters
-    ----------
-    texts
-        One text per post, null for a post without.
-
-    Returns
-    -------
-    Columns `post_embedding_0`..., and (posts, columns) float32, NaN for a post
-    without text. No columns where embeddings are off, or `auto` finds no packages.
-
-    Raises
-    ------
-    SettingsError
-        OVERNIGHT_EMBEDDINGS is `on` and its packages are missing.
-    ModelError
-        The encoder cannot be loaded.
-    """
-    encoder = find_encoder(settings)
-    return TextFeatures.none(len(texts)) if encoder is None else embed_by(encoder, engine, texts)
-
-
 def find_encoder(settings: Settings) -> TextEncoder | None:
     """Return the encoder that the settings allow; None where there is none to use.
 
     Raises
     ------
     SettingsError
-        As `embed`.
+        OVERNIGHT_EMBEDDINGS is `on` and its packages are missing.
     """
     if settings.embeddings == EMBEDDINGS_OFF:
         return None
@@ -81,11 +54,32 @@ def find_encoder(settings: Settings) -> TextEncoder | None:
     return SentenceEncoder(settings.threads)
 
 
-def embed_by(encoder: TextEncoder, engine: sa.Engine, texts: pd.Series) -> TextFeatures:
-    """Do so by a given encoder."""
+def embed(encoder: TextEncoder | None, engine: sa.Engine, texts: pd.Series) -> TextFeatures:
+    """Embed every post's text and reduce the vectors.
+
+    Reads and writes `recs.text_vectors` on connections of its own, never in
+    the snapshot that the night reads from.
+
+    Parameters
+    ----------
+    encoder
+        From `find_encoder`.
+    texts
+        One text per post, null for a post without.
+
+    Returns
+    -------
+    Columns `post_embedding_0`..., and (posts, columns) float32, NaN for a post
+    without text. No columns without an encoder, or for too few texts.
+
+    Raises
+    ------
+    ModelError
+        The encoder cannot be loaded.
+    """
     has_text = with_text(texts)
     hashes = [content_hash(text) for text in texts[has_text]]
-    if len(set(hashes)) < FEWEST_TEXTS:
+    if encoder is None or len(set(hashes)) < FEWEST_TEXTS:
         return TextFeatures.none(len(texts))
     vectors = _vectors(encoder, engine, dict(zip(hashes, texts[has_text], strict=True)))
     reduced = reduce(np.stack([vectors[key] for key in hashes]))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from batch.clusters import clusters
 from batch.content import content_vectors
-from batch.embeddings import embed
+from batch.embeddings import embed, find_encoder
 from batch.examples import Examples, labelled_between
 from batch.features import TextFeatures
 from batch.groupings import CLUSTER, Groupings, by_topic
@@ -89,6 +89,12 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
     SourceError
         The views lack something that the night needs.
     """
+    encoder = find_encoder(settings)
+    if encoder is not None:
+        with snapshot(engine) as connection:
+            texts = load_network(connection, as_of_time or clock).posts[columns.TEXT]
+        # New texts take their time: not while the snapshot below is held, which then finds their vectors.
+        embed(encoder, engine, texts)
     with snapshot(engine) as connection:
         network = load_network(connection, as_of_time or clock)
         cutoff = as_of_time or latest_interaction(connection, clock)
@@ -96,7 +102,7 @@ def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, c
             raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
         split = split_by_time(connection, cutoff, settings.history_fraction, settings.holdout_fraction)
         text = text_features(network.posts[columns.TEXT], settings.seed)
-        embeddings = embed(engine, network.posts[columns.TEXT], settings)
+        embeddings = embed(encoder, engine, network.posts[columns.TEXT])
         groupings = group_posts(network, text.beside(embeddings), settings.seed)
         first, second, now = (
             as_of(connection, network, moment, groupings)

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from batch import ledger, live, lock, publish, source, store
 from batch.alike import blocks_of
+from batch.embeddings import remove_stale
 from batch.evaluate import evaluate
 from batch.fit import fit
 from batch.gather import Gathered, gather
@@ -28,6 +29,7 @@ from batch.publish import Written
 from batch.score import lists_of_all
 from batch.similar import similar_posts
 from batch.variants import VARIANTS, Variant
+from contract import columns
 from contract.errors import OvernightError
 from contract.keys import Keys
 from contract.logs import redact
@@ -217,6 +219,7 @@ def _clear_away(night: Night) -> None:
         night.gathered is not None and night.as_of is None
     ):  # as of an earlier time, newer posts were not loaded
         publish.remove_old_texts(night.redis, night.keys, night.gathered.network.posts)
+        remove_stale(night.engine, night.gathered.network.posts[columns.TEXT])
 
 
 @contextmanager

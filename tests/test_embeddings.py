@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,16 @@ import pytest
 import sqlalchemy as sa
 
 from batch import embeddings, text_vectors
-from batch.embeddings import embed, embed_by, find_encoder, reduce, remove_stale
+from batch import gather as gather_module
+from batch.embeddings import embed, find_encoder, reduce, remove_stale
+from batch.pipeline import Night, run_night
+from batch.source import open_engine
+from batch.store import open_redis
 from batch.tables import Float32s
 from batch.text_vectors import content_hash
 from contract.errors import ModelError, SettingsError
 from contract.settings import Settings
-from tests.batch_support import engine_of, execute, query
+from tests.batch_support import engine_of, execute, make_network, query
 
 WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade", "virus"]
 
@@ -52,15 +58,15 @@ def kept(database_url: str, encoder: str = "counting") -> set[bytes]:
 
 def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, database_url: str) -> None:
     texts = some_texts()
-    first = embed_by(CountingEncoder(), engine, texts)
+    first = embed(CountingEncoder(), engine, texts)
     again = CountingEncoder()
-    second = embed_by(again, engine, texts)
+    second = embed(again, engine, texts)
     assert again.given == []
     np.testing.assert_array_equal(first.values, second.values)
     texts[3] = "a changed text"
     texts[len(texts)] = "a new text"
     third = CountingEncoder()
-    embed_by(third, engine, texts)
+    embed(third, engine, texts)
     assert sorted(third.given) == ["a changed text", "a new text"]
     assert {content_hash("a changed text"), content_hash("a new text")} <= kept(database_url)
 
@@ -68,16 +74,16 @@ def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, dat
 def test_a_text_that_many_posts_share_is_embedded_once(engine: sa.Engine) -> None:
     texts = pd.concat([some_texts(), some_texts()], ignore_index=True)
     encoder = CountingEncoder()
-    values = embed_by(encoder, engine, texts).values
+    values = embed(encoder, engine, texts).values
     assert sorted(encoder.given) == sorted(set(texts))
     np.testing.assert_array_equal(values[:30], values[30:])
 
 
 def test_another_encoder_does_not_get_the_vectors_of_the_first(engine: sa.Engine, database_url: str) -> None:
     texts = some_texts()
-    embed_by(CountingEncoder(), engine, texts)
+    embed(CountingEncoder(), engine, texts)
     other = CountingEncoder("other")
-    embed_by(other, engine, texts)
+    embed(other, engine, texts)
     assert len(other.given) == len(set(texts))
     assert kept(database_url) == kept(database_url, "other")
 
@@ -101,7 +107,7 @@ def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> N
 def test_vectors_of_texts_that_no_post_has_any_more_are_removed(engine: sa.Engine, database_url: str) -> None:
     remove_stale(engine, some_texts())  # before the first night there is no table
     for encoder in (CountingEncoder(), CountingEncoder("other")):
-        embed_by(encoder, engine, some_texts())
+        embed(encoder, engine, some_texts())
     left = some_texts()[:20]
     remove_stale(engine, pd.concat([left, pd.Series([None])]))
     assert kept(database_url) == kept(database_url, "other") == {content_hash(text) for text in left}
@@ -119,7 +125,7 @@ def test_what_was_embedded_before_a_failure_is_kept(
     monkeypatch.setattr(embeddings, "KEPT_AT_A_TIME", 10)
     failing = FailingEncoder()
     with pytest.raises(ModelError):
-        embed_by(failing, engine, some_texts())
+        embed(failing, engine, some_texts())
     assert kept(database_url) == {content_hash(text) for text in failing.given[:20]}
 
 
@@ -127,7 +133,7 @@ def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
     texts = some_texts()
     texts[4], texts[5] = None, " \n"
     encoder = CountingEncoder()
-    found = embed_by(encoder, engine, texts)
+    found = embed(encoder, engine, texts)
     assert np.isnan(found.values[[4, 5]]).all()
     assert np.isfinite(np.delete(found.values, [4, 5], axis=0)).all()
     assert [feature.name for feature in found.features][:2] == ["post_embedding_0", "post_embedding_1"]
@@ -136,7 +142,7 @@ def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
 
 def test_too_few_texts_give_no_columns(engine: sa.Engine) -> None:
     encoder = CountingEncoder()
-    assert embed_by(encoder, engine, some_texts(9)).values.shape == (9, 0)
+    assert embed(encoder, engine, some_texts(9)).values.shape == (9, 0)
     assert encoder.given == []
 
 
@@ -164,7 +170,7 @@ def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
 ) -> None:
     monkeypatch.setattr("batch.sentences.MODULES", ("not_installed_anywhere",))
     for settings in (Settings(embeddings="off"), Settings(embeddings="auto")):
-        assert embed(engine, some_texts(), settings).values.shape == (30, 0)
+        assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
 
@@ -179,3 +185,21 @@ def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: py
 def test_a_word_that_is_no_choice_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"^OVERNIGHT_EMBEDDINGS='maybe': must be one of auto, on, off$"):
         Settings.from_environment({"OVERNIGHT_EMBEDDINGS": "maybe"})
+
+
+def test_a_night_with_an_encoder_embeds_once_and_clears_away_what_no_post_has(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url)
+    encoder = CountingEncoder()
+    monkeypatch.setattr(gather_module, "find_encoder", lambda settings: encoder)
+    settings = Settings(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    night = Night(settings, open_engine(settings), open_redis(settings), "test")
+    (manifest,) = run_night(night, ("test",))
+    assert len(encoder.given) == len(set(encoder.given)) == 40
+    columns = json.loads((tmp_path / manifest["run_id"] / "model.json").read_text())["text"]
+    assert "post_embedding_0" in columns
+    execute(database_url, "UPDATE recs.posts SET text = 'all different' WHERE post_id = 101")
+    run_night(Night(settings, night.engine, night.redis, "test"), ("test",))
+    assert len(encoder.given) == 41
+    assert query(database_url, "SELECT count(*) FROM recs.text_vectors") == [(40,)]

@@ -73,14 +73,14 @@ def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: 
     execute(database_url, "CREATE SCHEMA recs")
     engine: sa.Engine = engine_of(database_url)
     texts = pd.Series([f"{text} {place}" for place in range(4) for text in TEXTS], dtype=object)
-    first = embed(engine, texts, SETTINGS)
+    first = embed(find_encoder(SETTINGS), engine, texts)
     assert 1 <= first.values.shape[1] < len(texts)
 
     def refuse(_: SentenceEncoder) -> None:
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(SentenceEncoder, "_model", property(refuse))
-    np.testing.assert_array_equal(first.values, embed(engine, texts, SETTINGS).values)
+    np.testing.assert_array_equal(first.values, embed(find_encoder(SETTINGS), engine, texts).values)
 
 
 def test_a_package_that_cannot_be_loaded_is_told_in_one_line(
