@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ REPORT = "report.html"
 JUDGES = ("model", "popularity", "random")
 MOST_FEATURES = 20
 KS_TOLD = (1, 3, 5, 10, 20)
+
+HALF = 440
+"""Width of a chart that has another beside it."""
 
 
 def report_path(settings: Settings, run_id: str) -> Path:
@@ -58,7 +62,7 @@ def report_page(
         loader=PackageLoader("batch"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["figure"] = _figure
+    environment.filters |= {"figure": _figure, "moment": _moment}
     return environment.get_template(REPORT).render(
         run=manifest,
         metrics=metrics,
@@ -105,7 +109,7 @@ def _charts(gathered: Gathered, metrics: dict[str, Any], curves: Curves) -> dict
         area = {judge: _figure(metrics[judge]["roc_auc"]) for judge in JUDGES}
         drawn["roc"] = Chart(
             "roc", "ROC curve", "Area below: " + ", ".join(f"{judge} {area[judge]}" for judge in area) + ".",
-            Axis("share of rows not liked", 1), Axis("share of liked rows", 1),
+            Axis("share of rows not liked", 1), Axis("share of liked rows", 1), HALF,
         ).lines(curves.roc)  # fmt: skip
     if deciles := metrics["calibration"]:
         points = [(row["predicted"], row["liked"]) for row in deciles]
@@ -113,8 +117,8 @@ def _charts(gathered: Gathered, metrics: dict[str, Any], curves: Curves) -> dict
         drawn["calibration"] = Chart(
             "calibration", "Calibration by deciles of the predicted probability",
             f"Predicted {points[0][0]} to {points[-1][0]}, liked {points[0][1]} to {points[-1][1]}.",
-            Axis("predicted probability of a like", top), Axis("share that was liked", top),
-        ).lines({"model": points, "perfect": [(0, 0), (top, top)]}, dots=True)  # fmt: skip
+            Axis("predicted probability of a like", top), Axis("share that was liked", top), HALF,
+        ).lines({"model": points, "perfect": [(0, 0), (top, top)]}, dotted="model")  # fmt: skip
     return drawn
 
 
@@ -135,3 +139,7 @@ def _round_up(value: float) -> float:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _moment(time: str) -> str:
+    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
