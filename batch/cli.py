@@ -11,6 +11,7 @@ import click
 
 from batch import ledger, show, source, store
 from batch.cli_evaluate import evaluate
+from batch.cli_report import report
 from batch.cli_tune import tune
 from batch.interrupt import InterruptedRunError, signals_raise
 from batch.moment import Moment
@@ -107,6 +108,7 @@ def unblock(settings: Settings, post_id: int) -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(report)
 cli.add_command(tune)
 
 

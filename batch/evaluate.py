@@ -34,14 +34,16 @@ def evaluated(model: Model, gathered: Gathered, threads: int, most_users: int = 
     most_users
         How many users to judge over the full catalogue.
     """
-    catalogue = full_catalogue(
-        model, gathered.network, gathered.at_holdout, gathered.holdout, threads, most_users
-    )
-    return evaluation(judged(model, gathered, threads), model.seed, catalogue)
+    return _measured(model, gathered, judged(model, gathered, threads), threads, most_users)
 
 
-def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
-    """Judge a model on the holdout; return what the manifest keeps.
+def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> dict[str, Any]:
+    """Measure a model on the holdout; return what the manifest keeps.
+
+    Parameters
+    ----------
+    rows
+        The holdout as `judged` scored it.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
     high), `calibration` by deciles, `segments`, and `full_catalogue` with the
     same objects by that protocol; None where a figure has no value.
     """
-    found, split = evaluated(model, gathered, threads), gathered.split
+    found, split = _measured(model, gathered, rows, threads, MOST_USERS), gathered.split
     holdout = {
         "from": split.holdout_start.isoformat(),
         "until": split.cutoff.isoformat(),
@@ -58,3 +60,10 @@ def evaluate(model: Model, gathered: Gathered, threads: int) -> dict[str, Any]:
         "views": found.rows,
     }
     return {"holdout": holdout, **found.record()}
+
+
+def _measured(model: Model, gathered: Gathered, rows: Judged, threads: int, most_users: int) -> Evaluation:
+    catalogue = full_catalogue(
+        model, gathered.network, gathered.at_holdout, gathered.holdout, threads, most_users
+    )
+    return evaluation(rows, model.seed, catalogue)

@@ -20,8 +20,8 @@ Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 KS = (5, 10)
-DEPTH = max(KS)
-"""How deep a list is judged."""
+DEPTH = 20
+"""How deep a list is judged: a report draws HitRate@k so far."""
 
 DISCOUNT: Floats = 1 / np.log2(np.arange(DEPTH) + 2)
 

@@ -16,16 +16,19 @@ from threadpoolctl import threadpool_limits
 
 from batch import ledger, live, lock, publish, source, store
 from batch.alike import blocks_of
+from batch.curves import Curves, curves_of
 from batch.embeddings import remove_stale
-from batch.evaluate import evaluate
+from batch.evaluate import evaluate, judged
 from batch.fit import fit
 from batch.gather import Gathered, gather
 from batch.interrupt import InterruptedRunError
 from batch.ledger import Run, State
 from batch.model import Model
 from batch.parameters import parameters_for
+from batch.portraits import portraits
 from batch.progress import Stages, Waiting, track
 from batch.publish import Written
+from batch.report import report_page, report_path, write_report
 from batch.score import lists_of_all
 from batch.similar import similar_posts
 from batch.variants import VARIANTS, Variant
@@ -105,12 +108,12 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         night.redis, night.keys, night.settings
     )  # a Redis that takes no writes fails here
     gathered = _load(night, stages)
-    metrics = _judge(night.settings, gathered, variant, tuned, stages)
+    metrics, curves = _judge(night.settings, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(Path(night.settings.model_dir) / run.run_id, gathered.network)
     written = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
-    return {
+    manifest = {
         "run_id": run.run_id,
         "variant": variant.name,
         "state": str(State.BUILT),
@@ -131,6 +134,8 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "left_out": gathered.left_out,
         "stages": stages.rows,
     }
+    _report(night, manifest, gathered, model, curves, stages)
+    return manifest
 
 
 def _load(night: Night, stages: Stages) -> Gathered:
@@ -149,15 +154,16 @@ def _load(night: Night, stages: Stages) -> Gathered:
 
 def _judge(
     settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Curves]:
     """Fit on what came before the holdout, and evaluate on the holdout."""
     with stages.stage("fit", "examples") as told:
         model = fit(variant, gathered, gathered.training, settings, tuned)
         told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
     with stages.stage("evaluate", "rows") as told:
-        metrics = evaluate(model, gathered, settings.threads)
+        rows = judged(model, gathered, settings.threads)
+        metrics = evaluate(model, gathered, rows, settings.threads)
         told |= {"rows": int(metrics["holdout"]["views"])}
-    return metrics
+    return metrics, curves_of(rows)
 
 
 def _learn(
@@ -210,6 +216,22 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
         publish.verify(client, written, post_ids.size)
         told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
+
+
+def _report(
+    night: Night, manifest: dict[str, Any], gathered: Gathered, model: Model, curves: Curves, stages: Stages
+) -> None:
+    """Write the page that people look at; a disk that does not take it loses the page, not the night."""
+    run_id = manifest["run_id"]
+    path = report_path(night.settings, run_id)
+    with stages.stage("report", "bytes") as told:
+        users = portraits(night.redis, night.keys, run_id, gathered, manifest["users"])
+        page = report_page(manifest, gathered, model, curves, users)
+        told |= {"bytes": 0}
+        try:
+            told |= {"bytes": write_report(path, page)}
+        except OSError as error:
+            log.warning("%s has no report: %s cannot be written: %s", run_id, path, error.strerror)
 
 
 def _clear_away(night: Night) -> None:

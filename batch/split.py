@@ -52,12 +52,14 @@ class Split:
     """The moments (UTC) that part history, training labels, holdout labels and what is to come.
 
     `half_way`: by then half of the history's likes had happened; None where they lie in one minute.
+    `by_hour`: (24, 2) views and likes in each hour of the day (UTC), up to the cutoff.
     """
 
     half_way: datetime | None
     history_end: datetime
     holdout_start: datetime
     cutoff: datetime
+    by_hour: npt.NDArray[np.int64]
 
 
 def out_of_time(connection: sa.Connection, clock: datetime) -> dict[str, int]:
@@ -97,7 +99,13 @@ def split_by_time(
     first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
     ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
     half_way = _half_way(every_minute[every_minute["minute"] <= per_minute["minute"].iloc[first]])
-    return Split(half_way, ends[first], ends[second], cutoff)
+    return Split(half_way, ends[first], ends[second], cutoff, _by_hour(every_minute))
+
+
+def _by_hour(per_minute: pd.DataFrame) -> npt.NDArray[np.int64]:
+    hour = per_minute["minute"].astype(np.int64) // 3_600 % 24
+    counted = per_minute[["views", "likes"]].groupby(hour).sum().reindex(range(24), fill_value=0)
+    return counted.to_numpy(np.int64)
 
 
 def _half_way(history: pd.DataFrame) -> datetime | None:

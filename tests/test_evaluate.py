@@ -88,7 +88,8 @@ def test_printed_figures_name_their_protocol_and_stand_beside_the_baselines(plac
 def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str) -> None:
     gathered = small_network(database_url)
     model = fitted(database_url, gathered)
-    found, rows = evaluate(model, gathered, 1), judged(model, gathered, 1)
+    rows = judged(model, gathered, 1)
+    found = evaluate(model, gathered, rows, 1)
     assert found["model"]["roc_auc"] == pytest.approx(roc_auc_score(rows.rows.liked, rows.scores), abs=1e-4)
     slow = ranking_metrics(rows.rows.users, rows.rows.posts, rows.rows.liked, rows.popular)
     assert found["popularity"]["hitrate_at_5"] == pytest.approx(slow["hitrate_at_5"], abs=1e-4)
