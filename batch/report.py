@@ -92,7 +92,7 @@ def importance(booster: lgb.Booster) -> list[tuple[str, float]]:
 
 def _charts(gathered: Gathered, metrics: dict[str, Any], curves: Curves) -> dict[str, str]:
     """Draw what there is to draw."""
-    views, likes = (counts.tolist() for counts in gathered.split.by_hour.T)
+    views, likes = (list(counts) for counts in zip(*gathered.split.by_hour, strict=True))
     drawn = {
         "hours": Chart(
             "hours", "Views and likes by hour of the day",

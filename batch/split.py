@@ -52,14 +52,14 @@ class Split:
     """The moments (UTC) that part history, training labels, holdout labels and what is to come.
 
     `half_way`: by then half of the history's likes had happened; None where they lie in one minute.
-    `by_hour`: (24, 2) views and likes in each hour of the day (UTC), up to the cutoff.
+    `by_hour`: (views, likes) in each of the 24 hours of the day (UTC), up to the cutoff.
     """
 
     half_way: datetime | None
     history_end: datetime
     holdout_start: datetime
     cutoff: datetime
-    by_hour: npt.NDArray[np.int64]
+    by_hour: tuple[tuple[int, int], ...]
 
 
 def out_of_time(connection: sa.Connection, clock: datetime) -> dict[str, int]:
@@ -102,10 +102,10 @@ def split_by_time(
     return Split(half_way, ends[first], ends[second], cutoff, _by_hour(every_minute))
 
 
-def _by_hour(per_minute: pd.DataFrame) -> npt.NDArray[np.int64]:
+def _by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
     hour = per_minute["minute"].astype(np.int64) // 3_600 % 24
     counted = per_minute[["views", "likes"]].groupby(hour).sum().reindex(range(24), fill_value=0)
-    return counted.to_numpy(np.int64)
+    return tuple((int(views), int(likes)) for views, likes in counted.to_numpy())
 
 
 def _half_way(history: pd.DataFrame) -> datetime | None:

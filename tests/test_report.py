@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ import redis
 from sklearn.metrics import roc_auc_score
 
 from batch.curves import curves_of
-from batch.evaluate import judged
+from batch.evaluate import evaluate, judged
 from batch.likes import Likes
 from batch.metrics import ranking_metrics
 from batch.portraits import chosen
+from batch.report import report_page
 from contract.keys import Keys
 from tests.batch_live import check_error
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_batch, run_here
@@ -239,6 +241,22 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
     assert [heading for heading in page.headings if heading in SECTIONS] == SECTIONS
     assert "By topic" not in page.headings
     assert "likes beside sampled negatives" in page.html
+
+
+def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
+    full = small_network(database_url)
+    gathered = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
+    model = fitted(database_url, gathered)
+    rows = judged(model, gathered, 1)
+    manifest = {
+        "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": full.split.cutoff.isoformat(),
+        "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
+        "metrics": evaluate(model, gathered, rows, 1),
+    }  # fmt: skip
+    page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
+    assert "HitRate@5, model<b>-</b>" in page.html
+    assert page.html.count("Nothing was held out to judge by.") == 3
+    assert page.html.count("<svg") == 1
 
 
 def test_a_disk_that_takes_no_page_does_not_cost_the_night(
