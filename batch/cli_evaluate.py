@@ -12,15 +12,16 @@ import click
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch import ledger, show_evaluation, source, store
-from batch.evaluate import evaluated
-from batch.evaluation import HITRATE, Evaluation, Figures
+from batch import ledger, source, store
 from batch.fit import fit
 from batch.gather import gather
 from batch.interrupt import signals_raise
-from batch.labelled_views import judge_views, live_runs, read_views
+from batch.judging import show_evaluation
+from batch.judging.evaluate import evaluated
+from batch.judging.evaluation import HITRATE, Evaluation, Figures
+from batch.judging.labelled_views import judge_views, live_runs, read_views
+from batch.judging.protocols import Window, by_folds, by_windows
 from batch.moment import Moment
-from batch.protocols import Window, by_folds, by_windows
 from batch.variants import VARIANTS, Variant
 from contract.keys import Keys
 from contract.settings import Settings

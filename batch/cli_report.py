@@ -7,7 +7,7 @@ import webbrowser
 import click
 
 from batch import ledger, source
-from batch.report import report_path
+from batch.reporting.report import report_path
 from contract.errors import OvernightError
 from contract.settings import Settings
 

@@ -10,8 +10,8 @@ import click
 from batch import ledger, show, source
 from batch.interrupt import signals_raise
 from batch.moment import Moment
-from batch.tune import DEFAULTS, Tuned
-from batch.tune import tune as search
+from batch.tuning.tune import DEFAULTS, Tuned
+from batch.tuning.tune import tune as search
 from batch.variants import VARIANTS
 from contract.experiment import CONTROL
 from contract.settings import Settings

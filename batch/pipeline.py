@@ -16,20 +16,20 @@ from threadpoolctl import threadpool_limits
 
 from batch import ledger, live, lock, publish, source, store
 from batch.alike import blocks_of
-from batch.curves import Curves, curves_of
 from batch.embeddings import remove_stale
-from batch.evaluate import evaluate, judged
 from batch.fit import fit
 from batch.gather import Gathered, gather
 from batch.interrupt import InterruptedRunError
+from batch.judging.evaluate import evaluate, judged
 from batch.ledger import Run, State
 from batch.model import Model
 from batch.parameters import parameters_for
-from batch.portraits import portraits
 from batch.progress import Stages, Waiting, track
 from batch.publish import Written
-from batch.report import report_page, report_path, write_report
-from batch.score import lists_of_all
+from batch.reporting.curves import Curves, curves_of
+from batch.reporting.portraits import portraits
+from batch.reporting.report import report_page, report_path, write_report
+from batch.scoring.score import lists_of_all
 from batch.similar import similar_posts
 from batch.variants import VARIANTS, Variant
 from contract import columns

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import redis
 
-from batch.chunk import Lists
 from batch.history import History
+from batch.scoring.chunk import Lists
 from batch.similar import Neighbours
 from batch.store import blocks
 from batch.tables import Float32s, Int32s, Int64s

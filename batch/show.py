@@ -8,7 +8,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from batch import show_evaluation
+from batch.judging import show_evaluation
 from batch.layout import table as table
 from contract.codec import decode_list, decode_object
 from contract.errors import StoreError

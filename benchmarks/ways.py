@@ -100,8 +100,8 @@ def overnight(case: Case, threads: int, sample: Path) -> Measured:
     started = time.perf_counter()
     # Not imported above, as the environment of lleaves has no numba.
     from batch.factors import Factors
-    from batch.post_side import prepare
-    from batch.score import lists_of_all
+    from batch.scoring.post_side import prepare
+    from batch.scoring.score import lists_of_all
 
     booster, tables = case.booster, case.tables
     factors = None if case.factors is None else Factors(*case.factors)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batch.factors import Factors
 from batch.likes import Likes
-from batch.score import lists_of_all
+from batch.scoring.score import lists_of_all
 from batch.tables import Affinity, Feature, FeatureTables, Kind
 
 NO_LIKES = Likes(np.zeros(1000, dtype=np.int64), np.empty(0, dtype=np.int32))

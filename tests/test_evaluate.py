@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from batch.evaluate import evaluate, judged
-from batch.evaluation import evaluation
-from batch.judged import pooled
-from batch.metrics import ranking_metrics
-from batch.protocols import by_windows, folds_of_users
+from batch.judging.evaluate import evaluate, judged
+from batch.judging.evaluation import evaluation
+from batch.judging.judged import pooled
+from batch.judging.metrics import ranking_metrics
+from batch.judging.protocols import by_windows, folds_of_users
 from batch.source import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
 
-from batch import protocols
-from batch.evaluate import judged
 from batch.examples import labelled_between
 from batch.fit import fit
 from batch.gather import NEGATIVES_PER_LIKE, Gathered
 from batch.groupings import Groupings
 from batch.history import History, as_of
-from batch.judged import judge
+from batch.judging import protocols
+from batch.judging.evaluate import judged
+from batch.judging.judged import judge
 from batch.load import Network, load_network
 from batch.source import open_engine, snapshot
 from batch.variants import VARIANTS

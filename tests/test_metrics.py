@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from batch.metrics import DEPTH, KS, Floats, RankedLists, by_list, expected_of_random, ranked_lists
-from batch.pooled import Auc, Calibration, calibration_error, losses
+from batch.judging.metrics import DEPTH, KS, Floats, RankedLists, by_list, expected_of_random, ranked_lists
+from batch.judging.pooled import Auc, Calibration, calibration_error, losses
 
 Row = tuple[int, int, int, float]
 

@@ -19,12 +19,12 @@ import pytest
 import redis
 from sklearn.metrics import roc_auc_score
 
-from batch.curves import curves_of
-from batch.evaluate import evaluate, judged
+from batch.judging.evaluate import evaluate, judged
+from batch.judging.metrics import ranking_metrics
 from batch.likes import Likes
-from batch.metrics import ranking_metrics
-from batch.portraits import chosen
-from batch.report import report_page
+from batch.reporting.curves import curves_of
+from batch.reporting.portraits import chosen
+from batch.reporting.report import report_page
 from contract.keys import Keys
 from tests.batch_live import check_error
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_batch, run_here

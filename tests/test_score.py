@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batch.factors import Factors
-from batch.forest import read_forest
-from batch.post_side import prepare
+from batch.scoring.forest import read_forest
+from batch.scoring.post_side import prepare
 from batch.tables import Kind
 from contract.errors import ModelError
 from tests.scoring_cases import (

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.chunk import bytes_per_chunk
 from batch.factors import Factors
 from batch.likes import Likes
-from batch.post_side import prepare
-from batch.score import lists_of_all, user_rows, users_per_chunk
+from batch.scoring.chunk import bytes_per_chunk
+from batch.scoring.post_side import prepare
+from batch.scoring.score import lists_of_all, user_rows, users_per_chunk
 from batch.tables import Kind
 from tests.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
 
@@ -148,7 +148,7 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from batch.likes import Likes
-from batch.score import lists_of_all
+from batch.scoring.score import lists_of_all
 from batch.tables import Kind
 from tests.scoring_cases import make_matrix, make_tables, train
 

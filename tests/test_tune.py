@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batch.cli_tune import told
 from batch.examples import Examples
-from batch.judgement import Judgement, compare
 from batch.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
-from batch.study import Budget
-from batch.tune import DEFAULTS, Tuned
+from batch.tuning.judgement import Judgement, compare
+from batch.tuning.study import Budget
+from batch.tuning.tune import DEFAULTS, Tuned
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.batch_support import execute, live_run, live_values, make_network, run_here, started_batch

@@ -27,10 +27,10 @@ from threadpoolctl import threadpool_limits
 
 from batch.fit import PARAMETERS
 from batch.gather import Gathered, gather
-from batch.judgement import Judgement, beside, compare, judge
 from batch.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
 from batch.progress import Stages
-from batch.study import Budget, Parameters, Study
+from batch.tuning.judgement import Judgement, beside, compare, judge
+from batch.tuning.study import Budget, Parameters, Study
 from batch.variants import Variant
 from contract.settings import Settings
 

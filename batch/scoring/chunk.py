@@ -1,6 +1,6 @@
 """Exact scores of a chunk of users with all posts, and each user's best n posts.
 
-The forest's score of a pair is a sum over bundles of trees (batch/bundles.py).
+The forest's score of a pair is a sum over bundles of trees (batch/scoring/bundles.py).
 Where a user stands, for the groups that a strip's posts belong to, names one
 row of each bundle; so, strip by strip:
 
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.likes import Likes
-from batch.parts import Masks
-from batch.post_side import BUNDLES_AT_ONCE, Bytes, PostSide
+from batch.scoring.parts import Masks
+from batch.scoring.post_side import BUNDLES_AT_ONCE, Bytes, PostSide
+from batch.scoring.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user, in_order
+from batch.scoring.vectors import WIDTH, add_rows, aligned, compiled, dot_rows
+from batch.scoring.worth import STRIDE
 from batch.tables import Float32s, Int32s, Int64s
-from batch.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user, in_order
-from batch.vectors import WIDTH, add_rows, aligned, compiled, dot_rows
-from batch.worth import STRIDE
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from batch.parts import LEAVES, Masks, Part, SplitTree
+from batch.scoring.parts import LEAVES, Masks, Part, SplitTree
 from contract.errors import ModelError
 
 # A row number fits a byte. More rows would gather more trees, but a strip's tables would not stay in cache.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from batch.judged import Judged
-from batch.metrics import DEPTH, Floats, by_list, expected_of_random, ranked_lists
+from batch.judging.judged import Judged
+from batch.judging.metrics import DEPTH, Floats, by_list, expected_of_random, ranked_lists
 
 KS_OF_CURVE = tuple(range(1, DEPTH + 1))
 

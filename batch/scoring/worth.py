@@ -6,7 +6,7 @@ rows, so for a strip of posts: work out each distinct mask's worth with each
 post, then add up, for each row of a bundle, its parts.
 
 Leaf values are whole numbers of one small step, so that sums of them are exact
-in any order (see batch/post_side.py).
+in any order (see batch/scoring/post_side.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.bundles import MOST_ROWS, Bundle
-from batch.parts import LEAVES, Masks, Part
+from batch.scoring.bundles import MOST_ROWS, Bundle
+from batch.scoring.parts import LEAVES, Masks, Part
+from batch.scoring.vectors import WIDTH, add_rows, compiled
 from batch.tables import Int32s, Int64s
-from batch.vectors import WIDTH, add_rows, compiled
 
 # Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers: 0 for
 # bit 0, which stands for no leaf, and for no bit.

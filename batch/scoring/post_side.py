@@ -2,7 +2,7 @@
 
 `prepare` makes flat arrays of a Booster and the posts, a few MiB that pickle to
 another process: what each bin of a user's or an affinity's column adds to the
-bundles' row numbers, what the rows are worth (batch/worth.py), and the posts in
+bundles' row numbers, what the rows are worth (batch/scoring/worth.py), and the posts in
 *strips* of 32 that belong to the same groups, so that a user stands in the same
 rows for a whole strip.
 
@@ -24,13 +24,13 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from batch.bundles import Bundle, bundle_up, cut
-from batch.forest import Forest, read_forest
-from batch.parts import Bins, column_bins, lay_out
-from batch.strips import by_strip, lay_out_strips, strength
+from batch.scoring.bundles import Bundle, bundle_up, cut
+from batch.scoring.forest import Forest, read_forest
+from batch.scoring.parts import Bins, column_bins, lay_out
+from batch.scoring.strips import by_strip, lay_out_strips, strength
+from batch.scoring.vectors import WIDTH
+from batch.scoring.worth import STRIDE, PartTables
 from batch.tables import FeatureTables, Float32s, Int32s, Kind
-from batch.vectors import WIDTH
-from batch.worth import STRIDE, PartTables
 from contract.errors import ModelError
 
 # Row numbers are added up as bytes, four to a number of a vector.

@@ -11,8 +11,8 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from batch.scoring.vectors import WIDTH
 from batch.tables import FeatureTables, Int32s
-from batch.vectors import WIDTH
 
 # Share of the strips, the strongest, whose posts are scored first.
 _STRONG = 0.25

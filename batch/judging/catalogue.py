@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from batch.bootstrap import Measured, measure
 from batch.examples import Examples
 from batch.factors import Factors
 from batch.history import History
+from batch.judging.bootstrap import Measured, measure
+from batch.judging.metrics import DEPTH, KS, Flags, Floats, Places, RankedLists, by_list, expected_of_random
 from batch.likes import Likes
 from batch.load import Network
-from batch.metrics import DEPTH, KS, Flags, Floats, Places, RankedLists, by_list, expected_of_random
 from batch.model import Model
-from batch.score import lists_of_all
+from batch.scoring.score import lists_of_all
 from batch.tables import FeatureTables, Int32s
 from contract import columns
 

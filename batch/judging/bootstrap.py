@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.metrics import Flags, Floats, Places
-from batch.pooled import BINS, Auc, Calibration, calibration_error, losses
+from batch.judging.metrics import Flags, Floats, Places
+from batch.judging.pooled import BINS, Auc, Calibration, calibration_error, losses
 
 FEWEST_DRAWS, MOST_DRAWS = 100, 500
 ROWS_DRAWN = 100_000_000

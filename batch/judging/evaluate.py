@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch.catalogue import MOST_USERS, full_catalogue
-from batch.evaluation import Evaluation, evaluation
 from batch.examples import Examples
 from batch.gather import Gathered
-from batch.judged import Judged, judge
+from batch.judging.catalogue import MOST_USERS, full_catalogue
+from batch.judging.evaluation import Evaluation, evaluation
+from batch.judging.judged import Judged, judge
 from batch.model import Model
 
 __all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged"]

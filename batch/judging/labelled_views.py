@@ -12,11 +12,11 @@ import pandas as pd
 import redis
 import sqlalchemy as sa
 
-from batch.evaluation import Evaluation, evaluation
 from batch.examples import Examples
 from batch.features import mean_like_rate
 from batch.history import as_of, places_of
-from batch.judged import judge
+from batch.judging.evaluation import Evaluation, evaluation
+from batch.judging.judged import judge
 from batch.load import Network, load_network
 from batch.model import load_model
 from batch.source import snapshot

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.likes import Likes
+from batch.scoring.vectors import WIDTH, compiled
 from batch.tables import Float32s, Int32s, Int64s
-from batch.vectors import WIDTH, compiled
 
 # More of them visit a shelf less often, and ask for more room on it.
 STRIPS_AT_ONCE = 16

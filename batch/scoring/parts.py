@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batch.forest import ZERO, Forest, Tree
+from batch.scoring.forest import ZERO, Forest, Tree
 
 LEAVES = 31
 Masks = npt.NDArray[np.uint32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from batch.evaluation import JUDGES, Evaluation
+from batch.judging.evaluation import JUDGES, Evaluation
 from batch.layout import table
 
 NOTE = "in brackets: 95 % interval over users"

@@ -12,10 +12,10 @@ from scipy.special import expit
 from batch.examples import Examples
 from batch.features import post_like_rate
 from batch.history import History
+from batch.judging.metrics import Floats, Places
+from batch.judging.segments import labels_of
 from batch.load import Network
-from batch.metrics import Floats, Places
 from batch.model import Model
-from batch.segments import labels_of
 
 Labels = npt.NDArray[np.object_]
 

@@ -12,14 +12,14 @@ import lightgbm as lgb
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batch import glance
-from batch.charts import Axis, Chart
-from batch.curves import Curves, Points
-from batch.evaluation import HITRATE
 from batch.gather import Gathered
-from batch.metrics import DEPTH
+from batch.judging.evaluation import HITRATE
+from batch.judging.metrics import DEPTH
 from batch.model import Model
-from batch.portraits import Portrait
+from batch.reporting import glance
+from batch.reporting.charts import Axis, Chart
+from batch.reporting.curves import Curves, Points
+from batch.reporting.portraits import Portrait
 from contract.settings import Settings
 
 REPORT = "report.html"
@@ -59,7 +59,7 @@ def report_page(
     missing, full = glance.missing(gathered.network)
     metrics = manifest["metrics"]
     environment = Environment(
-        loader=PackageLoader("batch"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("batch.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"figure": _figure, "moment": _moment}

@@ -1,8 +1,8 @@
 """Scores all users with all posts, chunk by chunk, and yields their lists.
 
-batch/forest.py reads the trained forest, batch/parts.py and batch/bundles.py
-sort its splits by what they depend on, batch/post_side.py lays all that out for
-the posts once a run, and batch/chunk.py scores a chunk of users with it. What
+batch/scoring/forest.py reads the trained forest, batch/scoring/parts.py and batch/scoring/bundles.py
+sort its splits by what they depend on, batch/scoring/post_side.py lays all that out for
+the posts once a run, and batch/scoring/chunk.py scores a chunk of users with it. What
 is left to say here is how many users make a chunk and where chunks run.
 """
 
@@ -18,10 +18,10 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from batch.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.factors import Factors
 from batch.likes import Likes
-from batch.post_side import PostSide, prepare
+from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
+from batch.scoring.post_side import PostSide, prepare
 from batch.tables import FeatureTables
 from contract.errors import ModelError
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from batch.bootstrap import Measured, Pooled, measure
-from batch.catalogue import PROTOCOL as FULL_CATALOGUE
-from batch.judged import Judged
-from batch.metrics import KS, Floats, Places, by_list, expected_of_random, ranked_lists
-from batch.segments import TOPIC, frequent
+from batch.judging.bootstrap import Measured, Pooled, measure
+from batch.judging.catalogue import PROTOCOL as FULL_CATALOGUE
+from batch.judging.judged import Judged
+from batch.judging.metrics import KS, Floats, Places, by_list, expected_of_random, ranked_lists
+from batch.judging.segments import TOPIC, frequent
 
 JUDGES = ("model", "random", "popularity")
 

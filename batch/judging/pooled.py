@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.metrics import Flags, Floats, Places
+from batch.judging.metrics import Flags, Floats, Places
 
 BINS = 10
 SMALLEST_PROBABILITY = 1e-6

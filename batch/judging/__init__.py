@@ -1,0 +1,1 @@
+"""Judges models on labels they have not learnt from."""

@@ -1,0 +1,1 @@
+"""The page that each run writes for people to look at."""

@@ -1,0 +1,1 @@
+"""Scores every user with every post exactly, without walking a tree for each pair."""

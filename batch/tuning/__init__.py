@@ -1,0 +1,1 @@
+"""Searches for better parameters of the forest."""
