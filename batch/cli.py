@@ -1,56 +1,61 @@
-"""The command line: `run`, and what operators look at and change by hand."""
+"""The command line: what operators look at and change by hand; what learns has files of its own."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from datetime import datetime
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
 from batch import ledger, show, source, store
-from batch.cli_evaluate import evaluate
-from batch.cli_report import report
-from batch.cli_tune import tune
-from batch.interrupt import InterruptedRunError, signals_raise
-from batch.moment import Moment
-from batch.pipeline import Night, run_night
+from batch.interrupt import InterruptedRunError
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
-from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
-ALL = "all"
+IN_FILES_OF_THEIR_OWN = {
+    "run": "batch.cli_run",
+    "evaluate": "batch.cli_evaluate",
+    "report": "batch.cli_report",
+    "tune": "batch.cli_tune",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Loads a command when it is asked for: those that learn take seconds to load."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name all commands."""
+        return sorted([*super().list_commands(ctx), *IN_FILES_OF_THEIR_OWN])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name.
+
+        Raises
+        ------
+        OvernightError
+            A system library is missing that LightGBM needs.
+        """
+        if cmd_name not in IN_FILES_OF_THEIR_OWN:
+            return super().get_command(ctx, cmd_name)
+        try:
+            command: Any = getattr(import_module(IN_FILES_OF_THEIR_OWN[cmd_name]), cmd_name)
+        except OSError as error:
+            raise OvernightError(
+                f"LightGBM cannot be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1"
+            ) from None
+        return command if isinstance(command, click.Command) else None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Overnight's nightly job and its operators' tools. Settings come from the environment."""
     context.obj = Settings.from_environment()
     configure_logging(context.obj)
-
-
-@cli.command()
-@click.option(
-    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
-)
-@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
-@click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
-@click.pass_obj
-def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
-    """Run the night: load, learn, judge, score all users against all posts, publish."""
-    who = ledger.actor("batch run")
-    with (
-        source.connected(settings, f"overnight {who}") as engine,
-        signals_raise(engine),
-        store.connected(settings) as client,
-    ):
-        night = Night(settings, engine, client, who, as_of, limit_users)
-        for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
-            click.echo(show.summary(manifest))
 
 
 @cli.command()
@@ -105,11 +110,6 @@ def unblock(settings: Settings, post_id: int) -> None:
     with store.connected(settings) as client:
         removed = client.srem(Keys(settings.key_prefix).blocked, post_id)
     click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
-
-
-cli.add_command(evaluate)
-cli.add_command(report)
-cli.add_command(tune)
 
 
 def main() -> NoReturn:

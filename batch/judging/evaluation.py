@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from batch.judging import JUDGES
 from batch.judging.bootstrap import Measured, Pooled, measure
 from batch.judging.catalogue import PROTOCOL as FULL_CATALOGUE
 from batch.judging.judged import Judged
 from batch.judging.metrics import KS, Floats, Places, by_list, expected_of_random, ranked_lists
 from batch.judging.segments import TOPIC, frequent
-
-JUDGES = ("model", "random", "popularity")
 
 HITRATE = f"hitrate_at_{KS[0]}"
 OF_SEGMENT = (HITRATE, "roc_auc")

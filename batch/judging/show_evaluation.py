@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batch.judging.evaluation import JUDGES, Evaluation
+from batch.judging import JUDGES
 from batch.layout import table
+
+if TYPE_CHECKING:  # an operator who looks at a run need not wait for what made it
+    from batch.judging.evaluation import Evaluation
 
 NOTE = "in brackets: 95 % interval over users"
 
