@@ -80,9 +80,12 @@ class Model:
         posts = io.BytesIO()
         ids = network.posts.index.to_numpy(np.int64)
         np.savez(posts, post_ids=ids, text=self.text.values, groups=self.groupings.groups)
+        forest = self.booster.model_to_string().encode()
         files = {
-            FOREST: self.booster.model_to_string().encode(),
-            COLUMNS: self._columns().encode(),
+            FOREST: forest,
+            COLUMNS: json.dumps(
+                {FOREST: hashlib.sha256(forest).hexdigest()} | json.loads(self._columns()), ensure_ascii=False
+            ).encode(),
             POSTS: posts.getvalue(),
         }
         try:
@@ -123,8 +126,11 @@ def load_model(folder: Path, network: Network) -> Model:
         A file is missing or is none of ours.
     """
     try:
-        booster = lgb.Booster(model_str=(folder / FOREST).read_text(encoding="utf-8"))
+        forest = (folder / FOREST).read_bytes()
         columns = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+        if hashlib.sha256(forest).hexdigest() != columns[FOREST]:  # LightGBM ends the process on a broken one
+            raise ValueError(f"{FOREST} is not what the run wrote")
+        booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
         sizes = tuple(columns["groupings"].values())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from sklearn.metrics import roc_auc_score
 
 from batch.judging.evaluate import evaluate, judged
@@ -230,6 +231,7 @@ def test_views_that_training_may_have_seen_are_told_of(
     [
         (b"timestamp,user_id,post_id,action\n", "has no column target"),
         (b"", "cannot be read"),
+        (HEADER.encode() + b"\nr0,2021-10-30,1,101,view,1\n", "cannot be read"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
         (f"{HEADER}\n2021-10-30,abc,101,view,1\n".encode(), "line 2: user_id 'abc' is not a whole number"),
         (f"{HEADER}\n2021-10-30,1,1.5,view,1\n".encode(), "line 2: post_id '1.5' is not a whole number"),
@@ -262,3 +264,12 @@ def test_two_ways_to_judge_at_a_time_are_bad_usage(database_url: str, redis_url:
     later = (CLOCK - timedelta(days=1)).isoformat()
     both = run_here("evaluate", "--views", "views.csv", "--as-of", later, **places)
     check_error(both, 2, "leave out --as-of")
+
+
+def test_a_damaged_model_is_told_in_one_line(
+    places: dict[str, Any], views_after_the_run: Path, redis_client: redis.Redis
+) -> None:
+    model = places["model_dir"] / str(redis_client.get("recs:live:control")) / "model.txt"
+    model.write_text(model.read_text()[:3000])
+    done = run_here("evaluate", "--variant", "control", "--views", str(views_after_the_run), **places)
+    check_error(done, 1, "model.txt is not what the run wrote")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import redis
 import sqlalchemy as sa
+from pandas.errors import ParserWarning
 
 from batch.examples import Examples
 from batch.features import mean_like_rate
@@ -22,7 +24,7 @@ from batch.model import load_model
 from batch.source import snapshot
 from batch.stream import stream
 from contract.codec import decode_object
-from contract.columns import INTERACTIONS, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
+from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
 from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
@@ -37,7 +39,8 @@ MOST_NAMED = 5
 
 LOGGED = f"""
     SELECT DISTINCT user_id, post_id FROM {SCHEMA}.{INTERACTIONS}
-    WHERE action = '{VIEW_ACTION}' AND happened_at <= %(cutoff)s AND user_id = ANY(%(users)s)
+    WHERE action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')
+      AND happened_at <= %(cutoff)s AND user_id = ANY(%(users)s)
 """
 
 
@@ -63,8 +66,12 @@ def read_views(path: Path) -> pd.DataFrame:
         The file cannot be read, lacks a column, or holds a value that is none.
     """
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (OSError, EOFError, ValueError) as error:  # ValueError: pandas's own, and bytes that are no text
+        with warnings.catch_warnings(action="error", category=ParserWarning):  # more fields than the header
+            rows = pd.read_csv(
+                path, dtype=str, keep_default_na=False, skip_blank_lines=False, index_col=False
+            )
+    except (OSError, EOFError, ValueError, ParserWarning) as error:
+        # ValueError: pandas's own, and bytes that are no text
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ViewsError(f"{path} cannot be read: {reason}; give a CSV file, plain or .gz") from None
     rows.columns = rows.columns.str.strip()
