@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from batch import ledger, show, source
+from batch import ledger, source
 from batch.interrupt import signals_raise
+from batch.layout import table
 from batch.moment import Moment
 from batch.tuning.tune import DEFAULTS, Tuned
 from batch.tuning.tune import tune as search
@@ -48,7 +49,7 @@ def told(variant: str, found: Tuned) -> str:
     if found.file is None:
         return f"{parts[0]}; none beats the defaults, nothing is kept"
     parameters = [[name, DEFAULTS[name], value] for name, value in found.best.items()]
-    parts += ["", show.table(["parameter", "default", "tuned"], parameters)]
+    parts += ["", table(["parameter", "default", "tuned"], parameters)]
     parts += _figures("tuned on", measured["tuning"]) + _figures("holdout", measured["holdout"])
     parts += ["", f"kept in {found.file}; the next run uses them"]
     loss = measured["holdout"]["log_loss"]
@@ -64,4 +65,4 @@ def _figures(name: str, part: dict[str, Any]) -> list[str]:
         if isinstance(figure, dict)
     ]
     head = f"{name}: {part['rows']} rows, {part['from']} to {part['until']}"
-    return ["", head, show.table(["metric", "default", "tuned", "difference", "its error"], figures)]
+    return ["", head, table(["metric", "default", "tuned", "difference", "its error"], figures)]

@@ -12,8 +12,10 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 
 from batch.encode import Encoder
+from batch.examples import Examples
 from batch.factors import Factors, like_factors
 from batch.features import TextFeatures, build_tables
 from batch.groupings import Groupings
@@ -61,11 +63,23 @@ class Model:
         found = like_factors(history.likes, len(network.posts), network.people, self.seed)
         return found.as_log_odds(*self.log_odds)
 
+    def scores(
+        self, network: Network, history: History, rows: Examples, threads: int
+    ) -> npt.NDArray[np.float64]:
+        """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,) log-odds."""
+        if len(rows) == 0:
+            return np.empty(0)
+        tables, factors = self.tables(network, history), self.factors(network, history)
+        matrix = tables.rows(rows.users, rows.posts)
+        forest = self.booster.predict(matrix, raw_score=True, num_threads=threads)
+        scores = np.asarray(forest, np.float64)
+        return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
         forest = self.booster.model_to_string().partition("\nparameters:")[0]
-        return hashlib.sha256((forest + self._columns()).encode()).hexdigest()
+        return hashlib.sha256((forest + _as_json(self._columns())).encode()).hexdigest()
 
     def save(self, folder: Path, network: Network) -> None:
         """Write the forest in LightGBM's format, what encodes its columns, and what is known of each post.
@@ -83,9 +97,7 @@ class Model:
         forest = self.booster.model_to_string().encode()
         files = {
             FOREST: forest,
-            COLUMNS: json.dumps(
-                {FOREST: hashlib.sha256(forest).hexdigest()} | json.loads(self._columns()), ensure_ascii=False
-            ).encode(),
+            COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
             POSTS: posts.getvalue(),
         }
         try:
@@ -101,8 +113,8 @@ class Model:
             reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
             raise ModelError(f"cannot save the model in {folder}: {reason}") from None
 
-    def _columns(self) -> str:
-        columns = {
+    def _columns(self) -> dict[str, Any]:
+        return {
             "variant": self.variant.name,
             "users": self.users.categories,
             "posts": self.posts.categories,
@@ -111,7 +123,6 @@ class Model:
             "log_odds": self.log_odds,
             "seed": self.seed,
         }
-        return json.dumps(columns, ensure_ascii=False)
 
 
 def load_model(folder: Path, network: Network) -> Model:
@@ -159,6 +170,10 @@ def load_model(folder: Path, network: Network) -> Model:
     except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
+
+
+def _as_json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _encoder(kind: Kind, categories: dict[str, Any]) -> Encoder:

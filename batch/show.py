@@ -9,7 +9,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.judging import show_evaluation
-from batch.layout import table as table
+from batch.layout import table
 from contract.codec import decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment

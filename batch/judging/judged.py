@@ -81,7 +81,7 @@ def judge(
     popular, popular_rate = _popularity(history, rows)
     return Judged(
         rows=rows,
-        scores=_scores(model, network, history, rows, threads),
+        scores=model.scores(network, history, rows, threads),
         popular=popular,
         popular_rate=popular_rate,
         base_rate=np.full(len(rows), base_rate),
@@ -105,17 +105,6 @@ def pooled(parts: Sequence[Judged]) -> Judged:
             name: np.concatenate([part.segments[name] for part in parts]) for name in parts[0].segments
         },
     )
-
-
-def _scores(model: Model, network: Network, history: History, rows: Examples, threads: int) -> Floats:
-    tables, factors = model.tables(network, history), model.factors(network, history)
-    if len(rows) == 0:
-        return np.empty(0)
-    scores = np.asarray(
-        model.booster.predict(tables.rows(rows.users, rows.posts), raw_score=True, num_threads=threads),
-        np.float64,
-    )
-    return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 
 
 def _popularity(history: History, rows: Examples) -> tuple[Floats, Floats | None]:

@@ -65,12 +65,7 @@ def judge(
             f"after {history.cutoff.isoformat()} there are no examples to judge by; let more "
             "interactions gather, or change OVERNIGHT_HOLDOUT_FRACTION"
         )
-    tables, factors = model.tables(gathered.network, history), model.factors(gathered.network, history)
-    features = tables.rows(rows.users, rows.posts)
-    forest = model.booster.predict(features, raw_score=True, num_threads=settings.threads)
-    scores = np.asarray(forest, np.float64)
-    if factors is not None:
-        scores = scores + factors.dot(rows.users, rows.posts)
+    scores = model.scores(gathered.network, history, rows, settings.threads)
     return Judgement(rows, scores, np.logaddexp(0, scores) - rows.liked * scores, model.digest)
 
 
