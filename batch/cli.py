@@ -9,18 +9,21 @@ from typing import Any, NoReturn
 
 import click
 
-from batch import ledger, show, source, store
+from batch.commands import show
 from batch.interrupt import InterruptedRunError
+from batch.loading import source
+from batch.publishing import store
+from batch.runs import ledger
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
 IN_FILES_OF_THEIR_OWN = {
-    "run": "batch.cli_run",
-    "evaluate": "batch.cli_evaluate",
-    "report": "batch.cli_report",
-    "tune": "batch.cli_tune",
+    "run": "batch.commands.run",
+    "evaluate": "batch.commands.evaluate",
+    "report": "batch.commands.report",
+    "tune": "batch.commands.tune",
 }
 
 

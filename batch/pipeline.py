@@ -14,23 +14,25 @@ import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch import ledger, live, lock, publish, source, store
-from batch.alike import blocks_of
-from batch.embeddings import remove_stale
-from batch.fit import fit
-from batch.gather import Gathered, gather
+from batch.features.embeddings import remove_stale
 from batch.interrupt import InterruptedRunError
 from batch.judging.evaluate import evaluate, judged
-from batch.ledger import Run, State
-from batch.model import Model
-from batch.parameters import parameters_for
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered, gather
+from batch.learning.model import Model
+from batch.learning.parameters import parameters_for
+from batch.loading import source
 from batch.progress import Stages, Waiting, track
-from batch.publish import Written
+from batch.publishing import live, publish, store
+from batch.publishing.publish import Written
 from batch.reporting.curves import Curves, curves_of
 from batch.reporting.portraits import portraits
 from batch.reporting.report import report_page, report_path, write_report
+from batch.runs import ledger, lock
+from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
-from batch.similar import similar_posts
+from batch.similarity.alike import blocks_of
+from batch.similarity.similar import similar_posts
 from batch.variants import VARIANTS, Variant
 from contract import columns
 from contract.errors import OvernightError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import lightgbm as lgb
 
-from batch.likes import Likes
-from batch.tables import FeatureTables, Float32s
+from batch.arrays import Float32s
+from batch.features.tables import FeatureTables
+from batch.loading.likes import Likes
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from batch.gather import gather
 from batch.judging.evaluation import Evaluation
 from batch.judging.protocols import by_folds
-from batch.source import explained, open_engine
+from batch.learning.gather import gather
+from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS, Variant
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from contract.columns import TOPIC

@@ -5,8 +5,8 @@ from __future__ import annotations
 import lightgbm as lgb
 import numpy as np
 
-from batch.likes import Likes
-from batch.tables import Affinity, Feature, FeatureTables, Kind
+from batch.features.tables import Affinity, Feature, FeatureTables, Kind
+from batch.loading.likes import Likes
 
 TOPICS, CLUSTERS = 7, 40
 LIKES_PER_USER = 40

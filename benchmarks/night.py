@@ -16,9 +16,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from batch.fit import fit
-from batch.gather import Gathered, gather
-from batch.source import explained, open_engine
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered, gather
+from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS, Variant
 from benchmarks.case import Case
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows

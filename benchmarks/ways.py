@@ -99,7 +99,7 @@ def overnight(case: Case, threads: int, sample: Path) -> Measured:
     """Score all users, leave out their likes, pick the best N; setting up is timed apart."""
     started = time.perf_counter()
     # Not imported above, as the environment of lleaves has no numba.
-    from batch.factors import Factors
+    from batch.features.factors import Factors
     from batch.scoring.post_side import prepare
     from batch.scoring.score import lists_of_all
 

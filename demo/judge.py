@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import sqlalchemy as sa
 
-from batch.stream import stream
+from batch.loading.stream import stream
 from demo.population import FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
 from demo.tastes import Tastes
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from batch.ledger import latest_start
-from batch.source import explained, open_engine
+from batch.loading.source import explained, open_engine
+from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError, SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings

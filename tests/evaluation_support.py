@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from batch.fit import fit
-from batch.gather import Gathered, gather
-from batch.model import Model
-from batch.source import open_engine
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered, gather
+from batch.learning.model import Model
+from batch.loading.source import open_engine
 from batch.variants import VARIANTS
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, make_network

@@ -9,10 +9,10 @@ import lightgbm as lgb
 import numpy as np
 from hypothesis import strategies as st
 
-from batch.factors import Factors
-from batch.likes import Likes
+from batch.features.factors import Factors
+from batch.features.tables import Affinity, Feature, FeatureTables, Kind
+from batch.loading.likes import Likes
 from batch.scoring.score import lists_of_all
-from batch.tables import Affinity, Feature, FeatureTables, Kind
 
 NO_LIKES = Likes(np.zeros(1000, dtype=np.int64), np.empty(0, dtype=np.int32))
 NO_BLOCK = np.empty(0, dtype=np.int64)

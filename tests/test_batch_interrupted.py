@@ -10,7 +10,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch import ledger
+from batch.runs import ledger
 from contract.errors import OvernightError
 from tests.batch_live import MANY_USERS, LiveNetwork, check_error, ended
 from tests.batch_support import engine_of, execute, live_lists, live_run, query, runs_with_keys, started_batch

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from batch.groupings import frequent_topics
-from batch.history import as_of
-from batch.load import load_network
+from batch.loading.groupings import frequent_topics
+from batch.loading.history import as_of
+from batch.loading.load import load_network
 from contract.codec import Ranked
 from tests.batch_support import (
     DAYS,

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.gather import Gathered
 from batch.judging import catalogue
 from batch.judging.catalogue import Question, ask, full_catalogue, measured, most_popular
 from batch.judging.metrics import DEPTH
-from batch.likes import Likes
+from batch.learning.gather import Gathered
+from batch.loading.likes import Likes
 from tests.evaluation_support import fitted, small_network
 
 

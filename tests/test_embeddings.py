@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from batch import embeddings, text_vectors
-from batch import gather as gather_module
-from batch.embeddings import embed, find_encoder, reduce, remove_stale
+from batch.arrays import Float32s
+from batch.features import embeddings, text_vectors
+from batch.features.embeddings import embed, find_encoder, reduce, remove_stale
+from batch.features.text_vectors import content_hash
+from batch.learning import gather as gather_module
+from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
-from batch.source import open_engine
-from batch.store import open_redis
-from batch.tables import Float32s
-from batch.text_vectors import content_hash
+from batch.publishing.store import open_redis
 from contract.errors import ModelError, SettingsError
 from contract.settings import Settings
 from tests.batch_support import engine_of, execute, make_network, query
@@ -168,14 +168,14 @@ def test_vectors_all_alike_give_no_component() -> None:
 def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch.sentences.MODULES", ("not_installed_anywhere",))
+    monkeypatch.setattr("batch.features.sentences.MODULES", ("not_installed_anywhere",))
     for settings in (Settings(embeddings="off"), Settings(embeddings="auto")):
         assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
 
 def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch.sentences.MODULES", ("not_installed_anywhere",))
+    monkeypatch.setattr("batch.features.sentences.MODULES", ("not_installed_anywhere",))
     with pytest.raises(
         SettingsError, match=r"^OVERNIGHT_EMBEDDINGS=on: not_installed_anywhere not installed.*txt$"
     ):

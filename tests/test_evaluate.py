@@ -18,7 +18,7 @@ from batch.judging.evaluation import evaluation
 from batch.judging.judged import pooled
 from batch.judging.metrics import ranking_metrics
 from batch.judging.protocols import by_windows, folds_of_users
-from batch.source import open_engine
+from batch.loading.source import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
 from tests.batch_live import check_error

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from batch.examples import Examples, labelled_between
-from batch.history import as_of
-from batch.load import load_network
-from batch.source import open_engine, snapshot
-from batch.split import split_by_time
+from batch.loading.examples import Examples, labelled_between
+from batch.loading.history import as_of
+from batch.loading.load import load_network
+from batch.loading.source import open_engine, snapshot
+from batch.loading.split import split_by_time
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of

@@ -10,16 +10,16 @@ import pytest
 import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
 
-from batch.examples import labelled_between
-from batch.fit import fit
-from batch.gather import NEGATIVES_PER_LIKE, Gathered
-from batch.groupings import Groupings
-from batch.history import History, as_of
 from batch.judging import protocols
 from batch.judging.evaluate import judged
 from batch.judging.judged import judge
-from batch.load import Network, load_network
-from batch.source import open_engine, snapshot
+from batch.learning.fit import fit
+from batch.learning.gather import NEGATIVES_PER_LIKE, Gathered
+from batch.loading.examples import labelled_between
+from batch.loading.groupings import Groupings
+from batch.loading.history import History, as_of
+from batch.loading.load import Network, load_network
+from batch.loading.source import open_engine, snapshot
 from batch.variants import VARIANTS
 from tests import test_point_in_time
 from tests.batch_support import execute, make_network

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import redis
 
-from batch import ledger
-from batch.fit import fit
-from batch.gather import gather
-from batch.groupings import MOST_TOPICS
+from batch.learning.fit import fit
+from batch.learning.gather import gather
+from batch.loading.groupings import MOST_TOPICS
+from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
-from batch.source import open_engine
+from batch.runs import ledger
 from batch.variants import VARIANTS
 from contract.experiment import VARIANTS as NAMES
 from contract.keys import Keys

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from batch.encode import Encoder
-from batch.examples import labelled_between
-from batch.factors import like_factors
-from batch.features import build_tables, profile_columns
-from batch.gather import gather
-from batch.history import as_of
-from batch.load import load_network
-from batch.source import open_engine, snapshot
-from batch.tables import FeatureTables, Kind
-from batch.text import text_features
+from batch.features.encode import Encoder
+from batch.features.factors import like_factors
+from batch.features.features import build_tables, profile_columns
+from batch.features.tables import FeatureTables, Kind
+from batch.features.text import text_features
+from batch.learning.gather import gather
+from batch.loading.examples import labelled_between
+from batch.loading.history import as_of
+from batch.loading.load import load_network
+from batch.loading.source import open_engine, snapshot
 from batch.variants import Variant
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of

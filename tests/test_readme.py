@@ -10,7 +10,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.views import OPTIONAL, check_views
+from batch.loading.views import OPTIONAL, check_views
 from demo.simulate import simulate
 from tests.batch_support import engine_of, execute, live_run, query, run_batch
 from tests.readme_checks import (

@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from batch.judging.evaluate import evaluate, judged
 from batch.judging.metrics import ranking_metrics
-from batch.likes import Likes
+from batch.loading.likes import Likes
 from batch.reporting.curves import curves_of
 from batch.reporting.portraits import chosen
 from batch.reporting.report import report_page

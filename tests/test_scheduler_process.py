@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from batch import ledger
-from batch.source import open_engine
+from batch.loading.source import open_engine
+from batch.runs import ledger
 from contract.columns import SCHEMA
 from contract.experiment import CONTROL
 from contract.settings import Settings

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batch.factors import Factors
+from batch.features.factors import Factors
+from batch.features.tables import Kind
 from batch.scoring.forest import read_forest
 from batch.scoring.post_side import prepare
-from batch.tables import Kind
 from contract.errors import ModelError
 from tests.scoring_cases import (
     NO_BLOCK,

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.factors import Factors
-from batch.likes import Likes
+from batch.features.factors import Factors
+from batch.features.tables import Kind
+from batch.loading.likes import Likes
 from batch.scoring.chunk import bytes_per_chunk
 from batch.scoring.post_side import prepare
 from batch.scoring.score import lists_of_all, user_rows, users_per_chunk
-from batch.tables import Kind
 from tests.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
 
 USERS, POSTS, N = 3000, 150, 10
@@ -147,9 +147,9 @@ def test_a_network_whose_posts_are_all_blocked_gets_empty_lists(
 LIMITED = """
 import resource, sys
 import numpy as np
-from batch.likes import Likes
+from batch.loading.likes import Likes
 from batch.scoring.score import lists_of_all
-from batch.tables import Kind
+from batch.features.tables import Kind
 from tests.scoring_cases import make_matrix, make_tables, train
 
 users, budget_mib, allowed_mib = (int(word) for word in sys.argv[1:])

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from batch import sentences
-from batch.embeddings import embed, find_encoder
-from batch.sentences import SentenceEncoder
+from batch.features import sentences
+from batch.features.embeddings import embed, find_encoder
+from batch.features.sentences import SentenceEncoder
 from contract.errors import ModelError
 from contract.settings import Settings
 from tests.batch_support import engine_of, execute

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import redis
 
-from batch.alike import centred, standardised, tastes
-from batch.factors import Factors
+from batch.features.factors import Factors
+from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
-from batch.similar import LEAST, Block, similar_posts
-from batch.source import open_engine
+from batch.similarity.alike import centred, standardised, tastes
+from batch.similarity.similar import LEAST, Block, similar_posts
 from contract.codec import Ranked, decode_list
 from contract.keys import Keys
 from contract.settings import Settings

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch.clusters import clusters
-from batch.features import TextFeatures
-from batch.tables import Float32s
-from batch.text import STATISTICS, text_features
+from batch.arrays import Float32s
+from batch.features.clusters import clusters
+from batch.features.features import TextFeatures
+from batch.features.text import STATISTICS, text_features
 
 
 def column(found: TextFeatures, name: str) -> Float32s:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.likes import Likes
+from batch.loading.likes import Likes
 from batch.scoring.top_n import STRIPS_AT_ONCE, Shelves, in_order
 from batch.scoring.vectors import WIDTH
 

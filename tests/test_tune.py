@@ -17,9 +17,9 @@ import redis
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from batch.cli_tune import told
-from batch.examples import Examples
-from batch.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.commands.tune import told
+from batch.learning.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.loading.examples import Examples
 from batch.tuning.judgement import Judgement, compare
 from batch.tuning.study import Budget
 from batch.tuning.tune import DEFAULTS, Tuned

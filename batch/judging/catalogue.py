@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from batch.examples import Examples
-from batch.factors import Factors
-from batch.history import History
+from batch.arrays import Int32s
+from batch.features.factors import Factors
+from batch.features.tables import FeatureTables
 from batch.judging.bootstrap import Measured, measure
 from batch.judging.metrics import DEPTH, KS, Flags, Floats, Places, RankedLists, by_list, expected_of_random
-from batch.likes import Likes
-from batch.load import Network
-from batch.model import Model
+from batch.learning.model import Model
+from batch.loading.examples import Examples
+from batch.loading.history import History
+from batch.loading.likes import Likes
+from batch.loading.load import Network
 from batch.scoring.score import lists_of_all
-from batch.tables import FeatureTables, Int32s
 from contract import columns
 
 PROTOCOL = "full catalogue with likes left out"

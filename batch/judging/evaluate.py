@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from batch.examples import Examples
-from batch.gather import Gathered
 from batch.judging.catalogue import MOST_USERS, full_catalogue
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import Judged, judge
-from batch.model import Model
+from batch.learning.gather import Gathered
+from batch.learning.model import Model
+from batch.loading.examples import Examples
 
 __all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged"]
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from batch.examples import Examples
-from batch.features import post_like_rate
-from batch.history import History
+from batch.features.features import post_like_rate
 from batch.judging.metrics import Floats, Places
 from batch.judging.segments import labels_of
-from batch.load import Network
-from batch.model import Model
+from batch.learning.model import Model
+from batch.loading.examples import Examples
+from batch.loading.history import History
+from batch.loading.load import Network
 
 Labels = npt.NDArray[np.object_]
 

@@ -14,15 +14,15 @@ import redis
 import sqlalchemy as sa
 from pandas.errors import ParserWarning
 
-from batch.examples import Examples
-from batch.features import mean_like_rate
-from batch.history import as_of, places_of
+from batch.features.features import mean_like_rate
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import judge
-from batch.load import Network, load_network
-from batch.model import load_model
-from batch.source import snapshot
-from batch.stream import stream
+from batch.learning.model import load_model
+from batch.loading.examples import Examples
+from batch.loading.history import as_of, places_of
+from batch.loading.load import Network, load_network
+from batch.loading.source import snapshot
+from batch.loading.stream import stream
 from contract.codec import decode_object
 from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
 from contract.errors import OvernightError, StoreError

@@ -10,15 +10,15 @@ import numpy as np
 import sqlalchemy as sa
 from sklearn.model_selection import GroupKFold
 
-from batch.fit import fit
-from batch.gather import Gathered, gather
 from batch.judging.catalogue import MOST_USERS, full_catalogue
 from batch.judging.evaluate import holdout_rows, judged
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import Judged, judge, pooled
 from batch.judging.metrics import Places
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered, gather
+from batch.loading.split import Split
 from batch.progress import track
-from batch.split import Split
 from batch.variants import Variant
 from contract.errors import OvernightError, SourceError
 from contract.settings import Settings

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.examples import Examples
-from batch.history import History
-from batch.load import Network
+from batch.loading.examples import Examples
+from batch.loading.history import History
+from batch.loading.load import Network
 from contract import columns
 
 Labels = npt.NDArray[np.object_]

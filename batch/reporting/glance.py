@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batch.gather import Gathered
-from batch.groupings import frequent_topics
-from batch.load import Network
+from batch.learning.gather import Gathered
+from batch.loading.groupings import frequent_topics
+from batch.loading.load import Network
 from contract import columns
 
 NOT_KNOWN, OTHERS = "not known", "all others"

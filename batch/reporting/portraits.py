@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import redis
 
-from batch.gather import Gathered
-from batch.likes import Likes
-from batch.tables import Int64s
+from batch.arrays import Int64s
+from batch.learning.gather import Gathered
+from batch.loading.likes import Likes
 from contract import columns
 from contract.codec import decode_list
 from contract.keys import Keys

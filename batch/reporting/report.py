@@ -12,10 +12,10 @@ import lightgbm as lgb
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from batch.gather import Gathered
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
-from batch.model import Model
+from batch.learning.gather import Gathered
+from batch.learning.model import Model
 from batch.reporting import glance
 from batch.reporting.charts import Axis, Chart
 from batch.reporting.curves import Curves, Points

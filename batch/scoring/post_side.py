@@ -24,13 +24,14 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Float32s, Int32s
+from batch.features.tables import FeatureTables, Kind
 from batch.scoring.bundles import Bundle, bundle_up, cut
 from batch.scoring.forest import Forest, read_forest
 from batch.scoring.parts import Bins, column_bins, lay_out
 from batch.scoring.strips import by_strip, lay_out_strips, strength
 from batch.scoring.vectors import WIDTH
 from batch.scoring.worth import STRIDE, PartTables
-from batch.tables import FeatureTables, Float32s, Int32s, Kind
 from contract.errors import ModelError
 
 # Row numbers are added up as bytes, four to a number of a vector.

@@ -18,11 +18,11 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from batch.factors import Factors
-from batch.likes import Likes
+from batch.features.factors import Factors
+from batch.features.tables import FeatureTables
+from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.scoring.post_side import PostSide, prepare
-from batch.tables import FeatureTables
 from contract.errors import ModelError
 
 MIB = 2**20

@@ -11,8 +11,9 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Int32s
+from batch.features.tables import FeatureTables
 from batch.scoring.vectors import WIDTH
-from batch.tables import FeatureTables, Int32s
 
 # Share of the strips, the strongest, whose posts are scored first.
 _STRONG = 0.25

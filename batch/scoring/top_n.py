@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batch.likes import Likes
+from batch.arrays import Float32s, Int32s, Int64s
+from batch.loading.likes import Likes
 from batch.scoring.vectors import WIDTH, compiled
-from batch.tables import Float32s, Int32s, Int64s
 
 # More of them visit a shelf less often, and ask for more room on it.
 STRIPS_AT_ONCE = 16

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Int32s, Int64s
 from batch.scoring.bundles import MOST_ROWS, Bundle
 from batch.scoring.parts import LEAVES, Masks, Part
 from batch.scoring.vectors import WIDTH, add_rows, compiled
-from batch.tables import Int32s, Int64s
 
 # Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers: 0 for
 # bit 0, which stands for no leaf, and for no bit.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.examples import Examples
-from batch.fit import fit
-from batch.gather import Gathered
 from batch.judging.evaluate import holdout_rows
 from batch.judging.metrics import ranking_metrics
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered
+from batch.loading.examples import Examples
 from batch.variants import Variant
 from contract.errors import ModelError
 from contract.settings import Settings

@@ -25,9 +25,9 @@ from typing import Any
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch.fit import PARAMETERS
-from batch.gather import Gathered, gather
-from batch.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
+from batch.learning.fit import PARAMETERS
+from batch.learning.gather import Gathered, gather
+from batch.learning.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
 from batch.progress import Stages
 from batch.tuning.judgement import Judgement, beside, compare, judge
 from batch.tuning.study import Budget, Parameters, Study

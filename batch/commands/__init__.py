@@ -1,0 +1,1 @@
+"""The commands of `python -m batch`, and how they print."""

@@ -1,0 +1,172 @@
+"""The command that judges the models: by time, folds of users, windows of time, or views from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import sqlalchemy as sa
+from threadpoolctl import threadpool_limits
+
+from batch.commands.moment import Moment
+from batch.interrupt import signals_raise
+from batch.judging import show_evaluation
+from batch.judging.evaluate import evaluated
+from batch.judging.evaluation import HITRATE, Evaluation, Figures
+from batch.judging.labelled_views import judge_views, live_runs, read_views
+from batch.judging.protocols import Window, by_folds, by_windows
+from batch.learning.fit import fit
+from batch.learning.gather import gather
+from batch.loading import source
+from batch.publishing import store
+from batch.runs import ledger
+from batch.variants import VARIANTS, Variant
+from contract.keys import Keys
+from contract.settings import Settings
+
+ALL = "all"
+
+USERS_OVER_FULL_CATALOGUE = 20_000
+"""More than in a night: here nobody waits for the lists."""
+
+OF_WINDOW = ("users", "views", HITRATE, f"random_{HITRATE}", f"popularity_{HITRATE}", "roc_auc")
+
+
+@click.command()
+@click.option(
+    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to judge."
+)
+@click.option(
+    "--folds", type=click.IntRange(2, 100), help="Part the users; judge each part by the rest's model."
+)
+@click.option(
+    "--windows", type=click.IntRange(1, 100), help="So many windows of time, each by what came before."
+)
+@click.option(
+    "--views",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Judge the live models on labelled views: CSV, plain or .gz, "
+    "with the columns timestamp,user_id,post_id,action,target.",
+)
+@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option("--json", "as_json", is_flag=True, help="Print {variant: {metric: value}}.")
+@click.pass_obj
+def evaluate(
+    settings: Settings,
+    variant: str,
+    folds: int | None,
+    windows: int | None,
+    views: Path | None,
+    as_of: datetime | None,
+    as_json: bool,
+) -> None:
+    """Judge the models on labels they have not learnt from, beside random order and popularity.
+
+    By default on the night's holdout: the latest part of the views.
+    """
+    if sum(given is not None for given in (folds, windows, views)) > 1:
+        raise click.UsageError("--folds, --windows and --views are three ways to judge; give one of them.")
+    if views is not None and as_of is not None:
+        raise click.UsageError("--views is judged as of the live runs' cutoffs; leave out --as-of.")
+    names = tuple(VARIANTS) if variant == ALL else (variant,)
+    chosen = [VARIANTS[name] for name in names]
+    rolling: list[Window] = []
+    if views is not None:
+        found, told = _on_file(settings, names, views)
+    elif folds is not None:
+        found, told = _on_folds(settings, chosen, folds, as_of)
+    elif windows is not None:
+        found, told, rolling = _on_windows(settings, chosen, windows, as_of)
+    else:
+        found, told = _on_holdout(settings, chosen, as_of)
+    click.echo(_as_json(found, rolling) if as_json else _as_text(found, rolling, told))
+
+
+def _on_holdout(
+    settings: Settings, variants: list[Variant], as_of: datetime | None
+) -> tuple[dict[str, Evaluation], str]:
+    with _batch(settings) as engine:
+        gathered = gather(engine, settings, as_of, datetime.now(UTC))
+        found = {
+            each.name: evaluated(
+                fit(each, gathered, gathered.training, settings),
+                gathered, settings.threads, USERS_OVER_FULL_CATALOGUE,
+            )
+            for each in variants
+        }  # fmt: skip
+    split = gathered.split
+    return found, f"time split, {split.holdout_start.isoformat()} to {split.cutoff.isoformat()}"
+
+
+def _on_folds(
+    settings: Settings, variants: list[Variant], folds: int, as_of: datetime | None
+) -> tuple[dict[str, Evaluation], str]:
+    with _batch(settings) as engine:
+        gathered = gather(engine, settings, as_of, datetime.now(UTC))
+        found = {each.name: by_folds(each, gathered, folds, settings) for each in variants}
+    split = gathered.split
+    when = f"{split.history_end.isoformat()} to {split.cutoff.isoformat()}"
+    return found, f"{folds} folds by user, {when}"
+
+
+def _on_windows(
+    settings: Settings, variants: list[Variant], windows: int, as_of: datetime | None
+) -> tuple[dict[str, Evaluation], str, list[Window]]:
+    with _batch(settings) as engine:
+        rolling, found = by_windows(engine, settings, variants, windows, as_of, datetime.now(UTC))
+    first, last = rolling[0].split.holdout_start, rolling[-1].split.cutoff
+    return found, f"{windows} windows of time, {first.isoformat()} to {last.isoformat()}", rolling
+
+
+def _on_file(settings: Settings, names: tuple[str, ...], file: Path) -> tuple[dict[str, Evaluation], str]:
+    views = read_views(file)
+    with _batch(settings) as engine, store.connected(settings) as client:
+        runs = live_runs(client, Keys(settings.key_prefix), names)
+        found = judge_views(engine, settings, runs, views, datetime.now(UTC))
+    return found, f"{file} by " + ", ".join(run.run_id for run in runs)
+
+
+@contextmanager
+def _batch(settings: Settings) -> Iterator[sa.Engine]:
+    """Lend an engine; linear algebra runs on one thread inside, as in a night, so that figures agree."""
+    who = f"overnight {ledger.actor('batch evaluate')}"
+    with (
+        threadpool_limits(1, user_api="blas"),
+        source.connected(settings, who) as engine,
+        signals_raise(engine),
+    ):
+        yield engine
+
+
+def _as_text(found: dict[str, Evaluation], rolling: list[Window], told: str) -> str:
+    parts = []
+    for name, each in found.items():
+        if rolling:
+            lines = [
+                (w.split.holdout_start.isoformat(), w.split.cutoff.isoformat(), w.found[name])
+                for w in rolling
+            ]
+            parts.append(f"{name}, window by window\n{show_evaluation.windows(lines)}")
+        parts.append(show_evaluation.of_variant(name, each, told))
+    first = next(iter(found))
+    parts += [
+        show_evaluation.difference(name, first, found[name], found[first]) for name in found if name != first
+    ]
+    return "\n\n".join(parts)
+
+
+def _as_json(found: dict[str, Evaluation], rolling: list[Window]) -> str:
+    """Return {variant: {metric: value}}; variants after the first also have their difference to it."""
+    first = next(iter(found))
+    figures: dict[str, Figures] = {}
+    for name, each in found.items():
+        figures[name] = each.flat(None if name == first else (first, found[first]))
+        for place, window in enumerate(rolling, start=1):
+            flat = window.found[name].flat()
+            figures[name] |= {f"window_{place}_{metric}": flat[metric] for metric in OF_WINDOW}
+    return json.dumps(figures, indent=2)

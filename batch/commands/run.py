@@ -1,0 +1,39 @@
+"""`python -m batch run`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from batch.commands import show
+from batch.commands.moment import Moment
+from batch.interrupt import signals_raise
+from batch.loading import source
+from batch.pipeline import Night, run_night
+from batch.publishing import store
+from batch.runs import ledger
+from contract.experiment import VARIANTS
+from contract.settings import Settings
+
+ALL = "all"
+
+
+@click.command()
+@click.option(
+    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
+)
+@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
+@click.pass_obj
+def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
+    """Run the night: load, learn, judge, score all users against all posts, publish."""
+    who = ledger.actor("batch run")
+    with (
+        source.connected(settings, f"overnight {who}") as engine,
+        signals_raise(engine),
+        store.connected(settings) as client,
+    ):
+        night = Night(settings, engine, client, who, as_of, limit_users)
+        for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
+            click.echo(show.summary(manifest))

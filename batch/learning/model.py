@@ -1,0 +1,181 @@
+"""One variant's model: what scores, kept in a folder, and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from batch.features.encode import Encoder
+from batch.features.factors import Factors, like_factors
+from batch.features.features import TextFeatures, build_tables
+from batch.features.tables import Feature, FeatureTables, Kind
+from batch.loading.examples import Examples
+from batch.loading.groupings import Groupings
+from batch.loading.history import History
+from batch.loading.load import Network
+from batch.variants import VARIANTS, Variant
+from contract.errors import ModelError
+
+FOREST, COLUMNS, POSTS = "model.txt", "model.json", "posts.npz"
+
+
+@dataclass(frozen=True)
+class Model:
+    """score(user, post) = dot(factors) + forest(features), in log-odds of a like.
+
+    Attributes
+    ----------
+    text
+        Columns of the posts' texts, in the order of the network's posts.
+    groupings
+        The groups of posts that affinities speak of, in the same order.
+    log_odds
+        Slope and intercept that turn the like factors' dot product into
+        log-odds; None where the variant has no factors.
+    """
+
+    variant: Variant
+    booster: lgb.Booster
+    users: Encoder
+    posts: Encoder
+    text: TextFeatures
+    groupings: Groupings
+    log_odds: tuple[float, float] | None
+    seed: int
+
+    def tables(self, network: Network, history: History) -> FeatureTables:
+        """Build the features as of `history.cutoff`, encoded as in training."""
+        return build_tables(self.variant, network, history, self.users, self.posts, self.text)
+
+    def factors(self, network: Network, history: History) -> Factors | None:
+        """Return the factors as of `history.cutoff` in log-odds."""
+        if self.log_odds is None:
+            return None
+        found = like_factors(history.likes, len(network.posts), network.people, self.seed)
+        return found.as_log_odds(*self.log_odds)
+
+    def scores(
+        self, network: Network, history: History, rows: Examples, threads: int
+    ) -> npt.NDArray[np.float64]:
+        """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,) log-odds."""
+        if len(rows) == 0:
+            return np.empty(0)
+        tables, factors = self.tables(network, history), self.factors(network, history)
+        matrix = tables.rows(rows.users, rows.posts)
+        forest = self.booster.predict(matrix, raw_score=True, num_threads=threads)
+        scores = np.asarray(forest, np.float64)
+        return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
+        forest = self.booster.model_to_string().partition("\nparameters:")[0]
+        return hashlib.sha256((forest + _as_json(self._columns())).encode()).hexdigest()
+
+    def save(self, folder: Path, network: Network) -> None:
+        """Write the forest in LightGBM's format, what encodes its columns, and what is known of each post.
+
+        Each file is written whole or not at all.
+
+        Raises
+        ------
+        ModelError
+            The disk is full or the folder cannot be written.
+        """
+        posts = io.BytesIO()
+        ids = network.posts.index.to_numpy(np.int64)
+        np.savez(posts, post_ids=ids, text=self.text.values, groups=self.groupings.groups)
+        forest = self.booster.model_to_string().encode()
+        files = {
+            FOREST: forest,
+            COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
+            POSTS: posts.getvalue(),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in files.items():
+                unfinished = folder / f"{name}.unfinished"
+                with unfinished.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(folder / name)
+        except OSError as error:
+            reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
+            raise ModelError(f"cannot save the model in {folder}: {reason}") from None
+
+    def _columns(self) -> dict[str, Any]:
+        return {
+            "variant": self.variant.name,
+            "users": self.users.categories,
+            "posts": self.posts.categories,
+            "text": [feature.name for feature in self.text.features],
+            "groupings": dict(zip(self.groupings.names, self.groupings.sizes, strict=True)),
+            "log_odds": self.log_odds,
+            "seed": self.seed,
+        }
+
+
+def load_model(folder: Path, network: Network) -> Model:
+    """Read a model that `save` wrote, for the posts that the network has now.
+
+    A post that the model does not know has no text columns and is in the last
+    group of every grouping.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or is none of ours.
+    """
+    try:
+        forest = (folder / FOREST).read_bytes()
+        columns = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+        if hashlib.sha256(forest).hexdigest() != columns[FOREST]:  # LightGBM ends the process on a broken one
+            raise ValueError(f"{FOREST} is not what the run wrote")
+        booster = lgb.Booster(model_str=forest.decode())
+        with np.load(folder / POSTS, allow_pickle=False) as kept:
+            known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
+        sizes = tuple(columns["groupings"].values())
+        place = np.searchsorted(known, network.posts.index.to_numpy(np.int64)).clip(max=known.size - 1)
+        same = (known[place] == network.posts.index)[:, None]
+        return Model(
+            variant=VARIANTS[columns["variant"]],
+            booster=booster,
+            users=_encoder(Kind.USER, columns["users"]),
+            posts=_encoder(Kind.POST, columns["posts"]),
+            text=TextFeatures(
+                tuple(Feature(name, Kind.POST) for name in columns["text"]),
+                np.where(same, text[place], np.float32(np.nan)),
+            ),
+            groupings=Groupings(
+                tuple(columns["groupings"]),
+                np.where(same, groups[place], np.array(sizes, np.int32) - 1),
+                sizes,
+            ),
+            log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
+            seed=columns["seed"],
+        )
+    except OSError as error:
+        reason = f"{error.strerror}; run the night again"
+        raise ModelError(f"cannot read the model in {folder}: {reason}") from None
+    except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
+
+
+def _as_json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _encoder(kind: Kind, categories: dict[str, Any]) -> Encoder:
+    known = {name: None if words is None else tuple(words) for name, words in categories.items()}
+    return Encoder(kind, known)

@@ -1,0 +1,1 @@
+"""What is read from Postgres: the three views, as of a cutoff."""

@@ -1,0 +1,50 @@
+"""Who likes what, as a compact sparse structure: what is left out of the lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from batch.arrays import Int32s, Int64s
+
+
+@dataclass(frozen=True)
+class Likes:
+    """Liked posts per user: four bytes a like, no cap on how many.
+
+    Attributes
+    ----------
+    starts
+        (users + 1,) int64: user u's posts are `posts[starts[u]:starts[u + 1]]`.
+    posts
+        (likes,) int32 places of posts, ascending and distinct within a user.
+    """
+
+    starts: Int64s
+    posts: Int32s
+
+    @classmethod
+    def from_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
+        """Build from (user, post) places in any order; pairs that stand twice count once."""
+        order = np.lexsort((posts, users))
+        users, posts = users[order], posts[order]
+        first = np.ones(users.size, dtype=bool)
+        first[1:] = (users[1:] != users[:-1]) | (posts[1:] != posts[:-1])
+        counts = np.bincount(users[first], minlength=user_count)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(starts, np.ascontiguousarray(posts[first], dtype=np.int32))
+
+    def of(self, user: int) -> Int32s:
+        """Return the places of the posts that one user likes."""
+        return self.posts[self.starts[user] : self.starts[user + 1]]
+
+    def of_users(self, start: int, stop: int) -> Likes:
+        """Return the part that belongs to users `start` to `stop - 1`."""
+        low, high = self.starts[start], self.starts[stop]
+        return Likes(self.starts[start : stop + 1] - low, self.posts[low:high])
+
+    @property
+    def users(self) -> Int32s:
+        """(likes,) place of the user of each like."""
+        return np.repeat(np.arange(self.starts.size - 1, dtype=np.int32), np.diff(self.starts))

@@ -1,0 +1,1 @@
+"""From finished lists to what serves: writing aside, checking, going live, clearing away."""

@@ -1,0 +1,1 @@
+"""Posts like a post."""
