@@ -26,8 +26,9 @@ from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
 from batch.publishing.publish import Written
 from batch.reporting.curves import Curves, curves_of
+from batch.reporting.page import report_path, write_report
 from batch.reporting.portraits import portraits
-from batch.reporting.report import report_page, report_path, write_report
+from batch.reporting.report import report_page
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all

@@ -7,7 +7,7 @@ import webbrowser
 import click
 
 from batch.loading import source
-from batch.reporting.report import report_path
+from batch.reporting.page import report_path
 from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.settings import Settings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
@@ -19,10 +19,8 @@ from batch.learning.model import Model
 from batch.reporting import glance
 from batch.reporting.charts import Axis, Chart
 from batch.reporting.curves import Curves, Points
+from batch.reporting.page import REPORT
 from batch.reporting.portraits import Portrait
-from contract.settings import Settings
-
-REPORT = "report.html"
 
 JUDGES = ("model", "popularity", "random")
 MOST_FEATURES = 20
@@ -32,25 +30,6 @@ HALF = 440
 """Width of a chart that has another beside it."""
 
 
-def report_path(settings: Settings, run_id: str) -> Path:
-    """Say where a run's report is, beside its model."""
-    return Path(settings.model_dir).absolute() / run_id / REPORT
-
-
-def write_report(path: Path, page: str) -> int:
-    """Write the page, whole or not at all; return its size in bytes.
-
-    Raises
-    ------
-    OSError
-        The disk is full or the folder cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    size = unfinished.write_bytes(page.encode())
-    unfinished.replace(path)
-    return size
-
-
 def report_page(
     manifest: dict[str, Any], gathered: Gathered, model: Model, curves: Curves, users: Sequence[Portrait]
 ) -> str:
@@ -58,12 +37,7 @@ def report_page(
     band, by_band = glance.by_band(gathered)
     missing, full = glance.missing(gathered.network)
     metrics = manifest["metrics"]
-    environment = Environment(
-        loader=PackageLoader("batch.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"figure": _figure, "moment": _moment}
-    return environment.get_template(REPORT).render(
+    return _template().render(
         run=manifest,
         metrics=metrics,
         hitrate=HITRATE,
@@ -80,6 +54,17 @@ def report_page(
         with_factors=model.variant.with_factors,
         users=users,
     )
+
+
+@cache
+def _template() -> Template:
+    """Compile the page's template, once a process."""
+    environment = Environment(
+        loader=PackageLoader("batch.reporting"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"figure": _figure, "moment": _moment}
+    return environment.get_template(REPORT)
 
 
 def importance(booster: lgb.Booster) -> list[tuple[str, float]]:
