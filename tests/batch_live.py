@@ -27,6 +27,7 @@ from tests.batch_support import (
     started_batch,
     wait_until,
 )
+from tests.forked_batch import Forked
 from tests.serving_support import ask, recommend, serving, settings_for
 
 MANY_USERS = 4_000
@@ -109,7 +110,7 @@ class LiveNetwork:
             assert runs_with_keys(client) == self.runs
 
     @contextmanager
-    def held_while_loading(self) -> Iterator[subprocess.Popen[str]]:
+    def held_while_loading(self) -> Iterator[Forked]:
         """Start a run, and yield its process while another's lock keeps it waiting for its rows."""
         with (
             engine_of(self.database_url).begin() as connection,
@@ -120,7 +121,7 @@ class LiveNetwork:
             yield process
 
     @contextmanager
-    def stopped_mid_publish(self, client: redis.Redis) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    def stopped_mid_publish(self, client: redis.Redis) -> Iterator[tuple[Forked, str]]:
         """Start a run and stop it (SIGSTOP) when it has written lists, but not all; yield process and run.
 
         The least memory budget makes it score in several chunks, and write in between.
@@ -184,7 +185,7 @@ def restore(redis_url: str, dumped: dict[bytes, bytes]) -> None:
         pipe.execute()
 
 
-def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+def ended(process: Forked | subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait until a process has ended, and return how."""
     out, errors = process.communicate(timeout=DEADLINE_SECONDS)
     return subprocess.CompletedProcess((), process.returncode, out, errors)

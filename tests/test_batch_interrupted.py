@@ -13,7 +13,15 @@ import sqlalchemy as sa
 from batch.runs import ledger
 from contract.errors import OvernightError
 from tests.batch_live import MANY_USERS, LiveNetwork, check_error, ended
-from tests.batch_support import engine_of, execute, live_lists, live_run, query, runs_with_keys, started_batch
+from tests.batch_support import (
+    engine_of,
+    execute,
+    live_lists,
+    live_run,
+    query,
+    runs_with_keys,
+    started_process,
+)
 
 pytest_plugins = ["tests.batch_fixtures"]
 
@@ -55,7 +63,7 @@ def test_a_run_stopped_while_a_lock_keeps_it_from_loading_ends_at_once(
 
 def test_a_run_stopped_while_it_learns_leaves_what_is_live(live: LiveNetwork) -> None:
     by = signal.SIGINT
-    with started_batch(*CONTROL, **live.places) as process:
+    with started_process(*CONTROL, **live.places) as process:
         assert process.stderr is not None
         while "batch: load: " not in process.stderr.readline():
             assert process.poll() is None

@@ -23,7 +23,7 @@ from contract.experiment import VARIANTS as NAMES
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
-from tests.batch_support import execute, live_lists, make_network, query, run_batch
+from tests.batch_support import execute, live_lists, make_network, query, run_batch, run_here
 from tests.test_point_in_time import LATER
 
 
@@ -123,8 +123,8 @@ def test_the_same_data_and_seed_give_the_same_lists_byte_for_byte(
     make_network(database_url)
     servers = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     found = []
-    for threads in ("1", "2"):
-        assert run_batch("run", OVERNIGHT_THREADS=threads, **servers).returncode == 0
+    for run, threads in ((run_batch, "1"), (run_here, "2")):
+        assert run("run", OVERNIGHT_THREADS=threads, **servers).returncode == 0
         manifests = [
             json.loads(redis_client.get(Keys().manifest(redis_client.get(Keys().live(name)))))
             for name in NAMES
@@ -136,7 +136,7 @@ def test_the_same_data_and_seed_give_the_same_lists_byte_for_byte(
             ]
         )
     assert found[0] == found[1]
-    assert run_batch("run", OVERNIGHT_SEED="43", **servers).returncode == 0
+    assert run_here("run", "--variant", "control", OVERNIGHT_SEED="43", **servers).returncode == 0
     changed = json.loads(redis_client.get(Keys().manifest(redis_client.get(Keys().live("control")))))
     assert changed["checksum"] != found[0][0][1]
 

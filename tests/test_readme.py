@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from batch.loading.views import OPTIONAL, check_views
 from demo.simulate import simulate
-from tests.batch_support import engine_of, execute, live_run, query, run_batch
+from tests.batch_support import engine_of, execute, live_run, query, run_batch, run_here
 from tests.readme_checks import (
     CHECKS,
     ROOT,
@@ -83,7 +83,7 @@ def test_the_views_and_the_role_in_readme_are_enough_for_a_night(
             for table in ('"user"', "post", "feed_action"):
                 may = sa.text(f"SELECT has_table_privilege('{table}', 'SELECT')")
                 assert not connection.scalar(may)
-        done = run_batch(
+        done = run_here(
             "run", "--variant", "control", database_url=as_role, redis_url=redis_url, model_dir=tmp_path
         )
         assert done.returncode == 0, done.stderr

@@ -27,7 +27,7 @@ from batch.reporting.portraits import chosen
 from batch.reporting.report import report_page
 from contract.keys import Keys
 from tests.batch_live import check_error
-from tests.batch_support import execute, live_lists, live_run, make_network, query, run_batch, run_here
+from tests.batch_support import execute, live_lists, live_run, make_network, query, run_apart, run_here
 from tests.evaluation_support import fitted, small_network
 
 SECTIONS = [
@@ -288,10 +288,10 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     browser.chmod(0o755)
     run_id = str(live_run(redis_client))
-    done = run_batch("report", run_id, "--open", BROWSER=str(browser), **places)
+    done = run_apart("report", run_id, "--open", BROWSER=str(browser), **places)
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == Path(done.stdout.strip()).as_uri()
-    failing = run_batch("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
+    failing = run_apart("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
     check_error(failing, 1, "no browser could be started")
 
 
