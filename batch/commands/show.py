@@ -39,7 +39,13 @@ def summary(manifest: dict[str, Any]) -> str:
 def _gate(manifest: dict[str, Any]) -> list[str]:
     """Tell what the gate made of a run; nothing of one from before there was a gate."""
     rows = [
-        [verdict["rule"], verdict["value"], _bound(verdict["bound"]), verdict["passed"], verdict["why"]]
+        [
+            verdict["rule"],
+            verdict["value"],
+            _bound(verdict["bound"]),
+            "yes" if verdict["passed"] else "NO",
+            verdict["why"],
+        ]
         for verdict in manifest.get("gate", [])
     ]
     forced = ["published by --force, against the gate"] if manifest.get("forced") else []

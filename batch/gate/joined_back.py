@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import redis
 import sqlalchemy as sa
 
+from batch.learning.gather import Gathered
 from batch.loading.source import snapshot
 from batch.loading.stream import stream
 from batch.publishing.store import blocks
@@ -28,25 +30,39 @@ LATE = timedelta(hours=1)
 LIKED = f"""
     SELECT DISTINCT user_id, post_id FROM {SCHEMA}.{INTERACTIONS}
     WHERE action = '{LIKE_ACTION}' AND happened_at <= %(until)s AND post_id IS NOT NULL
-      AND hashint8extended(user_id, %(seed)s) & {HASH_STEPS - 1} < %(steps)s
+      AND user_id <= %(last_user)s AND hashint8extended(user_id, %(seed)s) & {HASH_STEPS - 1} < %(steps)s
     ORDER BY 1, 2
 """
 
 
 def liked_served(
-    engine: sa.Engine, client: redis.Redis, keys: Keys, run_id: str, users: int, clock: datetime, seed: int
+    engine: sa.Engine,
+    client: redis.Redis,
+    keys: Keys,
+    run_id: str,
+    gathered: Gathered,
+    users: int,
+    clock: datetime,
+    seed: int,
 ) -> tuple[int, int]:
     """Return how many posts in the lists are liked by their user, and how many lists were read.
 
     Parameters
     ----------
+    gathered
+        Tells how many users have likes, and so which share of them to draw; nothing else is taken from it.
     users
-        How many the network has.
+        How many of the network's users have a list.
     clock
         When the night read the likes; those of the hour before may be unknown to it.
     """
-    steps = min(HASH_STEPS, HASH_STEPS * MOST_LISTS // max(users, 1))
-    asked = {"until": clock - LATE, "seed": seed, "steps": steps}
+    liking = np.count_nonzero(np.diff(gathered.liked.starts[: users + 1]))
+    asked = {
+        "until": clock - LATE,
+        "last_user": int(gathered.network.users.index[users - 1]),
+        "seed": seed,
+        "steps": min(HASH_STEPS, HASH_STEPS * MOST_LISTS // max(int(liking), 1)),
+    }
     with snapshot(engine) as connection:
         likes = pd.concat(stream(connection, LIKED, asked), ignore_index=True)
     posts_of: dict[int, set[int]] = {}

@@ -48,7 +48,7 @@ def measure(
     beside = None
     if live is not None:
         beside = beside_live(engine, client, settings, live, run.run_id, gathered, rows, tally.lists)
-    found, read = liked_served(engine, client, keys, run.run_id, users, clock, settings.seed)
+    found, read = liked_served(engine, client, keys, run.run_id, gathered, tally.lists, clock, settings.seed)
     return Facts(
         users_of_network=users,
         users_asked=asked,

@@ -145,8 +145,8 @@ def _difference(metric: str, name: str) -> Callable[[Facts], Found]:
         difference, low, high = facts.live.differences[metric]
         if math.isnan(high):
             return None, f"the held-out rows give no {name}"
-        says = f"{name} less that of {facts.live.run_id} on the same rows is {difference:+.4f}"
-        return high, f"{says}, 95 % interval {low:+.4f} to {high:+.4f}, of which the upper end counts"
+        says = f"{name} less that of {facts.live.run_id} on the same rows: {difference:+.4f}"
+        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
 
     return value
 
