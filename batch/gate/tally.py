@@ -69,9 +69,9 @@ class Tally:
         self._in_first[head[head >= 0]] = True
         self.lists += users
         if users:
-            self.user_ids = [*self.user_ids[: KNOWN_USERS - 1], int(chunk.user_ids[-1])]
-            if self.lists == users:
-                self.user_ids.insert(0, int(chunk.user_ids[0]))
+            first, last = chunk.user_ids[[0, -1]].tolist()
+            some = [user for user in (*self.user_ids, first) if user != last]
+            self.user_ids = [*list(dict.fromkeys(some))[: KNOWN_USERS - 1], last]
 
     def _left(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Return how many posts each of some users may be shown: neither blocked nor liked."""

@@ -54,7 +54,12 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
     """
     with store.explained(settings):
         _agree(engine, client, settings, who)
-        return prune(engine, client, settings)
+        removed = prune(engine, client, settings)
+        with engine.connect() as connection:
+            left = ledger.standing(connection, settings.key_prefix)
+        kept = [Run(run.run_id, run.variant, settings.key_prefix) for run in left]
+        live.restate(engine, client, Keys(settings.key_prefix), kept)
+        return removed
 
 
 def prune(
@@ -123,7 +128,6 @@ def _agree(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str)
             ledger.agree(connection, run, now, who, live.read_manifest(client, keys, run_id))
         for run in ledger.unfinished(connection, prefix):
             ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
-    live.restate(engine, client, keys, [Run(run_id, variant, prefix) for variant, run_id in serving.items()])
 
 
 def _serving(client: redis.Redis, keys: Keys) -> dict[str, str]:
