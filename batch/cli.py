@@ -24,6 +24,8 @@ IN_FILES_OF_THEIR_OWN = {
     "evaluate": "batch.commands.evaluate",
     "report": "batch.commands.report",
     "tune": "batch.commands.tune",
+    "rollback": "batch.commands.rollback",
+    "prune": "batch.commands.prune",
 }
 
 

@@ -15,8 +15,13 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.features.embeddings import remove_stale
+from batch.gate import rules
+from batch.gate.beside_live import JUDGED_MODEL
+from batch.gate.measure import measure
+from batch.gate.tally import Tally
 from batch.interrupt import InterruptedRunError
 from batch.judging.evaluate import evaluate, judged
+from batch.judging.judged import Judged
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
@@ -24,8 +29,10 @@ from batch.learning.parameters import parameters_for
 from batch.loading import source
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
+from batch.publishing.prune import tidy
 from batch.publishing.publish import Written
-from batch.reporting.curves import Curves, curves_of
+from batch.publishing.rollback import KNOWN_USERS
+from batch.reporting.curves import curves_of
 from batch.reporting.page import report_path, write_report
 from batch.reporting.portraits import portraits
 from batch.reporting.report import report_page
@@ -36,7 +43,7 @@ from batch.similarity.alike import blocks_of
 from batch.similarity.similar import similar_posts
 from batch.variants import VARIANTS, Variant
 from contract import columns
-from contract.errors import OvernightError
+from contract.errors import OvernightError, RefusedError
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -49,7 +56,10 @@ EXPECTED = (OvernightError, InterruptedRunError)
 
 @dataclass
 class Night:
-    """What a night works with; connections are opened by the entry point."""
+    """What a night works with; connections are opened by the entry point.
+
+    `force` publishes what the gate refuses; `gathered_at` is when `gathered` was read.
+    """
 
     settings: Settings
     engine: sa.Engine
@@ -57,7 +67,9 @@ class Night:
     actor: str
     as_of: datetime | None = None
     limit_users: int | None = None
+    force: bool = False
     gathered: Gathered | None = field(default=None, init=False)
+    gathered_at: datetime | None = field(default=None, init=False)
 
     @property
     def keys(self) -> Keys:
@@ -66,7 +78,7 @@ class Night:
 
 
 def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Build and publish each variant; return their manifests.
+    """Build and publish each variant; return their manifests, those of refused ones too.
 
     Raises
     ------
@@ -78,11 +90,25 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     lone = lock.held(night.engine, night.settings.key_prefix)
     with one_thread, _explained(night.settings), lone as held:
         ledger.create(night.engine)
-        live.tidy(night.engine, night.redis, night.settings, night.actor)
+        tidy(night.engine, night.redis, night.settings, night.actor)
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
         held.check()
         _clear_away(night)
         return manifests
+
+
+def check_refusals(manifests: list[dict[str, Any]]) -> None:
+    """Make a night's refusals an error, once all of it is done.
+
+    Raises
+    ------
+    RefusedError
+        Names every run that did not go live, the broken rules, and by how much.
+    """
+    refused = [found for found in manifests if found["state"] == State.REFUSED]
+    if refused:
+        told = "; ".join(f"{found['run_id']} is refused: {rules.refusal(found['gate'])}" for found in refused)
+        raise RefusedError(f"{told}. What was live is live still; `show` tells more, `run --force` publishes")
 
 
 def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:
@@ -94,13 +120,23 @@ def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, A
             manifest = _build(night, run, variant)
             held.check()
             ledger.note_built(night.engine, run, datetime.now(UTC), night.actor, manifest)
-            live.go_live(night.engine, night.redis, night.keys, run, manifest, night.actor)
+            _publish_or_refuse(night, run, manifest)
     except BaseException as error:
         reason = _reason(night.settings, error)
         live.abandon(night.engine, night.redis, night.settings, run, reason, night.actor)
         raise
-    log.info("run %s is live", run.run_id)
+    log.info("run %s is %s", run.run_id, manifest["state"])
     return manifest
+
+
+def _publish_or_refuse(night: Night, run: Run, manifest: dict[str, Any]) -> None:
+    places = (night.engine, night.redis, night.keys, run, manifest, night.actor)
+    against = rules.refusal(manifest["gate"])
+    if against and not night.force:
+        log.error("run %s is refused: %s", run.run_id, against)
+        live.refuse(*places, against)
+    else:
+        live.go_live(*places, f"forced past the gate: {against}" if against else None)
 
 
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
@@ -111,10 +147,11 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         night.redis, night.keys, night.settings
     )  # a Redis that takes no writes fails here
     gathered = _load(night, stages)
-    metrics, curves = _judge(night.settings, gathered, variant, tuned, stages)
+    folder = Path(night.settings.model_dir) / run.run_id
+    metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
-    model.save(Path(night.settings.model_dir) / run.run_id, gathered.network)
-    written = _score_and_write(night, run, gathered, model, stages)
+    model.save(folder, gathered.network)
+    written, tally = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {
         "run_id": run.run_id,
@@ -135,9 +172,11 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "similar_checksum": similar.checksum.hexdigest(),
         "metrics": metrics,
         "left_out": gathered.left_out,
+        KNOWN_USERS: tally.user_ids,
+        **_gate(night, run, gathered, rows, tally, stages),
         "stages": stages.rows,
     }
-    _report(night, manifest, gathered, model, curves, stages)
+    _report(night, manifest, gathered, model, rows, stages)
     return manifest
 
 
@@ -145,7 +184,8 @@ def _load(night: Night, stages: Stages) -> Gathered:
     """Gather once a night; the variants share it."""
     if night.gathered is None:
         with stages.stage("load", "interactions") as told:
-            night.gathered = gather(night.engine, night.settings, night.as_of, datetime.now(UTC))
+            night.gathered_at = datetime.now(UTC)
+            night.gathered = gather(night.engine, night.settings, night.as_of, night.gathered_at)
             told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
             told |= {
                 "interactions": night.gathered.interactions,
@@ -156,9 +196,14 @@ def _load(night: Night, stages: Stages) -> Gathered:
 
 
 def _judge(
-    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
-) -> tuple[dict[str, Any], Curves]:
-    """Fit on what came before the holdout, and evaluate on the holdout."""
+    settings: Settings,
+    folder: Path,
+    gathered: Gathered,
+    variant: Variant,
+    tuned: dict[str, Any],
+    stages: Stages,
+) -> tuple[dict[str, Any], Judged]:
+    """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
     with stages.stage("fit", "examples") as told:
         model = fit(variant, gathered, gathered.training, settings, tuned)
         told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
@@ -166,7 +211,8 @@ def _judge(
         rows = judged(model, gathered, settings.threads)
         metrics = evaluate(model, gathered, rows, settings.threads)
         told |= {"rows": int(metrics["holdout"]["views"])}
-    return metrics, curves_of(rows)
+    model.save(folder / JUDGED_MODEL, gathered.network)
+    return metrics, rows
 
 
 def _learn(
@@ -178,7 +224,9 @@ def _learn(
         return fit(variant, gathered, gathered.latest, settings, tuned)
 
 
-def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
+def _score_and_write(
+    night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages
+) -> tuple[Written, Tally]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as told:
@@ -192,7 +240,8 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
         chunks = Waiting(scored)
-        lists = track(chunks, users, "score and write", "users")
+        tally = Tally(tables.post_ids.size, blocked, gathered.liked, settings.top_n)
+        lists = tally.through(track(chunks, users, "score and write", "users"))
         written = publish.write_lists(client, keys, run.run_id, lists, tables.post_ids)
         publish.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
@@ -202,7 +251,7 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
         told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
-    return written
+    return written, tally
 
 
 def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
@@ -221,15 +270,28 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
     return written
 
 
+def _gate(
+    night: Night, run: Run, gathered: Gathered, rows: Judged, tally: Tally, stages: Stages
+) -> dict[str, Any]:
+    """Hold what was written against the rules; return what the manifest keeps of that."""
+    asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
+    clock = night.gathered_at or datetime.now(UTC)
+    with stages.stage("gate", "rules") as told:
+        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked, clock)
+        gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
+        told |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
+    return {"gate": gate, "forced": night.force and rules.refusal(gate) is not None}
+
+
 def _report(
-    night: Night, manifest: dict[str, Any], gathered: Gathered, model: Model, curves: Curves, stages: Stages
+    night: Night, manifest: dict[str, Any], gathered: Gathered, model: Model, rows: Judged, stages: Stages
 ) -> None:
     """Write the page that people look at; a disk that does not take it loses the page, not the night."""
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
     with stages.stage("report", "bytes") as told:
         users = portraits(night.redis, night.keys, run_id, gathered, manifest["users"])
-        page = report_page(manifest, gathered, model, curves, users)
+        page = report_page(manifest, gathered, model, curves_of(rows), users)
         told |= {"bytes": 0}
         try:
             told |= {"bytes": write_report(path, page)}
@@ -239,7 +301,7 @@ def _report(
 
 def _clear_away(night: Night) -> None:
     """Remove runs that are no longer kept, and texts of posts that the network no longer has."""
-    live.tidy(night.engine, night.redis, night.settings, night.actor)
+    tidy(night.engine, night.redis, night.settings, night.actor)
     if (
         night.gathered is not None and night.as_of is None
     ):  # as of an earlier time, newer posts were not loaded

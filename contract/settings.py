@@ -164,6 +164,75 @@ class Settings:
     keep_runs: int = setting(
         "OVERNIGHT_KEEP_RUNS", 3, _integer(1, 100), "runs kept per variant, the live one among them"
     )
+    prune_after_minutes: int = setting(
+        "OVERNIGHT_PRUNE_AFTER_MINUTES",
+        60,
+        _integer(0, 525_600),
+        "how long a run that is live no more keeps its keys, however many are kept",
+    )
+    gate_auc_drop: float = setting(
+        "OVERNIGHT_GATE_AUC_DROP",
+        0.01,
+        _number(0, 1),
+        "how much ROC AUC may surely fall short of the live run's",
+    )
+    gate_hitrate_drop: float = setting(
+        "OVERNIGHT_GATE_HITRATE_DROP",
+        0.02,
+        _number(0, 1),
+        "how much HitRate@5 may surely fall short of the live run's",
+    )
+    gate_users_covered: float = setting(
+        "OVERNIGHT_GATE_USERS_COVERED", 1.0, _number(0, 1), "least share of the users asked for with a list"
+    )
+    gate_users_kept: float = setting(
+        "OVERNIGHT_GATE_USERS_KEPT",
+        0.7,
+        _number(0, 1),
+        "fewest users of the network, as a share of how many it had for the live run",
+    )
+    gate_full_lists: float = setting(
+        "OVERNIGHT_GATE_FULL_LISTS",
+        1.0,
+        _number(0, 1),
+        "least share of lists as long as they can be: N posts, or all not liked and not blocked",
+    )
+    gate_lists_of_five: float = setting(
+        "OVERNIGHT_GATE_LISTS_OF_FIVE",
+        0.5,
+        _number(0, 1),
+        "least share of lists with five posts, or with all of a smaller catalogue",
+    )
+    gate_coverage: float = setting(
+        "OVERNIGHT_GATE_COVERAGE",
+        0.001,
+        _number(0, 1),
+        "least share of the posts in some list's first five",
+    )
+    gate_coverage_of_live: float = setting(
+        "OVERNIGHT_GATE_COVERAGE_OF_LIVE",
+        0.3,
+        _number(0, 1),
+        "fewest posts in the first fives, as a share of the live run's for the same users",
+    )
+    gate_overlap_low: float = setting(
+        "OVERNIGHT_GATE_OVERLAP_LOW",
+        0.02,
+        _number(0, 1),
+        "least mean overlap of users' first fives with the live run's",
+    )
+    gate_overlap_high: float = setting(
+        "OVERNIGHT_GATE_OVERLAP_HIGH",
+        1.0,
+        _number(0, 1),
+        "greatest mean overlap; below 1 refuses a run that changes nothing",
+    )
+    gate_not_finite: int = setting(
+        "OVERNIGHT_GATE_NOT_FINITE", 0, _integer(0, 10**9), "most scores that may be infinite or no number"
+    )
+    gate_liked_served: int = setting(
+        "OVERNIGHT_GATE_LIKED_SERVED", 0, _integer(0, 10**9), "most posts in lists that their user likes"
+    )
     experiment_salt: str = setting(
         "OVERNIGHT_EXPERIMENT_SALT",
         "overnight",

@@ -190,7 +190,9 @@ def test_only_as_many_runs_as_are_to_be_kept_have_keys_and_models(
 ) -> None:
     made = []
     for _ in range(4):
-        done = live.run(*CONTROL, "--limit-users", "10", OVERNIGHT_KEEP_RUNS="2")
+        done = live.run(
+            *CONTROL, "--limit-users", "10", OVERNIGHT_KEEP_RUNS="2", OVERNIGHT_PRUNE_AFTER_MINUTES="0"
+        )
         assert done.returncode == 0, done.stderr
         made.append(str(client.get("recs:live:control")))
     other = client.get("recs:live:test")

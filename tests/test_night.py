@@ -229,7 +229,10 @@ def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, d
     make_network(database_url)
     (ours,) = run_night(night, ("control",))
     other = Night(
-        replace(night.settings, key_prefix="other", keep_runs=1), night.engine, night.redis, "tests"
+        replace(night.settings, key_prefix="other", keep_runs=1, prune_after_minutes=0),
+        night.engine,
+        night.redis,
+        "tests",
     )
     run_night(other, ("control",))
     (theirs,) = run_night(other, ("control",))

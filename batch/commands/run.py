@@ -10,7 +10,7 @@ from batch.commands import show
 from batch.commands.moment import Moment
 from batch.interrupt import signals_raise
 from batch.loading import source
-from batch.pipeline import Night, run_night
+from batch.pipeline import Night, check_refusals, run_night
 from batch.publishing import store
 from batch.runs import ledger
 from contract.experiment import VARIANTS
@@ -25,8 +25,11 @@ ALL = "all"
 )
 @click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
 @click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
+@click.option("--force", is_flag=True, help="Publish even what the gate refuses; the run's record tells.")
 @click.pass_obj
-def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None) -> None:
+def run(
+    settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None, force: bool
+) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
     who = ledger.actor("batch run")
     with (
@@ -34,6 +37,8 @@ def run(settings: Settings, variant: str, as_of: datetime | None, limit_users: i
         signals_raise(engine),
         store.connected(settings) as client,
     ):
-        night = Night(settings, engine, client, who, as_of, limit_users)
-        for manifest in run_night(night, VARIANTS if variant == ALL else (variant,)):
+        night = Night(settings, engine, client, who, as_of, limit_users, force)
+        manifests = run_night(night, VARIANTS if variant == ALL else (variant,))
+        for manifest in manifests:
             click.echo(show.summary(manifest))
+        check_refusals(manifests)

@@ -31,8 +31,29 @@ def summary(manifest: dict[str, Any]) -> str:
             "",
             table(["stage", "seconds", "peak MiB", ""], stages),
             "",
+            *_gate(manifest),
         ]
     )
+
+
+def _gate(manifest: dict[str, Any]) -> list[str]:
+    """Tell what the gate made of a run; nothing of one from before there was a gate."""
+    rows = [
+        [
+            verdict["rule"],
+            verdict["value"],
+            _bound(verdict["bound"]),
+            "yes" if verdict["passed"] else "NO",
+            verdict["why"],
+        ]
+        for verdict in manifest.get("gate", [])
+    ]
+    forced = ["published by --force, against the gate"] if manifest.get("forced") else []
+    return [table(["gate", "value", "bound", "passed", ""], rows), *forced, ""] if rows else []
+
+
+def _bound(bound: float | list[float]) -> str:
+    return " to ".join(map(str, bound)) if isinstance(bound, list) else str(bound)
 
 
 def runs(found: Sequence[sa.Row[Any]]) -> str:

@@ -104,6 +104,12 @@ def evaluation(judged: Judged, seed: int, catalogue: tuple[int, dict[str, Measur
     )
 
 
+def compared(judged: Judged, scores: Floats, seed: int) -> dict[str, tuple[float, float, float]]:
+    """Return by metric (difference, low, high): the model less other scores of the same rows."""
+    mine, theirs = (_ranked(judged, each, None, seed) for each in (judged.scores, scores))
+    return mine.minus(theirs)
+
+
 def rounded(value: float) -> float | None:
     """Return four digits, None for NaN."""
     return round(value, 4) if math.isfinite(value) else None

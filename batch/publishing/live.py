@@ -1,9 +1,10 @@
-"""Which run is live: the switch, what happens to a run that fails, and what is cleared away."""
+"""Which run is live: the one switch, a run that is refused, and a run that fails."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,7 @@ from batch.publishing import store
 from batch.runs import ledger
 from batch.runs.ledger import Run, State
 from contract.codec import decode_object, encode_object
-from contract.errors import ModelError, OvernightError
-from contract.experiment import VARIANTS
+from contract.errors import OvernightError
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -25,22 +25,44 @@ log = logging.getLogger("batch")
 
 
 def go_live(
-    engine: sa.Engine, client: redis.Redis, keys: Keys, run: Run, manifest: dict[str, Any], who: str
+    engine: sa.Engine,
+    client: redis.Redis,
+    keys: Keys,
+    run: Run,
+    manifest: dict[str, Any],
+    who: str,
+    reason: str | None = None,
 ) -> None:
     """Make a written run live: one SET of one pointer, inside the transaction that enters it in the ledger.
 
     If the SET fails the ledger rolls back; if the commit fails the pointer
-    stands, and `tidy` brings the ledger up to it before the next run.
+    stands, and the ledger is brought up to it before the next run.
     """
     now = datetime.now(UTC)
     manifest |= {"state": str(State.LIVE), "published_at": now.isoformat()}
-    before = client.get(keys.live(run.variant))
     client.set(keys.manifest(run.run_id), encode_object(manifest))
-    with engine.begin() as connection:
-        ledger.make_live(connection, run, now, who, cutoff=manifest["cutoff"], manifest=manifest)
+    with ledger.switching(engine, run.key_prefix) as connection:
+        before = client.get(keys.live(run.variant))
+        ledger.make_live(connection, run, now, who, reason, cutoff=manifest["cutoff"], manifest=manifest)
         client.set(keys.live(run.variant), run.run_id)
     if before:
-        _restate(client, keys, str(before), State.RETIRED)
+        restate(engine, client, keys, [Run(str(before), run.variant, run.key_prefix)])
+
+
+def refuse(
+    engine: sa.Engine,
+    client: redis.Redis,
+    keys: Keys,
+    run: Run,
+    manifest: dict[str, Any],
+    who: str,
+    reason: str,
+) -> None:
+    """Keep a written run from going live; its keys and its model stay for a look."""
+    manifest |= {"state": str(State.REFUSED)}
+    client.set(keys.manifest(run.run_id), encode_object(manifest))
+    with engine.begin() as connection:
+        ledger.refuse(connection, run, datetime.now(UTC), who, reason, manifest)
 
 
 def abandon(
@@ -48,7 +70,7 @@ def abandon(
 ) -> None:
     """Enter a run as failed and remove its keys, as far as Postgres and Redis can be reached.
 
-    What cannot be done now is done by `tidy` before the next run. A run that
+    What cannot be done now is done before the next run. A run that
     serves already (its ledger entry was lost) is left alone.
     """
     keys = Keys(settings.key_prefix)
@@ -70,50 +92,24 @@ def abandon(
         )
 
 
-def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> None:
-    """Bring ledger and Redis to one state: note what died, remove keys and models of runs not kept.
-
-    Only under the lock: what says it is being built has died. A run that this
-    ledger does not know belongs to somebody else, and is left alone.
-    """
-    prefix = settings.key_prefix
-    keys, now = Keys(prefix), datetime.now(UTC)
-    with store.explained(settings):
-        serving = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
-        unfinished = ledger.unfinished(engine, prefix)
-        for run in unfinished:
-            with engine.begin() as connection:
-                if run.run_id == serving.get(run.variant):
-                    fields = _manifest(client, keys, run.run_id)
-                    ledger.make_live(connection, run, now, who, manifest=fields)
-                else:
-                    ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
-        kept = ledger.kept(engine, prefix, settings.keep_runs) | {str(found) for found in serving.values()}
-        done = ledger.entered(engine, prefix) - kept
-        for run_id in done & (store.runs_in(client, keys) | {run.run_id for run in unfinished}):
-            log.info("removed %d keys of run %s", store.remove_run(client, keys, run_id), run_id)
-    _remove_models(Path(settings.model_dir), done)
-
-
-def _remove_models(folder: Path, done: set[str]) -> None:
-    """Remove models of runs not kept; an unusable folder is told before a night's work, not after."""
+def restate(engine: sa.Engine, client: redis.Redis, keys: Keys, runs: Iterable[Run]) -> None:
+    """Write into the manifests of runs the states that the ledger gives them; what differs harms nobody."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        models = list(folder.iterdir())
-    except OSError as error:
-        reason = f"{error.strerror}; set OVERNIGHT_MODEL_DIR to a folder that can be written"
-        raise ModelError(f"cannot keep models in {folder}: {reason}") from None
-    for model in models:
-        if model.name in done:
-            shutil.rmtree(model, ignore_errors=True)
+        for run in runs:
+            with ledger.switching(engine, run.key_prefix) as connection:
+                state, fields = ledger.state_of(connection, run), read_manifest(client, keys, run.run_id)
+                if state is not None and fields and fields.get("state") != state:
+                    fields |= {"state": str(state)}
+                    client.set(keys.manifest(run.run_id), encode_object(fields), xx=True)
+    except SQLAlchemyError as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        log.warning("a manifest tells an old state until the next run: %s", reason)
 
 
-def _restate(client: redis.Redis, keys: Keys, run_id: str, state: State) -> None:
-    fields = _manifest(client, keys, run_id)
-    if fields:
-        client.set(keys.manifest(run_id), encode_object(fields | {"state": str(state)}), xx=True)
-
-
-def _manifest(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, Any]:
+def read_manifest(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, Any]:
+    """Return a run's manifest as Redis has it; empty where there is none that can be read."""
     value = client.get(keys.manifest(run_id))
-    return decode_object(value) if value else {}
+    try:
+        return decode_object(value) if value else {}
+    except ValueError:
+        return {}

@@ -1,0 +1,64 @@
+"""Measures a written run for the gate."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import redis
+import sqlalchemy as sa
+
+from batch.gate.beside_live import beside_live, find_live
+from batch.gate.facts import Facts
+from batch.gate.joined_back import liked_served
+from batch.gate.tally import Tally
+from batch.judging.judged import Judged
+from batch.learning.gather import Gathered
+from batch.runs.ledger import Run
+from contract.keys import Keys
+from contract.settings import Settings
+
+
+def measure(
+    engine: sa.Engine,
+    client: redis.Redis,
+    settings: Settings,
+    run: Run,
+    gathered: Gathered,
+    rows: Judged,
+    tally: Tally,
+    asked: int,
+    clock: datetime,
+) -> Facts:
+    """Collect what the rules look at.
+
+    Parameters
+    ----------
+    rows
+        The holdout as the model that was fit before it scores it.
+    tally
+        The lists as they were written.
+    asked
+        How many users were to get one.
+    clock
+        When the night read the interactions.
+    """
+    keys, users = Keys(settings.key_prefix), len(gathered.network.users)
+    live = find_live(engine, client, keys, run.variant)
+    beside = None
+    if live is not None:
+        beside = beside_live(engine, client, settings, live, run.run_id, gathered, rows, tally.lists)
+    found, read = liked_served(engine, client, keys, run.run_id, gathered, tally.lists, clock, settings.seed)
+    return Facts(
+        users_of_network=users,
+        users_asked=asked,
+        lists=tally.lists,
+        full=tally.full,
+        of_five=tally.of_five,
+        posts=tally.posts,
+        posts_in_first=tally.posts_in_first,
+        not_finite=tally.not_finite + int((~np.isfinite(rows.scores)).sum()),
+        liked_served=found,
+        lists_joined=read,
+        live=beside,
+    )

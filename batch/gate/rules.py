@@ -1,0 +1,183 @@
+"""The rules of the gate: each one value, held against bounds that are settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batch.gate.facts import BesideLive, Facts
+from batch.gate.tally import FIRST
+from contract.settings import Settings
+
+NOTHING_LIVE = "nothing of this variant is live to compare with"
+
+Found = tuple[float | None, str]
+"""A rule's value, None where it has none (then the rule passes), and what it is in words."""
+
+Bound = Callable[[Settings], float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: a value, which must lie from `low` to `high` where these are given."""
+
+    name: str
+    value: Callable[[Facts], Found]
+    low: Bound | None = None
+    high: Bound | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule says of one run; `bound` is one number, or both ends where there are two."""
+
+    rule: str
+    value: float | None
+    bound: float | list[float]
+    passed: bool
+    why: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {
+            "rule": self.rule,
+            "value": self.value,
+            "bound": self.bound,
+            "passed": self.passed,
+            "why": self.why,
+        }
+
+
+def judge(facts: Facts, settings: Settings) -> list[Verdict]:
+    """Hold the facts against every rule, in the order of `RULES`."""
+    return [_verdict(rule, facts, settings) for rule in RULES]
+
+
+def refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
+    """Say in one line which rules of a manifest's `gate` are broken, and by how much; None if none is."""
+    broken = [f"{verdict['rule']}: {verdict['why']}" for verdict in verdicts if not verdict["passed"]]
+    return "; ".join(broken) or None
+
+
+def _verdict(rule: Rule, facts: Facts, settings: Settings) -> Verdict:
+    value, says = rule.value(facts)
+    bounds = [bound(settings) for bound in (rule.low, rule.high) if bound is not None]
+    bound = bounds[0] if len(bounds) == 1 else bounds
+    if value is None or math.isnan(value):
+        return Verdict(rule.name, None, bound, True, says)
+    low = rule.low(settings) if rule.low else -math.inf
+    high = rule.high(settings) if rule.high else math.inf
+    if value < low:
+        says += f"; {_short(value)} is {_short(low - value)} below the {_short(low)} allowed"
+    elif value > high:
+        says += f"; {_short(value)} is {_short(value - high)} above the {_short(high)} allowed"
+    return Verdict(rule.name, float(f"{value:.6g}"), bound, low <= value <= high, says)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _users_covered(facts: Facts) -> Found:
+    return _share(facts.lists, facts.users_asked), f"{facts.lists} lists for {facts.users_asked} users"
+
+
+def _users_kept(facts: Facts) -> Found:
+    if facts.live is None:
+        return None, NOTHING_LIVE
+    before = facts.live.users_of_network
+    return _share(facts.users_of_network, before), (
+        f"{facts.users_of_network} users now, {before} for {facts.live.run_id}"
+    )
+
+
+def _full_lists(facts: Facts) -> Found:
+    return _share(facts.full, facts.lists), f"{facts.full} of {facts.lists} lists are as long as can be"
+
+
+def _lists_of_five(facts: Facts) -> Found:
+    says = f"{facts.of_five} of {facts.lists} lists have {FIRST} posts, or as many as a list can have"
+    return _share(facts.of_five, facts.lists), says
+
+
+def _coverage(facts: Facts) -> Found:
+    reachable = min(facts.posts, FIRST * facts.lists)
+    says = f"{facts.posts_in_first} of {reachable} posts that could be stand in some list's first {FIRST}"
+    return _share(facts.posts_in_first, reachable), says
+
+
+def _coverage_of_live(facts: Facts) -> Found:
+    live = facts.live
+    if live is None or live.users == 0:
+        return None, _no_users(live)
+    says = (
+        f"{live.posts_in_first} posts in the first {FIRST} of {live.users} users, {live.posts_in_its_first}"
+    )
+    return _share(live.posts_in_first, live.posts_in_its_first), f"{says} in {live.run_id}"
+
+
+def _overlap(facts: Facts) -> Found:
+    live = facts.live
+    if live is None or live.users == 0:
+        return None, _no_users(live)
+    return live.overlap, f"mean over {live.users} users of what their first {FIRST} share with {live.run_id}"
+
+
+def _not_finite(facts: Facts) -> Found:
+    return float(facts.not_finite), f"{facts.not_finite} scores are infinite or no number"
+
+
+def _liked_served(facts: Facts) -> Found:
+    says = f"{facts.liked_served} posts that their user likes, in {facts.lists_joined} lists read back"
+    return float(facts.liked_served), says
+
+
+def _difference(metric: str, name: str) -> Callable[[Facts], Found]:
+    """Judge the upper end of the difference's interval: what chance explains refuses no run."""
+
+    def value(facts: Facts) -> Found:
+        if facts.live is None:
+            return None, NOTHING_LIVE
+        if facts.live.differences is None:
+            return None, f"not compared with {facts.live.run_id}: {facts.live.why_not}"
+        difference, low, high = facts.live.differences[metric]
+        if math.isnan(high):
+            return None, f"the held-out rows give no {name}"
+        says = f"{name} less that of {facts.live.run_id} on the same rows: {difference:+.4f}"
+        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+
+    return value
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _no_users(live: BesideLive | None) -> str:
+    return NOTHING_LIVE if live is None else f"no user drawn has a list in {live.run_id} too"
+
+
+RULES = (
+    Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda settings: -settings.gate_auc_drop),
+    Rule(
+        "hitrate_at_5",
+        _difference("hitrate_at_5", "HitRate@5"),
+        low=lambda settings: -settings.gate_hitrate_drop,
+    ),
+    Rule("users_covered", _users_covered, low=lambda settings: settings.gate_users_covered),
+    Rule("users_kept", _users_kept, low=lambda settings: settings.gate_users_kept),
+    Rule("full_lists", _full_lists, low=lambda settings: settings.gate_full_lists),
+    Rule("lists_of_five", _lists_of_five, low=lambda settings: settings.gate_lists_of_five),
+    Rule("coverage", _coverage, low=lambda settings: settings.gate_coverage),
+    Rule("coverage_of_live", _coverage_of_live, low=lambda settings: settings.gate_coverage_of_live),
+    Rule(
+        "overlap",
+        _overlap,
+        low=lambda settings: settings.gate_overlap_low,
+        high=lambda settings: settings.gate_overlap_high,
+    ),
+    Rule("not_finite", _not_finite, high=lambda settings: settings.gate_not_finite),
+    Rule("liked_served", _liked_served, high=lambda settings: settings.gate_liked_served),
+)

@@ -1,0 +1,148 @@
+"""What is cleared away: runs that died, and the keys and models of runs that are not kept.
+
+The ledger says first that a run is being removed, in the same short
+transaction that a rollback needs; so nothing goes back to a run that is half
+gone. Then its keys go, its manifest last: a removal that dies is finished by
+the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import redis
+import sqlalchemy as sa
+
+from batch.publishing import live, store
+from batch.runs import ledger
+from batch.runs.ledger import Run, Standing, State
+from contract.errors import ModelError
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from contract.settings import Settings
+
+log = logging.getLogger("batch")
+
+WHY = {
+    State.BUILDING: "died before it was live",
+    State.BUILT: "died before it was live",
+    State.FAILED: "it failed",
+    State.RETIRED: "newer runs are kept",
+    State.REFUSED: "a newer run was refused",
+    State.ROLLED_BACK: "it was rolled back",
+}
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A run whose keys and model go, why, and how many keys went (0 in a dry run)."""
+
+    run_id: str
+    why: str
+    keys: int
+
+
+def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> list[Removed]:
+    """Bring ledger and Redis to one state, and remove what is not kept. Only under the lock.
+
+    A run that this ledger does not know belongs to somebody else, and is left alone.
+    """
+    with store.explained(settings):
+        _agree(engine, client, settings, who)
+        removed = prune(engine, client, settings)
+        with engine.connect() as connection:
+            left = ledger.standing(connection, settings.key_prefix)
+        kept = [Run(run.run_id, run.variant, settings.key_prefix) for run in left]
+        live.restate(engine, client, Keys(settings.key_prefix), kept)
+        return removed
+
+
+def prune(
+    engine: sa.Engine, client: redis.Redis, settings: Settings, *, dry_run: bool = False
+) -> list[Removed]:
+    """Remove keys and models of runs that are not kept; only under the lock. A dry run changes nothing.
+
+    Raises
+    ------
+    ModelError
+        The folder of the models cannot be used.
+    """
+    keys, now, prefix = Keys(settings.key_prefix), datetime.now(UTC), settings.key_prefix
+    started = dict.fromkeys(ledger.removed(engine, prefix), "its removal was begun")
+    with ledger.switching(engine, prefix) as connection:
+        serving = {str(run_id) for run_id in _serving(client, keys).values()}
+        before = now - timedelta(minutes=settings.prune_after_minutes)
+        found = ledger.standing(connection, prefix)
+        chosen = {run.run_id: WHY[run.state] for run in not_kept(found, serving, settings.keep_runs, before)}
+        if not dry_run:
+            ledger.mark_removed(connection, chosen, now)
+    going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
+    # A manifest is a run's first key and its last.
+    with_keys = sorted(set(going) & store.runs_in(client, keys))
+    if dry_run:
+        return [Removed(run_id, going[run_id], 0) for run_id in with_keys]
+    removed = [Removed(run_id, going[run_id], store.remove_run(client, keys, run_id)) for run_id in with_keys]
+    for run in removed:
+        log.info("removed %d keys of run %s: %s", run.keys, run.run_id, run.why)
+    _remove_models(Path(settings.model_dir), set(going))
+    return removed
+
+
+def not_kept(runs: Sequence[Standing], serving: set[str], keep_runs: int, before: datetime) -> list[Standing]:
+    """Choose the runs whose keys go.
+
+    Per variant there stay: what serves or is live, the newest that were live
+    before, `keep_runs` in all, and the newest that the gate refused. Whatever
+    was live after `before` stays too: somebody may be reading it.
+
+    Parameters
+    ----------
+    runs
+        Newest first. One that says it is being built has died: the caller holds the lock.
+    """
+    found = []
+    for variant in {run.variant for run in runs}:
+        own = [run for run in runs if run.variant == variant]
+        live_now = [run for run in own if run.run_id in serving or run.state == State.LIVE]
+        retired = [run for run in own if run.state == State.RETIRED and run not in live_now]
+        refused = [run for run in own if run.state == State.REFUSED]
+        kept = {*live_now, *retired[: max(keep_runs - len(live_now), 0)], *refused[:1]}
+        was_live = (State.RETIRED, State.ROLLED_BACK)
+        kept |= {run for run in own if run.state in was_live and run.since > before}
+        found += [run for run in own if run not in kept]
+    return sorted(found, key=lambda run: run.run_id)
+
+
+def _agree(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> None:
+    """Make the ledger say what serves, and close what died."""
+    keys, prefix, now = Keys(settings.key_prefix), settings.key_prefix, datetime.now(UTC)
+    with ledger.switching(engine, prefix) as connection:
+        serving = _serving(client, keys)
+        for variant, run_id in serving.items():
+            run = Run(run_id, variant, prefix)
+            ledger.agree(connection, run, now, who, live.read_manifest(client, keys, run_id))
+        for run in ledger.unfinished(connection, prefix):
+            ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
+
+
+def _serving(client: redis.Redis, keys: Keys) -> dict[str, str]:
+    found = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
+    return {variant: str(run_id) for variant, run_id in found.items() if run_id}
+
+
+def _remove_models(folder: Path, done: set[str]) -> None:
+    """Remove models of runs not kept; an unusable folder is told before a night's work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        models = list(folder.iterdir())
+    except OSError as error:
+        reason = f"{error.strerror}; set OVERNIGHT_MODEL_DIR to a folder that can be written"
+        raise ModelError(f"cannot keep models in {folder}: {reason}") from None
+    for model in models:
+        if model.name in done:
+            shutil.rmtree(model, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""The ledger's tables, their version, and how an older database is brought up to it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from contract.columns import SCHEMA
+from contract.errors import OvernightError
+
+VERSION = 2
+"""Of the tables below. A change to them raises it, and adds a step to `STEPS`."""
+
+STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
+"""What brings a database from the version before to this one."""
+
+ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('overnight ledger', 0))")
+
+
+class State(StrEnum):
+    """building -> built -> live -> retired, or failed, refused, rolled_back."""
+
+    BUILDING = "building"
+    BUILT = "built"
+    LIVE = "live"
+    RETIRED = "retired"
+    FAILED = "failed"
+    REFUSED = "refused"
+    ROLLED_BACK = "rolled_back"
+
+
+tables = sa.MetaData(schema=SCHEMA)
+time = sa.DateTime(timezone=True)
+runs = sa.Table(
+    "runs",
+    tables,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("variant", sa.Text, nullable=False),
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("cutoff", time),
+    sa.Column("started_at", time, nullable=False),
+    sa.Column("finished_at", time),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("manifest", JSONB),
+    # Since when the run's keys and model are being removed, or gone.
+    sa.Column("removed_at", time),
+)
+changes = sa.Table(
+    "run_changes",
+    tables,
+    sa.Column("run_id", sa.Text, sa.ForeignKey(runs.c.run_id), nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("at", time, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+)
+versions = sa.Table(
+    "ledger_version",
+    tables,
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("since", time, nullable=False, server_default=sa.func.now()),
+)
+
+
+def create(engine: sa.Engine) -> None:
+    """Make the ledger's tables where they are missing, and bring older ones up to date.
+
+    Raises
+    ------
+    OvernightError
+        They are newer than this program.
+    """
+    if schema_version(engine) == VERSION:
+        return
+    with engine.begin() as connection:
+        connection.execute(ONE_AT_A_TIME)
+        found = _version(connection)
+        if found > VERSION:
+            raise OvernightError(
+                f"the ledger in {SCHEMA}.{runs.name} is of version {found}, this program knows {VERSION}; "
+                "update the program"
+            )
+        tables.create_all(connection)
+        for version in range(found + 1, VERSION + 1) if found else (VERSION,):
+            if found:
+                connection.exec_driver_sql(STEPS[version])
+            connection.execute(sa.insert(versions).values(version=version))
+
+
+def schema_version(engine: sa.Engine) -> int:
+    """Return the version of the ledger's tables; 0 where there are none."""
+    with engine.connect() as connection:
+        return _version(connection)
+
+
+def _version(connection: sa.Connection) -> int:
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(runs.name, schema=SCHEMA):
+        return 0
+    if not inspector.has_table(versions.name, schema=SCHEMA):
+        return 1
+    return int(connection.scalar(sa.select(sa.func.max(versions.c.version))) or 1)

@@ -1,0 +1,164 @@
+"""The rules of the gate on figures written down by hand, and the counting of lists against a slower truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batch.gate.facts import BesideLive, Facts
+from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
+from batch.gate.tally import Tally
+from batch.loading.likes import Likes
+from batch.scoring.chunk import Lists
+from contract.settings import Settings
+
+HONEST_LIVE = BesideLive(
+    run_id="20261121T030000Z-control",
+    users_of_network=1000,
+    users=900,
+    overlap=0.4,
+    posts_in_first=80,
+    posts_in_its_first=90,
+    differences={"roc_auc": (-0.005, -0.02, 0.01), "hitrate_at_5": (0.01, -0.02, 0.04)},
+)
+HONEST = Facts(
+    users_of_network=1010,
+    users_asked=1010,
+    lists=1010,
+    full=1010,
+    of_five=1000,
+    posts=500,
+    posts_in_first=90,
+    not_finite=0,
+    liked_served=0,
+    lists_joined=700,
+    live=HONEST_LIVE,
+)
+
+
+def broken(facts: Facts, **settings: Any) -> list[str]:
+    """Return the rules that refuse."""
+    return [verdict.rule for verdict in judge(facts, Settings(**settings)) if not verdict.passed]
+
+
+def test_an_honest_run_passes_every_rule_beside_a_live_one_and_on_the_first_night() -> None:
+    assert broken(HONEST) == []
+    assert broken(replace(HONEST, live=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "changed"),
+    [
+        ("users_covered", {"users_asked": 1011}),
+        ("users_kept", {"users_of_network": 699}),
+        ("full_lists", {"full": 1009}),
+        ("lists_of_five", {"of_five": 504}),
+        ("coverage", {"posts_in_first": 0}),
+        ("not_finite", {"not_finite": 1}),
+        ("liked_served", {"liked_served": 1}),
+    ],
+)
+def test_each_rule_about_the_run_itself_refuses_alone(rule: str, changed: dict[str, Any]) -> None:
+    assert broken(replace(HONEST, **changed)) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("rule", "changed"),
+    [
+        ("roc_auc", {"differences": {"roc_auc": (-0.1, -0.2, -0.0101), "hitrate_at_5": (0, 0, 0)}}),
+        ("hitrate_at_5", {"differences": {"roc_auc": (0, 0, 0), "hitrate_at_5": (-0.1, -0.2, -0.0201)}}),
+        ("coverage_of_live", {"posts_in_first": 26}),
+        ("overlap", {"overlap": 0.019}),
+    ],
+)
+def test_each_rule_beside_the_live_run_refuses_alone(rule: str, changed: dict[str, Any]) -> None:
+    assert broken(replace(HONEST, live=replace(HONEST_LIVE, **changed))) == [rule]
+
+
+def test_a_metric_that_chance_may_have_lowered_refuses_no_run() -> None:
+    shaky = {"roc_auc": (-0.15, -0.4, -0.0099), "hitrate_at_5": (-0.2, -0.5, 0.1)}
+    assert broken(replace(HONEST, live=replace(HONEST_LIVE, differences=shaky))) == []
+
+
+def test_a_run_that_changes_nothing_is_refused_only_where_a_setting_asks_for_change() -> None:
+    same = replace(HONEST, live=replace(HONEST_LIVE, overlap=1.0))
+    assert broken(same) == []
+    assert broken(same, gate_overlap_high=0.95) == ["overlap"]
+
+
+def test_every_bound_is_a_setting_of_its_own() -> None:
+    read: list[str] = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> float:
+            read.append(name)
+            return 0.0
+
+    for rule in RULES:
+        for bound in filter(None, (rule.low, rule.high)):
+            bound(Watched())  # type: ignore[arg-type]
+    declared = {name for name in Settings.__dataclass_fields__ if name.startswith("gate_")}
+    assert len(read) == len(set(read))
+    assert set(read) == declared
+
+
+def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
+    verdicts = {verdict.rule: verdict for verdict in judge(replace(HONEST, full=505), Settings())}
+    record = verdicts["full_lists"].record()
+    assert (record["value"], record["bound"], record["passed"]) == (0.5, 1.0, False)
+    assert record["why"] == "505 of 1010 lists are as long as can be; 0.5 is 0.5 below the 1 allowed"
+    assert refusal([verdict.record() for verdict in verdicts.values()]) == f"full_lists: {record['why']}"
+    assert verdicts["overlap"].bound == [0.02, 1.0]
+    above = judge(replace(HONEST, liked_served=3), Settings())[-1]
+    assert above.why.endswith("; 3 is 3 above the 0 allowed")
+
+
+def test_what_cannot_be_compared_passes_and_says_why() -> None:
+    first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), Settings())}
+    assert first["roc_auc"].record() == {
+        "rule": "roc_auc", "value": None, "bound": -0.01, "passed": True, "why": NOTHING_LIVE,
+    }  # fmt: skip
+    alone = replace(HONEST_LIVE, differences=None, why_not="it kept no model", users=0)
+    beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), Settings())}
+    assert beside["roc_auc"].why.endswith("it kept no model")
+    assert beside["overlap"].value is None
+    none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
+    blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), Settings())
+    assert [verdict.value for verdict in blank[:2]] == [None, None]
+    assert all(verdict.passed for verdict in blank)
+
+
+def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
+    random = np.random.default_rng(3)
+    users, posts, n = 40, 9, 6
+    liked = random.random((users, posts)) < np.linspace(0, 1, users)[:, None]
+    blocked = np.array([2, 7])
+    places = Likes.from_pairs(*(each.astype(np.int32) for each in np.nonzero(liked)), users)
+    free = [
+        [post for post in range(posts) if not liked[user, post] and post not in blocked]
+        for user in range(users)
+    ]
+    listed = [left[:n] if user % 7 else left[: max(len(left) - 1, 0)][:n] for user, left in enumerate(free)]
+    rows = np.array([own + [-1] * (n - len(own)) for own in listed], dtype=np.int32)
+    scores = np.where(rows >= 0, 1.5, np.nan).astype(np.float32)
+    scores[5, 0] = np.inf
+    tally = Tally(posts, blocked, places, n)
+    parts = [slice(0, 1), slice(1, 17), slice(17, 17), slice(17, users)]
+    chunks = [Lists(np.arange(users)[part] + 100, rows[part], scores[part]) for part in parts]
+    assert list(tally.through(chunks)) == chunks
+    assert tally.lists == users
+    assert (
+        tally.full
+        == sum(len(own) == min(n, len(left)) for own, left in zip(listed, free, strict=True))
+        < users
+    )
+    assert tally.of_five == sum(len(own) >= 5 for own in listed)
+    assert tally.posts_in_first == len({post for own in listed for post in own[:5]})
+    assert tally.not_finite == 1
+    assert tally.user_ids[0] == 100
+    assert tally.user_ids[-1] == 100 + users - 1
+    assert len(tally.user_ids) == len(set(tally.user_ids)) <= 10
