@@ -20,6 +20,7 @@ from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
 IN_FILES_OF_THEIR_OWN = {
+    "alert": "batch.commands.alert",
     "run": "batch.commands.run",
     "evaluate": "batch.commands.evaluate",
     "report": "batch.commands.report",

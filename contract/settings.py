@@ -21,6 +21,9 @@ EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """Where a URL may carry a password beside its usual place."""
 
+LEAST_SECRET = 8
+"""Characters of a webhook's path from which on it may be one."""
+
 
 def _integer(low: int, high: int) -> Parse:
     def parse(text: str) -> int:
@@ -54,6 +57,16 @@ def _url(*schemes: str) -> Parse:
         return text
 
     return parse
+
+
+def _webhook(text: str) -> str:
+    _url("http", "https")(text)
+    parts = urlsplit(text)
+    if not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be like https://host/path, without a user or password")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("is not a URL; its parts must be percent-encoded")
+    return text
 
 
 def _text(text: str) -> str:
@@ -249,6 +262,19 @@ class Settings:
         "OVERNIGHT_NIGHTLY_CRON", "0 3 * * *", _cron, "when the scheduler runs the night"
     )
     timezone: str = setting("OVERNIGHT_TIMEZONE", "UTC", _timezone, "time zone of the cron expression")
+    late_after_minutes: int = setting(
+        "OVERNIGHT_LATE_AFTER_MINUTES",
+        120,
+        _integer(1, 10_080),
+        "a night is late when no run is live so long after it was due",
+    )
+    webhook_url: str = setting(
+        "OVERNIGHT_WEBHOOK_URL",
+        "",
+        _webhook,
+        "where alerts are posted as JSON; empty posts none",
+        secret=True,
+    )
     host: str = setting("OVERNIGHT_HOST", "127.0.0.1", _word, "address that serving listens on")
     port: int = setting("OVERNIGHT_PORT", 8000, _integer(1, 65535), "port that serving listens on")
     workers: int = setting("OVERNIGHT_WORKERS", 2, _integer(1, 256), "gunicorn worker processes")
@@ -299,12 +325,18 @@ class Settings:
         ]
 
     def secrets(self) -> list[str]:
-        """Return the passwords inside the URLs: what no log may show."""
+        """Return what no log may show: the passwords inside the URLs, and where alerts are posted to.
+
+        Whoever knows the path of a webhook may post to it. A path too short to
+        be a secret is left out, since it might be part of anything.
+        """
         urls = [urlsplit(url) for url in (self.database_url, self.redis_url)]
         found = [url.password for url in urls if url.password]
         for url in urls:
             options = parse_qs(url.query)
             found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
+        path = self.webhook_url.partition("://")[2].partition("/")[2]
+        found += [secret for secret in (self.webhook_url, path) if len(secret) >= LEAST_SECRET]
         return found
 
 

@@ -9,11 +9,14 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from batch.loading.source import explained, open_engine
+from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError, SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
+from scheduler.alarm import Alarm
 from scheduler.cron import CronSchedule, missed
+from scheduler.late import LatestLive, LateWatch, late_night
 from scheduler.night import COMMAND, Night
 from scheduler.service import LastStart, serve
 
@@ -23,7 +26,9 @@ OVERDUE_AFTER = timedelta(minutes=15)
 @click.command()
 @click.option("--now", "at_once", is_flag=True, help="Run a night at once, then go on with the schedule.")
 @click.option(
-    "--check", is_flag=True, help="Exit 1 if a night is overdue or Postgres cannot be asked, 0 otherwise."
+    "--check",
+    is_flag=True,
+    help="Exit 1 if a night is overdue or Postgres cannot be asked, 0 otherwise.",
 )
 @click.argument("command", nargs=-1)
 def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
@@ -42,13 +47,17 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
     try:
         settings = Settings.from_environment()
         schedule = read_schedule(settings)
-        last_start = ledger_reader(settings)
+        last_start, newest_live = ledger_readers(settings)
+        after = timedelta(minutes=settings.late_after_minutes)
         if check:
-            check_overdue(schedule, last_start, datetime.now(UTC))
+            check_overdue(schedule, last_start, newest_live, after, datetime.now(UTC))
             return
         configure_logging(settings)
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
-        serve(schedule, Night(command or COMMAND), last_start, at_once=at_once)
+        alarm = Alarm(settings)
+        night = Night(command or COMMAND, alarm.night_ended)
+        watch = LateWatch(schedule, after, newest_live, alarm.late, alarm.mended)
+        serve(schedule, night, last_start, watch, at_once=at_once)
     except OvernightError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -68,32 +77,42 @@ def read_schedule(settings: Settings) -> CronSchedule:
         raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.nightly_cron!r}: {error}") from None
 
 
-def ledger_reader(settings: Settings) -> LastStart:
-    """Return a function that asks the ledger when its newest run started."""
+def ledger_readers(settings: Settings) -> tuple[LastStart, LatestLive]:
+    """Return functions that ask the ledger when the newest run started, and when one last went live."""
     engine = open_engine(settings, "overnight scheduler")
 
     def last_start() -> datetime | None:
         with explained(settings):
             return latest_start(engine)
 
-    return last_start
+    def newest_live() -> datetime | None:
+        with explained(settings):
+            return latest_live(engine, settings.key_prefix)
+
+    return last_start, newest_live
 
 
-def check_overdue(schedule: CronSchedule, last_start: LastStart, now: datetime) -> None:
-    """Say when the newest run started; exit 1 if a night has been due for a while and none has.
+def check_overdue(
+    schedule: CronSchedule, last_start: LastStart, newest_live: LatestLive, after: timedelta, now: datetime
+) -> None:
+    """Say when the newest run started; exit 1 if a night that was due has not, or is late (see `late_night`).
 
     Raises
     ------
     SourceError
         If Postgres cannot be asked.
     """
-    last_started_at = last_start()
+    last_started_at, live_at = last_start(), newest_live()
     if last_started_at is None:
         click.echo("no run yet")
         return
     due = missed(schedule, last_started_at, now - OVERDUE_AFTER)
+    late = None if live_at is None else late_night(schedule, live_at, now, after)
     if due is not None:
         click.echo(f"error: the night of {due.isoformat()} has not been started", err=True)
+        sys.exit(EXIT_FAILED)
+    if late is not None:
+        click.echo(f"error: the night of {late.isoformat()} is late: no run has gone live since", err=True)
         sys.exit(EXIT_FAILED)
     click.echo(f"the newest run started at {last_started_at.astimezone(schedule.zone).isoformat()}")
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from contract import errors
 
@@ -26,14 +28,40 @@ MEANINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Attributes
+    ----------
+    code
+        Its exit code, negative if a signal ended it; None if it could not be started.
+    outcome
+        What that means, in words.
+    pid
+        Its process id; None if it could not be started.
+    began
+        When it was started (aware).
+    """
+
+    code: int | None
+    outcome: str
+    pid: int | None
+    began: datetime
+
+
 class Night:
     """Runs the command, one child at a time, and can stop it from another thread.
 
     `stopping` says that `stop` was called and no further night will start.
+    `tell` is told of every child that ended by itself or could not be started.
     """
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = COMMAND, tell: Callable[[Ended], None] = lambda ended: None
+    ) -> None:
         self._command = list(command)
+        self._tell = tell
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self.stopping = False
@@ -44,7 +72,13 @@ class Night:
         A night that fails is logged, never raised: the next one is due all the
         same. None if it could not be started or `stop` came first.
         """
-        child = self._start()
+        began = datetime.now(UTC)
+        try:
+            child = self._start()
+        except OSError as error:
+            log.error("the night could not be started: %s", error)
+            self._tell(Ended(None, f"could not be started: {error}", None, began))
+            return None
         if child is None:
             return None
         code = child.wait()
@@ -52,6 +86,8 @@ class Night:
         if self.stopping:
             level = logging.INFO
         log.log(level, "the night ended: exit code %d, %s", code, outcome)
+        if not self.stopping:
+            self._tell(Ended(code, outcome, child.pid, began))
         return code
 
     def stop(self, timeout_seconds: float) -> None:
@@ -74,12 +110,8 @@ class Night:
         with self._lock:
             if self.stopping:
                 return None
-            try:
-                # Its own process group: Ctrl-C in a terminal reaches the scheduler alone, which passes it on.
-                self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
-            except OSError as error:
-                log.error("the night could not be started: %s", error)
-                return None
+            # Its own process group: Ctrl-C in a terminal reaches the scheduler alone, which passes it on.
+            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
             log.info("the night began (process %d): %s", self._child.pid, shlex.join(self._command))
             return self._child
 

@@ -12,11 +12,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from contract.errors import OvernightError
 from scheduler.cron import CronSchedule, missed
+from scheduler.late import LateWatch
 from scheduler.night import Night
 
 log = logging.getLogger(__name__)
 
 NIGHT = "night"
+LATE = "late"
 LOOK_SECONDS = 60
 STOP_SECONDS = 45
 
@@ -24,7 +26,9 @@ LastStart = Callable[[], datetime | None]
 """When the newest run in the ledger started, None if there is none; raises OvernightError."""
 
 
-def serve(schedule: CronSchedule, night: Night, last_start: LastStart, *, at_once: bool) -> None:
+def serve(
+    schedule: CronSchedule, night: Night, last_start: LastStart, watch: LateWatch, *, at_once: bool
+) -> None:
     """Run every night when it is due until SIGTERM or SIGINT, then stop the running one and return.
 
     Parameters
@@ -34,6 +38,13 @@ def serve(schedule: CronSchedule, night: Night, last_start: LastStart, *, at_onc
     """
     stop = _stop_signals()
     scheduler = make_scheduler(schedule, night, at_once=at_once)
+    scheduler.add_job(
+        lambda: watch.look(datetime.now(UTC)),
+        "interval",
+        seconds=LOOK_SECONDS,
+        id=LATE,
+        next_run_time=datetime.now(UTC),
+    )
     scheduler.start()
     _log_next(schedule)
 

@@ -19,6 +19,7 @@ from contract.columns import SCHEMA
 from contract.experiment import CONTROL
 from contract.settings import Settings
 from tests.scheduler_support import DEADLINE_SECONDS, NOTE, lines, python, until
+from tests.webhook_support import listening
 
 ROOT = Path(__file__).parents[1]
 
@@ -128,15 +129,19 @@ def days_ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
 
-def test_a_night_missed_while_no_scheduler_was_up_is_run_at_its_start(
+def test_a_night_missed_while_no_scheduler_was_up_is_told_and_run_at_its_start(
     start: Start, tmp_path: Path, engine: sa.Engine, database_url: str
 ) -> None:
     for days in (800, 400):
         ledger.start(engine, CONTROL, days_ago(days), "test")
-    process = start({"DATABASE_URL": database_url}, "--", *python(NOTE, tmp_path / "notes"))
-    process.wait_for("the night ended: exit code 0")
-    assert process.end() == 0
+    with listening() as hook:
+        environment = {"DATABASE_URL": database_url, "OVERNIGHT_WEBHOOK_URL": hook.url}
+        process = start(environment, "--", *python(NOTE + "; import os; os.abort()", tmp_path / "notes"))
+        process.wait_for("the night ended: exit code -6")
+        process.wait_for("was delivered to 127.0.0.1", times=2)
+        assert process.end() == 0
     assert lines(tmp_path / "notes") == ["ran"]
+    assert sorted(hook.events) == ["run_failed", "run_late"]
 
 
 @pytest.mark.parametrize("ledger_exists", [True, False])
@@ -169,7 +174,9 @@ def test_the_check_tells_an_overdue_night(engine: sa.Engine, database_url: str) 
     overdue = check(environment)
     assert overdue.returncode == 1
     assert "has not been started" in overdue.stderr
-    ledger.start(engine, CONTROL, days_ago(0), "test")
+    run = ledger.start(engine, CONTROL, days_ago(0), "test")
+    with engine.begin() as connection:
+        ledger.make_live(connection, run, days_ago(0), "test")
     assert check(environment).returncode == 0
     assert check(NOWHERE).returncode == 1
 

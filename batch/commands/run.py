@@ -6,6 +6,7 @@ from datetime import datetime
 
 import click
 
+from batch.alerting.alert import sent_if_it_fails
 from batch.commands import show
 from batch.commands.moment import Moment
 from batch.interrupt import signals_raise
@@ -32,13 +33,15 @@ def run(
 ) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
     who = ledger.actor("batch run")
+    variants = VARIANTS if variant == ALL else (variant,)
     with (
+        sent_if_it_fails(settings, variants),
         source.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
         store.connected(settings) as client,
     ):
         night = Night(settings, engine, client, who, as_of, limit_users, force)
-        manifests = run_night(night, VARIANTS if variant == ALL else (variant,))
+        manifests = run_night(night, variants)
         for manifest in manifests:
             click.echo(show.summary(manifest))
         check_refusals(manifests)

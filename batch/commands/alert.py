@@ -1,0 +1,37 @@
+"""The command that tries the webhook."""
+
+from __future__ import annotations
+
+import click
+
+from batch.alerting.alert import Alert, deliver
+from batch.alerting.events import Event
+from batch.alerting.webhook import host_of
+from contract.errors import SettingsError
+from contract.settings import Settings
+
+EXAMPLE = """\b
+Example, for a monitor of your own:
+  python -m scheduler --check || python -m batch alert --event run_late --reason "no run since last night"
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option(
+    "--event",
+    type=click.Choice([str(event) for event in Event]),
+    default=str(Event.TEST),
+    show_default=True,
+    help="What to say has happened.",
+)
+@click.option("--reason", default="sent by hand", show_default=True, help="Why, in a sentence.")
+@click.pass_obj
+def alert(settings: Settings, event: str, reason: str) -> None:
+    """Post an alert to OVERNIGHT_WEBHOOK_URL now, to see that it arrives.
+
+    Exits 1 if it is not delivered.
+    """
+    if not settings.webhook_url:
+        raise SettingsError("OVERNIGHT_WEBHOOK_URL is empty: there is nowhere to post an alert to")
+    deliver(settings, Alert(Event(event), reason))
+    click.echo(f"the alert {event} was delivered to {host_of(settings.webhook_url)}")

@@ -1,0 +1,72 @@
+"""How fresh what is served is: by the ledger when runs went live, by Redis what is live now."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+from typing import Any
+
+import redis
+import sqlalchemy as sa
+
+from batch.runs.ledger import State, changes, runs
+from contract.codec import decode_object
+from contract.columns import SCHEMA
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+
+PUBLISHED = (State.LIVE, State.RETIRED, State.ROLLED_BACK)
+
+
+def latest_live(engine: sa.Engine, key_prefix: str) -> datetime | None:
+    """Return when a run last went live for the first time: to be rolled back to makes none fresh.
+
+    Where none ever has, when the first was started; None where there is no run
+    or no ledger yet.
+    """
+    first_live = (
+        sa.select(sa.func.min(changes.c.at).label("at"))
+        .join(runs, runs.c.run_id == changes.c.run_id)
+        .where(runs.c.key_prefix == key_prefix, changes.c.state == State.LIVE)
+        .group_by(changes.c.run_id)
+        .subquery()
+    )
+    first_start = sa.select(sa.func.min(runs.c.started_at)).where(runs.c.key_prefix == key_prefix)
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table(changes.name, schema=SCHEMA):
+            return None
+        newest: datetime | None = connection.scalar(sa.select(sa.func.max(first_live.c.at)))
+        return newest or connection.scalar(first_start)
+
+
+def unpublished(engine: sa.Engine, key_prefix: str, pid: int, began: datetime) -> list[str]:
+    """Return the runs that a process of this host has started and not brought live, oldest first."""
+    acted = runs.c.actor.endswith(f"@{socket.gethostname()} pid {pid}", autoescape=True)
+    query = (
+        sa.select(runs.c.run_id)
+        .where(runs.c.key_prefix == key_prefix, runs.c.started_at >= began, acted)
+        .where(runs.c.state.not_in(PUBLISHED))
+        .order_by(runs.c.started_at)
+    )
+    with engine.connect() as connection:
+        return list(connection.scalars(query))
+
+
+def live_now(client: redis.Redis, key_prefix: str, now: datetime) -> dict[str, Any]:
+    """Return variant -> `{"run_id", "age_seconds"}` of what is served; the age is None if it is not told."""
+    keys, found = Keys(key_prefix), {}
+    for variant in VARIANTS:
+        run_id = client.get(keys.live(variant))
+        if run_id:
+            manifest = client.get(keys.manifest(str(run_id)))
+            found[variant] = {"run_id": str(run_id), "age_seconds": _age(manifest, now)}
+    return found
+
+
+def _age(manifest: Any, now: datetime) -> int | None:
+    """Return the seconds since a run went live, by its manifest (JSON, perhaps missing or broken)."""
+    try:
+        published = datetime.fromisoformat(str(decode_object(manifest)["published_at"]))
+        return int((now - published).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return None
