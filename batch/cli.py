@@ -17,6 +17,7 @@ from contract.settings import Settings
 COMMANDS = (
     "block",
     "diff",
+    "doctor",
     "evaluate",
     "explain",
     "lookup",

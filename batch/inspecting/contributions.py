@@ -17,7 +17,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from batch.features.tables import Feature, Kind
-from batch.learning.model import POSTS, Model, load_model
+from batch.learning.files import POSTS
+from batch.learning.model import Model, load_model
 from batch.loading.history import as_of
 from batch.loading.load import Network, load_network
 from batch.loading.source import snapshot
