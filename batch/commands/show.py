@@ -66,13 +66,24 @@ def _gate(manifest: dict[str, Any]) -> list[str]:
     if not rules:
         return []
     failed = sum(not rule["passed"] for rule in rules)
-    forced = ", forced" if manifest.get("forced") else ""
+    forced = ", published against it by --force" if manifest.get("forced") else ""
     rows = [
-        ["passed" if rule["passed"] else "FAILED", rule["rule"], rule["value"], rule["bound"], rule["why"]]
+        [
+            "passed" if rule["passed"] else "FAILED",
+            rule["rule"],
+            rule["value"],
+            _bound(rule["bound"]),
+            rule["why"],
+        ]
         for rule in rules
     ]
     head = f"gate: {len(rules) - failed} of {len(rules)} rules passed{forced}"
     return [head, table(["", "rule", "value", "bound", "why"], rows), ""]
+
+
+def _bound(bound: Any) -> Any:
+    """Write a bound from below and above as a range."""
+    return " to ".join(map(str, bound)) if isinstance(bound, list) else bound
 
 
 def _details(row: dict[str, Any]) -> str:
