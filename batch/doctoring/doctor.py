@@ -88,9 +88,10 @@ def _served(
     if known is not None:
         yield from live_runs.pointers(keys, live, known, counted)
         yield from leftovers.orphans(keys, live, known, counted)
-    yield from leftovers.counts(live, manifests, counted)
-    yield from live_runs.models(Path(settings.model_dir), live)
-    yield from live_runs.ages(live, manifests, settings.nightly_cron, now)
+    whole = {variant: run_id for variant, run_id in live.items() if run_id in manifests}
+    yield from leftovers.counts(whole, manifests, counted)
+    yield from live_runs.models(Path(settings.model_dir), whole)
+    yield from live_runs.ages(whole, manifests, settings.nightly_cron, now)
     yield memory.enough(memory.free_memory(client), _sizes(client, counted, manifests))
     yield small_keys.experiment(client, keys, live)
     yield small_keys.blocked(client, keys)

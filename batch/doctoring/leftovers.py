@@ -50,8 +50,6 @@ def counts(live: dict[str, str], manifests: dict[str, dict[str, Any]], census: C
     if not census.complete:
         return
     for variant, run_id in live.items():
-        if run_id not in manifests:
-            continue
         check, run, manifest = f"lists {variant}", census.runs.get(run_id, RunKeys()), manifests[run_id]
         wanted = {"user": int(manifest.get("users", 0)), "post": int(manifest.get("similar_posts", 0))}
         short = {kind: due - getattr(run, kind) for kind, due in wanted.items() if getattr(run, kind) < due}

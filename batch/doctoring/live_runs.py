@@ -109,10 +109,7 @@ def ages(
         When the night runs; only of one that runs every day can a simple rule say what is late.
     """
     for variant, run_id in live.items():
-        manifest = manifests.get(run_id)
-        if manifest is None:
-            continue
-        check, age = f"age {variant}", now - stored.published_at(run_id, manifest)
+        check, age = f"age {variant}", now - stored.published_at(run_id, manifests[run_id])
         told = f"live for {age.total_seconds() / 3600:.1f} h"
         if cron.split()[2:] != EVERY_DAY:
             yield ok(check, f"{told}; `python -m scheduler --check` knows whether a night is overdue")
