@@ -1,4 +1,4 @@
-"""The command line: what operators look at and change by hand; what learns has files of its own."""
+"""The command line: finds the command asked for, and turns what goes wrong into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from typing import Any, NoReturn
 
 import click
 
-from batch.commands import show
 from batch.interrupt import InterruptedRunError
-from batch.loading import source
-from batch.publishing import store
-from batch.runs import ledger
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
-from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
-IN_FILES_OF_THEIR_OWN = {
-    "alert": "batch.commands.alert",
-    "run": "batch.commands.run",
-    "evaluate": "batch.commands.evaluate",
-    "report": "batch.commands.report",
-    "tune": "batch.commands.tune",
-    "rollback": "batch.commands.rollback",
-    "prune": "batch.commands.prune",
-}
+COMMANDS = (
+    "alert",
+    "block",
+    "diff",
+    "doctor",
+    "evaluate",
+    "explain",
+    "lookup",
+    "prune",
+    "report",
+    "rollback",
+    "run",
+    "runs",
+    "show",
+    "tune",
+    "unblock",
+)
+"""Each is batch/commands/NAME.py, which has a command of the same name."""
 
 
 class Commands(click.Group):
@@ -35,7 +39,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name all commands."""
-        return sorted([*super().list_commands(ctx), *IN_FILES_OF_THEIR_OWN])
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by its name.
@@ -45,10 +49,10 @@ class Commands(click.Group):
         OvernightError
             A system library is missing that LightGBM needs.
         """
-        if cmd_name not in IN_FILES_OF_THEIR_OWN:
-            return super().get_command(ctx, cmd_name)
+        if cmd_name not in COMMANDS:
+            return None
         try:
-            command: Any = getattr(import_module(IN_FILES_OF_THEIR_OWN[cmd_name]), cmd_name)
+            command: Any = getattr(import_module(f"batch.commands.{cmd_name}"), cmd_name)
         except OSError as error:
             raise OvernightError(
                 f"LightGBM cannot be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1"
@@ -62,60 +66,6 @@ def cli(context: click.Context) -> None:
     """Overnight's nightly job and its operators' tools. Settings come from the environment."""
     context.obj = Settings.from_environment()
     configure_logging(context.obj)
-
-
-@cli.command()
-@click.option(
-    "--count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first."
-)
-@click.pass_obj
-def runs(settings: Settings, count: int) -> None:
-    """List the newest runs and their states."""
-    with source.connected(settings) as engine:
-        ledger.create(engine)
-        click.echo(show.runs(ledger.newest(engine, count)))
-
-
-@cli.command(name="show")
-@click.argument("run_id", metavar="RUN")
-@click.pass_obj
-def show_run(settings: Settings, run_id: str) -> None:
-    """Show one run: states, metrics, stages."""
-    with source.connected(settings) as engine:
-        ledger.create(engine)
-        found = ledger.find(engine, run_id)
-    if found is None:
-        raise OvernightError(f"there is no run {run_id}; `python -m batch runs` lists them")
-    click.echo(show.run(*found))
-
-
-@cli.command()
-@click.argument("user_id", metavar="USER", type=int)
-@click.pass_obj
-def lookup(settings: Settings, user_id: int) -> None:
-    """Show the list that serving would take a user's recommendations from."""
-    with store.connected(settings) as client:
-        click.echo(show.lookup(client, Keys(settings.key_prefix), user_id))
-
-
-@cli.command()
-@click.argument("post_id", metavar="POST", type=int)
-@click.pass_obj
-def block(settings: Settings, post_id: int) -> None:
-    """Keep a post out of every answer, within about a second."""
-    with store.connected(settings) as client:
-        added = client.sadd(Keys(settings.key_prefix).blocked, post_id)
-    click.echo(f"post {post_id} is blocked" if added else f"post {post_id} was blocked already")
-
-
-@cli.command()
-@click.argument("post_id", metavar="POST", type=int)
-@click.pass_obj
-def unblock(settings: Settings, post_id: int) -> None:
-    """Let a blocked post be served again: from lists that hold it still, and by the next run."""
-    with store.connected(settings) as client:
-        removed = client.srem(Keys(settings.key_prefix).blocked, post_id)
-    click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
 
 
 def main() -> NoReturn:

@@ -36,7 +36,7 @@ USERS_OVER_FULL_CATALOGUE = 20_000
 OF_WINDOW = ("users", "views", HITRATE, f"random_{HITRATE}", f"popularity_{HITRATE}", "roc_auc")
 
 
-@click.command()
+@click.command(epilog="Example: python -m batch evaluate --variant control --folds 5")
 @click.option(
     "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to judge."
 )

@@ -13,7 +13,7 @@ from contract.errors import OvernightError
 from contract.settings import Settings
 
 
-@click.command()
+@click.command(epilog="Example: python -m batch report 20261122T030000Z-control")
 @click.argument("run_id", metavar="RUN")
 @click.option("--open", "in_browser", is_flag=True, help="Open it in a browser as well.")
 @click.pass_obj

@@ -20,7 +20,7 @@ from contract.settings import Settings
 ALL = "all"
 
 
-@click.command()
+@click.command(epilog="Example: python -m batch run --variant control")
 @click.option(
     "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
 )

@@ -1,24 +1,48 @@
-"""What the command line prints: tables of text, made from records."""
+"""The command that tells one run, and how a run is told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import redis
-import sqlalchemy as sa
+import click
 
+from batch import layout
+from batch.commands.options import json_option
+from batch.commands.runs import of_row
 from batch.judging import show_evaluation
 from batch.layout import table
-from contract.codec import decode_list, decode_object
-from contract.errors import StoreError
-from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
-from contract.keys import Keys
+from batch.loading import source
+from batch.runs import ledger
+from contract.errors import OvernightError
+from contract.settings import Settings
+
+CHANGE = ("at", "state", "actor", "reason")
+
+
+@click.command(epilog="Example: python -m batch show 20261122T030000Z-control")
+@click.argument("run_id", metavar="RUN")
+@json_option
+@click.pass_obj
+def show(settings: Settings, run_id: str, as_json: bool) -> None:
+    """Show one run: metrics, the gate's rules, stages, and the story of its states."""
+    with source.connected(settings) as engine:
+        ledger.create(engine)
+        found = ledger.find(engine, run_id)
+    if found is None:
+        raise OvernightError(f"there is no run {run_id}; `python -m batch runs` lists them")
+    run, changes = found
+    told = [[change.at, change.state, change.actor, change.reason] for change in changes]
+    if as_json:
+        story = [dict(zip(CHANGE, values, strict=True)) for values in told]
+        click.echo(layout.as_json(of_row(run) | {"manifest": run.manifest, "changes": story}))
+        return
+    # The manifest was written when the run went live; the ledger knows what became of it.
+    made = summary(run.manifest | {"state": run.state}) if run.manifest else f"{run_id}: {run.state}\n"
+    click.echo(f"{made}\n{table(['at', 'state', 'by', 'reason'], told)}")
 
 
 def summary(manifest: dict[str, Any]) -> str:
-    """Tell a run: what it wrote, its metrics beside the baselines, its stages."""
-    metrics = manifest["metrics"]
+    """Tell a run: what it wrote, its metrics beside the baselines, the gate's rules, its stages."""
     stages = [[row["stage"], row["seconds"], row["peak_mib"], _details(row)] for row in manifest["stages"]]
     return "\n".join(
         [
@@ -27,101 +51,41 @@ def summary(manifest: dict[str, Any]) -> str:
             f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
             f"checksum {manifest['checksum'][:16]}",
             "",
-            show_evaluation.of_run(metrics),
-            "",
-            table(["stage", "seconds", "peak MiB", ""], stages),
+            show_evaluation.of_run(manifest["metrics"]),
             "",
             *_gate(manifest),
+            table(["stage", "seconds", "peak MiB", ""], stages),
+            "",
         ]
     )
 
 
 def _gate(manifest: dict[str, Any]) -> list[str]:
-    """Tell what the gate made of a run; nothing of one from before there was a gate."""
+    """Tell the rules that the run was held to, those it failed first; nothing where there were none."""
+    rules = sorted(manifest.get("gate") or [], key=lambda rule: bool(rule["passed"]))
+    if not rules:
+        return []
+    failed = sum(not rule["passed"] for rule in rules)
+    forced = ", published against it by --force" if manifest.get("forced") else ""
     rows = [
         [
-            verdict["rule"],
-            verdict["value"],
-            _bound(verdict["bound"]),
-            "yes" if verdict["passed"] else "NO",
-            verdict["why"],
+            "passed" if rule["passed"] else "FAILED",
+            rule["rule"],
+            rule["value"],
+            _bound(rule["bound"]),
+            rule["why"],
         ]
-        for verdict in manifest.get("gate", [])
+        for rule in rules
     ]
-    forced = ["published by --force, against the gate"] if manifest.get("forced") else []
-    return [table(["gate", "value", "bound", "passed", ""], rows), *forced, ""] if rows else []
+    head = f"gate: {len(rules) - failed} of {len(rules)} rules passed{forced}"
+    return [head, table(["", "rule", "value", "bound", "why"], rows), ""]
 
 
-def _bound(bound: float | list[float]) -> str:
-    return " to ".join(map(str, bound)) if isinstance(bound, list) else str(bound)
-
-
-def runs(found: Sequence[sa.Row[Any]]) -> str:
-    """List runs, a line each."""
-    if not found:
-        return "no runs yet; `python -m batch run` makes one"
-    return table(
-        ["run", "state", "cutoff", "hitrate@5", "started by", "reason"],
-        [[row.run_id, row.state, row.cutoff, _hitrate(row.manifest), row.actor, row.reason] for row in found],
-    )
-
-
-def run(found: sa.Row[Any], changes: Sequence[sa.Row[Any]]) -> str:
-    """Tell one run with the story of its states."""
-    story = table(
-        ["at", "state", "by", "reason"], [[row.at, row.state, row.actor, row.reason] for row in changes]
-    )
-    told = summary(found.manifest) if found.manifest else f"{found.run_id}: {found.state}\n"
-    return f"{told}\n{story}"
-
-
-def lookup(client: redis.Redis, keys: Keys, user_id: int) -> str:
-    """Show a user's list as serving takes it: variant, run, then posts with score and topic.
-
-    Raises
-    ------
-    StoreError
-        No run is live.
-    """
-    variant = _experiment(client, keys).variant_of(user_id)
-    live = {name: str(client.get(keys.live(name)) or "") for name in VARIANTS}
-    served = variant if live[variant] else next((name for name in VARIANTS if live[name]), None)
-    if served is None:
-        raise StoreError("no run is live; `python -m batch run` makes one")
-    key = keys.user(live[served], user_id)
-    value = client.get(key)
-    head = f"user {user_id}: variant {variant}, run {live[served]}\nkey {key}"
-    if value is None:
-        return f"{head}\nno list: the popular posts are served"
-    posts = decode_list(value)
-    if not posts:
-        return f"{head}\nan empty list, they liked everything: the popular posts are served"
-    texts = client.hmget(keys.posts, [str(post_id) for post_id, _ in posts])
-    blocked = client.smembers(keys.blocked)
-    rows = [
-        [
-            rank,
-            post_id,
-            score,
-            decode_object(text).get("topic") if text else None,
-            "blocked" if str(post_id) in blocked else "",
-        ]
-        for rank, ((post_id, score), text) in enumerate(zip(posts, texts, strict=True), start=1)
-    ]
-    return f"{head}\n{table(['rank', 'post', 'score', 'topic', ''], rows)}"
-
-
-def _experiment(client: redis.Redis, keys: Keys) -> Experiment:
-    stored = client.get(keys.experiment)
-    try:
-        return Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
-    except ValueError as error:
-        raise StoreError(f"{keys.experiment} is broken: {error}; SET it anew, or DEL it") from None
+def _bound(bound: Any) -> Any:
+    """Write a bound from below and above as a range."""
+    return " to ".join(map(str, bound)) if isinstance(bound, list) else bound
 
 
 def _details(row: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {row[name]}" for name in row if name not in ("stage", "seconds", "peak_mib"))
-
-
-def _hitrate(manifest: dict[str, Any] | None) -> float | None:
-    return manifest["metrics"]["model"]["hitrate_at_5"] if manifest else None
+    told = (name for name in row if name not in ("stage", "seconds", "peak_mib"))
+    return ", ".join(f"{name} {row[name]}" for name in told)

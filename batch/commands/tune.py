@@ -19,7 +19,7 @@ from contract.experiment import CONTROL
 from contract.settings import Settings
 
 
-@click.command()
+@click.command(epilog="Example: python -m batch tune --variant test --minutes 60")
 @click.option(
     "--variant", type=click.Choice([*VARIANTS]), default=CONTROL, show_default=True, help="Model to tune."
 )

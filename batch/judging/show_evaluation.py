@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batch.judging import JUDGES
@@ -12,6 +13,9 @@ if TYPE_CHECKING:  # an operator who looks at a run need not wait for what made 
     from batch.judging.evaluation import Evaluation
 
 NOTE = "in brackets: 95 % interval over users"
+
+ORDER = ("hitrate", "precision", "recall", "map", "ndcg", "roc_auc", "log_loss", "calibration_error")
+"""Of metrics that are alike in how many posts they look at; the ledger's jsonb keeps no order of its own."""
 
 
 def of_run(metrics: dict[str, Any]) -> str:
@@ -87,9 +91,22 @@ def windows(found: Sequence[tuple[str, str, Evaluation]]) -> str:
     return table([*head, "full catalogue: hitrate@5", "random", "popularity"], rows)
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Sort metrics: by how many posts of a list they look at, those that look at all posts last."""
+
+    def place(metric: str) -> tuple[float, int, str]:
+        name, _, k = metric.partition("_at_")
+        return int(k) if k.isdigit() else math.inf, ORDER.index(name) if name in ORDER else len(ORDER), metric
+
+    return sorted(metrics, key=place)
+
+
 def _figures(record: dict[str, Any]) -> list[str]:
     note = [NOTE] if record.get("intervals") else []
-    rows = [[metric, *(_figure(record, judge, metric) for judge in JUDGES)] for metric in record["model"]]
+    rows = [
+        [metric, *(_figure(record, judge, metric) for judge in JUDGES)]
+        for metric in in_order(record["model"])
+    ]
     return [*note, table(["metric", *JUDGES], rows)]
 
 

@@ -18,14 +18,13 @@ from batch.features.encode import Encoder
 from batch.features.factors import Factors, like_factors
 from batch.features.features import TextFeatures, build_tables
 from batch.features.tables import Feature, FeatureTables, Kind
+from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
 from batch.loading.examples import Examples
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.load import Network
 from batch.variants import VARIANTS, Variant
 from contract.errors import ModelError
-
-FOREST, COLUMNS, POSTS = "model.txt", "model.json", "posts.npz"
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,7 @@ def load_model(folder: Path, network: Network) -> Model:
         A file is missing or is none of ours.
     """
     try:
-        forest = (folder / FOREST).read_bytes()
-        columns = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
-        if hashlib.sha256(forest).hexdigest() != columns[FOREST]:  # LightGBM ends the process on a broken one
-            raise ValueError(f"{FOREST} is not what the run wrote")
+        forest, columns = read_forest(folder)  # whole: LightGBM ends the process on a broken one
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]

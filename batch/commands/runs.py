@@ -1,0 +1,54 @@
+"""The command that lists runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import sqlalchemy as sa
+
+from batch import layout
+from batch.commands.options import json_option
+from batch.loading import source
+from batch.runs import ledger
+from contract.settings import Settings
+
+RECORD = (
+    "run_id", "variant", "key_prefix", "state", "cutoff", "started_at", "finished_at", "actor", "reason",
+)  # fmt: skip
+
+
+@click.command(epilog="Example: python -m batch runs --count 5")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first."
+)
+@json_option
+@click.pass_obj
+def runs(settings: Settings, count: int, as_json: bool) -> None:
+    """List the newest runs and their states."""
+    with source.connected(settings) as engine:
+        ledger.create(engine)
+        found = ledger.newest(engine, count)
+    if as_json:
+        click.echo(layout.as_json([of_row(row) | {"hitrate_at_5": _hitrate(row.manifest)} for row in found]))
+    elif not found:
+        click.echo("no runs yet; `python -m batch run` makes one")
+    else:
+        head = ["run", "state", "cutoff", "hitrate@5", "started by", "reason"]
+        rows = [
+            [run.run_id, run.state, run.cutoff, _hitrate(run.manifest), run.actor, run.reason]
+            for run in found
+        ]
+        click.echo(layout.table(head, rows))
+
+
+def of_row(row: sa.Row[Any]) -> dict[str, Any]:
+    """Return a run of the ledger as a record, without its manifest."""
+    return {name: getattr(row, name) for name in RECORD}
+
+
+def _hitrate(manifest: dict[str, Any] | None) -> float | None:
+    """Return the model's HitRate@5; None for a run that ended before it was judged."""
+    metrics = (manifest or {}).get("metrics", {})
+    found: float | None = metrics.get("model", {}).get("hitrate_at_5")
+    return found

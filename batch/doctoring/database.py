@@ -1,0 +1,93 @@
+"""Postgres: the three views, the rights of the role, our own tables and their version."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from batch.doctoring.finding import Finding, fail, ok, warn
+from batch.features import text_vectors
+from batch.loading.views import check_views
+from batch.runs import ledger
+from contract.columns import SCHEMA
+from contract.errors import SourceError
+
+OWN_TABLES = (*ledger.runs.metadata.tables.values(), *text_vectors.tables.tables.values())
+
+WHO = sa.text("SELECT current_user, current_database(), current_setting('server_version')")
+MAY_MAKE = sa.text("""
+    SELECT has_schema_privilege(oid, 'USAGE') AND has_schema_privilege(oid, 'CREATE')
+    FROM pg_namespace WHERE nspname = :schema
+""")
+OURS = sa.text("""
+    SELECT relname, pg_has_role(relowner, 'USAGE') AS owned,
+           (SELECT bool_and(has_table_privilege(pg_class.oid, needed))
+            FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed) AS usable
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = :schema AND relname = ANY(:names)
+""")
+COLUMNS = sa.text("""
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
+""")
+GRANT = f"as the schema's owner: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {{role}}"
+
+
+def examined(connection: sa.Connection) -> list[Finding]:
+    """Examine a database that answers."""
+    role, database, version = connection.execute(WHO).one()
+    return [
+        ok("postgres", f"PostgreSQL {version}, database {database}, role {role}"),
+        views(connection),
+        rights(connection, role),
+        tables_version(connection),
+    ]
+
+
+def views(connection: sa.Connection) -> Finding:
+    """Look for the three views, their columns, types, and the right to read them."""
+    try:
+        found = check_views(connection)
+    except SourceError as error:
+        told, _, mend = str(error).partition("; ")
+        return fail("views", told, mend)
+    features = [f"{len(columns)} columns of {name}" for name, columns in vars(found).items()]
+    return ok("views", ", ".join(features))
+
+
+def rights(connection: sa.Connection, role: str) -> Finding:
+    """See whether the role owns our tables, and may make those that are missing."""
+    names = [table.name for table in OWN_TABLES]
+    found = connection.execute(OURS, {"schema": SCHEMA, "names": names}).all()
+    useless = sorted(row.relname for row in found if not row.owned and not row.usable)
+    if useless:
+        return fail(
+            "rights",
+            f"{role} neither owns nor may change {SCHEMA}.{useless[0]}",
+            f"ALTER TABLE {SCHEMA}.{useless[0]} OWNER TO {role}",
+        )
+    if not connection.scalar(MAY_MAKE, {"schema": SCHEMA}):
+        told = f"{role} may not make tables in the schema {SCHEMA}"
+        missing = sorted(set(names) - {row.relname for row in found})
+        if missing:
+            return fail("rights", f"{told}, and {missing[0]} is missing", GRANT.format(role=role))
+        return warn("rights", f"{told}; all that are needed today are there", GRANT.format(role=role))
+    return ok("rights", f"{role} may read the views, and has {len(found)} tables of its own")
+
+
+def tables_version(connection: sa.Connection) -> Finding:
+    """See whether our tables have the columns that this program writes."""
+    found = {}
+    for table in OWN_TABLES:
+        there = set(connection.scalars(COLUMNS, {"table": f"{SCHEMA}.{table.name}"}))
+        found[table.name] = sorted({column.name for column in table.columns} - there) if there else None
+    lacking = {name: absent for name, absent in found.items() if absent}
+    if lacking:
+        name, absent = next(iter(lacking.items()))
+        return fail(
+            "tables",
+            f"{SCHEMA}.{name} lacks the column {', '.join(absent)}: it is of another version",
+            "run `python -m batch runs` with this version, which brings older tables up to date",
+        )
+    missing = [name for name, absent in found.items() if absent is None]
+    told = f"; still to be made: {', '.join(missing)}" if missing else ""
+    return ok("tables", f"as this version wants them{told}")

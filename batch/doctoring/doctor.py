@@ -1,0 +1,116 @@
+"""The whole examination, in order; whatever cannot be reached is a finding, and the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from batch.doctoring import (
+    clocks,
+    database,
+    leftovers,
+    live_runs,
+    memory,
+    redis_server,
+    small_keys,
+)
+from batch.doctoring.census import Census, RunKeys, census
+from batch.doctoring.entered import Entered, entered
+from batch.doctoring.finding import Finding, fail
+from batch.inspecting import stored
+from batch.loading import source
+from batch.publishing import store
+from batch.runs import ledger
+from contract.errors import SourceError, StoreError
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from contract.settings import Settings
+
+Ledger = dict[str, Entered]
+
+
+def examine(settings: Settings, now: datetime) -> list[Finding]:
+    """Examine Postgres, Redis and the models; nothing is changed anywhere.
+
+    Raises
+    ------
+    SettingsError
+        A URL cannot be used at all.
+    """
+    found, known = _postgres(settings)
+    return [*found, *_redis(settings, known, now)]
+
+
+def _postgres(settings: Settings) -> tuple[list[Finding], Ledger | None]:
+    """Examine Postgres; return the ledger with what was found, None if it cannot be read."""
+    found: list[Finding] = []
+    try:
+        with (
+            source.connected(settings, f"overnight {ledger.actor('batch doctor')}") as engine,
+            source.snapshot(engine) as connection,
+        ):
+            found += database.examined(connection)
+            found.append(clocks.of_postgres(connection))
+            known = entered(connection, settings.key_prefix)
+            found.append(leftovers.unfinished(connection, settings.key_prefix, known))
+    except SourceError as error:
+        told, _, mend = str(error).rpartition("; ")
+        return [*found, fail("postgres", told, mend)], None
+    return found, known
+
+
+def _redis(settings: Settings, known: Ledger | None, now: datetime) -> list[Finding]:
+    """Examine Redis, and hold what it serves against the ledger as far as that is known."""
+    found: list[Finding] = []
+    try:
+        with store.connected(settings) as client:
+            found += redis_server.examined(client)
+            found.append(clocks.of_redis(client))
+            found += _served(client, settings, known, now)
+    except StoreError as error:
+        told, _, mend = str(error).rpartition("; ")
+        found.append(fail("redis", told, mend))
+    return found
+
+
+def _served(
+    client: redis.Redis, settings: Settings, known: Ledger | None, now: datetime
+) -> Iterator[Finding]:
+    keys = Keys(settings.key_prefix)
+    named = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
+    live = {variant: str(run_id) for variant, run_id in named.items() if run_id}
+    manifests = dict(_manifests(client, keys, live))
+    counted = census(client, keys)
+    if known is not None:
+        yield from live_runs.pointers(keys, live, known, counted)
+        yield from leftovers.orphans(keys, live, known, counted)
+    whole = {variant: run_id for variant, run_id in live.items() if run_id in manifests}
+    yield from leftovers.counts(whole, manifests, counted)
+    yield from live_runs.models(Path(settings.model_dir), whole)
+    yield from live_runs.ages(whole, manifests, settings.nightly_cron, now)
+    yield memory.enough(memory.free_memory(client), _sizes(client, counted, manifests))
+    yield small_keys.experiment(client, keys, live)
+    yield small_keys.blocked(client, keys)
+    posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
+    yield small_keys.texts(client, keys, max(posts, default=None))
+
+
+def _manifests(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the live runs with a manifest that can be read; of the others the pointers' findings tell."""
+    for run_id in live.values():
+        try:
+            stored.published_at(run_id, {})
+            yield run_id, stored.manifest_of(client, keys, run_id)
+        except (StoreError, ValueError):
+            continue
+
+
+def _sizes(client: redis.Redis, counted: Census, manifests: dict[str, dict[str, Any]]) -> list[int | None]:
+    return [
+        memory.bytes_of_run(client, counted.runs.get(run_id, RunKeys()), manifest)
+        for run_id, manifest in manifests.items()
+    ]

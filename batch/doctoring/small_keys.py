@@ -1,0 +1,103 @@
+"""The keys that outlive runs: the experiment, the blocked posts, the texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from batch.doctoring.finding import Finding, fail, ok, warn
+from batch.inspecting import stored
+from contract.codec import decode_object
+from contract.errors import StoreError
+from contract.experiment import NO_EXPERIMENT, TEST
+from contract.keys import Keys
+
+MOST_NAMED = 3
+TEXTS_READ = 500
+
+
+def experiment(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Finding:
+    """See whether the split of the users can be read, and both its sides are served.
+
+    Parameters
+    ----------
+    live
+        Variant -> the run that its pointer names.
+    """
+    if wrong := wrong_type(client, keys.experiment, "string"):
+        return wrong
+    try:
+        found = stored.experiment_of(client, keys)
+    except StoreError as error:
+        told, _, mend = str(error).partition("; ")
+        return fail(
+            "experiment", f"{told}; serving keeps the split it had, new workers put all in control", mend
+        )
+    if found == NO_EXPERIMENT:
+        return ok("experiment", "none is stored: every user is in control")
+    told = f"{found.name}: {found.percent_test} % of users in {TEST}"
+    if live and found.percent_test and TEST not in live:
+        return warn(
+            "experiment",
+            f"{told}, but no run of {TEST} is live: they get control's lists",
+            f"python -m batch run --variant {TEST}",
+        )
+    return ok("experiment", told)
+
+
+def blocked(client: redis.Redis, keys: Keys) -> Finding:
+    """See whether the blocked posts are ids of posts."""
+    if wrong := wrong_type(client, keys.blocked, "set"):
+        return wrong
+    members = [str(member) for member in client.sscan_iter(keys.blocked)]
+    strange = sorted(member for member in members if not member.removeprefix("-").isdigit())
+    if strange:
+        named = ", ".join(repr(member[:40]) for member in strange[:MOST_NAMED])
+        return warn(
+            "blocked posts",
+            f"{len(strange)} of {len(members)} members are no post's id and block nothing: {named}",
+            f"redis-cli SREM {keys.blocked} MEMBER; `python -m batch block POST` adds an id",
+        )
+    return ok("blocked posts", f"{len(members)}")
+
+
+def texts(client: redis.Redis, keys: Keys, posts: int | None) -> Finding:
+    """See whether the texts that answers carry are there for all posts of the live run.
+
+    Parameters
+    ----------
+    posts
+        How many the live run has; None if no run is live.
+    """
+    if wrong := wrong_type(client, keys.posts, "hash"):
+        return wrong
+    count = int(client.hlen(keys.posts))
+    mend = "python -m batch run writes them anew"
+    if posts is not None and count < posts:
+        return fail("texts", f"{keys.posts} has {count} posts, the live run {posts}", mend)
+    sample: Any = client.hscan(keys.posts, count=TEXTS_READ)[1]
+    broken = [post_id for post_id, value in sample.items() if not _readable(value)]
+    if broken:
+        return fail(
+            "texts", f"the text of post {broken[0]} cannot be read, and of {len(broken) - 1} more", mend
+        )
+    return ok("texts", f"of {count} posts")
+
+
+def wrong_type(client: redis.Redis, key: str, wanted: str) -> Finding | None:
+    """Find a key that somebody made of another type."""
+    found: Any = client.type(key)
+    if found in ("none", wanted):
+        return None
+    return fail(
+        key, f"is a {found} and must be a {wanted}", f"redis-cli DEL {key}, then `python -m batch run`"
+    )
+
+
+def _readable(value: str) -> bool:
+    try:
+        decode_object(value)
+    except ValueError:
+        return False
+    return True

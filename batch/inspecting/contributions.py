@@ -1,0 +1,163 @@
+"""The model's score of one pair, in its parts.
+
+score = dot product of the factors + the forest's base value + a contribution
+of each feature. The base value is the forest's mean over what it was trained
+on; contributions are SHAP values as LightGBM works them out (Lundberg et al.,
+2020): together they are the forest's score exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from batch.features.tables import Feature, Kind
+from batch.learning.files import POSTS
+from batch.learning.model import Model, load_model
+from batch.loading.history import as_of
+from batch.loading.load import Network, load_network
+from batch.loading.source import snapshot
+from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
+from contract.errors import ModelError, SourceError
+
+TOLERANCE = 1e-5
+
+LIKED = sa.text(f"""
+    SELECT min(happened_at) FROM {SCHEMA}.{INTERACTIONS}
+    WHERE user_id = :user_id AND post_id = :post_id AND action = '{LIKE_ACTION}'
+""")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A score in its parts, all in log-odds of a like.
+
+    Attributes
+    ----------
+    score
+        dot_product + base_value + all contributions.
+    dot_product
+        Of the factors; None for a model without.
+    contributions
+        `feature`, `kind`, `value` (a category's word; None if unknown) and
+        `contribution` of every feature, largest first, whatever its sign.
+    known
+        Whether the run knew the post.
+    liked_at
+        When the user first liked the post, be it since the run; None if never.
+    """
+
+    score: float
+    dot_product: float | None
+    base_value: float
+    contributions: list[dict[str, Any]]
+    known: bool
+    liked_at: datetime | None
+
+
+def explained(
+    engine: sa.Engine,
+    folder: Path,
+    cutoff: datetime,
+    clock: datetime,
+    user_id: int,
+    post_id: int,
+    threads: int,
+) -> Explained:
+    """Score one pair by a saved model, with features as of its run's cutoff.
+
+    Reads what a night reads, since features speak of all users and posts.
+
+    Parameters
+    ----------
+    folder
+        Of the run's model.
+    clock
+        The network has no posts created later.
+
+    Raises
+    ------
+    ModelError
+        The model is not there, or cannot be used.
+    SourceError
+        The network knows no such user or post.
+    """
+    known = _posts_known(folder)
+    with snapshot(engine) as connection:
+        network = load_network(connection, clock)
+        user = _find(network.users.index, "user", user_id)
+        _find(network.posts.index, "post", post_id)
+        # The posts that the run knew, no newer ones: those would move the factors of all.
+        network = Network(network.users, network.posts[network.posts.index.isin([*known, post_id])])
+        model = load_model(folder, network)
+        history = as_of(connection, network, cutoff, model.groupings)
+        liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id})
+    users, posts = np.array([user]), np.array([_find(network.posts.index, "post", post_id)])
+    tables, factors = model.tables(network, history), model.factors(network, history)
+    dot = None if factors is None else float(factors.dot(users, posts)[0])
+    row = tables.rows(users, posts)
+    *parts, base = _parts(model, row, threads)
+    found: list[dict[str, Any]] = [
+        {
+            "feature": feature.name,
+            "kind": str(feature.kind),
+            "value": _value(model, feature, number),
+            "contribution": part,
+        }
+        for feature, number, part in zip(tables.columns, row[0].tolist(), parts, strict=True)
+    ]
+    found.sort(key=lambda part: -abs(part["contribution"]))
+    return Explained(sum(parts) + base + (dot or 0.0), dot, base, found, post_id in known, liked_at)
+
+
+def _parts(model: Model, row: np.ndarray, threads: int) -> list[float]:
+    """Return each feature's contribution and then the base value.
+
+    Raises
+    ------
+    ModelError
+        They do not add up to the forest's score.
+    """
+    found = model.booster.predict(row, pred_contrib=True, num_threads=threads)
+    parts: list[float] = np.asarray(found, np.float64)[0].tolist()
+    forest = float(np.asarray(model.booster.predict(row, raw_score=True, num_threads=threads))[0])
+    if abs(sum(parts) - forest) > TOLERANCE:
+        raise ModelError(f"the contributions add up to {sum(parts):.6f}, but the forest says {forest:.6f}")
+    return parts
+
+
+def _value(model: Model, feature: Feature, number: float) -> float | str | None:
+    if np.isnan(number):
+        return None
+    if not feature.categorical:
+        return number
+    encoder = model.users if feature.kind is Kind.USER else model.posts
+    words = encoder.categories[feature.name.removeprefix(f"{feature.kind}_")] or ()
+    return words[int(number)]
+
+
+def _posts_known(folder: Path) -> set[int]:
+    try:
+        with np.load(folder / POSTS, allow_pickle=False) as kept:
+            return set(kept["post_ids"].tolist())
+    except FileNotFoundError:
+        raise ModelError(
+            f"there is no model in {folder}, and only the run's own can tell; ask where the night runs, with "
+            "its OVERNIGHT_MODEL_DIR, and of a run that is kept"
+        ) from None
+    except (OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
+
+
+def _find(index: Any, what: str, wanted: int) -> int:
+    """Return the place of an id in an ascending index."""
+    place = int(index.searchsorted(wanted))
+    if place == len(index) or index[place] != wanted:
+        raise SourceError(f"the network knows no {what} {wanted}; check the id")
+    return place

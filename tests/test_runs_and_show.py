@@ -1,0 +1,79 @@
+"""How runs are listed and shown, and how the command line explains itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from batch.cli import COMMANDS, cli
+from batch.commands.show import summary
+from batch.judging.show_evaluation import in_order
+from batch.layout import one_line, table
+from tests.operators_support import Operated
+
+pytest_plugins = ("tests.operators_fixtures",)
+
+
+def test_runs_are_listed_newest_first_for_people_and_for_scripts(night: Operated) -> None:
+    records = night.told("runs")
+    assert [record["run_id"] for record in records] == [night.run_of("test"), night.run_of("control")]
+    assert {"variant", "state", "cutoff", "started_at", "actor", "reason", "hitrate_at_5"} <= set(records[0])
+    assert [line.split()[0] for line in night.batch("runs").stdout.splitlines()[1:]] == [
+        record["run_id"] for record in records
+    ]
+    assert len(night.told("runs", "--count", "1")) == 1
+
+
+def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Operated) -> None:
+    run_id = night.run_of("control")
+    record = night.told("show", run_id)
+    assert [change["state"] for change in record["changes"]] == ["building", "built", "live"]
+    assert record["manifest"]["metrics"]["model"]["hitrate_at_5"] == night.told("runs")[1]["hitrate_at_5"]
+    shown = night.batch("show", run_id).stdout.splitlines()
+    metrics = [
+        line.split()[0] for line in shown if line.startswith(("hitrate", "roc_auc", "log_loss", "ndcg"))
+    ]
+    assert metrics[:6] == [
+        "hitrate_at_5", "ndcg_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc", "log_loss"
+    ]  # fmt: skip
+
+
+def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
+    of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
+    assert in_order(sorted(of_the_night, key=len)) == of_the_night
+
+
+GATE: list[dict[str, Any]] = [
+    {"rule": "users covered", "value": 1.0, "bound": 0.99, "passed": True, "why": "all of 60"},
+    {"rule": "churn", "value": 0.02, "bound": [0.1, 1.0], "passed": False, "why": "0.08 too little"},
+]
+
+
+def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: Operated) -> None:
+    manifest = night.told("show", night.run_of("control"))["manifest"]
+    lines = summary(manifest | {"gate": GATE, "forced": True}).splitlines()
+    at = lines.index("gate: 1 of 2 rules passed, published against it by --force")
+    assert lines[at + 2].split() == ["FAILED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
+    assert lines[at + 3].startswith("passed  users covered")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    told = command.get_help(click.Context(command, info_name=name))
+    assert f"python -m batch {name}" in told
+
+
+def test_a_column_of_numbers_and_gaps_stands_to_the_right() -> None:
+    assert table(["rank", "post"], [[1, 7], [None, 123456]]).splitlines()[1:] == [
+        "   1       7",
+        "   -  123456",
+    ]
+
+
+def test_a_long_text_is_cut_to_one_line() -> None:
+    assert one_line("First line\n\nand  more of it", 15) == "First line a..."
+    assert one_line("short", 15) == "short"
