@@ -22,6 +22,7 @@ from contract.settings import Settings
 IN_FILES_OF_THEIR_OWN = {
     "run": "batch.commands.run",
     "evaluate": "batch.commands.evaluate",
+    "refresh": "batch.commands.refresh",
     "report": "batch.commands.report",
     "tune": "batch.commands.tune",
 }

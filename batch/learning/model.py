@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def load_model(folder: Path, network: Network) -> Model:
     except OSError as error:
         reason = f"{error.strerror}; run the night again"
         raise ModelError(f"cannot read the model in {folder}: {reason}") from None
-    except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, lgb.basic.LightGBMError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
