@@ -19,6 +19,7 @@ from batch.features.encode import Encoder
 from batch.features.factors import Factors, like_factors
 from batch.features.features import TextFeatures, build_tables
 from batch.features.tables import Feature, FeatureTables, Kind
+from batch.learning.scored_users import USERS, encoded
 from batch.loading.examples import Examples
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
@@ -100,6 +101,7 @@ class Model:
             FOREST: forest,
             COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
             POSTS: posts.getvalue(),
+            USERS: encoded(network.users.index.to_numpy(np.int64)),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)

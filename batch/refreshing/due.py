@@ -13,38 +13,27 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import redis
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from batch.publishing.store import blocks
+from batch.arrays import Int64s
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
-from contract.keys import Keys
 
 LATE = timedelta(hours=1)
-"""An action that the night did not see, as it was entered this long after it happened, is found all the same.
+"""An action that the night did not see, as it was entered so long after it happened, is found all the same.
 
 Where it happened after the night's cutoff it is found however late it is entered.
 """
 
-KEYS_AT_A_TIME = 5_000
-
 tables = sa.MetaData(schema=SCHEMA)
-time = sa.DateTime(timezone=True)
-refreshes = sa.Table(
-    "refreshes",
-    tables,
-    sa.Column("run_id", sa.Text, primary_key=True),
-    sa.Column("refreshed_at", time, nullable=False),
-    sa.Column("users_seen", sa.Text, nullable=False),
-)
 refreshed_users = sa.Table(
     "refreshed_users",
     tables,
     sa.Column("run_id", sa.Text, primary_key=True),
     sa.Column("user_id", sa.BigInteger, primary_key=True),
     sa.Column("actions", sa.Text),
-    sa.Column("refreshed_at", time),
+    sa.Column("refreshed_at", sa.DateTime(timezone=True)),
 )
 
 CHANGED = sa.text(f"""
@@ -61,13 +50,8 @@ CHANGED = sa.text(f"""
     FULL JOIN (SELECT user_id, actions FROM {SCHEMA}.{refreshed_users.name} WHERE run_id = :run_id) kept
       USING (user_id)
     WHERE found.actions IS DISTINCT FROM kept.actions
-    ORDER BY 1
 """)
-USERS_SEEN = sa.text(f"""
-    SELECT count(*) || ' ' || coalesce(sum(hashint8extended(user_id::bigint, 0)::numeric), 0)
-    FROM {SCHEMA}.{USERS}
-""")
-USER_IDS = sa.text(f"SELECT user_id FROM {SCHEMA}.{USERS} WHERE user_id IS NOT NULL ORDER BY 1")
+USER_IDS = sa.text(f"SELECT user_id FROM {SCHEMA}.{USERS} WHERE user_id IS NOT NULL")
 
 
 @dataclass(frozen=True)
@@ -79,64 +63,49 @@ class Due:
     marks
         User -> sum of their actions now, None where they have none any more;
         of users whose sum is not the one kept.
+    users
+        Those of them, and of the new users, who are to have a list, ascending.
     new
-        Users of the network who have no list in the run.
-    users_seen
-        Sum of the ids of all users: while it stays, nobody is new.
-    settled
-        Nothing is to be noted: nobody is due, and `users_seen` is the one kept.
+        How many users are new.
     """
 
     marks: dict[int, str | None]
-    new: list[int]
-    users_seen: str
-    settled: bool
-
-    @property
-    def user_ids(self) -> list[int]:
-        """Everybody due, ascending."""
-        return sorted({*self.marks, *self.new})
+    users: list[int]
+    new: int
 
 
 def create(engine: sa.Engine) -> None:
-    """Make the tables where they are missing."""
+    """Make the table where it is missing."""
     tables.create_all(engine)
 
 
 def find(
-    engine: sa.Engine,
-    client: redis.Redis,
-    keys: Keys,
-    run_id: str,
-    cutoff: datetime,
-    clock: datetime,
-    *,
-    with_new: bool,
+    connection: sa.Connection, run_id: str, cutoff: datetime, clock: datetime, known: Int64s, scored: int
 ) -> Due:
-    """Find who is due in a run whose night saw everything up to `cutoff`, by what is known at `clock`.
+    """Find who is due in a run, by what is known at the clock.
 
     Actions with later times than the clock are due when their time has come.
+
+    Parameters
+    ----------
+    cutoff
+        The night saw what happened up to then, as far as it was entered.
+    known, scored
+        Users that the night knew, and of how many of them, the first, it made
+        lists. If not of all (--limit-users), nobody else is to have one.
     """
     when = {"run_id": run_id, "since": cutoff - LATE, "clock": clock}
-    kept = sa.select(refreshes.c.users_seen).where(refreshes.c.run_id == run_id)
-    with engine.connect() as connection:
-        marks = {row.user_id: row.actions for row in connection.execute(CHANGED, when)}
-        users_seen, users_kept = str(connection.scalar(USERS_SEEN)), connection.scalar(kept)
-        grown = with_new and users_seen != users_kept
-        user_ids = connection.scalars(USER_IDS).all() if grown else []
-    new = without_list(client, keys, run_id, user_ids)
-    return Due(marks, new, users_seen, settled=users_seen == users_kept and not marks)
-
-
-def without_list(client: redis.Redis, keys: Keys, run_id: str, user_ids: Any) -> list[int]:
-    """Return those of the users who have no list in a run."""
-    without = []
-    for block in blocks(user_ids, KEYS_AT_A_TIME):
-        with client.pipeline(transaction=False) as pipe:
-            for user_id in block:
-                pipe.exists(keys.user(run_id, user_id))
-            without += [user_id for user_id, there in zip(block, pipe.execute(), strict=True) if not there]
-    return without
+    marks = {row.user_id: row.actions for row in connection.execute(CHANGED, when)}
+    present = np.array(connection.scalars(USER_IDS).all(), dtype=np.int64)
+    acted = np.intersect1d(np.array([*marks], dtype=np.int64), present)
+    if scored < known.size:
+        return Due(marks, np.intersect1d(acted, known[:scored]).tolist(), 0)
+    listed = sa.select(refreshed_users.c.user_id).where(
+        refreshed_users.c.run_id == run_id, refreshed_users.c.refreshed_at.is_not(None)
+    )
+    refreshed = np.array(connection.scalars(listed).all(), dtype=np.int64)
+    new = np.setdiff1d(present, np.concatenate([known, refreshed]))
+    return Due(marks, np.union1d(acted, new).tolist(), new.size)
 
 
 def note(
@@ -156,13 +125,7 @@ def note(
     others
         Runs for which nothing needs to be kept any more; live again, they start anew.
     """
-    for table in (refreshes, refreshed_users):
-        connection.execute(sa.delete(table).where(table.c.run_id.in_(others)))
-    _upsert(
-        connection,
-        refreshes,
-        [{"run_id": run_id, "refreshed_at": now, "users_seen": found.users_seen}],
-    )
+    connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(others)))
     rows = [
         {
             "run_id": run_id,
@@ -170,23 +133,16 @@ def note(
             "actions": found.marks.get(user_id),
             "refreshed_at": now if user_id in written else None,
         }
-        for user_id in found.user_ids
+        for user_id in sorted({*found.marks, *found.users})
     ]
-    _upsert(connection, refreshed_users, rows)
+    if rows:
+        entered = insert(refreshed_users)
+        fresh = {name: entered.excluded[name] for name in ("actions", "refreshed_at")}
+        keys = list(refreshed_users.primary_key.columns)
+        connection.execute(entered.on_conflict_do_update(index_elements=keys, set_=fresh), rows)
 
 
 def refreshed_so_far(connection: sa.Connection, run_id: str) -> int:
     """Return how many users' lists were written anew since the night."""
     counted = sa.select(sa.func.count(refreshed_users.c.refreshed_at))
     return int(connection.scalar(counted.where(refreshed_users.c.run_id == run_id)) or 0)
-
-
-def _upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Add rows, or put them in the place of those with the same key."""
-    if not rows:
-        return
-    entered = insert(table)
-    fresh = {column.name: entered.excluded[column.name] for column in table.columns if not column.primary_key}
-    connection.execute(
-        entered.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=fresh), rows
-    )

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
 import sqlalchemy as sa
 from redis.client import Pipeline
-from threadpoolctl import threadpool_limits
 
+from batch.learning.scored_users import users_of_run
 from batch.loading import source
 from batch.progress import Stages
 from batch.publishing import store
@@ -65,9 +66,8 @@ def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     OvernightError
         Something is wrong with a variant; the others are refreshed all the same.
     """
-    one_thread = threadpool_limits(1, user_api="blas")  # as in the night, or sums would differ
     alone = lock.held(work.engine, work.settings.key_prefix, lock.REFRESH)
-    with one_thread, _explained(work.settings), alone as held:
+    with _explained(work.settings), alone as held:
         ledger.create(work.engine)
         due.create(work.engine)
         clock = datetime.now(UTC)
@@ -76,9 +76,7 @@ def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
             raise NothingLiveError(
                 f"no run of {' or '.join(variants)} is live; `python -m batch run` makes one"
             )
-        # Before all else: what is entered from now on is due next time, whether it is seen now or not.
-        found = [_due(work, manifest, clock) for manifest in manifests]
-        return _each(work, manifests, found, clock, held)
+        return _each(work, manifests, clock, held)
 
 
 def _live(work: Refresh, variants: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -99,29 +97,40 @@ def _live(work: Refresh, variants: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 def _due(work: Refresh, manifest: dict[str, Any], clock: datetime) -> Due:
-    """Find who is due; of a run that scored only so many users (--limit-users) nobody counts as new."""
     cutoff = datetime.fromisoformat(manifest["cutoff"])
-    with_new = manifest["users"] == manifest["users_of_network"]
-    return due.find(work.engine, work.redis, work.keys, manifest["run_id"], cutoff, clock, with_new=with_new)
+    known = users_of_run(Path(work.settings.model_dir) / manifest["run_id"])
+    with source.snapshot(work.engine) as connection:
+        return due.find(connection, manifest["run_id"], cutoff, clock, known, manifest["users"])
 
 
 def _each(
-    work: Refresh, manifests: list[dict[str, Any]], found: list[Due], clock: datetime, held: lock.Lock
+    work: Refresh, manifests: list[dict[str, Any]], clock: datetime, held: lock.Lock
 ) -> list[dict[str, Any]]:
     """Refresh run by run; what is wrong with one is raised when the others are done."""
-    done: list[dict[str, Any]] = []
     failed: list[OvernightError] = []
-    rescorer = _rescorer(work, clock, held) if any(who.user_ids for who in found) else None
-    for manifest, who in zip(manifests, found, strict=True):
-        try:
-            with _explained(work.settings):
-                done.append(_refresh_run(work, manifest, who, rescorer))
-        except OvernightError as error:
-            log.error("%s is not refreshed: %s", manifest["run_id"], error)
-            failed.append(error)
+    found, done = [], []
+    # Before anything else is read: what is entered from now on is due next time, whether it is seen or not.
+    for manifest in manifests:
+        with _set_aside(work.settings, manifest, failed):
+            found.append((manifest, _due(work, manifest, clock)))
+    rescorer = _rescorer(work, clock, held) if any(who.users for _, who in found) else None
+    for manifest, who in found:
+        with _set_aside(work.settings, manifest, failed):
+            done.append(_refresh_run(work, manifest, who, rescorer))
     if failed:
         raise failed[0]
     return done
+
+
+@contextmanager
+def _set_aside(settings: Settings, manifest: dict[str, Any], failed: list[OvernightError]) -> Iterator[None]:
+    """Keep an error for later, so that the other variant is not held up by it."""
+    try:
+        with _explained(settings):
+            yield
+    except OvernightError as error:
+        log.error("%s is not refreshed: %s", manifest["run_id"], error)
+        failed.append(error)
 
 
 def _rescorer(work: Refresh, clock: datetime, held: lock.Lock) -> Rescorer:
@@ -135,11 +144,11 @@ def _refresh_run(
 ) -> dict[str, Any]:
     """Score and write who is due in one run, and only then note it; return the record."""
     run_id, stages, written, new_posts = manifest["run_id"], Stages(), set[int](), 0
-    if rescorer is not None and who.user_ids:
-        written, new_posts = rescorer.rewrite(manifest, who.user_ids, stages)
+    if rescorer is not None and who.users:
+        written, new_posts = rescorer.rewrite(manifest, who.users, stages)
     now = datetime.now(UTC)
     with work.engine.begin() as connection:
-        if not who.settled:
+        if who.marks or written:
             others = ledger.others(manifest["variant"], work.keys.prefix, run_id)
             due.note(connection, run_id, who, written, now, others)
         since = due.refreshed_so_far(connection, run_id)
@@ -149,7 +158,7 @@ def _refresh_run(
         "variant": manifest["variant"],
         "run_id": run_id,
         "users": len(written),
-        "new_users": len(written.intersection(who.new)),
+        "new_users": who.new,
         "new_posts": new_posts,
         "refreshed_users": since,
         "stages": stages.rows,

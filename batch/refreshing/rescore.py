@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import redis
 import sqlalchemy as sa
+from threadpoolctl import threadpool_limits
 
 from batch.learning.model import Model, load_model
 from batch.loading.history import History, as_of
@@ -18,7 +19,6 @@ from batch.loading.load import Network, load_network
 from batch.loading.source import latest_interaction, snapshot
 from batch.progress import Stages, track
 from batch.publishing import publish
-from batch.refreshing.due import without_list
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
 from batch.scoring.score import lists_of_all
@@ -57,8 +57,7 @@ class Rescorer:
 
         Returns
         -------
-        The users written, who are those that the network has and, in a run
-        that scored only so many, those with a list; and how many posts are new.
+        The users written, who are those of them that the network has; and how many posts are new.
 
         Raises
         ------
@@ -68,16 +67,13 @@ class Rescorer:
             The lock was lost: the run's keys may be gone by now.
         """
         run_id = manifest["run_id"]
-        if manifest["users"] < manifest["users_of_network"]:
-            user_ids = sorted(
-                set(user_ids).difference(without_list(self.redis, self._keys, run_id, user_ids))
-            )
         with stages.stage("read", "users") as told:
             network, cutoff = self._read()
             model = self._model(manifest, network)
             places = np.flatnonzero(network.users.index.isin(user_ids))
             told |= {"users": len(network.users), "posts": len(network.posts)}
-        with stages.stage("features", "users") as told:
+        # One thread for linear algebra, as in the night: more would sum in another order.
+        with stages.stage("features", "users") as told, threadpool_limits(1, user_api="blas"):
             history = self._history(model, network, cutoff)
             tables, factors = model.tables(network, history), model.factors(network, history)
             told |= {"users": len(network.users)}
