@@ -180,6 +180,12 @@ class Settings:
         "OVERNIGHT_NIGHTLY_CRON", "0 3 * * *", _cron, "when the scheduler runs the night"
     )
     timezone: str = setting("OVERNIGHT_TIMEZONE", "UTC", _timezone, "time zone of the cron expression")
+    refresh_minutes: int = setting(
+        "OVERNIGHT_REFRESH_MINUTES",
+        5,
+        _integer(0, 1_440),
+        "how often the scheduler refreshes the lists of users who acted; 0 never does",
+    )
     host: str = setting("OVERNIGHT_HOST", "127.0.0.1", _word, "address that serving listens on")
     port: int = setting("OVERNIGHT_PORT", 8000, _integer(1, 65535), "port that serving listens on")
     workers: int = setting("OVERNIGHT_WORKERS", 2, _integer(1, 256), "gunicorn worker processes")

@@ -14,8 +14,8 @@ from contract.errors import EXIT_FAILED, OvernightError, SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
 from scheduler.cron import CronSchedule, missed
-from scheduler.night import COMMAND, Night
-from scheduler.service import LastStart, serve
+from scheduler.night import COMMAND, Night, quiet_refresh
+from scheduler.service import LastStart, Refreshes, serve
 
 OVERDUE_AFTER = timedelta(minutes=15)
 
@@ -28,6 +28,8 @@ OVERDUE_AFTER = timedelta(minutes=15)
 @click.argument("command", nargs=-1)
 def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
     """Run the night whenever OVERNIGHT_NIGHTLY_CRON is due in OVERNIGHT_TIMEZONE.
+
+    Every OVERNIGHT_REFRESH_MINUTES users who acted since get new lists.
 
     A night that fell due while nothing was up is run at once at the start,
     unless there has never been a run. SIGTERM and Ctrl-C stop a running night
@@ -48,7 +50,8 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
             return
         configure_logging(settings)
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
-        serve(schedule, Night(command or COMMAND), last_start, at_once=at_once)
+        refreshes = Refreshes(quiet_refresh(), settings.refresh_minutes)
+        serve(schedule, Night(command or COMMAND), refreshes, last_start, at_once=at_once)
     except OvernightError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
