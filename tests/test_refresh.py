@@ -13,10 +13,15 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.learning.model import load_model
+from batch.loading.load import load_network
+from batch.publishing import live as removing
 from batch.refreshing import due
+from batch.runs import ledger, lock
 from contract.keys import Keys
+from contract.settings import Settings
 from tests.batch_live import LiveNetwork, check_error, copy_of, dump, network_with_a_live_run, restore
-from tests.batch_support import execute, live_lists, live_run, live_values
+from tests.batch_support import engine_of, execute, live_lists, live_run, live_values
 from tests.serving_support import serving, settings_for
 
 KEYS = Keys()
@@ -209,3 +214,36 @@ def test_without_a_live_run_there_is_nothing_to_refresh(live: LiveNetwork, clien
     assert [record["variant"] for record in refreshed(live)] == ["test"]
     client.delete(KEYS.live("test"))
     assert live.run("refresh", "--quiet").returncode == 0
+
+
+def test_keys_of_runs_are_not_removed_while_a_refresh_is_at_work(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "PATIENCE_SECONDS", 0)
+    settings = Settings(
+        database_url=live.database_url, redis_url=live.redis_url, model_dir=str(live.model_dir)
+    )
+    engine = engine_of(live.database_url)
+    gone = ledger.start(engine, "control", datetime.now(UTC), "test")
+    client.set(KEYS.manifest(gone.run_id), "{}")
+    with lock.held(engine, KEYS.prefix, lock.REFRESH):
+        removing.tidy(engine, client, settings, "test")
+        assert client.exists(KEYS.manifest(gone.run_id))
+        check_error(live.run("refresh"), 4, "another refresh holds the lock: ")
+    removing.tidy(engine, client, settings, "test")
+    assert not client.exists(KEYS.manifest(gone.run_id))
+
+
+def test_a_new_post_is_in_the_group_of_its_topic(live: LiveNetwork, client: redis.Redis) -> None:
+    execute(
+        live.database_url,
+        f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', NULL, now())",
+        f"INSERT INTO recs.posts VALUES ({NEW_POST + 1}, 'chess', NULL, now())",
+    )
+    with engine_of(live.database_url).connect() as connection:
+        network = load_network(connection, datetime.now(UTC))
+    model = load_model(live.model_dir / str(live_run(client, "test")), network)
+    topics, groups = network.posts["topic"], model.groupings.of_post("topic")
+    assert set(groups[topics == "sport"]) == {int(groups[topics.tolist().index("sport")])}
+    assert groups[-1] == model.groupings.sizes[0] - 1
+    assert groups[-1] != groups[-2]

@@ -13,15 +13,18 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch.publishing import store
-from batch.runs import ledger
+from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from contract.codec import decode_object, encode_object
-from contract.errors import ModelError, OvernightError
+from contract.errors import LockedError, ModelError, OvernightError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
+
+PATIENCE_SECONDS = 30
+"""How long a night waits for a refresh before it leaves keys of runs to the next."""
 
 
 def go_live(
@@ -90,9 +93,20 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
                     ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
         kept = ledger.kept(engine, prefix, settings.keep_runs) | {str(found) for found in serving.values()}
         done = ledger.entered(engine, prefix) - kept
-        for run_id in done & (store.runs_in(client, keys) | {run.run_id for run in unfinished}):
-            log.info("removed %d keys of run %s", store.remove_run(client, keys, run_id), run_id)
+        going = done & (store.runs_in(client, keys) | {run.run_id for run in unfinished})
+        if going:
+            _remove_keys(engine, client, keys, going)
     _remove_models(Path(settings.model_dir), done)
+
+
+def _remove_keys(engine: sa.Engine, client: redis.Redis, keys: Keys, going: set[str]) -> None:
+    """Remove runs while no refresh writes into one; a refresh that takes too long puts it off."""
+    try:
+        with lock.held(engine, keys.prefix, lock.REFRESH, PATIENCE_SECONDS):
+            for run_id in going:
+                log.info("removed %d keys of run %s", store.remove_run(client, keys, run_id), run_id)
+    except LockedError as error:
+        log.warning("keys of %d runs no longer kept stay until the next run: %s", len(going), error)
 
 
 def _remove_models(folder: Path, done: set[str]) -> None:
