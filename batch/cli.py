@@ -23,6 +23,7 @@ COMMANDS = (
     "explain",
     "lookup",
     "prune",
+    "refresh",
     "report",
     "rollback",
     "run",

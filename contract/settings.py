@@ -275,6 +275,12 @@ class Settings:
         "where alerts are posted as JSON; empty posts none",
         secret=True,
     )
+    refresh_minutes: int = setting(
+        "OVERNIGHT_REFRESH_MINUTES",
+        5,
+        _integer(0, 1_440),
+        "how often the scheduler refreshes the lists of users who acted; 0 never does",
+    )
     host: str = setting("OVERNIGHT_HOST", "127.0.0.1", _word, "address that serving listens on")
     port: int = setting("OVERNIGHT_PORT", 8000, _integer(1, 65535), "port that serving listens on")
     workers: int = setting("OVERNIGHT_WORKERS", 2, _integer(1, 256), "gunicorn worker processes")

@@ -17,8 +17,8 @@ from contract.settings import Settings
 from scheduler.alarm import Alarm
 from scheduler.cron import CronSchedule, missed
 from scheduler.late import LatestLive, LateWatch, late_night
-from scheduler.night import COMMAND, Night
-from scheduler.service import LastStart, serve
+from scheduler.night import COMMAND, Night, quiet_refresh
+from scheduler.service import LastStart, Refreshes, serve
 
 OVERDUE_AFTER = timedelta(minutes=15)
 
@@ -33,6 +33,8 @@ OVERDUE_AFTER = timedelta(minutes=15)
 @click.argument("command", nargs=-1)
 def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
     """Run the night whenever OVERNIGHT_NIGHTLY_CRON is due in OVERNIGHT_TIMEZONE.
+
+    Every OVERNIGHT_REFRESH_MINUTES users who acted since get new lists.
 
     A night that fell due while nothing was up is run at once at the start,
     unless there has never been a run. SIGTERM and Ctrl-C stop a running night
@@ -57,7 +59,8 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
         alarm = Alarm(settings)
         night = Night(command or COMMAND, alarm.night_ended)
         watch = LateWatch(schedule, after, newest_live, alarm.late, alarm.mended)
-        serve(schedule, night, last_start, watch, at_once=at_once)
+        refreshes = Refreshes(quiet_refresh(alarm.refresh_ended), settings.refresh_minutes)
+        serve(schedule, night, refreshes, last_start, watch, at_once=at_once)
     except OvernightError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""One night, run as a child process: its memory is given back, its crash stays its own."""
+"""One night, or refresh, run as a child process: its memory is given back, its crash stays its own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from contract import errors
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "batch", "run", "--variant", "all")
+REFRESH_COMMAND = (sys.executable, "-m", "batch", "refresh", "--quiet")
 
 MEANINGS = {
     errors.EXIT_DONE: "done",
@@ -54,14 +55,28 @@ class Night:
     """Runs the command, one child at a time, and can stop it from another thread.
 
     `stopping` says that `stop` was called and no further night will start.
-    `tell` is told of every child that ended by itself or could not be started.
+
+    Parameters
+    ----------
+    tell
+        Is told of every child that ended by itself or could not be started.
+    called
+        What the log calls it.
+    usual
+        Level at which the log tells that it began, and that it ended well.
     """
 
     def __init__(
-        self, command: Sequence[str] = COMMAND, tell: Callable[[Ended], None] = lambda ended: None
+        self,
+        command: Sequence[str] = COMMAND,
+        tell: Callable[[Ended], None] = lambda ended: None,
+        called: str = "night",
+        usual: int = logging.INFO,
     ) -> None:
         self._command = list(command)
         self._tell = tell
+        self._called = called
+        self._usual = usual
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self.stopping = False
@@ -76,7 +91,7 @@ class Night:
         try:
             child = self._start()
         except OSError as error:
-            log.error("the night could not be started: %s", error)
+            log.error("the %s could not be started: %s", self._called, error)
             self._tell(Ended(None, f"could not be started: {error}", None, began))
             return None
         if child is None:
@@ -85,7 +100,8 @@ class Night:
         level, outcome = _outcome(code)
         if self.stopping:
             level = logging.INFO
-        log.log(level, "the night ended: exit code %d, %s", code, outcome)
+        level = self._usual if code == errors.EXIT_DONE else level
+        log.log(level, "the %s ended: exit code %d, %s", self._called, code, outcome)
         if not self.stopping:
             self._tell(Ended(code, outcome, child.pid, began))
         return code
@@ -97,12 +113,12 @@ class Night:
             child = self._child
         if child is None or child.poll() is not None:
             return
-        log.info("stopping the night (process %d)", child.pid)
+        log.info("stopping the %s (process %d)", self._called, child.pid)
         child.terminate()
         try:
             child.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            log.error("the night did not stop within %g seconds; killing it", timeout_seconds)
+            log.error("the %s did not stop within %g seconds; killing it", self._called, timeout_seconds)
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
@@ -112,8 +128,14 @@ class Night:
                 return None
             # Its own process group: Ctrl-C in a terminal reaches the scheduler alone, which passes it on.
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
-            log.info("the night began (process %d): %s", self._child.pid, shlex.join(self._command))
+            command = shlex.join(self._command)
+            log.log(self._usual, "the %s began (process %d): %s", self._called, self._child.pid, command)
             return self._child
+
+
+def quiet_refresh(tell: Callable[[Ended], None]) -> Night:
+    """Return a refresh to run again and again: the log tells what it did, not that it looked."""
+    return Night(REFRESH_COMMAND, tell, "refresh", logging.DEBUG)
 
 
 def _outcome(code: int) -> tuple[int, str]:

@@ -1,14 +1,16 @@
-"""The process that stays: waits for the hour, runs the night, ends cleanly on a signal."""
+"""The process that stays: waits for the hour, runs the night and refreshes, ends cleanly on a signal."""
 
 from __future__ import annotations
 
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from contract.errors import OvernightError
 from scheduler.cron import CronSchedule, missed
@@ -17,22 +19,40 @@ from scheduler.night import Night
 
 log = logging.getLogger(__name__)
 
-NIGHT = "night"
-LATE = "late"
+NIGHT, REFRESH, LATE = "night", "refresh", "late"
 LOOK_SECONDS = 60
 STOP_SECONDS = 45
+STOP_REFRESH_SECONDS = 5
 
 LastStart = Callable[[], datetime | None]
 """When the newest run in the ledger started, None if there is none; raises OvernightError."""
 
 
+@dataclass(frozen=True)
+class Refreshes:
+    """A refresh, and how often it runs; 0 minutes are never."""
+
+    refresh: Night
+    minutes: int
+
+
 def serve(
-    schedule: CronSchedule, night: Night, last_start: LastStart, watch: LateWatch, *, at_once: bool
+    schedule: CronSchedule,
+    night: Night,
+    refreshes: Refreshes,
+    last_start: LastStart,
+    watch: LateWatch,
+    *,
+    at_once: bool,
 ) -> None:
     """Run every night when it is due until SIGTERM or SIGINT, then stop the running one and return.
 
     Parameters
     ----------
+    refreshes
+        What runs between the nights, and beside them.
+    watch
+        Looks once a minute whether a night is late.
     at_once
         Run a night now as well, without asking whether one was missed.
     """
@@ -45,6 +65,7 @@ def serve(
         id=LATE,
         next_run_time=datetime.now(UTC),
     )
+    add_refreshes(scheduler, refreshes)
     scheduler.start()
     _log_next(schedule)
 
@@ -62,6 +83,7 @@ def serve(
         else:
             break
     log.info("%s: stopping", signal.Signals(number).name)
+    refreshes.refresh.stop(STOP_REFRESH_SECONDS)
     night.stop(STOP_SECONDS)
     scheduler.shutdown()
 
@@ -83,6 +105,12 @@ def make_scheduler(schedule: CronSchedule, night: Night, *, at_once: bool) -> Ba
     first = {"next_run_time": datetime.now(UTC)} if at_once else {}
     scheduler.add_job(run, schedule, id=NIGHT, **first)
     return scheduler
+
+
+def add_refreshes(scheduler: BackgroundScheduler, refreshes: Refreshes) -> None:
+    """Have a refresh every so many minutes; one that is due while another runs is left out."""
+    if refreshes.minutes:
+        scheduler.add_job(refreshes.refresh.run, IntervalTrigger(minutes=refreshes.minutes), id=REFRESH)
 
 
 def catch_up(

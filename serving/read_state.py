@@ -23,7 +23,7 @@ class NotLiveError(StoreError):
 
 
 def read_state(redis: Redis, keys: Keys, previous: State | None) -> State:
-    """Read the state as it is now; runs and posts only where a live run changed since `previous`.
+    """Read the state as it is now; runs only where they changed since `previous`, posts where any are new.
 
     Raises
     ------
@@ -44,9 +44,10 @@ def read_state(redis: Redis, keys: Keys, previous: State | None) -> State:
         raise NotLiveError("; ".join(["no variant has a live run", *complaints]))
     experiment = _read_experiment(redis, keys, previous, complaints)
     blocked = _read_blocked(redis, keys, complaints)
-    unchanged = previous is not None and runs == previous.runs
+    stored = redis.hlen(keys.posts)  # a refresh adds posts while the run stays
+    unchanged = previous is not None and (runs, stored) == (previous.runs, previous.posts_stored)
     posts = previous.posts if previous and unchanged else _read_posts(redis, keys, complaints)
-    return State(runs, experiment, blocked, posts, tuple(complaints))
+    return State(runs, experiment, blocked, posts, stored, tuple(complaints))
 
 
 def _read_run(redis: Redis, keys: Keys, variant: str, known: Run | None, complaints: list[str]) -> Run | None:

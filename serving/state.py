@@ -48,6 +48,8 @@ class State:
         Ids of posts never to be served.
     posts
         What answers with texts say, by post id.
+    posts_stored
+        How many posts Redis held when they were read.
     complaints
         What was found broken and left out, a line each, for the log.
     stale
@@ -58,6 +60,7 @@ class State:
     experiment: Experiment
     blocked: frozenset[int]
     posts: Mapping[int, Post] = field(repr=False)
+    posts_stored: int = 0
     complaints: tuple[str, ...] = ()
     stale: bool = False
 

@@ -14,8 +14,8 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 
 from contract.errors import SourceError
 from scheduler.cron import CronSchedule, missed
-from scheduler.night import Night
-from scheduler.service import NIGHT, catch_up, make_scheduler
+from scheduler.night import Night, quiet_refresh
+from scheduler.service import NIGHT, REFRESH, Refreshes, add_refreshes, catch_up, make_scheduler
 from tests.scheduler_support import DEADLINE_SECONDS, NOTE, SATURDAY_NOON, lines, python, until
 
 MakeNight = Callable[[list[str]], Night]
@@ -156,3 +156,33 @@ def test_a_night_does_not_start_while_another_is_running(tmp_path: Path, make_ni
     night.stop(timeout_seconds=DEADLINE_SECONDS)
     scheduler.shutdown()
     assert lines(tmp_path / "notes") == ["ran"]
+
+
+def test_a_refresh_runs_every_so_many_minutes_beside_a_running_night(
+    tmp_path: Path, make_night: MakeNight
+) -> None:
+    night = make_night(python(NOTE_AND_WAIT, tmp_path / "nights"))
+    refresh = make_night(python(NOTE, tmp_path / "refreshes"))
+    scheduler = make_scheduler(AT_THREE, night, at_once=True)
+    add_refreshes(scheduler, Refreshes(refresh, 5))
+    scheduler.start()
+    assert scheduler.get_job(REFRESH).trigger.interval == timedelta(minutes=5)
+    until(lambda: lines(tmp_path / "nights"))
+    scheduler.modify_job(REFRESH, next_run_time=datetime.now(UTC))
+    until(lambda: lines(tmp_path / "refreshes"))
+    night.stop(timeout_seconds=DEADLINE_SECONDS)
+    scheduler.shutdown()
+
+
+def test_no_refresh_is_planned_where_none_is_wanted() -> None:
+    scheduler = make_scheduler(AT_THREE, Night(python("")), at_once=False)
+    add_refreshes(scheduler, Refreshes(quiet_refresh(), 0))
+    assert scheduler.get_job(REFRESH) is None
+
+
+def test_a_refresh_is_logged_only_where_it_fails(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert Night(python(""), "refresh", logging.DEBUG).run() == 0
+        assert caplog.records == []
+        Night(python("raise SystemExit(1)"), "refresh", logging.DEBUG).run()
+    assert caplog.messages == ["the refresh ended: exit code 1, failed"]

@@ -93,6 +93,17 @@ class FeatureTables:
         affine = tuple(feature for affinity in self.affinities for feature in affinity.features)
         return self.user_features + self.post_features + affine
 
+    def of_users(self, places: npt.NDArray[np.intp]) -> FeatureTables:
+        """Keep some users alone, in the order of their places given."""
+        return replace(
+            self,
+            user_ids=self.user_ids[places],
+            user_values=self.user_values[places],
+            affinities=tuple(
+                replace(affinity, values=affinity.values[places]) for affinity in self.affinities
+            ),
+        )
+
     def without(self, names: tuple[str, ...]) -> FeatureTables:
         """Leave out the features whose names start with one of these."""
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,24 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from batch.arrays import Int32s
 from batch.features.encode import Encoder
 from batch.features.factors import Factors, like_factors
 from batch.features.features import TextFeatures, build_tables
 from batch.features.tables import Feature, FeatureTables, Kind
 from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
+from batch.learning.scored_users import USERS, encoded
 from batch.loading.examples import Examples
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.load import Network
 from batch.variants import VARIANTS, Variant
+from contract.columns import TOPIC
 from contract.errors import ModelError
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Model:
             FOREST: forest,
             COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
             POSTS: posts.getvalue(),
+            USERS: encoded(network.users.index.to_numpy(np.int64)),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +135,8 @@ class Model:
 def load_model(folder: Path, network: Network) -> Model:
     """Read a model that `save` wrote, for the posts that the network has now.
 
-    A post that the model does not know has no text columns and is in the last
-    group of every grouping.
+    A post that the model does not know has no text columns. It is in the group
+    of its topic, and in the last group of every other grouping.
 
     Raises
     ------
@@ -140,7 +148,6 @@ def load_model(folder: Path, network: Network) -> Model:
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
-        sizes = tuple(columns["groupings"].values())
         place = np.searchsorted(known, network.posts.index.to_numpy(np.int64)).clip(max=known.size - 1)
         same = (known[place] == network.posts.index)[:, None]
         return Model(
@@ -152,20 +159,27 @@ def load_model(folder: Path, network: Network) -> Model:
                 tuple(Feature(name, Kind.POST) for name in columns["text"]),
                 np.where(same, text[place], np.float32(np.nan)),
             ),
-            groupings=Groupings(
-                tuple(columns["groupings"]),
-                np.where(same, groups[place], np.array(sizes, np.int32) - 1),
-                sizes,
-            ),
+            groupings=_grouped(network, columns["groupings"], same, groups[place]),
             log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
             seed=columns["seed"],
         )
     except OSError as error:
         reason = f"{error.strerror}; run the night again"
         raise ModelError(f"cannot read the model in {folder}: {reason}") from None
-    except (KeyError, ValueError, TypeError, lgb.basic.LightGBMError) as error:
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, lgb.basic.LightGBMError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
+
+
+def _grouped(network: Network, sizes: dict[str, int], known: Flags, groups: Int32s) -> Groupings:
+    """Group the posts that the model knows as it did, others by topic or in the last group of a grouping."""
+    groups = np.where(known, groups, np.array([*sizes.values()], np.int32) - 1)
+    if TOPIC in sizes:
+        of_post = pd.Series(groups[:, [*sizes].index(TOPIC)], network.posts.index)
+        of_topic = of_post[known[:, 0]].groupby(network.posts[TOPIC]).first()
+        by_topic = network.posts[TOPIC].map(of_topic).fillna(of_post)
+        groups[:, [*sizes].index(TOPIC)] = np.where(known[:, 0], of_post, by_topic)
+    return Groupings(tuple(sizes), groups, tuple(sizes.values()))
 
 
 def _as_json(fields: dict[str, Any]) -> str:

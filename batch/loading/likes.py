@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from batch.arrays import Int32s, Int64s
 
@@ -43,6 +44,12 @@ class Likes:
         """Return the part that belongs to users `start` to `stop - 1`."""
         low, high = self.starts[start], self.starts[stop]
         return Likes(self.starts[start : stop + 1] - low, self.posts[low:high])
+
+    def of_places(self, users: npt.NDArray[np.intp]) -> Likes:
+        """Return the likes of some users, in the order of their places given."""
+        posts = [self.of(user) for user in users]
+        starts = np.cumsum([0, *(liked.size for liked in posts)], dtype=np.int64)
+        return Likes(starts, np.concatenate([*posts, self.posts[:0]]))
 
     @property
     def users(self) -> Int32s:

@@ -78,7 +78,7 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     try:
         result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
         blocks = [
-            _typed(pd.DataFrame.from_records(rows, columns=wanted), types, key)
+            _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
             for rows in result.partitions(ROWS_AT_A_TIME)
         ]
     except ValueError as error:  # the driver's, of a time before the year 1 or after 9999

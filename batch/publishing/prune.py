@@ -19,14 +19,17 @@ import redis
 import sqlalchemy as sa
 
 from batch.publishing import live, store
-from batch.runs import ledger
+from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
-from contract.errors import ModelError
+from contract.errors import LockedError, ModelError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
+
+PATIENCE_SECONDS = 30
+"""How long to wait for a refresh before keys of runs are left to the next removal."""
 
 WHY = {
     State.BUILDING: "died before it was live",
@@ -54,7 +57,11 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
     """
     with store.explained(settings):
         _agree(engine, client, settings, who)
-        removed = prune(engine, client, settings)
+        try:
+            removed = prune(engine, client, settings)
+        except LockedError as error:
+            removed = []
+            log.warning("runs no longer kept stay until the next run: %s", error)
         with engine.connect() as connection:
             left = ledger.standing(connection, settings.key_prefix)
         kept = [Run(run.run_id, run.variant, settings.key_prefix) for run in left]
@@ -67,11 +74,20 @@ def prune(
 ) -> list[Removed]:
     """Remove keys and models of runs that are not kept; only under the lock. A dry run changes nothing.
 
+    Waits a while for a refresh that is writing: it must not write into a run that is gone.
+
     Raises
     ------
     ModelError
         The folder of the models cannot be used.
+    LockedError
+        A refresh took too long.
     """
+    with lock.held(engine, settings.key_prefix, lock.REFRESH, PATIENCE_SECONDS):
+        return _prune(engine, client, settings, dry_run)
+
+
+def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: bool) -> list[Removed]:
     keys, now, prefix = Keys(settings.key_prefix), datetime.now(UTC), settings.key_prefix
     started = dict.fromkeys(ledger.removed(engine, prefix), "its removal was begun")
     with ledger.switching(engine, prefix) as connection:

@@ -9,7 +9,8 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from batch.runs.ledger import State, changes, runs
+from batch.runs.ledger import State
+from batch.runs.tables import changes, runs
 from contract.codec import decode_object
 from contract.columns import SCHEMA
 from contract.experiment import VARIANTS

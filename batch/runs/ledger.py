@@ -250,6 +250,12 @@ def unfinished(connection: sa.Connection, key_prefix: str) -> list[Run]:
     return [Run(row.run_id, row.variant, key_prefix) for row in connection.execute(query)]
 
 
+def others(variant: str, key_prefix: str, run_id: str) -> sa.Select[Any]:
+    """Return a query of all runs of a variant under a key prefix but one."""
+    ours = runs.c.variant == variant, runs.c.key_prefix == key_prefix
+    return sa.select(runs.c.run_id).where(*ours, runs.c.run_id != run_id)
+
+
 def latest_start(engine: sa.Engine) -> datetime | None:
     """Return when the newest run was started; None where there is none, or no ledger yet."""
     with engine.connect() as connection:

@@ -1,0 +1,1 @@
+"""Between two nights: users who acted, and new ones, are scored again by the live run's own model."""

@@ -1,0 +1,249 @@
+"""Between two nights: who acted since gets a new list in the live run, and nobody else's changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from batch.learning.model import load_model
+from batch.loading.load import load_network
+from batch.publishing import live as removing
+from batch.refreshing import due
+from batch.runs import ledger, lock
+from contract.keys import Keys
+from contract.settings import Settings
+from tests.batch_live import LiveNetwork, check_error, copy_of, dump, network_with_a_live_run, restore
+from tests.batch_support import engine_of, execute, live_lists, live_run, live_values
+from tests.serving_support import serving, settings_for
+
+KEYS = Keys()
+POSTS = 30
+NEW_USER, NEW_POST = 61, 101 + POSTS
+
+
+@pytest.fixture(scope="module")
+def night(
+    postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LiveNetwork, dict[bytes, bytes]]]:
+    """Both variants live on a small network, nobody due for a refresh, and every key of its Redis."""
+    folder = tmp_path_factory.mktemp("models")
+    with network_with_a_live_run(postgres_server, valkey_server, folder, posts=POSTS) as live:
+        refreshed(live)  # of those who acted in the hour before the cutoff
+        yield live, dump(live.redis_url)
+
+
+@pytest.fixture
+def live(
+    night: tuple[LiveNetwork, dict[bytes, bytes]], postgres_server: sa.URL, tmp_path: Path
+) -> Iterator[LiveNetwork]:
+    """That night over a copy of its database and of its models."""
+    original, keys = night
+    restore(original.redis_url, keys)
+    shutil.copytree(original.model_dir, tmp_path / "models")
+    with copy_of(original, postgres_server) as copy:
+        yield copy.with_models_in(tmp_path / "models")
+
+
+@pytest.fixture
+def client(live: LiveNetwork) -> Iterator[redis.Redis]:
+    """Client of the Redis that holds the live runs; answers in text."""
+    with redis.Redis.from_url(live.redis_url, decode_responses=True) as client:
+        yield client
+
+
+def refreshed(live: LiveNetwork, *arguments: str) -> list[dict[str, Any]]:
+    """Refresh, and return the records."""
+    done = live.run("refresh", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    records: list[dict[str, Any]] = json.loads(done.stdout)
+    return records
+
+
+def users_written(before: dict[str, str], after: dict[str, str]) -> set[int]:
+    """Return the users with a list that is new or another."""
+    changed = {name for name, value in after.items() if before.get(name) != value and ":user:" in name}
+    return {int(name.rpartition(":")[2]) for name in changed}
+
+
+def best(client: redis.Redis, user: int, variant: str = "control") -> int:
+    """Return the first post of a user's list."""
+    return live_lists(client, variant)[user][0][0]
+
+
+def acts(live: LiveNetwork, user: int, post: int, action: str = "like", at: str = "now()") -> None:
+    """Have a user do something."""
+    execute(live.database_url, f"INSERT INTO recs.interactions VALUES ({user}, {post}, '{action}', {at})")
+
+
+def test_users_who_acted_and_new_ones_get_new_lists_and_all_others_keep_theirs(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = live_values(client)
+    liked, blocked = best(client, 7), best(client, 9)
+    client.sadd(KEYS.blocked, blocked)
+    acts(live, 7, liked)
+    acts(live, 9, 105, "view")
+    execute(
+        live.database_url,
+        f"INSERT INTO recs.users VALUES ({NEW_USER}, 30, 'Omsk', false)",
+        f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', 'match goal team', now())",
+    )
+    records = refreshed(live)
+    assert [record["variant"] for record in records] == ["control", "test"]
+    assert [record["run_id"] for record in records] == [
+        live_run(client, name) for name in ("control", "test")
+    ]
+    assert [(record["users"], record["new_users"]) for record in records] == [(3, 1)] * 2
+    assert [record["new_posts"] for record in records] == [1, 0]  # texts are kept once for all runs
+    after = live_values(client)
+    assert users_written(before, after) <= {7, 9, NEW_USER}
+    for variant in ("control", "test"):
+        lists = live_lists(client, variant)
+        assert {post for post, _ in lists[NEW_USER]} == set(range(101, NEW_POST + 1)) - {blocked}
+        assert liked not in {post for post, _ in lists[7]}
+        assert NEW_POST in {post for post, _ in lists[7]} & {post for post, _ in lists[9]}
+        assert NEW_POST not in {post for post, _ in lists[8]}
+        assert blocked not in {post for post, _ in lists[9]}
+    others = {name for name in after if ":user:" not in name and not name.endswith(":manifest")}
+    assert {name: after[name] for name in others} == {name: before[name] for name in others}
+
+
+def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    execute(
+        live.database_url, f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', 'match goal team', now())"
+    )
+    acts(live, 7, 105)
+    with serving(settings_for(live.redis_url)) as app:
+        state = app.extensions["overnight"].live
+        state.refresh()
+        assert NEW_POST not in state.current.posts
+        refreshed(live, "--variant", "control")
+        state.refresh()
+        assert state.current.posts[NEW_POST] == ("match goal team", "sport")
+
+
+def test_the_manifest_tells_of_the_refresh_and_a_second_one_writes_nothing(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    name = KEYS.manifest(str(live_run(client)))
+    before = json.loads(str(client.get(name)))
+    acts(live, 7, 105)
+    began = datetime.now(UTC)
+    (record,) = refreshed(live, "--variant", "control")
+    manifest = json.loads(str(client.get(name)))
+    assert datetime.fromisoformat(manifest.pop("refreshed_at")) >= began
+    assert manifest.pop("refreshed_users") == record["refreshed_users"] >= 1
+    assert manifest.items() <= before.items()  # the checksum, too, is the night's
+    written = live_values(client)
+    assert refreshed(live, "--variant", "control")[0]["users"] == 0
+    assert live_values(client) == written
+    quiet = live.run("refresh", "--quiet", "--variant", "control")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    post = best(client, 7)
+    acts(live, 7, post)
+    with monkeypatch.context() as patched:
+        patched.setattr(due, "note", stop)
+        assert live.run("refresh", "--variant", "control").returncode == 1
+    assert best(client, 7) != post
+    assert refreshed(live, "--variant", "control")[0]["users"] == 1
+
+
+def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = live_values(client)
+    # A mark that nobody's actions have: everybody is due.
+    runs = "SELECT run_id FROM recs.runs WHERE state = 'live'"
+    execute(
+        live.database_url,
+        "DELETE FROM recs.refreshed_users",
+        f"INSERT INTO recs.refreshed_users SELECT run_id, user_id, 'other' FROM recs.users, ({runs}) live",
+    )
+    assert [record["users"] for record in refreshed(live)] == [60, 60]
+    after = live_values(client)
+    assert users_written(before, after) == set()
+    assert len([name for name in after if ":user:" in name]) == 120
+
+
+def test_a_damaged_model_is_told_and_holds_up_its_own_variant_only(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = live_values(client)
+    acts(live, 7, 105)
+    control, test = (str(live_run(client, name)) for name in ("control", "test"))
+    forest = live.model_dir / control / "model.txt"
+    forest.write_text(forest.read_text().replace("leaf_value=", "leaf_value=1", 1))
+    done = live.run("refresh")
+    check_error(done, 1, f"the model in {live.model_dir / control} cannot be used: model.txt is not what")
+    after = live_values(client)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        KEYS.user(test, 7),
+        KEYS.manifest(test),
+    }
+
+
+def test_a_model_of_another_run_is_not_used(live: LiveNetwork, client: redis.Redis) -> None:
+    control, test = (str(live_run(client, name)) for name in ("control", "test"))
+    shutil.rmtree(live.model_dir / test)
+    shutil.copytree(live.model_dir / control, live.model_dir / test)
+    acts(live, 7, 105)
+    check_error(live.run("refresh", "--variant", "test"), 1, "is not the one that scored the run")
+
+
+def test_without_a_live_run_there_is_nothing_to_refresh(live: LiveNetwork, client: redis.Redis) -> None:
+    client.delete(KEYS.live("control"))
+    check_error(live.run("refresh", "--variant", "control"), 1, "no run of control is live")
+    assert [record["variant"] for record in refreshed(live)] == ["test"]
+    client.delete(KEYS.live("test"))
+    assert live.run("refresh", "--quiet").returncode == 0
+
+
+def test_keys_of_runs_are_not_removed_while_a_refresh_is_at_work(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "PATIENCE_SECONDS", 0)
+    settings = Settings(
+        database_url=live.database_url, redis_url=live.redis_url, model_dir=str(live.model_dir)
+    )
+    engine = engine_of(live.database_url)
+    gone = ledger.start(engine, "control", datetime.now(UTC), "test")
+    client.set(KEYS.manifest(gone.run_id), "{}")
+    with lock.held(engine, KEYS.prefix, lock.REFRESH):
+        removing.tidy(engine, client, settings, "test")
+        assert client.exists(KEYS.manifest(gone.run_id))
+        check_error(live.run("refresh"), 4, "another refresh holds the lock: ")
+    removing.tidy(engine, client, settings, "test")
+    assert not client.exists(KEYS.manifest(gone.run_id))
+
+
+def test_a_new_post_is_in_the_group_of_its_topic(live: LiveNetwork, client: redis.Redis) -> None:
+    execute(
+        live.database_url,
+        f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', NULL, now())",
+        f"INSERT INTO recs.posts VALUES ({NEW_POST + 1}, 'chess', NULL, now())",
+    )
+    with engine_of(live.database_url).connect() as connection:
+        network = load_network(connection, datetime.now(UTC))
+    model = load_model(live.model_dir / str(live_run(client, "test")), network)
+    topics, groups = network.posts["topic"], model.groupings.of_post("topic")
+    assert set(groups[topics == "sport"]) == {int(groups[topics.tolist().index("sport")])}
+    assert groups[-1] == model.groupings.sizes[0] - 1
+    assert groups[-1] != groups[-2]
