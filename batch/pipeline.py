@@ -24,7 +24,9 @@ from batch.learning.parameters import parameters_for
 from batch.loading import source
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
-from batch.publishing.publish import Written
+from batch.publishing.forecast import Forecast, before_writing
+from batch.publishing.verify import verify
+from batch.publishing.write import Written, write_lists, write_similar
 from batch.reporting.curves import Curves, curves_of
 from batch.reporting.portraits import portraits
 from batch.reporting.report import report_page, report_path, write_report
@@ -113,7 +115,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     metrics, curves = _judge(night.settings, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(Path(night.settings.model_dir) / run.run_id, gathered.network)
-    written = _score_and_write(night, run, gathered, model, stages)
+    written, forecast = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {
         "run_id": run.run_id,
@@ -132,6 +134,8 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "checksum": written.checksum.hexdigest(),
         "similar_posts": similar.lists,
         "similar_checksum": similar.checksum.hexdigest(),
+        "forecast_bytes": forecast.total_bytes,
+        "publish": forecast.record(night.redis),
         "metrics": metrics,
         "left_out": gathered.left_out,
         "stages": stages.rows,
@@ -177,7 +181,9 @@ def _learn(
         return fit(variant, gathered, gathered.latest, settings, tuned)
 
 
-def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
+def _score_and_write(
+    night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages
+) -> tuple[Written, Forecast]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as told:
@@ -185,23 +191,27 @@ def _score_and_write(night: Night, run: Run, gathered: Gathered, model: Model, s
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
         blocked = publish.blocked_places(client, keys, tables.post_ids)
-        publish.begin(client, keys, run.run_id)
         scored = lists_of_all(
             model.booster, tables, factors, gathered.liked, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
         chunks = Waiting(scored)
         lists = track(chunks, users, "score and write", "users")
-        written = publish.write_lists(client, keys, run.run_id, lists, tables.post_ids)
+        lists, forecast = before_writing(
+            client, keys, run.run_id, lists, gathered.network.posts,
+            users=users, similar_n=settings.similar_n,
+        )  # fmt: skip
+        publish.begin(client, keys, run.run_id)
+        written = write_lists(client, keys, run.run_id, lists, tables.post_ids)
         publish.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
         )
         publish.write_texts(client, keys, gathered.network.posts)
-        publish.verify(client, written, users)
+        verify(client, written, users)
         told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
         told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
-    return written
+    return written, forecast
 
 
 def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
@@ -214,8 +224,8 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
         blocked = publish.blocked_places(client, keys, post_ids)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
-        written = publish.write_similar(client, keys, run.run_id, lists, post_ids)
-        publish.verify(client, written, post_ids.size)
+        written = write_similar(client, keys, run.run_id, lists, post_ids)
+        verify(client, written, post_ids.size)
         told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 
