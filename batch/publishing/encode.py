@@ -6,7 +6,8 @@ bytes into commands as Redis reads them (RESP), so a list becomes text once.
 
 The text of each post is made once, and that of every thousandth. What is copied
 from those tables has a fixed width, one or two instructions; what is too much
-is written over by what follows.
+is written over by what follows. Compiled functions that call each other stay in
+one file: see `compiled`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ they go only when the new run is live.
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,20 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import redis
-from redis.cluster import RedisCluster
-from redis.exceptions import NoPermissionError
 
 from batch.arrays import Int64s
 from batch.publishing.encode import Encoder
 from batch.publishing.publish import texts_of
+from batch.publishing.room import check_room, nodes_of
 from batch.scoring.chunk import Lists
-from contract.errors import StoreError
 from contract.keys import Keys
 
-log = logging.getLogger("batch")
-
 SAMPLED = 1_000
-MIB = 2**20
 
 _ENTRY_BYTES = 24
 _OBJECT_BYTES = 16
@@ -64,33 +57,13 @@ class Forecast:
 
     def record(self, client: redis.Redis) -> dict[str, Any]:
         """Tell the forecast beside what Redis reports now, for the run's manifest."""
-        nodes = _nodes(client) if self.used_before is not None else []
+        nodes = nodes_of(client) if self.used_before is not None else []
         taken = sum(node.used for node in nodes) - self.used_before if self.used_before is not None else None
         return {
             "forecast_bytes": self.total_bytes,
             "redis_bytes": taken,
             "policies": sorted({node.policy for node in nodes}),
         }
-
-
-@dataclass(frozen=True)
-class Node:
-    """A server, with its share of all keys; `limit` is 0 where it is not known."""
-
-    name: str
-    share: float
-    used: int
-    limit: int
-    bounded: bool
-    policy: str
-
-    @classmethod
-    def of(cls, name: str, share: float, memory: dict[str, Any]) -> Node:
-        """Read what `INFO memory` says. Without maxmemory all the memory of the machine is the limit."""
-        bound = int(memory.get("maxmemory", 0))
-        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
-        limit = bound or int(memory.get("total_system_memory", 0))
-        return cls(name, share, used, limit, bound > 0, str(memory.get("maxmemory_policy", "noeviction")))
 
 
 def before_writing(
@@ -127,11 +100,11 @@ def before_writing(
         length = min(similar_n, post_ids.size) * pair + 2
         similar = float(key_bytes(len(keys.post(run_id, int(post_ids[-1]))), np.array([length]))[0])
     texts = _text_bytes(posts) * max(0, post_ids.size - int(client.hlen(keys.posts)))
-    nodes = _nodes(client)
+    nodes = nodes_of(client)
     used = sum(node.used for node in nodes) if nodes else None
     forecast = Forecast(round(user * users), round(similar * post_ids.size), round(texts), used)
     for node in nodes:
-        _check(node, forecast)
+        check_room(node, forecast.total_bytes)
     return chain([first], chunks), forecast
 
 
@@ -163,35 +136,3 @@ def _text_bytes(posts: pd.DataFrame) -> float:
     sampled = islice(texts_of(posts), 0, None, max(1, len(posts) // SAMPLED))
     lengths = [len(text.encode()) for _, text in sampled]
     return float(key_bytes(len(str(posts.index[-1])), np.array(lengths)).mean())
-
-
-def _nodes(client: redis.Redis) -> list[Node]:
-    """Ask every server that holds keys for its memory; none where the user may not ask."""
-    try:
-        if not isinstance(client, RedisCluster):
-            return [Node.of("Redis", 1.0, client.info("memory"))]
-        holders = client.nodes_manager.slots_cache.values()
-        found = []
-        for name, slots in Counter(nodes[0].name for nodes in holders).items():
-            memory: Any = client.info("memory", target_nodes=client.get_node(node_name=name))
-            found.append(Node.of(f"Redis at {name}", slots / len(holders), memory))
-        return found
-    except NoPermissionError:
-        log.warning("Redis does not let the batch's user ask for INFO; its free memory is not checked")
-        return []
-
-
-def _check(node: Node, forecast: Forecast) -> None:
-    """Refuse a run that does not fit into a node, or could be evicted there."""
-    if node.bounded and node.policy.startswith("allkeys"):
-        raise StoreError(
-            f"{node.name} evicts any key when it is full (maxmemory-policy {node.policy}), and users would "
-            "lose their lists; set maxmemory-policy noeviction"
-        )
-    needed, free = forecast.total_bytes * node.share, node.limit - node.used
-    if node.limit and needed > free:
-        whose = "maxmemory" if node.bounded else "the machine's memory"
-        raise StoreError(
-            f"{node.name} has {max(free, 0) / MIB:.1f} MiB free of {whose}, and the run needs about "
-            f"{needed / MIB:.1f} MiB; raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
-        )
