@@ -21,7 +21,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -52,6 +52,9 @@ bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NE
 
 bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.night)
+
+bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
+	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
 
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi

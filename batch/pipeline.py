@@ -29,9 +29,11 @@ from batch.learning.parameters import parameters_for
 from batch.loading import source
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
+from batch.publishing.forecast import Forecast, before_writing
 from batch.publishing.prune import tidy
-from batch.publishing.publish import Written
 from batch.publishing.rollback import KNOWN_USERS
+from batch.publishing.verify import verify
+from batch.publishing.write import Written, write_lists, write_similar
 from batch.reporting.curves import curves_of
 from batch.reporting.page import report_path, write_report
 from batch.reporting.portraits import portraits
@@ -151,7 +153,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(folder, gathered.network)
-    written, tally = _score_and_write(night, run, gathered, model, stages)
+    written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {
         "run_id": run.run_id,
@@ -170,6 +172,8 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "checksum": written.checksum.hexdigest(),
         "similar_posts": similar.lists,
         "similar_checksum": similar.checksum.hexdigest(),
+        "forecast_bytes": forecast.total_bytes,
+        "publish": forecast.record(night.redis),
         "metrics": metrics,
         "left_out": gathered.left_out,
         KNOWN_USERS: tally.user_ids,
@@ -226,7 +230,7 @@ def _learn(
 
 def _score_and_write(
     night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages
-) -> tuple[Written, Tally]:
+) -> tuple[Written, Tally, Forecast]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as told:
@@ -234,24 +238,27 @@ def _score_and_write(
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
         blocked = publish.blocked_places(client, keys, tables.post_ids)
-        publish.begin(client, keys, run.run_id)
         scored = lists_of_all(
             model.booster, tables, factors, gathered.liked, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
         chunks = Waiting(scored)
+        lists, forecast = before_writing(
+            client, keys, run.run_id, track(chunks, users, "score and write", "users"), gathered.network.posts,
+            users=users, similar_n=settings.similar_n,
+        )  # fmt: skip
+        publish.begin(client, keys, run.run_id)
         tally = Tally(tables.post_ids.size, blocked, gathered.liked, settings.top_n)
-        lists = tally.through(track(chunks, users, "score and write", "users"))
-        written = publish.write_lists(client, keys, run.run_id, lists, tables.post_ids)
+        written = write_lists(client, keys, run.run_id, tally.through(lists), tables.post_ids)
         publish.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
         )
         publish.write_texts(client, keys, gathered.network.posts)
-        publish.verify(client, written, users)
+        verify(client, written, users)
         told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
         told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
-    return written, tally
+    return written, tally, forecast
 
 
 def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
@@ -264,8 +271,8 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
         blocked = publish.blocked_places(client, keys, post_ids)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
-        written = publish.write_similar(client, keys, run.run_id, lists, post_ids)
-        publish.verify(client, written, post_ids.size)
+        written = write_similar(client, keys, run.run_id, lists, post_ids)
+        verify(client, written, post_ids.size)
         told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from operator import add
 from typing import Any
 
 SCORE_DECIMALS = 3
@@ -24,33 +23,6 @@ def encode_list(posts: Iterable[tuple[int, float]]) -> str:
     """
     rows = [[int(post), _short(float(score))] for post, score in posts]
     return json.dumps(rows, separators=(",", ":"), allow_nan=False)
-
-
-class ListEncoder:
-    """Encodes lists of the same posts as `encode_list` does; makes the text of each post and score once.
-
-    Parameters
-    ----------
-    post_ids
-        The posts; lists name them by their places in here.
-    """
-
-    def __init__(self, post_ids: Iterable[int]) -> None:
-        self._posts = [f"[{int(post_id)}," for post_id in post_ids]
-        self._scores = _Scores()
-
-    def encode(self, places: Iterable[int], scores: Iterable[int]) -> str:
-        """Encode one list, best first, from places of posts and scores in units of the last decimal kept."""
-        posts = map(self._posts.__getitem__, places)
-        return f"[{','.join(map(add, posts, map(self._scores.__getitem__, scores)))}]"
-
-
-class _Scores(dict[int, str]):
-    """Each score in units of the last decimal -> its text, with what closes a pair."""
-
-    def __missing__(self, units: int) -> str:
-        text = self[units] = f"{json.dumps(_short(units / 10**SCORE_DECIMALS))}]"
-        return text
 
 
 def decode_list(value: str | bytes) -> Ranked:

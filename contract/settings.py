@@ -17,6 +17,7 @@ Parse = Callable[[str], Any]
 SHOWN_SECRET = "***"
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
+CLUSTER_ON, CLUSTER_OFF = "on", "off"
 
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """Where a URL may carry a password beside its usual place."""
@@ -95,11 +96,13 @@ def _timezone(text: str) -> str:
     return text
 
 
-def _when(text: str) -> str:
-    choices = (EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF)
-    if text.lower() not in choices:
-        raise ValueError("must be one of " + ", ".join(choices))
-    return text.lower()
+def _one_of(*choices: str) -> Parse:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError("must be one of " + ", ".join(choices))
+        return text.lower()
+
+    return parse
 
 
 def _log_level(text: str) -> str:
@@ -133,6 +136,12 @@ class Settings:
         _url("redis", "rediss", "unix"),
         "the Redis or Valkey that lists are written to and served from",
         secret=True,
+    )
+    redis_cluster: str = setting(
+        "OVERNIGHT_REDIS_CLUSTER",
+        CLUSTER_OFF,
+        _one_of(CLUSTER_ON, CLUSTER_OFF),
+        "on: REDIS_URL names one node of a Redis Cluster",
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
     top_n: int = setting("OVERNIGHT_TOP_N", 100, _integer(1, 10_000), "posts in a user's list")
@@ -170,7 +179,7 @@ class Settings:
     embeddings: str = setting(
         "OVERNIGHT_EMBEDDINGS",
         EMBEDDINGS_AUTO,
-        _when,
+        _one_of(EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF),
         "embed texts: on, off, or auto: where its packages are installed",
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
 from contract.codec import Ranked, decode_list
 from contract.errors import SettingsError, StoreError
 from contract.logs import redact
-from contract.settings import Settings
+from contract.settings import CLUSTER_ON, Settings
+from serving.cluster import LateCluster
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +35,20 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
     redis-py's retries and its patient backoff are turned off: a request has
     the popular list to fall back on, and the refresh comes round again.
     """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+    }
     try:
-        client = Redis.from_url(
-            settings.redis_url,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            driver_info=None,
-        )
+        client = Redis.from_url(settings.redis_url, **options)
         client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
+    if settings.redis_cluster == CLUSTER_ON:
+        return cast(Redis, LateCluster(lambda: RedisCluster.from_url(settings.redis_url, **options)))
     return client
 
 
@@ -70,7 +75,7 @@ class Lists:
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
             return []
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 log.warning("%s is not a string, answering from the popular list", key)
                 return []

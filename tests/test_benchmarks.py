@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import publish
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.ways import SAMPLES, Measured, error, measure
@@ -34,3 +37,24 @@ def test_our_lists_hold_the_scores_that_lightgbm_gives(tmp_path: Path, case: Cas
     assert all(measured.pairs == USERS * POSTS for measured in found.values())
     assert all(measured.seconds > 0 and measured.peak_mib > 0 for measured in found.values())
     assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
+
+
+def test_publishing_is_measured_beside_redis_cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("redis-cli") is None and shutil.which("valkey-cli") is None:
+        pytest.skip("no redis-cli here")
+    monkeypatch.setattr(publish, "USERS", 1_000)
+    monkeypatch.setattr(publish, "ROUNDS", 1)
+    monkeypatch.setenv("JSON", str(tmp_path / "figures.json"))
+    publish.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"users_per_second", "pipe_users_per_second", "bytes_per_user"} <= set(figures)
+    assert min(figures.values()) > 0
+    assert "redis-cli --pipe" in capsys.readouterr().out
+
+
+def test_publishing_is_not_measured_without_redis_cli(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SystemExit, match="apt-get install redis-tools"):
+        publish.main()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.codec import ListEncoder, decode_list, decode_object, encode_list, encode_object
+from contract.codec import decode_list, decode_object, encode_list, encode_object
 from contract.errors import SettingsError
 from contract.experiment import CONTROL, NO_EXPERIMENT, TEST, Experiment
 from contract.keys import Keys
@@ -151,15 +151,3 @@ def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixtur
 
 def test_redaction_needs_no_secrets() -> None:
     assert redact("plain", []) == "plain"
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(-(2**40), 2**40), st.floats(-1e8, 1e8, width=32)),
-        unique_by=lambda pair: pair[0],
-    )
-)
-def test_lists_of_a_night_read_as_lists_encoded_one_by_one(posts: list[tuple[int, float]]) -> None:
-    encoder = ListEncoder([post for post, _ in posts])
-    units = [round(score * 1000) for _, score in posts]
-    assert encoder.encode(range(len(posts)), units) == encode_list(posts)

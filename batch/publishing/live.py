@@ -74,7 +74,7 @@ def abandon(
     serves already (its ledger entry was lost) is left alone.
     """
     keys = Keys(settings.key_prefix)
-    client.connection_pool.disconnect()  # an interrupted command leaves its answer in the connection
+    store.disconnect(client)  # an interrupted command leaves its answer in the connection
     try:
         with store.explained(settings):
             if client.get(keys.live(run.variant)) == run.run_id:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.cluster import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
+    ClusterCrossSlotError,
     ConnectionError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     TimeoutError,
 )
@@ -24,7 +28,7 @@ from redis.retry import Retry
 from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
-from contract.settings import Settings
+from contract.settings import CLUSTER_ON, Settings
 
 T = TypeVar("T")
 
@@ -37,29 +41,63 @@ ADVICE = (
     (NoPermissionError, "give the batch's user the right to write"),
     (ReadOnlyError, "REDIS_URL points to a replica; point it to the primary"),
     (OutOfMemoryError, "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"),
+    ((MovedError, ClusterCrossSlotError), "it is a Redis Cluster; set OVERNIGHT_REDIS_CLUSTER=on"),
+    (RedisClusterException, "check that the cluster is whole, or set OVERNIGHT_REDIS_CLUSTER=off"),
     (TimeoutError, "it is too slow or gone; check that it is up"),
     (ConnectionError, "check that it is up, and REDIS_URL"),
 )
 
 
 def open_redis(settings: Settings) -> redis.Redis:
-    """Make a client; it connects when first used, not here.
+    """Make a client; it connects when first used, but that of a cluster here: it asks who holds what.
 
     Raises
     ------
     SettingsError
         The URL has an option that the client does not take.
+    StoreError
+        The cluster does not answer.
     """
-    retry = Retry(ExponentialBackoff(), TRIES_AGAIN)
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "retry": Retry(ExponentialBackoff(), TRIES_AGAIN),
+    }
     try:
-        client: redis.Redis = redis.Redis.from_url(
-            settings.redis_url, decode_responses=True, socket_timeout=TIMEOUT_SECONDS, retry=retry
-        )
+        client: redis.Redis = redis.Redis.from_url(settings.redis_url, **options)
         client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         reason = redact(str(error), settings.secrets())
         raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None
+    if settings.redis_cluster == CLUSTER_ON:
+        with explained(settings):
+            # It takes the same commands, but is no subclass.
+            return cast(redis.Redis, RedisCluster.from_url(settings.redis_url, **options))
     return client
+
+
+def is_cluster(client: redis.Redis) -> bool:
+    """Tell whether the client is one of a whole cluster."""
+    return isinstance(client, RedisCluster)
+
+
+def disconnect(client: redis.Redis) -> None:
+    """Close all connections; the next command makes new ones."""
+    if isinstance(client, RedisCluster):
+        client.disconnect_connection_pools()
+    else:
+        client.connection_pool.disconnect()
+
+
+def set_many(client: redis.Redis, values: dict[str, str]) -> None:
+    """Set many keys of a cluster, wherever they belong."""
+    cast(Any, client).mset_nonatomic(values)
+
+
+def get_many(client: redis.Redis, names: Sequence[str]) -> list[str | None]:
+    """Return the values of many keys in their order, in a cluster as well."""
+    found: Any = client.mget_nonatomic(names) if isinstance(client, RedisCluster) else client.mget(names)
+    return list(found)
 
 
 @contextmanager
@@ -90,7 +128,7 @@ def explained(settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:  # the second is none of the first
         advice = next((text for kind, text in ADVICE if isinstance(error, kind)), "see the log of Redis")
         url = urlsplit(settings.redis_url)
         place = f"Redis at {url.hostname or url.path}"

@@ -130,6 +130,20 @@ def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: A
     return types.void(left, start, right, count, sums), _with_pointers(emit)
 
 
+@_intrinsic
+def copy_bytes(typing: Any, source: Any, start: Any, target: Any, at: Any, count: Any) -> Any:
+    """Copy `count` bytes, from place `start` of one array of uint8 to place `at` of another.
+
+    A count that is known when it is compiled takes no loop.
+    """
+
+    def emit(builder: Any, source: Any, start: Any, target: Any, at: Any, count: Any) -> None:
+        places = builder.gep(target, [at]), builder.gep(source, [start])
+        cgutils.raw_memcpy(builder, *places, count, 1)  # type: ignore[no-untyped-call]
+
+    return types.void(source, start, target, at, count), _with_pointers(emit)
+
+
 def _with_pointers(emit: Callable[..., None]) -> Callable[..., Any]:
     """Make numba's code generator of one that wants arrays as pointers to their first number."""
 
