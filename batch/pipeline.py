@@ -244,8 +244,8 @@ def _score_and_write(
         )  # fmt: skip
         chunks = Waiting(scored)
         lists, forecast = before_writing(
-            client, keys, run.run_id, track(chunks, users, "score and write", "users"), gathered.network.posts,
-            users=users, similar_n=settings.similar_n,
+            client, keys, run.run_id, track(chunks, users, "score and write", "users"),
+            gathered.network.posts, users=users, similar_n=settings.similar_n,
         )  # fmt: skip
         publish.begin(client, keys, run.run_id)
         tally = Tally(tables.post_ids.size, blocked, gathered.liked, settings.top_n)

@@ -51,6 +51,10 @@ class Ended:
     began: datetime
 
 
+def tell_nobody(ended: Ended) -> None:
+    """Take no note of how a child ended."""
+
+
 class Night:
     """Runs the command, one child at a time, and can stop it from another thread.
 
@@ -69,7 +73,7 @@ class Night:
     def __init__(
         self,
         command: Sequence[str] = COMMAND,
-        tell: Callable[[Ended], None] = lambda ended: None,
+        tell: Callable[[Ended], None] = tell_nobody,
         called: str = "night",
         usual: int = logging.INFO,
     ) -> None:
@@ -133,7 +137,7 @@ class Night:
             return self._child
 
 
-def quiet_refresh(tell: Callable[[Ended], None]) -> Night:
+def quiet_refresh(tell: Callable[[Ended], None] = tell_nobody) -> Night:
     """Return a refresh to run again and again: the log tells what it did, not that it looked."""
     return Night(REFRESH_COMMAND, tell, "refresh", logging.DEBUG)
 

@@ -182,7 +182,7 @@ def test_no_refresh_is_planned_where_none_is_wanted() -> None:
 
 def test_a_refresh_is_logged_only_where_it_fails(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert Night(python(""), "refresh", logging.DEBUG).run() == 0
+        assert Night(python(""), called="refresh", usual=logging.DEBUG).run() == 0
         assert caplog.records == []
-        Night(python("raise SystemExit(1)"), "refresh", logging.DEBUG).run()
+        Night(python("raise SystemExit(1)"), called="refresh", usual=logging.DEBUG).run()
     assert caplog.messages == ["the refresh ended: exit code 1, failed"]

@@ -19,6 +19,8 @@ from batch.loading.load import Network, load_network
 from batch.loading.source import latest_interaction, snapshot
 from batch.progress import Stages, track
 from batch.publishing import publish
+from batch.publishing.verify import verify
+from batch.publishing.write import write_lists
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
 from batch.scoring.score import lists_of_all
@@ -86,8 +88,8 @@ class Rescorer:
                 threads=self.settings.threads,
             )  # fmt: skip
             lists = self._while_held(track(scored, places.size, "score and write", "users"))
-            written = publish.write_lists(self.redis, self._keys, run_id, lists, tables.post_ids)
-            publish.verify(self.redis, written, places.size)
+            written = write_lists(self.redis, self._keys, run_id, lists, tables.post_ids)
+            verify(self.redis, written, places.size)
             new_posts = self._write_new_texts(network)
             told |= {"users": written.lists, "pairs": places.size * tables.post_ids.size}
         return set(network.users.index[places].tolist()), new_posts
