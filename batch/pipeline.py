@@ -45,7 +45,7 @@ from batch.similarity.alike import blocks_of
 from batch.similarity.similar import similar_posts
 from batch.variants import VARIANTS, Variant
 from contract import columns
-from contract.errors import OvernightError, RefusedError
+from contract.errors import OvernightError
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -97,20 +97,6 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
         held.check()
         _clear_away(night)
         return manifests
-
-
-def check_refusals(manifests: list[dict[str, Any]]) -> None:
-    """Make a night's refusals an error, once all of it is done.
-
-    Raises
-    ------
-    RefusedError
-        Names every run that did not go live, the broken rules, and by how much.
-    """
-    refused = [found for found in manifests if found["state"] == State.REFUSED]
-    if refused:
-        told = "; ".join(f"{found['run_id']} is refused: {rules.refusal(found['gate'])}" for found in refused)
-        raise RefusedError(f"{told}. What was live is live still; `show` tells more, `run --force` publishes")
 
 
 def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:

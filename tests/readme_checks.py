@@ -40,7 +40,7 @@ def commands_of(group: click.Group) -> dict[str, click.Command]:
 
 PLACEHOLDERS = {
     "COMMAND": "true", "FOLDER": "demo", "NUMBER": "1", "POST": "1", "RUN": "20261122T030000Z-control",
-    "TIME": "2026-11-22", "USER": "1", "VARIANT": "control",
+    "TEXT": "odd", "TIME": "2026-11-22", "USER": "1", "VARIANT": "control",
 }  # fmt: skip
 TYPE_OF_COMMAND = {"GET": "string", "SET": "string", "HGET": "hash", "SMEMBERS": "set"}
 WITHOUT_A_SERVICE = {"up"}

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from batch.learning.model import load_model
 from batch.loading.load import load_network
-from batch.publishing import live as removing
+from batch.publishing import prune as removing
 from batch.refreshing import due
 from batch.runs import ledger, lock
 from contract.keys import Keys

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import click
 
 from batch.alerting.alert import sent_if_it_fails
 from batch.commands import show
 from batch.commands.moment import Moment
+from batch.gate import rules
 from batch.interrupt import signals_raise
 from batch.loading import source
-from batch.pipeline import Night, check_refusals, run_night
+from batch.pipeline import Night, run_night
 from batch.publishing import store
 from batch.runs import ledger
+from batch.runs.ledger import State
+from contract.errors import RefusedError
 from contract.experiment import VARIANTS
 from contract.settings import Settings
 
@@ -44,4 +48,18 @@ def run(
         manifests = run_night(night, variants)
         for manifest in manifests:
             click.echo(show.summary(manifest))
-        check_refusals(manifests)
+        _check_refusals(manifests)
+
+
+def _check_refusals(manifests: list[dict[str, Any]]) -> None:
+    """Make a night's refusals an error, once all of it is done.
+
+    Raises
+    ------
+    RefusedError
+        Names every run that did not go live, the broken rules, and by how much.
+    """
+    refused = [found for found in manifests if found["state"] == State.REFUSED]
+    if refused:
+        told = "; ".join(f"{found['run_id']} is refused: {rules.refusal(found['gate'])}" for found in refused)
+        raise RefusedError(f"{told}. What was live is live still; `show` tells more, `run --force` publishes")

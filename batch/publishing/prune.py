@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,13 +99,21 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
             ledger.mark_removed(connection, chosen, now)
     going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
     # A manifest is a run's first key and its last.
-    with_keys = sorted(set(going) & store.runs_in(client, keys))
+    with_keys = [
+        Removed(run_id, going[run_id], 0) for run_id in sorted(set(going) & store.runs_in(client, keys))
+    ]
     if dry_run:
-        return [Removed(run_id, going[run_id], 0) for run_id in with_keys]
-    removed = [Removed(run_id, going[run_id], store.remove_run(client, keys, run_id)) for run_id in with_keys]
+        return with_keys
+    removed = _remove_keys(client, keys, with_keys)
+    _remove_models(Path(settings.model_dir), set(going))
+    return removed
+
+
+def _remove_keys(client: redis.Redis, keys: Keys, runs: Sequence[Removed]) -> list[Removed]:
+    """Remove runs' keys, and count them: the one place where keys of whole runs go."""
+    removed = [replace(run, keys=store.remove_run(client, keys, run.run_id)) for run in runs]
     for run in removed:
         log.info("removed %d keys of run %s: %s", run.keys, run.run_id, run.why)
-    _remove_models(Path(settings.model_dir), set(going))
     return removed
 
 
