@@ -3,13 +3,16 @@
 Ours starts from the arrays that the scorer makes: it writes them as text, takes
 the checksum, sends, and reads all replies. `redis-cli --pipe` only sends what
 was prepared for it, in the same commands, and one SET a list as well. Each way
-writes into an emptied Valkey, turn and turn about. `JSON` names a file for the medians.
+writes into an emptied Valkey, turn and turn about. Beside the rate stands the
+processor time that sender and server took, which tells more on a busy machine.
+`JSON` names a file for the medians.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -34,12 +37,15 @@ USERS, POSTS, N = 200_000, 7_319, 50
 CHUNK, FIRST_USER = 16_384, 200
 ROUNDS = 7
 RUN_ID = "20261122T030000Z-control"
+OURS, PIPE, SETS = "overnight", "redis-cli --pipe", "redis-cli --pipe, SETs"
 COLUMNS: Columns = {
     "way": ("way", ">22"),
     "users_per_second": ("users/s", "10,.0f"),
     "slowest": ("slowest", "10,.0f"),
     "fastest": ("fastest", "10,.0f"),
     "ratio_to_pipe": ("ratio to pipe", "13.2f"),
+    "sender_us": ("sender us", "9.2f"),
+    "server_us": ("server us", "9.2f"),
 }
 
 
@@ -55,17 +61,17 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
     ):
         written = write_lists(client, Keys(), RUN_ID, chunks, post_ids)  # compiles
-        taken = memory_per_user(client)
+        memory = memory_per_user(client)
         same, single = Path(folder) / "same", Path(folder) / "single"
         prepare(chunks, post_ids, written.key_start, same, single)
         pipe = [program, "-p", str(server.port), "--pipe"]
         ways: dict[str, Callable[[], object]] = {
-            "overnight": lambda: write_lists(client, Keys(), RUN_ID, chunks, post_ids),
-            "redis-cli --pipe": lambda: feed(pipe, same),
-            "redis-cli --pipe, SETs": lambda: feed(pipe, single),
+            OURS: lambda: write_lists(client, Keys(), RUN_ID, chunks, post_ids),
+            PIPE: lambda: feed(pipe, same),
+            SETS: lambda: feed(pipe, single),
         }
-        seconds = in_turn(client, ways)
-    tell(seconds, written, taken)
+        taken_by = in_turn(client, ways)
+    tell(taken_by, written, memory)
 
 
 def make_lists() -> tuple[Any, list[Lists]]:
@@ -104,18 +110,31 @@ def feed(command: list[str], file: Path) -> None:
         sys.exit(f"error: {' '.join(command)}: {done.stdout}{done.stderr}")
 
 
-def in_turn(client: redis.Redis, ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Time each way as often, one after the other, each into an emptied server."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+def in_turn(client: redis.Redis, ways: dict[str, Callable[[], object]]) -> dict[str, list[Any]]:
+    """Measure each way as often, one after the other, each into an emptied server.
+
+    Returns
+    -------
+    For each way, (seconds, seconds of the sender's processor, of the server's) of each round.
+    """
+    taken: dict[str, list[Any]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, write in ways.items():
             client.flushall(asynchronous=False)
-            started = time.perf_counter()
+            before = clocks(client)
             write()
-            seconds[way].append(time.perf_counter() - started)
+            taken[way].append(clocks(client) - before)
             if client.dbsize() != USERS:
                 sys.exit(f"error: {way} left {client.dbsize()} keys of {USERS}")
-    return seconds
+    return taken
+
+
+def clocks(client: redis.Redis) -> Any:
+    """Return the time, and the processor time so far of us with our children, and of the server."""
+    server: Any = client.info("cpu")
+    ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    sender = sum(usage.ru_utime + usage.ru_stime for usage in ours)
+    return np.array([time.perf_counter(), sender, server["used_cpu_user"] + server["used_cpu_sys"]])
 
 
 def memory_per_user(client: redis.Redis) -> float:
@@ -124,23 +143,28 @@ def memory_per_user(client: redis.Redis) -> float:
     return float(np.mean([client.memory_usage(name) for name in names]))
 
 
-def tell(seconds: dict[str, list[float]], written: Written, taken: float) -> None:
+def tell(taken_by: dict[str, list[Any]], written: Written, memory: float) -> None:
     """Print the table, and write the medians to the file that the variable `JSON` names."""
     size = written.value_bytes / written.lists
     print(f"{machine()}; {USERS:,} users, lists of {N} posts with scores, median of {ROUNDS} rounds")
-    print(f"{size:.1f} bytes a user, {taken:.1f} with key and the server's own cost")
+    print(f"{size:.1f} bytes a user, {memory:.1f} with key and the server's own cost")
     print_head(COLUMNS)
-    medians = {way: USERS / median(times) for way, times in seconds.items()}
-    for way, rate in medians.items():
-        row = {"way": way, "users_per_second": rate, "ratio_to_pipe": rate / medians["redis-cli --pipe"]}
-        print_row(COLUMNS, row | {"slowest": USERS / max(seconds[way]), "fastest": USERS / min(seconds[way])})
+    medians = {}
+    for way, taken in taken_by.items():
+        seconds, sender, server = (sorted(column) for column in np.array(taken).T)
+        medians[way] = USERS / median(seconds)
+        row = {"way": way, "users_per_second": medians[way]}
+        row |= {"slowest": USERS / seconds[-1], "fastest": USERS / seconds[0]}
+        row |= {"ratio_to_pipe": medians[way] / (USERS / median(np.array(taken_by[PIPE])[:, 0]))}
+        row |= {"sender_us": median(sender) / USERS * 1e6, "server_us": median(server) / USERS * 1e6}
+        print_row(COLUMNS, row)
     if path := os.environ.get("JSON"):
         figures = {
-            "users_per_second": medians["overnight"],
-            "pipe_users_per_second": medians["redis-cli --pipe"],
-            "pipe_single_sets_users_per_second": medians["redis-cli --pipe, SETs"],
+            "users_per_second": medians[OURS],
+            "pipe_users_per_second": medians[PIPE],
+            "pipe_single_sets_users_per_second": medians[SETS],
             "bytes_per_user": size,
-            "memory_bytes_per_user": taken,
+            "memory_bytes_per_user": memory,
         }
         rounded = {name: round(value, 1) for name, value in figures.items()}
         Path(path).write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

@@ -29,8 +29,8 @@ def verify(client: redis.Redis, written: Written, expected: int) -> None:
     for block in blocks(chain.from_iterable(ids.tolist() for ids in written.ids), KEYS_AT_A_TIME):
         names = [f"{written.key_start}{whose}" for whose in block]
         values = get_many(client, names)
-        for place in (place for place, value in enumerate(values) if value is None):
-            missing, some = missing + 1, names[place]
+        gone = [name for name, value in zip(names, values, strict=True) if value is None]
+        missing, some = missing + len(gone), some or "".join(gone[:1])
         lines = (f"{whose}\t{value}\n" for whose, value in zip(block, values, strict=True))
         found.update("".join(lines).encode())
     if missing:
