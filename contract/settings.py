@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -16,7 +17,11 @@ Parse = Callable[[str], Any]
 
 SHOWN_SECRET = "***"
 
+ON, OFF = "on", "off"
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
+"""A bearer token (RFC 6750), too long to guess."""
 
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """Where a URL may carry a password beside its usual place."""
@@ -87,6 +92,21 @@ def _when(text: str) -> str:
     if text.lower() not in choices:
         raise ValueError("must be one of " + ", ".join(choices))
     return text.lower()
+
+
+def _switch(text: str) -> str:
+    if text.lower() not in (ON, OFF):
+        raise ValueError(f"must be {ON} or {OFF}")
+    return text.lower()
+
+
+def _tokens(text: str) -> str:
+    tokens = [token.strip() for token in text.split(",")]
+    if not all(_TOKEN.fullmatch(token) for token in tokens):
+        raise ValueError(
+            "must be tokens of at least 16 letters, digits and any of -._~+/ with commas between them"
+        )
+    return ",".join(tokens)
 
 
 def _log_level(text: str) -> str:
@@ -195,6 +215,34 @@ class Settings:
         _number(0.05, 3600),
         "how often serving re-reads live pointers, popular lists, experiment and blocked posts",
     )
+    stale_after_hours: float = setting(
+        "OVERNIGHT_STALE_AFTER_HOURS",
+        26.0,
+        _number(0.01, 8760),
+        "age of a live run from which /readyz warns",
+    )
+    texts_in_memory: int = setting(
+        "OVERNIGHT_TEXTS_IN_MEMORY",
+        200_000,
+        _integer(1, 100_000_000),
+        "posts whose texts a worker holds in memory; of more, those used last",
+    )
+    metrics_port: int = setting(
+        "OVERNIGHT_METRICS_PORT",
+        0,
+        _integer(0, 65535),
+        "port of their own for the metrics; 0 serves them beside the rest",
+    )
+    api_tokens: str = setting(
+        "OVERNIGHT_API_TOKENS",
+        "",
+        _tokens,
+        "bearer tokens, one of which a request must bring; commas between them; empty asks for none",
+        secret=True,
+    )
+    access_log: str = setting(
+        "OVERNIGHT_ACCESS_LOG", OFF, _switch, "on writes a line to the log for every request"
+    )
     log_level: str = setting("OVERNIGHT_LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:
@@ -202,6 +250,10 @@ class Settings:
             raise SettingsError(
                 "OVERNIGHT_HISTORY_FRACTION and OVERNIGHT_HOLDOUT_FRACTION together must stay under 0.95, "
                 "so that something is left to train on"
+            )
+        if self.metrics_port == self.port:
+            raise SettingsError(
+                "OVERNIGHT_METRICS_PORT must be another than OVERNIGHT_PORT, or 0 to serve both on one"
             )
 
     @classmethod
@@ -230,13 +282,13 @@ class Settings:
         ]
 
     def secrets(self) -> list[str]:
-        """Return the passwords inside the URLs: what no log may show."""
+        """Return the passwords inside the URLs, and the tokens: what no log may show."""
         urls = [urlsplit(url) for url in (self.database_url, self.redis_url)]
         found = [url.password for url in urls if url.password]
         for url in urls:
             options = parse_qs(url.query)
             found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
-        return found
+        return found + [token for token in self.api_tokens.split(",") if token]
 
 
 def _parse(declared: Field[Any], text: str) -> Any:
