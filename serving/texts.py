@@ -56,6 +56,10 @@ class Texts:
             self._remember(fresh)
         return [found.get(post_id, NO_TEXT) for post_id in wanted]
 
+    def __len__(self) -> int:
+        """Return how many posts are held."""
+        return len(self._held) + len(self._recent)
+
     def _known(self, post_id: int) -> Post | None:
         if post_id in self._recent:
             self._recent.move_to_end(post_id)
