@@ -58,7 +58,10 @@ def gunicorn(redis_url: str, port: int, log: Path, **values: str) -> Iterator[su
         try:
             yield process
         finally:
-            if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
                 process.kill()
 
 

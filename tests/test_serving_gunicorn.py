@@ -22,13 +22,14 @@ def _fresh_run(port: int) -> str | None:
 
 
 def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_path: Path) -> None:
-    port = free_port()
+    port, temporary = free_port(), tmp_path / "temporary"
+    temporary.mkdir()
     server = ValkeyServer(config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:
             publish(client)
-        with gunicorn(server.connection_url, port, tmp_path / "log") as process:
+        with gunicorn(server.connection_url, port, tmp_path / "log", TMPDIR=str(temporary)) as process:
             wait_until(lambda: (tmp_path / "log").read_text().count("now serving") == 2)
             assert get(port, "/readyz").status == 200
             assert _fresh_run(port) is not None
@@ -50,6 +51,7 @@ def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_p
         log = (tmp_path / "log").read_text()
         assert log.count("Booting worker") == 2
         assert "Traceback" not in log
+        assert list(temporary.iterdir()) == []  # the folder of the metrics is gone as well
     finally:
         if server.is_running():
             server.stop()
