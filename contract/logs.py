@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from urllib.parse import unquote
@@ -12,26 +13,28 @@ LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Redact(logging.Formatter):
-    """Formats a record, then replaces every known secret, tracebacks included."""
+    """Formats a record by another formatter, then replaces every known secret, tracebacks included."""
 
-    def __init__(self, secrets: list[str]) -> None:
-        super().__init__(LINE)
+    def __init__(self, formatter: logging.Formatter, secrets: list[str]) -> None:
+        super().__init__()
+        self._formatter = formatter
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record), self._secrets)
+        return redact(self._formatter.format(record), self._secrets)
 
 
 def redact(text: str, secrets: list[str]) -> str:
-    """Replace each secret, as written in the URL and decoded, by asterisks."""
+    """Replace each secret, as written in the URL, decoded, and as JSON spells either, by asterisks."""
     for secret in secrets:
-        for form in {secret, unquote(secret)}:
-            text = text.replace(form, SHOWN_SECRET)
+        for form in (secret, unquote(secret)):
+            for spelled in (form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1]):
+                text = text.replace(spelled, SHOWN_SECRET)
     return text
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send all loggers to stderr at the level of the settings."""
+def configure_logging(settings: Settings, formatter: logging.Formatter | None = None) -> None:
+    """Send all loggers to stderr at the level of the settings, in plain lines if no formatter is given."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redact(settings.secrets()))
+    handler.setFormatter(_Redact(formatter or logging.Formatter(LINE), settings.secrets()))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

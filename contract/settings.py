@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
@@ -16,8 +17,11 @@ Parse = Callable[[str], Any]
 
 SHOWN_SECRET = "***"
 
+ON, OFF = "on", "off"
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
-CLUSTER_ON, CLUSTER_OFF = "on", "off"
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
+"""A bearer token (RFC 6750), too long to guess."""
 
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """Where a URL may carry a password beside its usual place."""
@@ -105,6 +109,15 @@ def _one_of(*choices: str) -> Parse:
     return parse
 
 
+def _tokens(text: str) -> str:
+    tokens = [token.strip() for token in text.split(",")]
+    if not all(_TOKEN.fullmatch(token) for token in tokens):
+        raise ValueError(
+            "must be tokens of at least 16 letters, digits and any of -._~+/ with commas between them"
+        )
+    return ",".join(tokens)
+
+
 def _log_level(text: str) -> str:
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     if text.upper() not in levels:
@@ -139,8 +152,8 @@ class Settings:
     )
     redis_cluster: str = setting(
         "OVERNIGHT_REDIS_CLUSTER",
-        CLUSTER_OFF,
-        _one_of(CLUSTER_ON, CLUSTER_OFF),
+        OFF,
+        _one_of(ON, OFF),
         "on: REDIS_URL names one node of a Redis Cluster",
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
@@ -305,6 +318,34 @@ class Settings:
         _number(0.05, 3600),
         "how often serving re-reads live pointers, popular lists, experiment and blocked posts",
     )
+    stale_after_hours: float = setting(
+        "OVERNIGHT_STALE_AFTER_HOURS",
+        26.0,
+        _number(0.01, 8760),
+        "age of a live run from which /readyz warns",
+    )
+    texts_in_memory: int = setting(
+        "OVERNIGHT_TEXTS_IN_MEMORY",
+        200_000,
+        _integer(1, 100_000_000),
+        "posts whose texts a worker holds in memory; of more, those used last",
+    )
+    metrics_port: int = setting(
+        "OVERNIGHT_METRICS_PORT",
+        0,
+        _integer(0, 65535),
+        "port of their own for the metrics; 0 serves them beside the rest",
+    )
+    api_tokens: str = setting(
+        "OVERNIGHT_API_TOKENS",
+        "",
+        _tokens,
+        "bearer tokens, one of which a request must bring; commas between them; empty asks for none",
+        secret=True,
+    )
+    access_log: str = setting(
+        "OVERNIGHT_ACCESS_LOG", OFF, _one_of(ON, OFF), "on writes a line to the log for every request"
+    )
     log_level: str = setting("OVERNIGHT_LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:
@@ -312,6 +353,10 @@ class Settings:
             raise SettingsError(
                 "OVERNIGHT_HISTORY_FRACTION and OVERNIGHT_HOLDOUT_FRACTION together must stay under 0.95, "
                 "so that something is left to train on"
+            )
+        if self.metrics_port == self.port:
+            raise SettingsError(
+                "OVERNIGHT_METRICS_PORT must be another than OVERNIGHT_PORT, or 0 to serve both on one"
             )
 
     @classmethod
@@ -340,7 +385,7 @@ class Settings:
         ]
 
     def secrets(self) -> list[str]:
-        """Return what no log may show: the passwords inside the URLs, and where alerts are posted to.
+        """Return what no log may show: the passwords inside the URLs, the tokens, and where alerts are posted to.
 
         Whoever knows the path of a webhook may post to it. A path too short to
         be a secret is left out, since it might be part of anything.
@@ -352,7 +397,7 @@ class Settings:
             found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
         path = self.webhook_url.partition("://")[2].partition("/")[2]
         found += [secret for secret in (self.webhook_url, path) if len(secret) >= LEAST_SECRET]
-        return found
+        return found + [token for token in self.api_tokens.split(",") if token]
 
 
 def _parse(declared: Field[Any], text: str) -> Any:

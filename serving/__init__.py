@@ -1,5 +1,6 @@
 """The HTTP side: answers from the lists the batch published, one Redis lookup a request.
 
-`app` holds the routes, `lists` the lookup, `state`, `read_state` and `refresh` the
-small state kept in memory, `answer` the pure decision of what to answer.
+`app` puts it together: `feed_routes` and `operator_routes`, `guard` and `observe` for
+what every request passes. `lists` holds the lookup, `state`, `texts`, `read_state` and
+`refresh` what is kept in memory, `answer` the pure decision of what to answer.
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -14,9 +16,14 @@ from redis.retry import Retry
 
 from contract.codec import Ranked, decode_list
 from contract.errors import SettingsError, StoreError
+from contract.keys import Keys
 from contract.logs import redact
-from contract.settings import CLUSTER_ON, Settings
+from contract.settings import ON, Settings
 from serving.cluster import LateCluster
+from serving.metrics import Metrics
+from serving.texts import NO_TEXT, Post, decode_post
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +33,10 @@ REST_SECONDS = 1.0
 
 class UnavailableError(StoreError):
     """Raised when Redis gave no answer in time, or is being left alone because it gave none."""
+
+
+class WrongTypeError(StoreError):
+    """Raised when a key holds another type than what is ours."""
 
 
 def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
@@ -47,16 +58,18 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
         client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
-    if settings.redis_cluster == CLUSTER_ON:
+    if settings.redis_cluster == ON:
         return cast(Redis, LateCluster(lambda: RedisCluster.from_url(settings.redis_url, **options)))
     return client
 
 
 class Lists:
-    """Reads stored lists for requests, one GET each. Threads may share it."""
+    """Reads stored lists and texts for requests, one command each. Threads may share it."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, keys: Keys, metrics: Metrics) -> None:
         self._redis = redis
+        self._keys = keys
+        self._metrics = metrics
         self._rest_until = 0.0
 
     def get(self, key: str) -> Ranked | None:
@@ -67,18 +80,49 @@ class Lists:
         UnavailableError
             If Redis did not answer, or lately did not.
         """
-        if time.monotonic() < self._rest_until:
-            raise UnavailableError("Redis did not answer a moment ago")
         try:
-            value = self._redis.get(key)
+            value = self._ask(lambda: self._redis.get(key))
             return None if value is None else decode_list(value)
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
-            return []
+        except WrongTypeError:
+            log.warning("%s is not a string, answering from the popular list", key)
+        return []
+
+    def posts(self, post_ids: Sequence[int]) -> dict[int, Post]:
+        """Return what answers with texts say of posts; empty for those that are not stored or broken.
+
+        Raises
+        ------
+        UnavailableError
+            If Redis did not answer, or lately did not.
+        """
+        try:
+            values = self._ask(lambda: self._redis.hmget(self._keys.posts, list(post_ids)))
+        except WrongTypeError:
+            log.warning("%s is not a hash, answering without texts", self._keys.posts)
+            values = []
+        found = dict.fromkeys(post_ids, NO_TEXT)
+        for post_id, value in zip(post_ids, values, strict=False):
+            with suppress(ValueError):
+                found[post_id] = NO_TEXT if value is None else decode_post(value)
+        return found
+
+    def _ask(self, command: Callable[[], T]) -> T:
+        """Send one command, unless Redis failed one a moment ago."""
+        if time.monotonic() < self._rest_until:
+            raise UnavailableError("Redis did not answer a moment ago")
+        try:
+            answer = command()
         except (RedisError, RedisClusterException, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
-                log.warning("%s is not a string, answering from the popular list", key)
-                return []
+                raise WrongTypeError from None
             self._rest_until = time.monotonic() + REST_SECONDS
+            self._metrics.redis_errors.inc()
+            self._metrics.breaker_open.set(1)
             log.warning("Redis did not answer, leaving it alone for %s s: %s", REST_SECONDS, error)
             raise UnavailableError(str(error)) from error
+        if self._rest_until:
+            self._rest_until = 0.0
+            self._metrics.breaker_open.set(0)
+        return answer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from redis import Redis
 
@@ -13,7 +13,8 @@ from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.keys import Keys
 from contract.run_id import parse_run_id
-from serving.state import Post, Run, State
+from serving.state import Run, State
+from serving.texts import Post, Texts, decode_post
 
 POSTS_PER_SCAN = 1000
 
@@ -22,8 +23,13 @@ class NotLiveError(StoreError):
     """Raised when no variant has a run that can be served."""
 
 
-def read_state(redis: Redis, keys: Keys, previous: State | None) -> State:
-    """Read the state as it is now; runs only where they changed since `previous`, posts where any are new.
+def read_state(redis: Redis, keys: Keys, previous: State | None, texts_in_memory: int) -> State:
+    """Read the state as it is now; runs only where they changed since `previous`, texts where any are new.
+
+    Parameters
+    ----------
+    texts_in_memory
+        Of more posts than this the texts stay in Redis, but those of the popular ones.
 
     Raises
     ------
@@ -46,8 +52,13 @@ def read_state(redis: Redis, keys: Keys, previous: State | None) -> State:
     blocked = _read_blocked(redis, keys, complaints)
     stored = redis.hlen(keys.posts)  # a refresh adds posts while the run stays
     unchanged = previous is not None and (runs, stored) == (previous.runs, previous.posts_stored)
-    posts = previous.posts if previous and unchanged else _read_posts(redis, keys, complaints)
-    return State(runs, experiment, blocked, posts, stored, tuple(complaints))
+    if previous and unchanged:
+        texts = previous.texts
+    elif stored <= texts_in_memory:
+        texts = Texts(_decode_posts(redis.hscan_iter(keys.posts, count=POSTS_PER_SCAN), keys, complaints))
+    else:
+        texts = Texts(_read_popular_posts(redis, keys, runs.values(), complaints), texts_in_memory)
+    return State(runs, experiment, blocked, texts, stored, tuple(complaints))
 
 
 def _read_run(redis: Redis, keys: Keys, variant: str, known: Run | None, complaints: list[str]) -> Run | None:
@@ -101,20 +112,26 @@ def _read_blocked(redis: Redis, keys: Keys, complaints: list[str]) -> frozenset[
     return frozenset(blocked)
 
 
-def _read_posts(redis: Redis, keys: Keys, complaints: list[str]) -> dict[int, Post]:
+def _read_popular_posts(
+    redis: Redis, keys: Keys, runs: Iterable[Run], complaints: list[str]
+) -> dict[int, Post]:
+    """Read the texts of every post in a popular list, which is answered from memory when Redis is away."""
+    post_ids = sorted({post_id for run in runs for post_id, _ in run.popular})
+    if not post_ids:
+        return {}
+    found = zip(post_ids, redis.hmget(keys.posts, post_ids), strict=True)
+    return _decode_posts(
+        ((post_id, value) for post_id, value in found if value is not None), keys, complaints
+    )
+
+
+def _decode_posts(rows: Iterable[tuple[Any, Any]], keys: Keys, complaints: list[str]) -> dict[int, Post]:
     posts, broken = {}, 0
-    for post_id, value in redis.hscan_iter(keys.posts, count=POSTS_PER_SCAN):
+    for post_id, value in rows:
         try:
-            fields = decode_object(value)
-            topic = sys.intern(_sendable(fields.get("topic")))
-            posts[int(post_id)] = Post(_sendable(fields.get("text")), topic)
+            posts[int(post_id)] = decode_post(value)
         except ValueError:
             broken += 1
     if broken:
         complaints.append(f"{keys.posts} holds {broken} broken posts; they are served without text")
     return posts
-
-
-def _sendable(value: object) -> str:
-    """Return the text, empty for none, without the lone surrogates that UTF-8 cannot carry."""
-    return "" if value is None else str(value).encode(errors="replace").decode()

@@ -11,6 +11,7 @@ from redis import Redis
 
 from contract.keys import Keys
 from contract.settings import Settings
+from serving.metrics import Metrics
 from serving.read_state import read_state
 from serving.state import State
 
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 class LiveState:
     """The state as last read. `current` is one object, replaced whole: read it once a request."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._texts_in_memory = settings.texts_in_memory
         self._keys = Keys(settings.key_prefix)
         self._interval_seconds = settings.state_refresh_seconds
         self._redis = redis
@@ -57,8 +60,9 @@ class LiveState:
         """Read the state once; on any error keep the last good one and mark it stale."""
         before = self.current
         try:
-            state = read_state(self._redis, self._keys, before)
+            state = read_state(self._redis, self._keys, before, self._texts_in_memory)
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever Redis holds
+            self._metrics.refresh_failures.inc()
             if before is not None:
                 self.current = replace(before, stale=True)
             # Said once, not every second.

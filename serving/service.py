@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
@@ -16,9 +17,11 @@ from serving.answer import (
 )
 from serving.cursor import Cursor
 from serving.lists import Lists, UnavailableError
+from serving.metrics import Metrics
 from serving.problems import ProblemError
 from serving.refresh import LiveState
 from serving.state import Run, State
+from serving.texts import Post
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Service:
     keys: Keys
     lists: Lists
     live: LiveState
+    metrics: Metrics
 
     def state(self) -> State:
         """Return the state to answer this request from; a 503 while none was ever loaded."""
@@ -56,3 +60,10 @@ class Service:
         except UnavailableError:
             return replace(answer_similar(state, run, post_id, limit, None), stale=True)
         return answer_similar(state, run, post_id, limit, found)
+
+    def texts(self, state: State, post_ids: Sequence[int]) -> list[Post]:
+        """Return what answers say of posts: from memory or by one lookup more; empty without Redis."""
+        try:
+            return state.texts.of(post_ids, self.lists.posts)
+        except UnavailableError:
+            return state.texts.of(post_ids, lambda _: {})

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from contract.codec import Ranked
 from contract.experiment import Experiment
-
-
-class Post(NamedTuple):
-    """What an answer with texts says of a post; empty where the network says nothing."""
-
-    text: str
-    topic: str
+from serving.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,10 @@ class Run:
     published_at: datetime
     popular: Ranked = field(repr=False)
 
+    def age_seconds(self, now: datetime) -> int:
+        """Return whole seconds since the run went live; 0 where clocks disagree."""
+        return max(0, int((now - self.published_at).total_seconds()))
+
 
 @dataclass(frozen=True)
 class State:
@@ -46,8 +43,8 @@ class State:
         The live run by variant; at least one.
     blocked
         Ids of posts never to be served.
-    posts
-        What answers with texts say, by post id.
+    texts
+        What answers with texts say of posts.
     posts_stored
         How many posts Redis held when they were read.
     complaints
@@ -59,7 +56,7 @@ class State:
     runs: Mapping[str, Run]
     experiment: Experiment
     blocked: frozenset[int]
-    posts: Mapping[int, Post] = field(repr=False)
+    texts: Texts = field(repr=False)
     posts_stored: int = 0
     complaints: tuple[str, ...] = ()
     stale: bool = False

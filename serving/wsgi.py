@@ -11,13 +11,14 @@ from contract.logs import configure_logging
 from contract.settings import Settings
 from serving.app import create_app
 from serving.lists import open_redis
+from serving.logs import JsonLines
 
 REFRESH_TIMEOUT_SECONDS = 1.0
 
 
 def _from_environment() -> Flask:
     settings = Settings.from_environment()
-    configure_logging(settings)
+    configure_logging(settings, JsonLines())
     timeout_seconds = settings.redis_timeout_ms / 1000
     patient_seconds = max(REFRESH_TIMEOUT_SECONDS, timeout_seconds)
     return create_app(settings, open_redis(settings, timeout_seconds), open_redis(settings, patient_seconds))

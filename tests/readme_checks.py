@@ -167,7 +167,7 @@ def wrong_in_keys(readme: str) -> list[str]:
             wrong += differences(words[words.index("--pattern") + 1], Keys().any_manifest_pattern)
             continue
         while words[0].startswith("-"):
-            words = words[2:] if words[0] == "-u" else words[1:]
+            words = words[2:] if words[0] in ("-u", "--user") else words[1:]
         command, key = words[0], words[1]
         matches = [(match, kind) for shape, kind in shapes.items() if (match := re.fullmatch(shape, key))]
         if [kind for _, kind in matches] != [TYPE_OF_COMMAND[command]]:

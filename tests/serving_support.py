@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,6 +90,23 @@ def recommend(app: Flask, user_id: int, limit: int = 5, cursor: str | None = Non
 def posts_of(answer: Any) -> list[int]:
     """Return the post ids of an answer, in order."""
     return [recommendation["post_id"] for recommendation in answer["recommendations"]]
+
+
+@contextmanager
+def monitored(url: str) -> Iterator[Callable[[], list[str]]]:
+    """Watch a server by MONITOR: what is yielded returns the commands it ran since it was last asked.
+
+    Valkey reports commands in the order in which it ran them, so an ECHO of ours marks where to stop.
+    """
+    with redis.Redis.from_url(url, decode_responses=True) as client, client.monitor() as monitor:
+
+        def commands() -> list[str]:
+            client.echo("seen so far")
+            seen = (monitor.next_command()["command"] for _ in itertools.count())
+            return list(itertools.takewhile(lambda command: command != "ECHO seen so far", seen))
+
+        commands()  # those with which our own connections began
+        yield commands
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

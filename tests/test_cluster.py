@@ -12,7 +12,7 @@ import pytest
 from batch.publishing import store
 from batch.publishing.forecast import before_writing
 from contract.errors import SettingsError, StoreError
-from contract.settings import CLUSTER_ON, Settings
+from contract.settings import ON, Settings
 from tests.batch_support import KEYS, live_run, make_network, run_here
 from tests.cluster_support import cluster, keys_a_node
 from tests.serving_support import ask, recommend, serving
@@ -34,7 +34,7 @@ def client(cluster_url: str) -> Iterator[Any]:
 
 
 def settings_of(url: str) -> Settings:
-    return Settings(redis_url=url, redis_cluster=CLUSTER_ON)
+    return Settings(redis_url=url, redis_cluster=ON)
 
 
 def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -147,28 +148,42 @@ def test_every_command_of_our_image_was_checked() -> None:
     assert others == [serving["command"], serving["healthcheck"]["test"][1:]]
 
 
-def test_a_real_server_takes_the_command_of_redis(tmp_path: Path) -> None:
-    values = {"REDIS_PASSWORD": "hush"}
+def test_a_real_server_takes_the_command_of_redis_and_knows_its_two_users(tmp_path: Path) -> None:
     service = SERVICES["redis"]
-    assert service["entrypoint"] == ["redis-server"]
-    words = [
-        VARIABLE.sub(lambda found: values.get(found[1]) or found[2], word) for word in service["command"]
-    ]
-    path = tmp_path / "socket"
-    server = subprocess.Popen([get_binary_path(), *words, "--port", "0", "--unixsocket", path], cwd=tmp_path)
-    client = redis.Redis(unix_socket_path=str(path), password="hush", decode_responses=True)
+    path, users = tmp_path / "socket", COMPOSE["configs"]["redis-users"]["file"]
+    assert service["entrypoint"] == ["sh", "-euc"]
+    assert service["configs"] == [{"source": "redis-users", "target": "/etc/redis-users.acl"}]
+    (script,) = service["command"]
+    for theirs, ours in (
+        ("$$", "$"),
+        ("/etc/redis-users.acl", str(ROOT / users)),
+        ("/tmp/users.acl", str(tmp_path / "users.acl")),
+        ("redis-server", f"{get_binary_path()} --port 0 --unixsocket {path}"),
+    ):
+        assert theirs in script
+        script = script.replace(theirs, ours)
+    script = VARIABLE.sub(lambda found: found[2], script)
+    passwords = {"REDIS_SERVING_PASSWORD": "hush", "REDIS_BATCH_PASSWORD": "hush2"}
+    server = subprocess.Popen([*service["entrypoint"], script], cwd=tmp_path, env={**os.environ, **passwords})
+    batch, serving = (
+        redis.Redis(unix_socket_path=str(path), username=user, password=password, decode_responses=True)
+        for user, password in (("batch", "hush2"), ("serving", "hush"))
+    )
     try:
         deadline = time.monotonic() + 30
         while not path.exists():
             assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
-        assert client.config_get("maxmemory")["maxmemory"] == str(3 * 1024**3)
-        assert client.config_get("appendonly")["appendonly"] == "yes"
+        assert batch.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        assert batch.config_get("maxmemory")["maxmemory"] == str(3 * 1024**3)
+        assert batch.config_get("appendonly")["appendonly"] == "yes"
+        assert serving.ping()
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(unix_socket_path=str(path)).ping()
+        assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
     finally:
-        client.close()
+        batch.close()
+        serving.close()
         server.kill()
         server.wait()

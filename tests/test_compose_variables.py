@@ -27,7 +27,11 @@ def test_a_service_is_given_settings_only(name: str) -> None:
 
 def test_the_images_of_others_are_given_their_own_variables_only() -> None:
     assert set(SERVICES["postgres"]["environment"]) == {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"}
-    assert set(SERVICES["redis"]["environment"]) == {"REDISCLI_AUTH"}
+    assert set(SERVICES["redis"]["environment"]) == {
+        "REDIS_SERVING_PASSWORD",
+        "REDIS_BATCH_PASSWORD",
+        "REDISCLI_AUTH",
+    }
 
 
 def settings_read(package: str) -> set[str]:
@@ -52,7 +56,7 @@ def test_together_the_services_are_given_every_setting() -> None:
 
 def test_the_passwords_must_be_set() -> None:
     text = COMPOSE_FILE.read_text()
-    for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD"):
+    for name in ("POSTGRES_PASSWORD", "REDIS_SERVING_PASSWORD", "REDIS_BATCH_PASSWORD"):
         uses = re.findall(rf"\${{{name}(.*?)}}", text)
         assert len(uses) >= 2
         assert all(use.startswith(":?") for use in uses)
@@ -81,7 +85,12 @@ def test_the_values_in_the_example_are_the_defaults() -> None:
 
 def test_a_copy_of_the_example_asks_for_the_passwords_and_changes_no_setting() -> None:
     set_lines = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
-    assert set_lines == ["POSTGRES_PASSWORD=", "REDIS_PASSWORD=", "COMPOSE_PROFILES=postgres"]
+    assert set_lines == [
+        "POSTGRES_PASSWORD=",
+        "REDIS_SERVING_PASSWORD=",
+        "REDIS_BATCH_PASSWORD=",
+        "COMPOSE_PROFILES=postgres",
+    ]
     assert SERVICES["postgres"]["profiles"] == ["postgres"]
 
 

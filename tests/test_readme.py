@@ -51,7 +51,7 @@ def test_readme_agrees_with_the_code(check: Callable[[str], list[str]]) -> None:
         (wrong_in_settings, "`OVERNIGHT_KEEP_RUNS` + 1", "`OVERNIGHT_KEPT` + 1"),
         (wrong_in_keys, "| `recs:blocked` | set |", "| `recs:blocked` | hash |"),
         (wrong_in_keys, "| `recs:help` |", "| `recs:about` |"),
-        (wrong_in_keys, "redis-cli GET recs:live:control", "redis-cli GET recs:live:champion"),
+        (wrong_in_keys, "batch GET recs:live:control", "batch GET recs:live:champion"),
         (wrong_in_keys, "HGET recs:posts", "GET recs:posts"),
         (wrong_in_keys, "'recs:run:*:manifest'", "'recs:runs:*'"),
         (wrong_in_routes, "### `GET /posts/popular`", "### `GET /posts/best`"),

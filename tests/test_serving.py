@@ -22,6 +22,7 @@ from tests.serving_support import (
     TEST_RUN,
     UNKNOWN_USER,
     ask,
+    monitored,
     posts_of,
     publish,
     recommend,
@@ -271,28 +272,41 @@ def test_a_manifest_without_a_time_gives_the_age_since_the_run_began(
     assert age == pytest.approx(max(0, since.total_seconds()), abs=60)
 
 
-def test_a_request_makes_exactly_one_command(app: Flask, redis_client: redis.Redis) -> None:
+def test_a_request_makes_exactly_one_command(app: Flask, redis_url: str) -> None:
     cursor = recommend(app, KNOWN_USER)["next_cursor"]
     popular_cursor = recommend(app, UNKNOWN_USER)["next_cursor"]
+    known, unknown = KEYS.user(CONTROL_RUN, KNOWN_USER), KEYS.user(CONTROL_RUN, UNKNOWN_USER)
     expected = {
-        "/users/42/recommendations": 1,
-        f"/users/42/recommendations?cursor={cursor}": 1,
-        "/users/43/recommendations": 1,
-        f"/users/43/recommendations?cursor={popular_cursor}": 1,
-        "/post/recommendations/?id=42&time=2021-12-29T21:00:00": 1,
-        "/post/recommendations/?id=43": 1,
-        "/posts/popular": 0,
-        "/readyz": 0,
+        "/users/42/recommendations": [f"GET {known}"],
+        f"/users/42/recommendations?cursor={cursor}": [f"GET {known}"],
+        "/users/43/recommendations": [f"GET {unknown}"],
+        f"/users/43/recommendations?cursor={popular_cursor}": [f"GET {KEYS.popular(CONTROL_RUN)}"],
+        "/post/recommendations/?id=42&time=2021-12-29T21:00:00": [f"GET {known}"],
+        "/post/recommendations/?id=43": [f"GET {unknown}"],
+        "/posts/7/similar": [f"GET {KEYS.post(CONTROL_RUN, 7)}"],
+        "/posts/popular": [],
+        "/readyz": [],
+        "/metrics": [],
+        "/openapi.json": [],
     }
-    assert {path: _commands_of(app, redis_client, path) for path in expected} == expected
+    with monitored(redis_url) as commands:
+        made = {}
+        for path in expected:
+            assert app.test_client().get(path).status_code == 200
+            made[path] = commands()
+    assert made == expected
 
 
-def _commands_of(app: Flask, redis_client: redis.Redis, path: str) -> int:
-    """Count the commands that Valkey runs for a request, whatever they are."""
-    redis_client.config_resetstat()
-    ask(app, path)
-    stats = redis_client.info("commandstats")
-    return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_config|resetstat")
+def test_a_refresh_makes_a_handful_of_commands(app: Flask, redis_url: str) -> None:
+    recommend(app, KNOWN_USER)
+    with monitored(redis_url) as commands:
+        refresh(app)
+        assert [command.split()[:2] for command in commands()] == [
+            ["GET", KEYS.live("control")],
+            ["GET", KEYS.live("test")],
+            ["GET", KEYS.experiment],
+            ["SMEMBERS", KEYS.blocked],
+        ]
 
 
 @pytest.mark.parametrize(("user_id", "posts"), [(KNOWN_USER, PERSONAL), (UNKNOWN_USER, POPULAR)])

@@ -9,9 +9,6 @@ from urllib.parse import quote
 import pytest
 import redis
 from flask import Flask
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from serving.lists import Lists
 from tests.serving_support import ask, publish, recommend, serving, settings_for
@@ -174,21 +171,3 @@ def test_an_error_of_our_own_is_a_500_problem_without_its_traceback(app: Flask, 
     assert (response.status_code, response.content_type) == (500, "application/problem+json")
     assert "secret" not in response.text
     assert "Traceback" not in response.text
-
-
-@hypothesis_settings(
-    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
-@given(user_id=st.text(max_size=30), limit=st.text(max_size=30), cursor=st.text(max_size=60))
-def test_no_input_makes_anything_but_an_answer_or_a_problem(
-    app: Flask, user_id: str, limit: str, cursor: str
-) -> None:
-    query = f"limit={quote(limit)}&cursor={quote(cursor)}"
-    for path in (
-        f"/users/{quote(user_id)}/recommendations?{query}",
-        f"/post/recommendations/?id={quote(user_id)}&{query}",
-    ):
-        response = app.test_client().get(path)
-        assert response.status_code in (200, 400, 404)
-        if response.status_code != 200:
-            assert response.content_type == "application/problem+json"

@@ -28,7 +28,7 @@ from redis.retry import Retry
 from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
-from contract.settings import CLUSTER_ON, Settings
+from contract.settings import ON, Settings
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def open_redis(settings: Settings) -> redis.Redis:
     except (TypeError, ValueError) as error:
         reason = redact(str(error), settings.secrets())
         raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None
-    if settings.redis_cluster == CLUSTER_ON:
+    if settings.redis_cluster == ON:
         with explained(settings):
             # It takes the same commands, but is no subclass.
             return cast(redis.Redis, RedisCluster.from_url(settings.redis_url, **options))

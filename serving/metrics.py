@@ -1,0 +1,107 @@
+"""What serving counts, for Prometheus.
+
+Under gunicorn every worker counts into files of its own in one folder
+(`PROMETHEUS_MULTIPROC_DIR`, which gunicorn.conf.py makes), and whichever
+worker is asked for the metrics sums them all. What all workers know alike,
+such as the live runs, that worker tells from its own memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from serving.state import State
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Upper bounds of the latency histogram: an answer takes about a millisecond, a fallback tens of them."""
+
+UNMATCHED = "unmatched"
+"""Stands for every path that is no route, so that strangers cannot make series."""
+
+
+class Metrics:
+    """The counters of one app. Counting is safe from any thread and after a fork."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "overnight_requests_total",
+            "Requests answered. Source and variant are empty for answers without a list.",
+            ["route", "status", "source", "variant"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "overnight_request_seconds",
+            "Time from a request's arrival in the app to its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._series: dict[tuple[str, int, str, str], tuple[Counter, Histogram]] = {}
+        self.redis_errors = Counter(
+            "overnight_redis_errors_total",
+            "Lookups that Redis failed or answered too late.",
+            registry=self._registry,
+        )
+        self.breaker_open = Gauge(
+            "overnight_breaker_open",
+            "Workers whose last lookup failed, and which therefore ask Redis about once a second only.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        self.refresh_failures = Counter(
+            "overnight_refresh_failures_total",
+            "Refreshes of the state that failed.",
+            registry=self._registry,
+        )
+
+    def count(self, route: str, status: int, source: str, variant: str, seconds: float) -> None:
+        """Count one answered request."""
+        # To look series up by their labels takes as long as counting itself, so each is looked up once.
+        labels = (route, status, source, variant)
+        found = self._series.get(labels)
+        if found is None:
+            found = (self._requests.labels(*labels), self._seconds.labels(route))
+            self._series[labels] = found
+        requests, seconds_of_route = found
+        requests.inc()
+        seconds_of_route.observe(seconds)
+
+    def exposition(self, state: State | None) -> bytes:
+        """Return all metrics of all workers in Prometheus's text format."""
+        registry = CollectorRegistry()
+        registry.register(LiveRuns(lambda: state))
+        if FOLDER_VARIABLE not in os.environ:
+            return generate_latest(self._registry) + generate_latest(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+class LiveRuns(Collector):
+    """Which run each variant serves, and how old it is, at the moment of asking."""
+
+    def __init__(self, state: Callable[[], State | None]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield a sample for each variant with a live run; the families alone while nothing is loaded."""
+        age = GaugeMetricFamily(
+            "overnight_live_run_age_seconds", "Time since the live run was published.", labels=["variant"]
+        )
+        info = GaugeMetricFamily(
+            "overnight_live_run_info", "The live run's id; always 1.", labels=["variant", "run_id"]
+        )
+        state = self._state()
+        for variant, run in (state.runs if state else {}).items():
+            age.add_metric([variant], run.age_seconds(datetime.now(UTC)))
+            info.add_metric([variant, run.run_id], 1)
+        return [age, info]

@@ -1,0 +1,49 @@
+"""What every request leaves behind: an id in its answer, a count, and a line in the log where asked for."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from serving.answer import Answer
+from serving.metrics import UNMATCHED, Metrics
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "X-Request-ID"
+
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def observe(app: Flask, metrics: Metrics, *, access_log: bool) -> None:
+    """Count every request of `app` and name it; register before any other hook, so that none escapes."""
+
+    @app.before_request
+    def begin() -> None:
+        g.begun = time.perf_counter()
+        given = request.headers.get(REQUEST_ID, "")
+        g.request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        seconds = time.perf_counter() - g.begun
+        route = request.url_rule.rule if request.url_rule else UNMATCHED
+        answer: Answer | None = g.get("answer")
+        source, variant = (answer.source, answer.run.variant) if answer else ("", "")
+        metrics.count(route, response.status_code, source, variant, seconds)
+        response.headers[REQUEST_ID] = g.request_id
+        if access_log:
+            fields = {
+                "method": request.method,
+                "path": request.path,
+                "status": response.status_code,
+                "ms": round(seconds * 1000, 2),
+                "source": source,
+                "variant": variant,
+            }
+            log.info("request", extra={"fields": fields})
+        return response
