@@ -385,7 +385,7 @@ class Settings:
         ]
 
     def secrets(self) -> list[str]:
-        """Return what no log may show: the passwords inside the URLs, the tokens, and where alerts are posted to.
+        """Return what no log may show: passwords inside the URLs, tokens, and where alerts are posted to.
 
         Whoever knows the path of a webhook may post to it. A path too short to
         be a secret is left out, since it might be part of anything.
