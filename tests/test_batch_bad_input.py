@@ -100,7 +100,7 @@ def test_a_view_that_fails_when_it_is_read_fails_in_one_line(live: LiveNetwork) 
     ("grants", "says"),
     [
         ([], "permission denied for schema recs; GRANT USAGE, CREATE ON SCHEMA recs"),
-        (["GRANT USAGE ON SCHEMA recs TO reader"], "permission denied for table runs; GRANT USAGE, CREATE"),
+        (["GRANT USAGE ON SCHEMA recs TO reader"], "permission denied for table ledger_version; GRANT USAGE, CREATE"),
         (
             ["GRANT USAGE ON SCHEMA recs TO reader", "DROP TABLE recs.run_changes, recs.runs"],
             "permission denied for schema recs; GRANT USAGE, CREATE ON SCHEMA recs",
