@@ -28,7 +28,8 @@ def place(
         for _ in LENGTHS:
             place.make_good_night()
         yield place
-    print("\n" + place.table())
+    if place.counts:
+        print("\n" + place.table())
 
 
 @pytest.fixture
