@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -227,5 +228,6 @@ def rehearsed(place: Place, wires: Wires, *command: str, **environment: str) -> 
 
 
 def kill(pid: int) -> None:
-    """Do as `kill -9` does."""
-    os.kill(pid, signal.SIGKILL)
+    """Do as `kill -9` does; the process may have ended of itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

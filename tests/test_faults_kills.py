@@ -20,7 +20,7 @@ STAGES = (
 KILLED = -signal.SIGKILL
 PRUNE = ("prune", "--yes")
 ROLLBACK = ("rollback", "control", "--yes")
-IN_A_NIGHT, IN_A_PRUNE, IN_A_ROLLBACK = 12, 24, 10
+IN_A_NIGHT, IN_A_PRUNE, IN_A_ROLLBACK = 12, 30, 10
 PRUNES_ON_END, NIGHTS_ON_END = 6, 2
 LEAST_KILLS = 50
 
@@ -36,6 +36,14 @@ def _count(place: Place, fault: str, before: str | None) -> None:
     newest = query(place.database_url, "SELECT run_id FROM recs.runs ORDER BY run_id DESC LIMIT 1")[0][0]
     place.check_live(before, newest)
     place.count(fault, still=live_run(place.client) == before)
+
+
+def _killed(place: Place, wires: Wires, moment: tuple[int, float], *command: str, **environment: str) -> bool:
+    """Kill a command at a message; tell whether it was: it may say less this time, or end of itself first."""
+    number, share = moment
+    done = struck(place, wires, lambda at, *_: at == number, kill, share, *command, **environment)
+    assert done.returncode in (KILLED, 0), done.stderr
+    return done.returncode == KILLED
 
 
 def _kill_at_stages(place: Place, reader: Reader) -> None:
@@ -59,12 +67,10 @@ def _kill_within_nights(place: Place, wires: Wires, reader: Reader) -> None:
     """Kill nights between any two messages, or in the middle of one."""
     place.turn += 1
     messages = rehearsed(place, wires, *NIGHT)
-    for number, share in moments(SEED, messages, IN_A_NIGHT):
+    for moment in moments(SEED, messages, IN_A_NIGHT):
         before = live_run(place.client)
         place.turn += 1
-        done = struck(place, wires, lambda at, *_, n=number: at == n, kill, share, *NIGHT)
-        assert done.returncode == (KILLED if wires.struck else 0)
-        if wires.struck:
+        if _killed(place, wires, moment, *NIGHT):
             _count(place, "kill -9 within a night", before)
         _check_next_night(place, reader)
 
@@ -74,12 +80,11 @@ def _kill_within_prunes(place: Place, wires: Wires, reader: Reader) -> None:
     keep_one = {"OVERNIGHT_KEEP_RUNS": "1"}
     messages = rehearsed(place, wires, *PRUNE, **keep_one)
     place.make_good_night()
-    for turn, (number, share) in enumerate(moments(SEED, messages, IN_A_PRUNE), start=1):
+    for turn, moment in enumerate(moments(SEED, messages, IN_A_PRUNE), start=1):
         before = live_run(place.client)
-        done = struck(place, wires, lambda at, *_, n=number: at == n, kill, share, *PRUNE, **keep_one)
-        assert done.returncode == (KILLED if wires.struck else 0)
-        if wires.struck:
-            place.check_live(before)
+        killed = _killed(place, wires, moment, *PRUNE, **keep_one)
+        place.check_live(before)
+        if killed:
             place.count("kill -9 within prune", still=True)
         if turn % PRUNES_ON_END == 0:
             _check_next_night(place, reader)
@@ -90,13 +95,12 @@ def _kill_within_rollbacks(place: Place, wires: Wires, reader: Reader) -> None:
     messages = rehearsed(place, wires, *ROLLBACK)
     place.make_good_night()
     place.make_good_night()
-    for number, share in moments(SEED, messages, IN_A_ROLLBACK):
+    for moment in moments(SEED, messages, IN_A_ROLLBACK):
         before = live_run(place.client)
         (earlier,) = query(place.database_url, "SELECT max(run_id) FROM recs.runs WHERE state = 'retired'")[0]
-        done = struck(place, wires, lambda at, *_, n=number: at == n, kill, share, *ROLLBACK)
-        assert done.returncode == (KILLED if wires.struck else 0)
+        killed = _killed(place, wires, moment, *ROLLBACK)
         place.check_live(before, earlier)
-        if wires.struck:
+        if killed:
             place.count("kill -9 within rollback", still=live_run(place.client) == before)
         if live_run(place.client) != before:
             _check_next_night(place, reader)
