@@ -20,6 +20,9 @@ What differs from a process that Python has just started:
 - Its parent is the server, not the test: `os.waitpid` does not know it, and its
   limits and umask are those pytest had when the server began. Set limits with
   `resource.prlimit(process.pid, ...)`, or use `started_process`.
+- The server imported the code by itself: a monkeypatch of the test does not
+  reach the child. Use `run_here` for those; from outside, steer a child by
+  signals, locks in Postgres, and what it has printed or written.
 - `atexit` is not run (the batch uses none).
 
 Why it is safe: a process may go on with OpenMP, BLAS and numba after a fork
@@ -137,7 +140,6 @@ class Forked:
         self.wait()
         self.stdout.close()
         self.stderr.close()
-        self._process.close()
 
 
 class _Ends:
