@@ -7,11 +7,16 @@ import sqlalchemy as sa
 from batch.doctoring.finding import Finding, fail, ok, warn
 from batch.features import text_vectors
 from batch.loading.views import check_views
+from batch.refreshing import due
 from batch.runs import ledger
 from contract.columns import SCHEMA
 from contract.errors import SourceError
 
-OWN_TABLES = (*ledger.runs.metadata.tables.values(), *text_vectors.tables.tables.values())
+OWN_TABLES = [
+    table
+    for tables in (ledger.runs.metadata, due.tables, text_vectors.tables)
+    for table in tables.tables.values()
+]
 
 WHO = sa.text("SELECT current_user, current_database(), current_setting('server_version')")
 MAY_MAKE = sa.text("""
