@@ -184,6 +184,7 @@ def test_a_wrong_password_is_told_and_shown_nowhere(live: LiveNetwork, postgres_
     [
         ("DATABASE_URL", "mysql://root:s3cret@localhost/x", "DATABASE_URL=***: must be a URL that starts"),
         ("DATABASE_URL", "postgresql://me:s3cret#1@localhost/x", "its parts must be percent-encoded"),
+        ("DATABASE_URL", "postgresql://me:s3@cret@localhost/x", "its parts must be percent-encoded"),
         ("DATABASE_URL", "postgresql://me:s3cret@:x:/", "its parts must be percent-encoded"),
         ("REDIS_URL", "http://:s3cret@localhost", "REDIS_URL=***: must be a URL that starts"),
         ("REDIS_URL", "redis://:s3cret@localhost/0?socket_timeout=soon", "REDIS_URL cannot be used"),

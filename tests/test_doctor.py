@@ -169,6 +169,7 @@ def test_what_is_wrong_in_redis_is_named(
          "the view recs.posts is missing", "README"),
         ("ALTER TABLE recs.interactions ALTER happened_at TYPE date", "views", "fail",
          "recs.interactions.happened_at is of type date", "cast it"),
+        ("INSERT INTO recs.ledger_version VALUES (99)", "tables", "fail", "is of version 99", "update"),
         ("ALTER TABLE recs.runs DROP COLUMN finished_at", "tables", "fail", "lacks the column finished_at",
          "batch runs"),
     ],

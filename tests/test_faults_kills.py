@@ -20,7 +20,7 @@ STAGES = (
 KILLED = -signal.SIGKILL
 PRUNE = ("prune", "--yes")
 ROLLBACK = ("rollback", "control", "--yes")
-IN_A_NIGHT, IN_A_PRUNE, IN_A_ROLLBACK = 12, 30, 10
+IN_A_NIGHT, IN_A_PRUNE, IN_A_ROLLBACK = 6, 30, 10
 PRUNES_ON_END, NIGHTS_ON_END = 6, 2
 LEAST_KILLS = 50
 
