@@ -49,13 +49,14 @@ def _strike_nights(
         done = struck(place, wires, lambda at, *_, n=number: at == n, deed, share, *NIGHT)
         mend()
         _check_told(done.returncode, done.stderr)
-        assert wires.struck
         newest = query(place.database_url, "SELECT max(run_id) FROM recs.runs")[0][0]
         place.check_live(before, newest)
         assert done.returncode == 1 or live_run(place.client) == newest
-        place.count(fault, still=live_run(place.client) == before)
+        if wires.struck:  # a night may say less than the one rehearsed, and be over before its moment
+            place.count(fault, still=live_run(place.client) == before)
         place.make_good_night()
         reader.check()
+    assert place.counts[fault]["made"] > 0
 
 
 def test_connections_that_break_at_any_moment_harm_nothing(place: Place, wires: Wires) -> None:
@@ -74,8 +75,8 @@ def test_a_redis_that_stops_taking_writes_harms_nothing(place: Place, wires: Wir
 
     with Reader(place) as reader:
         read_only, full = refuse("min-replicas-to-write", 1), refuse("maxmemory", 1)
-        _strike_nights(place, wires, reader, "Redis takes no writes", 1, read_only, take_again)
-        _strike_nights(place, wires, reader, "Redis is full", 1, full, take_again)
+        _strike_nights(place, wires, reader, "Redis takes no writes", 2, read_only, take_again)
+        _strike_nights(place, wires, reader, "Redis is full", 2, full, take_again)
 
 
 def test_a_postgres_lost_at_the_final_commit_leaves_the_new_run_live_and_the_next_night_agrees(
