@@ -53,8 +53,10 @@ def _number(low: float, high: float) -> Parse:
 def _url(*schemes: str) -> Parse:
     def parse(text: str) -> str:
         try:
-            scheme = urlsplit(text).scheme
-            _ = urlsplit(text).port
+            parts = urlsplit(text)
+            scheme, _ = parts.scheme, parts.port
+            if parts.netloc.count("@") > 1:  # the rest of a password would pass for the host
+                raise ValueError
         except ValueError:
             raise ValueError("is not a URL; its parts must be percent-encoded") from None
         if scheme.partition("+")[0] not in schemes:

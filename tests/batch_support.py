@@ -29,7 +29,7 @@ from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from demo.postgres import engine_of
-from tests.forked_batch import Forked
+from tests.forked_batch import Forked, Prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = Keys()
@@ -198,14 +198,21 @@ def run_here(
 
 @contextmanager
 def started_batch(
-    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+    *arguments: str,
+    database_url: str,
+    redis_url: str,
+    model_dir: Path,
+    prepare: Prepare | None = None,
+    **environment: str,
 ) -> Iterator[Forked]:
     """Start `python -m batch` and yield the process; kill it at the end if it still runs.
 
     It is forked from a process that has everything imported, which saves
-    seconds; `run_batch` and `started_process` start Python afresh.
+    seconds; `run_batch` and `started_process` start Python afresh. `prepare`
+    is called in it first.
     """
-    with Forked(arguments, _environment(database_url, redis_url, model_dir) | environment) as process:
+    variables = _environment(database_url, redis_url, model_dir) | environment
+    with Forked(arguments, variables, prepare) as process:
         try:
             yield process
         finally:

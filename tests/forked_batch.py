@@ -20,6 +20,9 @@ What differs from a process that Python has just started:
 - Its parent is the server, not the test: `os.waitpid` does not know it, and its
   limits and umask are those pytest had when the server began. Set limits with
   `resource.prlimit(process.pid, ...)`, or use `started_process`.
+- The server imported the code by itself: a monkeypatch of the test does not
+  reach the child. Use `run_here` for those; from outside, steer a child by
+  signals, locks in Postgres, and what it has printed or written.
 - `atexit` is not run (the batch uses none).
 
 Why it is safe: a process may go on with OpenMP, BLAS and numba after a fork
@@ -37,6 +40,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import reduction
 from multiprocessing.context import ForkServerContext
@@ -46,6 +50,10 @@ from typing import IO, Any
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+Prepare = Callable[[], None]
+"""What a child does before it is `python -m batch`; it must pickle."""
+
 OF_THE_SERVER = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -66,12 +74,14 @@ class Forked:
         None until it was seen to have ended; minus the signal that killed it.
     """
 
-    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], environment: dict[str, str], prepare: Prepare | None = None
+    ) -> None:
         out, errors = os.pipe(), os.pipe()
         self.stdout: IO[str] = os.fdopen(out[0])
         self.stderr: IO[str] = os.fdopen(errors[0])
         ends = _Ends(out[1], errors[1])
-        self._process = _server().Process(target=_run, args=(arguments, environment, ends))
+        self._process = _server().Process(target=_run, args=(arguments, environment, ends, prepare))
         try:
             self._process.start()
         finally:
@@ -130,7 +140,6 @@ class Forked:
         self.wait()
         self.stdout.close()
         self.stderr.close()
-        self._process.close()
 
 
 class _Ends:
@@ -159,8 +168,10 @@ def _server() -> ForkServerContext:
     return context
 
 
-def _run(arguments: tuple[str, ...], environment: dict[str, str], ends: _Ends) -> None:
-    """Be `python -m batch`, in the child."""
+def _run(
+    arguments: tuple[str, ...], environment: dict[str, str], ends: _Ends, prepare: Prepare | None
+) -> None:
+    """Be `python -m batch`, in the child; `prepare` is called first."""
     for place, end in enumerate(ends.ends, start=1):
         os.dup2(end, place)
         os.close(end)
@@ -168,4 +179,6 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], ends: _Ends) -
     os.environ.update(environment)
     os.chdir(ROOT)
     sys.argv = ["batch", *arguments]
+    if prepare is not None:
+        prepare()
     runpy.run_module("batch", run_name="__main__", alter_sys=True)

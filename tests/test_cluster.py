@@ -43,7 +43,7 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
     make_network(database_url, users=300)
     places: dict[str, Any] = {
         "database_url": database_url, "redis_url": cluster_url, "model_dir": tmp_path,
-        "OVERNIGHT_REDIS_CLUSTER": "on", "OVERNIGHT_KEEP_RUNS": "1",
+        "OVERNIGHT_REDIS_CLUSTER": "on", "OVERNIGHT_KEEP_RUNS": "1", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0",
     }  # fmt: skip
     runs = []
     for _ in range(2):

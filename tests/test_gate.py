@@ -110,7 +110,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     assert (network["model_dir"] / refused / JUDGED_MODEL).is_dir()
     assert decode_object(str(client.get(KEYS.manifest(refused))))["state"] == "refused"
     told = run_here("show", refused, **network).stdout
-    (line,) = [line for line in told.splitlines() if line.startswith("roc_auc ") and " NO " in line]
+    (line,) = [line for line in told.splitlines() if line.split()[:2] == ["FAILED", "roc_auc"]]
     assert "-0.01" in line
 
 
@@ -126,7 +126,7 @@ def test_constant_scores_are_refused_unless_forced_and_then_rolled_back(
     assert {"roc_auc", "coverage_of_live"} <= broken(manifest)
     assert manifest["forced"] is True
     assert reason.startswith("forced past the gate: roc_auc: ")
-    assert "published by --force" in done.stdout
+    assert "published against it by --force" in done.stdout
     assert run_here("rollback", "control", **network).returncode == 0
     assert live_run(client) == good
 

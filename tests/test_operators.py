@@ -253,7 +253,10 @@ def test_explain_refuses_where_the_model_is_not_or_is_damaged(night: Operated, t
     done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
     assert done.returncode == 1
     assert "there is no model in" in done.stderr
-    folder = tmp_path / night.told("lookup", "1")["run_id"]
-    folder.mkdir()
-    (folder / "posts.npz").write_bytes(b"nothing")
-    assert "cannot be used" in night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path)).stderr
+    run_id = night.told("lookup", "1")["run_id"]
+    whole = (night.model_dir / run_id / "posts.npz").read_bytes()
+    (tmp_path / run_id).mkdir()
+    for damaged in (b"nothing", whole[: len(whole) // 2]):
+        (tmp_path / run_id / "posts.npz").write_bytes(damaged)
+        done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
+        assert "cannot be used" in done.stderr.splitlines()[-1]

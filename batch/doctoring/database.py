@@ -7,11 +7,17 @@ import sqlalchemy as sa
 from batch.doctoring.finding import Finding, fail, ok, warn
 from batch.features import text_vectors
 from batch.loading.views import check_views
+from batch.refreshing import due
 from batch.runs import ledger
+from batch.runs.tables import VERSION, versions
 from contract.columns import SCHEMA
 from contract.errors import SourceError
 
-OWN_TABLES = (*ledger.runs.metadata.tables.values(), *text_vectors.tables.tables.values())
+OWN_TABLES = [
+    table
+    for tables in (ledger.runs.metadata, due.tables, text_vectors.tables)
+    for table in tables.tables.values()
+]
 
 WHO = sa.text("SELECT current_user, current_database(), current_setting('server_version')")
 MAY_MAKE = sa.text("""
@@ -29,6 +35,7 @@ COLUMNS = sa.text("""
     SELECT attname FROM pg_attribute
     WHERE attrelid = to_regclass(:table) AND attnum > 0 AND NOT attisdropped
 """)
+MAY_READ = sa.text("SELECT has_table_privilege(:table, 'SELECT')")
 GRANT = f"as the schema's owner: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {{role}}"
 
 
@@ -88,6 +95,16 @@ def tables_version(connection: sa.Connection) -> Finding:
             f"{SCHEMA}.{name} lacks the column {', '.join(absent)}: it is of another version",
             "run `python -m batch runs` with this version, which brings older tables up to date",
         )
+    newest = _version(connection) if found[versions.name] == [] else 0
+    if newest > VERSION:
+        return fail("tables", f"the ledger is of version {newest}, this program knows {VERSION}", "update it")
     missing = [name for name, absent in found.items() if absent is None]
     told = f"; still to be made: {', '.join(missing)}" if missing else ""
     return ok("tables", f"as this version wants them{told}")
+
+
+def _version(connection: sa.Connection) -> int:
+    """Return the version of the ledger's tables; 0 where the role may not read it, which `rights` tells."""
+    if not connection.scalar(MAY_READ, {"table": f"{SCHEMA}.{versions.name}"}):
+        return 0
+    return int(connection.scalar(sa.select(sa.func.max(versions.c.version))) or 0)

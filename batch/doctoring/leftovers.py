@@ -51,7 +51,8 @@ def counts(live: dict[str, str], manifests: dict[str, dict[str, Any]], census: C
         return
     for variant, run_id in live.items():
         check, run, manifest = f"lists {variant}", census.runs.get(run_id, RunKeys()), manifests[run_id]
-        wanted = {"user": int(manifest.get("users", 0)), "post": int(manifest.get("similar_posts", 0))}
+        users = int(manifest.get("users", 0)) + int(manifest.get("users_since", 0))
+        wanted = {"user": users, "post": int(manifest.get("similar_posts", 0))}
         short = {kind: due - getattr(run, kind) for kind, due in wanted.items() if getattr(run, kind) < due}
         if short:
             told = ", ".join(
@@ -59,7 +60,7 @@ def counts(live: dict[str, str], manifests: dict[str, dict[str, Any]], census: C
             )
             yield fail(check, told, "were keys evicted or deleted? python -m batch run makes a whole run")
         else:
-            more = run.user - wanted["user"]
+            more = run.user - int(manifest.get("users", 0))
             told = f"{run.user} users, {run.post} posts" + (f"; {more} users since the night" if more else "")
             yield ok(check, told)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import sqlalchemy as sa
@@ -143,14 +144,15 @@ def _value(model: Model, feature: Feature, number: float) -> float | str | None:
 
 def _posts_known(folder: Path) -> set[int]:
     try:
-        with np.load(folder / POSTS, allow_pickle=False) as kept:
+        # Opened here: numpy leaves a damaged file open.
+        with (folder / POSTS).open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return set(kept["post_ids"].tolist())
     except FileNotFoundError:
         raise ModelError(
             f"there is no model in {folder}, and only the run's own can tell; ask where the night runs, with "
             "its OVERNIGHT_MODEL_DIR, and of a run that is kept"
         ) from None
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 

@@ -43,7 +43,7 @@ WHY = {
 
 @dataclass(frozen=True)
 class Removed:
-    """A run whose keys and model go, why, and how many keys went (0 in a dry run)."""
+    """A run whose keys and model go, why, and how many keys went (would go, in a dry run)."""
 
     run_id: str
     why: str
@@ -100,7 +100,8 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
     # A manifest is a run's first key and its last.
     with_keys = [
-        Removed(run_id, going[run_id], 0) for run_id in sorted(set(going) & store.runs_in(client, keys))
+        Removed(run_id, going[run_id], store.keys_of_run(client, keys, run_id))
+        for run_id in sorted(set(going) & store.runs_in(client, keys))
     ]
     if dry_run:
         return with_keys

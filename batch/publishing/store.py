@@ -155,6 +155,11 @@ def remove_run(client: redis.Redis, keys: Keys, run_id: str) -> int:
     return removed + _unlink(client, [manifest])
 
 
+def keys_of_run(client: redis.Redis, keys: Keys, run_id: str) -> int:
+    """Count the keys of a run."""
+    return sum(1 for _ in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_AT_A_TIME))
+
+
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield the items in lists of `size`, the last one perhaps shorter."""
     remaining = iter(items)

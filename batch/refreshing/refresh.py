@@ -153,7 +153,15 @@ def _refresh_run(
             due.note(connection, run_id, who, written, now, others)
         since = due.refreshed_so_far(connection, run_id)
         if written:
-            _restate(work, run_id, {"refreshed_at": now.isoformat(), "refreshed_users": since})
+            _restate(
+                work,
+                run_id,
+                {
+                    "refreshed_at": now.isoformat(),
+                    "refreshed_users": since,
+                    "users_since": manifest.get("users_since", 0) + who.new,
+                },
+            )
     return {
         "variant": manifest["variant"],
         "run_id": run_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
@@ -88,7 +88,7 @@ def create(engine: sa.Engine) -> None:
         for version in range(found + 1, VERSION + 1) if found else (VERSION,):
             if found:
                 connection.exec_driver_sql(STEPS[version])
-            connection.execute(sa.insert(versions).values(version=version))
+            connection.execute(insert(versions).values(version=version).on_conflict_do_nothing())
 
 
 def schema_version(engine: sa.Engine) -> int:

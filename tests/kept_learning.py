@@ -1,0 +1,60 @@
+"""Nights that learn nothing: they take over what an earlier one has learnt from the same rows.
+
+Whoever makes fifty nights fail while they publish need not learn fifty times.
+All else of a night is as it is: the ledger, the locks, scores, writing, the
+gate, the report, going live, clearing away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from batch import pipeline
+from batch.publishing import write
+
+LEARNING = ("gather", "fit", "judged", "evaluate")
+COMMAND_BYTES = 2_000
+"""So few that a small network's lists take several commands."""
+
+SMALL_FOREST = {"num_iterations": 20}
+
+
+class Kept:
+    """A function whose n-th result is kept in a folder: the first process makes it, others take it over."""
+
+    def __init__(self, folder: Path, name: str, make: Callable[..., Any]) -> None:
+        self._paths = (folder / f"{name}-{number}" for number in itertools.count())
+        self._make = make
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        path = next(self._paths)
+        if not path.exists():
+            path.write_bytes(pickle.dumps(self._make(*arguments, **options)))
+        return pickle.loads(path.read_bytes())
+
+
+def take_over(folder: Path) -> None:
+    """Let this process, for good, make one night of what is kept in the folder."""
+    for patched in _patches(folder):
+        patched.start()
+
+
+@contextmanager
+def taken_over(folder: Path) -> Iterator[None]:
+    """Do so for one night."""
+    with ExitStack() as stack:
+        for patched in _patches(folder):
+            stack.enter_context(patched)
+        yield
+
+
+def _patches(folder: Path) -> list[Any]:
+    kept = [patch.object(pipeline, name, Kept(folder, name, getattr(pipeline, name))) for name in LEARNING]
+    small = patch.object(pipeline, "parameters_for", lambda *_: SMALL_FOREST)
+    return [*kept, small, patch.object(write, "COMMAND_BYTES", COMMAND_BYTES)]
