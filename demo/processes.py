@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import socket
 import time
@@ -17,6 +18,9 @@ import psutil
 from contract.errors import EXIT_USAGE, OvernightError
 
 POLL_SECONDS = 0.05
+OWN_PORTS = range(10_000, 32_768)
+"""Below those that Linux gives to outgoing connections."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -65,11 +69,16 @@ def _ended(process: psutil.Process) -> bool:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a TCP port that nobody listens on now.
+
+    Not one that the system would hand out itself: until we listen on it, it
+    might give the same to somebody's outgoing connection.
+    """
+    for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DemoError(f"no port between {OWN_PORTS[0]} and {OWN_PORTS[-1]} is free")
 
 
 def last_lines(log: Path, lines: int = 5) -> str:

@@ -20,6 +20,7 @@ from batch.refreshing import due
 from batch.runs import ledger, lock
 from contract.keys import Keys
 from contract.settings import Settings
+from serving.texts import NO_TEXT, Post
 from tests.batch_live import LiveNetwork, check_error, copy_of, dump, network_with_a_live_run, restore
 from tests.batch_support import engine_of, execute, live_lists, live_run, live_values
 from tests.serving_support import serving, settings_for
@@ -126,10 +127,10 @@ def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
     with serving(settings_for(live.redis_url)) as app:
         state = app.extensions["overnight"].live
         state.refresh()
-        assert NEW_POST not in state.current.posts
+        assert state.current.texts.of([NEW_POST], lambda _: {}) == [NO_TEXT]
         refreshed(live, "--variant", "control")
         state.refresh()
-        assert state.current.posts[NEW_POST] == ("match goal team", "sport")
+        assert state.current.texts.of([NEW_POST], lambda _: {}) == [Post("match goal team", "sport")]
 
 
 def test_the_manifest_tells_of_the_refresh_and_a_second_one_writes_nothing(

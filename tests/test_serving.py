@@ -306,6 +306,7 @@ def test_a_refresh_makes_a_handful_of_commands(app: Flask, redis_url: str) -> No
             ["GET", KEYS.live("test")],
             ["GET", KEYS.experiment],
             ["SMEMBERS", KEYS.blocked],
+            ["HLEN", KEYS.posts],
         ]
 
 

