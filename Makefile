@@ -5,6 +5,9 @@ ONCE ?=
 JSON ?=
 BIN := .venv/bin
 
+# Modules are compiled when they are first imported, which most never are.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+
 # LightGBM wants the system's OpenMP. Where there is none, it gets the one that scikit-learn brings.
 OPENMP := $(CURDIR)/.venv/openmp
 export LD_LIBRARY_PATH := $(OPENMP)$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
@@ -68,16 +71,16 @@ clean:  ## Stop the demo's servers and remove all traces
 		echo "error: could not make .venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
 .venv/demo-ready: requirements.txt requirements-demo.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	$(PIP_INSTALL) -r requirements-demo.txt
 	$(lend_openmp)
 	@touch $@
 
 .venv/dev-ready: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP_INSTALL) -r requirements-dev.txt
 	$(lend_openmp)
 	@touch $@
 
 .venv/bench-ready: requirements.txt requirements-bench.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(PIP_INSTALL) -r requirements-bench.txt
 	$(lend_openmp)
 	@touch $@
