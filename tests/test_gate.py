@@ -98,8 +98,9 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     monkeypatch.setattr(batch.pipeline, "fit", shuffled)
     done = run_here("run", **network)
     assert done.returncode == 3
-    statement = "SELECT run_id, reason, manifest FROM recs.runs WHERE state = 'refused'"
-    ((refused, reason, manifest),) = query(network["database_url"], statement)
+    statement = "SELECT run_id, reason, manifest, cutoff FROM recs.runs WHERE state = 'refused'"
+    ((refused, reason, manifest, cutoff),) = query(network["database_url"], statement)
+    assert cutoff.isoformat() == manifest["cutoff"]
     assert "roc_auc" in broken(manifest)
     assert reason.startswith("roc_auc: ROC AUC less that of ")
     assert " below the -0.01 allowed" in reason

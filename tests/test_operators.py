@@ -136,7 +136,12 @@ def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:
     common = {post for post, _ in control[:5]} & {post for post, _ in test[:5]}
     assert found["overlap_at_5"] == len(common) / 5
     assert night.told("diff", "1", "test", "test")["overlap"] == 1
-    assert "overlap of the first 5" in night.batch("diff", "1", "control", "test").stdout
+    shown = night.batch("diff", "1", "control", "test", "--limit", "2").stdout
+    assert "overlap of the first 5" in shown
+    assert (
+        shown.splitlines()[-1]
+        == f"and {len(found['changes']) - 2} more; --limit {len(found['changes'])} shows all"
+    )
     assert night.told("diff", str(UNKNOWN_USER), "control", "test")["source_a"] == "popular"
 
 

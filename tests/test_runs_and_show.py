@@ -32,6 +32,8 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
     assert [change["state"] for change in record["changes"]] == ["building", "built", "live"]
     assert record["manifest"]["metrics"]["model"]["hitrate_at_5"] == night.told("runs")[1]["hitrate_at_5"]
     shown = night.batch("show", run_id).stdout.splitlines()
+    forecast = record["manifest"]["publish"]["forecast_bytes"] / 2**20
+    assert shown[2].startswith(f"Redis: forecast {forecast:.1f} MiB, reported ")
     metrics = [
         line.split()[0] for line in shown if line.startswith(("hitrate", "roc_auc", "log_loss", "ndcg"))
     ]

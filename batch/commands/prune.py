@@ -24,7 +24,7 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal either.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -32,6 +32,7 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
 
     What serves, the last OVERNIGHT_KEEP_RUNS runs of a variant, its newest
     refused run, and what was live within OVERNIGHT_PRUNE_AFTER_MINUTES stay.
+    On a terminal it asks first; a script or cron is not asked.
     """
     who = ledger.actor("batch prune")
     with source.connected(settings, f"overnight {who}") as engine, store.connected(settings) as client:

@@ -23,14 +23,15 @@ Example:
 @click.command(epilog=EXAMPLE)
 @click.argument("variant", type=click.Choice(VARIANTS))
 @click.option("--reason", default="by hand", show_default=True, help="Why; the ledger keeps it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal either.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: bool) -> None:
     """Go back to the run that was live before; the one that is live is never chosen again.
 
     Takes effect at once, and does not wait for a night that is under way: that
-    one may still go live afterwards.
+    one may still go live afterwards. On a terminal it asks first; a script or
+    cron is not asked.
     """
     if not yes and sys.stdin.isatty():
         click.confirm(f"Take the live run of {variant} out of service for good?", abort=True, err=True)

@@ -50,6 +50,7 @@ def summary(manifest: dict[str, Any]) -> str:
             f"{manifest['posts']} posts, top {manifest['top_n']}, {manifest['bytes_per_user']} bytes a user",
             f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
             f"checksum {manifest['checksum'][:16]}",
+            *_memory(manifest.get("publish") or {}),
             "",
             show_evaluation.of_run(manifest["metrics"]),
             "",
@@ -58,6 +59,15 @@ def summary(manifest: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _memory(publish: dict[str, Any]) -> list[str]:
+    """Tell what the run was to take of Redis, and what Redis reported; nothing where neither is kept."""
+    if not publish:
+        return []
+    taken = publish["redis_bytes"]
+    reported = "may not be asked" if taken is None else f"reported {taken / 2**20:.1f} MiB more"
+    return [f"Redis: forecast {publish['forecast_bytes'] / 2**20:.1f} MiB, {reported}"]
 
 
 def _gate(manifest: dict[str, Any]) -> list[str]:

@@ -148,7 +148,8 @@ def refuse(
         Another run has closed this one: the lock was lost with its connection.
     """
     _still_open(connection, run, State.BUILT)
-    move(connection, run.run_id, State.REFUSED, now, who, reason, manifest=manifest)
+    values = {"cutoff": manifest["cutoff"], "manifest": manifest}
+    move(connection, run.run_id, State.REFUSED, now, who, reason, **values)
 
 
 def agree(
