@@ -15,7 +15,7 @@ from batch.learning.model import load_model
 from batch.loading.examples import Examples
 from batch.loading.history import as_of
 from batch.loading.load import load_network
-from batch.loading.source import open_engine, snapshot
+from batch.loading.source import connected, snapshot
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
@@ -162,7 +162,11 @@ def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int
     """Return the score of every post for a user, by LightGBM and the factors themselves."""
     run_id = night.run_of(variant)
     cutoff = datetime.fromisoformat(json.loads(str(night.client.get(KEYS.manifest(run_id))))["cutoff"])
-    with threadpool_limits(1, user_api="blas"), snapshot(open_engine(night.settings)) as connection:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        connected(night.settings) as engine,
+        snapshot(engine) as connection,
+    ):
         network = load_network(connection, datetime.now(UTC))
         model = load_model(night.model_dir / run_id, network)
         history = as_of(connection, network, cutoff, model.groupings)
