@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 CONTROL = "control"
@@ -13,31 +14,47 @@ VARIANTS = (CONTROL, TEST)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A split of the users between `control` and `test`."""
+    """A split of the users between `control` and `test`.
+
+    Attributes
+    ----------
+    pins
+        User id -> variant, for users that are put in a variant by hand.
+    """
 
     name: str
     salt: str
     percent_test: int
+    pins: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent_test <= 100:
             raise ValueError(f"percent_test must be 0 to 100, not {self.percent_test}")
+        for user_id, variant in self.pins.items():
+            if variant not in VARIANTS:
+                raise ValueError(f"user {user_id} is pinned to {variant!r}, which is no variant")
 
     def variant_of(self, user_id: int) -> str:
-        """Return `test` if the user's bucket (0 to 99) lies below `percent_test`.
+        """Return a pinned user's variant; else `test` if the bucket (0 to 99) lies below `percent_test`.
 
         The bucket is md5 of the user id followed by the salt, read as a
         hexadecimal number, modulo 100: stable, and the same in any language.
         """
+        pinned = self.pins.get(user_id)
+        if pinned is not None:
+            return pinned
         digest = hashlib.md5(f"{user_id}{self.salt}".encode(), usedforsecurity=False)
         return TEST if int(digest.hexdigest(), 16) % 100 < self.percent_test else CONTROL
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the fields as stored under the experiment key."""
-        return asdict(self)
+        """Return the fields as stored under the experiment key; `pins` only where there are any."""
+        fields: dict[str, Any] = {"name": self.name, "salt": self.salt, "percent_test": self.percent_test}
+        if self.pins:
+            fields["pins"] = {str(user_id): variant for user_id, variant in sorted(self.pins.items())}
+        return fields
 
     @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> Experiment:
+    def from_fields(cls, fields: Mapping[str, Any]) -> Experiment:
         """Build from stored fields.
 
         Raises
@@ -45,8 +62,12 @@ class Experiment:
         ValueError
             If a field is missing or out of range.
         """
+        pins = fields.get("pins") or {}
+        if not isinstance(pins, Mapping):
+            raise ValueError(f'pins must be like {{"42": "test"}}, not {pins!r}')
         try:
-            return cls(str(fields["name"]), str(fields["salt"]), int(fields["percent_test"]))
+            pinned = {int(user_id): variant for user_id, variant in pins.items()}
+            return cls(str(fields["name"]), str(fields["salt"]), int(fields["percent_test"]), pinned)
         except KeyError as error:
             raise ValueError(f"experiment lacks the field {error}") from None
         except TypeError:

@@ -56,6 +56,11 @@ class Keys:
         return f"{self.prefix}:blocked"
 
     @property
+    def exposures(self) -> str:
+        """Stream: who was served what, see `exposures.encode`; the batch moves it to Postgres."""
+        return f"{self.prefix}:exposures"
+
+    @property
     def help(self) -> str:
         """String: what these keys are, in plain words."""
         return f"{self.prefix}:help"
@@ -69,7 +74,8 @@ Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
   {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, metrics, model digest, checksum
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
-  {prefix}:experiment               string  JSON: name, salt, percent in test
+  {prefix}:experiment               string  JSON: name, salt, percent in test, users pinned to a variant
   {prefix}:blocked                  set     post ids never to be served
+  {prefix}:exposures                stream  who was served what, until the batch moves it to Postgres
 To see a user's list: GET {prefix}:live:control, then GET {prefix}:run:RUN_ID:user:USER_ID.
 """

@@ -2,6 +2,7 @@ import hashlib
 import logging
 import math
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,17 +69,44 @@ def test_percent_0_and_100_put_everyone_in_one_variant() -> None:
     assert {NO_EXPERIMENT.variant_of(user_id) for user_id in range(1000)} == {CONTROL}
 
 
+def test_a_pinned_user_gets_that_variant_whatever_the_percentage() -> None:
+    for percent in (0, 30, 100):
+        experiment = Experiment("first", "pepper", percent, {1: TEST, 2: CONTROL})
+        assert (experiment.variant_of(1), experiment.variant_of(2)) == (TEST, CONTROL)
+        without = Experiment("first", "pepper", percent)
+        assert [experiment.variant_of(user) for user in range(3, 300)] == [
+            without.variant_of(user) for user in range(3, 300)
+        ]
+
+
+WHOLE = {"name": "a", "salt": "b", "percent_test": 5}
+
+
 @pytest.mark.parametrize(
-    "fields", [{}, {"name": "a", "salt": "b"}, {"name": "a", "salt": "b", "percent_test": None}]
+    "fields",
+    [
+        {},
+        {"name": "a", "salt": "b"},
+        WHOLE | {"percent_test": None},
+        WHOLE | {"percent_test": 101},
+        WHOLE | {"pins": ["42"]},
+        WHOLE | {"pins": {"42": "tset"}},
+        WHOLE | {"pins": {"somebody": "test"}},
+    ],
 )
-def test_a_stored_experiment_that_lacks_a_field_is_refused(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"percent_test|name"):
+def test_a_stored_experiment_with_a_field_that_is_missing_or_wrong_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"percent_test|name|pin|somebody"):
         Experiment.from_fields(fields)
 
 
-def test_an_experiment_survives_being_stored() -> None:
-    experiment = Experiment("first", "pepper", 30)
-    assert Experiment.from_fields(experiment.to_fields()) == experiment
+@pytest.mark.parametrize("pins", [{}, {42: TEST, 7: CONTROL}])
+def test_an_experiment_survives_being_stored(pins: dict[int, str]) -> None:
+    experiment = Experiment("first", "pepper", 30, pins)
+    assert Experiment.from_fields(decode_object(encode_object(experiment.to_fields()))) == experiment
+
+
+def test_an_experiment_without_pins_is_stored_as_it_was_before_there_were_pins() -> None:
+    assert list(Experiment("first", "pepper", 30).to_fields()) == ["name", "salt", "percent_test"]
 
 
 @given(
@@ -94,7 +122,8 @@ def test_a_run_id_tells_its_time_and_variant(begun_at: datetime, variant: str) -
 def test_every_key_begins_with_the_prefix() -> None:
     keys = Keys("p")
     run_keys = [keys.user("R", 7), keys.popular("R"), keys.manifest("R"), keys.run_pattern("R")]
-    for key in [*run_keys, keys.live("control"), keys.posts, keys.experiment, keys.blocked, keys.help]:
+    lasting = [keys.posts, keys.experiment, keys.blocked, keys.exposures, keys.help]
+    for key in [*run_keys, keys.live("control"), *lasting]:
         assert key.startswith("p:")
     assert keys.user("R", 7) == "p:run:R:user:7"
 

@@ -20,6 +20,7 @@ from batch.publishing.prune import not_kept, tidy
 from batch.publishing.rollback import KNOWN_USERS, RollbackError, roll_back
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
+from batch.runs.tables import VERSION, drained, experiments, exposures
 from contract.codec import encode_object
 from contract.errors import OvernightError
 from contract.keys import Keys
@@ -305,13 +306,30 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_its_runs(place:
     assert ledger.schema_version(place.engine) == 1
     ledger.create(place.engine)
     ledger.create(place.engine)
+    assert ledger.schema_version(place.engine) == VERSION
+    assert place.back() == first
+
+
+def test_a_ledger_of_version_2_gains_the_tables_of_the_experiment(place: Place) -> None:
+    first, _ = place.published(), place.published()
+    execute(
+        place.settings.database_url,
+        "DROP TABLE recs.experiments, recs.exposures, recs.exposures_drained",
+        "UPDATE recs.ledger_version SET version = 2",
+    )
     assert ledger.schema_version(place.engine) == 2
+    ledger.create(place.engine)
+    assert ledger.schema_version(place.engine) == VERSION
+    with place.engine.connect() as connection:
+        for table in (experiments, exposures, drained):
+            assert connection.scalar(sa.select(sa.func.count()).select_from(table)) == 0
     assert place.back() == first
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(place: Place) -> None:
-    execute(place.settings.database_url, "INSERT INTO recs.ledger_version VALUES (3)")
-    with pytest.raises(OvernightError, match="of version 3, this program knows 2; update the program"):
+    execute(place.settings.database_url, f"INSERT INTO recs.ledger_version VALUES ({VERSION + 1})")
+    told = f"of version {VERSION + 1}, this program knows {VERSION}; update the program"
+    with pytest.raises(OvernightError, match=told):
         ledger.create(place.engine)
     done = run_here("runs", **place.as_arguments)
     assert done.returncode == 1

@@ -9,12 +9,16 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
+from contract.keys import Keys
 
-VERSION = 2
-"""Of the tables below. A change to them raises it, and adds a step to `STEPS`."""
+VERSION = 3
+"""Of the tables below. A change to them raises it, and adds a step to `STEPS` where a table changes.
+
+Version 3 added tables alone: the experiments and the exposures.
+"""
 
 STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
-"""What brings a database from the version before to this one."""
+"""What brings the tables of the version before to this one; tables that are new are made anyway."""
 
 ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('overnight ledger', 0))")
 
@@ -58,6 +62,39 @@ changes = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
 )
+# A row for each change of the split; the newest under a prefix is in force.
+experiments = sa.Table(
+    "experiments",
+    tables,
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("salt", sa.Text, nullable=False),
+    sa.Column("percent_test", sa.Integer, nullable=False),
+    # User id, as text -> variant.
+    sa.Column("pins", JSONB, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("set_at", time, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
+)
+# A row for each first page of a feed that was answered; `variant` is the one whose list was served.
+exposures = sa.Table(
+    "exposures",
+    tables,
+    sa.Column("user_id", sa.BigInteger, nullable=False),
+    sa.Column("variant", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("served_at", time, nullable=False),
+    # Rows come nearly in order of time, so a few bytes for each block of them are index enough.
+    sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
+)
+# How far the stream of a prefix is in `exposures`: id of the last entry, changed with the rows themselves.
+drained = sa.Table(
+    "exposures_drained",
+    tables,
+    sa.Column("key_prefix", sa.Text, primary_key=True),
+    sa.Column("last_id", sa.Text, nullable=False),
+    sa.Column("at", time, nullable=False),
+)
 versions = sa.Table(
     "ledger_version",
     tables,
@@ -86,7 +123,7 @@ def create(engine: sa.Engine) -> None:
             )
         tables.create_all(connection)
         for version in range(found + 1, VERSION + 1) if found else (VERSION,):
-            if found:
+            if found and version in STEPS:
                 connection.exec_driver_sql(STEPS[version])
             connection.execute(insert(versions).values(version=version).on_conflict_do_nothing())
 
