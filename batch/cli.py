@@ -20,6 +20,7 @@ COMMANDS = (
     "diff",
     "doctor",
     "evaluate",
+    "experiment",
     "explain",
     "lookup",
     "prune",

@@ -14,6 +14,8 @@ import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
+from batch.experiment.change import write_back
+from batch.experiment.drain import drain
 from batch.features.embeddings import remove_stale
 from batch.gate import rules
 from batch.gate.beside_live import JUDGED_MODEL
@@ -131,9 +133,8 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     """Load, learn, judge, score and write one run aside; return its manifest."""
     stages = Stages()
     tuned = parameters_for(variant.name, night.settings)
-    publish.write_lasting_keys(
-        night.redis, night.keys, night.settings
-    )  # a Redis that takes no writes fails here
+    publish.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
+    write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
     gathered = _load(night, stages)
     folder = Path(night.settings.model_dir) / run.run_id
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
@@ -293,7 +294,8 @@ def _report(
 
 
 def _clear_away(night: Night) -> None:
-    """Remove runs that are no longer kept, and texts of posts that the network no longer has."""
+    """Move exposures to Postgres; remove runs that are no longer kept, and texts of posts that are gone."""
+    drain(night.engine, night.redis, night.settings, datetime.now(UTC))
     tidy(night.engine, night.redis, night.settings, night.actor)
     if (
         night.gathered is not None and night.as_of is None

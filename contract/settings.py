@@ -282,6 +282,21 @@ class Settings:
         _integer(0, 100),
         "percent of users in test that the first run stores",
     )
+    exposures: str = setting(
+        "OVERNIGHT_EXPOSURES",
+        ON,
+        _one_of(ON, OFF),
+        "on notes which variant's list each first page of a feed came from, for the experiment",
+    )
+    exposures_batches: int = setting(
+        "OVERNIGHT_EXPOSURES_BATCHES",
+        20_000,
+        _integer(100, 10_000_000),
+        "batches of up to 500 exposures that wait in Redis at most; of more, the oldest are lost",
+    )
+    exposures_keep_days: int = setting(
+        "OVERNIGHT_EXPOSURES_KEEP_DAYS", 90, _integer(1, 3_650), "days that exposures stay in Postgres"
+    )
     nightly_cron: str = setting(
         "OVERNIGHT_NIGHTLY_CRON", "0 3 * * *", _cron, "when the scheduler runs the night"
     )

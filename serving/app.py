@@ -8,6 +8,7 @@ from redis import Redis
 
 from contract.keys import Keys
 from contract.settings import ON, Settings
+from serving.exposures import Exposures
 from serving.feed_routes import add_feed_routes
 from serving.guard import guard
 from serving.lists import Lists
@@ -39,7 +40,7 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     redis
         Client for the lookup of a request: short timeouts, no retries.
     refresh_redis
-        Client for the refresh, which may wait longer; `redis` if not given.
+        Client for the refresh and the exposures, which may wait longer; `redis` if not given.
     """
     app = Flask("overnight", static_folder=None)
     app.json = _Json(app)
@@ -47,8 +48,10 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     app.url_map.merge_slashes = False
     keys = Keys(settings.key_prefix)
     metrics = Metrics()
-    live = LiveState(settings, redis if refresh_redis is None else refresh_redis, metrics)
-    service = Service(settings.top_n, keys, Lists(redis, keys, metrics), live, metrics)
+    patient = redis if refresh_redis is None else refresh_redis
+    live = LiveState(settings, patient, metrics)
+    exposures = Exposures(settings, patient, metrics) if settings.exposures == ON else None
+    service = Service(settings.top_n, keys, Lists(redis, keys, metrics), live, metrics, exposures)
     app.extensions[EXTENSION] = service
     observe(app, metrics, access_log=settings.access_log == ON)
     guard(app, settings)

@@ -24,10 +24,13 @@ def add_feed_routes(app: Flask, service: Service) -> None:
         user = parse_id("user_id", user_id)
         limit = parse_limit(single(request.args, "limit"), service.top_n)
         cursor = parse_cursor(single(request.args, "cursor"), user)
-        answer = service.recommend(service.state(), user, limit, cursor)
+        state = service.state()
+        answer = service.recommend(state, user, limit, cursor)
         following = answer.next_cursor
         next_cursor = None if following is None else encode_cursor(following, user)
-        return _respond(answer, {"user_id": user, **_fields(answer), "next_cursor": next_cursor})
+        assigned = state.experiment.variant_of(user)
+        fields = {"user_id": user, "assigned_variant": assigned, **_fields(answer)}
+        return _respond(answer, fields | {"next_cursor": next_cursor})
 
     @app.get("/posts/popular")
     def popular() -> Response:

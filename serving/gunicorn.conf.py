@@ -75,6 +75,15 @@ def post_worker_init(worker: Worker) -> None:
     worker.wsgi.extensions[EXTENSION].live.start()
 
 
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
+    """Send the exposures that the worker still holds."""
+    from serving.app import EXTENSION
+
+    app = getattr(worker, "wsgi", None)  # none where the worker could not load it
+    if app is not None and app.extensions[EXTENSION].exposures is not None:
+        app.extensions[EXTENSION].exposures.stop()
+
+
 def child_exit(_server: Arbiter, worker: Worker) -> None:
     """Forget what a worker that is gone told of itself; what it counted stays counted."""
     from prometheus_client.multiprocess import mark_process_dead

@@ -16,6 +16,7 @@ from serving.answer import (
     key_to_read,
 )
 from serving.cursor import Cursor
+from serving.exposures import Exposures
 from serving.lists import Lists, UnavailableError
 from serving.metrics import Metrics
 from serving.problems import ProblemError
@@ -26,13 +27,14 @@ from serving.texts import Post
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes share."""
+    """What the routes share; `exposures` is None where they are not noted."""
 
     top_n: int
     keys: Keys
     lists: Lists
     live: LiveState
     metrics: Metrics
+    exposures: Exposures | None
 
     def state(self) -> State:
         """Return the state to answer this request from; a 503 while none was ever loaded."""
@@ -42,7 +44,17 @@ class Service:
         return state
 
     def recommend(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
-        """Look up one list, and answer from it or, failing that, from memory."""
+        """Look up one list, and answer from it or, failing that, from memory; a first page is noted."""
+        answer = self._looked_up(state, user_id, limit, cursor)
+        if cursor is None:
+            assigned = state.experiment.variant_of(user_id)
+            if assigned != answer.run.variant:
+                self.metrics.count_other_variant(assigned)
+            if self.exposures is not None:
+                self.exposures.record(user_id, answer)
+        return answer
+
+    def _looked_up(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
         try:
             found = self.lists.get(key_to_read(self.keys, state, user_id, cursor))
         except UnavailableError:

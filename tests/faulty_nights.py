@@ -31,7 +31,7 @@ USERS = 60
 LENGTHS = (8, 9)
 """Posts in a list, in turns: no two nights on end make the same lists, so a mixture would show."""
 
-PLAIN_KEYS = {KEYS.posts, KEYS.experiment, KEYS.help, KEYS.blocked}
+PLAIN_KEYS = {KEYS.posts, KEYS.experiment, KEYS.help, KEYS.blocked, KEYS.exposures}
 LEDGER = "SELECT run_id, state, removed_at IS NOT NULL, manifest ->> 'top_n' FROM recs.runs"
 
 

@@ -51,8 +51,9 @@ def remove(client: redis.Redis, run_id: str) -> None:
 
 
 def settings_for(url: str, **values: Any) -> Settings:
-    """Settings with a list length of 12 and a refresh that comes only when a test asks for it."""
-    return Settings(redis_url=url, **{"top_n": 12, "state_refresh_seconds": 3600.0, **values})
+    """Settings with a list length of 12, a refresh that comes only when a test asks, and no exposures."""
+    usual = {"top_n": 12, "state_refresh_seconds": 3600.0, "exposures": "off"}
+    return Settings(redis_url=url, **{**usual, **values})
 
 
 @contextmanager
@@ -65,6 +66,8 @@ def serving(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings, client, patient)
     yield app
     app.extensions[EXTENSION].live.stop()
+    if app.extensions[EXTENSION].exposures is not None:
+        app.extensions[EXTENSION].exposures.stop()
     client.close()
     patient.close()
 

@@ -140,7 +140,7 @@ def _break_a_text(night: Operated) -> None:
         (_lose_a_list, "lists test", "fail", "1 user keys of", "batch run"),
         (_leave_keys_of_an_unknown_run, "orphan keys", "warn", "the ledger does not know", "UNLINK"),
         (_leave_a_strange_key, "orphan keys", "warn", ":notes is no key of ours", "remove"),
-        (_break_the_experiment, "experiment", "fail", "percent_test must be 0 to 100", "SET it anew"),
+        (_break_the_experiment, "experiment", "fail", "percent_test must be 0 to 100", "experiment set"),
         (_serve_no_test, "experiment", "warn", "no run of test is live", "--variant test"),
         (_block_a_word, "blocked posts", "warn", "1 of 2 members are no post's id", "SREM recs:blocked"),
         (_make_blocked_a_string, "recs:blocked", "fail", "is a string and must be a set", "DEL"),
@@ -209,8 +209,8 @@ def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
         found = examined(settings)
         says = "no right to read recs.interactions"
         check_found(found, "views", Status.FAIL, says, "GRANT SELECT ON recs.interactions")
-        says = "doctored neither owns nor may change recs.ledger_version"
-        check_found(found, "rights", Status.FAIL, says, "ALTER TABLE recs.ledger_version OWNER TO doctored")
+        says = "doctored neither owns nor may change recs.experiments"
+        check_found(found, "rights", Status.FAIL, says, "ALTER TABLE recs.experiments OWNER TO doctored")
         execute(spoilt.database_url, "GRANT ALL ON ALL TABLES IN SCHEMA recs TO doctored")
         found = examined(settings)
         check_found(

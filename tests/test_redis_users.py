@@ -61,13 +61,22 @@ WRITES = [
     "SET recs:live:control x", "DEL recs:blocked", "UNLINK recs:posts", "SADD recs:blocked 1",
     "HSET recs:posts 1 {}", "EXPIRE recs:posts 1", "RENAME recs:posts recs:x", "FLUSHALL", "FLUSHDB",
     "EVAL 'return 1' 0", "PUBLISH x y", "APPEND recs:help x", "GETDEL recs:help", "MOVE recs:help 1",
+    "XADD recs:other * a b", "XADD recs:run:x:exposures * a b", "DEL recs:exposures",
+    "XTRIM recs:exposures MAXLEN 0", "SET recs:exposures x",
 ]  # fmt: skip
 POWERS = [
     "CONFIG SET maxmemory 1", "ACL LIST", "SHUTDOWN", "KEYS *", "MONITOR", "CLIENT LIST", "SAVE",
     "REPLICAOF NO ONE", "MODULE LIST", "FLUSHALL", "FLUSHDB", "EVAL 'return 1' 0",
 ]  # fmt: skip
 OF_OTHERS = ["GET other:key", "SET other:key x", "RENAME recs:help other:help"]
-READS = ["INFO", "SCAN 0", "HGET recs:posts 1", "CONFIG GET requirepass"]
+READS = [
+    "XRANGE recs:exposures - +",
+    "XLEN recs:exposures",
+    "INFO",
+    "SCAN 0",
+    "HGET recs:posts 1",
+    "CONFIG GET requirepass",
+]
 
 
 @pytest.mark.parametrize("command", [*WRITES, *POWERS, *OF_OTHERS, *READS])
@@ -90,6 +99,8 @@ def test_the_batch_stays_under_its_prefix_and_has_no_power_over_the_server(
         "MSET recs:a 1 recs:b 2", "MGET recs:a recs:b", "INFO memory", "DBSIZE", "MEMORY USAGE recs:a",
         "EXISTS recs:a", "TYPE recs:a", "STRLEN recs:a", "TIME", "CONFIG GET maxmemory-policy", "SCAN 0",
         "SISMEMBER recs:blocked 1", "RENAME recs:b recs:c", "EXPIRE recs:a 9", "UNLINK recs:a",
+        "XADD recs:exposures * a b", "XRANGE recs:exposures - +", "XTRIM recs:exposures MINID 1",
+        "XLEN recs:exposures",
     ],
 )  # fmt: skip
 def test_the_batch_may_do_what_a_batch_needs(server: ValkeyServer, command: str) -> None:
@@ -106,7 +117,9 @@ def test_the_whole_app_works_as_serving(
         publish(client)
         client.hset(KEYS.posts, mapping={"1": '{"text": "one"}', "2": '{"text": "two"}'})
         client.sadd(KEYS.blocked, 2)
-    with serving(settings_for(url_of(server, "serving"), texts_in_memory=texts_in_memory)) as app:
+    with serving(
+        settings_for(url_of(server, "serving"), texts_in_memory=texts_in_memory, exposures="on")
+    ) as app:
         answer = recommend(app, 42)
         assert (answer["source"], answer["run_id"]) == ("personal", CONTROL_RUN)
         assert recommend(app, 42, cursor=answer["next_cursor"])["source"] == "personal"
@@ -116,6 +129,8 @@ def test_the_whole_app_works_as_serving(
         refresh(app)
         assert recommend(app, 42)["stale"] is False
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
+    with signed_in(server, "batch") as client:
+        assert client.xlen(KEYS.exposures) == 1
 
 
 def test_a_night_works_as_batch(server: ValkeyServer, database_url: str, tmp_path: Path) -> None:

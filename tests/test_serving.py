@@ -47,6 +47,7 @@ def test_a_known_user_gets_the_head_of_their_list(app: Flask) -> None:
     assert isinstance(answer.pop("next_cursor"), str)
     assert answer == {
         "user_id": KNOWN_USER,
+        "assigned_variant": "control",
         "variant": "control",
         "run_id": CONTROL_RUN,
         "source": "personal",

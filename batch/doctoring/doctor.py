@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,24 @@ from batch.doctoring import (
     small_keys,
 )
 from batch.doctoring.census import Census, RunKeys, census
-from batch.doctoring.entered import Entered, entered
+from batch.doctoring.entered import Entered, entered, split_in_force
 from batch.doctoring.finding import Finding, fail
 from batch.inspecting import stored
 from batch.loading import source
 from batch.publishing import store
 from batch.runs import ledger
 from contract.errors import SourceError, StoreError
-from contract.experiment import VARIANTS
+from contract.experiment import VARIANTS, Experiment
 from contract.keys import Keys
 from contract.settings import Settings
 
-Ledger = dict[str, Entered]
+
+@dataclass
+class Known:
+    """What Postgres says: the ledger, None if it cannot be read, and the split of the users if it has one."""
+
+    ledger: dict[str, Entered] | None = None
+    split: Experiment | None = None
 
 
 def examine(settings: Settings, now: datetime) -> list[Finding]:
@@ -45,8 +52,8 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
     return [*found, *_redis(settings, known, now)]
 
 
-def _postgres(settings: Settings) -> tuple[list[Finding], Ledger | None]:
-    """Examine Postgres; return the ledger with what was found, None if it cannot be read."""
+def _postgres(settings: Settings) -> tuple[list[Finding], Known]:
+    """Examine Postgres; return what it says along with what was found."""
     found: list[Finding] = []
     try:
         with (
@@ -55,15 +62,15 @@ def _postgres(settings: Settings) -> tuple[list[Finding], Ledger | None]:
         ):
             found += database.examined(connection)
             found.append(clocks.of_postgres(connection))
-            known = entered(connection, settings.key_prefix)
-            found.append(leftovers.unfinished(connection, settings.key_prefix, known))
+            ledgered = entered(connection, settings.key_prefix)
+            found.append(leftovers.unfinished(connection, settings.key_prefix, ledgered))
+            return found, Known(ledgered, split_in_force(connection, settings.key_prefix))
     except SourceError as error:
         told, _, mend = str(error).rpartition("; ")
-        return [*found, fail("postgres", told, mend)], None
-    return found, known
+        return [*found, fail("postgres", told, mend)], Known()
 
 
-def _redis(settings: Settings, known: Ledger | None, now: datetime) -> list[Finding]:
+def _redis(settings: Settings, known: Known, now: datetime) -> list[Finding]:
     """Examine Redis, and hold what it serves against the ledger as far as that is known."""
     found: list[Finding] = []
     try:
@@ -77,23 +84,22 @@ def _redis(settings: Settings, known: Ledger | None, now: datetime) -> list[Find
     return found
 
 
-def _served(
-    client: redis.Redis, settings: Settings, known: Ledger | None, now: datetime
-) -> Iterator[Finding]:
+def _served(client: redis.Redis, settings: Settings, known: Known, now: datetime) -> Iterator[Finding]:
     keys = Keys(settings.key_prefix)
     named = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
     live = {variant: str(run_id) for variant, run_id in named.items() if run_id}
     manifests = dict(_manifests(client, keys, live))
     counted = census(client, keys)
-    if known is not None:
-        yield from live_runs.pointers(keys, live, known, counted)
-        yield from leftovers.orphans(keys, live, known, counted)
+    if known.ledger is not None:
+        yield from live_runs.pointers(keys, live, known.ledger, counted)
+        yield from leftovers.orphans(keys, live, known.ledger, counted)
     whole = {variant: run_id for variant, run_id in live.items() if run_id in manifests}
     yield from leftovers.counts(whole, manifests, counted)
     yield from live_runs.models(Path(settings.model_dir), whole)
     yield from live_runs.ages(whole, manifests, settings.nightly_cron, now)
     yield memory.enough(memory.free_memory(client), _sizes(client, counted, manifests))
-    yield small_keys.experiment(client, keys, live)
+    yield small_keys.experiment(client, keys, live, known.split)
+    yield small_keys.exposures(client, keys, settings.exposures_batches, now)
     yield small_keys.blocked(client, keys)
     posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
     yield small_keys.texts(client, keys, max(posts, default=None))

@@ -7,10 +7,15 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from batch.experiment import recorded
 from batch.runs.ledger import State, runs
+from batch.runs.tables import experiments
 from contract.columns import SCHEMA
+from contract.experiment import Experiment
 
-READABLE = sa.text("SELECT to_regclass(:name) IS NOT NULL AND has_table_privilege(:name, 'SELECT')")
+READABLE = sa.text("""
+    SELECT CASE WHEN to_regclass(:name) IS NULL THEN false ELSE has_table_privilege(:name, 'SELECT') END
+""")
 # As JSON, since a column that one version has another may lack.
 ENTERED = sa.text(f"""
     SELECT to_jsonb(entered) - 'manifest' AS fields FROM {SCHEMA}.{runs.name} entered
@@ -38,8 +43,6 @@ class Entered:
 def entered(connection: sa.Connection, key_prefix: str) -> dict[str, Entered]:
     """Return every run under a key prefix by its id; none where there is no ledger that can be read."""
     name = {"name": f"{SCHEMA}.{runs.name}"}
-    if not connection.scalar(sa.text("SELECT to_regclass(:name) IS NOT NULL"), name):
-        return {}
     if not connection.scalar(READABLE, name):
         return {}
     found = (row.fields for row in connection.execute(ENTERED, {"prefix": key_prefix}))
@@ -53,6 +56,14 @@ def entered(connection: sa.Connection, key_prefix: str) -> dict[str, Entered]:
         )
         for fields in found
     }
+
+
+def split_in_force(connection: sa.Connection, key_prefix: str) -> Experiment | None:
+    """Return the split of the users that is recorded; None where none is, or none that can be read."""
+    if not connection.scalar(READABLE, {"name": f"{SCHEMA}.{experiments.name}"}):
+        return None
+    found = recorded.in_force(connection, key_prefix)
+    return found.experiment if found else None
 
 
 def live_of(ledger: dict[str, Entered], variant: str) -> list[str]:

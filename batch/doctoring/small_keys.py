@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import redis
 
 from batch.doctoring.finding import Finding, fail, ok, warn
+from batch.experiment import in_redis
 from batch.inspecting import stored
 from contract.codec import decode_object
 from contract.errors import StoreError
-from contract.experiment import NO_EXPERIMENT, TEST
+from contract.experiment import NO_EXPERIMENT, TEST, Experiment
 from contract.keys import Keys
 
 MOST_NAMED = 3
+LONGEST_WAIT = timedelta(days=2)
 TEXTS_READ = 500
 
 
-def experiment(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Finding:
-    """See whether the split of the users can be read, and both its sides are served.
+def experiment(client: redis.Redis, keys: Keys, live: dict[str, str], recorded: Experiment | None) -> Finding:
+    """See whether the split of the users can be read, is what is recorded, and both its sides are served.
 
     Parameters
     ----------
     live
         Variant -> the run that its pointer names.
+    recorded
+        What Postgres has; None if that is nothing, or cannot be read.
     """
     if wrong := wrong_type(client, keys.experiment, "string"):
         return wrong
@@ -33,6 +38,14 @@ def experiment(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Finding
         told, _, mend = str(error).partition("; ")
         return fail(
             "experiment", f"{told}; serving keeps the split it had, new workers put all in control", mend
+        )
+    if recorded is not None and found != recorded:
+        held = "nothing: every user is in control" if found == NO_EXPERIMENT else in_redis.described(found)
+        return warn(
+            "experiment",
+            f"{keys.experiment} holds {held}; recorded is {in_redis.described(recorded)}",
+            "the next night or refresh writes that back; "
+            f"at once: python -m batch experiment set --percent-test {recorded.percent_test}",
         )
     if found == NO_EXPERIMENT:
         return ok("experiment", "none is stored: every user is in control")
@@ -44,6 +57,28 @@ def experiment(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Finding
             f"python -m batch run --variant {TEST}",
         )
     return ok("experiment", told)
+
+
+def exposures(client: redis.Redis, keys: Keys, most: int, now: datetime) -> Finding:
+    """See whether what was served is moved to Postgres before the stream is full.
+
+    Parameters
+    ----------
+    most
+        Entries that the stream holds.
+    """
+    if wrong := wrong_type(client, keys.exposures, "stream"):
+        return wrong
+    waiting = int(client.xlen(keys.exposures))
+    first: Any = client.xrange(keys.exposures, count=1)
+    if not first:
+        return ok("exposures", "none wait to be moved to Postgres")
+    entered = datetime.fromtimestamp(int(first[0][0].partition("-")[0]) / 1000, UTC)
+    told = f"{waiting} batches wait to be moved to Postgres, since {entered.isoformat(timespec='seconds')}"
+    if waiting >= most or now - entered > LONGEST_WAIT:
+        mend = "python -m batch experiment drain; every night and every refresh does it"
+        return warn("exposures", f"{told}; of more than {most} the oldest are lost", mend)
+    return ok("exposures", told)
 
 
 def blocked(client: redis.Redis, keys: Keys) -> Finding:

@@ -28,7 +28,8 @@ def experiment_of(client: redis.Redis, keys: Keys) -> Experiment:
     try:
         return Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
     except ValueError as error:
-        raise StoreError(f"{keys.experiment} is broken: {error}; SET it anew, or DEL it") from None
+        mend = "python -m batch experiment set --percent-test PERCENT writes it anew"
+        raise StoreError(f"{keys.experiment} is broken: {error}; {mend}") from None
 
 
 def run_for(client: redis.Redis, keys: Keys, user_id: int) -> tuple[str, str]:

@@ -14,9 +14,7 @@ from batch.loading.history import History
 from batch.publishing.store import blocks
 from contract import columns
 from contract.codec import encode_list, encode_object
-from contract.experiment import Experiment
 from contract.keys import HELP_TEXT, Keys
-from contract.settings import Settings
 
 KEYS_AT_A_TIME = 1_000
 
@@ -74,11 +72,9 @@ def remove_old_texts(client: redis.Redis, keys: Keys, posts: pd.DataFrame) -> No
         client.hdel(keys.posts, *block)
 
 
-def write_lasting_keys(client: redis.Redis, keys: Keys, settings: Settings) -> None:
-    """Write what outlives runs: the help text, and the experiment if none is stored."""
+def write_help(client: redis.Redis, keys: Keys) -> None:
+    """Write what the keys are, for whoever finds them."""
     client.set(keys.help, HELP_TEXT.format(prefix=keys.prefix))
-    experiment = Experiment("default", settings.experiment_salt, settings.percent_test)
-    client.set(keys.experiment, encode_object(experiment.to_fields()), nx=True)
 
 
 def blocked_places(client: redis.Redis, keys: Keys, post_ids: Int64s) -> npt.NDArray[np.int64]:

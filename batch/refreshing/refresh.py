@@ -18,6 +18,8 @@ import redis
 import sqlalchemy as sa
 from redis.client import Pipeline
 
+from batch.experiment.change import write_back
+from batch.experiment.drain import drain
 from batch.learning.scored_users import users_of_run
 from batch.loading import source
 from batch.progress import Stages
@@ -71,12 +73,15 @@ def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
         ledger.create(work.engine)
         due.create(work.engine)
         clock = datetime.now(UTC)
+        write_back(work.engine, work.redis, work.settings, clock, ledger.actor("batch refresh"))
         manifests = list(_live(work, variants))
         if not manifests:
             raise NothingLiveError(
                 f"no run of {' or '.join(variants)} is live; `python -m batch run` makes one"
             )
-        return _each(work, manifests, clock, held)
+        done = _each(work, manifests, clock, held)
+        drain(work.engine, work.redis, work.settings, clock)
+        return done
 
 
 def _live(work: Refresh, variants: tuple[str, ...]) -> Iterator[dict[str, Any]]:
