@@ -74,16 +74,12 @@ class Metrics:
             "First pages of feeds that were not noted: the queue was full, or Redis did not take them.",
             registry=self._registry,
         )
-        self._other_variant = Counter(
+        self.other_variant = Counter(
             "overnight_other_variant_total",
             "First pages of feeds from the other variant's list: the user's own variant has no live run.",
             ["assigned"],
             registry=self._registry,
         )
-
-    def count_other_variant(self, assigned: str) -> None:
-        """Count an answer to a user of a variant that has no live run."""
-        self._other_variant.labels(assigned).inc()
 
     def count(self, route: str, status: int, source: str, variant: str, seconds: float) -> None:
         """Count one answered request."""

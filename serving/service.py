@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from contract.experiment import VARIANTS
 from contract.keys import Keys
 from serving.answer import (
     Answer,
@@ -47,12 +48,16 @@ class Service:
         """Look up one list, and answer from it or, failing that, from memory; a first page is noted."""
         answer = self._looked_up(state, user_id, limit, cursor)
         if cursor is None:
-            assigned = state.experiment.variant_of(user_id)
-            if assigned != answer.run.variant:
-                self.metrics.count_other_variant(assigned)
+            if len(state.runs) < len(VARIANTS):
+                self._count_fallback(state.experiment.variant_of(user_id), answer)
             if self.exposures is not None:
                 self.exposures.record(user_id, answer)
         return answer
+
+    def _count_fallback(self, assigned: str, answer: Answer) -> None:
+        """Count an answer to a user of a variant that has no live run."""
+        if assigned != answer.run.variant:
+            self.metrics.other_variant.labels(assigned).inc()
 
     def _looked_up(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
         try:
