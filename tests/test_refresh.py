@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,12 @@ from batch.loading.load import load_network
 from batch.publishing import prune as removing
 from batch.refreshing import due
 from batch.runs import ledger, lock
+from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
 from tests.batch_live import LiveNetwork, check_error, copy_of, dump, network_with_a_live_run, restore
-from tests.batch_support import engine_of, execute, live_lists, live_run, live_values
+from tests.batch_support import engine_of, execute, live_lists, live_run, live_values, query
 from tests.serving_support import serving, settings_for
 
 KEYS = Keys()
@@ -207,6 +209,19 @@ def test_a_model_of_another_run_is_not_used(live: LiveNetwork, client: redis.Red
     shutil.copytree(live.model_dir / control, live.model_dir / test)
     acts(live, 7, 105)
     check_error(live.run("refresh", "--variant", "test"), 1, "is not the one that scored the run")
+
+
+def test_a_refresh_moves_exposures_to_postgres_and_brings_a_lost_experiment_back(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    split = client.getdel(KEYS.experiment)
+    client.xadd(KEYS.exposures, {FIELD: encode([Exposure(7, "test", "R", "popular", time.time())])})
+    refreshed(live)
+    assert query(live.database_url, "SELECT user_id, variant, source FROM recs.exposures") == [
+        (7, "test", "popular")
+    ]
+    assert client.xlen(KEYS.exposures) == 0
+    assert client.get(KEYS.experiment) == split
 
 
 def test_without_a_live_run_there_is_nothing_to_refresh(live: LiveNetwork, client: redis.Redis) -> None:
