@@ -6,7 +6,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import click
@@ -36,6 +36,15 @@ def commands_of(group: click.Group) -> dict[str, click.Command]:
     context = click.Context(group)
     found = {name: group.get_command(context, name) for name in group.list_commands(context)}
     return {name: command for name, command in found.items() if command is not None}
+
+
+def all_commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command by its name, in place of a group all that is in it, however deep."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for inner, found in commands_of(command).items():
+        yield from all_commands(f"{name} {inner}", found)
 
 
 PLACEHOLDERS = {
@@ -104,7 +113,7 @@ def wrong_in_python_commands(readme: str) -> list[str]:
 
 def _wrong_in_command(module: str, words: list[str]) -> list[str]:
     command: click.Command = CLICK[module]
-    if isinstance(command, click.Group):
+    while isinstance(command, click.Group):
         if not words or words[0] not in commands_of(command):
             return [f"python -m {module} has no command {words[:1]}"]
         command, words = commands_of(command)[words[0]], words[1:]
@@ -117,18 +126,15 @@ def _wrong_in_command(module: str, words: list[str]) -> list[str]:
 
 def wrong_in_command_table(readme: str) -> list[str]:
     documented = {
-        " ".join(words[:2] if words[0] != "scheduler" else words[:1]): set(
+        " ".join(takewhile(str.islower, command.removeprefix("python -m ").split())): set(
             re.findall(r"--[a-z][a-z-]*", told)
         )
         for command, told in rows(readme, "Command")
-        for words in [command.removeprefix("python -m ").split()]
     }
     there = {
-        f"{module} {name}".strip(): {
-            text for option in command.params if isinstance(option, click.Option) for text in option.opts
-        }
+        name: {text for option in command.params if isinstance(option, click.Option) for text in option.opts}
         for module, top in CLICK.items()
-        for name, command in (commands_of(top).items() if isinstance(top, click.Group) else [("", top)])
+        for name, command in all_commands(module, top)
     }
     return differences(documented, there)
 

@@ -109,6 +109,22 @@ def _break_the_experiment(night: Operated) -> None:
     night.client.set(KEYS.experiment, encode_object({"name": "a", "salt": "b", "percent_test": 120}))
 
 
+def _set_an_experiment_by_hand(night: Operated) -> None:
+    night.client.set(KEYS.experiment, encode_object({"name": "mine", "salt": "b", "percent_test": 20}))
+
+
+def _lose_the_experiment(night: Operated) -> None:
+    night.client.delete(KEYS.experiment)
+
+
+def _leave_exposures_for_days(night: Operated) -> None:
+    night.client.xadd(KEYS.exposures, {"served": "{}"}, id="1600000000000-0")
+
+
+def _make_exposures_a_string(night: Operated) -> None:
+    night.client.set(KEYS.exposures, "42")
+
+
 def _serve_no_test(night: Operated) -> None:
     night.client.delete(*night.client.scan_iter(KEYS.run_pattern(night.run_of("test"))))
     night.client.delete(KEYS.live("test"))
@@ -141,13 +157,19 @@ def _break_a_text(night: Operated) -> None:
         (_leave_keys_of_an_unknown_run, "orphan keys", "warn", "the ledger does not know", "UNLINK"),
         (_leave_a_strange_key, "orphan keys", "warn", ":notes is no key of ours", "remove"),
         (_break_the_experiment, "experiment", "fail", "percent_test must be 0 to 100", "experiment set"),
+        (_set_an_experiment_by_hand, "experiment", "warn",
+         "recs:experiment holds mine: 20 % of users in test, salt 'b'; recorded is default: 50 %",
+         "--percent-test 50"),
+        (_lose_the_experiment, "experiment", "warn", "holds nothing: every user is in control", "refresh"),
+        (_leave_exposures_for_days, "exposures", "warn", "1 batches wait", "experiment drain"),
+        (_make_exposures_a_string, "recs:exposures", "fail", "is a string and must be a stream", "DEL"),
         (_serve_no_test, "experiment", "warn", "no run of test is live", "--variant test"),
         (_block_a_word, "blocked posts", "warn", "1 of 2 members are no post's id", "SREM recs:blocked"),
         (_make_blocked_a_string, "recs:blocked", "fail", "is a string and must be a set", "DEL"),
         (_lose_texts, "texts", "fail", "recs:posts has 39 posts, the live run 40", "batch run"),
         (_break_a_text, "texts", "fail", "the text of post 101 cannot be read", "batch run"),
     ],
-)
+)  # fmt: skip
 def test_what_is_wrong_in_redis_is_named(
     night: Operated, spoil: Callable[[Operated], None], check: str, status: str, says: str, mend: str
 ) -> None:

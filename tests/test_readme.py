@@ -10,7 +10,10 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.experiment.assignment import variant_sql
 from batch.loading.views import OPTIONAL, check_views
+from contract.experiment import Experiment
+from contract.settings import Settings
 from demo.simulate import simulate
 from tests.batch_support import engine_of, execute, live_run, query, run_batch, run_here
 from tests.readme_checks import (
@@ -30,6 +33,7 @@ from tests.readme_checks import (
 )
 
 README = (ROOT / "README.md").read_text()
+SQL = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -69,10 +73,15 @@ def test_a_mismatch_is_found(check: Callable[[str], list[str]], right: str, wron
     assert check(README.replace(right, wrong)) != []
 
 
+def test_the_variant_in_sql_is_the_one_that_the_code_makes() -> None:
+    told = variant_sql("user_id", Experiment("default", Settings().experiment_salt, Settings().percent_test))
+    assert " ".join(told.split()) in " ".join(SQL[2].split())
+
+
 def test_the_views_and_the_role_in_readme_are_enough_for_a_night(
     database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    views, role = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    views, role, _ = SQL
     simulate(database_url, users=100, posts=50, interactions=5_000, seed=1)
     execute(database_url, "DROP SCHEMA recs CASCADE", views, role)
     url = sa.make_url(database_url).set(username="overnight", password="change-me")

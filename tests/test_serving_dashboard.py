@@ -33,6 +33,7 @@ def declared() -> dict[str, set[str]]:
     state = State({"control": run}, NO_EXPERIMENT, frozenset(), Texts({}))
     metrics = Metrics()
     metrics.count("route", 200, "personal", "control", 0.001)
+    metrics.other_variant.labels("test").inc()
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.exposition(state).decode()):
         for sample in family.samples:

@@ -46,5 +46,5 @@ def write(client: redis.Redis, keys: Keys, experiment: Experiment) -> None:
 
 def described(experiment: Experiment) -> str:
     """Say what a split is, in a few words."""
-    pins = f", {len(experiment.pins)} users pinned" if experiment.pins else ""
+    pins = f", {len(experiment.pins)} pinned" if experiment.pins else ""
     return f"{experiment.name}: {experiment.percent_test} % of users in test, salt {experiment.salt!r}{pins}"
