@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import publish
+from benchmarks import exposures, publish
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.ways import SAMPLES, Measured, error, measure
@@ -58,3 +58,19 @@ def test_publishing_is_not_measured_without_redis_cli(monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(SystemExit, match="apt-get install redis-tools"):
         publish.main()
+
+
+def test_the_cost_of_exposures_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip("no wrk here")
+    for name, value in (("USERS", 100), ("WARM_UP", 0), ("ROUNDS", 1), ("SECONDS", 1)):
+        monkeypatch.setattr(exposures, name, value)
+    monkeypatch.setenv("JSON", str(tmp_path / "figures.json"))
+    exposures.main()
+    (figures,) = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["requests_per_second_on"] > 0
+    told = capsys.readouterr().out
+    assert "cost to throughput" in told
+    assert "exposures dropped: 0" in told
