@@ -62,6 +62,7 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
         assert {answer["run_id"] for answer in answers} == {runs[1]}
         assert ask(app, "/posts/popular")["stale"] is False
     assert run_here("lookup", "7", **places).returncode == 0
+    assert run_here("experiment", "drain", **places).stdout == "10 exposures moved to recs.exposures\n"
 
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:
