@@ -13,6 +13,7 @@ import redis
 import sqlalchemy as sa
 
 from batch import layout
+from batch.commands.experiment_report import report
 from batch.commands.experiment_told import told, told_standing
 from batch.commands.options import json_option
 from batch.experiment import drain as draining
@@ -45,6 +46,9 @@ class Word(click.ParamType[str]):
 @click.group()
 def experiment() -> None:
     """Split the users between control and test; see what was served to whom."""
+
+
+experiment.add_command(report)
 
 
 @experiment.command("set", epilog="Example: python -m batch experiment set --percent-test 10")

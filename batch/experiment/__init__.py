@@ -1,1 +1,1 @@
-"""The A/B test: who is in which variant, who changed that, and who was served what."""
+"""The A/B test: who is in which variant, who changed that, who was served what, and which is better."""

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: columns and lines from zero up, in colours that the page's style sheet sets.
+"""Charts as inline SVG: columns, lines and intervals, in colours that the page's style sheet sets.
 
 Built as a tree of elements, which escapes every text. The class of a line, dot
 or column is the name of its series.
@@ -15,20 +15,30 @@ HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
 UP = HEIGHT - TOP - BOTTOM
 
+MOST_LABELS = 10
+"""Beside each other below a chart."""
+
 
 @dataclass(frozen=True)
 class Axis:
-    """From 0 to `top`; `label` says of what."""
+    """From `bottom`, 0 or less, to `top`; `label` says of what."""
 
     label: str
     top: float
+    bottom: float = 0.0
 
     @property
     def ticks(self) -> list[float]:
         """About five values, at 1, 2 or 5 times a power of ten."""
-        power = 10.0 ** math.floor(math.log10(self.top / 5))
-        step = next(power * times for times in (1, 2, 5, 10) if power * times >= self.top / 5)
-        return [round(step * place, 12) for place in range(int(self.top / step + 1e-9) + 1)]
+        part = (self.top - self.bottom) / 5
+        power = 10.0 ** math.floor(math.log10(part))
+        step = next(power * times for times in (1, 2, 5, 10) if power * times >= part)
+        first, last = math.ceil(self.bottom / step - 1e-9), math.floor(self.top / step + 1e-9)
+        return [round(step * place, 12) for place in range(first, last + 1)]
+
+    def share(self, value: float) -> float:
+        """Say how far along the axis a value lies: 0 at its bottom, 1 at its top."""
+        return (value - self.bottom) / (self.top - self.bottom)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,23 @@ class Chart:
             _text(svg, LEFT + step * (place + 0.5), TOP + UP + 18, str(place), "middle")
         return Tree.tostring(svg, encoding="unicode")
 
+    def intervals(self, name: str, points: Sequence[tuple[str, float, float, float]]) -> str:
+        """Draw (label, value, low, high) side by side: a dot, and a bar from low to high; 0 is marked."""
+        svg = self._frame([])
+        zero = _numbers(x1=LEFT, x2=LEFT + self._room, y1=self._up(0), y2=self._up(0))
+        Tree.SubElement(svg, "line", zero | {"class": "zero"})
+        step = self._room / self.x.top
+        every = math.ceil(len(points) / MOST_LABELS)
+        for place, (label, value, low, high) in enumerate(points):
+            x = LEFT + step * (place + 0.5)
+            bar = _numbers(x1=x, x2=x, y1=self._up(low), y2=self._up(high)) | {"class": name}
+            Tree.SubElement(svg, "line", bar)
+            dot = Tree.SubElement(svg, "circle", _numbers(cx=x, cy=self._up(value), r=3.5) | {"class": name})
+            Tree.SubElement(dot, "title").text = f"{label}: {value:+.4f}, {low:+.4f} to {high:+.4f}"
+            if place % every == 0:
+                _text(svg, x, TOP + UP + 18, label, "middle")
+        return Tree.tostring(svg, encoding="unicode")
+
     def _frame(self, across: Sequence[float]) -> Tree.Element:
         """Draw the grid and say what the axes are; `across` are the ticks of x."""
         about = {"role": "img", "aria-labelledby": f"{self.name}-title {self.name}-told"}
@@ -91,10 +118,10 @@ class Chart:
         return self.width - LEFT - RIGHT
 
     def _across(self, x: float) -> float:
-        return LEFT + self._room * x / self.x.top
+        return LEFT + self._room * self.x.share(x)
 
     def _up(self, y: float) -> float:
-        return TOP + UP * (1 - y / self.y.top)
+        return TOP + UP * (1 - self.y.share(y))
 
 
 def _text(svg: Tree.Element, x: float, y: float, words: str, anchor: str) -> Tree.Element:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
@@ -21,6 +18,7 @@ from batch.reporting.charts import Axis, Chart
 from batch.reporting.curves import Curves, Points
 from batch.reporting.page import REPORT
 from batch.reporting.portraits import Portrait
+from batch.reporting.template import figure, template
 
 JUDGES = ("model", "popularity", "random")
 MOST_FEATURES = 20
@@ -37,7 +35,7 @@ def report_page(
     band, by_band = glance.by_band(gathered)
     missing, full = glance.missing(gathered.network)
     metrics = manifest["metrics"]
-    return _template().render(
+    return template(REPORT).render(
         run=manifest,
         metrics=metrics,
         hitrate=HITRATE,
@@ -54,17 +52,6 @@ def report_page(
         with_factors=model.variant.with_factors,
         users=users,
     )
-
-
-@cache
-def _template() -> Template:
-    """Compile the page's template, once a process."""
-    environment = Environment(
-        loader=PackageLoader("batch.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"figure": _figure, "moment": _moment}
-    return environment.get_template(REPORT)
 
 
 def importance(booster: lgb.Booster) -> list[tuple[str, float]]:
@@ -91,7 +78,7 @@ def _charts(gathered: Gathered, metrics: dict[str, Any], curves: Curves) -> dict
             Axis("k", DEPTH), Axis("HitRate@k", 1),
         ).lines(curves.hitrate)  # fmt: skip
     if curves.roc:
-        area = {judge: _figure(metrics[judge]["roc_auc"]) for judge in JUDGES}
+        area = {judge: figure(metrics[judge]["roc_auc"]) for judge in JUDGES}
         drawn["roc"] = Chart(
             "roc", "ROC curve", "Area below: " + ", ".join(f"{judge} {area[judge]}" for judge in area) + ".",
             Axis("share of rows not liked", 1), Axis("share of liked rows", 1), HALF,
@@ -113,18 +100,10 @@ def _most(counts: list[int]) -> int:
 
 def _at_five(hitrate: dict[str, Points]) -> str:
     return (
-        "At 5: " + ", ".join(f"{judge} {_figure(dict(points)[5])}" for judge, points in hitrate.items()) + "."
+        "At 5: " + ", ".join(f"{judge} {figure(dict(points)[5])}" for judge, points in hitrate.items()) + "."
     )
 
 
 def _round_up(value: float) -> float:
     """Return the next tenth, 0.1 at least."""
     return max(math.ceil(value * 10), 1) / 10
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _moment(time: str) -> str:
-    return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

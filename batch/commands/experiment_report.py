@@ -1,0 +1,101 @@
+"""`python -m batch experiment report`: which variant is better, and whether that may be said yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batch import layout
+from batch.commands.moment import Moment
+from batch.commands.options import json_option
+from batch.loading import source
+from batch.runs import ledger
+from contract.errors import OvernightError
+from contract.settings import ON, Settings
+
+DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
+
+
+@click.command(epilog="Example: python -m batch experiment report --days 14 --html experiment.html")
+@click.option("--name", metavar="TEXT", help="An earlier experiment. Default: the one in force.")
+@click.option("--from", "since", type=Moment(), help="Count from then on. Default: when the split was set.")
+@click.option("--until", type=Moment(), help="Count up to then. Default: now, or the planned end.")
+@click.option("--days", type=click.IntRange(1, 365), help="Days that were planned. Default: 14.")
+@click.option(
+    "--planned-end", type=DATE, metavar="TIME", help="The same as a time in UTC, in place of --days."
+)
+@click.option(
+    "--worth",
+    type=click.FloatRange(0.0001, 1),
+    default=0.05,
+    show_default=True,
+    help="Relative difference that is worth knowing of: how many days it needs is told.",
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page.")
+@json_option
+@click.pass_obj
+def report(
+    settings: Settings,
+    name: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    days: int | None,
+    planned_end: datetime | None,
+    worth: float,
+    html: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare the variants: metrics with intervals, the split, guard rails, and what may be concluded.
+
+    Before the planned end no winner is named. Fix --days before the experiment
+    begins, and give the same ones every time.
+    """
+    if days is not None and planned_end is not None:
+        raise click.UsageError("Give --days or --planned-end, not both.")
+    length = None if days is None else timedelta(days=days)
+    end = None if planned_end is None else planned_end.replace(tzinfo=UTC)
+    found = _record(settings, name, since, until, length or end, worth)
+    if html is not None:
+        _write(html, found)
+    click.echo(layout.as_json(found) if as_json else _text(found))
+
+
+def _record(
+    settings: Settings,
+    name: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    planned: timedelta | datetime | None,
+    worth: float,
+) -> dict[str, Any]:
+    # Imported late, as they load what computes: the other commands of the group do not wait for it.
+    from batch.experiment.period import find_split, period
+    from batch.experiment.record import record
+    from batch.experiment.recorded import history
+    from batch.experiment.report import report as read
+
+    who = f"overnight {ledger.actor('batch experiment report')}"
+    with source.connected(settings, who) as engine:
+        ledger.create(engine)
+        with source.snapshot(engine) as connection:
+            split = find_split(history(connection, settings.key_prefix), name)
+            counted = period(split, datetime.now(UTC), since, until, planned)
+            return record(read(connection, counted, settings.exposures == ON, worth))
+
+
+def _text(found: dict[str, Any]) -> str:
+    from batch.experiment.told import told
+
+    return told(found)
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    from batch.experiment.page import page
+
+    try:
+        path.write_text(page(found))
+    except OSError as error:
+        raise OvernightError(f"the page cannot be written to {path}: {error.strerror}") from None

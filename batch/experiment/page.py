@@ -1,0 +1,38 @@
+"""A report as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batch.experiment.told import RAILS, notes
+from batch.reporting.charts import Axis, Chart
+from batch.reporting.template import template
+from contract.experiment import VARIANTS
+
+EXPERIMENT = "experiment.html"
+WIDE = 900
+
+
+def page(found: dict[str, Any]) -> str:
+    """Lay out what `record` returned; the same record gives the same page."""
+    return template(EXPERIMENT).render(
+        found=found,
+        variants=VARIANTS,
+        notes=notes(found),
+        rails=RAILS,
+        differences=_differences(found["by_day"]),
+    )
+
+
+def _differences(days: list[dict[str, Any]]) -> str | None:
+    if not days:
+        return None
+    bounds = ("value", "low", "high")
+    points = [(day["day"][5:], *(day["difference"][name] for name in bounds)) for day in days]
+    far = max(max(abs(low), abs(high)) for _, _, low, high in points) or 1.0
+    outside = sum(low > 0 or high < 0 for _, _, low, high in points)
+    return Chart(
+        "by-day", "Difference in likes per view day by day",
+        f"{outside} of {len(points)} daily intervals do not have 0 in them.",
+        Axis("day (UTC)", len(points)), Axis("test less control", far, -far), WIDE,
+    ).intervals("model", points)  # fmt: skip

@@ -1,0 +1,142 @@
+"""From when to when an experiment is judged: since its split last changed, until its planned end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+
+from batch.experiment.recorded import Recorded
+from contract.errors import EXIT_USAGE, OvernightError
+from contract.experiment import Experiment
+
+DAYS_PLANNED = 14
+"""Two whole weeks, unless the analyst planned otherwise."""
+
+BEFORE = timedelta(days=14)
+"""How much of the time before the experiment CUPED looks at."""
+
+
+class ExperimentError(OvernightError):
+    """Raised when there is no such experiment, or no such part of one."""
+
+    exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class Split:
+    """A stretch of time in which the split did not change (aware times).
+
+    Attributes
+    ----------
+    experiment
+        Without its pins.
+    since
+        When name, salt and percentage became what they are.
+    ended
+        When another split took its place; None while it is in force.
+    untouched_until
+        When the salt was first used: what users did before cannot come from
+        this experiment, even if its percentage was another then.
+    pinned
+        Users who were pinned to a variant at any time of the stretch.
+    """
+
+    experiment: Experiment
+    since: datetime
+    ended: datetime | None
+    untouched_until: datetime
+    pinned: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Period:
+    """What is counted: since <= time < until. Nothing may be concluded while `until` < `planned_end`."""
+
+    split: Split
+    since: datetime
+    until: datetime
+    planned_end: datetime
+
+    @property
+    def days(self) -> float:
+        """How long it is."""
+        return (self.until - self.since) / timedelta(days=1)
+
+    @property
+    def before_since(self) -> datetime:
+        """Begin of the time before the experiment."""
+        return self.before_until - BEFORE
+
+    @property
+    def before_until(self) -> datetime:
+        """End of the time before the experiment."""
+        return min(self.split.untouched_until, self.since)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the planned end was reached."""
+        return self.until >= self.planned_end
+
+
+def find_split(changes: Sequence[Recorded], name: str | None) -> Split:
+    """Return the split in force, or the last one that had the name; `changes` has the newest first.
+
+    Raises
+    ------
+    ExperimentError
+        There is none.
+    """
+    if not changes:
+        raise ExperimentError("no experiment was set yet; `python -m batch experiment set` starts one")
+    named = [place for place, each in enumerate(changes) if name in (None, each.experiment.name)]
+    if not named:
+        names = ", ".join(sorted({each.experiment.name for each in changes}))
+        raise ExperimentError(f"there was no experiment {name!r}; there are {names}")
+    newest = named[0]
+    split = replace(changes[newest].experiment, pins={})
+    stretch = list(takewhile(lambda each: replace(each.experiment, pins={}) == split, changes[newest:]))
+    return Split(
+        experiment=split,
+        since=stretch[-1].set_at,
+        ended=changes[newest - 1].set_at if newest else None,
+        untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
+        pinned=tuple(sorted({user for each in stretch for user in each.experiment.pins})),
+    )
+
+
+def period(
+    split: Split,
+    now: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    planned: timedelta | datetime | None = None,
+) -> Period:
+    """Bound what is counted; what comes after the planned end is left out, so that nobody waits for luck.
+
+    Parameters
+    ----------
+    planned
+        How long the experiment was to be, or when it was to end; 14 days unless given.
+
+    Raises
+    ------
+    ExperimentError
+        The times asked for do not lie within the experiment.
+    """
+    begin = since or split.since
+    if begin < split.since:
+        raise ExperimentError(
+            f"the split is what it is since {_told(split.since)} only; --from must not be earlier"
+        )
+    length = timedelta(days=DAYS_PLANNED) if planned is None else planned
+    end = split.since + length if isinstance(length, timedelta) else length
+    latest = min(each for each in (until, split.ended, now, end) if each is not None)
+    if latest <= begin:
+        raise ExperimentError(f"nothing to count: the time from {_told(begin)} to {_told(latest)} is empty")
+    return Period(split, begin, latest, end)
+
+
+def _told(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,55 @@
+"""A report as one record of plain values: what `--json` prints, and the text and the page lay out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from batch.experiment.compare import Difference
+from batch.experiment.guard_rails import LATENCY
+from batch.experiment.report import Report
+
+
+def record(report: Report) -> dict[str, Any]:
+    """Return the report's fields; times in ISO 8601."""
+    period, judgement = report.period, report.judgement
+    experiment, ratio = period.split.experiment, judgement.ratio
+    return {
+        "experiment": {
+            "name": experiment.name,
+            "salt": experiment.salt,
+            "percent_test": experiment.percent_test,
+            "pinned_users": len(period.split.pinned),
+        },
+        "period": {
+            "from": period.since.isoformat(),
+            "until": period.until.isoformat(),
+            "planned_end": period.planned_end.isoformat(),
+            "days": period.days,
+            "reached": period.reached,
+            "before": [period.before_since.isoformat(), period.before_until.isoformat()],
+        },
+        "population": "exposures" if report.by_exposure else "views",
+        "verdict": asdict(judgement.verdict),
+        "sample_ratio": asdict(ratio) | {"broken": ratio.broken},
+        "variants": {
+            variant: counts | {each.metric.name: _of(each, variant) for each in judgement.differences}
+            for variant, counts in judgement.counts.items()
+        },
+        "metrics": [_metric(each, place == 0) for place, each in enumerate(judgement.differences)],
+        "worth_knowing": report.worth,
+        "guard_rails": {variant: asdict(rails) for variant, rails in report.guard_rails.items()}
+        | {"latency": LATENCY},
+        "by_day": [asdict(day) for day in report.by_day],
+    }
+
+
+def _of(difference: Difference, variant: str) -> float:
+    value: float = getattr(difference, variant)
+    return value
+
+
+def _metric(difference: Difference, primary: bool) -> dict[str, Any]:
+    fields = asdict(difference)
+    metric = fields.pop("metric")
+    return {"metric": metric["name"], "title": metric["title"], "primary": primary, **fields}

@@ -1,0 +1,43 @@
+"""What the tests of experiments share: users with known truths, and a period to judge them in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.period import Period, Split
+from contract.experiment import Experiment
+
+START = datetime(2022, 1, 3, tzinfo=UTC)
+PLANNED = timedelta(days=14)
+
+
+def a_period(days: float = 14, percent_test: int = 50, ended: datetime | None = None) -> Period:
+    """Return a period of so many days of the fourteen that are planned."""
+    split = Split(Experiment("first", "salt", percent_test), START, ended, START, ())
+    return Period(split, START, START + timedelta(days=days), START + PLANNED)
+
+
+def draw_users(seed: int, users: int = 1_000, *, rate: float = 0.15, effect: float = 0.0) -> pd.DataFrame:
+    """Draw users whose likes per view differ, and whose time before foretells them.
+
+    A user's views and rate are correlated, which is what makes likes per view
+    a ratio that no plain test fits. `effect` raises every rate in test by that
+    share, so the true relative effect is `effect`.
+    """
+    random = np.random.default_rng(seed)
+    taste = random.beta(3, 3 * (1 - rate) / rate, users)
+    in_test = random.random(users) < 0.5
+    lively = random.gamma(2, 10 * (1 + 2 * taste), users)
+    frame = {IN_TEST: in_test}
+    for prefix, raised in (("", 1 + effect * in_test), (BEFORE, np.ones(users))):
+        views = random.poisson(lively)
+        days = np.minimum(views, random.integers(1, 15, users))
+        likes = random.binomial(views, np.minimum(taste * raised, 1))
+        hits = random.binomial(days, np.minimum(2 * taste * raised, 1))
+        values = dict(zip(COUNTS, (views, likes, days, hits), strict=True))
+        frame |= {prefix + name: column for name, column in values.items()}
+    return pd.DataFrame(frame)
