@@ -142,6 +142,63 @@ def oracle_command(folder: Path) -> None:
     click.echo(report(_database_url(folder)))
 
 
+@demo.command("experiment", epilog="Example: python -m demo experiment --effect 0.05 --html experiment.html")
+@click.option(
+    "--effect",
+    type=click.FloatRange(-0.5, 1),
+    default=0.05,
+    show_default=True,
+    help="True relative effect of test on likes per view.",
+)
+@click.option(
+    "--users", type=click.IntRange(100, 100_000), default=3000, show_default=True, help="How many users."
+)
+@click.option(
+    "--posts", type=click.IntRange(50, 10_000), default=300, show_default=True, help="How many posts."
+)
+@click.option("--days", type=click.IntRange(1, 60), default=7, show_default=True, help="How long it lasts.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), show_default="OVERNIGHT_SEED", help="Same seed, same days."
+)
+@click.option(
+    "--aa", type=click.IntRange(min=1), help="Run so many experiments without any effect, and count."
+)
+@click.option("--ab", type=click.IntRange(min=1), help="The same with the effect.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the report's page."
+)
+@click.pass_obj
+def experiment_command(
+    folder: Path,
+    effect: float,
+    users: int,
+    posts: int,
+    days: int,
+    seed: int | None,
+    aa: int | None,
+    ab: int | None,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Live through an A/B test of a simulated network, with a known truth, and report on it.
+
+    Each day users look at what serving answers and like by their hidden
+    tastes; each night both models learn from it. On servers of its own, which
+    end with it; the same network is not replayed again.
+    """
+    from demo.experiment import Wanted as WantedExperiment
+    from demo.experiment import experiment
+    from demo.replay import Network
+
+    if (aa or ab) and (html or (aa and ab)):
+        raise click.UsageError("Give one of --aa, --ab and --html: trials have no page.")
+    settings = Settings.from_environment()
+    configure_logging(settings)
+    network = Network(users, posts, days, settings.seed if seed is None else seed, effect)
+    experiment(folder, settings, WantedExperiment(network, aa or 0, ab or 0, as_json, html))
+
+
 def main() -> NoReturn:
     """Run a command; every foreseen error is one line on stderr and an exit code."""
     try:

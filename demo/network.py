@@ -127,24 +127,29 @@ def copy_frame(connection: sa.Connection, table: str, rows: pd.DataFrame) -> Non
     _copy(connection, table, list(rows.columns), "csv", lines)
 
 
-def copy_binary(connection: sa.Connection, table: str, columns: list[str], parts: Iterator[bytes]) -> None:
+def copy_binary(
+    connection: sa.Connection, table: str, columns: list[str], parts: Iterator[bytes], *, new: bool = True
+) -> None:
     """COPY rows in Postgres's binary format, part after part; one part is in memory at a time.
 
-    https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format".
+    https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". `new`
+    is for a table that this transaction created.
     """
     source = _Parts(parts)
     try:
-        _copy(connection, table, columns, "binary", source)
+        _copy(connection, table, columns, "binary", source, new=new)
     except psycopg2.Error:
         if source.failure is not None:
             raise source.failure from None
         raise
 
 
-def _copy(connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any) -> None:
+def _copy(
+    connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any, *, new: bool = True
+) -> None:
     names = ", ".join(columns)
-    # FREEZE is allowed because the table was created in this transaction; later scans need no VACUUM first.
-    command = f"COPY {table} ({names}) FROM STDIN WITH (FORMAT {form}, FREEZE)"
+    # FREEZE is allowed if the table was created in this transaction; later scans need no VACUUM first.
+    command = f"COPY {table} ({names}) FROM STDIN WITH (FORMAT {form}, FREEZE {'on' if new else 'off'})"
     driver: Any = connection.connection.cursor()
     with driver as cursor:
         cursor.copy_expert(command, stream, size=1 << 18)

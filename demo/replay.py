@@ -1,0 +1,175 @@
+"""A simulated network lived through day by day: serving answers, users like, the night learns.
+
+All of it is real, on real servers, but the users and the calendar. The network's days lie in
+2021 and 2022; what serving notes today about a replayed day is moved to that
+day once it is in Postgres.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import click
+import numpy as np
+import redis
+import sqlalchemy as sa
+
+from batch.experiment.change import change
+from batch.experiment.drain import drain
+from batch.pipeline import Night, run_night
+from batch.runs import ledger
+from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
+from contract.settings import OFF, ON, Settings
+from demo import feed, network
+from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Ints
+from demo.processes import DemoError
+from demo.simulate import COUNTERS, simulate
+from demo.tastes import draw_tastes
+from demo.visits import Shown, Visits, draw_visits, dwell, show
+from serving.app import EXTENSION, create_app
+
+NAME = "replay"
+SALT = "replay"
+PERCENT_TEST = 50
+ACTOR = "demo experiment"
+HISTORY = 30
+"""Views and likes per user of the time before the experiment."""
+
+TRAINING_ROWS = 20_000
+"""Of a night: as a replay has many, each is made a short one."""
+
+FIRST_MIDNIGHT = (END // DAY + 1) * DAY
+KEEP_DAYS = 3_650
+"""Of exposures: replayed days are years ago, and must not be taken for outdated."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """How big the replay is, and how test's users differ."""
+
+    users: int
+    posts: int
+    days: int
+    seed: int
+    effect: float
+
+
+def first_day() -> datetime:
+    """Return when the experiment begins."""
+    return datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
+
+
+def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
+    """Simulate a network, begin an experiment on it, and live through its days.
+
+    Interactions, exposures and runs are in Postgres afterwards, as a network's
+    would be. Returned is what a network does not know: every true probability.
+    """
+    simulate(settings.database_url, wanted.users, wanted.posts, wanted.users * HISTORY, wanted.seed)
+    tastes = draw_tastes(wanted.seed, wanted.users, wanted.posts)
+    settings = replace(
+        settings, exposures=ON, exposures_keep_days=KEEP_DAYS, training_rows=TRAINING_ROWS, threads=1
+    )
+    engine = network.engine_of(settings.database_url)
+    experiment = Experiment(NAME, SALT, PERCENT_TEST)
+    ledger.create(engine)
+    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment)
+    days = []
+    begun = datetime.now(UTC)
+    with _quiet():
+        click.echo("==> The night before", err=True)
+        _night(settings, engine, client)
+        for day in range(wanted.days):
+            click.echo(f"==> Day {day + 1} of {wanted.days}, and its night", err=True)
+            rng = np.random.default_rng([wanted.seed, 6, day])
+            visits = draw_visits(rng, tastes, FIRST_MIDNIGHT + day * DAY)
+            shown = show(tastes, visits, day, _served(settings, client, experiment, visits), wanted.effect)
+            _note(engine, rng, shown, experiment)
+            days.append(shown)
+            if day < wanted.days - 1:
+                _night(settings, engine, client)
+            drain(engine, client, settings, datetime.now(UTC))
+            _move_exposures(engine, begun, first_day() + timedelta(days=day))
+    return Shown.together(days)
+
+
+def _night(settings: Settings, engine: sa.Engine, client: redis.Redis) -> None:
+    """Run the night of both variants; one that the gate refuses leaves what was live, as ever."""
+    run_night(Night(settings, engine, client, ACTOR), VARIANTS)
+
+
+def _served(
+    settings: Settings, client: redis.Redis, experiment: Experiment, visits: Visits
+) -> tuple[list[Ints], list[Ints]]:
+    """Return for each visit the places of the posts of control's list and of test's.
+
+    The list of the user's own variant is what the route answers, which notes
+    the exposure; that of the other is what it would answer under a split that
+    has everybody there.
+    """
+    app, aside = create_app(settings, client), create_app(replace(settings, exposures=OFF), client)
+    service, other = app.extensions[EXTENSION], aside.extensions[EXTENSION]
+    other.live.refresh()
+    everybody = {
+        variant: replace(other.state(), experiment=Experiment(NAME, SALT, 100 * (variant == TEST)))
+        for variant in VARIANTS
+    }
+    lists: dict[str, list[Ints]] = {variant: [] for variant in VARIANTS}
+    web = app.test_client()
+    try:
+        for user, size in zip((visits.users + FIRST_USER_ID).tolist(), visits.sizes.tolist(), strict=True):
+            assigned = experiment.variant_of(user)
+            response = web.get(f"/users/{user}/recommendations?limit={size}")
+            if response.status_code != 200:
+                raise DemoError(f"serving answered user {user} with status {response.status_code}")
+            answered = [row["post_id"] for row in response.get_json()["recommendations"]]
+            unasked = CONTROL if assigned == TEST else TEST
+            would = other.recommend(everybody[unasked], user, size, None).recommendations
+            for variant, posts in ((assigned, answered), (unasked, [each.post_id for each in would])):
+                lists[variant].append(np.array(posts, dtype=np.int64) - FIRST_POST_ID)
+    finally:
+        service.live.stop()
+        service.exposures.stop()
+    return lists[CONTROL], lists[TEST]
+
+
+def _note(engine: sa.Engine, rng: np.random.Generator, shown: Shown, experiment: Experiment) -> None:
+    """Let users like by their variant's probabilities, and write views and likes where a network would."""
+    ids, place = np.unique(shown.users, return_inverse=True)
+    in_test = np.array([experiment.variant_of(int(user) + FIRST_USER_ID) == TEST for user in ids])[place]
+    probabilities = np.where(in_test, shown.in_test, shown.in_control)
+    views = feed.Views(
+        users=shown.users,
+        posts=np.where(in_test, shown.test, shown.control),
+        times=shown.times,
+        dwell=dwell(rng, shown.users.size),
+        probabilities=probabilities,
+        liked=rng.random(shown.users.size) < probabilities,
+    )
+    with engine.begin() as connection:
+        rows = feed.to_copy([views])
+        network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, rows, new=False)
+        connection.execute(sa.text(COUNTERS))
+
+
+def _move_exposures(engine: sa.Engine, begun: datetime, day: datetime) -> None:
+    """Let what was noted since the replay began have happened at the begin of the replayed day."""
+    move = sa.text("UPDATE recs.exposures SET served_at = :day WHERE served_at >= :begun")
+    with engine.begin() as connection:
+        connection.execute(move, {"day": day, "begun": begun})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let only warnings through: a replay has more nights than anybody wants to read about."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
