@@ -16,7 +16,7 @@ import redis
 
 from batch.experiment.metrics import BEFORE
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.page import page
+from batch.experiment.page import write_page
 from batch.experiment.period import find_split, period
 from batch.experiment.record import record
 from batch.experiment.recorded import history
@@ -24,10 +24,12 @@ from batch.experiment.report import report
 from batch.experiment.told import told
 from batch.layout import as_json
 from batch.loading.source import snapshot
+from contract.errors import LockedError
 from contract.settings import Settings
 from demo.postgres import engine_of
+from demo.processes import lock
 from demo.replay import Network, replay
-from demo.servers import Servers, servers_in
+from demo.servers import Servers, servers_in, up_lock
 from demo.stages import stoppable
 from demo.trials import Trials, run_trials, true_effects
 from demo.visits import Shown
@@ -52,37 +54,46 @@ def experiment(folder: Path, settings: Settings, wanted: Wanted) -> None:
 
     The servers are the experiment's own, in a folder below the demo's, and
     stopped at the end; the demo's network stays as it is.
+
+    Raises
+    ------
+    LockedError
+        If another one uses the folder.
     """
     servers = servers_in(folder / FOLDER)
-    with (
-        stoppable(),
-        _started(servers),
-        redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client,
-    ):
-        own = replace(
-            settings,
-            database_url=servers.postgres.url(),
-            redis_url=servers.valkey.url(),
-            model_dir=str(servers.folder / "models"),
-        )
-        shown = _replayed(servers, own, client, wanted.network)
-        with snapshot(engine_of(own.database_url)) as connection:
-            split = find_split(history(connection, own.key_prefix), None)
-            counted = period(split, datetime.now(UTC), planned=timedelta(days=wanted.network.days))
-            if wanted.aa or wanted.ab:
-                before = read_outcomes(connection, counted, recorded=True).users.filter(like=BEFORE)
-                tests, same = wanted.aa or wanted.ab, bool(wanted.aa)
-                trials = run_trials(shown, before, counted, tests, wanted.network.seed, same)
-                click.echo(json.dumps(asdict(trials), indent=2) if wanted.as_json else _trials_told(trials))
-            else:
-                _tell(record(report(connection, counted, recorded=True)), shown, wanted)
+    try:
+        with lock(up_lock(servers.folder), wait=False), stoppable(), _started(servers) as own:
+            _conduct(servers, replace(settings, **own), wanted)
+    except BlockingIOError:
+        raise LockedError(f"another `python -m demo experiment` uses {servers.folder}; wait for it") from None
+
+
+def _conduct(servers: Servers, settings: Settings, wanted: Wanted) -> None:
+    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        shown = _replayed(servers, settings, client, wanted.network)
+    with snapshot(engine_of(settings.database_url)) as connection:
+        split = find_split(history(connection, settings.key_prefix), None)
+        counted = period(split, datetime.now(UTC), planned=timedelta(days=wanted.network.days))
+        if not (wanted.aa or wanted.ab):
+            tell(record(report(connection, counted, recorded=True)), shown, wanted)
+            return
+        before = read_outcomes(connection, counted, recorded=True).users.filter(like=BEFORE)
+    trials = run_trials(
+        shown, before, counted, wanted.aa or wanted.ab, wanted.network.seed, same=bool(wanted.aa)
+    )
+    click.echo(json.dumps(asdict(trials), indent=2) if wanted.as_json else _trials_told(trials))
 
 
 @contextmanager
-def _started(servers: Servers) -> Iterator[None]:
+def _started(servers: Servers) -> Iterator[dict[str, str]]:
+    """Start the servers, and stop them at the end; yields the settings that name them."""
     servers.start()
     try:
-        yield
+        yield {
+            "database_url": servers.postgres.url(),
+            "redis_url": servers.valkey.url(),
+            "model_dir": str(servers.folder / "models"),
+        }
     finally:
         servers.stop()
 
@@ -106,11 +117,11 @@ def _replayed(servers: Servers, settings: Settings, client: redis.Redis, wanted:
     return shown
 
 
-def _tell(found: dict[str, Any], shown: Shown, wanted: Wanted) -> None:
+def tell(found: dict[str, Any], shown: Shown, wanted: Wanted) -> None:
     """Print the report, and beside it what is true and what the report cannot know."""
     truth = true_effects(shown, (shown.in_control, shown.in_test))
     if wanted.html is not None:
-        wanted.html.write_text(page(found))
+        write_page(wanted.html, found)
     if wanted.as_json:
         click.echo(as_json(found | {"truth": truth}))
         return

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.period import Period, Split
@@ -41,3 +42,9 @@ def draw_users(seed: int, users: int = 1_000, *, rate: float = 0.15, effect: flo
         values = dict(zip(COUNTS, (views, likes, days, hits), strict=True))
         frame |= {prefix + name: column for name, column in values.items()}
     return pd.DataFrame(frame)
+
+
+def within_binomial_bounds(found: int, trials: int, share: float) -> bool:
+    """Tell whether a count is one that chance gives in all but one of 100,000 cases."""
+    low, high = stats.binom.interval(0.99999, trials, share)
+    return bool(low <= found <= high)

@@ -20,10 +20,13 @@ from batch.experiment.guard_rails import read_guard_rails
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import ExperimentError, Period, find_split, period
-from batch.experiment.recorded import Recorded
+from batch.experiment.record import record
+from batch.experiment.recorded import Recorded, history
+from batch.experiment.report import report
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
+from demo.experiment import Wanted, tell
 from demo.population import FIRST_USER_ID
 from demo.postgres import engine_of
 from demo.replay import FIRST_MIDNIGHT, Network, replay
@@ -31,8 +34,7 @@ from demo.tastes import draw_tastes
 from demo.trials import run_trials, true_effects
 from demo.visits import Shown, draw_visits, show
 from tests.batch_support import make_network, run_here
-from tests.experiment_support import START, a_period
-from tests.test_experiment_statistics import within_binomial_bounds
+from tests.experiment_support import START, a_period, within_binomial_bounds
 from tests.test_report import Page
 
 EXPERIMENT = Experiment("first", "pepper", 50)
@@ -261,26 +263,36 @@ def test_without_an_effect_the_report_calls_as_seldom_as_it_says_and_with_one_it
         assert within_binomial_bounds(round(figures["covered"] * tests), tests, 0.95), name
         assert figures["mean_relative"] == pytest.approx(raised.truth[name], abs=0.05)
     assert stats.binom.interval(0.95, tests, 0.05) == (alike.called_low, alike.called_high)
-    cut = run_trials(shown, before, a_period(days=13), tests, seed=2, same=False)
+    cut = run_trials(shown, before, a_period(days=13), 5, seed=2, same=False)
     assert cut.called == 0, "called before the planned end"
 
 
 def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
-    database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
+    database_url: str,
+    redis_url: str,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = replace(
         Settings(), database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path), threads=1,
         embeddings="off",
     )  # fmt: skip
-    shown = replay(settings, redis_client, Network(users=150, posts=50, days=1, seed=3, effect=0.5))
+    network = Network(users=150, posts=50, days=1, seed=3, effect=0.5)
+    shown = replay(settings, redis_client, network)
     engine = engine_of(database_url)
     with engine.connect() as connection:
-        split = find_split([Recorded(Experiment("replay", "replay", 50), START, "me")], None)
-        begin = datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
-        split = replace(split, since=begin, untouched_until=begin)
+        split = find_split(history(connection, "recs"), None)
+        assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
         counted = period(split, datetime.now(UTC), planned=DAY)
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
+        found = record(report(connection, counted, recorded=True))
+    tell(found, shown, Wanted(network, 0, 0, as_json=False, html=tmp_path / "page.html"))
+    assert "likes per view: +50.00 %" in capsys.readouterr().out
+    assert (tmp_path / "page.html").is_file()
+    trials = run_trials(shown, outcomes.users.filter(like=BEFORE), counted, 3, seed=1, same=True)
+    assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(shown.users + FIRST_USER_ID)
     assert outcomes.users.views.sum() == shown.users.size

@@ -13,7 +13,6 @@ from batch.commands.moment import Moment
 from batch.commands.options import json_option
 from batch.loading import source
 from batch.runs import ledger
-from contract.errors import OvernightError
 from contract.settings import ON, Settings
 
 DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
@@ -93,9 +92,6 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
-    from batch.experiment.page import page
+    from batch.experiment.page import write_page
 
-    try:
-        path.write_text(page(found))
-    except OSError as error:
-        raise OvernightError(f"the page cannot be written to {path}: {error.strerror}") from None
+    write_page(path, found)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from batch.experiment.told import RAILS, notes
 from batch.reporting.charts import Axis, Chart
 from batch.reporting.template import template
+from contract.errors import OvernightError
 from contract.experiment import VARIANTS
 
 EXPERIMENT = "experiment.html"
@@ -22,6 +24,20 @@ def page(found: dict[str, Any]) -> str:
         rails=RAILS,
         differences=_differences(found["by_day"]),
     )
+
+
+def write_page(path: Path, found: dict[str, Any]) -> None:
+    """Write the page to a file.
+
+    Raises
+    ------
+    OvernightError
+        The file cannot be written.
+    """
+    try:
+        path.write_text(page(found))
+    except OSError as error:
+        raise OvernightError(f"the page cannot be written to {path}: {error.strerror}") from None
 
 
 def _differences(days: list[dict[str, Any]]) -> str | None:
