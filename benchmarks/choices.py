@@ -11,6 +11,7 @@ import json
 import tempfile
 import timeit
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -95,7 +96,7 @@ def print_libraries(answers: dict[str, dict[str, Any]]) -> None:
     ways = {"json": lambda fields: encoder.encode(fields).encode(), "orjson": orjson.dumps}
     for name, fields in answers.items():
         for way, write in ways.items():
-            seconds = min(timeit.repeat(lambda write=write: write(fields), number=CALLS, repeat=7))
+            seconds = min(timeit.repeat(partial(write, fields), number=CALLS, repeat=7))
             print(f"{name:>26} {way:>8} {seconds / CALLS * 1e6:6.1f} us, {len(write(fields)):,} bytes")
 
 

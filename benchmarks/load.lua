@@ -1,11 +1,11 @@
--- For wrk: asks for PATH with "USER" replaced by the ids of a file, one after the other, from a drawn place on.
+-- For wrk: asks for PATH with <id> replaced by the ids of a file, one after the other, from a drawn place on.
 -- Usage: wrk ... -s load.lua URL -- PATH FILE. Prints its figures as one line of JSON.
 
 local requests, place = {}, 0
 
 function init(args)
   for id in io.lines(args[2]) do
-    requests[#requests + 1] = wrk.format("GET", (args[1]:gsub("USER", id)))
+    requests[#requests + 1] = wrk.format("GET", (args[1]:gsub("<id>", id)))
   end
   math.randomseed(os.time())
   place = math.random(#requests)

@@ -53,7 +53,7 @@ class Server:
         self._port = port
 
     def load(self, wrk: str, path: str, users: Path, connections: int, seconds: int) -> Measured:
-        """Ask for `path`, "USER" in it standing for the ids in the file `users`, as fast as it answers."""
+        """Ask for `path`, `<id>` in it standing for the ids in the file `users`, as fast as it answers."""
         command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT)]
         before = self._cpu_seconds()
         done = subprocess.run(
@@ -91,16 +91,19 @@ def read_figures(output: str, cpu_seconds: float) -> Measured:
 
 
 @contextmanager
-def gunicorn(conf: str, app: str, ready: str, options: tuple[str, ...] = ()) -> Iterator[Server]:
-    """Run gunicorn on a free port until `ready` is answered, and stop it in the end.
+def gunicorn(
+    conf: str, app: str, ready: str, options: tuple[str, ...] = (), **environment: str
+) -> Iterator[Server]:
+    """Run gunicorn on a free port, yield once `ready` is answered, and stop it in the end.
 
-    `conf` and `app` are as gunicorn takes them; `options` go before, as on its command line.
+    `conf` and `app` are as gunicorn takes them, and so are `options`, which overrule `conf`.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
     values = {**os.environ, "OVERNIGHT_PORT": str(port), "OVERNIGHT_METRICS_PORT": "0"}
     values |= {"OVERNIGHT_HOST": "127.0.0.1", "OVERNIGHT_API_TOKENS": "", "OVERNIGHT_LOG_LEVEL": "WARNING"}
+    values |= environment
     process = psutil.Popen([sys.executable, "-m", "gunicorn", "-c", conf, *options, app], env=values)
     try:
         wait_for(f"http://127.0.0.1:{port}{ready}", process)

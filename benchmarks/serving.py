@@ -51,7 +51,7 @@ COLUMNS: Columns = {
 
 def main() -> None:
     """Measure, print a table and what it misses, write JSON and the plot."""
-    wrk, asked, settings = find_wrk(), _arguments(), Settings.from_environment()
+    wrk, asked, settings = find_wrk(), arguments(), Settings.from_environment()
     with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client, ExitStack() as stack:
         run_id = live_run(client, Keys(settings.key_prefix), asked.limit_users)
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "users"
@@ -73,7 +73,8 @@ def main() -> None:
     draw(rows, asked.plot)
 
 
-def _arguments() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.serving", description="Measure serving.")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=5, help="of load on each route in each round")
@@ -107,13 +108,11 @@ def in_turn(
 ) -> dict[str, list[Measured]]:
     """Put load on each route in each round, one after the other; a first second each is not counted."""
     for route, server in servers.items():
-        server.load(wrk, PATHS[route].replace("<id>", "USER"), users, asked.connections, 1)
+        server.load(wrk, PATHS[route], users, asked.connections, 1)
     rounds: dict[str, list[Measured]] = {route: [] for route in servers}
     for _ in range(asked.rounds):
         for route, server in servers.items():
-            measured = server.load(
-                wrk, PATHS[route].replace("<id>", "USER"), users, asked.connections, asked.seconds
-            )
+            measured = server.load(wrk, PATHS[route], users, asked.connections, asked.seconds)
             rounds[route].append(measured)
     return rounds
 
