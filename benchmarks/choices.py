@@ -8,6 +8,8 @@ JSON libraries on real answers. Needs live lists in `REDIS_URL`.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 import timeit
 from contextlib import ExitStack
@@ -58,7 +60,7 @@ def main() -> None:
         (folder / "hiredis.py").write_text("raise ImportError\n", encoding="utf-8")
         servers = {}
         for way, options in WORKERS.items():
-            path = {"PYTHONPATH": str(folder)} if "without" in way else {}
+            path = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])} if "without" in way else {}
             server = gunicorn(OUR_CONF, "serving.wsgi:app", "/readyz", options, **path)
             servers[way] = stack.enter_context(server)
         rounds: dict[str, list[Measured]] = {way: [] for way in servers}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 SCRIPT = Path(__file__).with_name("load.lua")
 READY_SECONDS = 30
@@ -64,6 +65,11 @@ class Server:
         )
         return read_figures(done.stdout + done.stderr, self._cpu_seconds() - before)
 
+    def sources(self) -> dict[str, float]:
+        """Return how many answers came from where, `personal` or `popular`, as serving itself counts them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
+            return read_sources(answer.read().decode())
+
     def memory(self) -> tuple[float, float]:
         """Return the greatest PSS and RSS of a worker, in MiB.
 
@@ -90,6 +96,17 @@ def read_figures(output: str, cpu_seconds: float) -> Measured:
     return Measured(rps, told["p50_ms"], told["p99_ms"], worker_us)
 
 
+def read_sources(exposition: str) -> dict[str, float]:
+    """Sum the requests that have a source, by source, over Prometheus's text format."""
+    counted: dict[str, float] = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name == "overnight_requests_total" and sample.labels["source"]:
+                source = sample.labels["source"]
+                counted[source] = counted.get(source, 0) + sample.value
+    return counted
+
+
 @contextmanager
 def gunicorn(
     conf: str, app: str, ready: str, options: tuple[str, ...] = (), **environment: str
@@ -103,14 +120,17 @@ def gunicorn(
         port = int(listener.getsockname()[1])
     values = {**os.environ, "OVERNIGHT_PORT": str(port), "OVERNIGHT_METRICS_PORT": "0"}
     values |= {"OVERNIGHT_HOST": "127.0.0.1", "OVERNIGHT_API_TOKENS": "", "OVERNIGHT_LOG_LEVEL": "WARNING"}
+    # An answer from memory, since a busy machine kept Redis from answering in time, would be a cheap one.
+    values["OVERNIGHT_REDIS_TIMEOUT_MS"] = "2000"
     values |= environment
     process = psutil.Popen([sys.executable, "-m", "gunicorn", "-c", conf, *options, app], env=values)
     try:
         wait_for(f"http://127.0.0.1:{port}{ready}", process)
         yield Server(process, port)
     finally:
-        process.terminate()
-        process.wait()
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def wait_for(url: str, process: psutil.Popen) -> None:

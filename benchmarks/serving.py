@@ -20,8 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import redis
 
 from benchmarks.load import MIB, Measured, Server, find_wrk, gunicorn
@@ -65,9 +63,12 @@ def main() -> None:
         print(f"medians of {asked.rounds} rounds of {asked.seconds} s", flush=True)
         rounds = in_turn(wrk, servers, file, asked)
         rows = [row_of(route, rounds, server.memory()) for route, server in servers.items()]
+        sources = ours.sources()
     print_head(COLUMNS)
     for row in rows:
         print_row(COLUMNS, row)
+    personal = sources.get("personal", 0) / sum(sources.values())
+    print(f"{personal:.3%} of the answers came from the user's own list")
     print("\n".join(missed(rows)) or "every target is met")
     save_rows(rows)
     draw(rows, asked.plot)
@@ -152,6 +153,8 @@ def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw requests a second and the 99th percentile of each route."""
+    from matplotlib import pyplot as plt  # tests run without it
+
     mpl.use("Agg")
     names = [row["route"].replace("/recommendations", "/\nrecommendations", 1) for row in rows]
     colours = ["#999999", "#777777", "#1f77b4", "#1f77b4"]
