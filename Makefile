@@ -59,7 +59,7 @@ bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETW
 bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
 
-bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside a bare Flask app, by wrk (NETWORK=, JSON=FILE)
+bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
 	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }
 	$(call on_a_network,benchmarks.serving)
 

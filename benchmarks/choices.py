@@ -1,8 +1,8 @@
 """Measures what serving was chosen to run on, beside what it might have been, in one run.
 
 The worker classes of gunicorn with several numbers of threads, and hiredis
-beside redis-py's own parser, by wrk on the route that a feed asks; then the
-JSON libraries on real answers. Needs live lists in `REDIS_URL`.
+beside redis-py's own parser, by wrk on the route that a feed asks; then parts of
+a request in a process of their own. Needs live lists in `REDIS_URL`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import timeit
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from benchmarks.serving import OUR_CONF, USERS, arguments, live_run, write_users
 from contract.codec import decode_list, decode_object
 from contract.keys import Keys
 from contract.settings import Settings
+from serving.lists import open_redis
+from serving.lookup import Lookup
 
 SHIPPED = "gthread, 4 threads"
 WORKERS: dict[str, tuple[str, ...]] = {
@@ -45,7 +48,8 @@ COLUMNS: Columns = {
     "p99_ms": ("p99 ms", "7.2f"),
     "worker_us": ("worker us", "9.0f"),
 }
-CALLS = 2_000
+PARTS: Columns = {"part": ("part", ">14"), "way": ("way", ">12"), "us": ("us", "8.1f")}
+CALLS = 500
 
 
 def main() -> None:
@@ -68,7 +72,7 @@ def main() -> None:
             for way, server in servers.items():
                 found = server.load(wrk, USERS, folder / "users", asked.connections, asked.seconds)
                 rounds[way].append(found)
-        answers = answers_like(client, keys, run_id)
+        parts = time_parts(client, keys, run_id, settings)
     print(f"{machine()}; {settings.workers} workers, {USERS}, medians of {asked.rounds} rounds")
     print_head(COLUMNS)
     for way, found_of in rounds.items():
@@ -77,29 +81,39 @@ def main() -> None:
         for name in ("rps", "p50_ms", "p99_ms", "worker_us"):
             row[name] = median(getattr(one, name) for one in found_of)
         print_row(COLUMNS, row)
-    print_libraries(answers)
+    print_head(PARTS)
+    for row in parts:
+        print_row(PARTS, row)
 
 
-def answers_like(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, dict[str, Any]]:
-    """Make answers of the two routes from the popular list, as long as those of a feed."""
-    posts = decode_list(str(client.get(keys.popular(run_id))))[:5]
+def time_parts(client: redis.Redis, keys: Keys, run_id: str, settings: Settings) -> list[dict[str, Any]]:
+    """Time parts of a request as they are done and as they might be; for each the fastest of seven tries."""
+    serving_client = open_redis(settings, 2.0)
+    key = client.randomkey()
+    while not key or not key.startswith(keys.user(run_id, 0)[:-1]):
+        key = client.randomkey()
+    stored, encoder = serving_client.get(key), json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+    posts = decode_list(stored)[:5]
     texts = [decode_object(str(client.hget(keys.posts, str(post)))) for post, _ in posts]
     ranked = [{"post_id": post, "score": score, "rank": rank} for rank, (post, score) in enumerate(posts, 1)]
-    carried = [{"id": post, **text} for (post, _), text in zip(posts, texts, strict=True)]
-    return {
-        "5 posts": {"user_id": 42, "run_id": run_id, "source": "personal", "recommendations": ranked},
-        "5 posts with texts": {"exp_group": "control", "recommendations": carried},
+    plain = {"user_id": 42, "run_id": run_id, "source": "personal", "recommendations": ranked}
+    carrying = {"exp_group": "control", "recommendations": texts}
+    ways: dict[tuple[str, str], Callable[[], object]] = {
+        ("GET", "Redis.get"): partial(serving_client.get, key),
+        ("GET", "Lookup.get"): partial(Lookup(serving_client).get, key),
+        ("decode a list", "all of it"): partial(decode_list, stored),
+        ("decode a list", "six posts"): partial(decode_list, stored, 6),
+        ("write 5 posts", "json"): partial(encoder.encode, plain),
+        ("write 5 posts", "orjson"): partial(orjson.dumps, plain),
+        ("write 5 texts", "json"): partial(encoder.encode, carrying),
+        ("write 5 texts", "orjson"): partial(orjson.dumps, carrying),
     }
-
-
-def print_libraries(answers: dict[str, dict[str, Any]]) -> None:
-    """Print what each library takes to write an answer; the fastest of seven tries."""
-    encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-    ways = {"json": lambda fields: encoder.encode(fields).encode(), "orjson": orjson.dumps}
-    for name, fields in answers.items():
-        for way, write in ways.items():
-            seconds = min(timeit.repeat(partial(write, fields), number=CALLS, repeat=7))
-            print(f"{name:>26} {way:>8} {seconds / CALLS * 1e6:6.1f} us, {len(write(fields)):,} bytes")
+    rows = []
+    for (part, way), call in ways.items():
+        seconds = min(timeit.repeat(call, number=CALLS, repeat=7)) / CALLS
+        rows.append({"part": part, "way": way, "us": seconds * 1e6})
+    serving_client.close()
+    return rows
 
 
 if __name__ == "__main__":

@@ -155,7 +155,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw requests a second and the 99th percentile of each route."""
     from matplotlib import pyplot as plt  # tests run without it
 
-    mpl.use("Agg")
     names = [row["route"].replace("/recommendations", "/\nrecommendations", 1) for row in rows]
     colours = ["#999999", "#777777", "#1f77b4", "#1f77b4"]
     figure, panels = plt.subplots(1, 2, figsize=(11, 2.8), sharey=True)
