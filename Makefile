@@ -24,7 +24,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-exposures clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-serving bench-exposures clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -58,6 +58,10 @@ bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETW
 
 bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
+
+bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
+	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }
+	$(call on_a_network,benchmarks.serving)
 
 bench-exposures: .venv/demo-ready  ## Measure what noting exposures costs serving (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.exposures

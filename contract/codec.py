@@ -25,15 +25,15 @@ def encode_list(posts: Iterable[tuple[int, float]]) -> str:
     return json.dumps(rows, separators=(",", ":"), allow_nan=False)
 
 
-def decode_list(value: str | bytes) -> Ranked:
-    """Decode what `encode_list` wrote.
+def decode_list(value: str | bytes, most: int | None = None) -> Ranked:
+    """Decode what `encode_list` wrote; with `most`, its first posts only, without a look at the rest.
 
     Raises
     ------
     ValueError
         If the value is not a JSON list of [integer, finite number] pairs.
     """
-    rows = _parse(value)
+    rows = _parse(value if most is None else _head(value, most))
     if not isinstance(rows, list):
         raise ValueError(f"expected a JSON list, found {type(rows).__name__}")
     try:
@@ -59,6 +59,17 @@ def decode_object(value: str | bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"expected a JSON object, found {type(fields).__name__}")
     return fields
+
+
+def _head(value: str | bytes, rows: int) -> str | bytes:
+    """Cut a list off after so many rows; one that has no more stays as it is."""
+    text = value.decode() if isinstance(value, bytes) else value
+    end = 0
+    for _ in range(rows):
+        end = text.find("],", end) + 1
+        if not end:
+            return value
+    return text[:end] + "]"
 
 
 def _short(score: float) -> float:

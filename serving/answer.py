@@ -65,6 +65,11 @@ def key_to_read(keys: Keys, state: State, user_id: int, cursor: Cursor | None) -
     return keys.user(cursor.run_id, user_id)
 
 
+def most_needed(limit: int, cursor: Cursor | None = None) -> int:
+    """Return how many posts of a list a page needs where none is blocked: one more tells of a next page."""
+    return (cursor.offset if cursor else 0) + limit + 1
+
+
 def answer_found(
     state: State, user_id: int, limit: int, cursor: Cursor | None, found: Ranked | None
 ) -> Answer:

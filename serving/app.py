@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from redis import Redis
@@ -30,6 +33,14 @@ class _Json(DefaultJSONProvider):
     compact = True
 
 
+class _Plain(Flask):
+    """Without the look, at every step of every request, whether a function is a coroutine: none is."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as it is."""
+        return func
+
+
 def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = None) -> Flask:
     """Make the app. Nothing connects until the first request, or until `live.start()`.
 
@@ -42,7 +53,7 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     refresh_redis
         Client for the refresh and the exposures, which may wait longer; `redis` if not given.
     """
-    app = Flask("overnight", static_folder=None)
+    app = _Plain("overnight", static_folder=None)
     app.json = _Json(app)
     # A doubled slash is an unknown route, not a redirect.
     app.url_map.merge_slashes = False

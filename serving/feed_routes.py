@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+import orjson
+from flask import Flask, Response, g, request
 
 from contract.experiment import CONTROL
 from serving.answer import Answer, answer_popular
@@ -13,7 +14,8 @@ from serving.cursor import encode_cursor
 from serving.parameters import check_time, parse_cursor, parse_id, parse_limit, single
 from serving.service import Service
 
-LISTS_MAX_AGE_SECONDS = 5
+HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "private, max-age=5"))
+"""Of every answer with posts: who asks again within five seconds may be shown the same."""
 
 
 def add_feed_routes(app: Flask, service: Service) -> None:
@@ -74,13 +76,13 @@ def _fields(answer: Answer) -> dict[str, Any]:
         "source": answer.source,
         "stale": answer.stale,
         "age_seconds": answer.run.age_seconds(datetime.now(UTC)),
-        "recommendations": [recommendation._asdict() for recommendation in answer.recommendations],
+        "recommendations": [
+            {"post_id": post_id, "score": score, "rank": rank}
+            for post_id, score, rank in answer.recommendations
+        ],
     }
 
 
 def _respond(answer: Answer, fields: dict[str, Any]) -> Response:
     g.answer = answer  # for what is counted of this request
-    response = jsonify(fields)
-    response.cache_control.private = True
-    response.cache_control.max_age = LISTS_MAX_AGE_SECONDS
-    return response
+    return Response(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE), headers=HEADERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import ON, Settings
 from serving.cluster import LateCluster
+from serving.lookup import Lookup
 from serving.metrics import Metrics
 from serving.texts import NO_TEXT, Post, decode_post
 
@@ -68,12 +69,16 @@ class Lists:
 
     def __init__(self, redis: Redis, keys: Keys, metrics: Metrics) -> None:
         self._redis = redis
+        # A cluster's client knows which node to ask.
+        self._get = Lookup(redis).get if isinstance(redis, Redis) else lambda key: redis.get(key)
         self._keys = keys
         self._metrics = metrics
         self._rest_until = 0.0
 
-    def get(self, key: str) -> Ranked | None:
+    def get(self, key: str, most: int, blocked: Set[int]) -> Ranked | None:
         """Return the list under `key`, None if there is none, empty (and logged) if it is broken.
+
+        Only the first `most` posts are decoded, unless one of them is blocked: then what follows matters.
 
         Raises
         ------
@@ -81,8 +86,11 @@ class Lists:
             If Redis did not answer, or lately did not.
         """
         try:
-            value = self._ask(lambda: self._redis.get(key))
-            return None if value is None else decode_list(value)
+            value = self._ask(lambda: self._get(key))
+            if value is None:
+                return None
+            head = decode_list(value, most)
+            return head if blocked.isdisjoint([post for post, _ in head]) else decode_list(value)
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
         except WrongTypeError:

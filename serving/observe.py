@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 
 from flask import Flask, Response, g, request
 
@@ -25,13 +25,14 @@ def observe(app: Flask, metrics: Metrics, *, access_log: bool) -> None:
     @app.before_request
     def begin() -> None:
         g.begun = time.perf_counter()
-        given = request.headers.get(REQUEST_ID, "")
-        g.request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
+        given = request.environ.get("HTTP_X_REQUEST_ID", "")
+        g.request_id = given if _WELL_FORMED.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
     @app.after_request
     def end(response: Response) -> Response:
         seconds = time.perf_counter() - g.begun
-        route = request.url_rule.rule if request.url_rule else UNMATCHED
+        rule = request.url_rule
+        route = rule.rule if rule else UNMATCHED
         answer: Answer | None = g.get("answer")
         source, variant = (answer.source, answer.run.variant) if answer else ("", "")
         metrics.count(route, response.status_code, source, variant, seconds)

@@ -15,6 +15,7 @@ from serving.answer import (
     answer_from_memory,
     answer_similar,
     key_to_read,
+    most_needed,
 )
 from serving.cursor import Cursor
 from serving.exposures import Exposures
@@ -61,7 +62,9 @@ class Service:
 
     def _looked_up(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
         try:
-            found = self.lists.get(key_to_read(self.keys, state, user_id, cursor))
+            found = self.lists.get(
+                key_to_read(self.keys, state, user_id, cursor), most_needed(limit, cursor), state.blocked
+            )
         except UnavailableError:
             return replace(answer_from_memory(state, user_id, limit, cursor), stale=True)
         try:
@@ -73,7 +76,7 @@ class Service:
     def similar(self, state: State, run: Run, post_id: int, limit: int) -> Answer:
         """Look up a post's list of similar ones, and answer from it or, failing that, from memory."""
         try:
-            found = self.lists.get(self.keys.post(run.run_id, post_id))
+            found = self.lists.get(self.keys.post(run.run_id, post_id), most_needed(limit), state.blocked)
         except UnavailableError:
             return replace(answer_similar(state, run, post_id, limit, None), stale=True)
         return answer_similar(state, run, post_id, limit, found)

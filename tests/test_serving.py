@@ -181,6 +181,14 @@ def test_a_full_list_that_lost_posts_to_blocking_is_answered_shorter(
     assert posts_of(recommend(app, KNOWN_USER, limit=12)) == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
+def test_a_page_is_filled_from_behind_blocked_posts(app: Flask, redis_client: redis.Redis) -> None:
+    redis_client.sadd(KEYS.blocked, *range(1, 8))
+    answer = recommend(app, KNOWN_USER, limit=3)
+    assert (answer["source"], posts_of(answer)) == ("personal", [8, 9, 10])
+    rest = recommend(app, KNOWN_USER, limit=3, cursor=answer["next_cursor"])
+    assert (posts_of(rest), rest["next_cursor"]) == ([11, 12], None)
+
+
 @pytest.mark.parametrize("stored", [[], [(900, 1.0), (901, 0.5)]], ids=["empty", "all blocked"])
 def test_a_user_with_nothing_left_gets_the_popular_list(
     app: Flask, redis_client: redis.Redis, stored: Ranked
