@@ -67,8 +67,17 @@ class Server:
 
     def sources(self) -> dict[str, float]:
         """Return how many answers came from where, `personal` or `popular`, as serving itself counts them."""
+        return read_sources(self._metrics())
+
+    def counter(self, name: str) -> float:
+        """Return one of serving's counters, summed over its labels."""
+        families = text_string_to_metric_families(self._metrics())
+        samples = [sample for family in families for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    def _metrics(self) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
-            return read_sources(answer.read().decode())
+            return str(answer.read().decode())
 
     def memory(self) -> tuple[float, float]:
         """Return the greatest PSS and RSS of a worker, in MiB.
