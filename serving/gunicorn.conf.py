@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -72,7 +73,9 @@ def post_worker_init(worker: Worker) -> None:
     """Load the state and start the refresh in the worker, which shares neither with its siblings."""
     from serving.app import EXTENSION
 
-    worker.wsgi.extensions[EXTENSION].live.start()
+    live = worker.wsgi.extensions[EXTENSION].live
+    live.shared_file = Path(os.environ[METRICS_FOLDER]) / "state.json"
+    live.start()
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
