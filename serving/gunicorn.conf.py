@@ -46,14 +46,15 @@ except SettingsError as error:
 
 # Before the app is loaded: prometheus_client chooses where to count when it is imported.
 # After a reload (HUP) the folder is there already.
-if METRICS_FOLDER not in os.environ:
+# After an upgrade (USR2) it is that of the master before, which takes it along.
+if METRICS_FOLDER not in os.environ or "GUNICORN_PID" in os.environ:
     _make_metrics_folder()
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = [f"{_host}:{port}" for port in (_settings.port, _settings.metrics_port) if port]
 workers = _settings.workers
-# Threads keep connections open between requests, and a slow client holds one of them, not the worker.
-worker_class = "gthread"
+# Threads wait for Redis side by side, and connections stay open between requests.
+worker_class = "serving.worker.Worker"
 threads = 4
 # Loaded before forking, so that a bad setting ends gunicorn instead of its workers one by one.
 preload_app = True

@@ -6,8 +6,12 @@ is told in benchmarks/fire; here no time is, so a busy machine fails nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import http.client
+import socket
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import pytest
 
@@ -22,8 +26,9 @@ from benchmarks.fire.faults import (
     wired,
 )  # fmt: skip
 from benchmarks.fire.report import COLUMNS, row_of, wrongs
-from benchmarks.fire.stage import stage
+from benchmarks.fire.stage import Stage, stage
 from benchmarks.report import print_head, print_row
+from tests.gunicorn_support import Reply, get
 
 USERS, CLIENTS, REQUESTS_PER_SECOND = 100, 6, 60
 LASTS_SECONDS, CALM_SECONDS = 0.8, 0.6
@@ -35,28 +40,88 @@ SETTINGS = {
 SLOW_SECONDS, TOO_SLOW_SECONDS = 0.02, 0.8
 THROUGH_WIRE = wired(SLOW_SECONDS, TOO_SLOW_SECONDS)
 
-Happened = tuple[dict[str, Befallen], str]
+REFUSED = {
+    414: b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+    431: b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n",
+    400: b"no HTTP\r\n\r\n",
+}
+STUCK_CLIENTS = 32
 
 
-def _befall(faults: Sequence[Fault], has_wire: bool) -> tuple[list[Befallen], str]:
-    """Let faults befall a stage one after the other; return what happened, and what serving said."""
+@dataclass(frozen=True)
+class Side:
+    """What happened on one stage: under each fault, by its name, and what serving said."""
+
+    befallen: dict[str, Befallen]
+    log: str
+
+
+def _befall(servers: Stage, faults: Sequence[Fault]) -> Side:
+    befallen = {fault.name: befall(servers, fault, LASTS_SECONDS, CALM_SECONDS) for fault in faults}
+    return Side(befallen, servers.log.read_text())
+
+
+@contextmanager
+def _stage(*, has_wire: bool) -> Iterator[Stage]:
     with stage(
         wired=has_wire, users=USERS, clients=CLIENTS, requests_per_second=REQUESTS_PER_SECOND, **SETTINGS
     ) as servers:
-        befallen = [befall(servers, fault, LASTS_SECONDS, CALM_SECONDS) for fault in faults]
-        return befallen, servers.log.read_text()
+        yield servers
+
+
+def _direct() -> Side:
+    with _stage(has_wire=False) as servers:
+        return _befall(servers, DIRECT)
+
+
+def _through_wire() -> tuple[Side, list[Reply], dict[int, Reply]]:
+    """Return besides how a client was answered beside stuck ones, and how what is refused is."""
+    with _stage(has_wire=True) as servers:
+        side = _befall(servers, THROUGH_WIRE)
+        refusals = {status: _say(servers.port, words) for status, words in REFUSED.items()}
+        return side, _ask_beside_stuck_clients(servers.port), refusals
+
+
+def _ask_beside_stuck_clients(port: int) -> list[Reply]:
+    """Ask while many clients have said nothing, and while as many have said half of something."""
+    replies = []
+    for words in (b"", b"GET /healthz HT"):
+        with ExitStack() as stack:
+            for _ in range(STUCK_CLIENTS):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                client.sendall(words)
+            replies.append(get(port, "/healthz"))
+    return replies
+
+
+def _say(port: int, words: bytes) -> Reply:
+    """Send these very words."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(words)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        return Reply(response.status, dict(response.getheaders()), response.read())
+
+
+@dataclass(frozen=True)
+class Happened(Side):
+    """What happened on both stages, and to clients that behave otherwise."""
+
+    beside_stuck_clients: list[Reply]
+    refusals: dict[int, Reply]
 
 
 @pytest.fixture(scope="module")
 def happened() -> Happened:
-    """What happened under each fault, by its name, and all that serving said; two stages side by side."""
+    """Two stages side by side."""
     with ThreadPoolExecutor() as pool:
-        sides = list(pool.map(_befall, (DIRECT, THROUGH_WIRE), (False, True)))
-    befallen = [each for side, _ in sides for each in side]
+        direct, wired_one = pool.submit(_direct), pool.submit(_through_wire)
+        one, (other, beside_stuck_clients, refusals) = direct.result(), wired_one.result()
     print_head(COLUMNS)
-    for each in befallen:
+    befallen = one.befallen | other.befallen
+    for each in befallen.values():
         print_row(COLUMNS, row_of(each))
-    return {each.fault.name: each for each in befallen}, "".join(log for _, log in sides)
+    return Happened(befallen, one.log + other.log, beside_stuck_clients, refusals)
 
 
 @pytest.mark.parametrize("name", [fault.name for fault in (*DIRECT, *THROUGH_WIRE)])
@@ -64,29 +129,38 @@ def test_every_answer_under_a_fault_is_whole_and_true_and_lists_come_back(
     happened: Happened, name: str
 ) -> None:
     """That lists came back was waited for; they would not have passed otherwise."""
-    befallen = happened[0][name]
+    befallen = happened.befallen[name]
     assert wrongs(befallen) == []
     assert row_of(befallen)["not_200"] == 0
     assert {seen.source for seen in befallen.seen} >= {"personal", "popular"}
 
 
 def test_only_requests_under_way_on_a_killed_worker_had_to_be_asked_again(happened: Happened) -> None:
-    for name, befallen in happened[0].items():
+    for name, befallen in happened.befallen.items():
         assert name in (WORKER_KILLED.name, WITHOUT_REDIS.name) or not any(
             seen.retries for seen in befallen.seen
         ), name
 
 
 def test_cursors_of_a_pruned_run_are_refused_and_no_others(happened: Happened) -> None:
-    refused = {name for name, befallen in happened[0].items() if row_of(befallen)["gone_410"]}
+    refused = {name for name, befallen in happened.befallen.items() if row_of(befallen)["gone_410"]}
     assert refused <= {fault.name for fault in DIRECT if fault.pruned}
 
 
 def test_an_emptied_redis_is_told_from_users_without_lists(happened: Happened) -> None:
-    assert any(seen.stale for seen in happened[0][EMPTIED.name].seen)
+    assert any(seen.stale for seen in happened.befallen[EMPTIED.name].seen)
 
 
 def test_a_worker_that_starts_without_redis_serves_what_another_had_loaded(happened: Happened) -> None:
-    _, log = happened
-    assert log.count("as another worker saved it") == 2
-    assert "Traceback" not in log
+    assert happened.log.count("as another worker saved it") == 2
+    assert "Traceback" not in happened.log
+
+
+def test_clients_that_say_nothing_or_half_of_something_keep_nobody_from_an_answer(happened: Happened) -> None:
+    assert [reply.status for reply in happened.beside_stuck_clients] == [200, 200]
+
+
+def test_what_gunicorn_itself_refuses_is_told_as_a_problem(happened: Happened) -> None:
+    for status, reply in happened.refusals.items():
+        assert (reply.status, reply.headers["Content-Type"]) == (status, "application/problem+json")
+        assert reply.json["status"] == status

@@ -17,6 +17,9 @@ from benchmarks.fire import lists
 from benchmarks.fire.asking import Seen
 from benchmarks.fire.stage import Stage, wait_until
 
+AWHILE = 60
+"""So many requests later, no client still waits for an answer to an earlier one."""
+
 
 class Meanwhile(Enum):
     """What first pages of users with lists must say while a fault lasts."""
@@ -208,6 +211,9 @@ def _workers_killed_without_redis(stage: Stage) -> Iterator[None]:
     stage.store.kill()
     for pid in stage.worker_pids():
         _replace(stage, pid)
+        replaced = time.monotonic()
+        # A client asks again once, so none may meet both.
+        wait_until(lambda: len(stage.load.since(replaced)) > AWHILE, "clients ask")
     yield
     stage.store.start()
 

@@ -103,8 +103,8 @@ class Stage:
         What serving reads, and where there is a wire the replica of it.
     wire
         Between the two, if there is one.
-    master
-        The process of gunicorn's master.
+    port, master
+        Where serving listens, and the process of gunicorn's master.
     load
         The clients.
     log
@@ -114,6 +114,7 @@ class Stage:
     store: Store
     other: Store | None
     wire: Wire | None
+    port: int
     master: psutil.Process
     load: Load
     log: Path
@@ -150,7 +151,7 @@ def stage(
         master = stack.enter_context(_gunicorn(url, port, log, environment))
         load = stack.enter_context(Load(port, users, clients, requests_per_second))
         wait_until(lambda: len(load.since(0)) >= clients, "clients ask")
-        yield Stage(store, other, wire, master, load, log, users)
+        yield Stage(store, other, wire, port, master, load, log, users)
 
 
 def follow(replica: Store, master: Store) -> None:
