@@ -24,7 +24,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -58,6 +58,9 @@ bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETW
 
 bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
+
+bench-faults: .venv/demo-ready  ## Measure serving while Redis and workers fail (JSON=FILE)
+	@JSON="$(JSON)" $(BIN)/python -m benchmarks.faults
 
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.fire.faults import CALM, DIRECT, Befallen, Fault, befall, wired
+from benchmarks.fire.befall import Befallen, Fault, befall
+from benchmarks.fire.faults import CALM, DIRECT, wired
 from benchmarks.fire.report import COLUMNS, row_of, wrongs
 from benchmarks.fire.stage import stage
 from benchmarks.report import machine, print_head, print_row, save_rows

@@ -89,7 +89,13 @@ class LiveState:
 
     def _load(self) -> State | None:
         """Return what another process saved, if it did."""
-        state = load(self.shared_file, self._texts_in_memory) if self.shared_file else None
+        if self.shared_file is None:
+            return None
+        try:
+            state = load(self.shared_file, self._texts_in_memory)
+        except (OSError, ValueError) as error:
+            log.warning("cannot read what other workers saved: %s", error)
+            return None
         if state is not None:
             log.warning("now serving %s, as another worker saved it", state.told())
         return state

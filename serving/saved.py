@@ -9,7 +9,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from contract.codec import decode_list, decode_object, encode_list, encode_object
+from contract.codec import Ranked, decode_list, decode_object, encode_list, encode_object
 from contract.experiment import Experiment
 from serving.state import Run, State
 from serving.texts import Post, Texts
@@ -44,24 +44,31 @@ def load(path: Path, texts_in_memory: int) -> State | None:
 
     Texts that are not in the file are read from Redis when they are needed,
     should Redis answer requests before the next refresh.
+
+    Raises
+    ------
+    ValueError
+        If another version wrote something else there.
     """
     if not path.exists():
         return None
     fields = decode_object(path.read_bytes())
-    runs = {
-        run["variant"]: Run(
-            run["run_id"],
-            run["variant"],
-            datetime.fromisoformat(run["published_at"]),
-            decode_list(run["popular"]),
+    try:
+        runs = [
+            Run(run["run_id"], run["variant"], datetime.fromisoformat(run["published_at"]), _ranked(run))
+            for run in fields["runs"]
+        ]
+        texts = {post_id: Post(text, topic) for post_id, text, topic in fields["texts"]}
+        return State(
+            {run.variant: run for run in runs},
+            Experiment.from_fields(fields["experiment"]),
+            frozenset(fields["blocked"]),
+            Texts(texts, texts_in_memory),
+            stale=True,
         )
-        for run in fields["runs"]
-    }
-    texts = {post_id: Post(text, topic) for post_id, text, topic in fields["texts"]}
-    return State(
-        runs,
-        Experiment.from_fields(fields["experiment"]),
-        frozenset(fields["blocked"]),
-        Texts(texts, texts_in_memory),
-        stale=True,
-    )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a saved state: {error!r}") from None
+
+
+def _ranked(run: dict[str, str]) -> Ranked:
+    return decode_list(run["popular"])

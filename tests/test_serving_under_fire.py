@@ -15,16 +15,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.fire.faults import (
-    DIRECT,
-    EMPTIED,
-    WITHOUT_REDIS,
-    WORKER_KILLED,
-    Befallen,
-    Fault,
-    befall,
-    wired,
-)  # fmt: skip
+from benchmarks.fire.befall import Befallen, Fault, befall
+from benchmarks.fire.faults import DIRECT, EMPTIED, WITHOUT_REDIS, WORKER_KILLED, wired
 from benchmarks.fire.report import COLUMNS, row_of, wrongs
 from benchmarks.fire.stage import Stage, stage
 from benchmarks.report import print_head, print_row

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from benchmarks.fire.asking import Seen
-from benchmarks.fire.faults import Befallen
+from benchmarks.fire.befall import Befallen
 from benchmarks.report import Columns
 
 COLUMNS: Columns = {
