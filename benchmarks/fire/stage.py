@@ -178,7 +178,11 @@ def _gunicorn(url: str, port: int, log: Path, environment: dict[str, str]) -> It
         ) as process,
     ):
         try:
-            wait_until(lambda: log.read_text().count(READY) == 2, f"serving starts: {log.read_text()}")
+            wait_until(
+                lambda: process.poll() is not None or log.read_text().count(READY) == 2, "serving starts"
+            )
+            if process.poll() is not None:
+                raise RuntimeError(f"serving does not start: {log.read_text()}")
             wait_until(lambda: _is_ready(port), "serving is ready")
             yield psutil.Process(process.pid)
         finally:
