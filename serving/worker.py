@@ -71,7 +71,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         for conn, begun in list(self._begun.items()):
             if begun > latest:
                 break
-            if not _waits_with_all_said(conn.sock):
+            # A thread that takes it meanwhile notes so before it reads.
+            if not _waits_with_all_said(conn.sock) and self._begun.get(conn) == begun:
                 del self._begun[conn]
                 with suppress(OSError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
