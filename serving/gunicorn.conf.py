@@ -46,8 +46,7 @@ except SettingsError as error:
 
 # Before the app is loaded: prometheus_client chooses where to count when it is imported.
 # After a reload (HUP) the folder is there already.
-# After an upgrade (USR2) it is that of the master before, which takes it along.
-if METRICS_FOLDER not in os.environ or "GUNICORN_PID" in os.environ:
+if METRICS_FOLDER not in os.environ:
     _make_metrics_folder()
 
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
