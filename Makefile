@@ -24,7 +24,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-serving bench-exposures clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -65,6 +65,9 @@ bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bar
 
 bench-exposures: .venv/demo-ready  ## Measure what noting exposures costs serving (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.exposures
+
+bench-faults: .venv/demo-ready  ## Measure serving while Redis and workers fail (JSON=FILE)
+	@JSON="$(JSON)" $(BIN)/python -m benchmarks.faults
 
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi

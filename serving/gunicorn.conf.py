@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -51,9 +52,10 @@ if METRICS_FOLDER not in os.environ:
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
 bind = [f"{_host}:{port}" for port in (_settings.port, _settings.metrics_port) if port]
 workers = _settings.workers
-# Threads keep connections open between requests, and a slow client holds one of them, not the worker.
-worker_class = "gthread"
-threads = 4
+# Connections stay open between requests. While Redis is slow, but in time, every thread waits
+# for it most of the time: four would then answer no more than a hundred requests a second.
+worker_class = "serving.worker.Worker"
+threads = 16
 # Loaded before forking, so that a bad setting ends gunicorn instead of its workers one by one.
 preload_app = True
 logger_class = _Logger
@@ -72,7 +74,9 @@ def post_worker_init(worker: Worker) -> None:
     """Load the state and start the refresh in the worker, which shares neither with its siblings."""
     from serving.app import EXTENSION
 
-    worker.wsgi.extensions[EXTENSION].live.start()
+    live = worker.wsgi.extensions[EXTENSION].live
+    live.shared_file = Path(os.environ[METRICS_FOLDER]) / "state.json"
+    live.start()
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:

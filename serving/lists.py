@@ -120,6 +120,9 @@ class Lists:
         """Send one command, unless Redis failed one a moment ago."""
         if time.monotonic() < self._rest_until:
             raise UnavailableError("Redis did not answer a moment ago")
+        if self._rest_until:
+            # One asks whether it answers again; the others need not wait for that.
+            self._rest_until = time.monotonic() + REST_SECONDS
         try:
             answer = command()
         except (RedisError, RedisClusterException, OSError) as error:

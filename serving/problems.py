@@ -51,11 +51,16 @@ def _from_http_exception(error: HTTPException) -> Response:
     return _fill(response, error.name, error.description or error.name, None)
 
 
-def _fill(response: Response, title: str, detail: str, parameter: str | None) -> Response:
-    fields = {"type": "about:blank", "title": title, "status": response.status_code, "detail": detail}
+def encode_problem(status: int, title: str, detail: str, parameter: str | None = None) -> str:
+    """Return the body."""
+    fields = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if parameter is not None:
         fields["parameter"] = parameter
-    response.data = json.dumps(fields)
+    return json.dumps(fields)
+
+
+def _fill(response: Response, title: str, detail: str, parameter: str | None) -> Response:
+    response.data = encode_problem(response.status_code, title, detail, parameter)
     response.content_type = MEDIA_TYPE
     response.cache_control.no_store = True
     return response

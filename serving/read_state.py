@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from serving.state import Run, State
 from serving.texts import Post, Texts, decode_post
 
 POSTS_PER_SCAN = 1000
+POSTS_AT_A_STRETCH, BREATH_SECONDS = 64, 0.0005
+"""Requests are answered by the same interpreter: it is left to them so long after so many texts."""
 
 
 class NotLiveError(StoreError):
@@ -127,7 +130,9 @@ def _read_popular_posts(
 
 def _decode_posts(rows: Iterable[tuple[Any, Any]], keys: Keys, complaints: list[str]) -> dict[int, Post]:
     posts, broken = {}, 0
-    for post_id, value in rows:
+    for count, (post_id, value) in enumerate(rows, 1):
+        if count % POSTS_AT_A_STRETCH == 0:
+            time.sleep(BREATH_SECONDS)
         try:
             posts[int(post_id)] = decode_post(value)
         except ValueError:

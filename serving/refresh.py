@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 from redis import Redis
 
@@ -13,13 +14,18 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.metrics import Metrics
 from serving.read_state import read_state
+from serving.saved import load, save
 from serving.state import State
 
 log = logging.getLogger(__name__)
 
 
 class LiveState:
-    """The state as last read. `current` is one object, replaced whole: read it once a request."""
+    """The state as last read. `current` is one object, replaced whole: read it once a request.
+
+    With a `shared_file` each state is saved there, for another process that
+    starts while Redis is away; it must lie where nobody else can write.
+    """
 
     def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -32,6 +38,7 @@ class LiveState:
         self._thread: threading.Thread | None = None
         self._pid: int | None = None
         self._failure: str | None = None
+        self.shared_file: Path | None = None
         self.current: State | None = None
 
     def start(self) -> None:
@@ -63,16 +70,16 @@ class LiveState:
             state = read_state(self._redis, self._keys, before, self._texts_in_memory)
         except Exception as error:  # noqa: BLE001 - this thread must outlive whatever Redis holds
             self._metrics.refresh_failures.inc()
-            if before is not None:
-                self.current = replace(before, stale=True)
+            self.current = self._load() if before is None else replace(before, stale=True)
             # Said once, not every second.
             if str(error) != self._failure:
                 log.warning("cannot refresh, serving what was loaded before: %s", error)
             self._failure = str(error)
             return
         self.current = state
+        self._save(state, before)
         if before is None or state.runs != before.runs:
-            log.info("now serving %s", ", ".join(run.run_id for run in state.runs.values()))
+            log.info("now serving %s", state.told())
         for complaint in state.complaints:
             if before is None or complaint not in before.complaints:
                 log.warning("%s", complaint)
@@ -80,6 +87,34 @@ class LiveState:
             log.info("refreshed again")
         self._failure = None
 
+    def _load(self) -> State | None:
+        """Return what another process saved, if it did."""
+        if self.shared_file is None:
+            return None
+        try:
+            state = load(self.shared_file, self._texts_in_memory)
+        except (OSError, ValueError) as error:
+            log.warning("cannot read what other workers saved: %s", error)
+            return None
+        if state is not None:
+            log.warning("now serving %s, as another worker saved it", state.told())
+        return state
+
+    def _save(self, state: State, before: State | None) -> None:
+        """Save a state that differs from the one before; without a place for it, only say so."""
+        if self.shared_file is None:
+            return
+        if before is not None and _saved_parts(state) == _saved_parts(before):
+            return
+        try:
+            save(state, self.shared_file)
+        except OSError as error:
+            log.warning("cannot save the state for workers to come: %s", error)
+
     def _keep_fresh(self) -> None:
         while not self._stopped.wait(self._interval_seconds):
             self.refresh()
+
+
+def _saved_parts(state: State) -> tuple[object, ...]:
+    return state.runs, state.experiment, state.blocked, id(state.texts)

@@ -69,6 +69,10 @@ class State:
         """Return the run of a variant, or the other one when it has none."""
         return self.runs.get(variant) or next(iter(self.runs.values()))
 
+    def told(self) -> str:
+        """Name the runs, for the log."""
+        return ", ".join(run.run_id for run in self.runs.values())
+
     def loaded(self, run_id: str) -> Run | None:
         """Return the live run of that name, None when no variant serves it."""
         return next((run for run in self.runs.values() if run.run_id == run_id), None)

