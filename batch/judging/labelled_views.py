@@ -19,8 +19,9 @@ from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import judge
 from batch.learning.model import load_model
 from batch.loading.examples import Examples
-from batch.loading.history import as_of, places_of
+from batch.loading.history import as_of
 from batch.loading.load import Network, load_network
+from batch.loading.places import places_of
 from batch.loading.source import snapshot
 from batch.loading.stream import stream
 from contract.codec import decode_object
