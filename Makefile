@@ -3,6 +3,7 @@ PORT ?= 8000
 NETWORK ?=
 ONCE ?=
 JSON ?=
+SPLIT ?=
 BIN := .venv/bin
 
 # Modules are compiled when they are first imported, which most never are.
@@ -21,10 +22,10 @@ BENCH_DEMO := $(BIN)/python -m demo --dir .bench
 define on_a_network
 @trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
 	$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
-	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
+	JSON="$(JSON)" SPLIT="$(SPLIT)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-publish bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-catalogue bench-publish bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -52,6 +53,9 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 
 bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.features)
+
+bench-catalogue: .venv/bench-ready  ## Measure lists over all posts at a date (SPLIT=2021-12-15, NETWORK=, JSON=FILE)
+	$(call on_a_network,benchmarks.catalogue)
 
 bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.night)

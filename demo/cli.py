@@ -13,6 +13,7 @@ import redis
 from sqlalchemy.exc import DBAPIError
 
 from contract.errors import EXIT_FAILED, OvernightError
+from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 from demo.loaded import SIMULATED, note_loaded, source_of
@@ -139,7 +140,13 @@ def oracle_command(folder: Path) -> None:
     """
     from demo.oracle import report
 
-    click.echo(report(_database_url(folder)))
+    url, keys = _database_url(folder), Keys(Settings.from_environment().key_prefix)
+    redis_url = _redis_url(folder)
+    if redis_url is None:
+        click.echo(report(url))
+        return
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        click.echo(report(url, client, keys))
 
 
 @demo.command("experiment", epilog="Example: python -m demo experiment --effect 0.05 --html experiment.html")
@@ -221,6 +228,13 @@ def _database_url(folder: Path) -> str:
     servers: Servers = servers_in(folder)
     servers.start()
     return servers.postgres.url()
+
+
+def _redis_url(folder: Path) -> str | None:
+    """Return where the lists are; None if another database was given, and no Redis."""
+    if os.environ.get("DATABASE_URL"):
+        return Settings.from_environment().redis_url if os.environ.get("REDIS_URL") else None
+    return servers_in(folder).valkey.url()
 
 
 def _note_loaded(database_url: str, source: str) -> None:

@@ -2,7 +2,7 @@
 
 Two oracles know every true like probability. One also knows at which hour
 each post will be seen; the other takes an average hour, as a list made the
-night before must.
+night before must. demo/night_lists.py judges the lists that are live.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import redis
 import sqlalchemy as sa
 
+from contract.keys import Keys
 from contract.settings import Settings
 from demo.judge import Verdict, judge
 from demo.network import NetworkError, transaction
+from demo.night_lists import Worth, worth_of_lists
 from demo.tastes import draw_tastes
 
 SLICE_ROWS = 5_000_000
@@ -42,10 +45,11 @@ class Window:
     runs: list[sa.Row[Any]]
 
 
-def report(database_url: str) -> str:
+def report(database_url: str, client: redis.Redis | None = None, keys: Keys | None = None) -> str:
     """Return a table for each holdout window: oracles, ceiling, and the runs judged on it.
 
-    That is the live run of each variant, or its latest where none is live.
+    That is the live run of each variant, or its latest where none is live. Given
+    a Redis with lists, a last table tells what these are worth.
 
     Raises
     ------
@@ -69,6 +73,8 @@ def report(database_url: str) -> str:
             _table(window, judge(connection, tastes, window.start, window.until, slices))
             for window in holdout_windows(connection)
         ]
+        worth = None if client is None else worth_of_lists(connection, tastes, client, keys or Keys())
+        tables += [] if worth is None else [_lists(worth)]
     return "\n\n".join([title, *tables])
 
 
@@ -113,6 +119,20 @@ def _table(window: Window, verdict: Verdict | None) -> str:
             _line("best that knows the hour of each view", *verdict.knowing_the_hour),
             _line("ceiling: users who liked anything", verdict.ceiling),
             _line("standard error of these figures", error),
+        ]
+    )
+
+
+def _lists(worth: Worth) -> str:
+    ranked = {"random": worth.random, "popularity": worth.popularity} | worth.runs
+    lines = [f"{name:<40}{value:>9.4f}{value / worth.best:>10.1%}" for name, value in ranked.items()]
+    return "\n".join(
+        [
+            f"First five of the lists that are live: {worth.users:,} users, all posts not liked so far",
+            "",
+            f"{'HitRate@5, full catalogue':<40}{'expected':>9}{'of best':>10}",
+            *lines,
+            f"{'best that knows every probability':<40}{worth.best:>9.4f}",
         ]
     )
 

@@ -263,7 +263,8 @@ def test_views_that_training_may_have_seen_are_told_of(
         (f"{HEADER}\n2021-10-30,1,1.5,view,1\n".encode(), "line 2: post_id '1.5' is not a whole number"),
         (f"{HEADER}\n2021-10-30,1,101,view,2\n".encode(), "line 2: target '2' is not 0 or 1"),
         (f"{HEADER}\nsoon,1,101,view,1\n".encode(), "line 2: timestamp 'soon' is not a time"),
-        (f"{HEADER}\n2021-10-30,1,101,like,0\n".encode(), "has no row with action view"),
+        (f"{HEADER}\n2021-10-30,1,101,like,0\n\n".encode(), "has no row with action view"),
+        (f"{HEADER}\n2021-10-30,1,101,view,1\n2021-10-3".encode(), "line 3: action '' is not view or like"),
     ],
 )
 @pytest.mark.parametrize("name", ["views.csv", "views.csv.gz"])

@@ -6,10 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import redis
 import sqlalchemy as sa
+from scipy.special import expit
 
+from contract.codec import encode_list
+from contract.keys import Keys
 from demo import judge, oracle
 from demo.network import NetworkError, transaction
+from demo.night_lists import worth_of_lists
+from demo.population import FIRST_POST_ID, FIRST_USER_ID
 from demo.simulate import simulate
 from demo.tastes import draw_tastes
 
@@ -146,6 +152,37 @@ def test_without_a_run_the_report_says_so_and_takes_the_last_views(database_url:
     report = oracle.report(database_url)
     assert "No run has been evaluated yet, so these are the last 20% of the views." in report
     assert "best that knows the hour of each view" in report
+
+
+def test_live_lists_are_worth_what_the_true_probabilities_say(
+    database_url: str, redis_client: redis.Redis
+) -> None:
+    users, posts, keys = 300, 60, Keys()
+    simulate(database_url, users, posts, 9_000, SEED)
+    tastes = draw_tastes(SEED, users, posts)
+    with transaction(database_url) as connection:
+        assert worth_of_lists(connection, tastes, redis_client, keys) is None  # nothing is live yet
+        rows = connection.execute(
+            sa.text("SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'")
+        )
+        liked = {(user - FIRST_USER_ID, post - FIRST_POST_ID) for user, post in rows}
+        misses = []
+        for user in range(0, users, 2):  # every other user has a list: the five best in truth, worst first
+            logits = tastes.logits(np.full(posts, user), np.arange(posts))
+            fresh = [post for post in np.argsort(-logits) if (user, int(post)) not in liked][:5]
+            misses.append(np.prod(1 - expit(logits[fresh])))
+            ranked = encode_list((int(post) + FIRST_POST_ID, 0.0) for post in fresh[::-1])
+            redis_client.set(keys.user("a-run", user + FIRST_USER_ID), ranked)
+        redis_client.set(keys.live("control"), "a-run")
+        worth = worth_of_lists(connection, tastes, redis_client, keys)
+    assert worth is not None
+    assert worth.users == users / 2
+    assert worth.best == pytest.approx(1 - np.mean(misses))
+    assert worth.runs == {"a-run": pytest.approx(worth.best)}
+    assert worth.random < worth.popularity - 0.03 < worth.best - 0.06
+    assert "a-run" + " " * 35 + f"{worth.best:>9.4f}    100.0%" in oracle.report(
+        database_url, redis_client, keys
+    )
 
 
 def test_a_network_that_was_not_simulated_has_no_oracle(database_url: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from batch.features.encode import Encoder
-from batch.features.factors import like_factors
+from batch.features.factors import taste_factors
 from batch.features.features import build_tables, profile_columns
 from batch.features.tables import FeatureTables, Kind
 from batch.features.text import text_features
@@ -90,7 +90,8 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     make_network(database_url)
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
         network = load_network(connection, LATER)
-        likes = as_of(connection, network, CUTOFF, topics_of(network)).likes
+        history = as_of(connection, network, CUTOFF, topics_of(network))
+        likes = history.likes
         expected = connection.execute(
             sa.text(
                 "SELECT DISTINCT user_id, post_id FROM recs.interactions "
@@ -101,11 +102,13 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
         user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
         found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
         assert set(found) == {tuple(row) for row in expected}
-    before = like_factors(likes, len(network.posts), network.people, seed=1)
+    before = taste_factors(network, history, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        cut = as_of(connection, network, CUTOFF, topics_of(network)).likes
-        after = like_factors(cut, len(network.posts), network.people, seed=1)
+        cut = as_of(connection, network, CUTOFF, topics_of(network))
+        after = taste_factors(network, cut, seed=1)
+    for name in ("users", "posts", "views", "likes"):
+        np.testing.assert_array_equal(getattr(cut.shown, name), getattr(history.shown, name))
     np.testing.assert_array_equal(before.users, after.users)
     np.testing.assert_array_equal(before.posts, after.posts)
 

@@ -1,39 +1,33 @@
-"""Collaborative factors: what likes say about taste, as a dot product per pair.
+"""Collaborative factors: what is shown and what is liked say about taste, as a dot product per pair.
 
-The like matrix (users x posts, 1 where liked) is divided by the square roots
-of how many likes its row and its column have, and factored by truncated SVD.
-The first factor of such a matrix says only how much each user and post is liked
-in all, and is left out: what remains says who likes what *more than that*
-(correspondence analysis; Greenacre, 1984). How often a post is shown and liked
-by everybody is the forest's part.
-
-A user without likes gets the factors that a ridge regression on the attributes
-of those with likes expects of them (Gantner et al., 2010, "attribute-to-feature
-mappings"); a post without likes gets zeros.
+What they are learnt from is each pair of a user and a post that was shown, and
+how often the user liked it. A like without a logged view stands beside posts
+that were drawn as often as the network shows them. The factorisation is in
+factorisation.py; a user or post that was never seen has the numbers that are
+expected of their attributes, or of its groups.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.utils.extmath import randomized_svd
+from scipy.sparse import csr_matrix, hstack
+from sklearn.linear_model import LogisticRegression
 
-from batch.arrays import Float32s, Int64s
-from batch.loading.examples import Examples
-from batch.loading.likes import Likes
+from batch.arrays import Float32s
+from batch.features.factorisation import Trials, factorise
+from batch.loading.examples import Examples, with_negatives
+from batch.loading.groupings import Groupings
+from batch.loading.history import History
+from batch.loading.load import Network
 from batch.loading.people import one_hot
 
-FACTORS = 8
+FACTORS = 10
 
-PRIOR_LIKES_OF_POST = 50.0
-"""So many likes as everybody's are added to each post, so that a rare one does not stand out by chance."""
-
-RIDGE = 100.0
-"""Likes of so many users of one kind weigh as much as the average of all."""
+NEGATIVES_PER_LIKE = 2.0
+"""Drawn for a like without a view; they weigh as many as the like rate asks for."""
 
 
 @dataclass(frozen=True)
@@ -56,49 +50,72 @@ class Factors:
         return Factors(np.hstack([scaled, ones]), np.hstack([self.posts, constant]))
 
 
-def like_factors(likes: Likes, posts: int, people: Int64s, seed: int) -> Factors:
-    """Factor the like matrix; the same arguments give the same factors.
+_of_histories: WeakKeyDictionary[History, dict[int, Factors]] = WeakKeyDictionary()
 
-    Parameters
-    ----------
-    likes
-        Up to the cutoff.
-    posts
-        How many posts there are.
-    people
-        (users, attributes), see batch/loading/people.py.
+
+def taste_factors(network: Network, history: History, seed: int) -> Factors:
+    """Factor what was shown and liked up to `history.cutoff`; the same arguments give the same factors.
+
+    They are kept as long as the history is: a night asks for those of one
+    several times. The dot product is in log-odds of a like. It is zero
+    throughout where there are no likes, or nothing but likes.
     """
-    users = likes.starts.size - 1
-    counts = np.diff(likes.starts)
-    of_user = 1 / np.sqrt(np.maximum(counts, 1))
-    of_post = 1 / np.sqrt(np.bincount(likes.posts, minlength=posts) + PRIOR_LIKES_OF_POST)
-    weights = np.repeat(of_user, counts) * of_post[likes.posts]
-    matrix = csr_matrix((weights, likes.posts, likes.starts), shape=(users, posts))
-    rank = min(FACTORS, min(matrix.shape) - 2)
-    if rank < 1 or matrix.nnz == 0:
+    of_seed = _of_histories.setdefault(history, {})
+    if seed not in of_seed:
+        of_seed[seed] = _factors(network, history, seed)
+    return of_seed[seed]
+
+
+def _factors(network: Network, history: History, seed: int) -> Factors:
+    users, posts = len(network.users), len(network.posts)
+    trials = _trials(history, (users, posts), seed)
+    if not 0 < trials.liked.sum() < trials.pairs.sum():
         return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
-    left, values, right = randomized_svd(matrix, rank + 1, random_state=seed)
-    known = counts > 0
-    taste = left[:, 1:] * values[1:] * of_user[:, None]
-    taste = np.where(known[:, None], taste, _expected(taste, known, people))
-    return Factors(taste.astype(np.float32), (right[1:].T * of_post[:, None]).astype(np.float32))
-
-
-def _expected(factors: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], people: Int64s) -> np.ndarray:
-    """Expect every user's factors from their attributes, as those of the known users have them."""
-    attributes = one_hot(people)
-    expected: np.ndarray = (
-        Ridge(RIDGE, solver="sparse_cg", tol=1e-6).fit(attributes[known], factors[known]).predict(attributes)
+    groups = [_one_hot(history.groupings, name) for name in history.groupings.names]
+    of_users, of_posts = _beside_ones(one_hot(network.people)), _beside_ones(*groups)
+    level, user, post = factorise(trials, of_users, of_posts, FACTORS, seed)
+    return Factors(
+        np.hstack([user[:, :1] + level, np.ones((users, 1)), user[:, 1:]]).astype(np.float32),
+        np.hstack([np.ones((posts, 1)), post]).astype(np.float32),
     )
-    return expected
 
 
 def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
     """Fit slope and intercept that turn the dot product into log-odds of a like.
 
-    One logistic regression on examples that came after the likes behind the factors.
+    One logistic regression on examples that came after the likes behind the
+    factors: it tells how far what they say holds for what is shown now.
     """
     dots = factors.dot(examples.users, examples.posts).astype(np.float64).reshape(-1, 1)
     unit = float(dots.std()) or 1.0
     fitted = LogisticRegression(C=np.inf).fit(dots / unit, examples.liked)
     return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])
+
+
+def _trials(history: History, shape: tuple[int, int], seed: int) -> Trials:
+    """Return what was shown, likes without a view, and posts drawn beside these."""
+    shown = history.shown
+    pairs = Examples(
+        shown.users.astype(np.int64),
+        shown.posts.astype(np.int64),
+        shown.likes > 0,
+        shown.views > 0,
+        np.maximum(shown.views, shown.likes),
+    )
+    drawn = with_negatives(pairs, history, NEGATIVES_PER_LIKE, seed)
+    likes = np.zeros(len(drawn))
+    likes[: len(pairs)] = shown.likes
+    places = (drawn.users, drawn.posts)
+    return Trials(
+        csr_matrix((drawn.weights.astype(np.float64), places), shape),
+        csr_matrix((likes, places), shape).data,
+    )
+
+
+def _one_hot(groupings: Groupings, name: str) -> csr_matrix:
+    group, size = groupings.of_post(name), groupings.sizes[groupings.names.index(name)]
+    return csr_matrix((np.ones(group.size), group, np.arange(group.size + 1)), (group.size, size))
+
+
+def _beside_ones(*kinds: csr_matrix) -> csr_matrix:
+    return hstack([csr_matrix(np.ones((kinds[0].shape[0], 1))), *kinds]).tocsr()

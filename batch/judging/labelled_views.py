@@ -19,8 +19,9 @@ from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import judge
 from batch.learning.model import load_model
 from batch.loading.examples import Examples
-from batch.loading.history import as_of, places_of
+from batch.loading.history import as_of
 from batch.loading.load import Network, load_network
+from batch.loading.places import places_of
 from batch.loading.source import snapshot
 from batch.loading.stream import stream
 from contract.codec import decode_object
@@ -78,6 +79,10 @@ def read_views(path: Path) -> pd.DataFrame:
     absent = [name for name in COLUMNS if name not in rows]
     if absent:
         raise ViewsError(f"{path} has no column {absent[0]}; its header must have " + ",".join(COLUMNS))
+    rows = rows[(rows.fillna("") != "").any(axis=1)]  # blank lines say nothing
+    _check(
+        path, rows[ACTION], rows[ACTION].isin([VIEW_ACTION, LIKE_ACTION]), f"{VIEW_ACTION} or {LIKE_ACTION}"
+    )
     views = rows[rows[ACTION] == VIEW_ACTION]
     if views.empty:
         raise ViewsError(f"{path} has no row with action {VIEW_ACTION}; there is nothing to judge")

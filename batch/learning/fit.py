@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from batch.arrays import Float32s
 from batch.features.encode import Encoder
-from batch.features.factors import fit_log_odds, like_factors
+from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.features import TextFeatures, build_tables, profile_columns
 from batch.features.tables import Feature, FeatureTables, Kind
 from batch.learning.gather import Gathered
@@ -82,8 +82,7 @@ def fit(
     text = _text(variant, gathered)
     log_odds, start = None, None
     if variant.with_factors:
-        count = len(network.posts)
-        factors = [like_factors(known.likes, count, network.people, seed) for known, _ in windows]
+        factors = [taste_factors(network, known, seed) for known, _ in windows]
         log_odds = fit_log_odds(factors[-1], examples)
         start = [
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)

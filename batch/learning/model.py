@@ -18,7 +18,7 @@ import pandas as pd
 
 from batch.arrays import Int32s
 from batch.features.encode import Encoder
-from batch.features.factors import Factors, like_factors
+from batch.features.factors import Factors, taste_factors
 from batch.features.features import TextFeatures, build_tables
 from batch.features.tables import Feature, FeatureTables, Kind
 from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
@@ -66,8 +66,7 @@ class Model:
         """Return the factors as of `history.cutoff` in log-odds."""
         if self.log_odds is None:
             return None
-        found = like_factors(history.likes, len(network.posts), network.people, self.seed)
-        return found.as_log_odds(*self.log_odds)
+        return taste_factors(network, history, self.seed).as_log_odds(*self.log_odds)
 
     def scores(
         self, network: Network, history: History, rows: Examples, threads: int

@@ -19,8 +19,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Float32s
-from batch.loading.history import History, places_of
+from batch.loading.history import History
 from batch.loading.load import Network
+from batch.loading.places import places_of
 from batch.loading.stream import stream
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,8 @@ from batch.arrays import Float32s
 from batch.loading.groupings import Groupings
 from batch.loading.likes import Likes
 from batch.loading.load import Network
+from batch.loading.pairs import Shown, pairs_until
+from batch.loading.places import places_of
 from batch.loading.stream import stream
 from contract import columns
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
@@ -59,9 +60,11 @@ LIKED = f"""
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """What was known at `cutoff`; users and posts in the order of the network's frames.
+
+    One is equal to itself alone, so that what was made of it can be found again by it.
 
     Attributes
     ----------
@@ -77,6 +80,8 @@ class History:
         For each grouping: (users, groups) float32 counts.
     likes
         Every like up to the cutoff.
+    shown
+        What users were shown and liked up to the cutoff, pair by pair; of very many pairs a share.
     left_out
         Interactions not used, by reason.
     """
@@ -88,16 +93,8 @@ class History:
     views_of_group: dict[str, Float32s]
     likes_of_group: dict[str, Float32s]
     likes: Likes
+    shown: Shown
     left_out: dict[str, int]
-
-
-def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> npt.NDArray[np.int64]:
-    """Return in which row of the frame (index ascending) each id stands, -1 for none and for null."""
-    known = frame.index.to_numpy()
-    wanted = ids.fillna(known[0]).to_numpy(np.int64)
-    at = np.searchsorted(known, wanted)
-    at[at == known.size] = 0
-    return np.where((known[at] == wanted) & ids.notna().to_numpy(), at, -1)
 
 
 def as_of(connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings) -> History:
@@ -114,6 +111,9 @@ def as_of(connection: sa.Connection, network: Network, cutoff: datetime, groupin
         for counts, tables in by_group.items():
             tables[name] = np.zeros((len(network.users), size), dtype=np.float32)
             np.add.at(tables[name], at, grouped[counts].to_numpy(np.float32))
+    likes, shown = pairs_until(
+        connection, network, cutoff, float(grouped[["views", "likes"]].to_numpy().sum())
+    )
     return History(
         cutoff=cutoff,
         user_counts=_user_counts(grouped, len(network.users)),
@@ -121,7 +121,8 @@ def as_of(connection: sa.Connection, network: Network, cutoff: datetime, groupin
         groupings=groupings,
         views_of_group=by_group["views"],
         likes_of_group=by_group["likes"],
-        likes=likes_until(connection, network, cutoff),
+        likes=likes,
+        shown=shown,
         left_out=left_out,
     )
 
