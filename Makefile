@@ -42,8 +42,9 @@ lint: .venv/dev-ready
 types: .venv/dev-ready
 	$(BIN)/mypy
 
+# One process more than cores: many tests wait for a server.
 check: .venv/dev-ready
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 
 bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lleaves (JSON=FILE)
 	@$(PYTHON) -m venv .venv-lleaves && .venv-lleaves/bin/python -m pip install --quiet \

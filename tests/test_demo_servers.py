@@ -39,6 +39,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert processes_of(path) == []
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for tests that start servers only."""
+    path = tmp_path_factory.mktemp("demo")
+    yield path
+    demo(path, "stop")
+    assert processes_of(path) == []
+
+
 def run_python(folder: Path, program: str) -> Done:
     return demo(folder, "exec", "--", sys.executable, "-c", program)
 
@@ -54,17 +63,17 @@ def test_servers_and_data_outlive_the_command_and_data_outlives_the_servers(fold
     assert run_python(folder, RECALL).out == BOTH
 
 
-def test_exec_passes_on_input_output_and_exit_code(folder: Path) -> None:
-    done = demo(folder, "exec", "--", "sh", "-c", "cat; exit 7", entered="typed")
+def test_exec_passes_on_input_output_and_exit_code(started: Path) -> None:
+    done = demo(started, "exec", "--", "sh", "-c", "cat; exit 7", entered="typed")
     assert (done.code, done.out) == (7, "typed")
-    done = demo(folder, "exec", "sh", "-c", 'echo "$0"', "--once")
+    done = demo(started, "exec", "sh", "-c", 'echo "$0"', "--once")
     assert (done.code, done.out) == (0, "--once\n")
 
 
-def test_exec_says_which_command_is_missing(folder: Path) -> None:
-    done = demo(folder, "exec", "--", "no-such-command")
+def test_exec_says_which_command_is_missing(started: Path) -> None:
+    done = demo(started, "exec", "--", "no-such-command")
     assert (done.code, done.error) == (127, "error: there is no command 'no-such-command'")
-    assert demo(folder, "exec").code == 2
+    assert demo(started, "exec").code == 2
 
 
 def test_killed_servers_are_started_again(folder: Path) -> None:
@@ -92,11 +101,11 @@ def test_stopping_where_nothing_ever_ran_is_fine(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_password_is_needed_and_not_on_any_command_line(folder: Path) -> None:
-    urls = run_python(folder, "import os; print(os.environ['DATABASE_URL'], os.environ['REDIS_URL'])").out
-    password = (folder / "password").read_text()
+def test_the_password_is_needed_and_not_on_any_command_line(started: Path) -> None:
+    urls = run_python(started, "import os; print(os.environ['DATABASE_URL'], os.environ['REDIS_URL'])").out
+    password = (started / "password").read_text()
     assert urls.count(password) == 2
-    for process in processes_of(folder):
+    for process in processes_of(started):
         assert not any(password in argument for argument in process.cmdline())
     database_url, redis_url = urls.split()
     with (

@@ -61,8 +61,8 @@ def _strike_nights(
 
 def test_connections_that_break_at_any_moment_harm_nothing(place: Place, wires: Wires) -> None:
     with Reader(place) as reader:
-        _strike_nights(place, wires, reader, "Postgres cut off", 3, lambda _: wires.cut(POSTGRES))
-        _strike_nights(place, wires, reader, "Redis cut off", 3, lambda _: wires.cut(REDIS))
+        _strike_nights(place, wires, reader, "Postgres cut off", 2, lambda _: wires.cut(POSTGRES))
+        _strike_nights(place, wires, reader, "Redis cut off", 2, lambda _: wires.cut(REDIS))
 
 
 def test_a_redis_that_stops_taking_writes_harms_nothing(place: Place, wires: Wires) -> None:

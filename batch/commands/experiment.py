@@ -43,7 +43,7 @@ class Word(click.ParamType[str]):
         return text
 
 
-@click.group()
+@click.group(epilog="Example: python -m batch experiment show")
 def experiment() -> None:
     """Split the users between control and test; see what was served to whom."""
 
