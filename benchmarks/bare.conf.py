@@ -10,5 +10,9 @@ from typing import Any
 globals().update(runpy.run_path(str(Path(__file__).parents[1] / "serving" / "gunicorn.conf.py")))
 
 
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """Have nothing to send."""
+
+
 def post_worker_init(_worker: Any) -> None:
     """Load nothing."""

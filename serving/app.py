@@ -13,6 +13,7 @@ from contract.keys import Keys
 from contract.settings import ON, Settings
 from serving.exposures import Exposures
 from serving.feed_routes import add_feed_routes
+from serving.front import Front
 from serving.guard import guard
 from serving.lists import Lists
 from serving.metrics import Metrics
@@ -70,4 +71,6 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     register_problems(app)
     add_feed_routes(app, service)
     add_operator_routes(app, service, settings)
+    if settings.access_log != ON:
+        app.wsgi_app = Front(app.wsgi_app, service, settings)  # type: ignore[method-assign]
     return app

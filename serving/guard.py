@@ -21,7 +21,7 @@ MOST_BODY_BYTES = 1024
 
 def guard(app: Flask, settings: Settings) -> None:
     """Refuse requests that come to the wrong port, bring no token, or bring too much."""
-    tokens = [token.encode() for token in settings.api_tokens.split(",") if token]
+    tokens = tokens_of(settings)
     metrics_port = str(settings.metrics_port) if settings.metrics_port else None
 
     @app.before_request
@@ -36,16 +36,21 @@ def guard(app: Flask, settings: Settings) -> None:
         if not tokens:
             return
         free = request.path in OPEN_PATHS or (metrics_port and request.path == METRICS_PATH)
-        if not free and not _knows_one(tokens):
+        if not free and not knows_one(tokens, request.headers.get("Authorization", "")):
             raise Unauthorized(
                 "bring one of the tokens: Authorization: Bearer TOKEN",
                 www_authenticate=WWWAuthenticate("bearer", {"realm": "overnight"}),
             )
 
 
-def _knows_one(tokens: Sequence[bytes]) -> bool:
-    """Tell whether the request brings one of the tokens; takes as long whichever it brings, or none."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+def tokens_of(settings: Settings) -> list[bytes]:
+    """Return the tokens that let a request in; none where none is asked for."""
+    return [token.encode() for token in settings.api_tokens.split(",") if token]
+
+
+def knows_one(tokens: Sequence[bytes], authorization: str) -> bool:
+    """Tell whether the header brings one of the tokens; takes as long whichever it brings, or none."""
+    scheme, _, given = authorization.partition(" ")
     word = given.strip().encode()
     right = [hmac.compare_digest(word, token) for token in tokens]
     return scheme.lower() == "bearer" and any(right)

@@ -7,7 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import g, has_request_context
+from serving.observe import request_id_now
 
 
 class JsonLines(logging.Formatter):
@@ -26,8 +26,8 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             "pid": record.process,
         }
-        if has_request_context():
-            fields["request_id"] = g.get("request_id")
+        if (request_id := request_id_now()) is not None:
+            fields["request_id"] = request_id
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

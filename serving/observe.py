@@ -6,8 +6,12 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, has_request_context, request
 
 from serving.answer import Answer
 from serving.metrics import UNMATCHED, Metrics
@@ -19,14 +23,38 @@ REQUEST_ID = "X-Request-ID"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+_named: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def id_of(environ: Mapping[str, Any]) -> str:
+    """Return the id that a request brings, or a new one."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if _WELL_FORMED.fullmatch(given) else f"{random.getrandbits(128):032x}"
+
+
+@contextmanager
+def named(request_id: str) -> Iterator[None]:
+    """Let what is logged inside bear the id of a request that Flask does not know of."""
+    token = _named.set(request_id)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
+def request_id_now() -> str | None:
+    """Return the id of the request that is being answered here, None outside of one."""
+    found: str | None = g.get("request_id") if has_request_context() else _named.get()
+    return found
+
+
 def observe(app: Flask, metrics: Metrics, *, access_log: bool) -> None:
     """Count every request of `app` and name it; register before any other hook, so that none escapes."""
 
     @app.before_request
     def begin() -> None:
         g.begun = time.perf_counter()
-        given = request.environ.get("HTTP_X_REQUEST_ID", "")
-        g.request_id = given if _WELL_FORMED.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        g.request_id = id_of(request.environ)
 
     @app.after_request
     def end(response: Response) -> Response:
