@@ -31,17 +31,17 @@ from contract.settings import Settings
 from serving.lists import open_redis
 from serving.lookup import Lookup
 
-SHIPPED = "gthread, 4 threads"
+SHIPPED = "16 threads"
 WORKERS: dict[str, tuple[str, ...]] = {
     SHIPPED: (),
-    "gthread, 1 thread": ("--threads", "1"),
-    "gthread, 2 threads": ("--threads", "2"),
-    "gthread, 8 threads": ("--threads", "8"),
+    "4 threads": ("--threads", "4"),
+    "1 thread": ("--threads", "1"),
+    "gunicorn's own gthread, 16": ("--worker-class", "gthread"),
     "sync": ("--threads", "1", "--worker-class", "sync"),
-    "4 threads, without hiredis": (),
+    "16 threads, without hiredis": (),
 }
 COLUMNS: Columns = {
-    "way": ("way", ">26"),
+    "way": ("way", ">27"),
     "rps": ("req/s", "8,.0f"),
     "ratio": ("ratio", "6.2f"),
     "p50_ms": ("p50 ms", "7.2f"),
