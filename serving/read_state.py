@@ -96,13 +96,16 @@ def _published_at(manifest: Mapping[str, object], begun_at: datetime) -> datetim
 
 def _read_experiment(redis: Redis, keys: Keys, previous: State | None, complaints: list[str]) -> Experiment:
     value = redis.get(keys.experiment)
+    known = previous.experiment if previous else NO_EXPERIMENT
     if value is None:
-        return NO_EXPERIMENT
+        if known != NO_EXPERIMENT:
+            complaints.append(f"{keys.experiment} is gone, keeping the split as it was")
+        return known
     try:
         return Experiment.from_fields(decode_object(value))
     except ValueError as error:
         complaints.append(f"{keys.experiment} is broken, keeping the split as it was: {error}")
-        return previous.experiment if previous else NO_EXPERIMENT
+        return known
 
 
 def _read_blocked(redis: Redis, keys: Keys, complaints: list[str]) -> frozenset[int]:

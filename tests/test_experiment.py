@@ -174,6 +174,7 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
     told = place.run("set", option, value)
     assert "a new experiment begins: what was seen under first does not count for it" in told
     assert says in told
+    assert ("give each experiment a --name of its own" in told) is (option == "--salt")
     shown = json.loads(place.run("show", "--json"))
     assert shown["began_at"] == shown["history"][0]["set_at"]
     assert json.loads(place.run("set", "--percent-test", "60", "--json"))["new_experiment"] is False

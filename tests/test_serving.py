@@ -258,7 +258,7 @@ def test_a_live_run_that_is_incomplete_leaves_the_one_before_served(
     "experiment",
     ["no json", "[]", "{}", '{"name":"e","salt":"s","percent_test":null}', '{"percent_test":200}'],
 )
-def test_a_broken_experiment_keeps_the_split_as_it_was(
+def test_a_broken_or_lost_experiment_keeps_the_split_as_it_was(
     app: Flask, redis_client: redis.Redis, experiment: str
 ) -> None:
     publish(redis_client, TEST_RUN)
@@ -269,7 +269,7 @@ def test_a_broken_experiment_keeps_the_split_as_it_was(
     assert recommend(app, KNOWN_USER)["variant"] == "test"
     redis_client.delete(KEYS.experiment)
     refresh(app)
-    assert recommend(app, KNOWN_USER)["variant"] == "control"
+    assert recommend(app, KNOWN_USER)["variant"] == "test"
 
 
 def test_a_manifest_without_a_time_gives_the_age_since_the_run_began(

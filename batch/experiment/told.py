@@ -40,7 +40,9 @@ def notes(found: dict[str, Any]) -> list[str]:
     """Say in a line each what the figures rest on."""
     ratio, period, verdict = found["sample_ratio"], found["period"], found["verdict"]
     p = "" if ratio["p_value"] is None else f" (p = {ratio['p_value']:.3g})"
-    whole = "BROKEN" if ratio["broken"] else "sound"
+    whole = (
+        "BROKEN" if ratio["broken"] else "sound" if ratio["p_value"] is not None else "cannot be checked yet"
+    )
     lines = [
         f"Split: {whole}. {ratio['expected_control']:,.1f} users were expected in control and "
         f"{ratio['expected_test']:,.1f} in test{p}.",
