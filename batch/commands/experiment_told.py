@@ -27,8 +27,8 @@ def told(done: Changed) -> str:
         )
         if before.name == experiment.name:
             lines.append(
-                f"both are called {before.name}, and `experiment report` finds the newest of a name alone: give "
-                "each experiment a --name of its own"
+                f"both are called {before.name}, and `experiment report` finds the newest of a name alone: "
+                "give each experiment a --name of its own"
             )
     elif before is not None and before.percent_test != experiment.percent_test:
         moved, variant = _moved(before.percent_test, experiment.percent_test)

@@ -40,9 +40,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     """Say in a line each what the figures rest on."""
     ratio, period, verdict = found["sample_ratio"], found["period"], found["verdict"]
     p = "" if ratio["p_value"] is None else f" (p = {ratio['p_value']:.3g})"
-    whole = (
-        "BROKEN" if ratio["broken"] else "sound" if ratio["p_value"] is not None else "cannot be checked yet"
-    )
+    checked = "sound" if ratio["p_value"] is not None else "nothing to check"
+    whole = "BROKEN" if ratio["broken"] else checked
     lines = [
         f"Split: {whole}. {ratio['expected_control']:,.1f} users were expected in control and "
         f"{ratio['expected_test']:,.1f} in test{p}.",
