@@ -49,15 +49,16 @@ class Front:
         if not self._is_plain(environ):
             return self._behind(environ, start_response)
         request_id = id_of(environ)
+        environ["HTTP_X_REQUEST_ID"] = request_id  # for Flask, should it be asked in the end
         try:
             with named(request_id):
                 found = self._page(environ)
+                body = b"" if found is None else encode(found[1][1])
         except Exception:  # noqa: BLE001 - whatever it is, Flask comes upon it again and tells the client
             found = None
         if found is None:
             return self._behind(environ, start_response)
-        route, (answer, fields) = found
-        body = encode(fields)
+        route, (answer, _) = found
         variant, seconds = answer.run.variant, time.perf_counter() - begun
         self._service.metrics.count(route, 200, answer.source, variant, seconds)
         length = ("Content-Length", str(len(body)))

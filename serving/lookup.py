@@ -10,15 +10,20 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.exceptions import ConnectionError
 
 
 class Lookup:
-    """Keeps connections of a client's pool for GETs alone, one for each thread that asks at a time."""
+    """Keeps connections for GETs alone, one for each thread that asks at a time.
+
+    They are made as the client's are, in a pool apart: a limit that REDIS_URL
+    puts on the client's own is not used up by them.
+    """
 
     def __init__(self, redis: Redis) -> None:
-        self._pool = redis.connection_pool
+        pool = redis.connection_pool
+        self._pool = ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
         self._idle: list[Any] = []  # taken and given back by single steps that no other thread can split
 
     def get(self, key: str) -> bytes | None:

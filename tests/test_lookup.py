@@ -74,3 +74,13 @@ def test_a_forked_process_leaves_its_parents_connection_alone(
     assert lookup.get("b") == b"2"
     ours = lookup._idle
     assert [connection.pid for connection in ours] == [-1]
+
+
+def test_a_limit_on_connections_is_not_used_up_by_lookups(redis_url: str, redis_client: redis.Redis) -> None:
+    redis_client.set("a", "1")
+    limited = open_redis(settings_for(f"{redis_url}?max_connections=2"), 0.3)
+    lookup = Lookup(limited)
+    for _ in range(3):
+        assert lookup.get("a") == b"1"
+        assert limited.get("a") == b"1"
+    limited.close()
