@@ -39,7 +39,7 @@ def test_our_lists_hold_the_scores_that_lightgbm_gives(tmp_path: Path, case: Cas
         way: measure(way, tmp_path / "case", 2, tmp_path / SAMPLES[way]) for way in ("booster", "overnight")
     }
     assert all(measured.pairs == USERS * POSTS for measured in found.values())
-    assert all(measured.seconds > 0 and measured.peak_mib >= 0 for measured in found.values())
+    assert all(measured.peak_mib > 0 for measured in found.values())
     assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
 
 

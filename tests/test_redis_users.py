@@ -200,9 +200,11 @@ def tls_in_front_of(server: ValkeyServer, context: ssl.SSLContext) -> Iterator[i
                 continue  # a client that does not trust us
             except OSError:
                 return  # closed below
+            clients.append(accepted)
             conversations.append(threading.Thread(target=converse, args=(accepted,)))
             conversations[-1].start()
 
+    clients: list[socket.socket] = []
     conversations: list[threading.Thread] = []
     with context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listener:
         accepting = threading.Thread(target=serve)
@@ -210,7 +212,9 @@ def tls_in_front_of(server: ValkeyServer, context: ssl.SSLContext) -> Iterator[i
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join()
-    for conversation in conversations:
+    for accepted, conversation in zip(clients, conversations, strict=True):
+        with suppress(OSError):  # it has ended by itself
+            accepted.shutdown(socket.SHUT_RDWR)
         conversation.join()
 
 
