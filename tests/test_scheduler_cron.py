@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.cron import CronSchedule
@@ -54,7 +54,6 @@ def test_a_day_field_that_begins_with_an_asterisk_must_match_together_with_the_o
 small_sets = st.sets(st.integers(0, 23), min_size=1, max_size=3)
 
 
-@settings(deadline=None)
 @given(
     minutes=small_sets,
     hours=small_sets,

@@ -70,9 +70,6 @@ def test_answers_are_as_the_document_says_whatever_is_asked(api: Any, path: str)
 
         @settings(
             max_examples=12,
-            deadline=None,
-            database=None,
-            derandomize=True,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

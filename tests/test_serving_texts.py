@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import redis
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.codec import encode_object
@@ -86,7 +86,6 @@ def test_posts_under_a_key_of_another_type_are_served_without_texts(
     assert texts(big, 42) == [""] * 5
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     most=st.integers(1, 6),
     asked=st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), max_size=20),

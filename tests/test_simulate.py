@@ -143,7 +143,7 @@ def test_likes_come_as_often_as_their_true_probability_says(database_url: str) -
     assert views.p.quantile(0.95) > 4 * views.p.quantile(0.25)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 400), st.integers(0, 1_000))
 def test_any_feed_has_exactly_its_rows_and_no_two_at_once(
     users: int, posts: int, rows: int, seed: int
