@@ -17,6 +17,7 @@ from gunicorn.workers.base import Worker
 
 from contract.errors import SettingsError
 from contract.settings import Settings
+from serving.worker import LONGEST_LINE
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -62,7 +63,7 @@ logger_class = _Logger
 control_socket_disable = True
 
 # A request is a short line and a few headers; a worker that hangs is replaced.
-limit_request_line = 8190
+limit_request_line = LONGEST_LINE
 limit_request_fields = 50
 limit_request_field_size = 8190
 timeout = 30

@@ -18,6 +18,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from gunicorn.http import message
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serving.problems import MEDIA_TYPE, encode_problem
@@ -26,6 +27,11 @@ REQUEST_SECONDS = 5.0
 """How long a thread reads and answers a request, and how long the head of one may take to arrive."""
 
 MOST_PEEKED = 1 << 16
+
+LONGEST_LINE = 16_000
+"""Bytes of a request line: a wrong parameter of 10 kB is still told of by its name."""
+
+message.MAX_REQUEST_LINE = LONGEST_LINE  # of gunicorn's own, which no setting can raise
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]

@@ -34,6 +34,8 @@ def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_p
             wait_until(lambda: (tmp_path / "log").read_text().count("now serving") == 2)
             assert get(port, "/readyz").status == 200
             assert _fresh_run(port) is not None
+            too_long = get(port, f"/users/42/recommendations?limit={'1' * 10_000}")
+            assert (too_long.status, too_long.json["parameter"]) == (400, "limit")
             redis_port = server.port
             server.stop()
             reply = get(port, "/users/42/recommendations")

@@ -33,7 +33,7 @@ SLOW_SECONDS, TOO_SLOW_SECONDS = 0.02, 0.8
 THROUGH_WIRE = wired(SLOW_SECONDS, TOO_SLOW_SECONDS)
 
 REFUSED = {
-    414: b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+    414: b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\n\r\n",
     431: b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n",
     400: b"no HTTP\r\n\r\n",
 }
