@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 CONTROL = "control"
@@ -43,8 +44,7 @@ class Experiment:
         pinned = self.pins.get(user_id)
         if pinned is not None:
             return pinned
-        digest = hashlib.md5(f"{user_id}{self.salt}".encode(), usedforsecurity=False)
-        return TEST if int(digest.hexdigest(), 16) % 100 < self.percent_test else CONTROL
+        return TEST if _bucket(user_id, self.salt) < self.percent_test else CONTROL
 
     def to_fields(self) -> dict[str, Any]:
         """Return the fields as stored under the experiment key; `pins` only where there are any."""
@@ -72,6 +72,12 @@ class Experiment:
             raise ValueError(f"experiment lacks the field {error}") from None
         except TypeError:
             raise ValueError(f"percent_test must be a number, not {fields['percent_test']!r}") from None
+
+
+@lru_cache(maxsize=256)  # a request asks for one user's several times
+def _bucket(user_id: int, salt: str) -> int:
+    digest = hashlib.md5(f"{user_id}{salt}".encode(), usedforsecurity=False)
+    return int(digest.hexdigest(), 16) % 100
 
 
 NO_EXPERIMENT = Experiment(name="none", salt="", percent_test=0)
