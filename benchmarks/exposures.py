@@ -23,6 +23,7 @@ from benchmarks.report import Columns, machine, print_head, print_row, save_rows
 from contract.codec import encode_list, encode_object
 from contract.experiment import VARIANTS, Experiment
 from contract.keys import Keys
+from demo.processes import free_port
 
 USERS, N = 20_000, 100
 WARM_UP, ROUNDS, SECONDS = 1, 21, 2
@@ -47,7 +48,7 @@ def main() -> None:
     with ExitStack() as stack:
         users = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "users"
         users.write_text("\n".join(map(str, range(1, USERS + 1))))
-        server = stack.enter_context(ValkeyServer(config={"save": ""}))
+        server = stack.enter_context(ValkeyServer(port=free_port(), config={"save": ""}))
         client = stack.enter_context(redis.Redis.from_url(server.connection_url, decode_responses=True))
         write_lists(client)
         values = {"REDIS_URL": server.connection_url, "OVERNIGHT_WORKERS": str(WORKERS)}

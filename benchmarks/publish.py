@@ -32,6 +32,7 @@ from batch.publishing.write import Written, blocks_of, write_lists
 from batch.scoring.chunk import Lists
 from benchmarks.report import Columns, machine, print_head, print_row
 from contract.keys import Keys
+from demo.processes import free_port
 
 USERS, POSTS, N = 200_000, 7_319, 50
 CHUNK, FIRST_USER = 16_384, 200
@@ -56,7 +57,7 @@ def main() -> None:
         sys.exit("error: no redis-cli to compare with; on Debian and Ubuntu: apt-get install redis-tools")
     post_ids, chunks = make_lists()
     with (
-        ValkeyServer(config={"save": ""}) as server,
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
         tempfile.TemporaryDirectory() as folder,
     ):

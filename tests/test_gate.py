@@ -22,6 +22,7 @@ from batch.learning.model import Model
 from batch.loading.likes import Likes
 from contract.codec import decode_object
 from contract.keys import Keys
+from demo.processes import free_port
 from tests.batch_live import copied_database
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_here, runs_with_keys
 
@@ -38,7 +39,7 @@ Places = dict[str, Any]
 def network(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     """A network with a live run of control, where the tests that follow try what the gate lets through."""
     with (
-        ValkeyServer(config={"save": ""}) as server,
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
         copied_database(postgres_server) as database_url,
         pytest.MonkeyPatch.context() as patched,
     ):

