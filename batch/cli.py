@@ -81,6 +81,7 @@ def main() -> NoReturn:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "python -m batch"
         reason = " ".join(error.format_message().split())
+        reason += "" if reason.endswith((".", "?")) else "."
         click.echo(f"error: {reason} Try '{command} --help'.", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -12,6 +12,7 @@ import click
 import redis
 from sqlalchemy.exc import DBAPIError
 
+from batch.commands.number import Number
 from contract.errors import EXIT_FAILED, OvernightError
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
@@ -152,7 +153,7 @@ def oracle_command(folder: Path) -> None:
 @demo.command("experiment", epilog="Example: python -m demo experiment --effect 0.05 --html experiment.html")
 @click.option(
     "--effect",
-    type=click.FloatRange(-0.5, 1),
+    type=Number(-0.5, 1),
     default=0.05,
     show_default=True,
     help="True relative effect of test on likes per view.",

@@ -219,7 +219,7 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(
             "No such option '--fast'. Did you mean '--as-of'? Try 'python -m batch run --help'.",
         ),
         (["run", "--variant", "third"], "'third' is not one of 'control', 'test', 'all'"),
-        (["run", "--as-of", "yesterday"], "'yesterday' is not a time like 2026-11-22T03:00:00"),
+        (["run", "--as-of", "yesterday"], "'yesterday' is not a time like 2026-11-22T03:00:00. Try"),
         (["run", "--limit-users", "0"], "0 is not in the range x>=1"),
         (["run", "--as-of"], "requires an argument"),
         (["lookup", "ann"], "'ann' is not a valid integer"),

@@ -10,6 +10,7 @@ import click
 
 from batch import layout
 from batch.commands.moment import Moment
+from batch.commands.number import Number
 from batch.commands.options import json_option
 from batch.loading import source
 from batch.runs import ledger
@@ -28,7 +29,7 @@ DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 )
 @click.option(
     "--worth",
-    type=click.FloatRange(0.0001, 1),
+    type=Number(0.0001, 1),
     default=0.05,
     show_default=True,
     help="Relative difference that is worth knowing of: how many days it needs is told.",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from batch.commands.moment import Moment
+from batch.commands.number import Number
 from batch.interrupt import signals_raise
 from batch.layout import table
 from batch.loading import source
@@ -25,7 +26,7 @@ from contract.settings import Settings
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=30,
     show_default=True,
     help="How long to search, beyond loading and the last measurement.",
