@@ -187,6 +187,39 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert both.returncode == 2
 
 
+def test_what_was_found_before_everyone_got_the_winner_is_read_by_the_time_of_that_change(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    fill(database_url)
+    everyone = (
+        "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor)"
+        " VALUES ('first', 'pepper', 100, '{}', '2022-01-18 00:00+00', 'me')"
+    )
+    with engine_of(database_url).begin() as connection:
+        connection.exec_driver_sql(everyone)
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    now = json.loads(run_here("experiment", "report", "--json", **places).stdout)["verdict"]
+    assert now["standing"] == "empty"
+    assert "since 2022-01-18 00:00 UTC the split puts everyone in test" in now["sentence"]
+    until = ("--until", "2022-01-18T00:00")
+    before = json.loads(run_here("experiment", "report", "--json", *until, **places).stdout)
+    assert before["experiment"]["percent_test"] == 50
+    assert before["verdict"]["standing"] in ("undecided", "called")
+
+
+def test_the_page_of_a_network_that_logs_no_views_begins_with_the_metric_that_decides(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    fill(database_url)
+    with engine_of(database_url).begin() as connection:
+        connection.exec_driver_sql("DELETE FROM recs.interactions WHERE action = 'view'")
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    page = tmp_path / "experiment.html"
+    found = json.loads(run_here("experiment", "report", "--json", "--html", str(page), **places).stdout)
+    per_user = found["variants"]["control"]["likes_per_user"]
+    assert f"likes per user, control<b>{per_user:.4f}</b>" in page.read_text()
+
+
 def change_of(day: int, name: str, salt: str, percent: int, **pins: str) -> Recorded:
     pinned = {int(user.removeprefix("user")): variant for user, variant in pins.items()}
     return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me")
@@ -208,6 +241,9 @@ def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_c
     assert (counted.until, counted.reached) == (START + 9 * DAY, False)
     # Before day 3 a tenth of the users were in test already: that is no time before the experiment.
     assert counted.before_until == START
+    assert find_split(newest_first, None, START + 9 * DAY) == first
+    assert find_split(newest_first, "first", START + 3 * DAY).experiment.percent_test == 10
+    assert find_split(newest_first, "first", START - DAY) == first
     with pytest.raises(ExperimentError, match="--from must not be earlier"):
         period(first, START + 90 * DAY, since=START)
     with pytest.raises(ExperimentError, match="is empty"):

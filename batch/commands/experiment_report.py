@@ -22,7 +22,11 @@ DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.command(epilog="Example: python -m batch experiment report --days 14 --html experiment.html")
 @click.option("--name", metavar="TEXT", help="An earlier experiment. Default: the one in force.")
 @click.option("--from", "since", type=Moment(), help="Count from then on. Default: when the split was set.")
-@click.option("--until", type=Moment(), help="Count up to then. Default: now, or the planned end.")
+@click.option(
+    "--until",
+    type=Moment(),
+    help="Count up to then, in the split in force until then. Default: now, or the planned end.",
+)
 @click.option("--days", type=click.IntRange(1, 365), help="Days that were planned. Default: 14.")
 @click.option(
     "--planned-end", type=DATE, metavar="TIME", help="The same as a time in UTC, in place of --days."
@@ -81,7 +85,7 @@ def _record(
     with source.connected(settings, who) as engine:
         ledger.create(engine)
         with source.snapshot(engine) as connection:
-            split = find_split(history(connection, settings.key_prefix), name)
+            split = find_split(history(connection, settings.key_prefix), name, until)
             counted = period(split, datetime.now(UTC), since, until, planned)
             return record(read(connection, counted, settings.exposures == ON, worth))
 

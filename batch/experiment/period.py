@@ -80,8 +80,10 @@ class Period:
         return self.until >= self.planned_end
 
 
-def find_split(changes: Sequence[Recorded], name: str | None) -> Split:
-    """Return the split in force, or the last one that had the name; `changes` has the newest first.
+def find_split(changes: Sequence[Recorded], name: str | None, until: datetime | None = None) -> Split:
+    """Return the split in force, or the last one that had the name and began before `until`.
+
+    `changes` has the newest first.
 
     Raises
     ------
@@ -94,7 +96,8 @@ def find_split(changes: Sequence[Recorded], name: str | None) -> Split:
     if not named:
         names = ", ".join(sorted({each.experiment.name for each in changes}))
         raise ExperimentError(f"there was no experiment {name!r}; there are {names}")
-    newest = named[0]
+    begun = [place for place in named if until is None or changes[place].set_at < until]
+    newest = (begun or named)[0]
     split = replace(changes[newest].experiment, pins={})
     stretch = list(takewhile(lambda each: replace(each.experiment, pins={}) == split, changes[newest:]))
     return Split(
@@ -128,7 +131,8 @@ def period(
     begin = since or split.since
     if begin < split.since:
         raise ExperimentError(
-            f"the split is what it is since {_told(split.since)} only; --from must not be earlier"
+            f"the split is what it is since {_told(split.since)} only; --from must not be earlier, and "
+            "--until counts in the split that was in force until then"
         )
     length = timedelta(days=DAYS_PLANNED) if planned is None else planned
     end = split.since + length if isinstance(length, timedelta) else length

@@ -54,7 +54,7 @@ def conclude(period: Period, ratio: SampleRatio, primary: Difference | None, wor
     if ratio.broken:
         return Verdict(Standing.VOID, None, _void(ratio), None)
     if primary is None:
-        return Verdict(Standing.EMPTY, None, _empty(ratio), None)
+        return Verdict(Standing.EMPTY, None, _empty(period, ratio), None)
     more = days_more(period, primary, worth)
     if not period.reached:
         return Verdict(Standing.EARLY, None, _early(period, primary), more)
@@ -81,7 +81,13 @@ def _void(ratio: SampleRatio) -> str:
     )
 
 
-def _empty(ratio: SampleRatio) -> str:
+def _empty(period: Period, ratio: SampleRatio) -> str:
+    everyone = {0: CONTROL, 100: TEST}.get(period.split.experiment.percent_test)
+    if everyone is not None:
+        return (
+            f"There is nothing to compare: since {_told(period.split.since)} the split puts everyone in "
+            f"{everyone}. What was found before is counted by --until with that time or an earlier one."
+        )
     return (
         f"There is nothing to compare yet: {ratio.control:,} users in control and {ratio.test:,} in test, "
         "and no metric that has a value and a spread in both."
