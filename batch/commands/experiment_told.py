@@ -62,7 +62,8 @@ def told_standing(found: dict[str, Any]) -> str:
         ["Redis has the same"]
         if in_store["agrees"]
         else [
-            f"Redis has {in_store['told']}, and serving goes by that",
+            f"Redis has {in_store['told']}, and "
+            + ("serving goes by that" if in_store["experiment"] else "serving keeps the split it had"),
             "-> the next night or refresh writes back what is recorded; "
             f"at once: python -m batch experiment set --percent-test {current['percent_test']}",
         ]
