@@ -33,7 +33,7 @@ from demo.replay import FIRST_MIDNIGHT, Network, replay
 from demo.tastes import draw_tastes
 from demo.trials import run_trials, true_effects
 from demo.visits import Shown, draw_visits, show
-from tests.batch_support import make_network, run_here
+from tests.batch_support import execute, make_network, run_here
 from tests.experiment_support import START, a_period, within_binomial_bounds
 from tests.test_report import Page
 
@@ -178,6 +178,8 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)
     assert json.loads(ended.stdout)["verdict"]["standing"] in ("undecided", "called")
+    none = "No plan was recorded when the experiment began; this report counts with 14 days."
+    assert json.loads(ended.stdout)["plan"]["sentence"] == none
     assert json.loads(ended.stdout)["period"]["until"] == "2022-01-17T00:00:00+00:00"
     text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **places)
     assert "since no exposures were recorded" in text.stdout
@@ -187,9 +189,54 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert both.returncode == 2
 
 
-def change_of(day: int, name: str, salt: str, percent: int, **pins: str) -> Recorded:
+def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    fill(database_url)
+    execute(database_url, "UPDATE recs.experiments SET planned_days = 10")
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    planned = json.loads(run_here("experiment", "report", "--json", **places).stdout)
+    assert planned["period"]["until"] == "2022-01-13T00:00:00+00:00"
+    assert (planned["plan"]["days"], planned["plan"]["deviates"]) == (10, False)
+    says = "The plan recorded when the experiment began was 10 days; this report counts with 4 days."
+    page = tmp_path / "page.html"
+    text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
+    assert text.split("\n\n")[2] == says
+    assert says in page.read_text()
+    asked = run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **places)
+    assert json.loads(asked.stdout)["plan"]["sentence"] == says
+
+
+def change_of(
+    day: int, name: str, salt: str, percent: int, planned_days: int | None = None, **pins: str
+) -> Recorded:
     pinned = {int(user.removeprefix("user")): variant for user, variant in pins.items()}
-    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me")
+    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
+
+
+def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_changed_back() -> None:
+    def counted(*days: int | None) -> Period:
+        changes = [change_of(day, "first", "a", 50, planned) for day, planned in enumerate(days)]
+        earlier = change_of(-1, "first", "a", 10, 30)
+        return period(find_split([*changes[::-1], earlier], None), START + 90 * DAY)
+
+    def told(found: Period) -> tuple[bool, str]:
+        return found.split.plan.deviates(found.planned_days), found.split.plan.told(found.planned_days)
+
+    assert told(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
+    moved = counted(20, 5)
+    assert moved.until == START + 5 * DAY
+    assert told(moved) == (
+        True,
+        "The plan recorded when the experiment began was 20 days; this report counts with 5 days. "
+        "The plan was set to 5 days on 2022-01-04 00:00 UTC, after the experiment had begun.",
+    )
+    deviates, text = told(counted(20, 5, 20))
+    assert deviates
+    assert text.count("after the experiment had begun") == 2
+    deviates, text = told(counted(None, None, 1))
+    assert deviates
+    assert text.startswith("No plan was recorded when the experiment began; this report counts with 1 day.")
 
 
 def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_change_it() -> None:

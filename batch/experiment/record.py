@@ -29,6 +29,13 @@ def record(report: Report) -> dict[str, Any]:
             "reached": period.reached,
             "before": [period.before_since.isoformat(), period.before_until.isoformat()],
         },
+        "plan": {
+            "days": period.planned_days,
+            "at_begin": period.split.plan.at_begin,
+            "changes": [{"at": at.isoformat(), "days": days} for at, days in period.split.plan.changes],
+            "deviates": period.split.plan.deviates(period.planned_days),
+            "sentence": period.split.plan.told(period.planned_days),
+        },
         "population": "exposures" if report.by_exposure else "views",
         "verdict": asdict(judgement.verdict),
         "sample_ratio": asdict(ratio) | {"broken": ratio.broken},

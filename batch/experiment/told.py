@@ -28,6 +28,7 @@ def told(found: dict[str, Any]) -> str:
     parts = [
         head,
         verdict["sentence"],
+        *([found["plan"]["sentence"]] if found["plan"]["deviates"] else []),
         _variants(found),
         *([_metrics(found)] if found["metrics"] else []),
         "\n".join(notes(found)),
@@ -51,6 +52,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     ]
     if found["experiment"]["pinned_users"]:
         lines.append(f"{found['experiment']['pinned_users']} users were pinned by hand and are left out.")
+    if not found["plan"]["deviates"]:
+        lines.append(found["plan"]["sentence"])
     before = [moment(each) for each in period["before"]]
     lines.append(f"CUPED looks at the same metric from {before[0]} to {before[1]}.")
     if verdict["days_more"] is not None:

@@ -74,6 +74,8 @@ experiments = sa.Table(
     sa.Column("set_at", time, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
+    # How long it was to last from when the split was set; none where nobody said.
+    sa.Column("planned_days", sa.Integer),
 )
 # A row for each first page of a feed that was answered; `variant` is the one whose list was served.
 exposures = sa.Table(
