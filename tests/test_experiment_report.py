@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from scipy import stats
 
 from batch.experiment.guard_rails import read_guard_rails
+from batch.experiment.latency import read_latencies
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import ExperimentError, Period, find_split, period
@@ -48,7 +49,7 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
     Users look and like at random moments from 16 days before START to 16
     days after it; some are never exposed, some now and then from the other list.
     """
-    random = np.random.default_rng(seed)
+    random, durations = np.random.default_rng(seed), np.random.default_rng(seed)
     make_network(database_url, users=USERS, posts=POSTS, interactions=10)
     engine = engine_of(database_url)
     ledger.create(engine)
@@ -66,7 +67,8 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
         user = int(random.integers(1, USERS - 10))
         variant = EXPERIMENT.variant_of(user) if random.random() < 0.9 else CONTROL
         source = "popular" if random.random() < 0.2 else "personal"
-        exposures.append((user, variant, "20220101T000000Z-test", source, moment()))
+        took = None if durations.random() < 0.1 else round(float(durations.gamma(2, 3)), 1)
+        exposures.append((user, variant, "20220101T000000Z-test", source, moment(), took))
     with engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM recs.interactions")
         for table, rows in (("interactions", actions), ("exposures", exposures)):
@@ -116,8 +118,9 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     with engine_of(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
+        latencies = read_latencies(connection, counted, recorded=True)
     first: dict[int, datetime] = {}
-    for user, *_, at in exposures:
+    for user, *_, at, _ in exposures:
         if user not in (7, 8) and START <= at < counted.until:
             first[user] = min(at, first.get(user, at))
     within = counted_slowly(actions, first, START, counted.until)
@@ -140,6 +143,11 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert rails[variant].popular_share == pytest.approx(np.mean([e[3] == "popular" for e in mine]))
         assert rails[variant].other_share == pytest.approx(np.mean([e[1] != variant for e in mine]))
         assert rails[variant].users_of_other == len({e[0] for e in mine if e[1] != variant})
+        took = [e[5] for e in mine if e[5] is not None]
+        timed = latencies.control if variant == CONTROL else latencies.test
+        slow = np.quantile(took, [0.5, 0.99], method="inverted_cdf")
+        assert timed.answers == len(took)
+        assert (timed.p50_ms, timed.p99_ms) == pytest.approx(tuple(slow))
         assert 0 < rails[variant].posts_liked_share <= rails[variant].posts_viewed_share <= 1
 
 
@@ -171,9 +179,11 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert found["experiment"]["pinned_users"] == 1
     assert [each["metric"] for each in found["metrics"]] == ["like_rate", "hitrate_at_5", "likes_per_user"]
     assert len(found["by_day"]) == 7
+    assert found["guard_rails"]["latency"]["sentence"] == "too few answers to compare p99"
     html = Page(page.read_text())
     assert html.headings == ["Metrics", "Day by day", "Guard rails", "What this rests on"]
     assert html.tables["Metrics"][1][0] == "likes per view"
+    assert html.tables["Guard rails"][-1][0] == "p99 of how long an answer took"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)

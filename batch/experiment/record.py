@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from batch.experiment.compare import Difference
-from batch.experiment.guard_rails import LATENCY
 from batch.experiment.report import Report
 
 
@@ -46,7 +45,7 @@ def record(report: Report) -> dict[str, Any]:
         "metrics": [_metric(each, place == 0) for place, each in enumerate(judgement.differences)],
         "worth_knowing": report.worth,
         "guard_rails": {variant: asdict(rails) for variant, rails in report.guard_rails.items()}
-        | {"latency": LATENCY},
+        | {"latency": asdict(report.latencies)},
         "by_day": [asdict(day) for day in report.by_day],
     }
 

@@ -110,4 +110,17 @@ def _rails(found: dict[str, Any]) -> str:
     ]
     both = [rails[variant]["users_of_other"] for variant in VARIANTS]
     rows.append(["users who saw the other's list", *("-" if n is None else f"{n:,}" for n in both)])
-    return table(("guard rail", *VARIANTS), rows) + f"\nlatency: {rails['latency']}"
+    rows += latency_rows(rails["latency"])
+    return table(("guard rail", *VARIANTS), rows) + f"\nlatency: {rails['latency']['sentence']}"
+
+
+def latency_rows(latency: dict[str, Any]) -> list[list[str]]:
+    """Lay out how long answers took: a title and a cell for each variant."""
+    return [
+        [f"{name} of how long an answer took", *(_ms(latency[variant], f"{name}_ms") for variant in VARIANTS)]
+        for name in ("p50", "p99")
+    ]
+
+
+def _ms(found: dict[str, Any] | None, name: str) -> str:
+    return "-" if found is None else f"{found[name]:.1f} ms"

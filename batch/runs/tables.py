@@ -86,6 +86,8 @@ exposures = sa.Table(
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("served_at", time, nullable=False),
+    # From the request's arrival until its answer was there; none where serving did not note it yet.
+    sa.Column("took_ms", sa.REAL),
     # Rows come nearly in order of time, so a few bytes for each block of them are index enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
 )
