@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _conduct(servers: Servers, settings: Settings, wanted: Wanted) -> None:
         shown = _replayed(servers, settings, client, wanted.network)
     with snapshot(engine_of(settings.database_url)) as connection:
         split = find_split(history(connection, settings.key_prefix), None)
-        counted = period(split, datetime.now(UTC), planned=timedelta(days=wanted.network.days))
+        counted = period(split, datetime.now(UTC))
         if not (wanted.aa or wanted.ab):
             tell(record(report(connection, counted, recorded=True)), shown, wanted)
             return

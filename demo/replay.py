@@ -77,7 +77,7 @@ def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
     engine = network.engine_of(settings.database_url)
     experiment = Experiment(NAME, SALT, PERCENT_TEST)
     ledger.create(engine)
-    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment)
+    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, wanted.days)
     days = []
     begun = datetime.now(UTC)
     with _quiet():

@@ -65,7 +65,7 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     exposures = Exposures(settings, patient, metrics) if settings.exposures == ON else None
     service = Service(settings.top_n, keys, Lists(redis, keys, metrics), live, metrics, exposures)
     app.extensions[EXTENSION] = service
-    observe(app, metrics, access_log=settings.access_log == ON)
+    observe(app, service, access_log=settings.access_log == ON)
     guard(app, settings)
     app.before_request(live.start)
     register_problems(app)

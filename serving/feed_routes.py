@@ -8,7 +8,7 @@ from flask import Flask, Response, g, request
 
 from contract.experiment import CONTROL
 from serving.answer import Answer, answer_popular
-from serving.pages import HEADERS, encode, fields_of, posts_with_texts
+from serving.pages import HEADERS, Page, encode, fields_of, posts_with_texts
 from serving.pages import recommendations as page_of
 from serving.parameters import parse_id, parse_limit, single
 from serving.service import Service
@@ -22,7 +22,7 @@ def add_feed_routes(app: Flask, service: Service) -> None:
 
     @app.get(RECOMMENDATIONS)
     def recommendations(user_id: str) -> Response:
-        return _respond(*page_of(service, user_id, request.args))
+        return _respond_first(page_of(service, user_id, request.args))
 
     @app.get("/posts/popular")
     def popular() -> Response:
@@ -45,7 +45,12 @@ def add_feed_routes(app: Flask, service: Service) -> None:
     # Answered with and without the last slash: not every client follows a redirect.
     @app.get(WITH_TEXTS, strict_slashes=False)
     def post_recommendations() -> Response:
-        return _respond(*posts_with_texts(service, request.args))
+        return _respond_first(posts_with_texts(service, request.args))
+
+
+def _respond_first(page: Page) -> Response:
+    g.first_of = page.first_of  # for its exposure
+    return _respond(page.answer, page.fields)
 
 
 def _respond(answer: Answer, fields: dict[str, Any]) -> Response:

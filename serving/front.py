@@ -53,14 +53,16 @@ class Front:
         try:
             with named(request_id):
                 found = self._page(environ)
-                body = b"" if found is None else encode(found[1][1])
+                body = b"" if found is None else encode(found[1].fields)
         except Exception:  # noqa: BLE001 - whatever it is, Flask comes upon it again and tells the client
             found = None
         if found is None:
             return self._behind(environ, start_response)
-        route, (answer, _) = found
+        route, (answer, _, first_of) = found
         variant, seconds = answer.run.variant, time.perf_counter() - begun
         self._service.metrics.count(route, 200, answer.source, variant, seconds)
+        if first_of is not None:
+            self._service.note(first_of, answer, seconds)
         length = ("Content-Length", str(len(body)))
         start_response("200 OK", [*HEADERS, length, (REQUEST_ID, request_id)])
         return [body]

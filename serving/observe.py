@@ -14,7 +14,8 @@ from typing import Any
 from flask import Flask, Response, g, has_request_context, request
 
 from serving.answer import Answer
-from serving.metrics import UNMATCHED, Metrics
+from serving.metrics import UNMATCHED
+from serving.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def request_id_now() -> str | None:
     return found
 
 
-def observe(app: Flask, metrics: Metrics, *, access_log: bool) -> None:
-    """Count every request of `app` and name it; register before any other hook, so that none escapes."""
+def observe(app: Flask, service: Service, *, access_log: bool) -> None:
+    """Count every request of `app` and name it, and note first pages; register before any other hook."""
 
     @app.before_request
     def begin() -> None:
@@ -63,7 +64,10 @@ def observe(app: Flask, metrics: Metrics, *, access_log: bool) -> None:
         route = rule.rule if rule else UNMATCHED
         answer: Answer | None = g.get("answer")
         source, variant = (answer.source, answer.run.variant) if answer else ("", "")
-        metrics.count(route, response.status_code, source, variant, seconds)
+        service.metrics.count(route, response.status_code, source, variant, seconds)
+        first_of: int | None = g.get("first_of")
+        if answer and first_of is not None:
+            service.note(first_of, answer, seconds)
         response.headers[REQUEST_ID] = g.request_id
         if access_log:
             fields = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from werkzeug.datastructures import MultiDict
@@ -17,8 +17,14 @@ HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "private, max
 """Of every answer with posts: who asks again within five seconds may be shown the same."""
 
 Arguments = MultiDict[str, str]
-Page = tuple[Answer, dict[str, Any]]
-"""What was decided, and the fields that tell it."""
+
+
+class Page(NamedTuple):
+    """What was decided, the fields that tell it, and whose first page it is (None for a later one)."""
+
+    answer: Answer
+    fields: dict[str, Any]
+    first_of: int | None
 
 
 def recommendations(service: Service, user_id: str, arguments: Arguments) -> Page:
@@ -38,7 +44,7 @@ def recommendations(service: Service, user_id: str, arguments: Arguments) -> Pag
     next_cursor = None if following is None else encode_cursor(following, user)
     assigned = state.experiment.variant_of(user)
     told = {"user_id": user, "assigned_variant": assigned, **fields_of(answer), "next_cursor": next_cursor}
-    return answer, told
+    return Page(answer, told, user if cursor is None else None)
 
 
 def posts_with_texts(service: Service, arguments: Arguments) -> Page:
@@ -60,7 +66,7 @@ def posts_with_texts(service: Service, arguments: Arguments) -> Page:
         {"id": post_id, "text": post.text, "topic": post.topic}
         for post_id, post in zip(post_ids, texts, strict=True)
     ]
-    return answer, {"exp_group": answer.run.variant, "recommendations": posts}
+    return Page(answer, {"exp_group": answer.run.variant, "recommendations": posts}, user)
 
 
 def fields_of(answer: Answer) -> dict[str, Any]:

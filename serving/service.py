@@ -46,14 +46,16 @@ class Service:
         return state
 
     def recommend(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
-        """Look up one list, and answer from it or, failing that, from memory; a first page is noted."""
+        """Look up one list, and answer from it or, failing that, from memory."""
         answer = self._looked_up(state, user_id, limit, cursor)
-        if cursor is None:
-            if len(state.runs) < len(VARIANTS):
-                self._count_fallback(state.experiment.variant_of(user_id), answer)
-            if self.exposures is not None:
-                self.exposures.record(user_id, answer)
+        if cursor is None and len(state.runs) < len(VARIANTS):
+            self._count_fallback(state.experiment.variant_of(user_id), answer)
         return answer
+
+    def note(self, user_id: int, answer: Answer, seconds: float) -> None:
+        """Note that a first page was answered, and how long after its request came in."""
+        if self.exposures is not None:
+            self.exposures.record(user_id, answer, seconds)
 
     def _count_fallback(self, assigned: str, answer: Answer) -> None:
         """Count an answer to a user of a variant that has no live run."""

@@ -10,6 +10,7 @@ from scipy import stats
 
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.period import Period, Split
+from batch.experiment.plan import Plan
 from contract.experiment import Experiment
 
 START = datetime(2022, 1, 3, tzinfo=UTC)
@@ -18,7 +19,7 @@ PLANNED = timedelta(days=14)
 
 def a_period(days: float = 14, percent_test: int = 50, ended: datetime | None = None) -> Period:
     """Return a period of so many days of the fourteen that are planned."""
-    split = Split(Experiment("first", "salt", percent_test), START, ended, START, ())
+    split = Split(Experiment("first", "salt", percent_test), START, ended, START, (), Plan(PLANNED.days))
     return Period(split, START, START + timedelta(days=days), START + PLANNED)
 
 

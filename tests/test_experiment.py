@@ -153,6 +153,26 @@ def test_the_first_set_starts_from_the_settings_and_every_change_is_recorded(pla
     assert "Redis has the same" in text
 
 
+def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_them(place: Place) -> None:
+    told = place.run("set", "--name", "first", "--percent-test", "50", "--days", "14")
+    assert "planned for 14 days from now on" in told
+    place.run("pin", "42", "test")
+    place.run("set", "--percent-test", "60")
+    assert "nothing changes" in place.run("set", "--days", "14")
+    assert "it was 14 when the split was set, and reports say so" in place.run("set", "--days", "21")
+    shown = json.loads(place.run("show", "--json"))
+    began, ends = (
+        datetime.fromisoformat(each) for each in (shown["history"][1]["set_at"], shown["planned_end"])
+    )
+    assert (shown["in_force"]["planned_days"], ends - began) == (21, timedelta(days=21))
+    assert "planned for 21 days, until" in place.run("show")
+    assert "no end is planned" in place.run("set", "--name", "second")
+    assert json.loads(place.run("set", "--salt", "new", "--days", "7", "--json"))["planned_days"] == 7
+    shown = json.loads(place.run("show", "--json"))
+    assert [row["planned_days"] for row in shown["history"]] == [7, None, 21, 14, 14, 14]
+    assert "days" not in str(place.client.get(KEYS.experiment))
+
+
 def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(place: Place) -> None:
     place.run("set", "--percent-test", "10")
     place.client.delete(KEYS.experiment)
@@ -183,7 +203,9 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["set"], "Give at least one of --name, --salt and --percent-test"),
+        (["set"], "Give at least one of --name, --salt, --percent-test and --days"),
+        (["set", "--days", "0"], "1<=x<=365"),
+        (["set", "--days", "366"], "1<=x<=365"),
         (["set", "--percent-test", "101"], "0<=x<=100"),
         (["set", "--percent-test", "-1"], "0<=x<=100"),
         (["set", "--percent-test", "ten"], "'ten' is not a valid integer"),

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from scipy import stats
 
 from batch.experiment.guard_rails import read_guard_rails
+from batch.experiment.latency import read_latencies
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import ExperimentError, Period, find_split, period
@@ -33,7 +34,7 @@ from demo.replay import FIRST_MIDNIGHT, Network, replay
 from demo.tastes import draw_tastes
 from demo.trials import run_trials, true_effects
 from demo.visits import Shown, draw_visits, show
-from tests.batch_support import make_network, run_here
+from tests.batch_support import execute, make_network, run_here
 from tests.experiment_support import START, a_period, within_binomial_bounds
 from tests.test_report import Page
 
@@ -48,7 +49,7 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
     Users look and like at random moments from 16 days before START to 16
     days after it; some are never exposed, some now and then from the other list.
     """
-    random = np.random.default_rng(seed)
+    random, durations = np.random.default_rng(seed), np.random.default_rng(seed)
     make_network(database_url, users=USERS, posts=POSTS, interactions=10)
     engine = engine_of(database_url)
     ledger.create(engine)
@@ -66,7 +67,8 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
         user = int(random.integers(1, USERS - 10))
         variant = EXPERIMENT.variant_of(user) if random.random() < 0.9 else CONTROL
         source = "popular" if random.random() < 0.2 else "personal"
-        exposures.append((user, variant, "20220101T000000Z-test", source, moment()))
+        took = None if durations.random() < 0.1 else round(float(durations.gamma(2, 3)), 1)
+        exposures.append((user, variant, "20220101T000000Z-test", source, moment(), took))
     with engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM recs.interactions")
         for table, rows in (("interactions", actions), ("exposures", exposures)):
@@ -116,8 +118,9 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     with engine_of(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
+        latencies = read_latencies(connection, counted, recorded=True)
     first: dict[int, datetime] = {}
-    for user, *_, at in exposures:
+    for user, *_, at, _ in exposures:
         if user not in (7, 8) and START <= at < counted.until:
             first[user] = min(at, first.get(user, at))
     within = counted_slowly(actions, first, START, counted.until)
@@ -140,6 +143,11 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert rails[variant].popular_share == pytest.approx(np.mean([e[3] == "popular" for e in mine]))
         assert rails[variant].other_share == pytest.approx(np.mean([e[1] != variant for e in mine]))
         assert rails[variant].users_of_other == len({e[0] for e in mine if e[1] != variant})
+        took = [e[5] for e in mine if e[5] is not None]
+        timed = latencies.control if variant == CONTROL else latencies.test
+        slow = np.quantile(took, [0.5, 0.99], method="inverted_cdf")
+        assert timed.answers == len(took)
+        assert (timed.p50_ms, timed.p99_ms) == pytest.approx(tuple(slow))
         assert 0 < rails[variant].posts_liked_share <= rails[variant].posts_viewed_share <= 1
 
 
@@ -171,13 +179,17 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert found["experiment"]["pinned_users"] == 1
     assert [each["metric"] for each in found["metrics"]] == ["like_rate", "hitrate_at_5", "likes_per_user"]
     assert len(found["by_day"]) == 7
+    assert found["guard_rails"]["latency"]["sentence"] == "too few answers to compare p99"
     html = Page(page.read_text())
     assert html.headings == ["Metrics", "Day by day", "Guard rails", "What this rests on"]
     assert html.tables["Metrics"][1][0] == "likes per view"
+    assert html.tables["Guard rails"][-1][0] == "p99 of how long an answer took"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)
     assert json.loads(ended.stdout)["verdict"]["standing"] in ("undecided", "called")
+    none = "No plan was recorded when the experiment began; this report counts with 14 days."
+    assert json.loads(ended.stdout)["plan"]["sentence"] == none
     assert json.loads(ended.stdout)["period"]["until"] == "2022-01-17T00:00:00+00:00"
     text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **places)
     assert "since no exposures were recorded" in text.stdout
@@ -220,9 +232,54 @@ def test_the_page_of_a_network_that_logs_no_views_begins_with_the_metric_that_de
     assert f"likes per user, control<b>{per_user:.4f}</b>" in page.read_text()
 
 
-def change_of(day: int, name: str, salt: str, percent: int, **pins: str) -> Recorded:
+def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    fill(database_url)
+    execute(database_url, "UPDATE recs.experiments SET planned_days = 10")
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    planned = json.loads(run_here("experiment", "report", "--json", **places).stdout)
+    assert planned["period"]["until"] == "2022-01-13T00:00:00+00:00"
+    assert (planned["plan"]["days"], planned["plan"]["deviates"]) == (10, False)
+    says = "The plan recorded when the experiment began was 10 days; this report counts with 4 days."
+    page = tmp_path / "page.html"
+    text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
+    assert text.split("\n\n")[2] == says
+    assert says in page.read_text()
+    asked = run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **places)
+    assert json.loads(asked.stdout)["plan"]["sentence"] == says
+
+
+def change_of(
+    day: int, name: str, salt: str, percent: int, planned_days: int | None = None, **pins: str
+) -> Recorded:
     pinned = {int(user.removeprefix("user")): variant for user, variant in pins.items()}
-    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me")
+    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
+
+
+def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_changed_back() -> None:
+    def counted(*days: int | None) -> Period:
+        changes = [change_of(day, "first", "a", 50, planned) for day, planned in enumerate(days)]
+        earlier = change_of(-1, "first", "a", 10, 30)
+        return period(find_split([*changes[::-1], earlier], None), START + 90 * DAY)
+
+    def told(found: Period) -> tuple[bool, str]:
+        return found.split.plan.deviates(found.planned_days), found.split.plan.told(found.planned_days)
+
+    assert told(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
+    moved = counted(20, 5)
+    assert moved.until == START + 5 * DAY
+    assert told(moved) == (
+        True,
+        "The plan recorded when the experiment began was 20 days; this report counts with 5 days. "
+        "The plan was set to 5 days on 2022-01-04 00:00 UTC, after the experiment had begun.",
+    )
+    deviates, text = told(counted(20, 5, 20))
+    assert deviates
+    assert text.count("after the experiment had begun") == 2
+    deviates, text = told(counted(None, None, 1))
+    assert deviates
+    assert text.startswith("No plan was recorded when the experiment began; this report counts with 1 day.")
 
 
 def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_change_it() -> None:

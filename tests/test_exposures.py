@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import signal
 import threading
@@ -52,10 +53,9 @@ ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY ser
 
 def some(count: int, first: int = 1, served_at: datetime = NOW) -> list[Exposure]:
     """Make exposures of users one after the other, a millisecond apart, in turns of each variant."""
+    begin = served_at.timestamp()
     return [
-        Exposure(
-            user, variant, f"20261122T030000Z-{variant}", "personal", served_at.timestamp() + user / 1000
-        )
+        Exposure(user, variant, f"20261122T030000Z-{variant}", "personal", begin + user / 1000, 1.25)
         for user in range(first, first + count)
         for variant in [VARIANTS[user % 2]]
     ]
@@ -72,21 +72,30 @@ exposure = st.builds(
     words,
     words,
     st.integers(0, 2 * 10**12).map(lambda ms: ms / 1000),
+    st.none() | st.integers(0, 10**6).map(lambda tenths: tenths / 10),
 )
 
 
 @given(st.lists(exposure, min_size=1, max_size=20))
-def test_a_batch_decodes_to_what_was_encoded_to_the_millisecond(batch: list[Exposure]) -> None:
+def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_to_a_tenth(
+    batch: list[Exposure],
+) -> None:
     def rounded(rows: list[Exposure]) -> Counter[Any]:
-        return Counter((*row[:-1], round(row.served_at * 1000)) for row in rows)
+        return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
 
     assert rounded(decode(encode(batch))) == rounded(batch)
 
 
 def test_a_batch_reads_well() -> None:
     assert encode(some(3, first=41)[::2]) == (
-        '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0],[43,2]]]]}'
+        '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0,1.2],[43,2,1.2]]]]}'
     )
+
+
+def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
+    batch = [row._replace(took_ms=None) for row in some(1)]
+    assert "[[1,0]]" in encode(batch)
+    assert decode(encode(batch)) == batch
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,8 @@ def test_a_batch_reads_well() -> None:
         '{"at":1,"lists":[["a","b","c",[[-1,0]]]]}', '{"at":1,"lists":[["a","b","c",[[1.5,0]]]]}',
         '{"at":1,"lists":[["a","b\\u0000","c",[[1,0]]]]}', '{"at":1,"lists":[["a","b",null,[[1,0]]]]}',
         '{"at":1,"lists":[["a","b","c",[[9223372036854775808,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,-1]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,"1"]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,NaN]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,1,1]]]]}',
     ],
 )  # fmt: skip
 def test_what_is_no_batch_is_refused(value: str) -> None:
@@ -151,12 +162,30 @@ def test_the_first_page_of_either_feed_is_noted_with_the_list_that_was_served_an
     ask(app, "/users/42/recommendations?limit=0", 400)
     stop(app)
     found = noted(redis_client)
-    assert [row[:-1] for row in found] == [
+    assert [row[:4] for row in found] == [
         (42, TEST, TEST_RUN, "personal"),
         (43, CONTROL, CONTROL_RUN, "popular"),
     ]
-    assert all(before - 1 <= row.served_at <= datetime.now(UTC).timestamp() + 1 for row in found)
+    now = datetime.now(UTC).timestamp()
+    assert all(before - 1 <= row.served_at <= now + 1 for row in found)
+    assert all(0 <= row.took_ms <= 1000 * (now - before + 1) for row in found)
     assert counted(app) == (2, 0)
+
+
+def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("serving.observe.time.perf_counter", lambda: next(clock))  # 1 s between two looks
+    publish(redis_client, CONTROL_RUN)
+    with serving(settings_for(redis_url, exposures="on", access_log="on")) as app:
+        answer = recommend(app, 42, limit=2)
+        recommend(app, 42, limit=2, cursor=answer["next_cursor"])
+        stop(app)
+    (found,) = noted(redis_client)
+    assert (found.user_id, found.run_id) == (42, CONTROL_RUN)
+    assert found.took_ms is not None
+    assert found.took_ms >= 1000
 
 
 def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
@@ -296,13 +325,16 @@ def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Itera
 
 def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
     batches = [some(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
+    batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
     place.add(*batches)
     done = place.drain()
     flat = [row for batch in batches for row in batch]
     assert done == Drained(exposures=len(flat), entries=len(batches))
-    assert place.rows() == [row[:-1] for row in flat]
-    times = query(place.settings.database_url, "SELECT served_at FROM recs.exposures ORDER BY 1 LIMIT 2")
-    assert times == [(NOW + timedelta(milliseconds=ms),) for ms in (1, 2)]
+    assert place.rows() == [row[:4] for row in flat]
+    times = query(
+        place.settings.database_url, "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2"
+    )
+    assert times == [(NOW + timedelta(milliseconds=ms), took) for ms, took in ((1, 1.2), (2, None))]
     assert place.client.xlen(KEYS.exposures) == 0
     assert place.drain() == Drained()
     place.add(some(1, first=10_000))

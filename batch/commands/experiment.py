@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from batch import layout
 from batch.commands.experiment_report import report
 from batch.commands.experiment_told import told, told_standing
-from batch.commands.options import json_option
+from batch.commands.options import PLANNED_DAYS, json_option
 from batch.experiment import drain as draining
 from batch.experiment.change import Changed, change
 from batch.experiment.edit import edited, pinned, unpinned
@@ -51,23 +51,31 @@ def experiment() -> None:
 experiment.add_command(report)
 
 
-@experiment.command("set", epilog="Example: python -m batch experiment set --percent-test 10")
+@experiment.command("set", epilog="Example: python -m batch experiment set --percent-test 50 --days 14")
 @click.option("--name", type=Word(), help="Another name begins another experiment.")
 @click.option("--salt", type=Word(), help="Another salt draws the users anew.")
 @click.option("--percent-test", type=click.IntRange(0, 100), help="0 puts all in control, 100 all in test.")
+@click.option("--days", type=PLANNED_DAYS, help="Days planned from when the split is set.")
 @json_option
 @click.pass_obj
 def set_(
-    settings: Settings, name: str | None, salt: str | None, percent_test: int | None, as_json: bool
+    settings: Settings,
+    name: str | None,
+    salt: str | None,
+    percent_test: int | None,
+    days: int | None,
+    as_json: bool,
 ) -> None:
     """Change the split; what is not given stays. Serving follows within about a second.
 
     Every change is recorded in recs.experiments. A set that changes nothing
-    writes to Redis all the same.
+    writes to Redis all the same. Give --days with what begins an experiment:
+    before their end the report names no winner, and days changed later are
+    told in it. Another name or salt begins without, unless they are given.
     """
-    if (name, salt, percent_test) == (None, None, None):
-        raise click.UsageError("Give at least one of --name, --salt and --percent-test.")
-    _change(settings, "experiment set", lambda now: edited(now, name, salt, percent_test), as_json)
+    if (name, salt, percent_test, days) == (None, None, None, None):
+        raise click.UsageError("Give at least one of --name, --salt, --percent-test and --days.")
+    _change(settings, "experiment set", lambda now: edited(now, name, salt, percent_test), as_json, days)
 
 
 @experiment.command(epilog="Example: python -m batch experiment pin 42 test")
@@ -113,16 +121,21 @@ def drain(settings: Settings, as_json: bool) -> None:
 
 
 def _change(
-    settings: Settings, command: str, edit: Callable[[Experiment], Experiment], as_json: bool
+    settings: Settings,
+    command: str,
+    edit: Callable[[Experiment], Experiment],
+    as_json: bool,
+    days: int | None = None,
 ) -> None:
     with _connected(settings, command) as (engine, client, who):
-        done = change(engine, client, settings, datetime.now(UTC), who, edit)
+        done = change(engine, client, settings, datetime.now(UTC), who, edit, days)
     click.echo(layout.as_json(_record(done)) if as_json else told(done))
 
 
 def _record(done: Changed) -> dict[str, Any]:
     return {
         **done.now.experiment.to_fields(),
+        "planned_days": done.now.planned_days,
         "changed": done.anything,
         "new_experiment": done.new_experiment,
         "set_at": done.now.set_at,

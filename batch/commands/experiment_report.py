@@ -11,7 +11,7 @@ import click
 from batch import layout
 from batch.commands.moment import Moment
 from batch.commands.number import Number
-from batch.commands.options import json_option
+from batch.commands.options import PLANNED_DAYS, json_option
 from batch.loading import source
 from batch.runs import ledger
 from contract.settings import ON, Settings
@@ -19,7 +19,7 @@ from contract.settings import ON, Settings
 DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 
-@click.command(epilog="Example: python -m batch experiment report --days 14 --html experiment.html")
+@click.command(epilog="Example: python -m batch experiment report --html experiment.html")
 @click.option("--name", metavar="TEXT", help="An earlier experiment. Default: the one in force.")
 @click.option("--from", "since", type=Moment(), help="Count from then on. Default: when the split was set.")
 @click.option(
@@ -27,7 +27,7 @@ DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
     type=Moment(),
     help="Count up to then, in the split in force until then. Default: now, or the planned end.",
 )
-@click.option("--days", type=click.IntRange(1, 365), help="Days that were planned. Default: 14.")
+@click.option("--days", type=PLANNED_DAYS, help="Days planned. Default: what `set --days` recorded, or 14.")
 @click.option(
     "--planned-end", type=DATE, metavar="TIME", help="The same as a time in UTC, in place of --days."
 )
@@ -54,8 +54,9 @@ def report(
 ) -> None:
     """Compare the variants: metrics with intervals, the split, guard rails, and what may be concluded.
 
-    Before the planned end no winner is named. Fix --days before the experiment
-    begins, and give the same ones every time.
+    Before the planned end no winner is named. Record the plan when the
+    experiment begins, by `experiment set --days`; a report that counts with
+    another says so.
     """
     if days is not None and planned_end is not None:
         raise click.UsageError("Give --days or --planned-end, not both.")

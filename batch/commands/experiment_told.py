@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from batch import layout
@@ -9,12 +10,12 @@ from batch.experiment import in_redis
 from batch.experiment.change import Changed
 
 WITHIN = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
-HEAD = ("since", "name", "salt", "% in test", "pinned", "by")
+HEAD = ("since", "name", "salt", "% in test", "days", "pinned", "by")
 
 
 def told(done: Changed) -> str:
     """Tell what a change did, and whether another experiment begins."""
-    experiment, before = done.now.experiment, done.before
+    experiment, before = done.now.experiment, done.before.experiment if done.before else None
     if not done.anything:
         return f"nothing changes; Redis was told again: {in_redis.described(experiment)}"
     lines = [in_redis.described(experiment), f"recorded; {WITHIN}"]
@@ -33,10 +34,25 @@ def told(done: Changed) -> str:
     elif before is not None and before.percent_test != experiment.percent_test:
         moved, variant = _moved(before.percent_test, experiment.percent_test)
         lines.append(f"the same experiment: {moved} % of users go to {variant}, the others stay")
+    if (line := _plan_told(done)) is not None:
+        lines.append(line)
     if experiment.pins:
         pins = ", ".join(f"{user} {variant}" for user, variant in sorted(experiment.pins.items()))
         lines.append(f"pinned whatever the split says: {pins}")
     return "\n".join(lines)
+
+
+def _plan_told(done: Changed) -> str | None:
+    """Say what is planned, where that changed or where it should have been said."""
+    before, now = done.before, done.now
+    if now.planned_days is None:
+        return "no end is planned: record one now, with --days" if before and done.new_experiment else None
+    if before is None or replace(before.experiment, pins={}) != replace(now.experiment, pins={}):
+        return f"planned for {now.planned_days} days from now on"
+    if before.planned_days == now.planned_days:
+        return None
+    was = "none was recorded" if before.planned_days is None else f"it was {before.planned_days}"
+    return f"planned for {now.planned_days} days; {was} when the split was set, and reports say so"
 
 
 def _moved(before: int, now: int) -> tuple[int, str]:
@@ -57,6 +73,9 @@ def told_standing(found: dict[str, Any]) -> str:
         f"{current['name']}: {current['percent_test']} % of users in test, salt {current['salt']!r}; "
         f"began {began}",
     ]
+    if current["planned_days"] is not None:
+        end = found["planned_end"].isoformat(timespec="seconds")
+        lines.append(f"planned for {current['planned_days']} days, until {end}; no winner is named before")
     lines += [f"user {user} is pinned to {variant}" for user, variant in current["pins"].items()]
     lines += (
         ["Redis has the same"]
@@ -74,6 +93,7 @@ def told_standing(found: dict[str, Any]) -> str:
             change["name"],
             change["salt"],
             change["percent_test"],
+            change["planned_days"],
             len(change["pins"]),
             change["actor"],
         ]

@@ -29,18 +29,20 @@ DEFAULT_NAME = "default"
 class Changed:
     """What was in force before, None if nothing was, and what is now; alike where nothing was to change."""
 
-    before: Experiment | None
+    before: Recorded | None
     now: Recorded
 
     @property
     def anything(self) -> bool:
         """Whether anything changed."""
-        return self.before != self.now.experiment
+        return self.before != self.now
 
     @property
     def new_experiment(self) -> bool:
         """Whether another experiment begins."""
-        return self.before is None or not recorded.same_experiment(self.before, self.now.experiment)
+        return self.before is None or not recorded.same_experiment(
+            self.before.experiment, self.now.experiment
+        )
 
 
 def change(
@@ -50,19 +52,24 @@ def change(
     now: datetime,
     actor: str,
     edit: Callable[[Experiment], Experiment],
+    planned_days: int | None = None,
 ) -> Changed:
     """Change the experiment in force, or that of the settings where none is; record it and tell serving.
 
+    The days planned stay unless others are given; another experiment begins without.
     What fails leaves both as they were; but if Postgres is lost after Redis was
     told, the next night or refresh takes that back.
     """
     keys = Keys(settings.key_prefix)
     with recorded.changing(engine, keys.prefix) as connection:
-        known = recorded.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
-        before = known.experiment if known else None
-        wanted = edit(before or of_settings(settings))
-        if known is None or wanted != before:
-            known = recorded.record(connection, keys.prefix, wanted, now, actor)
+        before = recorded.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
+        wanted = edit(before.experiment if before else of_settings(settings))
+        if before and planned_days is None and recorded.same_experiment(before.experiment, wanted):
+            planned_days = before.planned_days
+        if before and (before.experiment, before.planned_days) == (wanted, planned_days):
+            known = before
+        else:
+            known = recorded.record(connection, keys.prefix, wanted, now, actor, planned_days)
         in_redis.write(client, keys, wanted)
     return Changed(before, known)
 

@@ -31,7 +31,7 @@ ENTRIES_AT_A_TIME = 100
 """Up to 50,000 exposures a transaction."""
 
 BEGINNING = "0-0"
-COLUMNS = ("user_id", "variant", "run_id", "source", "served_at")
+COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms")
 COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
 
 
@@ -113,7 +113,7 @@ def _exposures(entries: Iterable[tuple[str, dict[str, str]]], done: Drained) -> 
 def _copy(connection: sa.Connection, rows: Iterable[Exposure]) -> None:
     file = io.StringIO()
     csv.writer(file).writerows(
-        (*row[:-1], datetime.fromtimestamp(row.served_at, UTC).isoformat()) for row in rows
+        (*shared, datetime.fromtimestamp(at, UTC).isoformat(), took_ms) for *shared, at, took_ms in rows
     )
     file.seek(0)
     driver: Any = connection.connection.cursor()

@@ -39,11 +39,6 @@ SHOWN = f"""
     FROM by_post GROUP BY 1 ORDER BY 1
 """
 
-LATENCY = (
-    "not measured here; serving counts it for Prometheus as overnight_request_seconds, for both variants "
-    "together, and docs/grafana-dashboard.json shows it"
-)
-
 
 @dataclass(frozen=True)
 class GuardRails:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from batch.experiment.told import RAILS, notes
+from batch.experiment.told import RAILS, latency_rows, notes
 from batch.reporting.charts import Axis, Chart
 from batch.reporting.template import template
 from contract.errors import OvernightError
@@ -22,6 +22,7 @@ def page(found: dict[str, Any]) -> str:
         variants=VARIANTS,
         notes=notes(found),
         rails=RAILS,
+        latency_rows=latency_rows(found["guard_rails"]["latency"]),
         differences=_differences(found["by_day"]),
     )
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 
+from batch.experiment.plan import Plan, plan_of
 from batch.experiment.recorded import Recorded
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import Experiment
 
 DAYS_PLANNED = 14
-"""Two whole weeks, unless the analyst planned otherwise."""
+"""Two whole weeks, where nothing else was planned."""
 
 BEFORE = timedelta(days=14)
 """How much of the time before the experiment CUPED looks at."""
@@ -41,6 +42,8 @@ class Split:
         this experiment, even if its percentage was another then.
     pinned
         Users who were pinned to a variant at any time of the stretch.
+    plan
+        How long it was to last.
     """
 
     experiment: Experiment
@@ -48,6 +51,13 @@ class Split:
     ended: datetime | None
     untouched_until: datetime
     pinned: tuple[int, ...]
+    plan: Plan
+
+    @property
+    def planned_end(self) -> datetime | None:
+        """Until when it was to last, by what was recorded last."""
+        days = self.plan.in_force
+        return None if days is None else self.since + timedelta(days=days)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,11 @@ class Period:
     def days(self) -> float:
         """How long it is."""
         return (self.until - self.since) / timedelta(days=1)
+
+    @property
+    def planned_days(self) -> float:
+        """How long the experiment is taken to last."""
+        return (self.planned_end - self.split.since) / timedelta(days=1)
 
     @property
     def before_since(self) -> datetime:
@@ -106,6 +121,7 @@ def find_split(changes: Sequence[Recorded], name: str | None, until: datetime | 
         ended=changes[newest - 1].set_at if newest else None,
         untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
         pinned=tuple(sorted({user for each in stretch for user in each.experiment.pins})),
+        plan=plan_of(stretch[::-1]),
     )
 
 
@@ -121,7 +137,8 @@ def period(
     Parameters
     ----------
     planned
-        How long the experiment was to be, or when it was to end; 14 days unless given.
+        How long the experiment was to be, or when it was to end. Unless given:
+        what was recorded, or 14 days.
 
     Raises
     ------
@@ -134,8 +151,9 @@ def period(
             f"the split is what it is since {_told(split.since)} only; --from must not be earlier, and "
             "--until counts in the split that was in force until then"
         )
-    length = timedelta(days=DAYS_PLANNED) if planned is None else planned
-    end = split.since + length if isinstance(length, timedelta) else length
+    if planned is None:
+        planned = timedelta(days=split.plan.in_force or DAYS_PLANNED)
+    end = split.since + planned if isinstance(planned, timedelta) else planned
     latest = min(each for each in (until, split.ended, now, end) if each is not None)
     if latest <= begin:
         raise ExperimentError(f"nothing to count: the time from {_told(begin)} to {_told(latest)} is empty")

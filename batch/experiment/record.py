@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from batch.experiment.compare import Difference
-from batch.experiment.guard_rails import LATENCY
 from batch.experiment.report import Report
 
 
@@ -29,6 +28,13 @@ def record(report: Report) -> dict[str, Any]:
             "reached": period.reached,
             "before": [period.before_since.isoformat(), period.before_until.isoformat()],
         },
+        "plan": {
+            "days": period.planned_days,
+            "at_begin": period.split.plan.at_begin,
+            "changes": [{"at": at.isoformat(), "days": days} for at, days in period.split.plan.changes],
+            "deviates": period.split.plan.deviates(period.planned_days),
+            "sentence": period.split.plan.told(period.planned_days),
+        },
         "population": "exposures" if report.by_exposure else "views",
         "verdict": asdict(judgement.verdict),
         "sample_ratio": asdict(ratio) | {"broken": ratio.broken},
@@ -39,7 +45,7 @@ def record(report: Report) -> dict[str, Any]:
         "metrics": [_metric(each, place == 0) for place, each in enumerate(judgement.differences)],
         "worth_knowing": report.worth,
         "guard_rails": {variant: asdict(rails) for variant, rails in report.guard_rails.items()}
-        | {"latency": LATENCY},
+        | {"latency": asdict(report.latencies)},
         "by_day": [asdict(day) for day in report.by_day],
     }
 

@@ -18,11 +18,12 @@ PATIENCE = sa.text("SET LOCAL lock_timeout = '20s'")
 
 @dataclass(frozen=True)
 class Recorded:
-    """One change: what was in force from `set_at` on, and who made it so."""
+    """One change: what was in force from `set_at` on, who made it so, and the days planned by then."""
 
     experiment: Experiment
     set_at: datetime
     actor: str
+    planned_days: int | None = None
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def history(connection: sa.Connection, key_prefix: str, most: int | None = None)
         .limit(most)
     )
     return [
-        Recorded(Experiment.from_fields(row._asdict()), row.set_at, row.actor)
+        Recorded(Experiment.from_fields(row._asdict()), row.set_at, row.actor, row.planned_days)
         for row in connection.execute(query)
     ]
 
@@ -54,15 +55,20 @@ def in_force(connection: sa.Connection, key_prefix: str) -> Recorded | None:
 
 
 def record(
-    connection: sa.Connection, key_prefix: str, experiment: Experiment, now: datetime, actor: str
+    connection: sa.Connection,
+    key_prefix: str,
+    experiment: Experiment,
+    now: datetime,
+    actor: str,
+    planned_days: int | None = None,
 ) -> Recorded:
     """Enter a change, later than all before it even where clocks disagree; call it while `changing`."""
     before = in_force(connection, key_prefix)
     set_at = now if before is None else max(now, before.set_at + timedelta(microseconds=1))
     fields = {"pins": {}} | experiment.to_fields()
-    row = fields | {"set_at": set_at, "actor": actor, "key_prefix": key_prefix}
+    row = fields | {"set_at": set_at, "actor": actor, "key_prefix": key_prefix, "planned_days": planned_days}
     connection.execute(sa.insert(experiments).values(row))
-    return Recorded(experiment, set_at, actor)
+    return Recorded(experiment, set_at, actor, planned_days)
 
 
 def same_experiment(one: Experiment, other: Experiment) -> bool:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from batch.experiment.by_day import DayDifference, differences_by_day
 from batch.experiment.compare import Difference, compare
 from batch.experiment.guard_rails import GuardRails, read_guard_rails
+from batch.experiment.latency import Latencies, read_latencies
 from batch.experiment.metrics import COUNTS, IN_TEST, LIKES, METRICS, VIEWS
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period
@@ -39,6 +40,7 @@ class Report:
     period: Period
     judgement: Judgement
     guard_rails: Mapping[str, GuardRails]
+    latencies: Latencies
     by_day: list[DayDifference]
     by_exposure: bool
     worth: float
@@ -75,6 +77,7 @@ def report(connection: sa.Connection, period: Period, recorded: bool, worth: flo
         period=period,
         judgement=judge(outcomes.users, period, worth),
         guard_rails=read_guard_rails(connection, period, recorded),
+        latencies=read_latencies(connection, period, recorded),
         by_day=differences_by_day(outcomes.days),
         by_exposure=outcomes.by_exposure,
         worth=worth,

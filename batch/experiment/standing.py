@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from batch.experiment import in_redis, recorded
 from batch.experiment.assignment import variant_sql
+from batch.experiment.period import find_split
 from batch.experiment.recorded import Recorded
 from contract.keys import Keys
 from contract.settings import Settings
@@ -24,6 +25,7 @@ def standing(engine: sa.Engine, client: redis.Redis, settings: Settings) -> dict
     return {
         "in_force": _fields(current) if current else None,
         "began_at": recorded.of_one_experiment(changes)[-1].set_at if changes else None,
+        "planned_end": find_split(changes, None).planned_end if changes else None,
         "sql": variant_sql("user_id", current.experiment) if current else None,
         "redis": {
             "agrees": current is not None and found.experiment == current.experiment,
@@ -36,4 +38,8 @@ def standing(engine: sa.Engine, client: redis.Redis, settings: Settings) -> dict
 
 def _fields(change: Recorded) -> dict[str, Any]:
     fields: dict[str, Any] = {"pins": {}} | change.experiment.to_fields()
-    return fields | {"set_at": change.set_at, "actor": change.actor}
+    return fields | {
+        "planned_days": change.planned_days,
+        "set_at": change.set_at,
+        "actor": change.actor,
+    }

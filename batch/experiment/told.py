@@ -28,6 +28,7 @@ def told(found: dict[str, Any]) -> str:
     parts = [
         head,
         verdict["sentence"],
+        *([found["plan"]["sentence"]] if found["plan"]["deviates"] else []),
         _variants(found),
         *([_metrics(found)] if found["metrics"] else []),
         "\n".join(notes(found)),
@@ -51,6 +52,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     ]
     if found["experiment"]["pinned_users"]:
         lines.append(f"{found['experiment']['pinned_users']} users were pinned by hand and are left out.")
+    if not found["plan"]["deviates"]:
+        lines.append(found["plan"]["sentence"])
     before = [moment(each) for each in period["before"]]
     lines.append(f"CUPED looks at the same metric from {before[0]} to {before[1]}.")
     if verdict["days_more"] is not None:
@@ -107,4 +110,17 @@ def _rails(found: dict[str, Any]) -> str:
     ]
     both = [rails[variant]["users_of_other"] for variant in VARIANTS]
     rows.append(["users who saw the other's list", *("-" if n is None else f"{n:,}" for n in both)])
-    return table(("guard rail", *VARIANTS), rows) + f"\nlatency: {rails['latency']}"
+    rows += latency_rows(rails["latency"])
+    return table(("guard rail", *VARIANTS), rows) + f"\nlatency: {rails['latency']['sentence']}"
+
+
+def latency_rows(latency: dict[str, Any]) -> list[list[str]]:
+    """Lay out how long answers took: a title and a cell for each variant."""
+    return [
+        [f"{name} of how long an answer took", *(_ms(latency[variant], f"{name}_ms") for variant in VARIANTS)]
+        for name in ("p50", "p99")
+    ]
+
+
+def _ms(found: dict[str, Any] | None, name: str) -> str:
+    return "-" if found is None else f"{found[name]:.1f} ms"

@@ -74,6 +74,8 @@ experiments = sa.Table(
     sa.Column("set_at", time, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
+    # How long it was to last from when the split was set; none where nobody said.
+    sa.Column("planned_days", sa.Integer),
 )
 # A row for each first page of a feed that was answered; `variant` is the one whose list was served.
 exposures = sa.Table(
@@ -84,6 +86,8 @@ exposures = sa.Table(
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("served_at", time, nullable=False),
+    # From the request's arrival until its answer was there; none where serving did not note it yet.
+    sa.Column("took_ms", sa.REAL),
     # Rows come nearly in order of time, so a few bytes for each block of them are index enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
 )
