@@ -246,8 +246,12 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
     text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
     assert text.split("\n\n")[2] == says
     assert says in page.read_text()
-    asked = run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **places)
-    assert json.loads(asked.stdout)["plan"]["sentence"] == says
+    asked = json.loads(
+        run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **places).stdout
+    )
+    assert asked["plan"]["sentence"] == says
+    assert asked["verdict"]["standing"] == "early"  # a shorter plan, made up later, finds no winner
+    assert "4.0 of 10.0 days" in asked["verdict"]["sentence"]
 
 
 def change_of(

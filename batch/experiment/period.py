@@ -62,7 +62,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Period:
-    """What is counted: since <= time < until. Nothing may be concluded while `until` < `planned_end`."""
+    """What is counted: since <= time < until. Nothing may be concluded before `verdict_from`."""
 
     split: Split
     since: datetime
@@ -90,9 +90,17 @@ class Period:
         return min(self.split.untouched_until, self.since)
 
     @property
+    def verdict_from(self) -> datetime:
+        """When a winner may be named: at the planned end, and no sooner than was planned when it began."""
+        at_begin = self.split.plan.at_begin
+        if at_begin is None:
+            return self.planned_end
+        return max(self.planned_end, self.split.since + timedelta(days=at_begin))
+
+    @property
     def reached(self) -> bool:
-        """Whether the planned end was reached."""
-        return self.until >= self.planned_end
+        """Whether a winner may be named."""
+        return self.until >= self.verdict_from
 
 
 def find_split(changes: Sequence[Recorded], name: str | None, until: datetime | None = None) -> Split:

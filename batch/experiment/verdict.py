@@ -95,16 +95,16 @@ def _empty(period: Period, ratio: SampleRatio) -> str:
 
 
 def _early(period: Period, primary: Difference) -> str:
-    if period.split.ended is not None and period.split.ended < period.planned_end:
+    if period.split.ended is not None and period.split.ended < period.verdict_from:
         return (
             f"No winner may be named: the experiment was ended on {_told(period.split.ended)}, before its "
             f"planned end. {_lies(primary).capitalize()}. Whoever ends at a good moment is misled far more "
             "often than 5 %."
         )
-    planned = (period.planned_end - period.since) / timedelta(days=1)
+    planned = (period.verdict_from - period.since) / timedelta(days=1)
     return (
         f"Too early to name a winner: {period.days:.1f} of {planned:.1f} days are counted, and one may be "
-        f"named from {_told(period.planned_end)} on. So far {_lies(primary)}. That is preliminary: whoever "
+        f"named from {_told(period.verdict_from)} on. So far {_lies(primary)}. That is preliminary: whoever "
         "looks every day and stops at the first good one is misled far more often than 5 %."
     )
 
