@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from demo.processes import free_port
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
 
+OWN_FOLDER = pytest.StashKey[Path]()
+
 _database_numbers = itertools.count()
 
 # Under nohup, or in the background of a script, these are ignored: by what the tests start and stop as well.
@@ -29,6 +33,26 @@ settings.register_profile(
     "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each run a folder of its own.
+
+    The folder that all runs of an account share by default is closed to others
+    whenever a run begins, and Postgres, which must not run as root, is one of
+    those others: a second run would end the first one's servers.
+    """
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="overnight-tests-")
+        config.stash[OWN_FOLDER] = Path(config.option.basetemp)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove that folder, unless there is a failure to look into."""
+    folder = session.config.stash.get(OWN_FOLDER, None)
+    if folder is not None and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
