@@ -16,7 +16,7 @@ import redis
 
 from batch.experiment.metrics import BEFORE
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.page import write_page
+from batch.experiment.page import check_place, write_page
 from batch.experiment.period import find_split, period
 from batch.experiment.record import record
 from batch.experiment.recorded import history
@@ -59,7 +59,11 @@ def experiment(folder: Path, settings: Settings, wanted: Wanted) -> None:
     ------
     LockedError
         If another one uses the folder.
+    OvernightError
+        If the page cannot be written where it is wanted.
     """
+    if wanted.html is not None:
+        check_place(wanted.html)
     servers = servers_in(folder / FOLDER)
     try:
         with lock(up_lock(servers.folder), wait=False), stoppable(), _started(servers) as own:

@@ -12,6 +12,7 @@ from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.period import Period, Split
 from batch.experiment.plan import Plan
 from contract.experiment import Experiment
+from contract.keys import Keys
 
 START = datetime(2022, 1, 3, tzinfo=UTC)
 PLANNED = timedelta(days=14)
@@ -19,7 +20,8 @@ PLANNED = timedelta(days=14)
 
 def a_period(days: float = 14, percent_test: int = 50, ended: datetime | None = None) -> Period:
     """Return a period of so many days of the fourteen that are planned."""
-    split = Split(Experiment("first", "salt", percent_test), START, ended, START, (), Plan(PLANNED.days))
+    experiment, plan = Experiment("first", "salt", percent_test), Plan(PLANNED.days)
+    split = Split(experiment, START, ended, START, (), plan, Keys().prefix)
     return Period(split, START, START + timedelta(days=days), START + PLANNED)
 
 

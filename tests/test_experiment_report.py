@@ -25,9 +25,10 @@ from batch.experiment.record import record
 from batch.experiment.recorded import Recorded, history
 from batch.experiment.report import report
 from batch.runs import ledger
+from contract.errors import OvernightError
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
-from demo.experiment import Wanted, tell
+from demo.experiment import Wanted, experiment, tell
 from demo.population import FIRST_USER_ID
 from demo.postgres import engine_of
 from demo.replay import FIRST_MIDNIGHT, Network, replay
@@ -47,12 +48,18 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
     """Make a network with an experiment since START, and return its exposures and interactions.
 
     Users look and like at random moments from 16 days before START to 16
-    days after it; some are never exposed, some now and then from the other list.
+    days after it; some are never exposed, some now and then from the other
+    list. Exposures of another installation, which counts for nothing, are in
+    the same table.
     """
     random, durations = np.random.default_rng(seed), np.random.default_rng(seed)
     make_network(database_url, users=USERS, posts=POSTS, interactions=10)
     engine = engine_of(database_url)
     ledger.create(engine)
+    elsewhere = (
+        "INSERT INTO recs.exposures "
+        "SELECT user_id, 'test', 'R', 'popular', %s, 900, 'staging' FROM recs.users"
+    )
 
     def moment() -> datetime:
         return START + timedelta(seconds=int(random.integers(-16 * 86_400, 16 * 86_400)))
@@ -70,6 +77,7 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
         took = None if durations.random() < 0.1 else round(float(durations.gamma(2, 3)), 1)
         exposures.append((user, variant, "20220101T000000Z-test", source, moment(), took))
     with engine.begin() as connection:
+        connection.exec_driver_sql(elsewhere, (START,))
         connection.exec_driver_sql("DELETE FROM recs.interactions")
         for table, rows in (("interactions", actions), ("exposures", exposures)):
             marks = ", ".join(["%s"] * len(rows[0]))
@@ -400,3 +408,10 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert rails[TEST].other_share == rails[CONTROL].other_share == 0
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_replay(tmp_path: Path) -> None:
+    wanted = Wanted(Network(40, 10, 2, 1, 0.0), 0, 0, as_json=False, html=tmp_path / "missing" / "page.html")
+    with pytest.raises(OvernightError, match="there is no folder"):
+        experiment(tmp_path, Settings(), wanted)
+    assert not any(tmp_path.iterdir())

@@ -31,7 +31,7 @@ ENTRIES_AT_A_TIME = 100
 """Up to 50,000 exposures a transaction."""
 
 BEGINNING = "0-0"
-COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms")
+COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms", "key_prefix")
 COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
 
 
@@ -59,7 +59,8 @@ def drain(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datet
         log.warning("%s had %d entries that are no exposures; left out", keys.exposures, done.broken)
     oldest = now - timedelta(days=settings.exposures_keep_days)
     with engine.begin() as connection:
-        gone = connection.execute(sa.delete(exposures).where(exposures.c.served_at < oldest))
+        ours = sa.delete(exposures).where(exposures.c.key_prefix == keys.prefix)
+        gone = connection.execute(ours.where(exposures.c.served_at < oldest))
     done.removed = gone.rowcount
     return done
 
@@ -71,11 +72,11 @@ def _moved(engine: sa.Engine, client: redis.Redis, keys: Keys, now: datetime, do
         entries: Any = client.xrange(keys.exposures, min=f"({last}", count=ENTRIES_AT_A_TIME)
         if entries:
             rows = list(_exposures(entries, done))
-            _copy(connection, rows)
+            _copy(connection, rows, keys.prefix)
             last = entries[-1][0]
-            _note(connection, keys.prefix, last, now)
             done.entries += len(entries)
             done.exposures += len(rows)
+        _note(connection, keys.prefix, last, now)
     # Whatever is not after the last is in Postgres now, or was when a drain died before it came to this.
     removed = int(client.xtrim(keys.exposures, minid=_after(last), approximate=False))
     if removed > len(entries):
@@ -110,10 +111,11 @@ def _exposures(entries: Iterable[tuple[str, dict[str, str]]], done: Drained) -> 
             done.broken += 1
 
 
-def _copy(connection: sa.Connection, rows: Iterable[Exposure]) -> None:
+def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) -> None:
     file = io.StringIO()
     csv.writer(file).writerows(
-        (*shared, datetime.fromtimestamp(at, UTC).isoformat(), took_ms) for *shared, at, took_ms in rows
+        (*shared, datetime.fromtimestamp(at, UTC).isoformat(), took_ms, key_prefix)
+        for *shared, at, took_ms in rows
     )
     file.seek(0)
     driver: Any = connection.connection.cursor()

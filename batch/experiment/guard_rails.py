@@ -20,7 +20,7 @@ ANSWERS = f"""
                count(*) FILTER (WHERE e.source = 'popular') AS popular,
                count(*) FILTER (WHERE (e.variant = '{TEST}') <> in_test) AS other
         FROM {SCHEMA}.exposures e JOIN population USING (user_id)
-        WHERE e.served_at >= %(since)s AND e.served_at < %(until)s
+        WHERE e.key_prefix = %(key_prefix)s AND e.served_at >= %(since)s AND e.served_at < %(until)s
         GROUP BY 1, 2
     )
     SELECT in_test, sum(answers) AS answers, sum(popular) AS popular, sum(other) AS other,

@@ -27,7 +27,8 @@ TIMED = f"""
     WITH population AS MATERIALIZED ({POPULATION}), timed AS (
         SELECT user_id, in_test, e.took_ms
         FROM {SCHEMA}.exposures e JOIN population USING (user_id)
-        WHERE e.served_at >= %(since)s AND e.served_at < %(until)s AND e.took_ms IS NOT NULL
+        WHERE e.key_prefix = %(key_prefix)s AND e.served_at >= %(since)s AND e.served_at < %(until)s
+          AND e.took_ms IS NOT NULL
     )
 """
 TIMES = f"""{TIMED}

@@ -20,6 +20,7 @@ from batch.experiment.assignment import bucket_sql
 from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.period import Period
 from batch.loading.stream import stream
+from batch.runs.tables import exposures
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
 
 DAY = "day"
@@ -28,7 +29,7 @@ FIRST_POSTS = 5
 
 EXPOSED = f"""
     SELECT user_id, min(served_at) AS first_at FROM {SCHEMA}.exposures
-    WHERE served_at >= %(since)s AND served_at < %(until)s GROUP BY 1
+    WHERE key_prefix = %(key_prefix)s AND served_at >= %(since)s AND served_at < %(until)s GROUP BY 1
 """
 VIEWED = f"""
     SELECT user_id, min(happened_at) AS first_at FROM {SCHEMA}.{INTERACTIONS}
@@ -95,11 +96,10 @@ def came(connection: sa.Connection, period: Period, recorded: bool) -> str:
     """Return the query of who came: by their exposures, or by their views where none were recorded."""
     if not recorded:
         return VIEWED
-    any_at_all = sa.text(f"""
-        SELECT EXISTS (SELECT FROM {SCHEMA}.exposures WHERE served_at >= :since AND served_at < :until)
-    """)
-    found = connection.scalar(any_at_all, {"since": period.since, "until": period.until})
-    return EXPOSED if found else VIEWED
+    ours = exposures.c.key_prefix == period.split.key_prefix
+    served_at = exposures.c.served_at
+    any_at_all = sa.exists().where(ours, served_at >= period.since, served_at < period.until)
+    return EXPOSED if connection.scalar(sa.select(any_at_all)) else VIEWED
 
 
 def parameters(period: Period) -> dict[str, Any]:
@@ -111,6 +111,7 @@ def parameters(period: Period) -> dict[str, Any]:
         "salt": experiment.salt,
         "percent_test": experiment.percent_test,
         "pinned": list(period.split.pinned),
+        "key_prefix": period.split.key_prefix,
     }
 
 

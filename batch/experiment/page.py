@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ def page(found: dict[str, Any]) -> str:
         latency_rows=latency_rows(found["guard_rails"]["latency"]),
         differences=_differences(found["by_day"]),
     )
+
+
+def check_place(path: Path) -> None:
+    """See before long work that a page can be written there.
+
+    Raises
+    ------
+    OvernightError
+        There is no such folder, or it may not be written to.
+    """
+    if not path.parent.is_dir():
+        raise OvernightError(
+            f"the page cannot be written to {path}: there is no folder {path.parent}; make it"
+        )
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OvernightError(f"the page cannot be written to {path}: writing is not allowed there")
 
 
 def write_page(path: Path, found: dict[str, Any]) -> None:

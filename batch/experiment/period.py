@@ -44,6 +44,8 @@ class Split:
         Users who were pinned to a variant at any time of the stretch.
     plan
         How long it was to last.
+    key_prefix
+        Under which serving notes who was served what.
     """
 
     experiment: Experiment
@@ -52,6 +54,7 @@ class Split:
     untouched_until: datetime
     pinned: tuple[int, ...]
     plan: Plan
+    key_prefix: str
 
     @property
     def planned_end(self) -> datetime | None:
@@ -130,6 +133,7 @@ def find_split(changes: Sequence[Recorded], name: str | None, until: datetime | 
         untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
         pinned=tuple(sorted({user for each in stretch for user in each.experiment.pins})),
         plan=plan_of(stretch[::-1]),
+        key_prefix=changes[newest].key_prefix,
     )
 
 

@@ -36,6 +36,7 @@ def record(report: Report) -> dict[str, Any]:
             "sentence": period.split.plan.told(period.planned_days),
         },
         "population": "exposures" if report.by_exposure else "views",
+        "exposures_drained_at": None if report.drained_at is None else report.drained_at.isoformat(),
         "verdict": asdict(judgement.verdict),
         "sample_ratio": asdict(ratio) | {"broken": ratio.broken},
         "variants": {

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from batch.runs.tables import experiments
 from contract.experiment import Experiment
+from contract.keys import Keys
 
 ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 PATIENCE = sa.text("SET LOCAL lock_timeout = '20s'")
@@ -18,12 +19,13 @@ PATIENCE = sa.text("SET LOCAL lock_timeout = '20s'")
 
 @dataclass(frozen=True)
 class Recorded:
-    """One change: what was in force from `set_at` on, who made it so, and the days planned by then."""
+    """One change under a prefix: what was in force from `set_at` on, who made it so, and the days planned."""
 
     experiment: Experiment
     set_at: datetime
     actor: str
     planned_days: int | None = None
+    key_prefix: str = Keys().prefix
 
 
 @contextmanager
@@ -44,7 +46,9 @@ def history(connection: sa.Connection, key_prefix: str, most: int | None = None)
         .limit(most)
     )
     return [
-        Recorded(Experiment.from_fields(row._asdict()), row.set_at, row.actor, row.planned_days)
+        Recorded(
+            Experiment.from_fields(row._asdict()), row.set_at, row.actor, row.planned_days, row.key_prefix
+        )
         for row in connection.execute(query)
     ]
 
@@ -68,7 +72,7 @@ def record(
     fields = {"pins": {}} | experiment.to_fields()
     row = fields | {"set_at": set_at, "actor": actor, "key_prefix": key_prefix, "planned_days": planned_days}
     connection.execute(sa.insert(experiments).values(row))
-    return Recorded(experiment, set_at, actor, planned_days)
+    return Recorded(experiment, set_at, actor, planned_days, key_prefix)
 
 
 def same_experiment(one: Experiment, other: Experiment) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import pandas as pd
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period
 from batch.experiment.sample_ratio import SampleRatio, sample_ratio
 from batch.experiment.verdict import Verdict, conclude
+from batch.runs.tables import drained
 from contract.experiment import CONTROL, TEST
 
 WORTH = 0.05
@@ -35,7 +37,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is told of an experiment."""
+    """All that is told of an experiment; `drained_at` is when exposures were last fetched from Redis."""
 
     period: Period
     judgement: Judgement
@@ -43,6 +45,7 @@ class Report:
     latencies: Latencies
     by_day: list[DayDifference]
     by_exposure: bool
+    drained_at: datetime | None
     worth: float
 
 
@@ -73,6 +76,7 @@ def report(connection: sa.Connection, period: Period, recorded: bool, worth: flo
         Whether exposures are recorded at all; False takes views in their place.
     """
     outcomes = read_outcomes(connection, period, recorded)
+    last_drain = sa.select(drained.c.at).where(drained.c.key_prefix == period.split.key_prefix)
     return Report(
         period=period,
         judgement=judge(outcomes.users, period, worth),
@@ -80,5 +84,6 @@ def report(connection: sa.Connection, period: Period, recorded: bool, worth: flo
         latencies=read_latencies(connection, period, recorded),
         by_day=differences_by_day(outcomes.days),
         by_exposure=outcomes.by_exposure,
+        drained_at=connection.scalar(last_drain),
         worth=worth,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batch.experiment.verdict import counted_days
 from batch.layout import table
 from batch.reporting.template import figure, moment
 from contract.experiment import VARIANTS
@@ -46,9 +47,7 @@ def notes(found: dict[str, Any]) -> list[str]:
     lines = [
         f"Split: {whole}. {ratio['expected_control']:,.1f} users were expected in control and "
         f"{ratio['expected_test']:,.1f} in test{p}.",
-        "Users: those with an answer from serving, from their first on."
-        if found["population"] == "exposures"
-        else "Users: those who viewed anything, since no exposures were recorded; from their first view on.",
+        _population(found["population"] == "exposures", found["exposures_drained_at"]),
     ]
     if found["experiment"]["pinned_users"]:
         lines.append(f"{found['experiment']['pinned_users']} users were pinned by hand and are left out.")
@@ -61,11 +60,21 @@ def notes(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _population(by_exposure: bool, drained_at: str | None) -> str:
+    drained = "never" if drained_at is None else f"last at {moment(drained_at)}"
+    who = (
+        "those with an answer from serving, from their first on."
+        if by_exposure
+        else "those who viewed anything, since no exposures were recorded; from their first view on."
+    )
+    return f"Users: {who} Exposures were {drained} fetched from Redis."
+
+
 def _power(days_more: int, worth: float) -> str:
     if days_more == 0:
         return f"A relative difference of {100 * worth:.1f} % would be found by now with 80 % power."
     return (
-        f"{days_more:,} more days until a relative difference of {100 * worth:.1f} % would be found with "
+        f"{counted_days(days_more)} until a relative difference of {100 * worth:.1f} % would be found with "
         "80 % power, if each brings as much as those so far: a least number, as users who return bring less."
     )
 

@@ -72,6 +72,11 @@ def days_more(period: Period, primary: Difference, worth: float) -> int | None:
     return max(0, math.ceil(needed - period.days - 1e-9))
 
 
+def counted_days(more: int) -> str:
+    """Write how many days are still needed."""
+    return f"{more:,} more day{'' if more == 1 else 's'}"
+
+
 def _void(ratio: SampleRatio) -> str:
     chance = "" if ratio.p_value is None else f" (chance alone does that with p = {ratio.p_value:.1g})"
     return (
@@ -114,7 +119,7 @@ def _undecided(primary: Difference, worth: float, more: int | None) -> str:
     if primary.detectable_relative is not None and more:
         missing = (
             f" What could be found with 80 % power was {100 * primary.detectable_relative:.1f} %; for "
-            f"{100 * worth:.1f} % about {more:,} more days would have been needed."
+            f"{100 * worth:.1f} % about {counted_days(more)} would have been needed."
         )
     return (
         f"No winner: {_lies(primary)}, and 0 lies between them.{missing} "

@@ -88,10 +88,12 @@ exposures = sa.Table(
     sa.Column("served_at", time, nullable=False),
     # From the request's arrival until its answer was there; none where serving did not note it yet.
     sa.Column("took_ms", sa.REAL),
+    sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
     # Rows come nearly in order of time, so a few bytes for each block of them are index enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
 )
-# How far the stream of a prefix is in `exposures`: id of the last entry, changed with the rows themselves.
+# How far the stream of a prefix is in `exposures`: id of the last entry, changed with the rows themselves,
+# and when a drain last looked.
 drained = sa.Table(
     "exposures_drained",
     tables,
