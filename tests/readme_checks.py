@@ -1,4 +1,4 @@
-"""Checks of README against the code: each takes the text and tells what in it is wrong."""
+"""Checks of README and the guide against the code: each takes the text and tells what in it is wrong."""
 
 from __future__ import annotations
 
@@ -217,11 +217,25 @@ def wrong_in_folders(readme: str) -> list[str]:
     return [name for name in listed if not (ROOT / name).is_dir()] + sorted(packages - set(listed))
 
 
-def wrong_in_links(readme: str) -> list[str]:
-    headings = re.findall(r"^#+ (.*)$", readme, re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in target]
-    return [target for target in targets if target not in anchors and not (ROOT / target).is_file()]
+def wrong_links(text: str, folder: Path) -> list[str]:
+    """Return the links of a page in a folder that lead to no file, or to no heading of it."""
+    wrong = []
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        name, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        if name and not (folder / name).is_file():
+            wrong.append(target)
+        elif anchor:
+            other = (folder / name).read_text() if name else text
+            wrong += [] if anchor in anchors(other) else [target]
+    return wrong
+
+
+def anchors(text: str) -> set[str]:
+    """Return what the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def wrong_in_compose(readme: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""README against the code: its commands, settings, keys, routes, columns, files and SQL."""
+"""README and the guide against the code: commands, settings, keys, routes, columns, files, SQL and links."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from tests.readme_checks import (
     wrong_in_exit_codes,
     wrong_in_folders,
     wrong_in_keys,
-    wrong_in_links,
     wrong_in_make,
     wrong_in_python_commands,
     wrong_in_routes,
     wrong_in_settings,
+    wrong_links,
 )
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text() + (ROOT / "docs" / "guide.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SQL = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -63,14 +64,23 @@ def test_readme_agrees_with_the_code(check: Callable[[str], list[str]]) -> None:
         (wrong_in_exit_codes, "| 4 |", "| 5 |"),
         (wrong_in_columns, "`recs.posts.view_count`", "`recs.posts.views`"),
         (wrong_in_folders, "\nscheduler/ ", "\nplanner/ "),
-        (wrong_in_links, "(CHANGELOG.md)", "(CHANGES.md)"),
-        (wrong_in_links, "(#redis-keys)", "(#keys)"),
         (wrong_in_compose, "logs serving", "logs server"),
     ],
 )
 def test_a_mismatch_is_found(check: Callable[[str], list[str]], right: str, wrong: str) -> None:
     assert right in README
     assert check(README.replace(right, wrong)) != []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    assert wrong_links(page.read_text(), page.parent) == []
+
+
+@pytest.mark.parametrize("link", ["CHANGES.md", "#keys", "docs/guide.md#keys", "docs"])
+def test_a_link_that_leads_nowhere_is_found(link: str) -> None:
+    right = "[a](CHANGELOG.md) [b](#c) [d](docs/guide.md#the-experiment) [e](https://example.org/#keys)"
+    assert wrong_links(f"# C\n{right} [f]({link})", ROOT) == [link]
 
 
 def test_the_variant_in_sql_is_the_one_that_the_code_makes() -> None:
