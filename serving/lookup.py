@@ -3,15 +3,21 @@
 To borrow a connection from its pool, look whether Redis has closed it, wrap
 the command in retries and measurements, and give the connection back costs
 several times what sending a GET and reading its reply does.
+
+Nor does Python time the wait, but the kernel. A socket with a timeout of
+Python's asks `poll` before it sends and before it receives, and every such
+call lets another thread of the worker go first.
 """
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from typing import Any
 
 from redis import ConnectionPool, Redis
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError, TimeoutError
 
 
 class Lookup:
@@ -23,7 +29,8 @@ class Lookup:
 
     def __init__(self, redis: Redis) -> None:
         pool = redis.connection_pool
-        self._pool = ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+        made = _timed_by_the_kernel(pool.connection_class)
+        self._pool = ConnectionPool(connection_class=made, **pool.connection_kwargs)
         self._idle: list[Any] = []  # taken and given back by single steps that no other thread can split
 
     def get(self, key: str) -> bytes | None:
@@ -59,6 +66,29 @@ class Lookup:
 
 
 def _ask(connection: Any, key: str) -> bytes | None:
-    connection.send_command("GET", key)
-    value: bytes | None = connection.read_response()
+    try:
+        connection.send_command("GET", key)
+        value: bytes | None = connection.read_response()
+    except ConnectionError as error:
+        # What the kernel's timeout looks like; nothing is broken, so nothing is tried anew.
+        if isinstance(error.__context__, BlockingIOError):
+            raise TimeoutError("Redis did not answer in time") from error
+        raise
     return value
+
+
+def _timed_by_the_kernel(connection_class: type[Any]) -> type[Any]:
+    """Return connections whose waits the kernel ends; over TLS, Python has to."""
+
+    class Timed(connection_class):  # type: ignore[misc]
+        def _connect(self) -> socket.socket:
+            sock: socket.socket = super()._connect()
+            if type(sock) is socket.socket and self.socket_timeout:
+                seconds, rest = divmod(self.socket_timeout, 1)
+                at_most = struct.pack("ll", int(seconds), int(rest * 1_000_000))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, at_most)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, at_most)
+                sock.settimeout(None)
+            return sock
+
+    return Timed
