@@ -26,7 +26,7 @@ from contract.keys import Keys
 from demo.processes import free_port
 
 USERS, N = 20_000, 100
-WARM_UP, ROUNDS, SECONDS = 1, 21, 2
+WARM_UP, ROUNDS, SECONDS = 1, 81, 2
 CONNECTIONS, WORKERS = 16, 2
 ON, OFF = "on", "off"
 SERVING = ("serving/gunicorn.conf.py", "serving.wsgi:app", "/readyz")
