@@ -61,13 +61,14 @@ def notes(found: dict[str, Any]) -> list[str]:
 
 
 def _population(by_exposure: bool, drained_at: str | None) -> str:
-    drained = "never" if drained_at is None else f"last at {moment(drained_at)}"
+    fetched = "never" if drained_at is None else "last"
+    at = "" if drained_at is None else f" at {moment(drained_at)}"
     who = (
         "those with an answer from serving, from their first on."
         if by_exposure
         else "those who viewed anything, since no exposures were recorded; from their first view on."
     )
-    return f"Users: {who} Exposures were {drained} fetched from Redis."
+    return f"Users: {who} Exposures were {fetched} fetched from Redis{at}."
 
 
 def _power(days_more: int, worth: float) -> str:
