@@ -6,7 +6,9 @@ JSON ?=
 SPLIT ?=
 BIN := .venv/bin
 
-# Modules are compiled when they are first imported, which most never are.
+# Modules are compiled when they are first imported, which most never are, and kept so: an environment
+# that forbids that would compile them again in every process.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 # LightGBM wants the system's OpenMP. Where there is none, it gets the one that scikit-learn brings.
