@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,8 @@ from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
 from batch.loading import source
+from batch.loading.interaction_store import identity, share
+from batch.loading.pull import Pulled, pull
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
 from batch.publishing.forecast import Forecast, before_writing
@@ -62,7 +64,7 @@ EXPECTED = (OvernightError, InterruptedRunError)
 class Night:
     """What a night works with; connections are opened by the entry point.
 
-    `force` publishes what the gate refuses; `gathered_at` is when `gathered` was read.
+    `force` publishes what the gate refuses; `pulled` and `gathered` are what the variants share.
     """
 
     settings: Settings
@@ -72,8 +74,9 @@ class Night:
     as_of: datetime | None = None
     limit_users: int | None = None
     force: bool = False
+    pulled: Pulled | None = field(default=None, init=False)
     gathered: Gathered | None = field(default=None, init=False)
-    gathered_at: datetime | None = field(default=None, init=False)
+    open_until_the_end: ExitStack = field(default_factory=ExitStack, init=False)
 
     @property
     def keys(self) -> Keys:
@@ -92,7 +95,7 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     # One thread for linear algebra: more would sum in another order on another machine. LightGBM uses all.
     one_thread = threadpool_limits(1, user_api="blas")
     lone = lock.held(night.engine, night.settings.key_prefix)
-    with one_thread, _explained(night.settings), lone as held:
+    with one_thread, _explained(night.settings), lone as held, night.open_until_the_end:
         ledger.create(night.engine)
         tidy(night.engine, night.redis, night.settings, night.actor)
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
@@ -135,7 +138,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     tuned = parameters_for(variant.name, night.settings)
     publish.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
-    gathered = _load(night, stages)
+    gathered = _load(night, run, stages)
     folder = Path(night.settings.model_dir) / run.run_id
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
@@ -163,6 +166,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "publish": forecast.record(night.redis),
         "metrics": metrics,
         "left_out": gathered.left_out,
+        "store": identity(gathered.now.store),
         KNOWN_USERS: tally.user_ids,
         **_gate(night, run, gathered, rows, tally, stages),
         "stages": stages.rows,
@@ -171,18 +175,25 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     return manifest
 
 
-def _load(night: Night, stages: Stages) -> Gathered:
-    """Gather once a night; the variants share it."""
-    if night.gathered is None:
-        with stages.stage("load", "interactions") as told:
-            night.gathered_at = datetime.now(UTC)
-            night.gathered = gather(night.engine, night.settings, night.as_of, night.gathered_at)
+def _load(night: Night, run: Run, stages: Stages) -> Gathered:
+    """Copy the source and count it once a night; the variants share both."""
+    folder = night.settings.store_folder / run.run_id
+    if night.pulled is None or night.gathered is None:
+        clock = datetime.now(UTC)
+        with stages.stage("pull", "interactions") as told:
+            pulled = pull(night.engine, night.settings, night.as_of or clock, folder)
+            night.pulled = night.open_until_the_end.enter_context(pulled)
+            told |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
+            told |= {"mib": night.pulled.store.mib}
+        with stages.stage("count", "interactions") as told:
+            night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of, clock)
             told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
             told |= {
                 "interactions": night.gathered.interactions,
                 "likes": night.gathered.now.likes.posts.size,
             }
-            told |= night.gathered.left_out
+    else:
+        share(night.pulled.store, folder)
     return night.gathered
 
 
@@ -269,9 +280,8 @@ def _gate(
 ) -> dict[str, Any]:
     """Hold what was written against the rules; return what the manifest keeps of that."""
     asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
-    clock = night.gathered_at or datetime.now(UTC)
     with stages.stage("gate", "rules") as told:
-        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked, clock)
+        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked)
         gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
         told |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
     return {"gate": gate, "forced": night.force and rules.refusal(gate) is not None}

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -198,6 +199,18 @@ class Settings:
         "embed texts: on, off, or auto: where its packages are installed",
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")
+    store_dir: str = setting(
+        "OVERNIGHT_STORE_DIR",
+        "",
+        _text,
+        "folder in which a run keeps its copy of the interactions; empty: OVERNIGHT_MODEL_DIR",
+    )
+    store_memory_mib: int = setting(
+        "OVERNIGHT_STORE_MEMORY_MIB",
+        512,
+        _integer(64, 1_048_576),
+        "memory for copying and counting interactions; what needs more goes to OVERNIGHT_STORE_DIR",
+    )
     keep_runs: int = setting(
         "OVERNIGHT_KEEP_RUNS", 3, _integer(1, 100), "runs kept per variant, the live one among them"
     )
@@ -392,6 +405,11 @@ class Settings:
             if text:
                 values[declared.name] = _parse(declared, text)
         return cls(**values)
+
+    @property
+    def store_folder(self) -> Path:
+        """Folder of the runs' interaction stores: `<folder>/<run_id>/store.duckdb`."""
+        return Path(self.store_dir or self.model_dir)
 
     @classmethod
     def declared(cls) -> list[dict[str, Any]]:

@@ -94,13 +94,13 @@ def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
 
 def _trials(history: History, shape: tuple[int, int], seed: int) -> Trials:
     """Return what was shown, likes without a view, and posts drawn beside these."""
-    shown = history.shown
+    shown = history.impressions
     pairs = Examples(
         shown.users.astype(np.int64),
         shown.posts.astype(np.int64),
         shown.likes > 0,
         shown.views > 0,
-        np.maximum(shown.views, shown.likes),
+        np.maximum(shown.views, shown.likes).astype(np.float32),
     )
     drawn = with_negatives(pairs, history, NEGATIVES_PER_LIKE, seed)
     likes = np.zeros(len(drawn))

@@ -27,14 +27,19 @@ class Likes:
 
     @classmethod
     def from_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
-        """Build from (user, post) places in any order; pairs that stand twice count once."""
+        """Build from (user, post) rows in any order; pairs that stand twice count once."""
         order = np.lexsort((posts, users))
         users, posts = users[order], posts[order]
         first = np.ones(users.size, dtype=bool)
         first[1:] = (users[1:] != users[:-1]) | (posts[1:] != posts[:-1])
-        counts = np.bincount(users[first], minlength=user_count)
+        return cls.from_sorted_pairs(users[first], posts[first], user_count)
+
+    @classmethod
+    def from_sorted_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
+        """Build from distinct (user, post) rows that ascend by user, then post."""
+        counts = np.bincount(users, minlength=user_count)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(starts, np.ascontiguousarray(posts[first], dtype=np.int32))
+        return cls(starts, np.ascontiguousarray(posts, dtype=np.int32))
 
     def of(self, user: int) -> Int32s:
         """Return the places of the posts that one user likes."""

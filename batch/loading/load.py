@@ -76,7 +76,7 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
     query = sa.select(rows_of).order_by(rows_of.c[key])
     try:
-        result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
+        result = connection.execute(query, execution_options={"yield_per": ROWS_AT_A_TIME})
         blocks = [
             _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
             for rows in result.partitions(ROWS_AT_A_TIME)

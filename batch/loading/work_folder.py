@@ -1,0 +1,60 @@
+"""Folders for unfinished and temporary files, which are removed even if their process is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from contract.errors import InteractionStoreError
+
+PREFIX = "work-"
+LOCK = "lock"
+
+
+@contextmanager
+def work_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder of this process alone under `parent`, and remove it at the end.
+
+    The process holds a file lock on it, which ends with the process: so
+    `remove_abandoned` can tell a folder in use from one whose process was killed.
+
+    Raises
+    ------
+    InteractionStoreError
+        The folder cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        reason = f"{error.strerror}; set OVERNIGHT_STORE_DIR to a folder that can be written"
+        raise InteractionStoreError(f"cannot keep interactions in {parent}: {reason}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the work folders directly under `parent` and under its subfolders whose process has ended."""
+    for pattern in (f"{PREFIX}*", f"*/{PREFIX}*"):
+        for folder in parent.glob(pattern):
+            with suppress(OSError):
+                _remove_if_abandoned(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
