@@ -28,6 +28,7 @@ from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
+from batch.learning.refresh_state import RefreshState
 from batch.loading import source
 from batch.loading.interaction_store import identity, share
 from batch.loading.pull import Pulled, pull
@@ -38,6 +39,8 @@ from batch.publishing.prune import tidy
 from batch.publishing.rollback import KNOWN_USERS
 from batch.publishing.verify import verify
 from batch.publishing.write import Written, write_lists, write_similar
+from batch.refreshing import due
+from batch.refreshing.refresh import Refresh, refresh
 from batch.reporting.curves import curves_of
 from batch.reporting.page import report_path, write_report
 from batch.reporting.portraits import portraits
@@ -101,7 +104,39 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
         held.check()
         _clear_away(night)
+        night.open_until_the_end.close()
+        night.pulled = night.gathered = None  # frees the memory that the refresh needs
+        _catch_up(night, manifests)
         return manifests
+
+
+def _catch_up(night: Night, manifests: list[dict[str, Any]]) -> None:
+    """Refresh users who acted since the night's snapshot; the runs' records say how many.
+
+    What goes wrong here is left to the next refresh: the runs are live. Runs
+    as of an earlier time are left as they were asked for.
+    """
+    went_live = {m["variant"]: m for m in manifests if m["state"] == State.LIVE}
+    if not went_live or night.as_of is not None:
+        return
+    try:
+        with _explained(night.settings):
+            done = refresh(Refresh(night.settings, night.engine, night.redis), tuple(went_live))
+    except OvernightError as error:
+        log.warning("users who acted during the night are left to the next refresh: %s", error)
+        return
+    for record in done:
+        manifest = went_live[record["variant"]]
+        if record["run_id"] == manifest["run_id"]:
+            caught_up = {
+                "users": record["users"],
+                "new_users": record["new_users"],
+                "stages": record["stages"],
+            }
+            manifest["caught_up"] = caught_up
+            ledger.amend_manifest(night.engine, record["run_id"], {"caught_up": caught_up})
+            live.amend_manifest(night.redis, night.keys, record["run_id"], {"caught_up": caught_up})
+            log.info("run %s: %d users acted since the night's snapshot", record["run_id"], record["users"])
 
 
 def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:
@@ -129,7 +164,17 @@ def _publish_or_refuse(night: Night, run: Run, manifest: dict[str, Any]) -> None
         log.error("run %s is refused: %s", run.run_id, against)
         live.refuse(*places, against)
     else:
+        _note_actions(night, run, manifest)
         live.go_live(*places, f"forced past the gate: {against}" if against else None)
+
+
+def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
+    """Store which actions the run knows, so that a refresh finds the users who act later."""
+    if night.pulled is not None:
+        due.create(night.engine)
+        with night.engine.begin() as connection:
+            cutoff = datetime.fromisoformat(manifest["cutoff"])
+            due.note_night(connection, run.run_id, night.pulled.store, cutoff)
 
 
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
@@ -143,6 +188,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(folder, gathered.network)
+    RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
     written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {

@@ -72,7 +72,10 @@ def _factors(network: Network, history: History, seed: int) -> Factors:
     if not 0 < trials.liked.sum() < trials.pairs.sum():
         return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
     groups = [_one_hot(history.groupings, name) for name in history.groupings.names]
-    of_users, of_posts = _beside_ones(one_hot(network.people)), _beside_ones(*groups)
+    of_users, of_posts = (
+        _beside_ones(one_hot(network.cohorts.rows(network.users), network.cohorts.count)),
+        _beside_ones(*groups),
+    )
     level, user, post = factorise(trials, of_users, of_posts, FACTORS, seed)
     return Factors(
         np.hstack([user[:, :1] + level, np.ones((users, 1)), user[:, 1:]]).astype(np.float32),

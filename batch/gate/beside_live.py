@@ -99,9 +99,7 @@ def beside_live(
     )
 
 
-def _differences(
-    settings: Settings, live: Live, gathered: Gathered, rows: Judged
-) -> dict[str, Difference]:
+def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judged) -> dict[str, Difference]:
     """Return by metric: tonight's model, fit before the holdout, less the live run's, fit before its own."""
     if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")

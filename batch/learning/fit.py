@@ -14,6 +14,7 @@ from batch.arrays import Float32s
 from batch.features.encode import Encoder
 from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.features import TextFeatures, build_tables, profile_columns
+from batch.features.population import population_of
 from batch.features.tables import Feature, FeatureTables, Kind
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
@@ -88,7 +89,10 @@ def fit(
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
             for of_window, (_, labels) in zip(factors, windows, strict=True)
         ]
-    tables = [build_tables(variant, network, known, users, posts, text) for known, _ in windows]
+    tables = [
+        build_tables(variant, network, known, population_of(variant, network, known), users, posts, text)
+        for known, _ in windows
+    ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
     booster = _train(tables, [labels for _, labels in windows], start, parameters)
     return Model(variant, booster, users, posts, text, history.groupings, log_odds, seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +19,7 @@ from batch.loading.groupings import CLUSTER, Groupings, by_topic
 from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
 from batch.loading.load import Network
-from batch.loading.pull import Pulled
+from batch.loading.pull import Pulled, pull
 from batch.loading.split import Split, split_by_time
 from contract import columns
 from contract.errors import SourceError
@@ -133,6 +135,15 @@ def gather(
         latest=labelled_between(store, first, cutoff, rows, seed, NEGATIVES_PER_LIKE),
         left_out=pulled.left_out,
     )
+
+
+@contextmanager
+def gathered_now(
+    engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime
+) -> Iterator[Gathered]:
+    """Lend what `gather` counts from a store of its own, which is removed at the end."""
+    with pull(engine, settings, as_of_time or clock) as pulled:
+        yield gather(pulled, settings, engine, as_of_time, clock)
 
 
 def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:

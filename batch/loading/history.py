@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,9 +51,11 @@ FIRST_LIKES = f"""
     GROUP BY ALL ORDER BY ALL
 """
 POST_COUNTS = """
-    SELECT post_row, {period} AS period, count(*) FILTER (action = 'view') AS views,
-           count(*) FILTER (action = 'like') AS likes
-    FROM interactions GROUP BY ALL
+    SELECT post_id, period, views, likes FROM posts JOIN (
+        SELECT post_row, {period} AS period, count(*) FILTER (action = 'view') AS views,
+               count(*) FILTER (action = 'like') AS likes
+        FROM interactions WHERE {where} GROUP BY ALL
+    ) USING (post_row)
 """
 IMPRESSIONS = f"""
     SELECT user_row, post_row, count(*) FILTER (action = 'view') AS views,
@@ -139,6 +142,7 @@ def count_histories(
     cutoffs: Sequence[datetime],
     groupings: Groupings,
     likes_until: datetime | None = None,
+    post_counts: PostCounts | None = None,
 ) -> Counted:
     """Collect what was known at each of the cutoffs, in one pass over the store.
 
@@ -146,6 +150,8 @@ def count_histories(
     ----------
     likes_until
         Up to when `first_likes` goes, where that is later than the last cutoff.
+    post_counts
+        Of all users, for a store that has some users only; None counts them in the store.
     """
     bounds = sorted({moment for cutoff in cutoffs for moment in (cutoff - RECENT, cutoff)})
     users = _UserCounts(len(network.users), bounds)
@@ -163,7 +169,9 @@ def count_histories(
         np.concatenate([part["liked_at"] for part in likes]),
         len(network.users),
     )
-    posts = _PostCounts(store, network.posts, bounds)
+    if post_counts is None:
+        post_counts = PostCounts(network.posts, bounds)
+        post_counts.add(store)
     views_of_group, likes_of_group = groups.totals()
     histories = []
     for cutoff in cutoffs:
@@ -172,7 +180,7 @@ def count_histories(
             History(
                 cutoff=cutoff,
                 user_counts=users.as_of(cutoff),
-                post_counts=posts.as_of(cutoff),
+                post_counts=post_counts.as_of(cutoff),
                 groupings=groupings,
                 views_of_group={name: counts[at] for name, counts in views_of_group.items()},
                 likes_of_group={name: counts[at] for name, counts in likes_of_group.items()},
@@ -278,16 +286,33 @@ class _GroupCounts:
         )
 
 
-class _PostCounts:
-    """Each post's views and likes by period: the last period is what came after `bounds`."""
+class PostCounts:
+    """Each post's views and likes by period: the last period is what came after `bounds`.
 
-    def __init__(self, store: InteractionStore, posts: pd.DataFrame, bounds: Sequence[datetime]) -> None:
+    Parameters
+    ----------
+    posts
+        `Network.posts`.
+    bounds
+        Where periods end, ascending: each cutoff, and `RECENT` before it.
+    """
+
+    def __init__(self, posts: pd.DataFrame, bounds: Sequence[datetime]) -> None:
         self._posts, self._bounds = posts, list(bounds)
         shape = (len(bounds) + 1, len(posts))
         self._views, self._likes = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        found = store.arrays(POST_COUNTS.format(period=period_of(bounds)))
-        at = (found["period"], found["post_row"])
-        self._views[at], self._likes[at] = found["views"], found["likes"]
+
+    def add(
+        self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
+    ) -> None:
+        """Count the interactions of a store that a condition lets through, on posts that are counted here."""
+        query = POST_COUNTS.format(period=period_of(self._bounds), where=where)
+        found = store.arrays(query, parameters)
+        rows = self._posts.index.get_indexer(found["post_id"])
+        known = rows >= 0
+        at = (found["period"][known], rows[known])
+        self._views[at] += found["views"][known]
+        self._likes[at] += found["likes"][known]
 
     def as_of(self, cutoff: datetime) -> pd.DataFrame:
         """Return the counts as of a cutoff, see `History.post_counts`."""
@@ -307,7 +332,9 @@ class _PostCounts:
 def period_of(bounds: Sequence[datetime]) -> str:
     """Return SQL for the period of `happened_at`: 0 up to the first bound, and so on; bounds ascend."""
     times = (bound.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") for bound in bounds)
-    cases = " ".join(f"WHEN happened_at <= TIMESTAMP '{time}' THEN {place}" for place, time in enumerate(times))
+    cases = " ".join(
+        f"WHEN happened_at <= TIMESTAMP '{time}' THEN {place}" for place, time in enumerate(times)
+    )
     return f"CASE {cases} ELSE {len(bounds)} END"
 
 

@@ -1,4 +1,4 @@
-"""The night's copy of the interactions: one DuckDB file, written by pull.py and read by the modules beside it.
+"""The night's copy of the interactions: a DuckDB file that pull.py writes and the modules beside it read.
 
 Tables of a store:
 
@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from contract.errors import InteractionStoreError
 from contract.settings import Settings
 
 FILE = "store.duckdb"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 VERSION = 1
 """Of the tables above; a store of another version is refused."""
 
@@ -40,6 +41,10 @@ PART_ROWS = 4_000_000
 """About so many interactions are counted at a time; it bounds the memory."""
 
 USERS_PER_BUCKET = 256
+
+LATEST = """
+    SELECT coalesce(epoch_us(max(happened_at)), 0) AS latest FROM interactions WHERE happened_at <= $until
+"""
 
 TABLES = f"""
     CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}');
@@ -52,7 +57,7 @@ TABLES = f"""
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Memory in MiB, threads (0: every core) and the seconds-long folder for what does not fit in memory."""
+    """Memory in MiB, threads (0: every core), and the folder for what does not fit in memory."""
 
     memory_mib: int
     threads: int
@@ -129,6 +134,11 @@ class InteractionStore:
         """Return the one value of a query's result."""
         (column,) = self.arrays(query, parameters).values()
         return column[0].item()
+
+    def latest(self, until: datetime) -> datetime | None:
+        """Return when the last interaction up to a time happened (UTC); None if none did."""
+        latest = self.scalar(LATEST, {"until": until})
+        return EPOCH + timedelta(microseconds=latest) if latest else None
 
     def user_ranges(self) -> list[tuple[int, int]]:
         """Return ranges of user rows (start, stop) that have about `PART_ROWS` interactions each.
@@ -207,13 +217,13 @@ def readable_errors(path: Path | None) -> Iterator[None]:
         raise InteractionStoreError(f"the interaction store {where}: {reason[:500]}; {advice}") from None
 
 
-def open_store(path: Path, options: StoreOptions, expected: dict[str, Any]) -> InteractionStore:
+def open_store(path: Path, options: StoreOptions, expected: dict[str, Any] | None) -> InteractionStore:
     """Open the store of a run, and check that it is whole and is the one expected.
 
     Parameters
     ----------
     expected
-        What the run's manifest says of it, see `identity`.
+        What the run's manifest says of it, see `identity`; None for a run made before there were stores.
 
     Raises
     ------
@@ -221,7 +231,7 @@ def open_store(path: Path, options: StoreOptions, expected: dict[str, Any]) -> I
         There is none, it is cut short, of another version, of another run or of another database.
     """
     again = "run the night again"
-    if not path.is_file():
+    if expected is None or not path.is_file():
         raise InteractionStoreError(f"there is no interaction store {path}; {again}")
     if path.stat().st_size != expected["bytes"]:
         raise InteractionStoreError(

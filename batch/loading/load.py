@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
-from batch.loading.people import attribute_values
+from batch.loading.people import Cohorts
 from batch.loading.views import TIMES, check_views
 from contract import columns
 from contract.errors import SourceError
@@ -44,9 +43,9 @@ class Network:
     posts: pd.DataFrame
 
     @cached_property
-    def people(self) -> Int64s:
-        """(users, attributes) number of each user's value of each attribute, see batch/loading/people.py."""
-        return attribute_values(self.users)
+    def cohorts(self) -> Cohorts:
+        """How the values of the users' attributes are numbered."""
+        return Cohorts.fit(self.users)
 
 
 def load_network(connection: sa.Connection, until: datetime) -> Network:

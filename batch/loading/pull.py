@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
+from batch.arrays import Int64s
 from batch.loading.arrow_reader import read_batches
 from batch.loading.interaction_store import (
     FILE,
@@ -47,7 +48,8 @@ FIRST_TIME, LAST_TIME = "0001-01-01 00:00:00 BC", "9999-12-31 23:59:59"
 
 MAP_CHUNK = """
     CREATE OR REPLACE TEMP TABLE chunk AS
-    SELECT u.user_row, p.post_row, TRY_CAST(c.action AS action) AS action, make_timestamp(epoch_us(c.happened_at)) AS happened_at
+    SELECT u.user_row, p.post_row, TRY_CAST(c.action AS action) AS action,
+           make_timestamp(epoch_us(c.happened_at)) AS happened_at
     FROM pulled c LEFT JOIN users u USING (user_id) LEFT JOIN posts p USING (post_id)
 """
 USABLE = "user_row IS NOT NULL AND post_row IS NOT NULL AND action IS NOT NULL AND happened_at IS NOT NULL"
@@ -121,7 +123,7 @@ def pull(
         with snapshot(engine) as connection:
             network = load_network(connection, until)
             with readable_errors(path), _new_database(path, options) as database:
-                fill_ids(database, network)
+                fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
                 latest, left_out = copy_interactions(connection, settings, database, until)
                 _record(database, connection, (folder or work).name)
         if folder is not None:
@@ -151,12 +153,11 @@ def _renamed(unfinished: Path, path: Path) -> Path:
         raise InteractionStoreError(f"cannot keep interactions in {path}: {reason}") from None
 
 
-def fill_ids(database: duckdb.DuckDBPyConnection, network: Network) -> None:
-    """Write which row of the network's frames each id has."""
-    for table, index in (("user", network.users.index), ("post", network.posts.index)):
-        ids = pd.DataFrame({"id": index.to_numpy("int64")})
-        database.register("ids", ids)
-        database.execute(f"INSERT INTO {table}s SELECT row_number() OVER (ORDER BY id) - 1, id FROM ids")
+def fill_ids(database: duckdb.DuckDBPyConnection, user_ids: Int64s, post_ids: Int64s) -> None:
+    """Write the ids of users and posts, ascending, and their rows."""
+    for table, ids in (("users", user_ids), ("posts", post_ids)):
+        database.register("ids", pa.table({"id_row": np.arange(ids.size, dtype=np.int32), "id": ids}))
+        database.execute(f"INSERT INTO {table} SELECT id_row, id FROM ids")
         database.unregister("ids")
 
 
@@ -251,9 +252,9 @@ def _expected_rows(connection: sa.Connection, query: str) -> int:
 
 
 def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pulled_as: str) -> None:
-    counts = "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM posts), (SELECT count(*) FROM interactions)"
-    (row,) = database.execute(counts).fetchall()
-    about = dict(zip(("users", "posts", "interactions"), row, strict=True)) | {
+    tables = ("users", "posts", "interactions")
+    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables]
+    about = dict(zip(tables, counts, strict=True)) | {
         "version": VERSION,
         "pulled_as": pulled_as,
         "database": database_identity(connection),
@@ -264,5 +265,5 @@ def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pull
 
 
 def database_identity(connection: sa.Connection) -> str:
-    """Return what tells this database from others: its name, and the ids of the database and of the schema."""
+    """Return what tells this database from others: its name, and the ids of database and schema."""
     return str(connection.scalar(IDENTITY, {"schema": SCHEMA}))
