@@ -101,13 +101,6 @@ class Impressions:
             self.likes[pairs],
         )
 
-    def of_rows(self, users: Integers) -> Impressions:
-        """Return a copy of the pairs of some users, in the order given."""
-        counts = np.diff(self.starts)[users]
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        pairs = np.repeat(self.starts[users] - starts[:-1], counts) + np.arange(starts[-1])
-        return Impressions(starts, self.posts[pairs], self.views[pairs], self.likes[pairs])
-
     def blocks(self, max_pairs: int) -> Iterator[tuple[int, int]]:
         """Cut the users into runs of at most so many pairs; a user with more is a run alone.
 
