@@ -9,7 +9,7 @@ the prior mean of its attributes or groups.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -212,7 +212,7 @@ def draw_trials(history: History, seed: int) -> list[Trials]:
     for number, (start, stop) in enumerate(history.impressions.blocks(PAIRS_PER_BLOCK)):
         block = history.impressions.of_users(start, stop)
         likes = history.likes.of_users(start, stop)
-        drawn.append(_with_negatives(replace(history, impressions=block, likes=likes), seed + number))
+        drawn.append(_with_negatives(history.with_impressions(block, likes), seed + number))
     return drawn
 
 

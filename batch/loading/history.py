@@ -102,6 +102,12 @@ class History:
         """What each user was shown and liked up to the cutoff, pair by pair; read when first asked for."""
         return read_impressions(self.store, self.cutoff)
 
+    def with_impressions(self, impressions: Impressions, likes: Likes) -> History:
+        """Return the same history with other impressions and likes, of some of the users for instance."""
+        changed = replace(self, likes=likes)
+        changed.__dict__["impressions"] = impressions  # where cached_property keeps its value
+        return changed
+
 
 @dataclass(frozen=True)
 class FirstLikes:
