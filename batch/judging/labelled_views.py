@@ -14,7 +14,7 @@ import redis
 import sqlalchemy as sa
 from pandas.errors import ParserWarning
 
-from batch.features.features import mean_like_rate
+from batch.features.population import mean_like_rate
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import judge
 from batch.learning.model import load_model

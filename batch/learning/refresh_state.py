@@ -96,7 +96,7 @@ class RefreshState:
         if self.factor_state is not None and self.user_factors is not None:
             arrays |= {"user_factors": self.user_factors} | self.factor_state.to_arrays()
         content = io.BytesIO()
-        np.savez(content, **arrays)  # type: ignore[arg-type]
+        np.savez(content, **arrays)
         try:
             write_atomically(folder / FILE, content.getvalue())
         except OSError as error:

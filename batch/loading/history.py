@@ -314,7 +314,7 @@ class PostCounts:
         """Count the interactions of a store that a condition lets through, on posts that are counted here."""
         query = POST_COUNTS.format(period=period_of(self._bounds), where=where)
         found = store.arrays(query, parameters)
-        rows = self._posts.index.get_indexer(found["post_id"])
+        rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
         known = rows >= 0
         at = (found["period"][known], rows[known])
         self._views[at] += found["views"][known]

@@ -59,14 +59,14 @@ def connection_string(connection: sa.Connection) -> str:
     the open connection has found.
     """
     driver: Any = connection.connection.driver_connection
-    _, arguments = connection.dialect.create_connect_args(connection.engine.url)
+    arguments = dict(connection.dialect.create_connect_args(connection.engine.url)[1])
     application = driver.get_parameter_status("application_name")
     there = {"host": driver.info.host, "port": driver.info.port}
     chosen = {name: value for name, value in there.items() if value}
     arguments |= _connect_arguments(application) | chosen
     if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
         del arguments["hostaddr"]
-    return make_dsn(**arguments)
+    return str(make_dsn(**arguments))
 
 
 @contextmanager
