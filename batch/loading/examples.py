@@ -175,11 +175,8 @@ def with_negatives(examples: Examples, before: History, most_per_like: float, se
     users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
     posts = len(before.post_counts)
     drawn = random.choice(posts, size=users.size, p=_shown(before))
-    known = [
-        examples.users * posts + examples.posts,
-        before.likes.users.astype(np.int64) * posts + before.likes.posts,
-    ]
-    fresh = ~np.isin(users * posts + drawn, np.concatenate(known))
+    among_examples = np.isin(users * posts + drawn, examples.users * posts + examples.posts)
+    fresh = ~(among_examples | before.likes.contain(users, drawn, posts))
     count = int(fresh.sum())
     no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
     return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
