@@ -209,14 +209,19 @@ def draw_trials(history: History, seed: int) -> list[Trials]:
     """
     drawn = []
     for number, (start, stop) in enumerate(history.impressions.blocks(PAIRS_PER_BLOCK)):
-        block = history.impressions.of_users(start, stop)
-        likes = history.likes.of_users(start, stop)
-        drawn.append(_with_negatives(replace(history, impressions=block, likes=likes), seed + number))
+        known = replace(history, likes=history.likes.of_users(start, stop))
+        drawn.append(_complete(history.impressions.of_users(start, stop), known, seed + number))
     return drawn
 
 
-def _with_negatives(history: History, seed: int) -> Trials:
-    pairs = history.impressions
+def _complete(pairs: Impressions, history: History, seed: int) -> Trials:
+    """Add sampled negatives for the likes without a view to the pairs of some users.
+
+    Parameters
+    ----------
+    history
+        `likes` of these users alone, and `post_counts`.
+    """
     if pairs.views.all():
         return Trials(pairs)
     examples = Examples(
