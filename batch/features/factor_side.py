@@ -74,7 +74,7 @@ class FactorPosterior:
         )
 
     def prior_terms(self) -> tuple[Floats, Floats]:
-        """Return the prior's (1 + factors, 1 + factors) precision, and its linear terms in the shape of `means`."""
+        """Return the prior's precision matrix, and its linear terms in the shape of `means`."""
         precision: np.ndarray = np.linalg.inv(self.prior_covariance)
         return precision, self.prior_means @ precision
 
