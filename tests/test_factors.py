@@ -228,7 +228,8 @@ def test_without_views_likes_are_completed_by_sampled_negatives(gathered: Gather
 def test_negatives_are_sampled_block_by_block(gathered: Gathered, monkeypatch: pytest.MonkeyPatch) -> None:
     history = without_views(gathered.at_holdout)
     (whole,) = draw_trials(history, seed=1)
-    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 100)
+    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 500)
+    monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 100)
     blocks = draw_trials(history, seed=1)
     assert len(blocks) > 3
     assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)

@@ -31,6 +31,9 @@ FACTORS = 10
 NEGATIVES_PER_LIKE = 2.0
 """Sampled for a like without a view; their weights add up to what the like rate asks for."""
 
+PAIRS_PER_SAMPLE = 1_000_000
+"""Pairs that negatives are sampled for at a time, where all pairs are more than a block; it takes 350 MB."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -199,19 +202,24 @@ def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
 def draw_trials(history: History, seed: int) -> list[Trials]:
     """Return the impressions, and sampled negatives for the likes without a view.
 
-    Blocks of users are completed one by one, which bounds the memory; the
-    first draws with `seed`, the next with `seed + 1`, and so on.
+    If there are more pairs than `PAIRS_PER_BLOCK`, consecutive users are
+    completed in parts of `PAIRS_PER_SAMPLE`, each to the like rate of its own
+    views. The first part draws with `seed`, the next with `seed + 1`, and so on.
 
     Parameters
     ----------
     history
         `impressions`, `likes` and `post_counts` are used.
     """
-    drawn = []
-    for number, (start, stop) in enumerate(history.impressions.blocks(PAIRS_PER_BLOCK)):
+    pairs = history.impressions
+    if pairs.views.all():
+        return [Trials(pairs)]
+    max_pairs = PAIRS_PER_BLOCK if pairs.posts.size <= PAIRS_PER_BLOCK else PAIRS_PER_SAMPLE
+    completed = []
+    for number, (start, stop) in enumerate(pairs.blocks(max_pairs)):
         known = replace(history, likes=history.likes.of_users(start, stop))
-        drawn.append(_complete(history.impressions.of_users(start, stop), known, seed + number))
-    return drawn
+        completed.append(_complete(pairs.of_users(start, stop), known, seed + number))
+    return completed
 
 
 def _complete(pairs: Impressions, history: History, seed: int) -> Trials:
