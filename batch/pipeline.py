@@ -233,6 +233,7 @@ def _load(night: Night, run: Run, stages: Stages) -> Gathered:
             told |= {"mib": night.pulled.store.mib}
         with stages.stage("count", "interactions") as told:
             night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of, clock)
+            night.pulled.store.release()
             told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
             told |= {
                 "interactions": night.gathered.interactions,

@@ -74,8 +74,8 @@ class FactorPosterior:
         )
 
     def prior_terms(self) -> tuple[Floats, Floats]:
-        """Return what the prior adds: (numbers, numbers) precision and (entities, numbers) linear terms."""
-        precision = np.linalg.inv(self.prior_covariance)
+        """Return the prior's precision matrix, and its linear terms in the shape of `means`."""
+        precision: np.ndarray = np.linalg.inv(self.prior_covariance)
         return precision, self.prior_means @ precision
 
     def update(self, rows: slice, precision: Floats, linear: Floats, prior_precision: Floats) -> None:
@@ -111,39 +111,39 @@ class FactorPosterior:
         """
         size, columns = len(self.prior_covariance), self.attributes.shape[1]
         precision = np.linalg.inv(self.prior_covariance)
-        gram, residual = np.zeros((columns, columns, size, size)), np.empty_like(self.means)
-        covariance_sum = np.zeros((size, size))
+        residuals = self._residuals(precision)
+        gram, covariance_sum = np.zeros((columns, columns, size, size)), np.zeros((size, size))
         for rows in batches(0, len(self.means)):
-            shift = self.covariances[rows] @ precision  # derivative of the posterior mean by the prior mean
-            residual[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+            shift = self.covariances[rows] @ precision
             _add_products(gram, self.attributes[rows], precision - precision @ shift)
             covariance_sum += self.covariances[rows].sum(axis=0, dtype=np.float64)
-        gram[np.arange(columns), np.arange(columns)] += (
-            precision  # effects have the entities' prior covariance
-        )
+        gram[np.arange(columns), np.arange(columns)] += precision  # effects share the prior covariance
         system = gram.transpose(0, 2, 1, 3).reshape(columns * size, columns * size)
-        right = self.attributes.T @ (residual @ precision)
-        self.effects = np.linalg.solve(system, right.ravel()).reshape(columns, size)
-        self.prior_means = self.attributes @ self.effects
-        self._add_prior_means(residual, precision)
+        right = self.attributes.T @ (residuals @ precision)
+        self._move_means(residuals, precision, np.linalg.solve(system, right.ravel()).reshape(columns, size))
         rest = self.means - self.prior_means
-        spread = rest.T @ rest + covariance_sum
-        self.prior_covariance = spread / len(rest) + MIN_VARIANCE * np.eye(size)
+        self.prior_covariance = (rest.T @ rest + covariance_sum) / len(rest) + MIN_VARIANCE * np.eye(size)
 
     def set_prior(self, effects: Floats, prior_covariance: Floats) -> None:
-        """Do what `learn_prior` does with effects and a prior covariance that are already known."""
-        precision, residual = np.linalg.inv(self.prior_covariance), np.empty_like(self.means)
-        for rows in batches(0, len(self.means)):
-            shift = self.covariances[rows] @ precision
-            residual[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
-        self.effects, self.prior_means = effects, self.attributes @ effects
-        self._add_prior_means(residual, precision)
+        """Do what `learn_prior` does, with effects and a prior covariance that are already known."""
+        precision = np.linalg.inv(self.prior_covariance)
+        self._move_means(self._residuals(precision), precision, effects)
         self.prior_covariance = prior_covariance
 
-    def _add_prior_means(self, residual: Floats, precision: Floats) -> None:
+    def _residuals(self, precision: np.ndarray) -> Floats:
+        """Return (entities, 1 + factors) what the means would be if the prior means were zero."""
+        residuals = np.empty_like(self.means)
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision  # derivative of the posterior mean by the prior mean
+            residuals[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+        return residuals
+
+    def _move_means(self, residuals: Floats, precision: np.ndarray, effects: Floats) -> None:
+        """Set the effects, and the means that follow from them."""
+        self.effects, self.prior_means = effects, self.attributes @ effects
         for rows in batches(0, len(self.means)):
             shift = self.covariances[rows] @ precision
-            self.means[rows] = residual[rows] + np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+            self.means[rows] = residuals[rows] + np.einsum("eij,ej->ei", shift, self.prior_means[rows])
 
 
 def design(means: Floats) -> Floats:

@@ -170,10 +170,54 @@ class _Block:
         posts = self.trials.impressions.posts
         return posts if self.post_rows is None else self.post_rows[posts]
 
-    def csr(self, data: Floats, posts: Int32s) -> csr_matrix:
+    def csr(self, data: Floats) -> csr_matrix:
         """Return (users, posts) CSR with one number per pair."""
         shape = (self.users.stop - self.users.start, self.post_count)
-        return csr_matrix((data, posts, self.trials.impressions.starts), shape=shape)
+        return csr_matrix((data, self.posts, self.trials.impressions.starts), shape=shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """All blocks, the log-odds of a like among their trials, and threads that work on blocks."""
+
+    blocks: Sequence[_Block]
+    level: float
+    executor: ThreadPoolExecutor
+
+    def update_users(self, users: FactorPosterior, post_means: Floats, post_moments: Floats) -> None:
+        """Update the users' posterior from the posts' means and second moments."""
+        prior_precision, linear = users.prior_terms()
+        post_design = design(post_means)
+
+        def update(block: _Block) -> None:
+            curvature, slope = _bound(block, self.level, users.means, post_means, of_users=True)
+            own = block.csr(slope) @ post_design + linear[block.users]
+            weights = block.csr(curvature)
+            for rows in batches(block.users.start, block.users.stop):
+                part = slice(rows.start - block.users.start, rows.stop - block.users.start)
+                users.update(rows, weights[part] @ post_moments, own[part], prior_precision)
+
+        for _ in self.executor.map(update, self.blocks):
+            pass
+
+    def update_posts(self, users: FactorPosterior, posts: FactorPosterior) -> None:
+        """Update the posts' posterior from that of the users."""
+
+        def sums(block: _Block) -> tuple[Floats, Floats]:
+            curvature, slope = _bound(block, self.level, users.means, posts.means, of_users=False)
+            means = users.means[block.users]
+            moments = second_moments(means, users.covariances[block.users])
+            return block.csr(curvature).T @ moments, block.csr(slope).T @ design(means)
+
+        of_blocks = self.executor.map(sums, self.blocks)
+        precision, linear = next(of_blocks)
+        for of_block in of_blocks:
+            precision += of_block[0]
+            linear += of_block[1]
+        prior_precision, prior_linear = posts.prior_terms()
+        linear += prior_linear
+        for rows in batches(0, len(posts.means)):
+            posts.update(rows, precision[rows], linear[rows], prior_precision)
 
 
 def factorise(
@@ -214,12 +258,12 @@ def factorise(
     posts = FactorPosterior.start(post_attributes[seen_posts], first, 1.0)
     record = _Recorder(level, seen_posts, post_attributes)
     with ThreadPoolExecutor(THREADS) as executor:
+        pairs = _Blocks(blocks, level, executor)
         for _ in range(ROUNDS):
             record.add(users, posts)
-            moments = second_moments(posts.means, posts.covariances)
-            _update_users(executor, blocks, level, users, posts.means, moments)
+            pairs.update_users(users, posts.means, second_moments(posts.means, posts.covariances))
             users.learn_prior()
-            _update_posts(executor, blocks, level, users, posts)
+            pairs.update_posts(users, posts)
             posts.learn_prior()
     record.add(users, posts)
     means = user_attributes @ users.effects
@@ -251,10 +295,10 @@ def infer_users(rounds: FactorRounds, trials: Sequence[Trials], attributes: csr_
     post_count = rounds.post_means.shape[1]
     blocks = _blocks(trials, np.ones(post_count, np.bool_), with_unseen_users=True)
     with ThreadPoolExecutor(THREADS) as executor:
+        pairs = _Blocks(blocks, rounds.level, executor)
         for number, covariances in enumerate(rounds.post_covariances):
             means = rounds.post_means[number]
-            moments = second_moments(means, covariances)
-            _update_users(executor, blocks, rounds.level, users, means, moments)
+            pairs.update_users(users, means, second_moments(means, covariances))
             users.set_prior(rounds.user_effects[number + 1], rounds.user_prior_covariances[number + 1])
     unseen = np.concatenate([np.diff(part.impressions.starts) == 0 for part in trials])
     users.means[unseen] = users.prior_means[unseen]
@@ -317,7 +361,7 @@ def _blocks(trials: Sequence[Trials], posts: Flags, with_unseen_users: bool = Fa
 def _level(blocks: Sequence[_Block]) -> float:
     """Return the log-odds of a like among all trials."""
     likes = float(sum(int(block.trials.impressions.likes.sum(dtype=np.int64)) for block in blocks))
-    counts = sum(float(block.csr(block.trials.counts(slice(None)), block.posts).sum()) for block in blocks)
+    counts = sum(float(block.csr(block.trials.counts(slice(None))).sum()) for block in blocks)
     return float(np.log(likes / (counts - likes)))
 
 
@@ -333,77 +377,23 @@ def _start_matrices(blocks: Sequence[_Block], seed: int) -> tuple[csr_matrix, cs
     chosen[order[np.cumsum(pairs_of_user[order]) <= PAIRS_PER_BLOCK]] = True
     counts, likes = [], []
     for block in blocks:
-        rows, posts = chosen[block.users], block.posts
-        whole = block.csr(block.trials.counts(slice(None)), posts)
+        rows = chosen[block.users]
+        whole = block.csr(block.trials.counts(slice(None)))
         counts.append(whole if rows.all() else whole[rows])
-        whole = block.csr(block.trials.impressions.likes.astype(np.float64), posts)
+        whole = block.csr(block.trials.impressions.likes.astype(np.float64))
         likes.append(whole if rows.all() else whole[rows])
     return (counts[0], likes[0]) if len(blocks) == 1 else (vstack(counts).tocsr(), vstack(likes).tocsr())
 
 
-def _update_users(
-    executor: ThreadPoolExecutor,
-    blocks: Sequence[_Block],
-    level: float,
-    users: FactorPosterior,
-    post_means: Floats,
-    post_moments: Floats,
-) -> None:
-    prior_precision, linear = users.prior_terms()
-    post_design = design(post_means)
-
-    def update(block: _Block) -> None:
-        posts = block.posts
-        curvature, slope = _bound(block, posts, level, users.means, post_means, of_users=True)
-        own = block.csr(slope, posts) @ post_design + linear[block.users]
-        weights = block.csr(curvature, posts)
-        for rows in batches(block.users.start, block.users.stop):
-            part = slice(rows.start - block.users.start, rows.stop - block.users.start)
-            users.update(rows, weights[part] @ post_moments, own[part], prior_precision)
-
-    for _ in executor.map(update, blocks):
-        pass
-
-
-def _update_posts(
-    executor: ThreadPoolExecutor,
-    blocks: Sequence[_Block],
-    level: float,
-    users: FactorPosterior,
-    posts: FactorPosterior,
-) -> None:
-    def sums(block: _Block) -> tuple[Floats, Floats]:
-        columns, rows = block.posts, block.users
-        curvature, slope = _bound(block, columns, level, users.means, posts.means, of_users=False)
-        moments = second_moments(users.means[rows], users.covariances[rows])
-        return (
-            block.csr(curvature, columns).T @ moments,
-            block.csr(slope, columns).T @ design(users.means[rows]),
-        )
-
-    totals: tuple[Floats, Floats] | None = None
-    for of_block in executor.map(sums, blocks):
-        if totals is None:
-            totals = of_block
-        else:
-            for total, addend in zip(totals, of_block, strict=True):
-                total += addend
-    assert totals is not None
-    prior_precision, prior_linear = posts.prior_terms()
-    linear = totals[1] + prior_linear
-    for rows in batches(0, len(posts.means)):
-        posts.update(rows, totals[0][rows], linear[rows], prior_precision)
-
-
 def _bound(
-    block: _Block, posts: Int32s, level: float, user_means: Floats, post_means: Floats, of_users: bool
+    block: _Block, level: float, user_means: Floats, post_means: Floats, of_users: bool
 ) -> tuple[Floats, Floats]:
     """Return (pairs,) curvature and slope of the quadratic bound at each pair.
 
     The level is subtracted from the slope, and the bias of the side that is
     not updated: that of the posts for an update of the users.
     """
-    impressions = block.trials.impressions
+    impressions, posts = block.trials.impressions, block.posts
     users, user_means = impressions.users, user_means[block.users]
     user_factors, post_factors = (np.ascontiguousarray(means[:, 1:]) for means in (user_means, post_means))
     curvature, slope = np.empty(posts.size), np.empty(posts.size)

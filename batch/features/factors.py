@@ -9,7 +9,7 @@ the prior mean of its attributes or groups.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from batch.arrays import Float32s, Int64s
 from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
-from batch.loading.examples import Examples, with_negatives
+from batch.loading.examples import Examples, like_rate, with_negatives
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
@@ -30,6 +30,9 @@ FACTORS = 10
 
 NEGATIVES_PER_LIKE = 2.0
 """Sampled for a like without a view; their weights add up to what the like rate asks for."""
+
+PAIRS_PER_SAMPLE = 1_000_000
+"""Pairs that negatives are sampled for at a time, where all pairs are more than a block; it takes 350 MB."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class FactorState:
     ----------
     rounds
         None if the night had no likes, or nothing but likes: then all factors are zero.
+    rate
+        Like rate of the night's views, to which likes without a view are completed.
     """
 
     rounds: FactorRounds | None
+    rate: float
 
     def factors(self, history: History, values: Int64s, night_rows: Int64s, seed: int) -> Factors:
         """Infer the factors of some users and of the posts of now; the posts of the night keep theirs.
@@ -119,14 +125,15 @@ class FactorState:
         if of_posts.shape[1] != post_columns:
             raise ValueError(f"posts have {of_posts.shape[1]} attributes; the night had {post_columns}")
         rounds = self.rounds.of_posts(night_rows, of_posts)
-        users = infer_users(rounds, draw_trials(history, seed), of_users)
+        users = infer_users(rounds, draw_trials(history, seed, self.rate), of_users)
         return Factors.from_means(rounds.level, users, rounds.post_means[-1])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for an .npz file; none if there are no factors."""
         if self.rounds is None:
             return {}
-        return {field.name: np.asarray(getattr(self.rounds, field.name)) for field in fields(self.rounds)}
+        kept = {field.name: np.asarray(getattr(self.rounds, field.name)) for field in fields(self.rounds)}
+        return kept | {"rate": np.asarray(self.rate)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> FactorState:
@@ -139,8 +146,9 @@ class FactorState:
         """
         names = [field.name for field in fields(FactorRounds)]
         if not any(name in arrays for name in names):
-            return cls(None)
-        return cls(FactorRounds(float(arrays["level"]), *(arrays[name] for name in names[1:])))
+            return cls(None, 0.0)
+        rounds = FactorRounds(float(arrays["level"]), *(arrays[name] for name in names[1:]))
+        return cls(rounds, float(arrays["rate"]))
 
 
 _of_histories: WeakKeyDictionary[History, dict[int, tuple[Factors, FactorState]]] = WeakKeyDictionary()
@@ -169,14 +177,16 @@ def _learnt(network: Network, history: History, seed: int) -> tuple[Factors, Fac
 
 
 def _learn(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
-    trials = draw_trials(history, seed)
+    viewed = history.impressions.views > 0
+    rate = like_rate(viewed, history.impressions.likes > 0)
+    trials = draw_trials(history, seed, rate)
     likes, others = (sum(counts) for counts in zip(*map(_like_counts, trials), strict=True))
     if not (likes and others):
-        return Factors.zeros(len(network.users), len(network.posts)), FactorState(None)
+        return Factors.zeros(len(network.users), len(network.posts)), FactorState(None, rate)
     of_users = _user_attributes(network.cohorts.rows(network.users), network.cohorts.count)
     of_posts = _post_attributes(history.groupings)
     users, rounds = factorise(trials, of_users, of_posts, FACTORS, seed)
-    return Factors.from_means(rounds.level, users, rounds.post_means[-1]), FactorState(rounds)
+    return Factors.from_means(rounds.level, users, rounds.post_means[-1]), FactorState(rounds, rate)
 
 
 def _like_counts(trials: Trials) -> tuple[int, int]:
@@ -197,27 +207,39 @@ def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
     return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])
 
 
-def draw_trials(history: History, seed: int) -> list[Trials]:
+def draw_trials(history: History, seed: int, rate: float) -> list[Trials]:
     """Return the impressions, and sampled negatives for the likes without a view.
 
-    Blocks of users are completed one by one, which bounds the memory; the
-    first draws with `seed`, the next with `seed + 1`, and so on.
+    If there are more pairs than `PAIRS_PER_BLOCK`, consecutive users are
+    completed in parts of `PAIRS_PER_SAMPLE`. The first part draws with `seed`,
+    the next with `seed + 1`, and so on.
 
     Parameters
     ----------
     history
         `impressions`, `likes` and `post_counts` are used.
+    rate
+        Like rate to complete to.
     """
-    drawn = []
-    for number, (start, stop) in enumerate(history.impressions.blocks(PAIRS_PER_BLOCK)):
-        block = history.impressions.of_users(start, stop)
-        likes = history.likes.of_users(start, stop)
-        drawn.append(_with_negatives(history.with_impressions(block, likes), seed + number))
-    return drawn
-
-
-def _with_negatives(history: History, seed: int) -> Trials:
     pairs = history.impressions
+    if pairs.views.all():
+        return [Trials(pairs)]
+    max_pairs = PAIRS_PER_BLOCK if pairs.posts.size <= PAIRS_PER_BLOCK else PAIRS_PER_SAMPLE
+    completed = []
+    for number, (start, stop) in enumerate(pairs.blocks(max_pairs)):
+        known = replace(history, likes=history.likes.of_users(start, stop))
+        completed.append(_complete(pairs.of_users(start, stop), known, seed + number, rate))
+    return completed
+
+
+def _complete(pairs: Impressions, history: History, seed: int, rate: float) -> Trials:
+    """Add sampled negatives for the likes without a view to the pairs of some users.
+
+    Parameters
+    ----------
+    history
+        `likes` of these users alone, and `post_counts`.
+    """
     if pairs.views.all():
         return Trials(pairs)
     examples = Examples(
@@ -227,7 +249,7 @@ def _with_negatives(history: History, seed: int) -> Trials:
         pairs.views > 0,
         np.maximum(pairs.views, pairs.likes).astype(np.float32),
     )
-    completed = with_negatives(examples, history, NEGATIVES_PER_LIKE, seed)
+    completed = with_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
     negatives = slice(len(examples), None)
     posts = len(history.post_counts)
     keys, draws = np.unique(

@@ -157,29 +157,41 @@ def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
     return examples.where(kept[examples.users])
 
 
-def with_negatives(examples: Examples, before: History, most_per_like: float, seed: int) -> Examples:
+def like_rate(viewed: Flags, liked: Flags) -> float:
+    """Return the share of the viewed rows that are liked; `LIKE_RATE_WITHOUT_VIEWS` if none is."""
+    positive = np.count_nonzero(viewed & liked)
+    return positive / np.count_nonzero(viewed) if positive else LIKE_RATE_WITHOUT_VIEWS
+
+
+def with_negatives(
+    examples: Examples, before: History, most_per_like: float, seed: int, rate: float | None = None
+) -> Examples:
     """Add sampled negatives for the likes without a view, to the like rate of the views.
 
     Likes alone tell how often a post is shown and liked; negatives drawn as
     often as posts are shown leave how much it is liked. A post that the user
     liked before, or that stands among their examples, is never drawn.
+
+    Parameters
+    ----------
+    rate
+        Like rate to draw to; None takes that of the examples' own views.
     """
     alone = examples.where(~examples.viewed)
     if len(alone) == 0:
         return examples
-    seen = examples.where(examples.viewed)
-    like_rate = float(seen.liked.mean()) if seen.liked.any() else LIKE_RATE_WITHOUT_VIEWS
-    per_like = min((1 - like_rate) / like_rate, MOST_NEGATIVES_PER_LIKE)
+    if rate is None:
+        rate = like_rate(examples.viewed, examples.liked)
+    per_like = min((1 - rate) / rate, MOST_NEGATIVES_PER_LIKE)
+    if per_like == 0:
+        return examples
     drawn_per_like = min(per_like, most_per_like)
     random = np.random.default_rng(seed)
     users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
     posts = len(before.post_counts)
     drawn = random.choice(posts, size=users.size, p=_shown(before))
-    known = [
-        examples.users * posts + examples.posts,
-        before.likes.users.astype(np.int64) * posts + before.likes.posts,
-    ]
-    fresh = ~np.isin(users * posts + drawn, np.concatenate(known))
+    among_examples = np.isin(users * posts + drawn, examples.users * posts + examples.posts)
+    fresh = ~(among_examples | before.likes.contain(users, drawn, posts))
     count = int(fresh.sum())
     no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
     return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])

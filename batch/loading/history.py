@@ -20,9 +20,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Float32s, Int32s
 from batch.loading.groupings import Groupings
 from batch.loading.impressions import Impressions
 from batch.loading.interaction_store import InteractionStore
@@ -46,7 +47,7 @@ GROUP_ROWS = f"""
     FROM interactions WHERE {OF_USERS} AND happened_at <= $until
 """
 FIRST_LIKES = f"""
-    SELECT user_row, post_row, epoch_us(min(happened_at)) AS liked_at
+    SELECT user_row, post_row, min({{period}})::UTINYINT AS period
     FROM interactions WHERE {OF_USERS} AND action = 'like' AND happened_at <= $until
     GROUP BY ALL ORDER BY ALL
 """
@@ -100,7 +101,9 @@ class History:
     @cached_property
     def impressions(self) -> Impressions:
         """What each user was shown and liked up to the cutoff, pair by pair; read when first asked for."""
-        return read_impressions(self.store, self.cutoff)
+        impressions = read_impressions(self.store, self.cutoff)
+        self.store.release()
+        return impressions
 
     def with_impressions(self, impressions: Impressions, likes: Likes) -> History:
         """Return the same history with other impressions and likes, of some of the users for instance."""
@@ -111,32 +114,35 @@ class History:
 
 @dataclass(frozen=True)
 class FirstLikes:
-    """Who likes what since when: pairs ascend by user, then post.
+    """Who likes what, and by which of some times: pairs ascend by user, then post.
 
     Attributes
     ----------
     users, posts
         (pairs,) int32 rows.
-    liked_at
-        (pairs,) int64 microseconds since 1970 (UTC) of the first like.
+    periods
+        (pairs,) uint8 index of the first of the times at which the pair was liked.
+    times
+        Ascending.
     user_count
         Users of the network.
     """
 
     users: Int32s
     posts: Int32s
-    liked_at: Int64s
+    periods: npt.NDArray[np.uint8]
+    times: list[datetime]
     user_count: int
 
-    def until(self, cutoff: datetime) -> Likes:
-        """Return the likes up to a cutoff."""
-        known = self.liked_at <= _microseconds(cutoff)
+    def until(self, time: datetime) -> Likes:
+        """Return the likes up to one of the times."""
+        known = self.periods <= self.times.index(time)
         return Likes.from_sorted_pairs(self.users[known], self.posts[known], self.user_count)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Histories as of several cutoffs, and every first like up to the last time asked for."""
+    """Histories as of several cutoffs, and the likes up to each of them and up to `likes_until`."""
 
     histories: list[History]
     first_likes: FirstLikes
@@ -155,26 +161,17 @@ def count_histories(
     Parameters
     ----------
     likes_until
-        Up to when `first_likes` goes, where that is later than the last cutoff.
+        One more time up to which `first_likes` tells the likes.
     post_counts
         Of all users, for a store that has some users only; None counts them in the store.
     """
     bounds = sorted({moment for cutoff in cutoffs for moment in (cutoff - RECENT, cutoff)})
     users = _UserCounts(len(network.users), bounds)
     groups = _GroupCounts(len(network.users), sorted(set(cutoffs)), groupings)
-    until = max(*cutoffs, likes_until) if likes_until else max(cutoffs)
-    likes = []
+    likes = _first_likes(store, sorted({*cutoffs, likes_until or cutoffs[0]}), len(network.users))
     for start, stop in store.user_ranges():
-        part = {"start": start, "stop": stop}
-        users.add(store, part)
-        groups.add(store, part)
-        likes.append(store.arrays(FIRST_LIKES, part | {"until": until}))
-    first_likes = FirstLikes(
-        np.concatenate([part["user_row"] for part in likes]).astype(np.int32, copy=False),
-        np.concatenate([part["post_row"] for part in likes]).astype(np.int32, copy=False),
-        np.concatenate([part["liked_at"] for part in likes]),
-        len(network.users),
-    )
+        users.add(store, {"start": start, "stop": stop})
+        groups.add(store, {"start": start, "stop": stop})
     if post_counts is None:
         post_counts = PostCounts(network.posts, bounds)
         post_counts.add(store)
@@ -190,11 +187,22 @@ def count_histories(
                 groupings=groupings,
                 views_of_group={name: counts[at] for name, counts in views_of_group.items()},
                 likes_of_group={name: counts[at] for name, counts in likes_of_group.items()},
-                likes=first_likes.until(cutoff),
+                likes=likes.until(cutoff),
                 store=store,
             )
         )
-    return Counted(histories, first_likes)
+    return Counted(histories, likes)
+
+
+def _first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
+    """Find the first like of each pair, up to the last of the times."""
+    query, parts = FIRST_LIKES.format(period=period_of(times)), []
+    for start, stop in store.user_ranges():
+        parts.append(store.arrays(query, {"start": start, "stop": stop, "until": times[-1]}))
+    users, posts, periods = (
+        np.concatenate([part.pop(name) for part in parts]) for name in ("user_row", "post_row", "period")
+    )
+    return FirstLikes(users, posts, periods, times, user_count)
 
 
 def count_history(

@@ -53,12 +53,12 @@ class Impressions:
         views, likes = _smallest(np.asarray(views)), _smallest(np.asarray(likes))
         starts = np.zeros(user_count + 1, np.int64)
         np.cumsum(np.bincount(users, minlength=user_count), out=starts[1:])
-        posts = np.asarray(posts, dtype=np.int32)
+        columns: Int32s = np.asarray(posts, dtype=np.int32)
         steps = np.diff(users)
-        if not np.all((steps > 0) | ((steps == 0) & (posts[1:] > posts[:-1]))):
-            order = np.lexsort((posts, users))
-            posts, views, likes = posts[order], views[order], likes[order]
-        return cls(starts, posts, views, likes)
+        if not np.all((steps > 0) | ((steps == 0) & (columns[1:] > columns[:-1]))):
+            order = np.lexsort((columns, users))
+            columns, views, likes = columns[order], views[order], likes[order]
+        return cls(starts, columns, views, likes)
 
     @classmethod
     def concatenate(cls, parts: list[Impressions]) -> Impressions:

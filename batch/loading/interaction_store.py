@@ -37,7 +37,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 VERSION = 1
 """Of the tables above; a store of another version is refused."""
 
-PART_ROWS = 4_000_000
+PART_ROWS = 2_000_000
 """About so many interactions are counted at a time; it bounds the memory."""
 
 USERS_PER_BUCKET = 256
@@ -106,10 +106,15 @@ class InteractionStore:
         return self._connection
 
     def close(self) -> None:
-        """Close the connection; the next query opens a file again."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def release(self) -> None:
+        """Give the memory of a file's connection back; the next query opens the file again."""
+        if self.path is not None:
+            self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "options": self.options, "_connection": None}

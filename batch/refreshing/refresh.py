@@ -108,25 +108,32 @@ def _each(
 ) -> list[dict[str, Any]]:
     """Refresh run by run; what is wrong with one is raised when the others are done."""
     failed: list[OvernightError] = []
-    found, done = [], []
+    found, done, stages = [], [], Stages()
     since = min(datetime.fromisoformat(manifest["cutoff"]) for manifest in manifests) - due.LATE
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder(work.settings.store_folder))
         network = None
         # What is entered after this snapshot is due next time.
         with source.snapshot(work.engine) as connection:
-            recent = stack.enter_context(read_recent(connection, work.settings, since, clock, folder))
-            for manifest in manifests:
-                with _set_aside(work.settings, manifest, failed):
-                    found.append((manifest, _due(work, connection, recent, manifest)))
+            with stages.stage("recent", "interactions") as told:
+                recent = stack.enter_context(read_recent(connection, work.settings, since, clock, folder))
+                told |= {"interactions": recent.store.interactions}
+            with stages.stage("due", "users") as told:
+                for manifest in manifests:
+                    with _set_aside(work.settings, manifest, failed):
+                        found.append((manifest, _due(work, connection, recent, manifest)))
+                told |= {"users": sum(len(who.users) for _, who in found)}
             if any(who.users for _, who in found):
                 from batch.loading.load import load_network  # loads pandas, and mostly nobody is due
 
-                network = load_network(connection, clock)
+                with stages.stage("network", "users") as told:
+                    network = load_network(connection, clock)
+                    told |= {"users": len(network.users)}
         rescorer = None if network is None else _rescorer(work, recent, network, held)
         for manifest, who in found:
             with _set_aside(work.settings, manifest, failed):
-                done.append(_refresh_run(work, manifest, who, rescorer))
+                record = _refresh_run(work, manifest, who, rescorer)
+                done.append(record | {"stages": stages.rows + record["stages"]})
     if failed:
         raise failed[0]
     return done
