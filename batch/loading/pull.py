@@ -32,19 +32,17 @@ from batch.loading.interaction_store import (
     StoreOptions,
     readable_errors,
 )
+from batch.loading.interactions_query import interactions_since
 from batch.loading.load import Network, load_network
 from batch.loading.source import snapshot
 from batch.loading.work_folder import work_folder
 from batch.progress import track
-from contract.columns import ACTION, HAPPENED_AT, INTERACTIONS, POST_ID, SCHEMA, USER_ID
+from contract.columns import SCHEMA
 from contract.errors import InteractionStoreError
 from contract.settings import Settings
 
 CHUNK_ROWS = 2_000_000
 """Inserted at a time: about 150 MB in memory."""
-
-FIRST_TIME, LAST_TIME = "0001-01-01 00:00:00 BC", "9999-12-31 23:59:59"
-"""What stands for `-infinity` and `infinity`, which Arrow has no values for."""
 
 MAP_CHUNK = """
     CREATE OR REPLACE TEMP TABLE chunk AS
@@ -68,10 +66,6 @@ COUNT_CHUNK = """
     FROM chunk
 """
 REASONS = ("of_unknown_users", "of_unknown_posts", "with_unknown_actions", "in_the_future", "without_a_time")
-TIME_TYPE = sa.text("""
-    SELECT format_type(atttypid, NULL) FROM pg_attribute
-    WHERE attrelid = to_regclass(:relation) AND attname = :column
-""")
 IDENTITY = sa.text("""
     SELECT concat_ws('/', datname, d.oid, n.oid) FROM pg_database d, pg_namespace n
     WHERE datname = current_database() AND nspname = :schema
@@ -195,27 +189,6 @@ def copy_interactions(
             }
     found = None if latest is None else latest.replace(tzinfo=UTC)
     return found, left_out or dict.fromkeys(REASONS, 0)
-
-
-def interactions_since(connection: sa.Connection, since: datetime | None) -> str:
-    """Return the query for the interactions after a time, all of them for None.
-
-    The session's time zone is UTC. The time is compared in the column's own
-    type, so that an index on it is used.
-    """
-    relation = f"{SCHEMA}.{INTERACTIONS}"
-    kind = str(connection.scalar(TIME_TYPE, {"relation": relation, "column": HAPPENED_AT}))
-    first, last = (f"{kind} '{time}'" for time in (FIRST_TIME, LAST_TIME))
-    where = ""
-    if since is not None:
-        in_utc = since.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-        where = f" WHERE {HAPPENED_AT} > {kind} '{in_utc}'"
-    return (
-        f"SELECT {USER_ID}::bigint AS {USER_ID}, {POST_ID}::bigint AS {POST_ID}, {ACTION}::text AS {ACTION}, "
-        f"CASE WHEN {HAPPENED_AT} BETWEEN {first} AND {last} THEN {HAPPENED_AT} "
-        f"WHEN {HAPPENED_AT} > {last} THEN {last} WHEN {HAPPENED_AT} < {first} THEN {first} END "
-        f"AS {HAPPENED_AT} FROM {relation}{where}"
-    )
 
 
 def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
