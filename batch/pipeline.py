@@ -32,6 +32,8 @@ from batch.learning.refresh_state import RefreshState
 from batch.loading import source
 from batch.loading.interaction_store import identity, share
 from batch.loading.pull import Pulled, pull
+from batch.loading.since_night import fingerprints
+from batch.loading.work_folder import store_folder
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
 from batch.publishing.forecast import Forecast, before_writing
@@ -174,7 +176,8 @@ def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
         due.create(night.engine)
         with night.engine.begin() as connection:
             cutoff = datetime.fromisoformat(manifest["cutoff"])
-            due.note_night(connection, run.run_id, night.pulled.store, cutoff)
+            marks = fingerprints(night.pulled.store, cutoff - due.LATE, cutoff)
+            due.note_night(connection, run.run_id, marks)
 
 
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
@@ -223,7 +226,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
 
 def _load(night: Night, run: Run, stages: Stages) -> Gathered:
     """Copy the source and count it once a night; the variants share both."""
-    folder = night.settings.store_folder / run.run_id
+    folder = store_folder(night.settings) / run.run_id
     if night.pulled is None or night.gathered is None:
         clock = datetime.now(UTC)
         with stages.stage("pull", "interactions") as told:

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -405,11 +404,6 @@ class Settings:
             if text:
                 values[declared.name] = _parse(declared, text)
         return cls(**values)
-
-    @property
-    def store_folder(self) -> Path:
-        """Folder of the runs' interaction stores: `<folder>/<run_id>/store.duckdb`."""
-        return Path(self.store_dir or self.model_dir)
 
     @classmethod
     def declared(cls) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from batch.loading.interaction_store import FILE, open_store
 from batch.loading.load import Network, load_network
 from batch.loading.since_night import SinceNight, read_recent
 from batch.loading.source import snapshot
-from batch.loading.work_folder import work_folder
+from batch.loading.work_folder import store_folder, work_folder
 from batch.refreshing.due import LATE
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
 from contract.errors import ModelError, SourceError
@@ -91,7 +91,7 @@ def explained(
     folder, clock = Path(settings.model_dir) / run_id, datetime.now(UTC)
     known = _posts_known(folder)
     with ExitStack() as stack:
-        work = stack.enter_context(work_folder(settings.store_folder))
+        work = stack.enter_context(work_folder(store_folder(settings)))
         with snapshot(engine) as connection:
             network = load_network(connection, clock)
             user = _find(network.users.index, "user", user_id)
@@ -102,7 +102,7 @@ def explained(
         posts = network.posts[network.posts.index.isin([*known, post_id])]
         network = Network(network.users.iloc[[user]], posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
-        path = settings.store_folder / run_id / FILE
+        path = store_folder(settings) / run_id / FILE
         night = stack.enter_context(closing(open_store(path, recent.store.options, manifest.get("store"))))
         since_night = SinceNight(night, cutoff - LATE, recent)
         counts = since_night.post_counts(posts, cutoff)

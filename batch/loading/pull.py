@@ -35,7 +35,7 @@ from batch.loading.interaction_store import (
 from batch.loading.interactions_query import interactions_since
 from batch.loading.load import Network, load_network
 from batch.loading.source import snapshot
-from batch.loading.work_folder import work_folder
+from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import track
 from contract.columns import SCHEMA
 from contract.errors import InteractionStoreError
@@ -112,7 +112,7 @@ def pull(
     InteractionStoreError
         The disk is full, or the folder cannot be written.
     """
-    with work_folder(folder or settings.store_folder) as work:
+    with work_folder(folder or store_folder(settings)) as work:
         path, options = work / FILE, StoreOptions.of(settings, work)
         with snapshot(engine) as connection:
             network = load_network(connection, until)

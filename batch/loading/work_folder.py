@@ -1,4 +1,4 @@
-"""Folders for unfinished and temporary files, which are removed even if their process is killed."""
+"""Where stores are kept, and folders for temporary files, which are removed even after a kill."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contract.errors import InteractionStoreError
+from contract.settings import Settings
 
 PREFIX = "work-"
 LOCK = "lock"
+
+
+def store_folder(settings: Settings) -> Path:
+    """Return the folder of the runs' interaction stores, which has a folder for each run."""
+    return Path(settings.store_dir or settings.model_dir)
 
 
 @contextmanager

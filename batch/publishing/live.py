@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from redis.client import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
+from batch.loading.work_folder import store_folder
 from batch.publishing import store
 from batch.runs import ledger
 from batch.runs.ledger import Run, State
@@ -83,7 +84,7 @@ def abandon(
             store.remove_run(client, keys, run.run_id)
     except OvernightError as error:
         log.warning("keys of %s stay until the next run: %s", run.run_id, error)
-    for folder in (Path(settings.model_dir), settings.store_folder):
+    for folder in (Path(settings.model_dir), store_folder(settings)):
         shutil.rmtree(folder / run.run_id, ignore_errors=True)
     try:
         with engine.begin() as connection:

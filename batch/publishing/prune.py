@@ -18,7 +18,7 @@ from pathlib import Path
 import redis
 import sqlalchemy as sa
 
-from batch.loading.work_folder import remove_abandoned
+from batch.loading.work_folder import remove_abandoned, store_folder
 from batch.publishing import live, store
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
@@ -107,7 +107,7 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     if dry_run:
         return with_keys
     removed = _remove_keys(client, keys, with_keys)
-    for folder in {Path(settings.model_dir), settings.store_folder}:
+    for folder in {Path(settings.model_dir), store_folder(settings)}:
         _remove_folders(folder, set(going))
     return removed
 

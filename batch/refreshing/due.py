@@ -17,8 +17,6 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from batch.arrays import Int64s
-from batch.loading.interaction_store import InteractionStore
-from batch.loading.since_night import Recent, fingerprints
 from contract.columns import SCHEMA
 
 LATE = timedelta(hours=1)
@@ -64,24 +62,24 @@ def create(engine: sa.Engine) -> None:
 
 
 def find(
-    connection: sa.Connection, recent: Recent, run_id: str, cutoff: datetime, known: Int64s, scored: int
+    connection: sa.Connection, run_id: str, now: dict[int, str], user_ids: Int64s, known: Int64s, scored: int
 ) -> Due:
-    """Find who is due in a run, by what is known at `recent.until`.
-
-    Actions with later times are due when their time has come.
+    """Find who is due in a run.
 
     Parameters
     ----------
-    cutoff
-        The night saw what happened up to then, as far as it was entered.
+    now
+        User -> fingerprint of the actions since `LATE` before the run's cutoff
+        and up to the clock. Actions with later times are due when their time has come.
+    user_ids
+        Users that the network has.
     known, scored
         Users that the night knew, and of how many of them, the first, it made
         lists. If not of all (--limit-users), nobody else is to have one.
     """
     stored, refreshed = _stored(connection, run_id)
-    now = fingerprints(recent.store, max(cutoff - LATE, recent.since), recent.until)
     marks = {user: now.get(user) for user in now.keys() | stored.keys() if now.get(user) != stored.get(user)}
-    present = recent.user_ids.tolist()
+    present = user_ids.tolist()
     acted = marks.keys() & set(present)
     if scored < known.size:
         return Due(marks, sorted(acted.intersection(known[:scored].tolist())), 0)
@@ -130,15 +128,8 @@ def note(
     )
 
 
-def note_night(connection: sa.Connection, run_id: str, store: InteractionStore, cutoff: datetime) -> None:
-    """Store the fingerprints of the night's own snapshot, so that only users who act later are due.
-
-    Parameters
-    ----------
-    store
-        Of the night.
-    """
-    marks = fingerprints(store, cutoff - LATE, cutoff)
+def note_night(connection: sa.Connection, run_id: str, marks: dict[int, str]) -> None:
+    """Store the fingerprints of the night's own snapshot, so that only users who act later are due."""
     _store(
         connection,
         [

@@ -21,8 +21,8 @@ from batch.experiment.change import write_back
 from batch.experiment.drain import drain
 from batch.learning.scored_users import users_of_run
 from batch.loading import source
-from batch.loading.since_night import Recent, read_recent
-from batch.loading.work_folder import work_folder
+from batch.loading.since_night import Recent, fingerprints, read_recent
+from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
 from batch.publishing import live, store
 from batch.refreshing import due
@@ -111,7 +111,7 @@ def _each(
     found, done, stages = [], [], Stages()
     since = min(datetime.fromisoformat(manifest["cutoff"]) for manifest in manifests) - due.LATE
     with ExitStack() as stack:
-        folder = stack.enter_context(work_folder(work.settings.store_folder))
+        folder = stack.enter_context(work_folder(store_folder(work.settings)))
         network = None
         # What is entered after this snapshot is due next time.
         with source.snapshot(work.engine) as connection:
@@ -142,7 +142,8 @@ def _each(
 def _due(work: Refresh, connection: sa.Connection, recent: Recent, manifest: dict[str, Any]) -> Due:
     cutoff = datetime.fromisoformat(manifest["cutoff"])
     known = users_of_run(Path(work.settings.model_dir) / manifest["run_id"])
-    return due.find(connection, recent, manifest["run_id"], cutoff, known, manifest["users"])
+    marks = fingerprints(recent.store, cutoff - due.LATE, recent.until)
+    return due.find(connection, manifest["run_id"], marks, recent.user_ids, known, manifest["users"])
 
 
 @contextmanager

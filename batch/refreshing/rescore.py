@@ -20,6 +20,7 @@ from batch.loading.history import PostCounts
 from batch.loading.interaction_store import FILE, open_store
 from batch.loading.load import Network
 from batch.loading.since_night import Recent, SinceNight, fingerprints
+from batch.loading.work_folder import store_folder
 from batch.progress import Stages, track
 from batch.publishing import publish
 from batch.publishing.verify import verify
@@ -113,7 +114,7 @@ class Rescorer:
             raise ModelError(f"the model in {folder} is not the one that scored the run; run the night again")
         state = load_refresh_state(folder)
         night = open_store(
-            self.settings.store_folder / run_id / FILE, self.recent.store.options, manifest.get("store")
+            store_folder(self.settings) / run_id / FILE, self.recent.store.options, manifest.get("store")
         )
         since_night = SinceNight(night, cutoff - LATE, self.recent)
         known = fingerprints(night, cutoff - LATE, cutoff)
