@@ -53,6 +53,7 @@ def night(
 ) -> Iterator[Kept]:
     """Both variants live on a small network, and every key of its Redis."""
     folder = tmp_path_factory.mktemp("models")
+    restore(valkey_server, {})  # without what other tests have left
     with network_with_a_live_run(postgres_server, valkey_server, folder) as live:
         yield live, dump(live.redis_url)
 
@@ -175,10 +176,8 @@ def kill_when_called(module: str, name: str) -> None:
         (
             "control",
             (
-                "batch.loading.pull.fill_ids",
                 "batch.loading.pull._insert",
                 "batch.loading.pull._renamed",
-                "batch.pipeline.gather",
                 "batch.learning.gather.labelled_between",
             ),
         ),
