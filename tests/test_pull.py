@@ -18,7 +18,7 @@ import redis
 import sqlalchemy as sa
 
 import batch.pipeline
-from batch.loading import interaction_store, pull
+from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
 from contract.errors import SourceError
 from tests.batch_support import (
@@ -105,6 +105,29 @@ def test_what_is_committed_between_two_reads_of_a_pull_is_not_seen(
     assert after.left_out == before.left_out == dict.fromkeys(before.left_out, 0)
     monkeypatch.undo()
     assert pulled_of(database_url).store.interactions > before.store.interactions * 2
+
+
+def test_a_connection_that_is_lost_while_rows_come_is_told_in_one_line(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url, interactions=200_000)
+    monkeypatch.setattr(arrow_reader, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(pull, "CHUNK_ROWS", 1_000)
+    insert = pull._insert
+
+    def lose_and_insert(*arguments: Any) -> Any:
+        execute(
+            database_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND query LIKE 'COPY%'",
+        )
+        return insert(*arguments)
+
+    monkeypatch.setattr(pull, "_insert", lose_and_insert)
+    with pytest.raises(SourceError) as raised:
+        pulled_of(database_url)
+    assert "\n" not in str(raised.value)
+    assert "; " in str(raised.value)
 
 
 @pytest.fixture
