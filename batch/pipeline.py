@@ -191,7 +191,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(folder, gathered.network)
-    RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
+    _keep_state(folder, gathered, model, stages)
     written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {
@@ -274,6 +274,13 @@ def _learn(
     with stages.stage("refit", "examples") as told:
         told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
         return fit(variant, gathered, gathered.latest, settings, tuned)
+
+
+def _keep_state(folder: Path, gathered: Gathered, model: Model, stages: Stages) -> None:
+    """Learn the factors as of the cutoff, and keep what refreshes take over from the night."""
+    with stages.stage("refresh_state", "users") as told:
+        RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
+        told |= {"users": len(gathered.network.users)}
 
 
 def _score_and_write(

@@ -17,7 +17,7 @@ from batch.features.factors import FactorState, draw_trials, factor_state, taste
 from batch.learning.gather import Gathered
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
-from tests.batch_support import execute
+from tests.batch_support import execute, topics_of
 from tests.evaluation_support import gathered_of, small_network
 
 USERS, POSTS, KINDS, SHUFFLES = 400, 60, 4, 6
@@ -189,7 +189,7 @@ def test_factors_tell_likes_that_come_later_and_shuffled_likes_tell_nothing(gath
     aucs = []
     for seed in range(SHUFFLES):
         likes = np.random.default_rng(seed).permutation(impressions.likes)
-        shuffled = replace(gathered.at_holdout, impressions=replace(impressions, likes=likes))
+        shuffled = gathered.at_holdout.with_impressions(replace(impressions, likes=likes))
         aucs.append(auc_of(gathered, shuffled))
     assert abs(np.mean(aucs) - 0.5) < 0.04, aucs
 
@@ -218,7 +218,7 @@ def without_views(history: History) -> History:
         pairs.likes[at],
         pairs.starts.size - 1,
     )
-    return replace(history, impressions=alone)
+    return history.with_impressions(alone)
 
 
 def test_without_views_likes_are_completed_by_sampled_negatives(gathered: Gathered) -> None:
@@ -227,10 +227,10 @@ def test_without_views_likes_are_completed_by_sampled_negatives(gathered: Gather
 
 def test_negatives_are_sampled_block_by_block(gathered: Gathered, monkeypatch: pytest.MonkeyPatch) -> None:
     history = without_views(gathered.at_holdout)
-    (whole,) = draw_trials(history, seed=1)
+    (whole,) = draw_trials(history, seed=1, rate=0.2)
     monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 500)
     monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 100)
-    blocks = draw_trials(history, seed=1)
+    blocks = draw_trials(history, seed=1, rate=0.2)
     assert len(blocks) > 3
     assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)
     samples = [int(block.impressions.views[block.sampled].sum()) for block in (whole, *blocks)]
@@ -243,13 +243,13 @@ def test_negatives_are_sampled_block_by_block(gathered: Gathered, monkeypatch: p
 def test_without_a_like_there_are_no_factors(gathered: Gathered) -> None:
     impressions = gathered.at_holdout.impressions
     none = replace(impressions, likes=np.zeros_like(impressions.likes), views=np.ones_like(impressions.views))
-    history = replace(gathered.at_holdout, impressions=none)
+    history = gathered.at_holdout.with_impressions(none)
     found = taste_factors(gathered.network, history, seed=1)
     assert not found.users.any()
     assert not found.posts.any()
     state = FactorState.from_arrays(factor_state(gathered.network, history, seed=1).to_arrays())
-    rows = np.arange(len(gathered.network.posts))
-    assert not state.factors(history, gathered.network.people, rows, seed=1).users.any()
+    network, rows = gathered.network, np.arange(len(gathered.network.posts))
+    assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
 
 
 def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(gathered: Gathered) -> None:
@@ -260,14 +260,17 @@ def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(gath
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
     some = replace(
-        history, impressions=history.impressions.of_users(20, 50), likes=history.likes.of_users(20, 50)
+        history,
+        given_impressions=history.impressions.of_users(20, 50),
+        likes=history.likes.of_users(20, 50),
     )
     rows = np.arange(len(network.posts))
-    found = state.factors(some, network.people[20:50], rows, seed=1)
+    found = state.factors(some, network.cohorts.rows(network.users)[20:50], rows, seed=1)
     np.testing.assert_allclose(found.users, night.users[20:50], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.posts, night.posts)
+    other_groups = replace(some, groupings=topics_of(network))
     with pytest.raises(ValueError, match="attributes"):
-        state.factors(some, network.people[20:50] + 100, rows, seed=1)
+        state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
 
 
 def test_a_like_without_a_view_is_told_from_one_with(database_url: str, gathered: Gathered) -> None:

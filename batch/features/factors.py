@@ -177,8 +177,8 @@ def _learnt(network: Network, history: History, seed: int) -> tuple[Factors, Fac
 
 
 def _learn(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
-    viewed = history.impressions.views > 0
-    rate = like_rate(viewed, history.impressions.likes > 0)
+    history = history.with_impressions(history.impressions)  # read once, and freed at the end
+    rate = like_rate(history.impressions.views > 0, history.impressions.likes > 0)
     trials = draw_trials(history, seed, rate)
     likes, others = (sum(counts) for counts in zip(*map(_like_counts, trials), strict=True))
     if not (likes and others):

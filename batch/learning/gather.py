@@ -113,6 +113,8 @@ def gather(
     moments = [split.half_way or split.history_end, split.history_end, split.holdout_start, cutoff]
     counted = count_histories(store, network, moments, groupings, likes_until=clock)
     half_way, first, second, now = counted.histories
+    liked = counted.first_likes.until(clock) if as_of_time else now.likes
+    del counted
     rows = settings.training_rows
     training = labelled_between(store, first, split.holdout_start, rows, seed, NEGATIVES_PER_LIKE)
     older = labelled_between(store, half_way, split.history_end, rows // OLDER, seed, NEGATIVES_PER_LIKE)
@@ -125,7 +127,7 @@ def gather(
         split=split,
         half_way=half_way,
         older=older,
-        liked=counted.first_likes.until(clock) if as_of_time else now.likes,
+        liked=liked,
         liked_until=clock if as_of_time else cutoff,
         at_history_end=first,
         at_holdout=second,

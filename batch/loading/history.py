@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,8 +84,8 @@ class History:
         For each grouping: (users, groups) float32 counts.
     likes
         Every like up to the cutoff.
-    store
-        Where the impressions are read from.
+    store, given_impressions
+        Where the impressions are read from, or the impressions.
     """
 
     cutoff: datetime
@@ -98,18 +97,20 @@ class History:
     likes: Likes
     store: InteractionStore = field(repr=False)
 
-    @cached_property
+    given_impressions: Impressions | None = field(default=None, repr=False)
+
+    @property
     def impressions(self) -> Impressions:
-        """What each user was shown and liked up to the cutoff, pair by pair; read when first asked for."""
+        """What each user was shown and liked up to the cutoff; read from the store unless given."""
+        if self.given_impressions is not None:
+            return self.given_impressions
         impressions = read_impressions(self.store, self.cutoff)
         self.store.release()
         return impressions
 
-    def with_impressions(self, impressions: Impressions, likes: Likes) -> History:
-        """Return the same history with other impressions and likes, of some of the users for instance."""
-        changed = replace(self, likes=likes)
-        changed.__dict__["impressions"] = impressions  # where cached_property keeps its value
-        return changed
+    def with_impressions(self, impressions: Impressions) -> History:
+        """Return the same history with impressions in memory, those read or others."""
+        return replace(self, given_impressions=impressions)
 
 
 @dataclass(frozen=True)
