@@ -193,13 +193,16 @@ def test_every_count_is_what_pandas_counts_from_the_raw_rows(
         topic=(topics_of(pulled.network).of_post("topic"), topics_of(pulled.network).sizes[0]),
         parity=(np.arange(len(POSTS), dtype=np.int32) % 2, 2),
     )
-    counted = count_histories(pulled.store, pulled.network, CUTOFFS, both)
+    counted = count_histories(pulled.store, pulled.network, CUTOFFS, both, likes_until=UNTIL)
     for cutoff, history in zip(CUTOFFS, counted.histories, strict=True):
         assert history.cutoff == cutoff
         check_history(history, rows, pulled)
     likes = rows[rows["liked"] & (rows["at"] <= microseconds(UNTIL))]
     first = likes.groupby(["user", "post"])["at"].min()
-    np.testing.assert_array_equal(counted.first_likes.liked_at, first)
+    np.testing.assert_array_equal(
+        counted.first_likes.periods,
+        np.searchsorted([microseconds(time) for time in counted.first_likes.times], first),
+    )
     np.testing.assert_array_equal(counted.first_likes.users, first.index.get_level_values("user"))
 
 

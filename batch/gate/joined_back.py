@@ -17,6 +17,10 @@ MOST_LISTS = 20_000
 """So many users with likes are joined back, drawn at random; all where there are fewer."""
 
 KEYS_AT_A_TIME = 1_000
+USERS_WITH_LIKES = """
+    SELECT DISTINCT user_row FROM interactions
+    WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
+"""
 LIKED = """
     SELECT DISTINCT u.user_id, p.post_id FROM interactions i
     JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
@@ -32,18 +36,18 @@ def liked_served(
 
     The likes are those of the night's own snapshot: what was liked since is
     not the run's fault, and the refresh at the end of the night takes it out.
+    They are read from the store anew, not taken from what the lists were made of.
 
     Parameters
     ----------
-    gathered
-        Tells which users have likes, and whose to draw; the likes themselves are read from the store.
     users
         How many of the network's users have a list.
     """
-    liking = np.flatnonzero(np.diff(gathered.liked.starts[: users + 1]))
+    store, until = gathered.now.store, gathered.liked_until
+    liking = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
     if liking.size > MOST_LISTS:
         liking = np.sort(np.random.default_rng(seed).choice(liking, MOST_LISTS, replace=False))
-    likes = gathered.now.store.arrays(LIKED, {"until": gathered.liked_until, "users": liking.tolist()})
+    likes = store.arrays(LIKED, {"until": until, "users": liking.tolist()})
     posts_of: dict[int, set[int]] = {}
     for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
         posts_of.setdefault(user_id, set()).add(post_id)

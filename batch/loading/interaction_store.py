@@ -34,6 +34,8 @@ from contract.settings import Settings
 
 FILE = "store.duckdb"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
+NO_TIME = -(2**62)
 VERSION = 1
 """Of the tables above; a store of another version is refused."""
 
@@ -43,7 +45,8 @@ PART_ROWS = 2_000_000
 USERS_PER_BUCKET = 256
 
 LATEST = """
-    SELECT coalesce(epoch_us(max(happened_at)), 0) AS latest FROM interactions WHERE happened_at <= $until
+    SELECT coalesce(epoch_us(max(happened_at)), $none) AS latest
+    FROM interactions WHERE happened_at <= $until
 """
 
 TABLES = f"""
@@ -142,8 +145,8 @@ class InteractionStore:
 
     def latest(self, until: datetime) -> datetime | None:
         """Return when the last interaction up to a time happened (UTC); None if none did."""
-        latest = self.scalar(LATEST, {"until": until})
-        return EPOCH + timedelta(microseconds=latest) if latest else None
+        latest = self.scalar(LATEST, {"until": until, "none": NO_TIME})
+        return None if latest == NO_TIME else to_time(latest)
 
     def user_ranges(self) -> list[tuple[int, int]]:
         """Return ranges of user rows (start, stop) that have about `PART_ROWS` interactions each.
@@ -175,6 +178,12 @@ class InteractionStore:
         with readable_errors(self.path):
             rows = self.connection.execute("SELECT name, value FROM about").fetchall()
         return {name: json.loads(value) for name, value in rows}
+
+
+def to_time(microseconds: int) -> datetime:
+    """Return the time (UTC) so long after 1970; the year 1 for what is earlier."""
+    earliest = (YEAR_ONE - EPOCH) // timedelta(microseconds=1)
+    return EPOCH + timedelta(microseconds=max(microseconds, earliest))
 
 
 def share(store: InteractionStore, folder: Path) -> None:

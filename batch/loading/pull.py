@@ -31,6 +31,7 @@ from batch.loading.interaction_store import (
     InteractionStore,
     StoreOptions,
     readable_errors,
+    to_time,
 )
 from batch.loading.interactions_query import interactions_since
 from batch.loading.load import Network, load_network
@@ -62,7 +63,7 @@ COUNT_CHUNK = """
                             AND action IS NULL) AS with_unknown_actions,
            count(*) FILTER (happened_at > $until) AS in_the_future,
            count(*) FILTER (happened_at IS NULL) AS without_a_time,
-           max(happened_at) FILTER (happened_at <= $until) AS latest
+           epoch_us(max(happened_at) FILTER (happened_at <= $until)) AS latest
     FROM chunk
 """
 REASONS = ("of_unknown_users", "of_unknown_posts", "with_unknown_actions", "in_the_future", "without_a_time")
@@ -177,7 +178,7 @@ def copy_interactions(
     how many interactions are not used, by reason.
     """
     query = interactions_since(connection, since)
-    latest: datetime | None = None
+    latest: int | None = None
     left_out: dict[str, int] = {}
     with read_batches(connection, settings, query) as batches:
         chunks = ((sum(batch.num_rows for batch in chunk), chunk) for chunk in _chunks(batches))
@@ -187,7 +188,7 @@ def copy_interactions(
             left_out = {
                 name: left_out.get(name, 0) + count for name, count in zip(REASONS, counts, strict=True)
             }
-    found = None if latest is None else latest.replace(tzinfo=UTC)
+    found = None if latest is None else to_time(latest)
     return found, left_out or dict.fromkeys(REASONS, 0)
 
 

@@ -108,7 +108,7 @@ def _each(
 ) -> list[dict[str, Any]]:
     """Refresh run by run; what is wrong with one is raised when the others are done."""
     failed: list[OvernightError] = []
-    found, done, stages = [], [], Stages()
+    found, done, stages = [], [], Stages(level=logging.DEBUG)  # mostly nobody is due
     since = min(datetime.fromisoformat(manifest["cutoff"]) for manifest in manifests) - due.LATE
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder(store_folder(work.settings)))
