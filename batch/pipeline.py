@@ -102,6 +102,7 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     lone = lock.held(night.engine, night.settings.key_prefix)
     with one_thread, _explained(night.settings), lone as held, night.open_until_the_end:
         ledger.create(night.engine)
+        due.create(night.engine)
         tidy(night.engine, night.redis, night.settings, night.actor)
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
         held.check()
@@ -173,7 +174,6 @@ def _publish_or_refuse(night: Night, run: Run, manifest: dict[str, Any]) -> None
 def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
     """Store which actions the run knows, so that a refresh finds the users who act later."""
     if night.pulled is not None:
-        due.create(night.engine)
         with night.engine.begin() as connection:
             cutoff = datetime.fromisoformat(manifest["cutoff"])
             marks = fingerprints(night.pulled.store, cutoff - due.LATE, cutoff)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.since_night import read_recent
+from batch.loading.since_night import fingerprints, read_recent
 from batch.loading.source import snapshot
 from batch.refreshing import due
 from batch.runs import ledger
@@ -51,7 +51,8 @@ def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> due.D
         snapshot(engine) as connection,
         read_recent(connection, settings, since, clock, Path(folder)) as recent,
     ):
-        return due.find(connection, recent, RUN, CUTOFF, KNOWN, scored)
+        now = fingerprints(recent.store, since, clock)
+        return due.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
 
 
 def refresh(engine: sa.Engine, clock: datetime = CLOCK) -> list[int]:

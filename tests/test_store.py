@@ -197,13 +197,6 @@ def test_every_count_is_what_pandas_counts_from_the_raw_rows(
     for cutoff, history in zip(CUTOFFS, counted.histories, strict=True):
         assert history.cutoff == cutoff
         check_history(history, rows, pulled)
-    likes = rows[rows["liked"] & (rows["at"] <= microseconds(UNTIL))]
-    first = likes.groupby(["user", "post"])["at"].min()
-    np.testing.assert_array_equal(
-        counted.first_likes.periods,
-        np.searchsorted([microseconds(time) for time in counted.first_likes.times], first),
-    )
-    np.testing.assert_array_equal(counted.first_likes.users, first.index.get_level_values("user"))
 
 
 def test_likes_up_to_a_later_time_than_any_cutoff_do_not_get_into_a_history(database_url: str) -> None:

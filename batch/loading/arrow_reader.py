@@ -12,6 +12,7 @@ import adbc_driver_manager
 import pyarrow as pa
 import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
+from psycopg2 import errorcodes
 
 from batch.loading.source import connection_string, source_error
 from contract.settings import Settings
@@ -101,6 +102,10 @@ class _Reader(threading.Thread):
         while (item := self._queue.get()) is not None:
             if isinstance(item, adbc_driver_manager.Error):
                 raise source_error(settings, item.sqlstate, _primary_message(item)) from None
+            if isinstance(item, OSError):  # what pyarrow makes of an error while rows come
+                _, refused, message = str(item).partition("ERROR:")
+                code = errorcodes.INTERNAL_ERROR if refused else None
+                raise source_error(settings, code, message or str(item)) from None
             if isinstance(item, BaseException):
                 raise item
             yield item

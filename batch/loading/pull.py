@@ -119,7 +119,8 @@ def pull(
             network = load_network(connection, until)
             with readable_errors(path), _new_database(path, options) as database:
                 fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
-                latest, left_out = copy_interactions(connection, settings, database, until)
+                query = interactions_since(connection, None)
+                latest, left_out = copy_interactions(connection, settings, database, until, query)
                 _record(database, connection, (folder or work).name)
         if folder is not None:
             path = _renamed(path, folder / FILE)
@@ -161,7 +162,7 @@ def copy_interactions(
     settings: Settings,
     database: duckdb.DuckDBPyConnection,
     until: datetime,
-    since: datetime | None = None,
+    query: str,
 ) -> tuple[datetime | None, dict[str, int]]:
     """Copy interactions from Postgres into a store's table.
 
@@ -169,15 +170,14 @@ def copy_interactions(
     ----------
     until
         Where the counts end: later interactions are copied, and counted as `in_the_future`.
-    since
-        Copies only what happened later; what has no time is then left out uncounted.
+    query
+        From interactions_query.py.
 
     Returns
     -------
     When the last interaction up to `until` happened, None if none did; and
     how many interactions are not used, by reason.
     """
-    query = interactions_since(connection, since)
     latest: int | None = None
     left_out: dict[str, int] = {}
     with read_batches(connection, settings, query) as batches:
@@ -208,14 +208,13 @@ def _insert(
     database: duckdb.DuckDBPyConnection, chunk: list[pa.RecordBatch], until: datetime
 ) -> tuple[Any, ...]:
     """Insert what can be used; return the counts of the rest, and the chunk's latest time up to `until`."""
-    with readable_errors(None):
-        database.register("pulled", pa.Table.from_batches(chunk))
-        database.execute(MAP_CHUNK)
-        database.unregister("pulled")
-        database.execute(INSERT_CHUNK)
-        asked = {"until": until.astimezone(UTC).replace(tzinfo=None)}
-        (counts,) = database.execute(COUNT_CHUNK, asked).fetchall()
-        database.execute("DROP TABLE chunk")
+    database.register("pulled", pa.Table.from_batches(chunk))
+    database.execute(MAP_CHUNK)
+    database.unregister("pulled")
+    database.execute(INSERT_CHUNK)
+    asked = {"until": until.astimezone(UTC).replace(tzinfo=None)}
+    (counts,) = database.execute(COUNT_CHUNK, asked).fetchall()
+    database.execute("DROP TABLE chunk")
     return counts
 
 

@@ -23,6 +23,7 @@ from batch.loading.arrow_reader import read_batches
 from batch.loading.groupings import Groupings
 from batch.loading.history import RECENT, History, PostCounts, count_histories
 from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
+from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.load import Network
 from batch.loading.pull import copy_interactions, fill_ids
 from batch.loading.views import check_views
@@ -94,8 +95,29 @@ def read_recent(
         fill_ids(
             database, _ids(connection, settings, USERS, USER_ID), _ids(connection, settings, POSTS, POST_ID)
         )
-        latest, _ = copy_interactions(connection, settings, database, until, since)
+        query = interactions_since(connection, since)
+        latest, _ = copy_interactions(connection, settings, database, until, query)
         yield Recent(InteractionStore(None, options, database), since, until, latest)
+
+
+@contextmanager
+def read_older(
+    connection: sa.Connection, settings: Settings, recent: Recent, user_ids: list[int]
+) -> Iterator[InteractionStore | None]:
+    """Read all interactions of users whom the night did not know; None if there are no such users.
+
+    A user may be entered later than the user's first actions.
+    """
+    if not user_ids:
+        yield None
+        return
+    options = recent.store.options
+    with _in_memory(options) as database:
+        posts = recent.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
+        fill_ids(database, np.array(user_ids), posts)
+        query = interactions_of(connection, user_ids)
+        copy_interactions(connection, settings, database, recent.until, query)
+        yield InteractionStore(None, options, database)
 
 
 @contextmanager
@@ -123,17 +145,18 @@ def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> d
 class SinceNight:
     """The night's store up to `since`, and what was logged after that.
 
-    Without `recent` nothing later than `since` is seen.
+    `older` has the interactions of users whom the night did not know.
     """
 
     night: InteractionStore
     since: datetime
-    recent: Recent | None = None
+    recent: Recent
+    older: InteractionStore | None = None
 
     @property
     def cutoff(self) -> datetime:
         """When the last interaction happened; `since` if none did."""
-        if self.recent is not None and self.recent.latest is not None:
+        if self.recent.latest is not None:
             return self.recent.latest
         return self.night.latest(self.since) or self.since
 
@@ -175,5 +198,5 @@ class SinceNight:
             yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts).histories[0]
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
-        after = [] if self.recent is None else [(self.recent.store, AFTER)]
-        return [(self.night, UP_TO), *after]
+        sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
+        return sources if self.older is None else [*sources, (self.older, UP_TO)]

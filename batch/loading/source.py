@@ -62,6 +62,8 @@ def connection_string(connection: sa.Connection) -> str:
     arguments = dict(connection.dialect.create_connect_args(connection.engine.url)[1])
     application = driver.get_parameter_status("application_name")
     there = {"host": driver.info.host, "port": driver.info.port}
+    for name in there:  # those of several hosts
+        arguments.pop(name, None)
     chosen = {name: value for name, value in there.items() if value}
     arguments |= _connect_arguments(application) | chosen
     if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
@@ -120,7 +122,8 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     reason = redact(" ".join(message.split()), settings.secrets())
     advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
     url = sa.make_url(settings.database_url)
-    place = f"Postgres at {url.host or url.query.get('host') or 'localhost'}"
+    hosts = url.host or url.query.get("host") or "localhost"
+    place = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
     return SourceError(f"{place}: {reason}; {advice}")
 
 

@@ -36,17 +36,27 @@ def work_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+        folder, descriptor = _locked_folder(parent)
     except OSError as error:
         reason = f"{error.strerror}; set OVERNIGHT_STORE_DIR to a folder that can be written"
         raise InteractionStoreError(f"cannot keep interactions in {parent}: {reason}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder and lock it; again, if `remove_abandoned` has taken it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return folder, descriptor
+            os.close(descriptor)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -58,7 +68,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)  # its process may have died before
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
         shutil.rmtree(folder, ignore_errors=True)

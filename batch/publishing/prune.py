@@ -107,8 +107,8 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     if dry_run:
         return with_keys
     removed = _remove_keys(client, keys, with_keys)
-    for folder in {Path(settings.model_dir), store_folder(settings)}:
-        _remove_folders(folder, set(going))
+    _remove_folders(Path(settings.model_dir), "models", set(going))
+    _remove_folders(store_folder(settings), "interactions", set(going))
     return removed
 
 
@@ -162,7 +162,7 @@ def _serving(client: redis.Redis, keys: Keys) -> dict[str, str]:
     return {variant: str(run_id) for variant, run_id in found.items() if run_id}
 
 
-def _remove_folders(folder: Path, done: set[str]) -> None:
+def _remove_folders(folder: Path, kept: str, done: set[str]) -> None:
     """Remove what runs not kept have on disk, and what killed processes left.
 
     An unusable folder is told before a night's work, not after.
@@ -172,7 +172,7 @@ def _remove_folders(folder: Path, done: set[str]) -> None:
         of_runs = list(folder.iterdir())
     except OSError as error:
         advice = "set OVERNIGHT_MODEL_DIR and OVERNIGHT_STORE_DIR to folders that can be written"
-        raise ModelError(f"cannot keep models in {folder}: {error.strerror}; {advice}") from None
+        raise ModelError(f"cannot keep {kept} in {folder}: {error.strerror}; {advice}") from None
     for of_run in of_runs:
         if of_run.name in done:
             shutil.rmtree(of_run, ignore_errors=True)

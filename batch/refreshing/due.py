@@ -49,11 +49,14 @@ class Due:
         Those of them, and of the new users, who are to have a list, ascending.
     new
         How many users are new.
+    unknown
+        Those of `users` whom the night did not know, ascending.
     """
 
     marks: dict[int, str | None]
     users: list[int]
     new: int
+    unknown: list[int]
 
 
 def create(engine: sa.Engine) -> None:
@@ -82,9 +85,10 @@ def find(
     present = user_ids.tolist()
     acted = marks.keys() & set(present)
     if scored < known.size:
-        return Due(marks, sorted(acted.intersection(known[:scored].tolist())), 0)
-    new = set(present).difference(known.tolist()) - refreshed
-    return Due(marks, sorted(acted | new), len(new))
+        return Due(marks, sorted(acted.intersection(known[:scored].tolist())), 0, [])
+    unknown = set(present).difference(known.tolist())
+    new = unknown - refreshed
+    return Due(marks, sorted(acted | new), len(new), sorted(unknown & (acted | new)))
 
 
 def _stored(connection: sa.Connection, run_id: str) -> tuple[dict[int, str | None], set[int]]:

@@ -21,7 +21,8 @@ from batch.experiment.change import write_back
 from batch.experiment.drain import drain
 from batch.learning.scored_users import users_of_run
 from batch.loading import source
-from batch.loading.since_night import Recent, fingerprints, read_recent
+from batch.loading.interaction_store import InteractionStore
+from batch.loading.since_night import Recent, fingerprints, read_older, read_recent
 from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
 from batch.publishing import live, store
@@ -121,18 +122,20 @@ def _each(
             with stages.stage("due", "users") as told:
                 for manifest in manifests:
                     with _set_aside(work.settings, manifest, failed):
-                        found.append((manifest, _due(work, connection, recent, manifest)))
-                told |= {"users": sum(len(who.users) for _, who in found)}
-            if any(who.users for _, who in found):
+                        who = _due(work, connection, recent, manifest)
+                        read = read_older(connection, work.settings, recent, who.unknown)
+                        found.append((manifest, who, stack.enter_context(read)))
+                told |= {"users": sum(len(who.users) for _, who, _ in found)}
+            if any(who.users for _, who, _ in found):
                 from batch.loading.load import load_network  # loads pandas, and mostly nobody is due
 
                 with stages.stage("network", "users") as told:
                     network = load_network(connection, clock)
                     told |= {"users": len(network.users)}
         rescorer = None if network is None else _rescorer(work, recent, network, held)
-        for manifest, who in found:
+        for manifest, who, older in found:
             with _set_aside(work.settings, manifest, failed):
-                record = _refresh_run(work, manifest, who, rescorer)
+                record = _refresh_run(work, manifest, who, older, rescorer)
                 done.append(record | {"stages": stages.rows + record["stages"]})
     if failed:
         raise failed[0]
@@ -164,12 +167,16 @@ def _rescorer(work: Refresh, recent: Recent, network: Network, held: lock.Lock) 
 
 
 def _refresh_run(
-    work: Refresh, manifest: dict[str, Any], who: Due, rescorer: Rescorer | None
+    work: Refresh,
+    manifest: dict[str, Any],
+    who: Due,
+    older: InteractionStore | None,
+    rescorer: Rescorer | None,
 ) -> dict[str, Any]:
     """Score and write who is due in one run, and only then note it; return the record."""
     run_id, stages, written, new_posts = manifest["run_id"], Stages(), set[int](), 0
     if rescorer is not None and who.users:
-        written, new_posts = rescorer.rewrite(manifest, who, stages)
+        written, new_posts = rescorer.rewrite(manifest, who, older, stages)
     now = datetime.now(UTC)
     with work.engine.begin() as connection:
         if who.marks or written:

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from batch.learning.model import Model, load_model
 from batch.learning.refresh_state import RefreshState, load_refresh_state
 from batch.loading.history import PostCounts
-from batch.loading.interaction_store import FILE, open_store
+from batch.loading.interaction_store import FILE, InteractionStore, open_store
 from batch.loading.load import Network
 from batch.loading.since_night import Recent, SinceNight, fingerprints
 from batch.loading.work_folder import store_folder
@@ -82,8 +82,15 @@ class Rescorer:
     def _keys(self) -> Keys:
         return Keys(self.settings.key_prefix)
 
-    def rewrite(self, manifest: dict[str, Any], due: Due, stages: Stages) -> tuple[set[int], int]:
+    def rewrite(
+        self, manifest: dict[str, Any], due: Due, older: InteractionStore | None, stages: Stages
+    ) -> tuple[set[int], int]:
         """Score users with a run's own model and write their lists into it, and the texts of new posts.
+
+        Parameters
+        ----------
+        older
+            From `read_older`, for the users of `due.unknown`.
 
         Returns
         -------
@@ -98,14 +105,14 @@ class Rescorer:
         """
         users = self.network.users[self.network.users.index.isin(due.users)]
         with stages.stage("read", "posts") as told:
-            run = self._live_run(manifest, due)
+            run = self._live_run(manifest, due, older)
             told |= {"posts": len(self.network.posts)}
         with closing(run.since_night.night):
             for start in range(0, len(users), USERS_BATCH):
                 self._rewrite(manifest, run, users[start : start + USERS_BATCH], stages)
         return set(users.index.tolist()), self._write_new_texts()
 
-    def _live_run(self, manifest: dict[str, Any], due: Due) -> LiveRun:
+    def _live_run(self, manifest: dict[str, Any], due: Due, older: InteractionStore | None) -> LiveRun:
         """Read what the night of a run has left for a refresh, and count the posts anew."""
         run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
         folder = Path(self.settings.model_dir) / run_id
@@ -116,7 +123,7 @@ class Rescorer:
         night = open_store(
             store_folder(self.settings) / run_id / FILE, self.recent.store.options, manifest.get("store")
         )
-        since_night = SinceNight(night, cutoff - LATE, self.recent)
+        since_night = SinceNight(night, cutoff - LATE, self.recent, older)
         known = fingerprints(night, cutoff - LATE, cutoff)
         return LiveRun(
             model=model,
