@@ -143,6 +143,6 @@ def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
             "actor": "test",
         }
         connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
-        acts_of_nobody = due.Due({}, [], 0)
+        acts_of_nobody = due.Due({}, [], 0, [])
         due.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
         assert connection.scalars(sa.select(due.refreshed_users.c.run_id)).all() == ["foreign"]

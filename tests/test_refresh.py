@@ -122,6 +122,18 @@ def test_users_who_acted_and_new_ones_get_new_lists_and_all_others_keep_theirs(
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
 
 
+def test_what_a_user_liked_before_being_entered_is_left_out(live: LiveNetwork, client: redis.Redis) -> None:
+    old, new = 105, 106
+    acts(live, NEW_USER, old, at="'2021-10-05T12:00Z'")
+    acts(live, NEW_USER, new)
+    execute(live.database_url, f"INSERT INTO recs.users VALUES ({NEW_USER}, 30, 'Omsk', false)")
+    for _ in ("as a new user", "as one who acted"):
+        assert [record["users"] for record in refreshed(live)] == [1, 1]
+        for variant in ("control", "test"):
+            assert not {post for post, _ in live_lists(client, variant)[NEW_USER]} & {old, new}
+        acts(live, NEW_USER, 107, "view")
+
+
 def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
