@@ -206,7 +206,7 @@ class Settings:
     )
     store_memory_mib: int = setting(
         "OVERNIGHT_STORE_MEMORY_MIB",
-        384,
+        256,
         _integer(64, 1_048_576),
         "memory for copying and counting interactions; what needs more goes to OVERNIGHT_STORE_DIR",
     )
