@@ -229,16 +229,16 @@ def _load(night: Night, run: Run, stages: Stages) -> Gathered:
     folder = store_folder(night.settings) / run.run_id
     if night.pulled is None or night.gathered is None:
         clock = datetime.now(UTC)
-        with stages.stage("pull", "interactions") as told:
+        with stages.stage("pull", "interactions") as stats:
             pulled = pull(night.engine, night.settings, night.as_of or clock, folder)
             night.pulled = night.open_until_the_end.enter_context(pulled)
-            told |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
-            told |= {"mib": night.pulled.store.mib}
-        with stages.stage("count", "interactions") as told:
+            stats |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
+            stats |= {"mib": night.pulled.store.mib}
+        with stages.stage("count", "interactions") as stats:
             night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of, clock)
             night.pulled.store.release()
-            told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
-            told |= {
+            stats |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
+            stats |= {
                 "interactions": night.gathered.interactions,
                 "likes": night.gathered.now.likes.posts.size,
             }
@@ -256,13 +256,13 @@ def _judge(
     stages: Stages,
 ) -> tuple[dict[str, Any], Judged]:
     """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
-    with stages.stage("fit", "examples") as told:
+    with stages.stage("fit", "examples") as stats:
         model = fit(variant, gathered, gathered.training, settings, tuned)
-        told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
-    with stages.stage("evaluate", "rows") as told:
+        stats |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
+    with stages.stage("evaluate", "rows") as stats:
         rows = judged(model, gathered, settings.threads)
         metrics = evaluate(model, gathered, rows, settings.threads)
-        told |= {"rows": int(metrics["holdout"]["views"])}
+        stats |= {"rows": int(metrics["holdout"]["views"])}
     model.save(folder / JUDGED_MODEL, gathered.network)
     return metrics, rows
 
@@ -271,16 +271,16 @@ def _learn(
     settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
 ) -> Model:
     """Fit again on everything up to the cutoff."""
-    with stages.stage("refit", "examples") as told:
-        told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
+    with stages.stage("refit", "examples") as stats:
+        stats |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
         return fit(variant, gathered, gathered.latest, settings, tuned)
 
 
 def _keep_state(folder: Path, gathered: Gathered, model: Model, stages: Stages) -> None:
     """Learn the factors as of the cutoff, and keep what refreshes take over from the night."""
-    with stages.stage("refresh_state", "users") as told:
+    with stages.stage("refresh_state", "users") as stats:
         RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
-        told |= {"users": len(gathered.network.users)}
+        stats |= {"users": len(gathered.network.users)}
 
 
 def _score_and_write(
@@ -288,7 +288,7 @@ def _score_and_write(
 ) -> tuple[Written, Tally, Forecast]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
-    with stages.stage("score_and_write", "users") as told:
+    with stages.stage("score_and_write", "users") as stats:
         known = (gathered.network, gathered.now)
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
@@ -310,9 +310,9 @@ def _score_and_write(
         )
         publish.write_texts(client, keys, gathered.network.posts)
         verify(client, written, users)
-        told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
+        stats |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
-        told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
+        stats["seconds_waited_for_scores"] = round(chunks.seconds, 3)
     return written, tally, forecast
 
 
@@ -321,14 +321,14 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
     client, keys, n = night.redis, night.keys, night.settings.similar_n
     if n == 0:
         return Written()
-    with stages.stage("similar", "posts") as told:
+    with stages.stage("similar", "posts") as stats:
         post_ids = gathered.network.posts.index.to_numpy("int64")
         blocked = publish.blocked_places(client, keys, post_ids)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)
         verify(client, written, post_ids.size)
-        told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
+        stats |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 
 
@@ -337,10 +337,10 @@ def _gate(
 ) -> dict[str, Any]:
     """Hold what was written against the rules; return what the manifest keeps of that."""
     asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
-    with stages.stage("gate", "rules") as told:
+    with stages.stage("gate", "rules") as stats:
         facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked)
         gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
-        told |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
+        stats |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
     return {"gate": gate, "forced": night.force and rules.refusal(gate) is not None}
 
 
@@ -350,12 +350,12 @@ def _report(
     """Write the page that people look at; a disk that does not take it loses the page, not the night."""
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
-    with stages.stage("report", "bytes") as told:
+    with stages.stage("report", "bytes") as stats:
         users = portraits(night.redis, night.keys, run_id, gathered, manifest["users"])
         page = report_page(manifest, gathered, model, curves_of(rows), users)
-        told |= {"bytes": 0}
+        stats |= {"bytes": 0}
         try:
-            told |= {"bytes": write_report(path, page)}
+            stats |= {"bytes": write_report(path, page)}
         except OSError as error:
             log.warning("%s has no report: %s cannot be written: %s", run_id, path, error.strerror)
 

@@ -116,22 +116,22 @@ def _each(
         network = None
         # What is entered after this snapshot is due next time.
         with source.snapshot(work.engine) as connection:
-            with stages.stage("recent", "interactions") as told:
+            with stages.stage("recent", "interactions") as stats:
                 recent = stack.enter_context(read_recent(connection, work.settings, since, clock, folder))
-                told |= {"interactions": recent.store.interactions}
-            with stages.stage("due", "users") as told:
+                stats |= {"interactions": recent.store.interactions}
+            with stages.stage("due", "users") as stats:
                 for manifest in manifests:
                     with _set_aside(work.settings, manifest, failed):
                         who = _due(work, connection, recent, manifest)
                         read = read_older(connection, work.settings, recent, who.unknown)
                         found.append((manifest, who, stack.enter_context(read)))
-                told |= {"users": sum(len(who.users) for _, who, _ in found)}
+                stats |= {"users": sum(len(who.users) for _, who, _ in found)}
             if any(who.users for _, who, _ in found):
                 from batch.loading.load import load_network  # loads pandas, and mostly nobody is due
 
-                with stages.stage("network", "users") as told:
+                with stages.stage("network", "users") as stats:
                     network = load_network(connection, clock)
-                    told |= {"users": len(network.users)}
+                    stats |= {"users": len(network.users)}
         rescorer = None if network is None else _rescorer(work, recent, network, held)
         for manifest, who, older in found:
             with _set_aside(work.settings, manifest, failed):

@@ -104,9 +104,9 @@ class Rescorer:
             The lock was lost: the run's keys may be gone by now.
         """
         users = self.network.users[self.network.users.index.isin(due.users)]
-        with stages.stage("read", "posts") as told:
+        with stages.stage("read", "posts") as stats:
             run = self._live_run(manifest, due, older)
-            told |= {"posts": len(self.network.posts)}
+            stats |= {"posts": len(self.network.posts)}
         with closing(run.since_night.night):
             for start in range(0, len(users), USERS_BATCH):
                 self._rewrite(manifest, run, users[start : start + USERS_BATCH], stages)
@@ -140,14 +140,14 @@ class Rescorer:
         history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
         # One thread for linear algebra, as in the night: more would sum in another order.
         with (
-            stages.stage("features", "users") as told,
+            stages.stage("features", "users") as stats,
             threadpool_limits(1, user_api="blas"),
             history_of as history,
         ):
             tables = model.tables(network, history, run.state.population)
             factors = run.state.factors(model, network, history, run.changed)
-            told |= {"users": len(users)}
-        with stages.stage("score_and_write", "users") as told:
+            stats |= {"users": len(users)}
+        with stages.stage("score_and_write", "users") as stats:
             blocked = publish.blocked_places(self.redis, self._keys, tables.post_ids)
             scored = lists_of_all(
                 model.booster, tables, factors, history.likes, blocked, manifest["top_n"], users=len(users),
@@ -156,7 +156,7 @@ class Rescorer:
             lists = self._while_held(track(scored, len(users), "score and write", "users"))
             written = write_lists(self.redis, self._keys, manifest["run_id"], lists, tables.post_ids)
             verify(self.redis, written, len(users))
-            told |= {"users": written.lists, "pairs": len(users) * tables.post_ids.size}
+            stats |= {"users": written.lists, "pairs": len(users) * tables.post_ids.size}
 
     def _while_held(self, chunks: Iterator[Lists]) -> Iterator[Lists]:
         for chunk in chunks:
