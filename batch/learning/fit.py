@@ -15,7 +15,7 @@ from batch.features.encode import Encoder
 from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.features import TextFeatures, build_tables, profile_columns
 from batch.features.population import population_of
-from batch.features.tables import Feature, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
@@ -117,9 +117,8 @@ def _train(
 ) -> lgb.Booster:
     """Train one forest on examples of several times, each with the features of its own time."""
     columns = tables[0].columns
-    rows = [known.rows(labels.users, labels.posts) for known, labels in zip(tables, examples, strict=True)]
     data = lgb.Dataset(
-        np.concatenate(rows),
+        _matrix(tables, examples),
         label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
         weight=np.concatenate([labels.weights for labels in examples]),
         init_score=None if start is None else np.concatenate(start).astype(np.float64),
@@ -131,6 +130,19 @@ def _train(
         return lgb.train(parameters, data)
     except lgb.basic.LightGBMError as error:
         raise ModelError(f"LightGBM could not train: {error}") from None
+
+
+def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
+    """Return the rows of all examples, one set after another; no second copy of them is made on the way."""
+    matrix = np.empty((sum(map(len, examples)), len(tables[0].columns)), np.float32)
+    filled = 0
+    for known, labels in zip(tables, examples, strict=True):
+        for start in range(0, len(labels), ROWS_BATCH):
+            some = slice(start, start + ROWS_BATCH)
+            rows = known.rows(labels.users[some], labels.posts[some])
+            matrix[filled : filled + len(rows)] = rows
+            filled += len(rows)
+    return matrix
 
 
 def _plain(place: int, feature: Feature) -> str:

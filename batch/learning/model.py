@@ -20,7 +20,7 @@ from batch.features.encode import Encoder
 from batch.features.factors import Factors, taste_factors
 from batch.features.features import TextFeatures, build_tables
 from batch.features.population import Population, population_of
-from batch.features.tables import Feature, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
 from batch.files import write_atomically
 from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
 from batch.learning.scored_users import USERS, encoded
@@ -86,9 +86,11 @@ class Model:
         if len(rows) == 0:
             return np.empty(0)
         tables, factors = self.tables(network, history), self.factors(network, history)
-        matrix = tables.rows(rows.users, rows.posts)
-        forest = self.booster.predict(matrix, raw_score=True, num_threads=threads)
-        scores = np.asarray(forest, np.float64)
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), ROWS_BATCH):
+            some = slice(start, start + ROWS_BATCH)
+            matrix = tables.rows(rows.users[some], rows.posts[some])
+            scores[some] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
         return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 
     @property
