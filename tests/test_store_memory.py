@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from tests.batch_support import execute, make_network, query, started_batch
 
 USERS, POSTS, INTERACTIONS = 5_000, 300, 3_000_000
 ROWS_AT_A_TIME = 250_000
+LIMIT_MIB = 500
+"""More than the night's libraries and arrays take beside the store, which has 64."""
 ARROW_BYTES = 8 + 8 + 8 + 8
 """What a row takes as it comes from Postgres: two ids, a time, an action and where it begins."""
 
@@ -21,9 +24,17 @@ PEAK = """
 """
 
 
-def use_little_at_a_time() -> None:
-    """Let this process take few rows at a time, as a night of 77 million takes few of its own."""
+def limit_memory() -> None:
+    """Let this process take few rows at a time, and let the kernel refuse it more memory than `LIMIT_MIB`."""
     pull.CHUNK_ROWS = interaction_store.PART_ROWS = ROWS_AT_A_TIME
+    limit = _data_bytes() + LIMIT_MIB * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _data_bytes() -> int:
+    """Return the size of this process's private writable memory, which RLIMIT_DATA bounds."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmData" in line)
+    return int(line.split()[1]) * 1024
 
 
 def test_a_night_of_more_interactions_than_fit_into_memory_needs_little_more_than_one_of_few(
@@ -45,7 +56,7 @@ def test_a_night_of_more_interactions_than_fit_into_memory_needs_little_more_tha
             """,
         )
         run = ("run", "--variant", "control", "--limit-users", "500", "--force")
-        with started_batch(*run, prepare=use_little_at_a_time, **places, **settings) as process:
+        with started_batch(*run, prepare=limit_memory, **places, **settings) as process:
             done = ended(process)
         assert done.returncode == 0, done.stderr
         peaks.append(query(database_url, PEAK)[0][0])
