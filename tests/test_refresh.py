@@ -185,6 +185,25 @@ def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
     assert refreshed(live, "--variant", "control")[0]["users"] == 1
 
 
+def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = due.find
+
+    def lose_and_find(connection: sa.Connection, *arguments: Any) -> Any:
+        backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        execute(live.database_url, f"SELECT pg_terminate_backend({backend}, 5000)")
+        return find(connection, *arguments)
+
+    acts(live, 7, 105)
+    before = live_values(client)
+    with monkeypatch.context() as patched:
+        patched.setattr(due, "find", lose_and_find)
+        check_error(live.run("refresh"), 1, "Postgres at ")
+    assert live_values(client) == before
+    assert [record["users"] for record in refreshed(live)] == [1, 1]
+
+
 def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
     live: LiveNetwork, client: redis.Redis
 ) -> None:

@@ -66,7 +66,8 @@ class _Reader(threading.Thread):
         self._arguments = (connection_string, snapshot, query)
         self._queue: Queue[pa.RecordBatch | BaseException | None] = Queue(BATCHES_AHEAD)
         self._stopped = threading.Event()
-        self._cursor: dbapi.Cursor | None = None
+        self._cursor: dbapi.Cursor | None = None  # only while a query may be cancelled
+        self._guard = threading.Lock()
 
     def run(self) -> None:
         try:
@@ -84,11 +85,15 @@ class _Reader(threading.Thread):
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
             self._cursor = cursor
-            cursor.execute(query)
-            with cursor.fetch_record_batch() as batches:
-                for batch in batches:
-                    if not self._put(batch):
-                        return
+            try:
+                cursor.execute(query)
+                with cursor.fetch_record_batch() as batches:
+                    for batch in batches:
+                        if not self._put(batch):
+                            return
+            finally:
+                with self._guard:  # it is closed next, which must not meet a cancellation
+                    self._cursor = None
 
     def _put(self, item: pa.RecordBatch | BaseException | None) -> bool:
         """Wait for room in the queue; return False if nobody takes from it any more."""
@@ -112,8 +117,8 @@ class _Reader(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        if self.is_alive() and self._cursor is not None:
-            with suppress(adbc_driver_manager.Error):
+        with self._guard, suppress(adbc_driver_manager.Error):
+            if self._cursor is not None:
                 self._cursor.adbc_cancel()
         with suppress(Empty):
             while True:

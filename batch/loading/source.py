@@ -10,7 +10,7 @@ import psycopg2
 import sqlalchemy as sa
 from psycopg2 import errorcodes
 from psycopg2.extensions import make_dsn
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 
 from contract import columns
 from contract.errors import SettingsError, SourceError
@@ -103,6 +103,8 @@ def explained(settings: Settings) -> Iterator[None]:
         raise _explained(settings, error.orig) from None
     except psycopg2.Error as error:
         raise _explained(settings, error) from None
+    except PendingRollbackError:  # the transaction went on after an error that was set aside
+        raise source_error(settings, None, "the connection was lost") from None
 
 
 def _explained(settings: Settings, error: BaseException | None) -> SourceError:
