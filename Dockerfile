@@ -21,12 +21,12 @@ COPY batch/ batch/
 COPY serving/ serving/
 COPY scheduler/ scheduler/
 
-# Compiled now, as the root file system is read-only later. The folder of the
-# models is made here so that a new volume over it belongs to the user.
+# Compiled now, as the root file system is read-only later. The folders of the models
+# and stores are made here so that new volumes over them belong to the user.
 RUN python -m compileall -q contract batch serving scheduler \
     && groupadd --system --gid 10001 overnight \
     && useradd --system --uid 10001 --gid overnight --no-create-home --shell /usr/sbin/nologin overnight \
-    && install --directory --owner overnight --group overnight models
+    && install --directory --owner overnight --group overnight models stores
 
 USER 10001:10001
 

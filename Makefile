@@ -4,6 +4,8 @@ NETWORK ?=
 ONCE ?=
 JSON ?=
 SPLIT ?=
+INTERACTIONS ?= 1000000 10000000 76892800
+KEEP ?=
 BIN := .venv/bin
 
 # Modules are compiled when they are first imported, which most never are, and kept so: an environment
@@ -27,7 +29,7 @@ define on_a_network
 	JSON="$(JSON)" SPLIT="$(SPLIT)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-catalogue bench-publish bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-catalogue bench-publish bench-load bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -65,6 +67,9 @@ bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETW
 
 bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
+
+bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
+	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)
 
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
 	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,12 @@ from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
+from batch.learning.refresh_state import RefreshState
 from batch.loading import source
+from batch.loading.interaction_store import identity, share
+from batch.loading.pull import Pulled, pull
+from batch.loading.since_night import fingerprints
+from batch.loading.work_folder import store_folder
 from batch.progress import Stages, Waiting, track
 from batch.publishing import live, publish, store
 from batch.publishing.forecast import Forecast, before_writing
@@ -36,6 +41,8 @@ from batch.publishing.prune import tidy
 from batch.publishing.rollback import KNOWN_USERS
 from batch.publishing.verify import verify
 from batch.publishing.write import Written, write_lists, write_similar
+from batch.refreshing import due
+from batch.refreshing.refresh import Refresh, refresh
 from batch.reporting.curves import curves_of
 from batch.reporting.page import report_path, write_report
 from batch.reporting.portraits import portraits
@@ -62,7 +69,7 @@ EXPECTED = (OvernightError, InterruptedRunError)
 class Night:
     """What a night works with; connections are opened by the entry point.
 
-    `force` publishes what the gate refuses; `gathered_at` is when `gathered` was read.
+    `force` publishes what the gate refuses; `pulled` and `gathered` are what the variants share.
     """
 
     settings: Settings
@@ -72,8 +79,9 @@ class Night:
     as_of: datetime | None = None
     limit_users: int | None = None
     force: bool = False
+    pulled: Pulled | None = field(default=None, init=False)
     gathered: Gathered | None = field(default=None, init=False)
-    gathered_at: datetime | None = field(default=None, init=False)
+    open_until_the_end: ExitStack = field(default_factory=ExitStack, init=False)
 
     @property
     def keys(self) -> Keys:
@@ -92,13 +100,46 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     # One thread for linear algebra: more would sum in another order on another machine. LightGBM uses all.
     one_thread = threadpool_limits(1, user_api="blas")
     lone = lock.held(night.engine, night.settings.key_prefix)
-    with one_thread, _explained(night.settings), lone as held:
+    with one_thread, _explained(night.settings), lone as held, night.open_until_the_end:
         ledger.create(night.engine)
+        due.create(night.engine)
         tidy(night.engine, night.redis, night.settings, night.actor)
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
         held.check()
         _clear_away(night)
+        night.open_until_the_end.close()
+        night.pulled = night.gathered = None  # frees the memory that the refresh needs
+        _catch_up(night, manifests)
         return manifests
+
+
+def _catch_up(night: Night, manifests: list[dict[str, Any]]) -> None:
+    """Refresh users who acted since the night's snapshot; the runs' records say how many.
+
+    What goes wrong here is left to the next refresh: the runs are live. Runs
+    as of an earlier time are left as they were asked for.
+    """
+    went_live = {m["variant"]: m for m in manifests if m["state"] == State.LIVE}
+    if not went_live or night.as_of is not None:
+        return
+    try:
+        with _explained(night.settings):
+            done = refresh(Refresh(night.settings, night.engine, night.redis), tuple(went_live))
+    except OvernightError as error:
+        log.warning("users who acted during the night are left to the next refresh: %s", error)
+        return
+    for record in done:
+        manifest = went_live[record["variant"]]
+        if record["run_id"] == manifest["run_id"]:
+            caught_up = {
+                "users": record["users"],
+                "new_users": record["new_users"],
+                "stages": record["stages"],
+            }
+            manifest["caught_up"] = caught_up
+            ledger.amend_manifest(night.engine, record["run_id"], {"caught_up": caught_up})
+            live.amend_manifest(night.redis, night.keys, record["run_id"], {"caught_up": caught_up})
+            log.info("run %s: %d users acted since the night's snapshot", record["run_id"], record["users"])
 
 
 def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:
@@ -126,7 +167,17 @@ def _publish_or_refuse(night: Night, run: Run, manifest: dict[str, Any]) -> None
         log.error("run %s is refused: %s", run.run_id, against)
         live.refuse(*places, against)
     else:
+        _note_actions(night, run, manifest)
         live.go_live(*places, f"forced past the gate: {against}" if against else None)
+
+
+def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
+    """Store which actions the run knows, so that a refresh finds the users who act later."""
+    if night.pulled is not None:
+        with night.engine.begin() as connection:
+            cutoff = datetime.fromisoformat(manifest["cutoff"])
+            marks = fingerprints(night.pulled.store, cutoff - due.LATE, cutoff)
+            due.note_night(connection, run.run_id, marks)
 
 
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
@@ -135,11 +186,12 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     tuned = parameters_for(variant.name, night.settings)
     publish.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
-    gathered = _load(night, stages)
+    gathered = _load(night, run, stages)
     folder = Path(night.settings.model_dir) / run.run_id
     metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
     model = _learn(night.settings, gathered, variant, tuned, stages)
     model.save(folder, gathered.network)
+    _keep_state(folder, gathered, model, stages)
     written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
     similar = _find_similar(night, run, gathered, model, stages)
     manifest = {
@@ -163,6 +215,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "publish": forecast.record(night.redis),
         "metrics": metrics,
         "left_out": gathered.left_out,
+        "store": identity(gathered.now.store),
         KNOWN_USERS: tally.user_ids,
         **_gate(night, run, gathered, rows, tally, stages),
         "stages": stages.rows,
@@ -171,18 +224,26 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     return manifest
 
 
-def _load(night: Night, stages: Stages) -> Gathered:
-    """Gather once a night; the variants share it."""
-    if night.gathered is None:
-        with stages.stage("load", "interactions") as told:
-            night.gathered_at = datetime.now(UTC)
-            night.gathered = gather(night.engine, night.settings, night.as_of, night.gathered_at)
-            told |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
-            told |= {
+def _load(night: Night, run: Run, stages: Stages) -> Gathered:
+    """Copy the source and count it once a night; the variants share both."""
+    folder = store_folder(night.settings) / run.run_id
+    if night.pulled is None or night.gathered is None:
+        clock = datetime.now(UTC)
+        with stages.stage("pull", "interactions") as stats:
+            pulled = pull(night.engine, night.settings, night.as_of or clock, folder)
+            night.pulled = night.open_until_the_end.enter_context(pulled)
+            stats |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
+            stats |= {"mib": night.pulled.store.mib}
+        with stages.stage("count", "interactions") as stats:
+            night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of, clock)
+            night.pulled.store.release()
+            stats |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
+            stats |= {
                 "interactions": night.gathered.interactions,
                 "likes": night.gathered.now.likes.posts.size,
             }
-            told |= night.gathered.left_out
+    else:
+        share(night.pulled.store, folder)
     return night.gathered
 
 
@@ -195,13 +256,13 @@ def _judge(
     stages: Stages,
 ) -> tuple[dict[str, Any], Judged]:
     """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
-    with stages.stage("fit", "examples") as told:
+    with stages.stage("fit", "examples") as stats:
         model = fit(variant, gathered, gathered.training, settings, tuned)
-        told |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
-    with stages.stage("evaluate", "rows") as told:
+        stats |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
+    with stages.stage("evaluate", "rows") as stats:
         rows = judged(model, gathered, settings.threads)
         metrics = evaluate(model, gathered, rows, settings.threads)
-        told |= {"rows": int(metrics["holdout"]["views"])}
+        stats |= {"rows": int(metrics["holdout"]["views"])}
     model.save(folder / JUDGED_MODEL, gathered.network)
     return metrics, rows
 
@@ -210,9 +271,16 @@ def _learn(
     settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
 ) -> Model:
     """Fit again on everything up to the cutoff."""
-    with stages.stage("refit", "examples") as told:
-        told |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
+    with stages.stage("refit", "examples") as stats:
+        stats |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
         return fit(variant, gathered, gathered.latest, settings, tuned)
+
+
+def _keep_state(folder: Path, gathered: Gathered, model: Model, stages: Stages) -> None:
+    """Learn the factors as of the cutoff, and keep what refreshes take over from the night."""
+    with stages.stage("refresh_state", "users") as stats:
+        RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
+        stats |= {"users": len(gathered.network.users)}
 
 
 def _score_and_write(
@@ -220,7 +288,7 @@ def _score_and_write(
 ) -> tuple[Written, Tally, Forecast]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
-    with stages.stage("score_and_write", "users") as told:
+    with stages.stage("score_and_write", "users") as stats:
         known = (gathered.network, gathered.now)
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
@@ -242,9 +310,9 @@ def _score_and_write(
         )
         publish.write_texts(client, keys, gathered.network.posts)
         verify(client, written, users)
-        told |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
+        stats |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
-        told["seconds_waited_for_scores"] = round(chunks.seconds, 3)
+        stats["seconds_waited_for_scores"] = round(chunks.seconds, 3)
     return written, tally, forecast
 
 
@@ -253,14 +321,14 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
     client, keys, n = night.redis, night.keys, night.settings.similar_n
     if n == 0:
         return Written()
-    with stages.stage("similar", "posts") as told:
+    with stages.stage("similar", "posts") as stats:
         post_ids = gathered.network.posts.index.to_numpy("int64")
         blocked = publish.blocked_places(client, keys, post_ids)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)
         verify(client, written, post_ids.size)
-        told |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
+        stats |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 
 
@@ -269,11 +337,10 @@ def _gate(
 ) -> dict[str, Any]:
     """Hold what was written against the rules; return what the manifest keeps of that."""
     asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
-    clock = night.gathered_at or datetime.now(UTC)
-    with stages.stage("gate", "rules") as told:
-        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked, clock)
+    with stages.stage("gate", "rules") as stats:
+        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked)
         gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
-        told |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
+        stats |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
     return {"gate": gate, "forced": night.force and rules.refusal(gate) is not None}
 
 
@@ -283,12 +350,12 @@ def _report(
     """Write the page that people look at; a disk that does not take it loses the page, not the night."""
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
-    with stages.stage("report", "bytes") as told:
+    with stages.stage("report", "bytes") as stats:
         users = portraits(night.redis, night.keys, run_id, gathered, manifest["users"])
         page = report_page(manifest, gathered, model, curves_of(rows), users)
-        told |= {"bytes": 0}
+        stats |= {"bytes": 0}
         try:
-            told |= {"bytes": write_report(path, page)}
+            stats |= {"bytes": write_report(path, page)}
         except OSError as error:
             log.warning("%s has no report: %s cannot be written: %s", run_id, path, error.strerror)
 

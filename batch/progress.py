@@ -21,9 +21,10 @@ LOG_EVERY_SECONDS = 10.0
 
 @dataclass
 class Stages:
-    """What each stage of a run took; the record goes into the run's manifest."""
+    """What each stage of a run took; the record goes into the run's manifest, and to the log at `level`."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    level: int = logging.INFO
 
     @contextmanager
     def stage(self, name: str, unit: str) -> Iterator[dict[str, Any]]:
@@ -40,7 +41,7 @@ class Stages:
         row[f"{unit}_per_second"] = rate(row[unit], seconds)
         self.rows.append(row)
         told = ", ".join(f"{key} {value}" for key, value in row.items() if key != "stage")
-        log.info("%s: %s", name, told)
+        log.log(self.level, "%s: %s", name, told)
 
 
 def peak_mib() -> int:

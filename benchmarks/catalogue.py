@@ -19,7 +19,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
-import sqlalchemy as sa
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
@@ -28,10 +27,10 @@ from batch.judging.bootstrap import Measured
 from batch.judging.catalogue import Question, ask, full_catalogue, measured
 from batch.judging.metrics import DEPTH
 from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
+from batch.learning.gather import Gathered, gathered_now
 from batch.loading.examples import Examples, labelled_between
 from batch.loading.history import History
-from batch.loading.source import explained, open_engine, snapshot
+from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from contract.settings import Settings
@@ -54,9 +53,13 @@ def main() -> None:
     """Load, judge everything on the same users, print one table and write JSON."""
     settings, split = Settings.from_environment(), _split()
     engine = open_engine(settings, "benchmarks.catalogue")
-    with explained(settings), threadpool_limits(1, user_api="blas"):
-        gathered = without_counters(gather(engine, settings, split, datetime.now(UTC)))
-        later = likes_since(engine, gathered, settings.seed)
+    with (
+        explained(settings),
+        threadpool_limits(1, user_api="blas"),
+        gathered_now(engine, settings, split, datetime.now(UTC)) as counted,
+    ):
+        gathered = without_counters(counted)
+        later = likes_since(gathered, settings.seed)
         asked = ask(gathered.network, gathered.now, later, EVERY_ROW, settings.seed)
         users, posts = asked.users.size, len(gathered.network.posts)
         print(f"{users} users with likes before and after {split.isoformat()}, {posts} posts")
@@ -92,11 +95,10 @@ def judged(
         yield name, found["model"]
 
 
-def likes_since(engine: sa.Engine, gathered: Gathered, seed: int) -> Examples:
+def likes_since(gathered: Gathered, seed: int) -> Examples:
     """Return the likes after the split of users who had liked something before."""
-    with snapshot(engine) as connection:
-        end = datetime.now(UTC)
-        examples = labelled_between(connection, gathered.network, gathered.now, end, EVERY_ROW, seed, 1.0)
+    end = datetime.now(UTC)
+    examples = labelled_between(gathered.now.store, gathered.now, end, EVERY_ROW, seed, 1.0)
     known = np.diff(gathered.now.likes.starts) > 0
     return examples.where(examples.liked & known[examples.users])
 

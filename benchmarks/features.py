@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from batch.judging.evaluation import Evaluation
 from batch.judging.protocols import by_folds
-from batch.learning.gather import gather
+from batch.learning.gather import gathered_now
 from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS, Variant
 from benchmarks.report import Columns, print_head, print_row, save_rows
@@ -71,12 +71,12 @@ def main() -> None:
     found: dict[str, Evaluation] = {}
     rows: list[dict[str, Any]] = []
     with explained(settings), threadpool_limits(1, user_api="blas"):
-        gathered = gather(engine, settings, None, datetime.now(UTC))
         print_head(COLUMNS)
-        for name, variant, other in cases():
-            found[name] = by_folds(variant, gathered, FOLDS, settings)
-            rows.append({"variant": name, "beside": other} | figures(found[name], found[other]))
-            print_row(COLUMNS, rows[-1])
+        with gathered_now(engine, settings, None, datetime.now(UTC)) as gathered:
+            for name, variant, other in cases():
+                found[name] = by_folds(variant, gathered, FOLDS, settings)
+                rows.append({"variant": name, "beside": other} | figures(found[name], found[other]))
+                print_row(COLUMNS, rows[-1])
     save_rows(rows)
 
 

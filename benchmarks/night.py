@@ -17,7 +17,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
+from batch.learning.gather import Gathered, gathered_now
 from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS, Variant
 from benchmarks.case import Case
@@ -44,12 +44,15 @@ def main() -> None:
     """Load, train, measure, print one table and write JSON."""
     settings = Settings.from_environment()
     engine = open_engine(settings, "benchmarks.night")
-    with explained(settings), threadpool_limits(1, user_api="blas"):
-        gathered = gather(engine, settings, None, datetime.now(UTC))
-    users, posts = len(gathered.network.users), len(gathered.network.posts)
-    print(f"{machine()}; {users} users x {posts} posts, N = {settings.top_n}")
-    print_head(COLUMNS)
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        explained(settings),
+        threadpool_limits(1, user_api="blas"),
+        gathered_now(engine, settings, None, datetime.now(UTC)) as gathered,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        users, posts = len(gathered.network.users), len(gathered.network.posts)
+        print(f"{machine()}; {users} users x {posts} posts, N = {settings.top_n}")
+        print_head(COLUMNS)
         rows = [compare(variant, gathered, settings, Path(folder)) for variant in VARIANTS.values()]
     save_rows(rows)
 

@@ -32,6 +32,10 @@ class StoreError(OvernightError):
     """Raised when Redis cannot take or give what is needed."""
 
 
+class InteractionStoreError(OvernightError):
+    """Raised when the night's copy of the interactions on disk cannot be written or read."""
+
+
 class ModelError(OvernightError):
     """Raised when a model cannot be trained, saved or read."""
 

@@ -198,6 +198,18 @@ class Settings:
         "embed texts: on, off, or auto: where its packages are installed",
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")
+    store_dir: str = setting(
+        "OVERNIGHT_STORE_DIR",
+        "",
+        _text,
+        "folder in which a run keeps its copy of the interactions; empty: OVERNIGHT_MODEL_DIR",
+    )
+    store_memory_mib: int = setting(
+        "OVERNIGHT_STORE_MEMORY_MIB",
+        256,
+        _integer(64, 1_048_576),
+        "memory for copying and counting interactions; what needs more goes to OVERNIGHT_STORE_DIR",
+    )
     keep_runs: int = setting(
         "OVERNIGHT_KEEP_RUNS", 3, _integer(1, 100), "runs kept per variant, the live one among them"
     )

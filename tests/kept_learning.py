@@ -11,11 +11,13 @@ import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from batch import pipeline
+from batch.loading.pull import Pulled
 from batch.publishing import write
 
 LEARNING = ("gather", "fit", "judged", "evaluate")
@@ -39,6 +41,17 @@ class Kept:
         return pickle.loads(path.read_bytes())
 
 
+class KeptGather(Kept):
+    """The same for `gather`; what is taken over reads from the store of its own night."""
+
+    def __call__(self, pulled: Pulled, *arguments: Any, **options: Any) -> Any:
+        gathered = super().__call__(pulled, *arguments, **options)
+        names = ("half_way", "at_history_end", "at_holdout", "now")
+        return replace(
+            gathered, **{name: replace(getattr(gathered, name), store=pulled.store) for name in names}
+        )
+
+
 def take_over(folder: Path) -> None:
     """Let this process, for good, make one night of what is kept in the folder."""
     for patched in _patches(folder):
@@ -55,6 +68,11 @@ def taken_over(folder: Path) -> Iterator[None]:
 
 
 def _patches(folder: Path) -> list[Any]:
-    kept = [patch.object(pipeline, name, Kept(folder, name, getattr(pipeline, name))) for name in LEARNING]
+    kept = [
+        patch.object(
+            pipeline, name, (KeptGather if name == "gather" else Kept)(folder, name, getattr(pipeline, name))
+        )
+        for name in LEARNING
+    ]
     small = patch.object(pipeline, "parameters_for", lambda *_: SMALL_FOREST)
     return [*kept, small, patch.object(write, "COMMAND_BYTES", COMMAND_BYTES)]

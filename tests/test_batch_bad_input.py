@@ -131,7 +131,7 @@ def test_a_role_without_the_rights_is_told_which_to_grant(
 def test_a_role_with_select_on_the_views_and_its_own_tables_suffices(live: LiveNetwork) -> None:
     execute(
         live.database_url,
-        f"DROP TABLE {LEDGER}",
+        f"DROP TABLE {LEDGER}, recs.refreshed_users",
         "CREATE ROLE reader LOGIN",
         "GRANT USAGE, CREATE ON SCHEMA recs TO reader",
         "GRANT SELECT ON recs.users, recs.posts, recs.interactions TO reader",

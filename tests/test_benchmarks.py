@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 from batch.judging.catalogue import Question
 from batch.judging.metrics import DEPTH
 from batch.loading.likes import Likes
-from benchmarks import exposures, publish
+from benchmarks import exposures, loading, publish
 from benchmarks.case import Case
 from benchmarks.catalogue import best
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.ways import SAMPLES, Measured, error, measure
+from contract.errors import OvernightError
+from contract.settings import Settings
+from demo.postgres import engine_of
+from demo.servers import servers_in
 
 USERS, POSTS = 300, 90
 
@@ -92,3 +97,71 @@ def test_the_best_products_are_ranked_without_what_was_liked_or_came_later() -> 
         ranked = sorted(allowed, key=lambda post: -float(users[user] @ posts[post]))[:DEPTH]
         assert lists[user, : len(ranked)].tolist() == ranked
         assert (lists[user, len(ranked) :] == -1).all()
+
+
+LOADED = loading.Network(interactions=5_000, users=100, posts=50)
+ASKED_FOR = {
+    "interactions", "copy_seconds", "load_seconds", "ratio_to_copy", "night_seconds", "refresh_seconds",
+    "peak_mib", "store_mib",
+}  # fmt: skip
+
+
+def test_loading_a_night_and_a_refresh_are_measured_on_a_network_that_stays_as_it_was(tmp_path: Path) -> None:
+    row = loading.measure(LOADED, tmp_path)
+    assert row.keys() >= ASKED_FOR
+    assert row.keys() == loading.COLUMNS.keys()
+    assert min(row.values()) > 0
+    assert (row["interactions"], row["refreshed_users"]) == (5_000, 100)
+    servers, seed = servers_in(tmp_path), Settings.from_environment().seed
+    assert servers.postgres.process() is None
+    servers.start()
+    try:
+        engine = engine_of(servers.postgres.url())
+        assert loading.is_there(LOADED, engine, seed)
+        assert not loading.is_there(LOADED, engine, seed + 1)
+        assert not loading.is_there(replace(LOADED, users=101), engine, seed)
+        with loading.acted(engine, 7) as users:
+            assert users == 7
+            assert not loading.is_there(LOADED, engine, seed)
+        assert loading.is_there(LOADED, engine, seed)
+        assert list((tmp_path / "models").iterdir())
+        loading.clear(servers, engine)
+        assert not (tmp_path / "models").exists()
+        with engine.connect() as connection:
+            assert connection.scalars(loading.OWN_TABLES, {"schema": "recs"}).all() == []
+    finally:
+        servers.stop()
+
+
+def test_networks_are_as_large_in_proportion_as_the_real_one() -> None:
+    assert loading.Network.of(76_892_800) == loading.Network(76_892_800, 163_205, 7_023)
+    assert loading.Network.of(10_000_000) == loading.Network(10_000_000, 21_226, 914)
+    assert loading.Network.of(1_000_000) == loading.Network(1_000_000, 2_123, 500)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_rows_are_written_one_after_the_other_and_networks_removed_unless_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep: bool
+) -> None:
+    def measured(network: loading.Network, folder: Path) -> dict[str, float]:
+        if network.interactions == 3_000:
+            raise OvernightError("the disk is full")
+        folder.mkdir()
+        return dict.fromkeys(loading.COLUMNS, 1) | {"interactions": network.interactions}
+
+    monkeypatch.setattr(loading, "measure", measured)
+    monkeypatch.setattr(loading, "FOLDER", tmp_path)
+    monkeypatch.setenv("JSON", str(tmp_path / "rows.json"))
+    networks = [loading.Network.of(number) for number in (1_000, 2_000, 3_000)]
+    with pytest.raises(OvernightError, match="the disk is full"):
+        loading.compare(networks, keep=keep)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["interactions"] for row in rows] == [1_000, 2_000]
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    kept = {path.name for path in tmp_path.glob("load-*")}
+    assert kept == ({"load-1000", "load-2000"} if keep else set())
+
+
+def test_a_process_that_fails_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    with pytest.raises(OvernightError, match=r"python -m batch nights failed: .*No such command 'nights'"):
+        loading.run("batch", ["nights"], dict(os.environ), tmp_path / "log")

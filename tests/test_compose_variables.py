@@ -112,9 +112,10 @@ def test_the_image_runs_as_the_user_that_compose_names() -> None:
     assert {service["user"] for service in OF_OURS.values()} == {user}
 
 
-def test_models_are_kept_on_a_volume_that_belongs_to_the_user() -> None:
-    for name in ("scheduler", "batch"):
-        assert f"models:{SERVICES[name]['environment']['OVERNIGHT_MODEL_DIR']}" in SERVICES[name]["volumes"]
+def test_models_and_stores_are_kept_on_volumes_that_belong_to_the_user() -> None:
     (folder,) = re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert SERVICES["batch"]["environment"]["OVERNIGHT_MODEL_DIR"] == f"{folder}/models"
-    assert "install --directory --owner overnight --group overnight models" in DOCKERFILE
+    for volume, variable in (("models", "OVERNIGHT_MODEL_DIR"), ("stores", "OVERNIGHT_STORE_DIR")):
+        for name in ("scheduler", "batch"):
+            assert SERVICES[name]["environment"][variable] == f"{folder}/{volume}"
+            assert f"{volume}:{folder}/{volume}" in SERVICES[name]["volumes"]
+    assert "install --directory --owner overnight --group overnight models stores" in DOCKERFILE

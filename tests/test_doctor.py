@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctoring import clocks, live_runs, memory
+from batch.doctoring import clocks, live_runs, memory, time_index
 from batch.doctoring.census import census
 from batch.doctoring.doctor import examine
 from batch.doctoring.finding import Finding, Status, worst
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
+from demo.postgres import engine_of
 from tests.batch_live import dump
 from tests.batch_support import execute, query
 from tests.operators_support import Operated
@@ -240,6 +241,134 @@ def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
         )
     finally:
         execute(spoilt.database_url, "DROP OWNED BY doctored", "DROP ROLE doctored")
+
+
+MISSING_INDEX = "no index begins with"
+FEED = """
+    ALTER TABLE recs.interactions SET SCHEMA public;
+    ALTER TABLE interactions RENAME TO "Feed of all";
+    ALTER TABLE "Feed of all" RENAME happened_at TO "At";
+    ALTER TABLE "Feed of all" ADD logged timestamp;
+    UPDATE "Feed of all" SET logged = "At";
+"""
+VIEW = "CREATE OR REPLACE VIEW recs.interactions AS SELECT user_id, post_id, action, {time} FROM {source}"
+
+
+@pytest.fixture
+def over_a_feed(spoilt: Operated, monkeypatch: pytest.MonkeyPatch) -> Operated:
+    """A network whose view lies over a table without indexes and with names that need quotes."""
+    monkeypatch.setattr(time_index, "MIN_ROWS", 100)
+    execute(spoilt.database_url, FEED, VIEW.format(time='"At" AS happened_at', source='"Feed of all"'))
+    return spoilt
+
+
+def about_the_index(night: Operated) -> list[Finding]:
+    return [finding for finding in examined(night.settings) if finding.check == time_index.CHECK]
+
+
+def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_a_feed: Operated) -> None:
+    execute(over_a_feed.database_url, 'CREATE INDEX ON "Feed of all" (user_id, "At")')  # cannot find a time
+    found = examined(over_a_feed.settings)
+    says, statement = f'{MISSING_INDEX} "At"', 'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")'
+    check_found(found, time_index.CHECK, Status.WARN, says, statement)
+    assert worst(found) is Status.WARN
+    rows = query(over_a_feed.database_url, 'SELECT count(*) FROM "Feed of all"')[0][0]
+    (finding,) = about_the_index(over_a_feed)
+    estimated = int(finding.found.partition(" rows")[0].rpartition(" ")[2].replace(",", ""))
+    assert 0.5 * rows < estimated < 2 * rows
+    assert finding.mend is not None
+    engine = engine_of(over_a_feed.database_url)
+    with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(finding.mend)
+    (finding,) = about_the_index(over_a_feed)
+    assert (finding.status, "an index on the time" in finding.found) == (Status.OK, True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'CREATE INDEX ON "Feed of all" ("At")',
+        'CREATE INDEX ON "Feed of all" USING brin ("At")',
+        'CREATE INDEX ON "Feed of all" ("At" DESC, user_id)',
+        'DELETE FROM "Feed of all" WHERE user_id > 1; ANALYZE "Feed of all"',
+    ],
+)
+def test_with_an_index_or_few_rows_there_is_nothing_to_make(over_a_feed: Operated, statement: str) -> None:
+    execute(over_a_feed.database_url, statement)
+    assert [finding.status for finding in about_the_index(over_a_feed)] == [Status.OK]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'CREATE INDEX ON "Feed of all" ("At") WHERE user_id = 1',
+        'CREATE INDEX ON "Feed of all" USING hash ("At")',
+        """CREATE INDEX on_time ON "Feed of all" ("At");
+        UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'on_time'::regclass""",
+    ],
+)
+def test_an_index_that_cannot_serve_is_none(over_a_feed: Operated, statement: str) -> None:
+    execute(over_a_feed.database_url, statement)
+    (finding,) = about_the_index(over_a_feed)
+    assert (finding.status, MISSING_INDEX in finding.found) == (Status.WARN, True)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "logged AT TIME ZONE 'UTC' AS happened_at",
+        "logged::timestamptz AS happened_at",
+        'coalesce("At", logged) AS happened_at',
+        'max("At") OVER (PARTITION BY user_id) AS happened_at',
+    ],
+)
+def test_a_time_that_the_view_computes_is_told_to_be_served_by_no_index(
+    over_a_feed: Operated, time: str
+) -> None:
+    statement = VIEW.format(time=time, source='"Feed of all"')
+    execute(over_a_feed.database_url, statement, 'CREATE INDEX ON "Feed of all" ("At")')
+    found = examined(over_a_feed.settings)
+    check_found(found, time_index.CHECK, Status.WARN, "computes happened_at", "without cast or function")
+
+
+def test_an_index_on_what_the_view_computes_serves(over_a_feed: Operated) -> None:
+    statement = VIEW.format(time="logged AT TIME ZONE 'UTC' AS happened_at", source='"Feed of all"')
+    index = """CREATE INDEX ON "Feed of all" ((logged AT TIME ZONE 'UTC'))"""
+    execute(over_a_feed.database_url, statement, index, 'ANALYZE "Feed of all"')
+    assert [finding.status for finding in about_the_index(over_a_feed)] == [Status.OK]
+
+
+def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) -> None:
+    execute(
+        over_a_feed.database_url,
+        'CREATE TABLE likes AS SELECT user_id, post_id, "At" AS at FROM "Feed of all"',
+        VIEW.format(time='"At" AS happened_at', source='"Feed of all"')
+        + " UNION ALL SELECT user_id, post_id, 'like', at FROM likes",
+    )
+    assert {finding.mend for finding in about_the_index(over_a_feed)} == {
+        'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")',
+        "CREATE INDEX CONCURRENTLY ON public.likes (at)",
+    }
+
+
+def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_examined(spoilt: Operated) -> None:
+    url = sa.make_url(spoilt.database_url).set(username="explainer", password="x")
+    settings = replace(spoilt.settings, database_url=url.render_as_string(hide_password=False))
+    execute(
+        spoilt.database_url,
+        FEED,
+        VIEW.format(time='"At" AS happened_at', source='"Feed of all"'),
+        "ALTER VIEW recs.interactions SET (security_invoker = true)",
+        "CREATE ROLE explainer LOGIN PASSWORD 'x'",
+        "GRANT ALL ON SCHEMA recs TO explainer",
+        "GRANT ALL ON ALL TABLES IN SCHEMA recs TO explainer",
+    )
+    try:
+        found = examined(settings)
+    finally:
+        execute(spoilt.database_url, "DROP OWNED BY explainer", "DROP ROLE explainer")
+    check_found(found, time_index.CHECK, Status.FAIL, "permission denied", "let this role read")
+    assert "lock" in [finding.check for finding in found]
 
 
 @contextmanager

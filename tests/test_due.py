@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from batch.loading.since_night import fingerprints, read_recent
+from batch.loading.source import snapshot
 from batch.refreshing import due
 from batch.runs import ledger
 from batch.runs.ledger import runs
+from contract.settings import Settings
 from tests.batch_support import TABLES, engine_of, execute
 
 RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
@@ -23,8 +28,9 @@ NOBODY = sa.select(runs.c.run_id).where(sa.false())
 
 @pytest.fixture
 def network(database_url: str) -> Iterator[sa.Engine]:
-    """Ten users without actions, all of them known to the night."""
-    execute(database_url, TABLES, "INSERT INTO recs.users SELECT user_id FROM generate_series(1, 10) user_id")
+    """Ten users without actions, all of them known to the night, and a post."""
+    users = "INSERT INTO recs.users SELECT user_id FROM generate_series(1, 10) user_id"
+    execute(database_url, TABLES, users, "INSERT INTO recs.posts VALUES (101)")
     engine = engine_of(database_url)
     ledger.create(engine)
     due.create(engine)
@@ -39,8 +45,14 @@ def acts(engine: sa.Engine, user: int, at: datetime, post: int = 101) -> None:
 
 
 def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> due.Due:
-    with engine.connect() as connection:
-        return due.find(connection, RUN, CUTOFF, clock, KNOWN, scored)
+    settings, since = Settings(database_url=str(engine.url)), CUTOFF - due.LATE
+    with (
+        TemporaryDirectory(prefix="overnight-tests-") as folder,
+        snapshot(engine) as connection,
+        read_recent(connection, settings, since, clock, Path(folder)) as recent,
+    ):
+        now = fingerprints(recent.store, since, clock)
+        return due.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
 
 
 def refresh(engine: sa.Engine, clock: datetime = CLOCK) -> list[int]:
@@ -131,6 +143,6 @@ def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
             "actor": "test",
         }
         connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
-        acts_of_nobody = due.Due({}, [], 0)
+        acts_of_nobody = due.Due({}, [], 0, [])
         due.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
         assert connection.scalars(sa.select(due.refreshed_users.c.run_id)).all() == ["foreign"]

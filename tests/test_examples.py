@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from batch.loading.examples import Examples, labelled_between
-from batch.loading.history import as_of
-from batch.loading.load import load_network
-from batch.loading.source import open_engine, snapshot
+from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
-from contract.settings import Settings
-from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of
+from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.evaluation_support import pulled_of, pulling
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
@@ -27,10 +25,10 @@ def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[t
         values.append(f"({user}, {post}, '{action}', '{moment.isoformat()}')")
     execute(database_url, "DELETE FROM recs.interactions")
     execute(database_url, f"INSERT INTO recs.interactions VALUES {', '.join(values)}")
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        network = load_network(connection, END)
-        before = as_of(connection, network, datetime(2021, 10, 10, 12, tzinfo=UTC), topics_of(network))
-        found = labelled_between(connection, network, before, END, most_rows, seed=1)
+    with pulling(database_url, END) as pulled:
+        network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
+        before = count_history(pulled.store, network, noon, topics_of(network))
+        found = labelled_between(pulled.store, before, END, most_rows, seed=1)
     users, posts = network.users.index[found.users], network.posts.index[found.posts]
     return list(zip(users, posts, found.liked.tolist(), found.viewed.tolist(), strict=True))
 
@@ -94,12 +92,18 @@ def test_distinct_rows_are_liked_if_any_of_their_rows_is() -> None:
 
 def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url: str) -> None:
     make_network(database_url)
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        split = split_by_time(connection, END, 0.3, 0.2)
-        count = "SELECT count(*) FROM recs.interactions WHERE action = 'view' AND happened_at"
-        total = connection.exec_driver_sql(f"{count} <= '{END.isoformat()}'").scalar_one()
-        before = connection.exec_driver_sql(f"{count} < '{split.history_end.isoformat()}'").scalar_one()
-        held = connection.exec_driver_sql(f"{count} >= '{split.holdout_start.isoformat()}'").scalar_one()
+    split = split_by_time(pulled_of(database_url).store, END, 0.3, 0.2)
+    total, before, held = (
+        query(
+            database_url,
+            f"SELECT count(*) FROM recs.interactions WHERE action = 'view' AND happened_at {side}",
+        )[0][0]
+        for side in (
+            f"<= '{END.isoformat()}'",
+            f"< '{split.history_end.isoformat()}'",
+            f">= '{split.holdout_start.isoformat()}'",
+        )
+    )
     assert before / total == pytest.approx(0.3, abs=0.01)
     assert held / total == pytest.approx(0.2, abs=0.01)
 
@@ -107,8 +111,6 @@ def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url
 def test_time_that_cannot_be_cut_is_named(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '2021-10-10 12:00Z'")
-    with (
-        snapshot(open_engine(Settings(database_url=database_url))) as connection,
-        pytest.raises(SourceError, match="1 minute"),
-    ):
-        split_by_time(connection, END, 0.3, 0.2)
+    store = pulled_of(database_url).store
+    with pytest.raises(SourceError, match="1 minute"):
+        split_by_time(store, END, 0.3, 0.2)

@@ -1,7 +1,8 @@
-"""What factors make of what was shown and liked."""
+"""What factors make of impressions and likes."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -10,24 +11,23 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from batch.features.factorisation import Trials, factorise
-from batch.features.factors import taste_factors
+from batch.features import factorisation, factors
+from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
+from batch.features.factors import FactorState, draw_trials, factor_state, taste_factors
 from batch.learning.gather import Gathered
-from batch.loading import pairs
 from batch.loading.history import History
-from batch.loading.pairs import Shown, pairs_until
-from batch.loading.source import open_engine, snapshot
-from contract.settings import Settings
-from tests.batch_support import execute
+from batch.loading.impressions import Impressions
+from tests.batch_support import execute, topics_of
 from tests.evaluation_support import gathered_of, small_network
 
 USERS, POSTS, KINDS, SHUFFLES = 400, 60, 4, 6
+POST_ATTRIBUTES = csr_matrix(np.hstack([np.ones((POSTS, 1)), np.eye(2)[np.arange(POSTS) % 2]]))
 
 
-def planted() -> tuple[Trials, csr_matrix, np.ndarray]:
-    """Draw what 400 users of 4 kinds were shown and liked; return it, the kinds, and the true log-odds.
+def planted() -> tuple[Impressions, csr_matrix, np.ndarray]:
+    """Draw impressions of 400 users of 4 kinds; return them, the users' attributes and the true log-odds.
 
-    Users of a kind are not quite the same. Of the last user nothing but the kind is known.
+    Users of a kind differ a little. Of the last user only the kind is known.
     """
     random = np.random.default_rng(0)
     kind = np.arange(USERS) % KINDS
@@ -37,31 +37,139 @@ def planted() -> tuple[Trials, csr_matrix, np.ndarray]:
     seen = random.random((USERS, POSTS)) < 0.6
     seen[-1] = False
     liked = random.random((USERS, POSTS)) < expit(truth)
-    kinds = csr_matrix(np.hstack([np.ones((USERS, 1)), np.eye(KINDS)[kind]]))
-    return Trials(csr_matrix(seen.astype(np.float64)), liked[seen].astype(np.float64)), kinds, truth
+    attributes = csr_matrix(np.hstack([np.ones((USERS, 1)), np.eye(KINDS)[kind]]))
+    users, posts = np.nonzero(seen)
+    return Impressions.from_pairs(users, posts, seen[seen], liked[seen], USERS), attributes, truth
 
 
-def log_odds(trials: Trials, kinds: csr_matrix) -> np.ndarray:
-    """Return (users, posts) what is found."""
-    level, users, posts = factorise(trials, kinds, csr_matrix(np.ones((POSTS, 1))), 3, seed=1)
-    found: np.ndarray = level + users[:, :1] + posts[:, 0] + users[:, 1:] @ posts[:, 1:].T
+def learn(impressions: Impressions, attributes: csr_matrix) -> tuple[np.ndarray, FactorRounds]:
+    return factorise([Trials(impressions)], attributes, POST_ATTRIBUTES, 3, seed=1)
+
+
+def log_odds(impressions: Impressions, attributes: csr_matrix) -> np.ndarray:
+    """Return (users, posts) estimated log-odds."""
+    users, rounds = learn(impressions, attributes)
+    posts = rounds.post_means[-1]
+    found: np.ndarray = rounds.level + users[:, :1] + posts[:, 0] + users[:, 1:] @ posts[:, 1:].T
     return found
 
 
+def hidden_pairs(impressions: Impressions) -> np.ndarray:
+    hidden = np.ones((USERS, POSTS), dtype=bool)
+    hidden[impressions.users, impressions.posts] = False
+    return hidden
+
+
+def test_impressions_are_the_same_whatever_the_order_of_pairs() -> None:
+    impressions, _, _ = planted()
+    order = np.random.default_rng(1).permutation(impressions.posts.size)
+    views = impressions.views.astype(np.int64)
+    views[5] = 256
+    again = Impressions.from_pairs(
+        impressions.users[order], impressions.posts[order], views[order], impressions.likes[order], USERS
+    )
+    np.testing.assert_array_equal(again.starts, impressions.starts)
+    np.testing.assert_array_equal(again.posts, impressions.posts)
+    np.testing.assert_array_equal(again.users, impressions.users)
+    np.testing.assert_array_equal(again.views, views)
+    np.testing.assert_array_equal(again.likes, impressions.likes)
+    assert (again.starts.dtype, again.posts.dtype) == (np.int64, np.int32)
+    assert (again.views.dtype, again.likes.dtype) == (np.uint16, np.uint8)
+
+
+def test_impressions_are_cut_between_users_and_joined_again() -> None:
+    impressions, _, _ = planted()
+    bounds = list(impressions.blocks(1_000))
+    parts = [impressions.of_users(start, stop) for start, stop in bounds]
+    assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+    assert bounds[-1][1] == USERS
+    assert all(part.posts.size <= 1_000 for part in parts)
+    assert all(np.shares_memory(part.posts, impressions.posts) for part in parts)
+    assert list(impressions.blocks(1)) == [(user, user + 1) for user in range(USERS)]
+    joined = Impressions.concatenate(parts)
+    assert parts == []
+    for name in ("starts", "posts", "views", "likes"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(impressions, name))
+
+
 def test_planted_tastes_are_found_for_pairs_never_shown_and_for_users_never_seen() -> None:
-    trials, kinds, truth = planted()
-    found = log_odds(trials, kinds)
-    hidden = trials.pairs.toarray() == 0
+    impressions, attributes, truth = planted()
+    found, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
     assert np.corrcoef(found[hidden], truth[hidden])[0, 1] > 0.8
     assert np.corrcoef(found[-1], truth[-1])[0, 1] > 0.8
     assert np.abs(expit(found[hidden]).mean() - expit(truth[hidden]).mean()) < 0.03
 
 
 def test_where_likes_are_chance_the_factors_fade() -> None:
-    trials, kinds, _ = planted()
-    by_chance = np.random.default_rng(2).random(trials.liked.size) < 0.3
-    found = log_odds(replace(trials, liked=by_chance.astype(np.float64)), kinds)
-    assert found.std() < log_odds(trials, kinds).std() / 5
+    impressions, attributes, _ = planted()
+    by_chance = np.random.default_rng(2).random(impressions.likes.size) < 0.3
+    found = log_odds(replace(impressions, likes=by_chance.astype(np.uint8)), attributes)
+    assert found.std() < log_odds(impressions, attributes).std() / 5
+
+
+def test_several_blocks_find_the_same_tastes_whatever_the_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    impressions, attributes, truth = planted()
+    whole, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
+    monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", 3_000)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(factorisation, "THREADS", threads)
+        found.append(log_odds(impressions, attributes))
+    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+    assert np.corrcoef(found[0][hidden], truth[hidden])[0, 1] > 0.8
+    assert np.corrcoef(found[0][hidden], whole[hidden])[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("pairs_per_block", [1_000_000, 3_000])
+def test_users_inferred_anew_are_as_they_were(monkeypatch: pytest.MonkeyPatch, pairs_per_block: int) -> None:
+    impressions, attributes, _ = planted()
+    monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", pairs_per_block)
+    users, rounds = learn(impressions, attributes)
+    for start, stop in ((0, USERS), (7, 8), (100, 300), (USERS - 1, USERS)):
+        some = infer_users(rounds, [Trials(impressions.of_users(start, stop))], attributes[start:stop])
+        np.testing.assert_allclose(some, users[start:stop], rtol=0, atol=1e-9)
+
+
+def test_a_user_inferred_from_new_likes_moves_towards_them() -> None:
+    impressions, attributes, truth = planted()
+    _, rounds = learn(impressions, attributes)
+    posts = np.arange(POSTS)
+    likes = truth[7] > np.median(truth[7])
+    shown = Impressions.from_pairs(np.zeros(POSTS, np.int64), posts, np.ones(POSTS), likes, 1)
+    (user,) = infer_users(rounds, [Trials(shown)], attributes[-1])
+    dots = rounds.post_means[-1][:, 0] + rounds.post_means[-1][:, 1:] @ user[1:]
+    assert roc_auc_score(likes, dots) > 0.9
+
+
+def test_a_new_post_is_what_its_group_is_and_others_stay() -> None:
+    impressions, attributes, _ = planted()
+    users, rounds = learn(impressions, attributes)
+    rows = np.append(np.arange(POSTS)[::-1], -1)
+    grown = rounds.of_posts(rows, csr_matrix(POST_ATTRIBUTES.toarray()[np.append(rows[:-1], 1)]))
+    np.testing.assert_array_equal(grown.post_means[:, :-1], rounds.post_means[:, ::-1])
+    np.testing.assert_allclose(grown.post_means[-1, -1], rounds.post_effects[-1, [0, 2]].sum(axis=0))
+    mirrored = Impressions.from_pairs(
+        impressions.users, POSTS - 1 - impressions.posts, impressions.views, impressions.likes, USERS
+    )
+    some = infer_users(grown, [Trials(mirrored)], attributes)
+    np.testing.assert_allclose(some, users, rtol=0, atol=1e-9)
+
+
+def test_a_post_without_impressions_is_in_the_record_as_its_group_is() -> None:
+    impressions, attributes, _ = planted()
+    kept = impressions.posts != 4
+    without = Impressions.from_pairs(
+        *(
+            column[kept]
+            for column in (impressions.users, impressions.posts, impressions.views, impressions.likes)
+        ),
+        USERS,
+    )
+    users, rounds = learn(without, attributes)
+    np.testing.assert_allclose(rounds.post_means[-1, 4], rounds.post_effects[-1, [0, 1]].sum(axis=0))
+    np.testing.assert_allclose(infer_users(rounds, [Trials(without)], attributes), users, rtol=0, atol=1e-9)
 
 
 @pytest.fixture
@@ -71,17 +179,18 @@ def gathered(database_url: str) -> Gathered:
 
 def auc_of(gathered: Gathered, history: History) -> float:
     """Return how well factors of a history tell the holdout's likes from the rest."""
-    factors, rows = taste_factors(gathered.network, history, seed=1), gathered.holdout
-    return float(roc_auc_score(rows.liked, factors.dot(rows.users, rows.posts)))
+    found, rows = taste_factors(gathered.network, history, seed=1), gathered.holdout
+    return float(roc_auc_score(rows.liked, found.dot(rows.users, rows.posts)))
 
 
 def test_factors_tell_likes_that_come_later_and_shuffled_likes_tell_nothing(gathered: Gathered) -> None:
     assert auc_of(gathered, gathered.at_holdout) > 0.65
-    shown = gathered.at_holdout.shown
+    impressions = gathered.at_holdout.impressions
     aucs = []
     for seed in range(SHUFFLES):
-        likes = np.random.default_rng(seed).permutation(shown.likes)
-        aucs.append(auc_of(gathered, replace(gathered.at_holdout, shown=replace(shown, likes=likes))))
+        likes = np.random.default_rng(seed).permutation(impressions.likes)
+        shuffled = gathered.at_holdout.with_impressions(replace(impressions, likes=likes))
+        aucs.append(auc_of(gathered, shuffled))
     assert abs(np.mean(aucs) - 0.5) < 0.04, aucs
 
 
@@ -98,32 +207,70 @@ def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str
     assert first.posts.tobytes() == second.posts.tobytes()
 
 
-def test_without_views_likes_stand_beside_posts_drawn(gathered: Gathered) -> None:
-    shown, at = gathered.at_holdout.shown, gathered.at_holdout.shown.likes > 0
-    alone = Shown(shown.users[at], shown.posts[at], np.zeros_like(shown.views[at]), shown.likes[at])
-    assert auc_of(gathered, replace(gathered.at_holdout, shown=alone)) > 0.6
+def without_views(history: History) -> History:
+    """Keep the likes alone."""
+    pairs = history.impressions
+    at = pairs.likes > 0
+    alone = Impressions.from_pairs(
+        pairs.users[at],
+        pairs.posts[at],
+        np.zeros_like(pairs.views[at]),
+        pairs.likes[at],
+        pairs.starts.size - 1,
+    )
+    return history.with_impressions(alone)
+
+
+def test_without_views_likes_are_completed_by_sampled_negatives(gathered: Gathered) -> None:
+    assert auc_of(gathered, without_views(gathered.at_holdout)) > 0.6
+
+
+def test_negatives_are_sampled_block_by_block(gathered: Gathered, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = without_views(gathered.at_holdout)
+    (whole,) = draw_trials(history, seed=1, rate=0.2)
+    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 500)
+    monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 100)
+    blocks = draw_trials(history, seed=1, rate=0.2)
+    assert len(blocks) > 3
+    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)
+    samples = [int(block.impressions.views[block.sampled].sum()) for block in (whole, *blocks)]
+    assert sum(samples[1:]) == pytest.approx(samples[0], rel=0.1)
+    for block in (whole, *blocks):
+        assert not block.impressions.likes[block.sampled].any()
+    assert auc_of(gathered, history) > 0.6
 
 
 def test_without_a_like_there_are_no_factors(gathered: Gathered) -> None:
-    shown = gathered.at_holdout.shown
-    none = replace(shown, likes=np.zeros_like(shown.likes), views=np.ones_like(shown.views))
-    factors = taste_factors(gathered.network, replace(gathered.at_holdout, shown=none), seed=1)
-    assert not factors.users.any()
-    assert not factors.posts.any()
+    impressions = gathered.at_holdout.impressions
+    none = replace(impressions, likes=np.zeros_like(impressions.likes), views=np.ones_like(impressions.views))
+    history = gathered.at_holdout.with_impressions(none)
+    found = taste_factors(gathered.network, history, seed=1)
+    assert not found.users.any()
+    assert not found.posts.any()
+    state = FactorState.from_arrays(factor_state(gathered.network, history, seed=1).to_arrays())
+    network, rows = gathered.network, np.arange(len(gathered.network.posts))
+    assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
 
 
-def test_of_very_many_pairs_a_share_is_kept_and_every_like(
-    database_url: str, gathered: Gathered, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network, history = gathered.network, gathered.now
-    monkeypatch.setattr(pairs, "MOST_PAIRS", 1_000)
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        likes, shown = pairs_until(connection, network, history.cutoff, most=4_000)
-    np.testing.assert_array_equal(likes.posts, history.likes.posts)
-    assert 0.2 < shown.users.size / history.shown.users.size < 0.3
-    assert (shown.likes > 0).mean() == pytest.approx((history.shown.likes > 0).mean(), abs=0.05)
-    whole = set(zip(history.shown.users.tolist(), history.shown.posts.tolist(), strict=True))
-    assert set(zip(shown.users.tolist(), shown.posts.tolist(), strict=True)) <= whole
+def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(gathered: Gathered) -> None:
+    network, history = gathered.network, gathered.at_holdout
+    night, file = taste_factors(network, history, seed=1), io.BytesIO()
+    np.savez(file, **factor_state(network, history, seed=1).to_arrays())
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        state = FactorState.from_arrays(arrays)
+    some = replace(
+        history,
+        given_impressions=history.impressions.of_users(20, 50),
+        likes=history.likes.of_users(20, 50),
+    )
+    rows = np.arange(len(network.posts))
+    found = state.factors(some, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+    np.testing.assert_allclose(found.users, night.users[20:50], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found.posts, night.posts)
+    other_groups = replace(some, groupings=topics_of(network))
+    with pytest.raises(ValueError, match="attributes"):
+        state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
 
 
 def test_a_like_without_a_view_is_told_from_one_with(database_url: str, gathered: Gathered) -> None:
@@ -134,7 +281,5 @@ def test_a_like_without_a_view_is_told_from_one_with(database_url: str, gathered
         f"DELETE FROM recs.interactions WHERE user_id = {user}",
         f"INSERT INTO recs.interactions VALUES ({user}, {post}, 'like', '{moment}')",
     )
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        _, shown = pairs_until(connection, gathered.network, gathered.now.cutoff, most=1)
-    (mine,) = np.flatnonzero(shown.users == 0)
-    assert (shown.posts[mine], shown.views[mine], shown.likes[mine]) == (0, 0, 1)
+    mine = gathered_of(database_url).now.impressions.of_users(0, 1)
+    assert (mine.posts.tolist(), mine.views.tolist(), mine.likes.tolist()) == ([0], [0], [1])

@@ -15,7 +15,8 @@ pytest_plugins = ["tests.faults_fixtures"]
 
 SEED = 20261122
 STAGES = (
-    "started", "load", "fit", "evaluate", "refit", "score_and_write", "similar", "gate", "report", "is live",
+    "started", "pull", "count", "fit", "evaluate", "refit", "score_and_write", "similar", "gate", "report",
+    "is live",
 )  # fmt: skip
 KILLED = -signal.SIGKILL
 PRUNE = ("prune", "--yes")

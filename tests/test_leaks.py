@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
 
 from batch.judging import protocols
@@ -17,13 +16,13 @@ from batch.learning.fit import fit
 from batch.learning.gather import NEGATIVES_PER_LIKE, Gathered
 from batch.loading.examples import labelled_between
 from batch.loading.groupings import Groupings
-from batch.loading.history import History, as_of
-from batch.loading.load import Network, load_network
-from batch.loading.source import open_engine, snapshot
+from batch.loading.history import History, count_history
+from batch.loading.interaction_store import InteractionStore
+from batch.loading.load import Network
 from batch.variants import VARIANTS
 from tests import test_point_in_time
 from tests.batch_support import execute, make_network
-from tests.evaluation_support import CLOCK, fitted, settings_of, small_network
+from tests.evaluation_support import fitted, pulled_of, settings_of, small_network
 
 SHUFFLES = 6
 
@@ -69,11 +68,11 @@ def test_removing_the_holdout_does_not_change_a_training_row_or_the_model(
         f"DELETE FROM recs.interactions WHERE happened_at > '{split.holdout_start.isoformat()}'",
     )
     settings = settings_of(database_url)
-    with snapshot(open_engine(settings)) as connection:
-        network = load_network(connection, CLOCK)
-        history = as_of(connection, network, split.history_end, gathered.now.groupings)
-        limits = (settings.training_rows, settings.seed, NEGATIVES_PER_LIKE)
-        training = labelled_between(connection, network, history, split.holdout_start, *limits)
+    pulled = pulled_of(database_url)
+    network = pulled.network
+    history = count_history(pulled.store, network, split.history_end, gathered.now.groupings)
+    limits = (settings.training_rows, settings.seed, NEGATIVES_PER_LIKE)
+    training = labelled_between(pulled.store, history, split.holdout_start, *limits)
     without = replace(gathered, network=network, at_history_end=history, training=training)
     models = [fit(VARIANTS[variant], each, each.training, settings) for each in (gathered, without)]
     rows = [
@@ -89,13 +88,13 @@ def test_a_feature_from_after_the_cutoff_is_caught(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def knowing_a_day_too_much(
-        connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings
+        store: InteractionStore, network: Network, cutoff: datetime, groupings: Groupings
     ) -> History:
-        return replace(as_of(connection, network, cutoff + timedelta(days=1), groupings), cutoff=cutoff)
+        return replace(count_history(store, network, cutoff + timedelta(days=1), groupings), cutoff=cutoff)
 
     make_network(database_url)
     cutoff = test_point_in_time.CUTOFF
-    monkeypatch.setattr(test_point_in_time, "as_of", knowing_a_day_too_much)
+    monkeypatch.setattr(test_point_in_time, "count_history", knowing_a_day_too_much)
     planted = test_point_in_time.features_at(database_url, cutoff)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{cutoff.isoformat()}'")
     honest = test_point_in_time.features_at(database_url, cutoff)

@@ -13,7 +13,6 @@ import pytest
 import redis
 
 from batch.learning.fit import fit
-from batch.learning.gather import gather
 from batch.loading.groupings import MOST_TOPICS
 from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
@@ -24,6 +23,7 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from tests.batch_support import execute, live_lists, make_network, query, run_batch, run_here
+from tests.evaluation_support import gathered_of
 from tests.test_point_in_time import LATER
 
 
@@ -70,7 +70,7 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
 ) -> None:
     make_network(database_url)
     (manifest,) = run_night(night, ("test",))
-    gathered = gather(night.engine, night.settings, None, LATER)
+    gathered = gathered_of(database_url, clock=LATER)
     model = fit(VARIANTS["test"], gathered, gathered.latest, night.settings)
     tables, factors = (
         model.tables(gathered.network, gathered.now),
@@ -254,7 +254,7 @@ def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, databa
 def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> None:
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
-    gathered = gather(night.engine, night.settings, None, LATER)
+    gathered = gathered_of(database_url, clock=LATER)
     by_topic = gathered.now.likes_of_group["topic"]
     assert by_topic.shape == (60, MOST_TOPICS + 1)
     assert by_topic.sum() == gathered.now.user_counts["likes"].sum()
@@ -265,8 +265,7 @@ def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> N
 def test_there_are_never_more_examples_than_the_setting_allows(night: Night, database_url: str) -> None:
     make_network(database_url, users=200, interactions=10_000)
     execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    settings = replace(night.settings, training_rows=500)
-    gathered = gather(night.engine, settings, None, LATER)
+    gathered = gathered_of(database_url, clock=LATER, training_rows=500)
     for examples in (gathered.training, gathered.holdout, gathered.latest):
         assert 100 < len(examples) <= 500
         assert examples.liked.any()

@@ -13,13 +13,12 @@ from threadpoolctl import threadpool_limits
 from batch.inspecting.compared import changes, overlap
 from batch.learning.model import load_model
 from batch.loading.examples import Examples
-from batch.loading.history import as_of
-from batch.loading.load import load_network
-from batch.loading.source import connected, snapshot
+from batch.loading.history import count_history
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from tests.batch_support import execute, live_lists, query
+from tests.evaluation_support import pulled_of
 from tests.operators_support import TOP_N, Operated
 from tests.serving_support import recommend, refresh, serving, settings_for
 
@@ -162,14 +161,10 @@ def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int
     """Return the score of every post for a user, by LightGBM and the factors themselves."""
     run_id = night.run_of(variant)
     cutoff = datetime.fromisoformat(json.loads(str(night.client.get(KEYS.manifest(run_id))))["cutoff"])
-    with (
-        threadpool_limits(1, user_api="blas"),
-        connected(night.settings) as engine,
-        snapshot(engine) as connection,
-    ):
-        network = load_network(connection, datetime.now(UTC))
-        model = load_model(night.model_dir / run_id, network)
-        history = as_of(connection, network, cutoff, model.groupings)
+    pulled = pulled_of(night.database_url, datetime.now(UTC))
+    network = pulled.network
+    model = load_model(night.model_dir / run_id, network)
+    history = count_history(pulled.store, network, cutoff, model.groupings)
     posts = np.arange(len(network.posts))
     nothing = np.zeros(posts.size, dtype=bool)
     users = np.full(posts.size, network.users.index.get_loc(user_id))

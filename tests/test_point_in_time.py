@@ -6,21 +6,18 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from batch.features.encode import Encoder
 from batch.features.factors import taste_factors
 from batch.features.features import build_tables, profile_columns
+from batch.features.population import population_of
 from batch.features.tables import FeatureTables, Kind
 from batch.features.text import text_features
-from batch.learning.gather import gather
 from batch.loading.examples import labelled_between
-from batch.loading.history import as_of
-from batch.loading.load import load_network
-from batch.loading.source import open_engine, snapshot
+from batch.loading.history import count_history
 from batch.variants import Variant
-from contract.settings import Settings
-from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, topics_of
+from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.evaluation_support import gathered_of, pulled_of, pulling
 
 VARIANT = Variant("every kind of feature", with_people=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
@@ -28,13 +25,15 @@ LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 
 
 def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        network = load_network(connection, LATER)
+    with pulling(database_url, LATER) as pulled:
+        network = pulled.network
         users, posts = profile_columns(network)
+        history = count_history(pulled.store, network, cutoff, topics_of(network))
         return build_tables(
             VARIANT,
             network,
-            as_of(connection, network, cutoff, topics_of(network)),
+            history,
+            population_of(VARIANT, network, history),
             Encoder.fit(Kind.USER, users, np.arange(len(users))),
             Encoder.fit(Kind.POST, posts, np.arange(len(posts))),
             text_features(network.posts["text"], seed=1),
@@ -88,35 +87,31 @@ def test_features_do_change_with_what_happened_before_the_cutoff(database_url: s
 
 def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     make_network(database_url)
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        network = load_network(connection, LATER)
-        history = as_of(connection, network, CUTOFF, topics_of(network))
-        likes = history.likes
-        expected = connection.execute(
-            sa.text(
-                "SELECT DISTINCT user_id, post_id FROM recs.interactions "
-                "WHERE action = 'like' AND happened_at <= :cutoff"
-            ),
-            {"cutoff": CUTOFF},
-        )
-        user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
-        found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
-        assert set(found) == {tuple(row) for row in expected}
+    pulled = pulled_of(database_url, LATER)
+    network = pulled.network
+    history = count_history(pulled.store, network, CUTOFF, topics_of(network))
+    likes = history.likes
+    expected = query(
+        database_url,
+        "SELECT DISTINCT user_id, post_id FROM recs.interactions "
+        f"WHERE action = 'like' AND happened_at <= '{CUTOFF.isoformat()}'",
+    )
+    user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
+    found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
+    assert set(found) == set(expected)
     before = taste_factors(network, history, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        cut = as_of(connection, network, CUTOFF, topics_of(network))
-        after = taste_factors(network, cut, seed=1)
-    for name in ("users", "posts", "views", "likes"):
-        np.testing.assert_array_equal(getattr(cut.shown, name), getattr(history.shown, name))
+    cut = count_history(pulled_of(database_url, LATER).store, network, CUTOFF, topics_of(network))
+    after = taste_factors(network, cut, seed=1)
+    for name in ("starts", "posts", "views", "likes"):
+        np.testing.assert_array_equal(getattr(cut.impressions, name), getattr(history.impressions, name))
     np.testing.assert_array_equal(before.users, after.users)
     np.testing.assert_array_equal(before.posts, after.posts)
 
 
 def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) -> None:
     make_network(database_url)
-    settings = Settings(database_url=database_url)
-    gathered = gather(open_engine(settings), settings, None, LATER)
+    gathered = gathered_of(database_url, clock=LATER)
     split = gathered.split
     assert split.history_end < split.holdout_start < split.cutoff
     assert gathered.at_history_end.cutoff == split.history_end
@@ -127,14 +122,11 @@ def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) 
         (gathered.holdout, split.holdout_start, split.cutoff),
         (gathered.latest, split.history_end, split.cutoff),
     ):
-        with snapshot(open_engine(settings)) as connection:
-            views = connection.scalar(
-                sa.text(
-                    "SELECT count(*) FROM (SELECT DISTINCT * FROM recs.interactions "
-                    "WHERE action = 'view' AND happened_at > :since AND happened_at <= :until) seen"
-                ),
-                {"since": since, "until": until},
-            )
+        ((views,),) = query(
+            database_url,
+            "SELECT count(*) FROM (SELECT DISTINCT * FROM recs.interactions WHERE action = 'view' "
+            f"AND happened_at > '{since.isoformat()}' AND happened_at <= '{until.isoformat()}') seen",
+        )
         assert int(examples.viewed.sum()) == views
 
 
@@ -146,21 +138,20 @@ def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> 
         "INSERT INTO recs.interactions VALUES (1, 101, 'view', '2021-10-10 12:00Z'), "
         "(1, 101, 'like', '2021-10-10 12:05Z'), (1, 102, 'like', '2021-10-01 12:00Z')",
     )
-    with snapshot(open_engine(Settings(database_url=database_url))) as connection:
-        network = load_network(connection, LATER)
-        before = as_of(connection, network, FIRST_DAY + timedelta(days=2), topics_of(network))
-        for minute, liked in ((3, False), (6, True)):
-            until = datetime.fromisoformat(f"2021-10-10 12:0{minute}Z")
-            examples = labelled_between(connection, network, before, until, most_rows=100, seed=1)
-            assert examples.liked.tolist() == [liked]
+    pulled = pulled_of(database_url, LATER)
+    groups = topics_of(pulled.network)
+    before = count_history(pulled.store, pulled.network, FIRST_DAY + timedelta(days=2), groups)
+    for minute, liked in ((3, False), (6, True)):
+        until = datetime.fromisoformat(f"2021-10-10 12:0{minute}Z")
+        examples = labelled_between(pulled.store, before, until, most_rows=100, seed=1)
+        assert examples.liked.tolist() == [liked]
 
 
 def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
     make_network(database_url)
-    settings = Settings(database_url=database_url)
-    then = gather(open_engine(settings), settings, CUTOFF, LATER)
+    then = gathered_of(database_url, CUTOFF, LATER)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
-    again = gather(open_engine(settings), settings, CUTOFF, LATER)
+    again = gathered_of(database_url, CUTOFF, LATER)
     assert then.split == again.split
     for one, other in (
         (then.training, again.training),

@@ -6,18 +6,22 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.features.factors import Factors
 from batch.learning.model import load_model
+from batch.learning.refresh_state import RefreshState
 from batch.loading.load import load_network
 from batch.publishing import prune as removing
 from batch.refreshing import due
+from batch.refreshing import refresh as refreshing
 from batch.runs import ledger, lock
 from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
@@ -39,7 +43,6 @@ def night(
     """Both variants live on a small network, nobody due for a refresh, and every key of its Redis."""
     folder = tmp_path_factory.mktemp("models")
     with network_with_a_live_run(postgres_server, valkey_server, folder, posts=POSTS) as live:
-        refreshed(live)  # of those who acted in the hour before the cutoff
         yield live, dump(live.redis_url)
 
 
@@ -119,6 +122,18 @@ def test_users_who_acted_and_new_ones_get_new_lists_and_all_others_keep_theirs(
     assert {name: after[name] for name in others} == {name: before[name] for name in others}
 
 
+def test_what_a_user_liked_before_being_entered_is_left_out(live: LiveNetwork, client: redis.Redis) -> None:
+    old, new = 105, 106
+    acts(live, NEW_USER, old, at="'2021-10-05T12:00Z'")
+    acts(live, NEW_USER, new)
+    execute(live.database_url, f"INSERT INTO recs.users VALUES ({NEW_USER}, 30, 'Omsk', false)")
+    for _ in ("as a new user", "as one who acted"):
+        assert [record["users"] for record in refreshed(live)] == [1, 1]
+        for variant in ("control", "test"):
+            assert not {post for post, _ in live_lists(client, variant)[NEW_USER]} & {old, new}
+        acts(live, NEW_USER, 107, "view")
+
+
 def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
@@ -146,7 +161,8 @@ def test_the_manifest_tells_of_the_refresh_and_a_second_one_writes_nothing(
     manifest = json.loads(str(client.get(name)))
     assert datetime.fromisoformat(manifest.pop("refreshed_at")) >= began
     assert manifest.pop("refreshed_users") == record["refreshed_users"] >= 1
-    assert manifest.items() <= before.items()  # the checksum, too, is the night's
+    assert manifest.pop("users_since") == 0
+    assert manifest == before  # the checksum, too, is the night's
     written = live_values(client)
     assert refreshed(live, "--variant", "control")[0]["users"] == 0
     assert live_values(client) == written
@@ -169,6 +185,25 @@ def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
     assert refreshed(live, "--variant", "control")[0]["users"] == 1
 
 
+def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = due.find
+
+    def lose_and_find(connection: sa.Connection, *arguments: Any) -> Any:
+        backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        execute(live.database_url, f"SELECT pg_terminate_backend({backend}, 5000)")
+        return find(connection, *arguments)
+
+    acts(live, 7, 105)
+    before = live_values(client)
+    with monkeypatch.context() as patched:
+        patched.setattr(due, "find", lose_and_find)
+        check_error(live.run("refresh"), 1, "Postgres at ")
+    assert live_values(client) == before
+    assert [record["users"] for record in refreshed(live)] == [1, 1]
+
+
 def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
@@ -184,6 +219,118 @@ def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
     after = live_values(client)
     assert users_written(before, after) == set()
     assert len([name for name in after if ":user:" in name]) == 120
+
+
+def left_for(live: LiveNetwork, user: int, now: str = "now()") -> set[int]:
+    """Return the posts that a user has not liked by a time, by what Postgres has."""
+    liked = query(
+        live.database_url,
+        f"SELECT post_id FROM recs.interactions WHERE user_id = {user} AND action = 'like' "
+        f"AND happened_at <= {now}",
+    )
+    return set(range(101, 101 + POSTS)) - {post for (post,) in liked}
+
+
+def listed(client: redis.Redis, user: int, variant: str) -> set[int]:
+    return {post for post, _ in live_lists(client, variant)[user]}
+
+
+def check_due(live: LiveNetwork, client: redis.Redis, user: int, now: str = "now()") -> None:
+    """Check that this user alone is due, and gets all posts not liked, which are others than before."""
+    assert listed(client, user, "control") != left_for(live, user, now)
+    assert [record["users"] for record in refreshed(live)] == [1, 1]
+    for variant in ("control", "test"):
+        assert listed(client, user, variant) == left_for(live, user, now)
+    assert [record["users"] for record in refreshed(live)] == [0, 0]
+
+
+CUTOFF = "(SELECT max(cutoff) FROM recs.runs WHERE state = 'live')"
+
+
+@pytest.mark.parametrize("before", ["0 minutes", "1 second", "59 minutes 59 seconds"])
+def test_a_like_entered_late_is_out_of_the_list_up_to_an_hour_before_the_cutoff(
+    live: LiveNetwork, client: redis.Redis, before: str
+) -> None:
+    acts(live, 7, best(client, 7), at=f"{CUTOFF} - interval '{before}'")
+    check_due(live, client, 7)
+
+
+def test_a_like_entered_later_than_that_waits_for_the_next_night(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    post = best(client, 7)
+    acts(live, 7, post, at=f"{CUTOFF} - interval '1 hour'")
+    assert [record["users"] for record in refreshed(live)] == [0, 0]
+    assert live.run("run", "--variant", "control").returncode == 0
+    assert post not in listed(client, 7, "control")
+
+
+def test_a_like_deleted_within_the_hour_brings_its_post_back(live: LiveNetwork, client: redis.Redis) -> None:
+    post = best(client, 7)
+    acts(live, 7, post, at=f"{CUTOFF} - interval '30 minutes'")
+    assert live.run("run").returncode == 0  # a night that has the row in its store
+    assert post not in listed(client, 7, "control")
+    execute(
+        live.database_url,
+        f"DELETE FROM recs.interactions WHERE (user_id, post_id) = (7, {post}) AND action = 'like'",
+    )
+    check_due(live, client, 7)
+    assert post in listed(client, 7, "control")
+
+
+def test_a_like_added_and_deleted_again_gives_the_list_of_the_night(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = {variant: live_lists(client, variant) for variant in ("control", "test")}
+    acts(live, 7, best(client, 7))
+    check_due(live, client, 7)
+    execute(live.database_url, f"DELETE FROM recs.interactions WHERE happened_at > {CUTOFF}")
+    check_due(live, client, 7)
+    assert {variant: live_lists(client, variant) for variant in ("control", "test")} == before
+
+
+def test_a_like_of_the_future_counts_when_its_time_has_come(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TwoDaysOn(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=2)
+
+    acts(live, 7, best(client, 7), at="now() + interval '1 day'")
+    assert live.run("run").returncode == 0  # a night that has the row in its store
+    assert listed(client, 7, "control") == left_for(live, 7)
+    assert [record["users"] for record in refreshed(live)] == [0, 0]
+    monkeypatch.setattr(refreshing, "datetime", TwoDaysOn)
+    check_due(live, client, 7, now="now() + interval '2 days'")
+
+
+def test_factors_of_a_user_who_acted_are_inferred_anew_and_those_of_others_are_the_nights(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[int], set[int], Any, Any]] = []
+    infer = RefreshState.factors
+
+    def infer_noted(
+        state: RefreshState, model: Any, network: Any, history: Any, changed: set[int]
+    ) -> Factors | None:
+        found = infer(state, model, network, history, changed)
+        asked.append((network.users.index.tolist(), changed, state.user_factors, found))
+        return found
+
+    monkeypatch.setattr(RefreshState, "factors", infer_noted)
+    for post in range(101, 109):
+        acts(live, 7, post)
+    execute(
+        live.database_url,
+        "INSERT INTO recs.refreshed_users SELECT run_id, 9, 'other' FROM recs.runs WHERE state = 'live' "
+        "ON CONFLICT (run_id, user_id) DO UPDATE SET actions = 'other'",
+    )
+    refreshed(live, "--variant", "test")
+    ((users, changed, kept, found),) = asked
+    assert (users, changed) == ([7, 9], {7})
+    assert not np.array_equal(found.users[0], kept[6])
+    np.testing.assert_array_equal(found.users[1], kept[8])
 
 
 def test_a_damaged_model_is_told_and_holds_up_its_own_variant_only(

@@ -20,7 +20,7 @@ from batch.judging.evaluation import HITRATE, Evaluation, Figures
 from batch.judging.labelled_views import judge_views, live_runs, read_views
 from batch.judging.protocols import Window, by_folds, by_windows
 from batch.learning.fit import fit
-from batch.learning.gather import gather
+from batch.learning.gather import gathered_now
 from batch.loading import source
 from batch.publishing import store
 from batch.runs import ledger
@@ -90,8 +90,7 @@ def evaluate(
 def _on_holdout(
     settings: Settings, variants: list[Variant], as_of: datetime | None
 ) -> tuple[dict[str, Evaluation], str]:
-    with _batch(settings) as engine:
-        gathered = gather(engine, settings, as_of, datetime.now(UTC))
+    with _batch(settings) as engine, gathered_now(engine, settings, as_of, datetime.now(UTC)) as gathered:
         found = {
             each.name: evaluated(
                 fit(each, gathered, gathered.training, settings),
@@ -106,8 +105,7 @@ def _on_holdout(
 def _on_folds(
     settings: Settings, variants: list[Variant], folds: int, as_of: datetime | None
 ) -> tuple[dict[str, Evaluation], str]:
-    with _batch(settings) as engine:
-        gathered = gather(engine, settings, as_of, datetime.now(UTC))
+    with _batch(settings) as engine, gathered_now(engine, settings, as_of, datetime.now(UTC)) as gathered:
         found = {each.name: by_folds(each, gathered, folds, settings) for each in variants}
     split = gathered.split
     when = f"{split.history_end.isoformat()} to {split.cutoff.isoformat()}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import click
@@ -51,7 +50,7 @@ def explain(
     The score, in log-odds of a like, is the dot product of user and post, a
     base value and what each feature adds. Features are those of the run's
     cutoff, as the model sees them: counts are logarithms, log(1 + count). It
-    reads as much of Postgres as a night does, and takes as long.
+    reads the run's store, and from Postgres what was logged since its cutoff.
     """
     record, found = _explained(settings, user_id, post_id, run_name)
     click.echo(layout.as_json(record) if as_json else _as_text(record, found, limit))
@@ -74,8 +73,7 @@ def _explained(
             run_id = stored.run_named(client, keys, run_name)
         manifest = stored.manifest_of(client, keys, run_id)
         cutoff = datetime.fromisoformat(manifest["cutoff"])
-        folder = Path(settings.model_dir) / run_id
-        found = explained(engine, folder, cutoff, datetime.now(UTC), user_id, post_id, settings.threads)
+        found = explained(engine, settings, manifest, user_id, post_id)
         blocked = bool(client.sismember(keys.blocked, str(post_id)))
         ranked = stored.list_at(client, keys.user(run_id, user_id))
     asked = Asked(post_id, found.score, blocked, found.known, found.liked_at)

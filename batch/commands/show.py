@@ -51,6 +51,7 @@ def summary(manifest: dict[str, Any]) -> str:
             f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
             f"checksum {manifest['checksum'][:16]}",
             *_memory(manifest.get("publish") or {}),
+            *_caught_up(manifest.get("caught_up") or {}),
             "",
             show_evaluation.of_run(manifest["metrics"]),
             "",
@@ -68,6 +69,13 @@ def _memory(publish: dict[str, Any]) -> list[str]:
     taken = publish["redis_bytes"]
     reported = "may not be asked" if taken is None else f"reported {taken / 2**20:.1f} MiB more"
     return [f"Redis: forecast {publish['forecast_bytes'] / 2**20:.1f} MiB, {reported}"]
+
+
+def _caught_up(caught_up: dict[str, Any]) -> list[str]:
+    """Tell how many lists were written anew at the end of the night; nothing where none were looked for."""
+    if not caught_up:
+        return []
+    return [f"{caught_up['users']} users acted while the night ran, and have new lists"]
 
 
 def _gate(manifest: dict[str, Any]) -> list[str]:

@@ -18,10 +18,11 @@ from batch.doctoring import (
     memory,
     redis_server,
     small_keys,
+    time_index,
 )
 from batch.doctoring.census import Census, RunKeys, census
 from batch.doctoring.entered import Entered, entered, split_in_force
-from batch.doctoring.finding import Finding, fail
+from batch.doctoring.finding import Finding, Status, fail
 from batch.inspecting import stored
 from batch.loading import source
 from batch.publishing import store
@@ -48,11 +49,11 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
     SettingsError
         A URL cannot be used at all.
     """
-    found, known = _postgres(settings)
+    found, known = _postgres(settings, now)
     return [*found, *_redis(settings, known, now)]
 
 
-def _postgres(settings: Settings) -> tuple[list[Finding], Known]:
+def _postgres(settings: Settings, now: datetime) -> tuple[list[Finding], Known]:
     """Examine Postgres; return what it says along with what was found."""
     found: list[Finding] = []
     try:
@@ -63,6 +64,8 @@ def _postgres(settings: Settings) -> tuple[list[Finding], Known]:
             found += database.examined(connection)
             found.append(clocks.of_postgres(connection))
             ledgered = entered(connection, settings.key_prefix)
+            if all(finding.check != "views" or finding.status is Status.OK for finding in found):
+                found += time_index.examined(connection, ledgered, now)
             found.append(leftovers.unfinished(connection, settings.key_prefix, ledgered))
             return found, Known(ledgered, split_in_force(connection, settings.key_prefix))
     except SourceError as error:

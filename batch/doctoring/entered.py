@@ -29,6 +29,8 @@ class Entered:
 
     Attributes
     ----------
+    cutoff
+        When the last interaction happened that the run knows; None until it is built.
     removed
         Its keys and model are gone, or being removed.
     """
@@ -37,6 +39,7 @@ class Entered:
     variant: str
     state: str
     started_at: datetime
+    cutoff: datetime | None
     removed: bool
 
 
@@ -52,6 +55,7 @@ def entered(connection: sa.Connection, key_prefix: str) -> dict[str, Entered]:
             fields["variant"],
             fields["state"],
             datetime.fromisoformat(fields["started_at"]),
+            datetime.fromisoformat(cutoff) if (cutoff := fields.get("cutoff")) else None,
             fields.get("removed_at") is not None,
         )
         for fields in found

@@ -1,4 +1,4 @@
-"""The users, or the posts, of a factorisation: how their numbers are inferred, and what is expected."""
+"""Posterior of the users, or of the posts, of a logistic factorisation, and the prior it is drawn to."""
 
 from __future__ import annotations
 
@@ -13,120 +13,174 @@ from batch.arrays import Float32s
 
 Floats = npt.NDArray[np.float64]
 
-FIRST_VARIANCE = 0.06
-"""Of a bias, and of a user's factors, before the first round learns it."""
+INITIAL_VARIANCE = 0.06
+"""Prior variance of a bias, and of a user's factors, before the first round learns it."""
 
-LEAST_VARIANCE = 1e-6
+MIN_VARIANCE = 1e-6
 
-AT_A_TIME = 10_000
-"""Entities whose matrices are worked on together; it bounds the memory."""
+ENTITIES_BATCH = 10_000
+"""Users or posts whose matrices are computed together; it bounds the memory."""
 
 
 @dataclass
-class Side:
-    """All users, or all posts: for each a bias, then the factors.
+class FactorPosterior:
+    """Gaussian posterior of all users or all posts: for each, a bias and then the factors.
+
+    The prior of an entity is Gaussian too. Its mean is a linear function of
+    the entity's attributes, and all entities share its covariance.
 
     Attributes
     ----------
     means
-        (entities, numbers).
+        (entities, 1 + factors) posterior means.
     covariances
-        (entities, numbers, numbers) float32, of how sure the means are.
-    kinds
-        (entities, columns) CSR of what is known of each beside; a column of ones among them.
+        (entities, 1 + factors, 1 + factors) float32 posterior covariances; zero before the first update.
+    attributes
+        (entities, columns) CSR, the design matrix of the prior means; one column is all ones.
     effects
-        (columns, numbers) what each kind adds to what is expected.
-    expected, spread
-        (entities, numbers) and (numbers, numbers): mean and covariance before anything was shown.
+        (columns, 1 + factors) coefficients of the prior means.
+    prior_means
+        (entities, 1 + factors): `attributes @ effects`.
+    prior_covariance
+        (1 + factors, 1 + factors).
     """
 
     means: Floats
     covariances: Float32s
-    kinds: csr_matrix
+    attributes: csr_matrix
     effects: Floats
-    expected: Floats
-    spread: Floats
+    prior_means: Floats
+    prior_covariance: Floats
 
     @classmethod
-    def start(cls, kinds: csr_matrix, factors: Floats, variance: float) -> Side:
-        """Begin with no bias, with these factors, and with an idea of how far factors stray."""
+    def start(cls, attributes: csr_matrix, factors: Floats, variance: float) -> FactorPosterior:
+        """Start from these factors without a bias.
+
+        Parameters
+        ----------
+        factors
+            (entities, factors).
+        variance
+            Prior variance of each factor.
+        """
         count, size = len(factors), factors.shape[1] + 1
         return cls(
             means=np.hstack([np.zeros((count, 1)), factors]),
             covariances=np.zeros((count, size, size), np.float32),
-            kinds=kinds,
-            effects=np.zeros((kinds.shape[1], size)),
-            expected=np.zeros((count, size)),
-            spread=np.diag([FIRST_VARIANCE] + [variance] * (size - 1)),
+            attributes=attributes,
+            effects=np.zeros((attributes.shape[1], size)),
+            prior_means=np.zeros((count, size)),
+            prior_covariance=np.diag([INITIAL_VARIANCE] + [variance] * (size - 1)),
         )
 
-    @property
-    def design(self) -> Floats:
-        """(entities, numbers) what the other side is multiplied by: 1 for its bias, then the factors."""
-        return np.hstack([np.ones((len(self.means), 1)), self.means[:, 1:]])
+    def prior_terms(self) -> tuple[Floats, Floats]:
+        """Return the prior's precision matrix, and its linear terms in the shape of `means`."""
+        precision: np.ndarray = np.linalg.inv(self.prior_covariance)
+        return precision, self.prior_means @ precision
 
-    def moments(self) -> Floats:
-        """Return (entities, entries of a lower triangle): expected products of the design's columns."""
-        design, (row, column) = self.design, np.tril_indices(len(self.spread))
-        moments: Floats = design[:, row] * design[:, column]
-        unsure = column > 0
-        moments[:, unsure] += self.covariances[:, row[unsure], column[unsure]]
-        return moments
-
-    def update(self, other: Side, weights: csr_matrix, targets: csr_matrix) -> None:
-        """Infer everybody's numbers from the other side's.
+    def update(self, rows: slice, precision: Floats, linear: Floats, prior_precision: Floats) -> None:
+        """Set the posterior of some entities from the sums over their pairs.
 
         Parameters
         ----------
-        weights, targets
-            (entities, other's entities) curvature of the likelihood's bound at each pair, and its slope.
+        rows
+            The entities; at most `ENTITIES_BATCH`.
+        precision
+            (entities, entries of a lower triangle) sums over pairs of curvature times second moments.
+        linear
+            (entities, 1 + factors) linear terms, those of the prior included.
+        prior_precision
+            (1 + factors, 1 + factors).
         """
-        size, moments, before = len(self.spread), other.moments(), np.linalg.inv(self.spread)
+        size = len(prior_precision)
         row, column = np.tril_indices(size)
-        linear = targets @ other.design + self.expected @ before
-        for some in self._chunks():
-            precision = np.empty((some.stop - some.start, size, size))
-            precision[:, row, column] = precision[:, column, row] = weights[some] @ moments
-            covariances = np.linalg.inv(precision + before)
-            self.covariances[some] = covariances
-            self.means[some] = np.einsum("eij,ej->ei", covariances, linear[some])
+        matrices = np.empty((rows.stop - rows.start, size, size))
+        matrices[:, row, column] = matrices[:, column, row] = precision
+        matrices += prior_precision
+        covariances = np.linalg.inv(matrices)
+        self.covariances[rows] = covariances
+        self.means[rows] = np.einsum("eij,ej->ei", covariances, linear)
 
     def learn_prior(self) -> None:
-        """Learn what to expect of each kind, and how far one strays from it.
+        """Fit the effects of the attributes and the prior covariance, and move the means accordingly.
 
-        The expectation is fitted to what was shown with the own numbers
-        integrated out (generalised least squares). A regression on the means
-        would hardly move: they lie near what was expected before, wherever
-        little was shown.
+        The effects maximise the bound of the likelihood with the entities' own
+        numbers integrated out (generalised least squares). A regression on the
+        posterior means would hardly move, because the means of entities with
+        few pairs lie near their prior means.
         """
-        size, columns, before = len(self.spread), self.kinds.shape[1], np.linalg.inv(self.spread)
-        gram, told = np.zeros((columns, columns, size, size)), np.empty_like(self.means)
-        unsure = np.zeros((size, size))
-        for some in self._chunks():
-            shift = self.covariances[some] @ before  # how far means follow what is expected
-            told[some] = self.means[some] - np.einsum("eij,ej->ei", shift, self.expected[some])
-            _add_products(gram, self.kinds[some], before - before @ shift)
-            unsure += self.covariances[some].sum(axis=0, dtype=np.float64)
-        gram[np.arange(columns), np.arange(columns)] += before  # effects stray as much as entities do
+        size, columns = len(self.prior_covariance), self.attributes.shape[1]
+        precision = np.linalg.inv(self.prior_covariance)
+        residuals = self._residuals(precision)
+        gram, covariance_sum = np.zeros((columns, columns, size, size)), np.zeros((size, size))
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision
+            _add_products(gram, self.attributes[rows], precision - precision @ shift)
+            covariance_sum += self.covariances[rows].sum(axis=0, dtype=np.float64)
+        gram[np.arange(columns), np.arange(columns)] += precision  # effects share the prior covariance
         system = gram.transpose(0, 2, 1, 3).reshape(columns * size, columns * size)
-        right = self.kinds.T @ (told @ before)
-        self.effects = np.linalg.solve(system, right.ravel()).reshape(columns, size)
-        self.expected = self.kinds @ self.effects
-        for some in self._chunks():
-            shift = self.covariances[some] @ before
-            self.means[some] = told[some] + np.einsum("eij,ej->ei", shift, self.expected[some])
-        rest = self.means - self.expected
-        self.spread = (rest.T @ rest + unsure) / len(rest) + LEAST_VARIANCE * np.eye(size)
+        right = self.attributes.T @ (residuals @ precision)
+        self._move_means(residuals, precision, np.linalg.solve(system, right.ravel()).reshape(columns, size))
+        rest = self.means - self.prior_means
+        self.prior_covariance = (rest.T @ rest + covariance_sum) / len(rest) + MIN_VARIANCE * np.eye(size)
 
-    def _chunks(self) -> Iterator[slice]:
-        for start in range(0, len(self.means), AT_A_TIME):
-            yield slice(start, min(start + AT_A_TIME, len(self.means)))
+    def set_prior(self, effects: Floats, prior_covariance: Floats) -> None:
+        """Do what `learn_prior` does, with effects and a prior covariance that are already known."""
+        precision = np.linalg.inv(self.prior_covariance)
+        self._move_means(self._residuals(precision), precision, effects)
+        self.prior_covariance = prior_covariance
+
+    def _residuals(self, precision: np.ndarray) -> Floats:
+        """Return (entities, 1 + factors) what the means would be if the prior means were zero."""
+        residuals = np.empty_like(self.means)
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision  # derivative of the posterior mean by the prior mean
+            residuals[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+        return residuals
+
+    def _move_means(self, residuals: Floats, precision: np.ndarray, effects: Floats) -> None:
+        """Set the effects, and the means that follow from them."""
+        self.effects, self.prior_means = effects, self.attributes @ effects
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision
+            self.means[rows] = residuals[rows] + np.einsum("eij,ej->ei", shift, self.prior_means[rows])
 
 
-def _add_products(gram: Floats, kinds: csr_matrix, matrices: Floats) -> None:
-    """Add to each pair of kinds the (numbers, numbers) matrices of those who are of both."""
+def design(means: Floats) -> Floats:
+    """Return (entities, 1 + factors) what the other side's numbers multiply: 1, then the factors."""
+    return np.hstack([np.ones((len(means), 1)), means[:, 1:]])
+
+
+def second_moments(means: Floats, covariances: Float32s) -> Floats:
+    """Return (entities, entries of a lower triangle) expected products of the design's columns.
+
+    Parameters
+    ----------
+    means
+        (entities, 1 + factors).
+    covariances
+        (entities, 1 + factors, 1 + factors), or their (entities, entries) lower triangles.
+    """
+    columns, (row, column) = design(means), np.tril_indices(means.shape[1])
+    moments: Floats = columns[:, row] * columns[:, column]
+    random = column > 0  # the first column is the constant 1
+    if covariances.ndim == 3:
+        moments[:, random] += covariances[:, row[random], column[random]]
+    else:
+        moments[:, random] += covariances[:, random]
+    return moments
+
+
+def batches(start: int, stop: int) -> Iterator[slice]:
+    """Cut rows `start` to `stop - 1` into slices of at most `ENTITIES_BATCH`."""
+    for first in range(start, stop, ENTITIES_BATCH):
+        yield slice(first, min(first + ENTITIES_BATCH, stop))
+
+
+def _add_products(gram: Floats, attributes: csr_matrix, matrices: Floats) -> None:
+    """Add to `gram[a, b]` the sum of the entities' matrices, times their attributes a and b."""
     flat = matrices.reshape(len(matrices), -1)
-    for column, of_kind in enumerate(kinds.T.tocsr()):
-        members = of_kind.indices
-        both = kinds[members].T @ (flat[members] * of_kind.data[:, None])
-        gram[column] += both.reshape(gram.shape[1:])
+    for column, of_column in enumerate(attributes.T.tocsr()):
+        members = of_column.indices
+        products = attributes[members].T @ (flat[members] * of_column.data[:, None])
+        gram[column] += products.reshape(gram.shape[1:])

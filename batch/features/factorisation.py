@@ -1,133 +1,429 @@
-"""Logistic factorisation of who liked what they were shown, with priors from what users and posts are.
+"""Logistic matrix factorisation by variational Bayes, with priors from attributes.
 
     log-odds of a like = level + bias of the user + bias of the post + user . post
 
-A user's numbers (bias and factors) are drawn around what a regression on their
-attributes expects, a post's around what one on its groups expects (regression
-based latent factors; Agarwal & Chen, 2009). How far they stray from it is
-learnt too. So whoever is hardly known is what others like them are, whoever
-liked much is what they liked, and a factor that explains nothing fades away.
+A user's numbers (bias and factors) have a Gaussian prior whose mean is a linear
+function of the user's attributes, a post's one of its groups (regression-based
+latent factor models; Agarwal & Chen, 2009). The logistic likelihood is replaced
+by its quadratic lower bound (Jaakkola & Jordan, 2000), and the posterior
+covariance of one side enters the update of the other (variational Bayes; Lim &
+Teh, 2007).
 
-Users and posts are updated in turn, all at once: the logistic likelihood is
-bounded by a quadratic (Jaakkola & Jordan, 2000), and the uncertainty of the one
-side is carried into the update of the other, which keeps chance from being
-taken for taste (variational Bayes; Lim & Teh, 2007).
+    level = log-odds of a like among all trials
+    users = zeros; posts = right singular vectors of likes less expected likes
+    repeat ROUNDS times:
+        for each user:
+            for each of the user's pairs:
+                x = current log-odds of a like
+                curvature = trials tanh(x / 2) / 2x
+                slope = likes - trials / 2 - curvature (level + bias of the post)
+            precision = prior precision + sum of curvature E[post post']
+            mean = precision^-1 (prior precision prior mean + sum of slope E[post])
+        fit the effects of the users' attributes and their prior covariance
+        the same for each post, with the roles exchanged
+
+Memory is bounded: the pairs are processed in blocks of consecutive users. The
+sums of a user lie within one block. The sums of a post are added up block by
+block, in the order of the blocks, so results do not depend on threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, vstack
 from sklearn.utils.extmath import randomized_svd
 
-from batch.features.factor_side import FIRST_VARIANCE, Side
+from batch.arrays import Float32s, Int32s, Int64s
+from batch.features.factor_side import (
+    INITIAL_VARIANCE,
+    FactorPosterior,
+    Floats,
+    batches,
+    design,
+    second_moments,
+)
+from batch.loading.impressions import Impressions
 
-Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 ROUNDS = 4
 
-PRIOR_SHOWN = 20.0
-"""So many views at the average rate every post's like rate starts from, where factors begin."""
+PRIOR_VIEWS = 20.0
+"""Views at the average like rate that are added to each post's own before the factors start."""
 
-PAIRS_AT_A_TIME = 500_000
+PAIRS_PER_BLOCK = 5_000_000
+"""Pairs processed together; a block in work takes about 170 MB."""
+
+PAIRS_BATCH = 100_000
+"""Pairs whose log-odds are computed together."""
+
+THREADS = 2
+"""Blocks in work at a time; it bounds the memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trials:
-    """What users were shown, and which of it they liked, as one sparse structure.
+    """Pairs of consecutive users with the number of trials and of likes, the number of successes.
+
+    A pair that was logged has as many trials as views, or as likes if these
+    are more. A pair that was sampled as a negative has no like, and each time
+    it was drawn counts as `sampled_weight` trials.
 
     Attributes
     ----------
-    pairs
-        (users, posts) CSR; the data is how often the post was shown, or for how many times it stands.
-    liked
-        (pairs,) in the order of that data: in how many of these it was liked.
+    impressions
+        The pairs; `views` of a sampled pair is how often it was drawn.
+    sampled
+        (pairs,) whether each was sampled; None if no pair was.
+    sampled_weight
+        Trials a draw.
     """
 
-    pairs: csr_matrix
-    liked: Floats
+    impressions: Impressions
+    sampled: Flags | None = None
+    sampled_weight: float = 1.0
 
-    def with_data(self, data: Floats) -> csr_matrix:
-        """Return the same pairs with other numbers."""
-        return csr_matrix((data, self.pairs.indices, self.pairs.indptr), shape=self.pairs.shape)
+    def counts(self, pairs: slice) -> Floats:
+        """Return (pairs,) number of trials of some pairs."""
+        counts = np.maximum(self.impressions.views[pairs], self.impressions.likes[pairs]).astype(np.float64)
+        if self.sampled is not None:
+            counts[self.sampled[pairs]] *= self.sampled_weight
+        return counts
+
+    def of_users(self, start: int, stop: int) -> Trials:
+        """Return the trials of users `start` to `stop - 1`, without a copy."""
+        pairs = slice(self.impressions.starts[start], self.impressions.starts[stop])
+        sampled = None if self.sampled is None else self.sampled[pairs]
+        return Trials(self.impressions.of_users(start, stop), sampled, self.sampled_weight)
+
+
+@dataclass(frozen=True, eq=False)
+class FactorRounds:
+    """What the updates of the users depended on, round by round: enough to repeat them for a few users.
+
+    Entry r of a list is the state before the users' update of round r; where
+    there is one entry more, the last is the final state.
+
+    Attributes
+    ----------
+    level
+        Log-odds of a like among all trials.
+    post_means
+        (rounds + 1, posts, 1 + factors).
+    post_covariances
+        (rounds, posts, entries of a lower triangle) float32.
+    post_effects
+        (rounds + 1, columns of the posts' attributes, 1 + factors).
+    post_prior_covariances
+        (rounds, 1 + factors, 1 + factors).
+    user_effects
+        (rounds + 1, columns of the users' attributes, 1 + factors).
+    user_prior_covariances
+        (rounds + 1, 1 + factors, 1 + factors).
+    """
+
+    level: float
+    post_means: Floats
+    post_covariances: Float32s
+    post_effects: Floats
+    post_prior_covariances: Floats
+    user_effects: Floats
+    user_prior_covariances: Floats
+
+    def of_posts(self, rows: Int64s, attributes: csr_matrix) -> FactorRounds:
+        """Return the record for another list of posts.
+
+        Parameters
+        ----------
+        rows
+            (posts,) row in this record of each post of the list; -1 for a new
+            one, which has the means and covariance of the prior.
+        attributes
+            (posts, columns) CSR.
+        """
+        row, column = np.tril_indices(self.post_means.shape[2])
+        new = rows < 0
+        means, covariances = self.post_means[:, rows], self.post_covariances[:, rows]
+        means[:, new] = [attributes[new] @ effects for effects in self.post_effects]
+        covariances[1:, new] = self.post_prior_covariances[1:, None, row, column]  # the first round's are 0
+        fixed = {field.name: getattr(self, field.name) for field in fields(self)}
+        return FactorRounds(**fixed | {"post_means": means, "post_covariances": covariances})
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Trials of users with rows `users` of the posterior, and the posterior's row of each pair's post."""
+
+    users: slice
+    trials: Trials
+    post_rows: Int32s | None
+    post_count: int
 
     @property
-    def who(self) -> npt.NDArray[np.intp]:
-        """(pairs,) row of the user of each pair."""
-        return np.repeat(np.arange(self.pairs.shape[0]), np.diff(self.pairs.indptr))
+    def posts(self) -> Int32s:
+        """(pairs,) row of the post of each pair."""
+        posts = self.trials.impressions.posts
+        return posts if self.post_rows is None else self.post_rows[posts]
 
-    @property
-    def seen(self) -> tuple[Flags, Flags]:
-        """(users,) whether anything was shown to each, and (posts,) whether each was shown to anybody."""
-        of_posts = np.bincount(self.pairs.indices, minlength=self.pairs.shape[1]) > 0
-        return np.diff(self.pairs.indptr) > 0, of_posts
+    def csr(self, data: Floats) -> csr_matrix:
+        """Return (users, posts) CSR with one number per pair."""
+        shape = (self.users.stop - self.users.start, self.post_count)
+        return csr_matrix((data, self.posts, self.trials.impressions.starts), shape=shape)
 
-    def among(self, users: Flags, posts: Flags) -> Trials:
-        """Return the same pairs, with the rows and columns of those only who are seen."""
-        liked = self.with_data(self.liked)[users][:, posts]
-        return Trials(self.pairs[users][:, posts], liked.data)
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """All blocks, the log-odds of a like among their trials, and threads that work on blocks."""
+
+    blocks: Sequence[_Block]
+    level: float
+    executor: ThreadPoolExecutor
+
+    def update_users(self, users: FactorPosterior, post_means: Floats, post_moments: Floats) -> None:
+        """Update the users' posterior from the posts' means and second moments."""
+        prior_precision, linear = users.prior_terms()
+        post_design = design(post_means)
+
+        def update(block: _Block) -> None:
+            curvature, slope = _bound(block, self.level, users.means, post_means, of_users=True)
+            own = block.csr(slope) @ post_design + linear[block.users]
+            weights = block.csr(curvature)
+            for rows in batches(block.users.start, block.users.stop):
+                part = slice(rows.start - block.users.start, rows.stop - block.users.start)
+                users.update(rows, weights[part] @ post_moments, own[part], prior_precision)
+
+        for _ in self.executor.map(update, self.blocks):
+            pass
+
+    def update_posts(self, users: FactorPosterior, posts: FactorPosterior) -> None:
+        """Update the posts' posterior from that of the users."""
+
+        def sums(block: _Block) -> tuple[Floats, Floats]:
+            curvature, slope = _bound(block, self.level, users.means, posts.means, of_users=False)
+            means = users.means[block.users]
+            moments = second_moments(means, users.covariances[block.users])
+            return block.csr(curvature).T @ moments, block.csr(slope).T @ design(means)
+
+        of_blocks = self.executor.map(sums, self.blocks)
+        precision, linear = next(of_blocks)
+        for of_block in of_blocks:
+            precision += of_block[0]
+            linear += of_block[1]
+        prior_precision, prior_linear = posts.prior_terms()
+        linear += prior_linear
+        for rows in batches(0, len(posts.means)):
+            posts.update(rows, precision[rows], linear[rows], prior_precision)
 
 
 def factorise(
-    trials: Trials, kinds_of_users: csr_matrix, kinds_of_posts: csr_matrix, factors: int, seed: int
-) -> tuple[float, Floats, Floats]:
-    """Return the level, (users, 1 + factors) and (posts, 1 + factors): bias, then factors.
+    trials: Sequence[Trials],
+    user_attributes: csr_matrix,
+    post_attributes: csr_matrix,
+    factors: int,
+    seed: int,
+) -> tuple[Floats, FactorRounds]:
+    """Fit the model; the same arguments give the same numbers, whatever the number of threads.
 
-    Likes and what was shown without one must both occur. A user who was shown
-    nothing, and a post nobody was shown, get what is expected of their kinds.
-    The same arguments give the same numbers.
+    A user or a post without trials gets its prior mean.
 
     Parameters
     ----------
-    kinds_of_users, kinds_of_posts
-        (entities, columns) CSR of what is known of each beside; a column of ones among them.
+    trials
+        Of all users: consecutive parts. They must have likes, and trials without a like.
+    user_attributes, post_attributes
+        (entities, columns) CSR; one column is all ones.
+    factors
+        Their number; there are fewer if there are too few users or posts.
+
+    Returns
+    -------
+    (users, 1 + factors) posterior means, bias first; and the record of the
+    rounds, of which `post_means[-1]` are the posts' and `level` the level.
     """
-    seen = trials.seen
-    trials = trials.among(*seen)
-    likes = float(trials.liked.sum())
-    level = float(np.log(likes / (float(trials.pairs.sum()) - likes)))
-    first = _first_factors(trials, factors, seed)
-    nothing = np.zeros((trials.pairs.shape[0], first.shape[1]))
-    users = Side.start(kinds_of_users[seen[0]], nothing, FIRST_VARIANCE)
-    posts = Side.start(kinds_of_posts[seen[1]], first, 1.0)
-    for _ in range(ROUNDS):
-        curvature, slope = _bound(trials, level, users, posts)
-        rest = slope - curvature * posts.means[trials.pairs.indices, 0]
-        users.update(posts, trials.with_data(curvature), trials.with_data(rest))
-        users.learn_prior()
-        curvature, slope = _bound(trials, level, users, posts)
-        rest = slope - curvature * users.means[trials.who, 0]
-        posts.update(users, trials.with_data(curvature).T.tocsr(), trials.with_data(rest).T.tocsr())
-        posts.learn_prior()
-    of_users, of_posts = kinds_of_users @ users.effects, kinds_of_posts @ posts.effects
-    of_users[seen[0]], of_posts[seen[1]] = users.means, posts.means
-    return level, of_users, of_posts
+    seen_users = np.concatenate([np.diff(part.impressions.starts) > 0 for part in trials])
+    seen_posts = np.zeros(post_attributes.shape[0], np.bool_)
+    for part in trials:
+        seen_posts[part.impressions.posts] = True
+    blocks = _blocks(trials, seen_posts)
+    level = _level(blocks)
+    first = _initial_factors(*_start_matrices(blocks, seed), factors, seed)
+    users = FactorPosterior.start(
+        user_attributes[seen_users], np.zeros((int(seen_users.sum()), first.shape[1])), INITIAL_VARIANCE
+    )
+    posts = FactorPosterior.start(post_attributes[seen_posts], first, 1.0)
+    record = _Recorder(level, seen_posts, post_attributes)
+    with ThreadPoolExecutor(THREADS) as executor:
+        pairs = _Blocks(blocks, level, executor)
+        for _ in range(ROUNDS):
+            record.add(users, posts)
+            pairs.update_users(users, posts.means, second_moments(posts.means, posts.covariances))
+            users.learn_prior()
+            pairs.update_posts(users, posts)
+            posts.learn_prior()
+    record.add(users, posts)
+    means = user_attributes @ users.effects
+    means[seen_users] = users.means
+    return means, record.rounds()
 
 
-def _bound(trials: Trials, level: float, users: Side, posts: Side) -> tuple[Floats, Floats]:
-    """Return (pairs,) the quadratic's curvature at each pair, and its slope once the level is taken off."""
-    who, what = trials.who, trials.pairs.indices
-    odds = level + users.means[who, 0] + posts.means[what, 0]
-    for first in range(0, what.size, PAIRS_AT_A_TIME):
-        at = slice(first, first + PAIRS_AT_A_TIME)
-        odds[at] += np.einsum("pf,pf->p", users.means[who[at], 1:], posts.means[what[at], 1:])
-    away = np.maximum(np.abs(odds), 1e-6)
-    curvature = trials.pairs.data * np.tanh(away / 2) / (2 * away)
-    return curvature, trials.liked - trials.pairs.data / 2 - curvature * level
+def infer_users(rounds: FactorRounds, trials: Sequence[Trials], attributes: csr_matrix) -> Floats:
+    """Repeat the users' updates of `factorise` for some users, the posts being as they were.
+
+    A user with the trials and attributes of then gets the numbers of then, up
+    to rounding. A user without trials gets the prior mean.
+
+    Parameters
+    ----------
+    rounds
+        For the posts that `trials` name, see `FactorRounds.of_posts`.
+    trials
+        Of all these users: consecutive parts.
+    attributes
+        (users, columns) CSR, with the columns that `factorise` was given.
+
+    Returns
+    -------
+    (users, 1 + factors) posterior means, bias first.
+    """
+    count, size = attributes.shape[0], rounds.post_means.shape[2]
+    users = FactorPosterior.start(attributes, np.zeros((count, size - 1)), INITIAL_VARIANCE)
+    post_count = rounds.post_means.shape[1]
+    blocks = _blocks(trials, np.ones(post_count, np.bool_), with_unseen_users=True)
+    with ThreadPoolExecutor(THREADS) as executor:
+        pairs = _Blocks(blocks, rounds.level, executor)
+        for number, covariances in enumerate(rounds.post_covariances):
+            means = rounds.post_means[number]
+            pairs.update_users(users, means, second_moments(means, covariances))
+            users.set_prior(rounds.user_effects[number + 1], rounds.user_prior_covariances[number + 1])
+    unseen = np.concatenate([np.diff(part.impressions.starts) == 0 for part in trials])
+    users.means[unseen] = users.prior_means[unseen]
+    return users.means
 
 
-def _first_factors(trials: Trials, factors: int, seed: int) -> Floats:
+class _Recorder:
+    """Collects a `FactorRounds`; posts without trials have the means and covariance of their prior."""
+
+    def __init__(self, level: float, seen_posts: Flags, post_attributes: csr_matrix) -> None:
+        self._level, self._seen, self._attributes = level, seen_posts, post_attributes
+        self._users: list[tuple[Floats, Floats]] = []
+        self._posts: list[tuple[Floats, Float32s, Floats, Floats]] = []
+
+    def add(self, users: FactorPosterior, posts: FactorPosterior) -> None:
+        """Add the state before a round, or the final one."""
+        row, column = np.tril_indices(posts.means.shape[1])
+        means = self._attributes @ posts.effects
+        means[self._seen] = posts.means
+        covariances = np.zeros((len(means), row.size), np.float32)
+        if self._posts:
+            covariances[:] = posts.prior_covariance[row, column]
+        covariances[self._seen] = posts.covariances[:, row, column]
+        self._users.append((users.effects, users.prior_covariance))
+        self._posts.append((means, covariances, posts.effects, posts.prior_covariance))
+
+    def rounds(self) -> FactorRounds:
+        """Return what was collected."""
+        means, covariances, effects, prior_covariances = zip(*self._posts, strict=True)
+        user_effects, user_prior_covariances = zip(*self._users, strict=True)
+        return FactorRounds(
+            level=self._level,
+            post_means=np.stack(means),
+            post_covariances=np.stack(covariances[:-1]),
+            post_effects=np.stack(effects),
+            post_prior_covariances=np.stack(prior_covariances[:-1]),
+            user_effects=np.stack(user_effects),
+            user_prior_covariances=np.stack(user_prior_covariances),
+        )
+
+
+def _blocks(trials: Sequence[Trials], posts: Flags, with_unseen_users: bool = False) -> list[_Block]:
+    """Cut trials into blocks of at most `PAIRS_PER_BLOCK`; rows count users and posts with trials only."""
+    post_rows = None if posts.all() else (np.cumsum(posts) - 1).astype(np.int32)
+    blocks, first = [], 0
+    for part in trials:
+        starts, pairs = part.impressions.starts, part.impressions
+        if not with_unseen_users:
+            starts = starts[np.append(np.diff(starts) > 0, True)]  # each user's first pair, and the end
+        compact = Trials(
+            Impressions(starts, pairs.posts, pairs.views, pairs.likes), part.sampled, part.sampled_weight
+        )
+        for start, stop in compact.impressions.blocks(PAIRS_PER_BLOCK):
+            users = slice(first + start, first + stop)
+            blocks.append(_Block(users, compact.of_users(start, stop), post_rows, int(posts.sum())))
+        first += starts.size - 1
+    return blocks
+
+
+def _level(blocks: Sequence[_Block]) -> float:
+    """Return the log-odds of a like among all trials."""
+    likes = float(sum(int(block.trials.impressions.likes.sum(dtype=np.int64)) for block in blocks))
+    counts = sum(float(block.csr(block.trials.counts(slice(None))).sum()) for block in blocks)
+    return float(np.log(likes / (counts - likes)))
+
+
+def _start_matrices(blocks: Sequence[_Block], seed: int) -> tuple[csr_matrix, csr_matrix]:
+    """Return (users, posts) trials and likes to start from.
+
+    If there are several blocks, they are those of as many random users as one
+    block holds. A sample is enough, because the rounds that follow use all pairs.
+    """
+    pairs_of_user = np.concatenate([np.diff(block.trials.impressions.starts) for block in blocks])
+    order = np.random.default_rng(seed).permutation(pairs_of_user.size)
+    chosen = np.zeros(order.size, np.bool_)
+    chosen[order[np.cumsum(pairs_of_user[order]) <= PAIRS_PER_BLOCK]] = True
+    counts, likes = [], []
+    for block in blocks:
+        rows = chosen[block.users]
+        whole = block.csr(block.trials.counts(slice(None)))
+        counts.append(whole if rows.all() else whole[rows])
+        whole = block.csr(block.trials.impressions.likes.astype(np.float64))
+        likes.append(whole if rows.all() else whole[rows])
+    return (counts[0], likes[0]) if len(blocks) == 1 else (vstack(counts).tocsr(), vstack(likes).tocsr())
+
+
+def _bound(
+    block: _Block, level: float, user_means: Floats, post_means: Floats, of_users: bool
+) -> tuple[Floats, Floats]:
+    """Return (pairs,) curvature and slope of the quadratic bound at each pair.
+
+    The level is subtracted from the slope, and the bias of the side that is
+    not updated: that of the posts for an update of the users.
+    """
+    impressions, posts = block.trials.impressions, block.posts
+    users, user_means = impressions.users, user_means[block.users]
+    user_factors, post_factors = (np.ascontiguousarray(means[:, 1:]) for means in (user_means, post_means))
+    curvature, slope = np.empty(posts.size), np.empty(posts.size)
+    for first in range(0, posts.size, PAIRS_BATCH):
+        pairs = slice(first, min(first + PAIRS_BATCH, posts.size))
+        user, post = users[pairs], posts[pairs]
+        counts = block.trials.counts(pairs)
+        odds = level + user_means[user, 0] + post_means[post, 0]
+        odds += np.einsum("pf,pf->p", user_factors.take(user, axis=0), post_factors.take(post, axis=0))
+        away = np.maximum(np.abs(odds), 1e-6)
+        curvature[pairs] = counts * np.tanh(away / 2) / (2 * away)
+        slope[pairs] = impressions.likes[pairs] - counts / 2 - curvature[pairs] * level
+        bias = post_means[post, 0] if of_users else user_means[user, 0]
+        slope[pairs] -= curvature[pairs] * bias
+    return curvature, slope
+
+
+def _initial_factors(counts: csr_matrix, likes: csr_matrix, factors: int, seed: int) -> Floats:
     """Return (posts, factors) of mean square 1: singular vectors of the likes less each post's like rate.
 
-    Fewer factors than asked for where there are few users or posts.
+    There are fewer factors than asked for if there are too few users or posts.
+
+    Parameters
+    ----------
+    counts, likes
+        (users, posts) CSR of the same pairs: trials, and likes among them.
     """
-    views, likes = trials.pairs.sum(axis=0), trials.with_data(trials.liked)
-    rates = likes.sum(axis=0) + PRIOR_SHOWN * trials.liked.sum() / trials.pairs.sum()
-    surprise = likes - trials.pairs @ diags(np.ravel(rates / (views + PRIOR_SHOWN)))
+    views = counts.sum(axis=0)
+    rates = likes.sum(axis=0) + PRIOR_VIEWS * likes.data.sum() / counts.sum()
+    surprise = likes - counts @ diags(np.ravel(rates / (views + PRIOR_VIEWS)))
     rank = min(factors, min(surprise.shape) - 1)
     if rank < 1:
         return np.zeros((surprise.shape[1], 0))

@@ -1,33 +1,38 @@
-"""Collaborative factors: what is shown and what is liked say about taste, as a dot product per pair.
+"""Collaborative factors: a dot product per user and post, learnt from impressions and likes.
 
-What they are learnt from is each pair of a user and a post that was shown, and
-how often the user liked it. A like without a logged view stands beside posts
-that were drawn as often as the network shows them. The factorisation is in
-factorisation.py; a user or post that was never seen has the numbers that are
-expected of their attributes, or of its groups.
+They are learnt from each pair of a user and a post that was shown, and how
+often the user liked it. Likes without a logged view are completed by sampled
+negatives. The model is in factorisation.py. A user or a post without trials has
+the prior mean of its attributes or groups.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
-from batch.arrays import Float32s
-from batch.features.factorisation import Trials, factorise
-from batch.loading.examples import Examples, with_negatives
+from batch.arrays import Float32s, Int64s
+from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
+from batch.loading.examples import Examples, like_rate, with_negatives
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
+from batch.loading.impressions import Impressions
 from batch.loading.load import Network
 from batch.loading.people import one_hot
 
 FACTORS = 10
 
 NEGATIVES_PER_LIKE = 2.0
-"""Drawn for a like without a view; they weigh as many as the like rate asks for."""
+"""Sampled for a like without a view; their weights add up to what the like rate asks for."""
+
+PAIRS_PER_SAMPLE = 1_000_000
+"""Pairs that negatives are sampled for at a time, where all pairs are more than a block; it takes 350 MB."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,30 @@ class Factors:
     users: Float32s
     posts: Float32s
 
+    @classmethod
+    def from_means(
+        cls, level: float, users: npt.NDArray[np.float64], posts: npt.NDArray[np.float64]
+    ) -> Factors:
+        """Turn biases into factors: the dot product is level + bias + bias + user . post.
+
+        Parameters
+        ----------
+        users, posts
+            (entities, 1 + factors), bias first.
+        """
+        one, ones = np.ones((len(users), 1)), np.ones((len(posts), 1))
+        return cls(
+            np.hstack([users[:, :1] + level, one, users[:, 1:]]).astype(np.float32),
+            np.hstack([ones, posts]).astype(np.float32),
+        )
+
+    @classmethod
+    def zeros(cls, users: int, posts: int) -> Factors:
+        """Return factors whose dot product is zero throughout."""
+        return cls(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
+
     def dot(self, users: np.ndarray, posts: np.ndarray) -> Float32s:
-        """Return (pairs,) float32 dot products of (user, post) places."""
+        """Return (pairs,) float32 dot products of (user, post) rows."""
         product: Float32s = np.einsum("pf,pf->p", self.users[users], self.posts[posts])
         return product
 
@@ -50,34 +77,122 @@ class Factors:
         return Factors(np.hstack([scaled, ones]), np.hstack([self.posts, constant]))
 
 
-_of_histories: WeakKeyDictionary[History, dict[int, Factors]] = WeakKeyDictionary()
+@dataclass(frozen=True, eq=False)
+class FactorState:
+    """What a night learnt about taste: enough to infer users anew and to place new posts.
+
+    It counts users and posts by row and knows no ids.
+
+    Attributes
+    ----------
+    rounds
+        None if the night had no likes, or nothing but likes: then all factors are zero.
+    rate
+        Like rate of the night's views, to which likes without a view are completed.
+    """
+
+    rounds: FactorRounds | None
+    rate: float
+
+    def factors(self, history: History, values: Int64s, night_rows: Int64s, seed: int) -> Factors:
+        """Infer the factors of some users and of the posts of now; the posts of the night keep theirs.
+
+        Parameters
+        ----------
+        history
+            `impressions` and `likes` of these users alone, in their order;
+            `post_counts` and `groupings` of the posts of now. `impressions`
+            and `likes` name rows of these posts.
+        values
+            (users, attributes) numbers of their attributes' values, numbered as in the night.
+        night_rows
+            (posts,) the night's row of each post of now; -1 for a new one,
+            which gets the prior mean of its groups.
+        seed
+            For the sampled negatives of likes without a view.
+
+        Raises
+        ------
+        ValueError
+            A group is one that the night did not have.
+        """
+        if self.rounds is None:
+            return Factors.zeros(len(values), len(night_rows))
+        user_columns, post_columns = (
+            effects.shape[1] for effects in (self.rounds.user_effects, self.rounds.post_effects)
+        )
+        of_users, of_posts = _user_attributes(values, user_columns - 1), _post_attributes(history.groupings)
+        if of_posts.shape[1] != post_columns:
+            raise ValueError(f"posts have {of_posts.shape[1]} attributes; the night had {post_columns}")
+        rounds = self.rounds.of_posts(night_rows, of_posts)
+        users = infer_users(rounds, draw_trials(history, seed, self.rate), of_users)
+        return Factors.from_means(rounds.level, users, rounds.post_means[-1])
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return arrays for an .npz file; none if there are no factors."""
+        if self.rounds is None:
+            return {}
+        kept = {field.name: np.asarray(getattr(self.rounds, field.name)) for field in fields(self.rounds)}
+        return kept | {"rate": np.asarray(self.rate)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> FactorState:
+        """Read what `to_arrays` returned; other names are ignored.
+
+        Raises
+        ------
+        KeyError
+            Some of the arrays are missing.
+        """
+        names = [field.name for field in fields(FactorRounds)]
+        if not any(name in arrays for name in names):
+            return cls(None, 0.0)
+        rounds = FactorRounds(float(arrays["level"]), *(arrays[name] for name in names[1:]))
+        return cls(rounds, float(arrays["rate"]))
+
+
+_of_histories: WeakKeyDictionary[History, dict[int, tuple[Factors, FactorState]]] = WeakKeyDictionary()
 
 
 def taste_factors(network: Network, history: History, seed: int) -> Factors:
-    """Factor what was shown and liked up to `history.cutoff`; the same arguments give the same factors.
+    """Learn factors from the impressions up to `history.cutoff`; the same arguments give the same factors.
 
-    They are kept as long as the history is: a night asks for those of one
-    several times. The dot product is in log-odds of a like. It is zero
-    throughout where there are no likes, or nothing but likes.
+    They are kept as long as the history is, because a night asks for those of
+    one history several times. The dot product is in log-odds of a like. It is
+    zero throughout if there are no likes, or nothing but likes.
     """
+    return _learnt(network, history, seed)[0]
+
+
+def factor_state(network: Network, history: History, seed: int) -> FactorState:
+    """Return what a refresh needs of the factors that `taste_factors` gives for the same arguments."""
+    return _learnt(network, history, seed)[1]
+
+
+def _learnt(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
     of_seed = _of_histories.setdefault(history, {})
     if seed not in of_seed:
-        of_seed[seed] = _factors(network, history, seed)
+        of_seed[seed] = _learn(network, history, seed)
     return of_seed[seed]
 
 
-def _factors(network: Network, history: History, seed: int) -> Factors:
-    users, posts = len(network.users), len(network.posts)
-    trials = _trials(history, (users, posts), seed)
-    if not 0 < trials.liked.sum() < trials.pairs.sum():
-        return Factors(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
-    groups = [_one_hot(history.groupings, name) for name in history.groupings.names]
-    of_users, of_posts = _beside_ones(one_hot(network.people)), _beside_ones(*groups)
-    level, user, post = factorise(trials, of_users, of_posts, FACTORS, seed)
-    return Factors(
-        np.hstack([user[:, :1] + level, np.ones((users, 1)), user[:, 1:]]).astype(np.float32),
-        np.hstack([np.ones((posts, 1)), post]).astype(np.float32),
-    )
+def _learn(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
+    history = history.with_impressions(history.impressions)  # read once, and freed at the end
+    rate = like_rate(history.impressions.views > 0, history.impressions.likes > 0)
+    trials = draw_trials(history, seed, rate)
+    likes, others = (sum(counts) for counts in zip(*map(_like_counts, trials), strict=True))
+    if not (likes and others):
+        return Factors.zeros(len(network.users), len(network.posts)), FactorState(None, rate)
+    of_users = _user_attributes(network.cohorts.rows(network.users), network.cohorts.count)
+    of_posts = _post_attributes(history.groupings)
+    users, rounds = factorise(trials, of_users, of_posts, FACTORS, seed)
+    return Factors.from_means(rounds.level, users, rounds.post_means[-1]), FactorState(rounds, rate)
+
+
+def _like_counts(trials: Trials) -> tuple[int, int]:
+    """Return the number of likes, and of pairs with more trials than likes."""
+    pairs = trials.impressions
+    return int(pairs.likes.sum(dtype=np.int64)), int(np.count_nonzero(pairs.views > pairs.likes))
 
 
 def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
@@ -92,30 +207,80 @@ def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
     return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])
 
 
-def _trials(history: History, shape: tuple[int, int], seed: int) -> Trials:
-    """Return what was shown, likes without a view, and posts drawn beside these."""
-    shown = history.shown
-    pairs = Examples(
-        shown.users.astype(np.int64),
-        shown.posts.astype(np.int64),
-        shown.likes > 0,
-        shown.views > 0,
-        np.maximum(shown.views, shown.likes),
+def draw_trials(history: History, seed: int, rate: float) -> list[Trials]:
+    """Return the impressions, and sampled negatives for the likes without a view.
+
+    If there are more pairs than `PAIRS_PER_BLOCK`, consecutive users are
+    completed in parts of `PAIRS_PER_SAMPLE`. The first part draws with `seed`,
+    the next with `seed + 1`, and so on.
+
+    Parameters
+    ----------
+    history
+        `impressions`, `likes` and `post_counts` are used.
+    rate
+        Like rate to complete to.
+    """
+    pairs = history.impressions
+    if pairs.views.all():
+        return [Trials(pairs)]
+    max_pairs = PAIRS_PER_BLOCK if pairs.posts.size <= PAIRS_PER_BLOCK else PAIRS_PER_SAMPLE
+    completed = []
+    for number, (start, stop) in enumerate(pairs.blocks(max_pairs)):
+        known = replace(history, likes=history.likes.of_users(start, stop))
+        completed.append(_complete(pairs.of_users(start, stop), known, seed + number, rate))
+    return completed
+
+
+def _complete(pairs: Impressions, history: History, seed: int, rate: float) -> Trials:
+    """Add sampled negatives for the likes without a view to the pairs of some users.
+
+    Parameters
+    ----------
+    history
+        `likes` of these users alone, and `post_counts`.
+    """
+    if pairs.views.all():
+        return Trials(pairs)
+    examples = Examples(
+        pairs.users.astype(np.int64),
+        pairs.posts.astype(np.int64),
+        pairs.likes > 0,
+        pairs.views > 0,
+        np.maximum(pairs.views, pairs.likes).astype(np.float32),
     )
-    drawn = with_negatives(pairs, history, NEGATIVES_PER_LIKE, seed)
-    likes = np.zeros(len(drawn))
-    likes[: len(pairs)] = shown.likes
-    places = (drawn.users, drawn.posts)
-    return Trials(
-        csr_matrix((drawn.weights.astype(np.float64), places), shape),
-        csr_matrix((likes, places), shape).data,
+    completed = with_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
+    negatives = slice(len(examples), None)
+    posts = len(history.post_counts)
+    keys, draws = np.unique(
+        completed.users[negatives] * posts + completed.posts[negatives], return_counts=True
     )
+    users = np.concatenate([examples.users, keys // posts])
+    columns = np.concatenate([examples.posts, keys % posts])
+    order = np.lexsort((columns, users))
+    views, likes = np.concatenate([pairs.views, draws]), np.concatenate([pairs.likes, np.zeros_like(draws)])
+    whole = Impressions.from_pairs(
+        users[order], columns[order], views[order], likes[order], pairs.starts.size - 1
+    )
+    weight = float(completed.weights[-1]) if keys.size else 1.0
+    return Trials(whole, order >= len(examples), weight)
 
 
-def _one_hot(groupings: Groupings, name: str) -> csr_matrix:
-    group, size = groupings.of_post(name), groupings.sizes[groupings.names.index(name)]
-    return csr_matrix((np.ones(group.size), group, np.arange(group.size + 1)), (group.size, size))
+def _user_attributes(values: Int64s, count: int) -> csr_matrix:
+    """Return (users, 1 + count) CSR: ones, then a column per value of an attribute."""
+    return _hstack_ones(one_hot(values, count))
 
 
-def _beside_ones(*kinds: csr_matrix) -> csr_matrix:
-    return hstack([csr_matrix(np.ones((kinds[0].shape[0], 1))), *kinds]).tocsr()
+def _post_attributes(groupings: Groupings) -> csr_matrix:
+    """Return (posts, columns) CSR: ones, then a column per group of each grouping."""
+    columns = []
+    for name, size in zip(groupings.names, groupings.sizes, strict=True):
+        group = groupings.of_post(name)
+        columns.append(
+            csr_matrix((np.ones(group.size), group, np.arange(group.size + 1)), (group.size, size))
+        )
+    return _hstack_ones(*columns)
+
+
+def _hstack_ones(*columns: csr_matrix) -> csr_matrix:
+    return hstack([csr_matrix(np.ones((columns[0].shape[0], 1))), *columns]).tocsr()

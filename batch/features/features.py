@@ -16,10 +16,11 @@ import pandas as pd
 
 from batch.arrays import Float32s, Int64s
 from batch.features.encode import Encoder
+from batch.features.population import GroupPopulation, Population, mean_like_rate
 from batch.features.tables import Affinity, Feature, FeatureTables, Kind
 from batch.loading.history import History
 from batch.loading.load import Network
-from batch.loading.people import people_log_odds
+from batch.loading.people import cohort_log_odds
 from batch.variants import Variant
 from contract import columns
 
@@ -64,34 +65,42 @@ def shrunk_rate(likes: Any, views: Any, mean: float, prior_views: float) -> Any:
     return np.where(likes <= views, rate, np.nan)
 
 
-def mean_like_rate(likes: Any, views: Any) -> float:
-    """Return likes / views over the rows that can tell it; 0 where none can."""
-    likes, views = np.asarray(likes, np.float64), np.asarray(views, np.float64)
-    usable = (views > 0) & (likes <= views)
-    return float(likes[usable].sum() / views[usable].sum()) if usable.any() else 0.0
-
-
 def profile_columns(network: Network) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the columns of users and of posts that are features as they stand."""
     return network.users, network.posts.drop(columns=list(NOT_FEATURES))
 
 
 def build_tables(
-    variant: Variant, network: Network, history: History, users: Encoder, posts: Encoder, text: TextFeatures
+    variant: Variant,
+    network: Network,
+    history: History,
+    population: Population,
+    users: Encoder,
+    posts: Encoder,
+    text: TextFeatures,
 ) -> FeatureTables:
-    """Put the features of a variant as of `history.cutoff` into tables."""
-    people = network.people if variant.with_people else None
+    """Put the features of a variant as of `history.cutoff` into tables.
+
+    Parameters
+    ----------
+    population
+        Of the network that the users belong to; `network` and `history` may have some of its users only.
+    """
+    cohorts = population.cohorts.rows(network.users) if variant.with_people else None
     user_columns, post_columns = profile_columns(network)
     tables = FeatureTables(
         user_ids=network.users.index.to_numpy(np.int64),
         user_features=users.features + tuple(Feature(f"user_{name}", Kind.USER) for name in ACTIVITY),
-        user_values=_beside(users.encode(user_columns), _activity(history)),
+        user_values=_beside(users.encode(user_columns), _activity(history, population)),
         post_ids=network.posts.index.to_numpy(np.int64),
         post_features=posts.features
         + tuple(Feature(f"post_{name}", Kind.POST) for name in TRACTION)
         + text.features,
         post_values=_beside(posts.encode(post_columns), _traction(network, history), text.values),
-        affinities=tuple(_affinity(history, grouping, people) for grouping in variant.groupings),
+        affinities=tuple(
+            _affinity(history, grouping, population.groups[grouping], cohorts)
+            for grouping in variant.groupings
+        ),
     )
     return tables.without(variant.without) if variant.without else tables
 
@@ -100,11 +109,10 @@ def _beside(*blocks: Any) -> Float32s:
     return np.ascontiguousarray(np.concatenate(blocks, axis=1), dtype=np.float32)
 
 
-def _activity(history: History) -> Floats:
+def _activity(history: History, population: Population) -> Floats:
     """What the user did: counts as logarithms, days since the last action, shrunk like rate."""
     counts = history.user_counts
-    mean = mean_like_rate(counts["likes"], counts["views"])
-    rate = shrunk_rate(counts["likes"], counts["views"], mean, PRIOR_VIEWS_OF_USER)
+    rate = shrunk_rate(counts["likes"], counts["views"], population.like_rate, PRIOR_VIEWS_OF_USER)
     logged = np.log1p(counts[["likes", "views", "recent"]].to_numpy())
     return np.column_stack([logged, counts["days_since"], rate])
 
@@ -141,34 +149,31 @@ def post_like_rate(history: History) -> Floats:
     return rate if (views > 0).any() else np.full_like(rate, np.nan)
 
 
-def _affinity(history: History, grouping: str, people: Int64s | None) -> Affinity:
-    """What the user makes of each group of posts.
+def _affinity(
+    history: History, grouping: str, population: GroupPopulation, cohorts: Int64s | None
+) -> Affinity:
+    """Compute the features of (user, group of posts).
 
     `share`: of the user's likes, the part that falls on the group, shrunk to
-    everybody's. `like_rate`: likes per view of the group, shrunk to its mean.
-    `people`: how much more people like the user like the group than everybody
-    does, in log-odds.
+    that of all users. `like_rate`: likes per view of the group, shrunk to its
+    mean. `people`: log-odds that users with the same attributes like the
+    group, relative to all users.
     """
     likes, views = history.likes_of_group[grouping], history.views_of_group[grouping]
-    likes_of_group = likes.sum(axis=0, dtype=np.float64)
-    share_of_group = likes_of_group / max(likes_of_group.sum(), 1.0)
-    share = (likes + PRIOR_LIKES_OF_USER * share_of_group) / (
+    share = (likes + PRIOR_LIKES_OF_USER * population.share) / (
         likes.sum(axis=1, keepdims=True) + PRIOR_LIKES_OF_USER
     )
     rates = [
-        shrunk_rate(
-            likes[:, group],
-            views[:, group],
-            mean_like_rate(likes[:, group], views[:, group]),
-            PRIOR_VIEWS_OF_USER,
-        )
-        for group in range(likes.shape[1])
+        shrunk_rate(likes[:, group], views[:, group], mean, PRIOR_VIEWS_OF_USER)
+        for group, mean in enumerate(population.like_rate.tolist())
     ]
     values = {"share": share, "like_rate": np.stack(rates, axis=1)}
-    group_of_post = history.groupings.of_post(grouping)
-    if people is not None:
-        values["people"] = people_log_odds(people, history.likes, group_of_post, likes.shape[1])
+    if cohorts is not None and population.lift is not None:
+        values["people"] = cohort_log_odds(cohorts, population.lift)
     features = tuple(Feature(f"{grouping}_{name}", Kind.AFFINITY) for name in values)
     return Affinity(
-        grouping, features, group_of_post, np.stack(list(values.values()), axis=2, dtype=np.float32)
+        grouping,
+        features,
+        history.groupings.of_post(grouping),
+        np.stack(list(values.values()), axis=2, dtype=np.float32),
     )

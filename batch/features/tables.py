@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from batch.arrays import Float32s, Int32s, Int64s
 
+ROWS_BATCH = 100_000
+"""Rows of the model's matrix that are put together at a time; it bounds the memory."""
+
 
 class Kind(StrEnum):
     """What a feature depends on."""

@@ -27,9 +27,8 @@ from batch.judging.evaluation import compared
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered
 from batch.learning.model import Model, load_model
-from batch.loading.history import History, as_of
+from batch.loading.history import History, regrouped
 from batch.loading.load import Network
-from batch.loading.source import snapshot
 from batch.runs import ledger
 from contract.errors import ModelError
 from contract.keys import Keys
@@ -62,7 +61,6 @@ def find_live(engine: sa.Engine, client: redis.Redis, keys: Keys, variant: str) 
 
 
 def beside_live(
-    engine: sa.Engine,
     client: redis.Redis,
     settings: Settings,
     live: Live,
@@ -82,7 +80,7 @@ def beside_live(
     """
     differences, why_not = None, ""
     try:
-        differences = _differences(engine, settings, live, gathered, rows)
+        differences = _differences(settings, live, gathered, rows)
     except NotComparableError as error:
         why_not = str(error)
     heads = _first_fives(client, Keys(settings.key_prefix), (run_id, live.run_id), _drawn(
@@ -101,9 +99,7 @@ def beside_live(
     )
 
 
-def _differences(
-    engine: sa.Engine, settings: Settings, live: Live, gathered: Gathered, rows: Judged
-) -> dict[str, Difference]:
+def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judged) -> dict[str, Difference]:
     """Return by metric: tonight's model, fit before the holdout, less the live run's, fit before its own."""
     if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")
@@ -115,7 +111,7 @@ def _differences(
     except ModelError as error:
         raise NotComparableError(str(error)) from None
     _check_columns(model, gathered.network)
-    history = _history(engine, model, gathered)
+    history = _history(model, gathered)
     try:
         scores = model.scores(gathered.network, history, rows.rows, settings.threads)
     except lgb.basic.LightGBMError:
@@ -147,14 +143,13 @@ def _changed_column(encoder: Encoder, frame: pd.DataFrame) -> str | None:
     return None
 
 
-def _history(engine: sa.Engine, model: Model, gathered: Gathered) -> History:
+def _history(model: Model, gathered: Gathered) -> History:
     """Return what was known when the holdout began, counted by the model's own groups of posts."""
     known, groupings = gathered.at_holdout, model.groupings
     alike = groupings.names == known.groupings.names and groupings.sizes == known.groupings.sizes
     if alike and np.array_equal(groupings.groups, known.groupings.groups):
         return known
-    with snapshot(engine) as connection:
-        return as_of(connection, gathered.network, gathered.split.holdout_start, groupings)
+    return regrouped(known, groupings)
 
 
 def _drawn(user_ids: Int64s, seed: int) -> list[int]:

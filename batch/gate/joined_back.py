@@ -1,70 +1,53 @@
-"""Liked posts among the served: lists read back from Redis, held against likes read anew from Postgres."""
+"""Check that no list in Redis contains a post its user has liked, by the likes of the night's store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
 
 import numpy as np
-import pandas as pd
 import redis
-import sqlalchemy as sa
 
 from batch.learning.gather import Gathered
-from batch.loading.source import snapshot
-from batch.loading.stream import stream
 from batch.publishing.store import blocks
 from contract.codec import Ranked, decode_list
-from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID
+from contract.columns import POST_ID, USER_ID
 from contract.keys import Keys
 
 MOST_LISTS = 20_000
-"""About so many users with likes are joined back, drawn by a hash of their id; all where there are fewer."""
+"""So many users with likes are joined back, drawn at random; all where there are fewer."""
 
 KEYS_AT_A_TIME = 1_000
-HASH_STEPS = 2**20
-
-LATE = timedelta(hours=1)
-"""A like that is entered so long after it happened may have come in while the night ran."""
-
-LIKED = f"""
-    SELECT DISTINCT user_id, post_id FROM {SCHEMA}.{INTERACTIONS}
-    WHERE action = '{LIKE_ACTION}' AND happened_at <= %(until)s AND post_id IS NOT NULL
-      AND user_id <= %(last_user)s AND hashint8extended(user_id, %(seed)s) & {HASH_STEPS - 1} < %(steps)s
+USERS_WITH_LIKES = """
+    SELECT DISTINCT user_row FROM interactions
+    WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
+"""
+LIKED = """
+    SELECT DISTINCT u.user_id, p.post_id FROM interactions i
+    JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    WHERE i.action = 'like' AND i.happened_at <= $until AND i.user_row IN (SELECT unnest($users))
     ORDER BY 1, 2
 """
 
 
 def liked_served(
-    engine: sa.Engine,
-    client: redis.Redis,
-    keys: Keys,
-    run_id: str,
-    gathered: Gathered,
-    users: int,
-    clock: datetime,
-    seed: int,
+    client: redis.Redis, keys: Keys, run_id: str, gathered: Gathered, users: int, seed: int
 ) -> tuple[int, int]:
     """Return how many posts in the lists are liked by their user, and how many lists were read.
 
+    The likes are those of the night's own snapshot: what was liked since is
+    not the run's fault, and the refresh at the end of the night takes it out.
+    They are read from the store anew, not taken from what the lists were made of.
+
     Parameters
     ----------
-    gathered
-        Tells how many users have likes, and so which share of them to draw; nothing else is taken from it.
     users
         How many of the network's users have a list.
-    clock
-        When the night read the likes; those of the hour before may be unknown to it.
     """
-    liking = np.count_nonzero(np.diff(gathered.liked.starts[: users + 1]))
-    asked = {
-        "until": clock - LATE,
-        "last_user": int(gathered.network.users.index[users - 1]),
-        "seed": seed,
-        "steps": min(HASH_STEPS, HASH_STEPS * MOST_LISTS // max(int(liking), 1)),
-    }
-    with snapshot(engine) as connection:
-        likes = pd.concat(stream(connection, LIKED, asked), ignore_index=True)
+    store, until = gathered.now.store, gathered.liked_until
+    liking = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
+    if liking.size > MOST_LISTS:
+        liking = np.sort(np.random.default_rng(seed).choice(liking, MOST_LISTS, replace=False))
+    likes = store.arrays(LIKED, {"until": until, "users": liking.tolist()})
     posts_of: dict[int, set[int]] = {}
     for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
         posts_of.setdefault(user_id, set()).add(post_id)

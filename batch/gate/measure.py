@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import numpy as np
 import redis
 import sqlalchemy as sa
@@ -28,7 +26,6 @@ def measure(
     rows: Judged,
     tally: Tally,
     asked: int,
-    clock: datetime,
 ) -> Facts:
     """Collect what the rules look at.
 
@@ -40,15 +37,13 @@ def measure(
         The lists as they were written.
     asked
         How many users were to get one.
-    clock
-        When the night read the interactions.
     """
     keys, users = Keys(settings.key_prefix), len(gathered.network.users)
     live = find_live(engine, client, keys, run.variant)
     beside = None
     if live is not None:
-        beside = beside_live(engine, client, settings, live, run.run_id, gathered, rows, tally.lists)
-    found, read = liked_served(engine, client, keys, run.run_id, gathered, tally.lists, clock, settings.seed)
+        beside = beside_live(client, settings, live, run.run_id, gathered, rows, tally.lists)
+    found, read = liked_served(client, keys, run.run_id, gathered, tally.lists, settings.seed)
     return Facts(
         users_of_network=users,
         users_asked=asked,

@@ -8,8 +8,9 @@ on; contributions are SHAP values as LightGBM works them out (Lundberg et al.,
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,11 +21,16 @@ import sqlalchemy as sa
 from batch.features.tables import Feature, Kind
 from batch.learning.files import POSTS
 from batch.learning.model import Model, load_model
-from batch.loading.history import as_of
+from batch.learning.refresh_state import load_refresh_state
+from batch.loading.interaction_store import FILE, open_store
 from batch.loading.load import Network, load_network
+from batch.loading.since_night import SinceNight, read_recent
 from batch.loading.source import snapshot
+from batch.loading.work_folder import store_folder, work_folder
+from batch.refreshing.due import LATE
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
 from contract.errors import ModelError, SourceError
+from contract.settings import Settings
 
 TOLERANCE = 1e-5
 
@@ -62,47 +68,51 @@ class Explained:
 
 
 def explained(
-    engine: sa.Engine,
-    folder: Path,
-    cutoff: datetime,
-    clock: datetime,
-    user_id: int,
-    post_id: int,
-    threads: int,
+    engine: sa.Engine, settings: Settings, manifest: dict[str, Any], user_id: int, post_id: int
 ) -> Explained:
     """Score one pair by a saved model, with features as of its run's cutoff.
 
-    Reads what a night reads, since features speak of all users and posts.
+    Reads the store of the run's night, and from Postgres users, posts and what
+    was logged since.
 
     Parameters
     ----------
-    folder
-        Of the run's model.
-    clock
-        The network has no posts created later.
+    manifest
+        Of the run.
 
     Raises
     ------
-    ModelError
-        The model is not there, or cannot be used.
+    InteractionStoreError, ModelError
+        The run's store or model is not there, or cannot be used.
     SourceError
         The network knows no such user or post.
     """
+    run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
+    folder, clock = Path(settings.model_dir) / run_id, datetime.now(UTC)
     known = _posts_known(folder)
-    with snapshot(engine) as connection:
-        network = load_network(connection, clock)
-        user = _find(network.users.index, "user", user_id)
-        _find(network.posts.index, "post", post_id)
+    with ExitStack() as stack:
+        work = stack.enter_context(work_folder(store_folder(settings)))
+        with snapshot(engine) as connection:
+            network = load_network(connection, clock)
+            user = _find(network.users.index, "user", user_id)
+            _find(network.posts.index, "post", post_id)
+            liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id})
+            recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, clock, work))
         # The posts that the run knew, no newer ones: those would move the factors of all.
-        network = Network(network.users, network.posts[network.posts.index.isin([*known, post_id])])
-        model = load_model(folder, network)
-        history = as_of(connection, network, cutoff, model.groupings)
-        liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id})
-    users, posts = np.array([user]), np.array([_find(network.posts.index, "post", post_id)])
-    tables, factors = model.tables(network, history), model.factors(network, history)
-    dot = None if factors is None else float(factors.dot(users, posts)[0])
-    row = tables.rows(users, posts)
-    *parts, base = _parts(model, row, threads)
+        posts = network.posts[network.posts.index.isin([*known, post_id])]
+        network = Network(network.users.iloc[[user]], posts)
+        model, state = load_model(folder, network), load_refresh_state(folder)
+        path = store_folder(settings) / run_id / FILE
+        night = stack.enter_context(closing(open_store(path, recent.store.options, manifest.get("store"))))
+        since_night = SinceNight(night, cutoff - LATE, recent)
+        counts = since_night.post_counts(posts, cutoff)
+        history = stack.enter_context(since_night.history(network, cutoff, model.groupings, counts))
+        tables = model.tables(network, history, state.population)
+        factors = state.factors(model, network, history, changed=set())
+    pair = np.array([0]), np.array([_find(posts.index, "post", post_id)])
+    dot = None if factors is None else float(factors.dot(*pair)[0])
+    row = tables.rows(*pair)
+    *parts, base = _parts(model, row, settings.threads)
     found: list[dict[str, Any]] = [
         {
             "feature": feature.name,

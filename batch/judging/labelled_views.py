@@ -14,16 +14,16 @@ import redis
 import sqlalchemy as sa
 from pandas.errors import ParserWarning
 
-from batch.features.features import mean_like_rate
+from batch.features.population import mean_like_rate
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import judge
 from batch.learning.model import load_model
 from batch.loading.examples import Examples
-from batch.loading.history import as_of
-from batch.loading.load import Network, load_network
+from batch.loading.history import count_history
+from batch.loading.interaction_store import InteractionStore
+from batch.loading.load import Network
 from batch.loading.places import places_of
-from batch.loading.source import snapshot
-from batch.loading.stream import stream
+from batch.loading.pull import pull
 from contract.codec import decode_object
 from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
 from contract.errors import OvernightError, StoreError
@@ -38,10 +38,9 @@ COLUMNS = (TIMESTAMP, USER_ID, POST_ID, ACTION, TARGET)
 WHOLE = r"-?\d{1,18}"
 MOST_NAMED = 5
 
-LOGGED = f"""
-    SELECT DISTINCT user_id, post_id FROM {SCHEMA}.{INTERACTIONS}
-    WHERE action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')
-      AND happened_at <= %(cutoff)s AND user_id = ANY(%(users)s)
+LOGGED = """
+    SELECT DISTINCT user_id, post_id FROM interactions JOIN users USING (user_row) JOIN posts USING (post_row)
+    WHERE happened_at <= $cutoff AND user_id IN (SELECT unnest($users))
 """
 
 
@@ -137,13 +136,13 @@ def judge_views(
         No view is of a known user and a known post.
     """
     found = {}
-    with snapshot(engine) as connection:
-        network = load_network(connection, clock)
+    with pull(engine, settings, clock) as pulled:
+        network = pulled.network
         rows = known_rows(network, views)
         for run in runs:
-            _warn_of_logged(connection, run, views)
+            _warn_of_logged(pulled.store, run, views)
             live = load_model(Path(settings.model_dir) / run.run_id, network)
-            history = as_of(connection, network, run.cutoff, live.groupings)
+            history = count_history(pulled.store, network, run.cutoff, live.groupings)
             like_rate = mean_like_rate(history.post_counts["likes"], history.post_counts["views"])
             judged = judge(live, network, history, rows, like_rate, settings.threads)
             found[run.variant] = evaluation(judged, settings.seed, None)
@@ -176,11 +175,10 @@ def known_rows(network: Network, views: pd.DataFrame) -> Examples:
     return Examples(user[known], post[known], liked, *every).distinct()
 
 
-def _warn_of_logged(connection: sa.Connection, run: LiveRun, views: pd.DataFrame) -> None:
+def _warn_of_logged(store: InteractionStore, run: LiveRun, views: pd.DataFrame) -> None:
     """Say how many views the network had logged when the model was trained: those it may have learnt from."""
     asked = {"cutoff": run.cutoff, "users": views[USER_ID].unique().tolist()}
-    logged = pd.concat(stream(connection, LOGGED, asked), ignore_index=True)
-    pairs = pd.MultiIndex.from_frame(logged.astype(np.int64))
+    pairs = pd.MultiIndex.from_frame(pd.DataFrame(store.arrays(LOGGED, asked)))
     seen = int(pd.MultiIndex.from_frame(views[[USER_ID, POST_ID]]).isin(pairs).sum())
     if seen:
         log.warning(

@@ -16,7 +16,7 @@ from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.judged import Judged, judge, pooled
 from batch.judging.metrics import Places
 from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
+from batch.learning.gather import Gathered, gathered_now
 from batch.loading.split import Split
 from batch.progress import track
 from batch.variants import Variant
@@ -119,10 +119,10 @@ def _windows(
     end = as_of
     for place in range(count):
         try:
-            gathered = gather(engine, settings, end, clock)
-            window = Window(gathered.split, {}, {})
-            for variant in variants:
-                _judge_window(window, variant, gathered, settings)
+            with gathered_now(engine, settings, end, clock) as gathered:
+                window = Window(gathered.split, {}, {})
+                for variant in variants:
+                    _judge_window(window, variant, gathered, settings)
         except OvernightError as error:
             if place == 0:
                 raise

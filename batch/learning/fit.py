@@ -14,7 +14,8 @@ from batch.arrays import Float32s
 from batch.features.encode import Encoder
 from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.features import TextFeatures, build_tables, profile_columns
-from batch.features.tables import Feature, FeatureTables, Kind
+from batch.features.population import population_of
+from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
@@ -88,7 +89,10 @@ def fit(
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
             for of_window, (_, labels) in zip(factors, windows, strict=True)
         ]
-    tables = [build_tables(variant, network, known, users, posts, text) for known, _ in windows]
+    tables = [
+        build_tables(variant, network, known, population_of(variant, network, known), users, posts, text)
+        for known, _ in windows
+    ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
     booster = _train(tables, [labels for _, labels in windows], start, parameters)
     return Model(variant, booster, users, posts, text, history.groupings, log_odds, seed)
@@ -113,9 +117,8 @@ def _train(
 ) -> lgb.Booster:
     """Train one forest on examples of several times, each with the features of its own time."""
     columns = tables[0].columns
-    rows = [known.rows(labels.users, labels.posts) for known, labels in zip(tables, examples, strict=True)]
     data = lgb.Dataset(
-        np.concatenate(rows),
+        _matrix(tables, examples),
         label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
         weight=np.concatenate([labels.weights for labels in examples]),
         init_score=None if start is None else np.concatenate(start).astype(np.float64),
@@ -127,6 +130,19 @@ def _train(
         return lgb.train(parameters, data)
     except lgb.basic.LightGBMError as error:
         raise ModelError(f"LightGBM could not train: {error}") from None
+
+
+def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
+    """Return the rows of all examples, one set after another; no second copy of them is made on the way."""
+    matrix = np.empty((sum(map(len, examples)), len(tables[0].columns)), np.float32)
+    filled = 0
+    for known, labels in zip(tables, examples, strict=True):
+        for start in range(0, len(labels), ROWS_BATCH):
+            some = slice(start, start + ROWS_BATCH)
+            rows = known.rows(labels.users[some], labels.posts[some])
+            matrix[filled : filled + len(rows)] = rows
+            filled += len(rows)
+    return matrix
 
 
 def _plain(place: int, feature: Feature) -> str:

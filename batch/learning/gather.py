@@ -1,7 +1,9 @@
-"""Gathers from Postgres all that the variants of one night share, in one snapshot."""
+"""What the variants of one night share: histories and examples, counted from the store."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,11 +16,11 @@ from batch.features.features import TextFeatures
 from batch.features.text import text_features
 from batch.loading.examples import Examples, labelled_between
 from batch.loading.groupings import CLUSTER, Groupings, by_topic
-from batch.loading.history import History, as_of, likes_until
+from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
-from batch.loading.load import Network, load_network
-from batch.loading.source import latest_interaction, snapshot
-from batch.loading.split import Split, out_of_time, split_by_time
+from batch.loading.load import Network
+from batch.loading.pull import Pulled, pull
+from batch.loading.split import Split, split_by_time
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
@@ -53,9 +55,10 @@ class Gathered:
         from the last.
     text, embeddings
         Columns of the posts' texts: from their words, and from their sentences.
-    liked
+    liked, liked_until
         Every like up to the clock, left out of the lists even where the
         cutoff is an earlier time: nobody is shown what they like already.
+        And up to when that is.
     left_out
         Interactions not used, by reason.
     """
@@ -64,6 +67,7 @@ class Gathered:
     text: TextFeatures
     embeddings: TextFeatures
     liked: Likes
+    liked_until: datetime
     split: Split
     half_way: History
     older: Examples
@@ -81,60 +85,67 @@ class Gathered:
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
-def gather(engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime) -> Gathered:
-    """Read everything as of a cutoff: the given time, else the last interaction up to the clock.
+def gather(
+    pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None, clock: datetime
+) -> Gathered:
+    """Count everything as of a cutoff: the given time, else the last interaction up to the clock.
+
+    Parameters
+    ----------
+    pulled
+        Read up to that time. The histories read impressions from its store when they are asked for them.
+    engine
+        Of the table of embedded texts; nothing else is read from it.
 
     Raises
     ------
     SourceError
         The views lack something that the night needs.
     """
-    encoder = find_encoder(settings)
-    if encoder is not None:
-        with snapshot(engine) as connection:
-            texts = load_network(connection, as_of_time or clock).posts[columns.TEXT]
-        # New texts take their time: not while the snapshot below is held, which then finds their vectors.
-        embed(encoder, engine, texts)
-    with snapshot(engine) as connection:
-        network = load_network(connection, as_of_time or clock)
-        cutoff = as_of_time or latest_interaction(connection, clock)
-        if cutoff is None:
-            raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-        split = split_by_time(connection, cutoff, settings.history_fraction, settings.holdout_fraction)
-        text = text_features(network.posts[columns.TEXT], settings.seed)
-        embeddings = embed(encoder, engine, network.posts[columns.TEXT])
-        groupings = group_posts(network, text.beside(embeddings), settings.seed)
-        first, second, now = (
-            as_of(connection, network, moment, groupings)
-            for moment in (split.history_end, split.holdout_start, cutoff)
-        )
-        limits = (settings.training_rows, settings.seed)
-        half_way = first if split.half_way is None else as_of(connection, network, split.half_way, groupings)
-        training = labelled_between(
-            connection, network, first, split.holdout_start, *limits, NEGATIVES_PER_LIKE
-        )
-        older = labelled_between(
-            connection, network, half_way, split.history_end, settings.training_rows // OLDER, settings.seed,
-            NEGATIVES_PER_LIKE,
-        )  # fmt: skip
-        if training.viewed.any():
-            older = older.where(older.viewed)
-        return Gathered(
-            network=network,
-            text=text,
-            embeddings=embeddings,
-            split=split,
-            half_way=half_way,
-            older=older,
-            liked=likes_until(connection, network, clock) if as_of_time else now.likes,
-            at_history_end=first,
-            at_holdout=second,
-            now=now,
-            training=training,
-            holdout=labelled_between(connection, network, second, cutoff, *limits),
-            latest=labelled_between(connection, network, first, cutoff, *limits, NEGATIVES_PER_LIKE),
-            left_out=now.left_out | out_of_time(connection, as_of_time or clock),
-        )
+    network, store, seed = pulled.network, pulled.store, settings.seed
+    cutoff = as_of_time or pulled.latest
+    if cutoff is None:
+        raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
+    split = split_by_time(store, cutoff, settings.history_fraction, settings.holdout_fraction)
+    text = text_features(network.posts[columns.TEXT], seed)
+    embeddings = embed(find_encoder(settings), engine, network.posts[columns.TEXT])
+    groupings = group_posts(network, text.beside(embeddings), seed)
+    moments = [split.half_way or split.history_end, split.history_end, split.holdout_start, cutoff]
+    counted = count_histories(store, network, moments, groupings, likes_until=clock)
+    half_way, first, second, now = counted.histories
+    liked = counted.first_likes.until(clock) if as_of_time else now.likes
+    del counted
+    rows = settings.training_rows
+    training = labelled_between(store, first, split.holdout_start, rows, seed, NEGATIVES_PER_LIKE)
+    older = labelled_between(store, half_way, split.history_end, rows // OLDER, seed, NEGATIVES_PER_LIKE)
+    if training.viewed.any():
+        older = older.where(older.viewed)
+    return Gathered(
+        network=network,
+        text=text,
+        embeddings=embeddings,
+        split=split,
+        half_way=half_way,
+        older=older,
+        liked=liked,
+        liked_until=clock if as_of_time else cutoff,
+        at_history_end=first,
+        at_holdout=second,
+        now=now,
+        training=training,
+        holdout=labelled_between(store, second, cutoff, rows, seed),
+        latest=labelled_between(store, first, cutoff, rows, seed, NEGATIVES_PER_LIKE),
+        left_out=pulled.left_out,
+    )
+
+
+@contextmanager
+def gathered_now(
+    engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime
+) -> Iterator[Gathered]:
+    """Lend what `gather` counts from a store of its own, which is removed at the end."""
+    with pull(engine, settings, as_of_time or clock) as pulled:
+        yield gather(pulled, settings, engine, as_of_time, clock)
 
 
 def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,9 @@ from batch.arrays import Int32s
 from batch.features.encode import Encoder
 from batch.features.factors import Factors, taste_factors
 from batch.features.features import TextFeatures, build_tables
-from batch.features.tables import Feature, FeatureTables, Kind
+from batch.features.population import Population, population_of
+from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
+from batch.files import write_atomically
 from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
 from batch.learning.scored_users import USERS, encoded
 from batch.loading.examples import Examples
@@ -58,9 +59,19 @@ class Model:
     log_odds: tuple[float, float] | None
     seed: int
 
-    def tables(self, network: Network, history: History) -> FeatureTables:
-        """Build the features as of `history.cutoff`, encoded as in training."""
-        return build_tables(self.variant, network, history, self.users, self.posts, self.text)
+    def tables(
+        self, network: Network, history: History, population: Population | None = None
+    ) -> FeatureTables:
+        """Build the features as of `history.cutoff`, encoded as in training.
+
+        Parameters
+        ----------
+        population
+            Of the whole network, where `network` and `history` have some of its users only.
+        """
+        if population is None:
+            population = population_of(self.variant, network, history)
+        return build_tables(self.variant, network, history, population, self.users, self.posts, self.text)
 
     def factors(self, network: Network, history: History) -> Factors | None:
         """Return the factors as of `history.cutoff` in log-odds."""
@@ -75,9 +86,11 @@ class Model:
         if len(rows) == 0:
             return np.empty(0)
         tables, factors = self.tables(network, history), self.factors(network, history)
-        matrix = tables.rows(rows.users, rows.posts)
-        forest = self.booster.predict(matrix, raw_score=True, num_threads=threads)
-        scores = np.asarray(forest, np.float64)
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), ROWS_BATCH):
+            some = slice(start, start + ROWS_BATCH)
+            matrix = tables.rows(rows.users[some], rows.posts[some])
+            scores[some] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
         return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 
     @property
@@ -107,14 +120,8 @@ class Model:
             USERS: encoded(network.users.index.to_numpy(np.int64)),
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
-                unfinished = folder / f"{name}.unfinished"
-                with unfinished.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(folder / name)
+                write_atomically(folder / name, content)
         except OSError as error:
             reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
             raise ModelError(f"cannot save the model in {folder}: {reason}") from None

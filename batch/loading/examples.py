@@ -12,18 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import sqlalchemy as sa
 
 from batch.arrays import Float32s
 from batch.loading.history import History
-from batch.loading.load import Network
-from batch.loading.places import places_of
-from batch.loading.stream import stream
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
+from batch.loading.interaction_store import InteractionStore
 
 LOOK_BACK = timedelta(days=1)
 """A like this long after the cutoff still finds a view before it."""
@@ -36,28 +33,23 @@ MOST_NEGATIVES_PER_LIKE = 20
 MOSTLY = 0.9
 """Of so many posts the views must not fall short of the likes, or they do not tell how often one is shown."""
 
-HASH_STEPS = 2**20
-
-COUNT = sa.text(f"""
-    SELECT count(*) FROM {SCHEMA}.{INTERACTIONS} WHERE happened_at > :since AND happened_at <= :until
-""")
-LABELLED = f"""
-    SELECT user_id, post_id, action = '{VIEW_ACTION}' AS viewed,
-           action = '{LIKE_ACTION}' OR next IS NOT DISTINCT FROM '{LIKE_ACTION}' AS liked
+COUNT = "SELECT count(*) FROM interactions WHERE happened_at > $since AND happened_at <= $until"
+LABELLED = """
+    SELECT user_row, post_row, action = 'view' AS viewed,
+           action = 'like' OR coalesce(next = 'like', false) AS liked
     FROM (
-        SELECT user_id, post_id, action, happened_at,
+        SELECT user_row, post_row, action, happened_at,
                lead(action) OVER steps AS next, lag(action) OVER steps AS previous
         FROM (
-            SELECT DISTINCT user_id, post_id, action, happened_at FROM {SCHEMA}.{INTERACTIONS}
-            WHERE happened_at > %(look_back)s AND happened_at <= %(until)s
-              AND action IN ('{VIEW_ACTION}', '{LIKE_ACTION}') AND user_id IS NOT NULL AND post_id IS NOT NULL
-              AND hashint8extended(user_id, %(seed)s) & {HASH_STEPS - 1} < %(steps)s
+            SELECT DISTINCT user_row, post_row, action, happened_at FROM interactions
+            WHERE happened_at > $look_back AND happened_at <= $until {sampled}
         ) seen
-        WINDOW steps AS (PARTITION BY user_id, post_id ORDER BY happened_at, action = '{LIKE_ACTION}')
+        WINDOW steps AS (PARTITION BY user_row, post_row ORDER BY happened_at, action = 'like')
     ) labelled
-    WHERE happened_at > %(since)s AND (action = '{VIEW_ACTION}' OR previous IS DISTINCT FROM '{VIEW_ACTION}')
-    ORDER BY user_id, post_id, happened_at, action
+    WHERE happened_at > $since AND (action = 'view' OR coalesce(previous <> 'view', true))
+    ORDER BY user_row, post_row, happened_at
 """
+SAMPLED = "AND user_row IN (SELECT unnest($users))"
 
 Places = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -121,8 +113,7 @@ class Examples:
 
 
 def labelled_between(
-    connection: sa.Connection,
-    network: Network,
+    store: InteractionStore,
     before: History,
     until: datetime,
     most_rows: int,
@@ -133,18 +124,24 @@ def labelled_between(
 
     At most `negatives_per_like` are sampled; fewer than the like rate asks for weigh the more.
     Where there would be more than `most_rows`, whole users are left out, so
-    that those who stay keep all their rows: first in Postgres, by a hash of
-    their id, then once sampled negatives have been added.
+    that those who stay keep all their rows: first users drawn at random, then
+    as many as sampled negatives make too many.
     """
     since = before.cutoff
-    expected = int(connection.scalar(COUNT, {"since": since, "until": until}) or 0)
-    steps = HASH_STEPS if expected <= most_rows else int(HASH_STEPS * most_rows / expected)
-    when = {"since": since, "until": until, "look_back": since - LOOK_BACK, "steps": steps, "seed": seed}
-    rows = pd.concat(stream(connection, LABELLED, when), ignore_index=True)
-    user, post = places_of(network.users, rows["user_id"]), places_of(network.posts, rows["post_id"])
-    known = (user >= 0) & (post >= 0)
-    liked, viewed = ((rows[name] == "t").to_numpy() for name in ("liked", "viewed"))
-    labels = Examples(user, post, liked, viewed, np.ones(user.size, np.float32)).where(known)
+    when: dict[str, Any] = {"since": since, "until": until}
+    share = most_rows / max(store.scalar(COUNT, when), 1)
+    when |= {"look_back": since - LOOK_BACK}
+    if share < 1:
+        drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
+        when |= {"users": np.flatnonzero(drawn).tolist()}
+    rows = store.arrays(LABELLED.format(sampled=SAMPLED if share < 1 else ""), when)
+    labels = Examples(
+        rows["user_row"].astype(np.int64),
+        rows["post_row"].astype(np.int64),
+        rows["liked"],
+        rows["viewed"],
+        np.ones(rows["liked"].size, np.float32),
+    )
     examples = with_negatives(labels, before, negatives_per_like, seed)
     return thinned(examples, most_rows, seed)
 
@@ -160,29 +157,41 @@ def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
     return examples.where(kept[examples.users])
 
 
-def with_negatives(examples: Examples, before: History, most_per_like: float, seed: int) -> Examples:
+def like_rate(viewed: Flags, liked: Flags) -> float:
+    """Return the share of the viewed rows that are liked; `LIKE_RATE_WITHOUT_VIEWS` if none is."""
+    positive = np.count_nonzero(viewed & liked)
+    return positive / np.count_nonzero(viewed) if positive else LIKE_RATE_WITHOUT_VIEWS
+
+
+def with_negatives(
+    examples: Examples, before: History, most_per_like: float, seed: int, rate: float | None = None
+) -> Examples:
     """Add sampled negatives for the likes without a view, to the like rate of the views.
 
     Likes alone tell how often a post is shown and liked; negatives drawn as
     often as posts are shown leave how much it is liked. A post that the user
     liked before, or that stands among their examples, is never drawn.
+
+    Parameters
+    ----------
+    rate
+        Like rate to draw to; None takes that of the examples' own views.
     """
     alone = examples.where(~examples.viewed)
     if len(alone) == 0:
         return examples
-    seen = examples.where(examples.viewed)
-    like_rate = float(seen.liked.mean()) if seen.liked.any() else LIKE_RATE_WITHOUT_VIEWS
-    per_like = min((1 - like_rate) / like_rate, MOST_NEGATIVES_PER_LIKE)
+    if rate is None:
+        rate = like_rate(examples.viewed, examples.liked)
+    per_like = min((1 - rate) / rate, MOST_NEGATIVES_PER_LIKE)
+    if per_like == 0:
+        return examples
     drawn_per_like = min(per_like, most_per_like)
     random = np.random.default_rng(seed)
     users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
     posts = len(before.post_counts)
     drawn = random.choice(posts, size=users.size, p=_shown(before))
-    known = [
-        examples.users * posts + examples.posts,
-        before.likes.users.astype(np.int64) * posts + before.likes.posts,
-    ]
-    fresh = ~np.isin(users * posts + drawn, np.concatenate(known))
+    among_examples = np.isin(users * posts + drawn, examples.users * posts + examples.posts)
+    fresh = ~(among_examples | before.likes.contain(users, drawn, posts))
     count = int(fresh.sum())
     no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
     return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])

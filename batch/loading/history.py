@@ -1,62 +1,66 @@
-"""What is known of users and posts as of a cutoff: counts, made by Postgres, and likes.
+"""What was known of users and posts as of a cutoff: counts, likes and impressions, asked of the store.
 
-Every query here ends at the cutoff; that is what keeps the future out of the
+Every count here ends at its cutoff; that is what keeps the future out of the
 features. There is one exception, which takes the future *out* of a number: a
 network's own counter stands at what it is now, so the likes and views logged
 since the cutoff are subtracted from it.
+
+Cutoffs are known before anything is counted. They cut time into periods, the
+interactions are counted once by period, and the counts as of a cutoff are the
+sums over the periods up to it. Users are counted range by range, so that memory
+does not grow with the number of interactions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import sqlalchemy as sa
 
-from batch.arrays import Float32s
+from batch.arrays import Float32s, Int32s
 from batch.loading.groupings import Groupings
+from batch.loading.impressions import Impressions
+from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
 from batch.loading.load import Network
-from batch.loading.pairs import Shown, pairs_until
-from batch.loading.places import places_of
-from batch.loading.stream import stream
 from contract import columns
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
 
 RECENT = timedelta(days=7)
 
-KNOWN = f"action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')"
-BY_USER_AND_CELL = f"""
-    SELECT i.user_id, p.cell, p.post_id IS NULL AS unknown_post,
-           count(*) FILTER (WHERE i.action = '{VIEW_ACTION}') AS views,
-           count(*) FILTER (WHERE i.action = '{LIKE_ACTION}') AS likes,
-           count(*) FILTER (WHERE i.{KNOWN} AND i.happened_at > %(recent)s) AS recent,
-           extract(epoch FROM %(cutoff)s - max(i.happened_at) FILTER (WHERE i.{KNOWN})) / 86400 AS days_since,
-           count(*) FILTER (WHERE i.{KNOWN} IS NOT TRUE) AS unknown_action
-    FROM {SCHEMA}.{INTERACTIONS} i
-    LEFT JOIN unnest(%(posts)s::bigint[], %(cells)s::int[]) AS p (post_id, cell) ON p.post_id = i.post_id
-    WHERE i.happened_at <= %(cutoff)s
-    GROUP BY 1, 2, 3 ORDER BY 1, 3, 2
+DAY_MICROSECONDS = 86_400 * 1_000_000
+
+OF_USERS = "user_row >= $start AND user_row < $stop"
+
+USER_COUNTS = f"""
+    SELECT user_row, {{period}} AS period, count(*) FILTER (action = 'view') AS views,
+           count(*) FILTER (action = 'like') AS likes, epoch_us(max(happened_at)) AS latest
+    FROM interactions WHERE {OF_USERS} AND happened_at <= $until GROUP BY ALL
 """
-BY_POST = f"""
-    SELECT post_id,
-           count(*) FILTER (WHERE action = '{VIEW_ACTION}' AND happened_at <= %(cutoff)s) AS views,
-           count(*) FILTER (WHERE action = '{LIKE_ACTION}' AND happened_at <= %(cutoff)s) AS likes,
-           count(*) FILTER (WHERE action = '{LIKE_ACTION}' AND happened_at <= %(cutoff)s
-                            AND happened_at > %(recent)s) AS recent_likes,
-           count(*) FILTER (WHERE action = '{VIEW_ACTION}' AND happened_at > %(cutoff)s) AS later_views,
-           count(*) FILTER (WHERE action = '{LIKE_ACTION}' AND happened_at > %(cutoff)s) AS later_likes
-    FROM {SCHEMA}.{INTERACTIONS}
-    WHERE post_id IS NOT NULL AND user_id IN (SELECT user_id FROM {SCHEMA}.{USERS})
-    GROUP BY 1 ORDER BY 1
+GROUP_ROWS = f"""
+    SELECT user_row, post_row, action = 'like' AS liked, {{period}} AS period
+    FROM interactions WHERE {OF_USERS} AND happened_at <= $until
 """
-LIKED = f"""
-    SELECT DISTINCT user_id, post_id FROM {SCHEMA}.{INTERACTIONS}
-    WHERE action = '{LIKE_ACTION}' AND happened_at <= %(cutoff)s
-      AND user_id IS NOT NULL AND post_id IS NOT NULL
+FIRST_LIKES = f"""
+    SELECT user_row, post_row, min({{period}})::UTINYINT AS period
+    FROM interactions WHERE {OF_USERS} AND action = 'like' AND happened_at <= $until
+    GROUP BY ALL ORDER BY ALL
+"""
+POST_COUNTS = """
+    SELECT post_id, period, views, likes FROM posts JOIN (
+        SELECT post_row, {period} AS period, count(*) FILTER (action = 'view') AS views,
+               count(*) FILTER (action = 'like') AS likes
+        FROM interactions WHERE {where} GROUP BY ALL
+    ) USING (post_row)
+"""
+IMPRESSIONS = f"""
+    SELECT user_row, post_row, count(*) FILTER (action = 'view') AS views,
+           count(*) FILTER (action = 'like') AS likes
+    FROM interactions WHERE {OF_USERS} AND happened_at <= $until GROUP BY ALL ORDER BY user_row, post_row
 """
 
 
@@ -80,10 +84,8 @@ class History:
         For each grouping: (users, groups) float32 counts.
     likes
         Every like up to the cutoff.
-    shown
-        What users were shown and liked up to the cutoff, pair by pair; of very many pairs a share.
-    left_out
-        Interactions not used, by reason.
+    store, given_impressions
+        Where the impressions are read from, or the impressions.
     """
 
     cutoff: datetime
@@ -93,79 +95,263 @@ class History:
     views_of_group: dict[str, Float32s]
     likes_of_group: dict[str, Float32s]
     likes: Likes
-    shown: Shown
-    left_out: dict[str, int]
+    store: InteractionStore = field(repr=False)
+
+    given_impressions: Impressions | None = field(default=None, repr=False)
+
+    @property
+    def impressions(self) -> Impressions:
+        """What each user was shown and liked up to the cutoff; read from the store unless given."""
+        if self.given_impressions is not None:
+            return self.given_impressions
+        impressions = read_impressions(self.store, self.cutoff)
+        self.store.release()
+        return impressions
+
+    def with_impressions(self, impressions: Impressions) -> History:
+        """Return the same history with impressions in memory, those read or others."""
+        return replace(self, given_impressions=impressions)
 
 
-def as_of(connection: sa.Connection, network: Network, cutoff: datetime, groupings: Groupings) -> History:
-    """Collect what was known at the cutoff, aggregated in Postgres."""
-    when = {"cutoff": cutoff, "recent": cutoff - RECENT}
-    # A cell is a combination of groups that occurs: one pass over the interactions counts for all groupings.
-    cells, cell = np.unique(groupings.groups, axis=0, return_inverse=True)
-    parameters = when | {"posts": network.posts.index.tolist(), "cells": cell.tolist()}
-    counted = pd.concat(stream(connection, BY_USER_AND_CELL, parameters), ignore_index=True)
-    grouped, left_out = _known(counted, network)
-    by_group: dict[str, dict[str, Float32s]] = {"views": {}, "likes": {}}
-    for place, (name, size) in enumerate(zip(groupings.names, groupings.sizes, strict=True)):
-        at = (grouped["user"], cells[grouped["cell"].astype(np.int64), place])
-        for counts, tables in by_group.items():
-            tables[name] = np.zeros((len(network.users), size), dtype=np.float32)
-            np.add.at(tables[name], at, grouped[counts].to_numpy(np.float32))
-    likes, shown = pairs_until(
-        connection, network, cutoff, float(grouped[["views", "likes"]].to_numpy().sum())
+@dataclass(frozen=True)
+class FirstLikes:
+    """Who likes what, and by which of some times: pairs ascend by user, then post.
+
+    Attributes
+    ----------
+    users, posts
+        (pairs,) int32 rows.
+    periods
+        (pairs,) uint8 index of the first of the times at which the pair was liked.
+    times
+        Ascending.
+    user_count
+        Users of the network.
+    """
+
+    users: Int32s
+    posts: Int32s
+    periods: npt.NDArray[np.uint8]
+    times: list[datetime]
+    user_count: int
+
+    def until(self, time: datetime) -> Likes:
+        """Return the likes up to one of the times."""
+        known = self.periods <= self.times.index(time)
+        return Likes.from_sorted_pairs(self.users[known], self.posts[known], self.user_count)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Histories as of several cutoffs, and the likes up to each of them and up to `likes_until`."""
+
+    histories: list[History]
+    first_likes: FirstLikes
+
+
+def count_histories(
+    store: InteractionStore,
+    network: Network,
+    cutoffs: Sequence[datetime],
+    groupings: Groupings,
+    likes_until: datetime | None = None,
+    post_counts: PostCounts | None = None,
+) -> Counted:
+    """Collect what was known at each of the cutoffs, in one pass over the store.
+
+    Parameters
+    ----------
+    likes_until
+        One more time up to which `first_likes` tells the likes.
+    post_counts
+        Of all users, for a store that has some users only; None counts them in the store.
+    """
+    bounds = sorted({moment for cutoff in cutoffs for moment in (cutoff - RECENT, cutoff)})
+    users = _UserCounts(len(network.users), bounds)
+    groups = _GroupCounts(len(network.users), sorted(set(cutoffs)), groupings)
+    likes = _first_likes(store, sorted({*cutoffs, likes_until or cutoffs[0]}), len(network.users))
+    for start, stop in store.user_ranges():
+        users.add(store, {"start": start, "stop": stop})
+        groups.add(store, {"start": start, "stop": stop})
+    if post_counts is None:
+        post_counts = PostCounts(network.posts, bounds)
+        post_counts.add(store)
+    views_of_group, likes_of_group = groups.totals()
+    histories = []
+    for cutoff in cutoffs:
+        at = groups.cutoffs.index(cutoff)
+        histories.append(
+            History(
+                cutoff=cutoff,
+                user_counts=users.as_of(cutoff),
+                post_counts=post_counts.as_of(cutoff),
+                groupings=groupings,
+                views_of_group={name: counts[at] for name, counts in views_of_group.items()},
+                likes_of_group={name: counts[at] for name, counts in likes_of_group.items()},
+                likes=likes.until(cutoff),
+                store=store,
+            )
+        )
+    return Counted(histories, likes)
+
+
+def _first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
+    """Find the first like of each pair, up to the last of the times."""
+    query, parts = FIRST_LIKES.format(period=period_of(times)), []
+    for start, stop in store.user_ranges():
+        parts.append(store.arrays(query, {"start": start, "stop": stop, "until": times[-1]}))
+    users, posts, periods = (
+        np.concatenate([part.pop(name) for part in parts]) for name in ("user_row", "post_row", "period")
     )
-    return History(
-        cutoff=cutoff,
-        user_counts=_user_counts(grouped, len(network.users)),
-        post_counts=_post_counts(connection, network.posts, when),
+    return FirstLikes(users, posts, periods, times, user_count)
+
+
+def count_history(
+    store: InteractionStore, network: Network, cutoff: datetime, groupings: Groupings
+) -> History:
+    """Collect what was known at one cutoff."""
+    return count_histories(store, network, [cutoff], groupings).histories[0]
+
+
+def regrouped(history: History, groupings: Groupings) -> History:
+    """Count views and likes of a history by other groups of posts."""
+    counts = _GroupCounts(len(history.user_counts), [history.cutoff], groupings)
+    for start, stop in history.store.user_ranges():
+        counts.add(history.store, {"start": start, "stop": stop})
+    views, likes = counts.totals()
+    return replace(
+        history,
         groupings=groupings,
-        views_of_group=by_group["views"],
-        likes_of_group=by_group["likes"],
-        likes=likes,
-        shown=shown,
-        left_out=left_out,
+        views_of_group={name: of_group[0] for name, of_group in views.items()},
+        likes_of_group={name: of_group[0] for name, of_group in likes.items()},
     )
 
 
-def _known(grouped: pd.DataFrame, network: Network) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Keep the rows of known users and posts, with the user's place; count the interactions of the rest."""
-    grouped["user"] = places_of(network.users, grouped["user_id"])
-    unknown_user = grouped["user"] < 0
-    unknown_post = ~unknown_user & (grouped["unknown_post"] == "t")
-    actions = grouped[["views", "likes", "unknown_action"]].sum(axis=1)
-    left_out = {
-        "of_unknown_users": int(actions[unknown_user].sum()),
-        "of_unknown_posts": int(actions[unknown_post].sum()),
-        "with_unknown_actions": int(grouped.loc[~unknown_user & ~unknown_post, "unknown_action"].sum()),
-    }
-    return grouped[~unknown_user & ~unknown_post], left_out
+def read_impressions(store: InteractionStore, until: datetime) -> Impressions:
+    """Read what each user was shown and liked up to a time."""
+    parts = []
+    for start, stop in store.user_ranges():
+        found = store.arrays(IMPRESSIONS, {"start": start, "stop": stop, "until": until})
+        parts.append(
+            Impressions.from_pairs(
+                found["user_row"] - start, found["post_row"], found["views"], found["likes"], stop - start
+            )
+        )
+    return Impressions.concatenate(parts)
 
 
-def _user_counts(grouped: pd.DataFrame, users: int) -> pd.DataFrame:
-    by_user = grouped.groupby("user")
-    counts = by_user[["views", "likes", "recent"]].sum()
-    counts["days_since"] = by_user["days_since"].min()
-    counts = counts.reindex(range(users))
-    return counts.fillna({"views": 0, "likes": 0, "recent": 0}).astype(np.float64)
+class _UserCounts:
+    """Each user's actions by period: the periods end at `bounds`, ascending."""
+
+    def __init__(self, users: int, bounds: Sequence[datetime]) -> None:
+        self._bounds = list(bounds)
+        shape = (len(bounds), users)
+        self._views, self._likes = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        self._latest = np.full(shape, np.iinfo(np.int64).min)
+
+    def add(self, store: InteractionStore, part: dict[str, int]) -> None:
+        """Count a range of users."""
+        query = USER_COUNTS.format(period=period_of(self._bounds))
+        found = store.arrays(query, part | {"until": self._bounds[-1]})
+        at = (found["period"], found["user_row"])
+        self._views[at], self._likes[at], self._latest[at] = found["views"], found["likes"], found["latest"]
+
+    def as_of(self, cutoff: datetime) -> pd.DataFrame:
+        """Return the counts as of a cutoff, see `History.user_counts`."""
+        periods = self._bounds.index(cutoff) + 1
+        before = self._bounds.index(cutoff - RECENT) + 1
+        views, likes = self._views[:periods].sum(axis=0), self._likes[:periods].sum(axis=0)
+        recent = (self._views[before:periods] + self._likes[before:periods]).sum(axis=0)
+        latest = self._latest[:periods].max(axis=0)
+        since = (_microseconds(cutoff) - latest.astype(np.float64)) / DAY_MICROSECONDS
+        days_since = np.where(views + likes > 0, since, np.nan)
+        counts = {"views": views, "likes": likes, "recent": recent, "days_since": days_since}
+        return pd.DataFrame(counts).astype(np.float64)
 
 
-def _post_counts(connection: sa.Connection, posts: pd.DataFrame, when: dict[str, datetime]) -> pd.DataFrame:
-    logged = pd.concat(stream(connection, BY_POST, when), ignore_index=True).set_index("post_id")
-    counts = logged.reindex(posts.index).fillna(0).astype(np.float64)
-    for name, counter in (("likes", columns.LIKE_COUNT), ("views", columns.VIEW_COUNT)):
-        then = (posts[counter] - counts[f"later_{name}"]).clip(lower=0)
-        counts[name] = then.where(posts[counter].notna(), counts[name])
-    return counts[["views", "likes", "recent_likes"]]
+class _GroupCounts:
+    """Each user's views and likes of each group of posts, under each grouping, as of each cutoff."""
+
+    def __init__(self, users: int, cutoffs: list[datetime], groupings: Groupings) -> None:
+        self.cutoffs = cutoffs
+        self._users, self._groupings = users, groupings
+        self._counts = {  # grouping -> (views or likes, cutoffs, users, groups)
+            name: np.zeros((2, len(cutoffs), users, size), np.float32)
+            for name, size in zip(groupings.names, groupings.sizes, strict=True)
+        }
+
+    def add(self, store: InteractionStore, part: dict[str, int]) -> None:
+        """Count a range of users."""
+        query = GROUP_ROWS.format(period=period_of(self.cutoffs))
+        found = store.arrays(query, part | {"until": self.cutoffs[-1]})
+        of_user = found["liked"].astype(np.int64) * len(self.cutoffs) + found["period"]
+        of_user = of_user * self._users + found["user_row"]
+        for name, counts in self._counts.items():
+            group = self._groupings.of_post(name)[found["post_row"]]
+            np.add.at(counts.reshape(-1), of_user * counts.shape[-1] + group, np.float32(1))
+
+    def totals(self) -> tuple[dict[str, Float32s], dict[str, Float32s]]:
+        """Return views and likes: grouping -> (cutoffs, users, groups)."""
+        for counts in self._counts.values():
+            for later in range(1, len(self.cutoffs)):
+                counts[:, later] += counts[:, later - 1]
+        return (
+            {name: counts[0] for name, counts in self._counts.items()},
+            {name: counts[1] for name, counts in self._counts.items()},
+        )
 
 
-def likes_until(connection: sa.Connection, network: Network, cutoff: datetime) -> Likes:
-    """Return every like up to the cutoff, of known users and posts."""
-    users: list[npt.NDArray[np.int32]] = []
-    posts: list[npt.NDArray[np.int32]] = []
-    for block in stream(connection, LIKED, {"cutoff": cutoff}):
-        user = places_of(network.users, block["user_id"])
-        post = places_of(network.posts, block["post_id"])
-        known = (user >= 0) & (post >= 0)
-        users.append(user[known].astype(np.int32))
-        posts.append(post[known].astype(np.int32))
-    return Likes.from_pairs(np.concatenate(users), np.concatenate(posts), len(network.users))
+class PostCounts:
+    """Each post's views and likes by period: the last period is what came after `bounds`.
+
+    Parameters
+    ----------
+    posts
+        `Network.posts`.
+    bounds
+        Where periods end, ascending: each cutoff, and `RECENT` before it.
+    """
+
+    def __init__(self, posts: pd.DataFrame, bounds: Sequence[datetime]) -> None:
+        self._posts, self._bounds = posts, list(bounds)
+        shape = (len(bounds) + 1, len(posts))
+        self._views, self._likes = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+
+    def add(
+        self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
+    ) -> None:
+        """Count the interactions of a store that a condition lets through, on posts that are counted here."""
+        query = POST_COUNTS.format(period=period_of(self._bounds), where=where)
+        found = store.arrays(query, parameters)
+        rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
+        known = rows >= 0
+        at = (found["period"][known], rows[known])
+        self._views[at] += found["views"][known]
+        self._likes[at] += found["likes"][known]
+
+    def as_of(self, cutoff: datetime) -> pd.DataFrame:
+        """Return the counts as of a cutoff, see `History.post_counts`."""
+        periods = self._bounds.index(cutoff) + 1
+        before = self._bounds.index(cutoff - RECENT) + 1
+        found = {"recent_likes": self._likes[before:periods].sum(axis=0).astype(np.float64)}
+        for name, counter, counts in (
+            ("views", columns.VIEW_COUNT, self._views),
+            ("likes", columns.LIKE_COUNT, self._likes),
+        ):
+            own, later = self._posts[counter].to_numpy(np.float64), counts[periods:].sum(axis=0)
+            logged = counts[:periods].sum(axis=0).astype(np.float64)
+            found[name] = np.where(np.isnan(own), logged, np.maximum(own - later, 0))
+        return pd.DataFrame(found, index=self._posts.index)[["views", "likes", "recent_likes"]]
+
+
+def period_of(bounds: Sequence[datetime]) -> str:
+    """Return SQL for the period of `happened_at`: 0 up to the first bound, and so on; bounds ascend."""
+    times = (bound.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") for bound in bounds)
+    cases = " ".join(
+        f"WHEN happened_at <= TIMESTAMP '{time}' THEN {place}" for place, time in enumerate(times)
+    )
+    return f"CASE {cases} ELSE {len(bounds)} END"
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from batch.arrays import Int32s, Int64s
 
+Flags = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class Likes:
@@ -27,14 +29,19 @@ class Likes:
 
     @classmethod
     def from_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
-        """Build from (user, post) places in any order; pairs that stand twice count once."""
+        """Build from (user, post) rows in any order; pairs that stand twice count once."""
         order = np.lexsort((posts, users))
         users, posts = users[order], posts[order]
         first = np.ones(users.size, dtype=bool)
         first[1:] = (users[1:] != users[:-1]) | (posts[1:] != posts[:-1])
-        counts = np.bincount(users[first], minlength=user_count)
+        return cls.from_sorted_pairs(users[first], posts[first], user_count)
+
+    @classmethod
+    def from_sorted_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
+        """Build from distinct (user, post) rows that ascend by user, then post."""
+        counts = np.bincount(users, minlength=user_count)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(starts, np.ascontiguousarray(posts[first], dtype=np.int32))
+        return cls(starts, np.ascontiguousarray(posts, dtype=np.int32))
 
     def of(self, user: int) -> Int32s:
         """Return the places of the posts that one user likes."""
@@ -46,10 +53,23 @@ class Likes:
         return Likes(self.starts[start : stop + 1] - low, self.posts[low:high])
 
     def of_places(self, users: npt.NDArray[np.intp]) -> Likes:
-        """Return the likes of some users, in the order of their places given."""
-        posts = [self.of(user) for user in users]
-        starts = np.cumsum([0, *(liked.size for liked in posts)], dtype=np.int64)
-        return Likes(starts, np.concatenate([*posts, self.posts[:0]]))
+        """Return the likes of some users, in the order of their rows given."""
+        counts = np.diff(self.starts)[users]
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        liked = np.repeat(self.starts[users] - starts[:-1], counts) + np.arange(starts[-1])
+        return Likes(starts, self.posts[liked])
+
+    def contain(self, users: npt.NDArray[np.int64], posts: npt.NDArray[np.int64], post_count: int) -> Flags:
+        """Return (pairs,) whether each user likes each post."""
+        distinct, rows = np.unique(users, return_inverse=True)
+        theirs = self.of_places(distinct)
+        known = theirs.users.astype(np.int64) * post_count + theirs.posts  # ascending
+        wanted = rows * post_count + posts
+        at = np.searchsorted(known, wanted)
+        found: Flags = np.zeros(wanted.size, dtype=bool)
+        inside = at < known.size
+        found[inside] = known[at[inside]] == wanted[inside]
+        return found
 
     @property
     def users(self) -> Int32s:

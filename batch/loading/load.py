@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
-from batch.loading.people import attribute_values
+from batch.loading.people import Cohorts
 from batch.loading.views import TIMES, check_views
 from contract import columns
 from contract.errors import SourceError
@@ -44,9 +43,9 @@ class Network:
     posts: pd.DataFrame
 
     @cached_property
-    def people(self) -> Int64s:
-        """(users, attributes) number of each user's value of each attribute, see batch/loading/people.py."""
-        return attribute_values(self.users)
+    def cohorts(self) -> Cohorts:
+        """How the values of the users' attributes are numbered."""
+        return Cohorts.fit(self.users)
 
 
 def load_network(connection: sa.Connection, until: datetime) -> Network:
@@ -76,7 +75,7 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
     query = sa.select(rows_of).order_by(rows_of.c[key])
     try:
-        result = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
+        result = connection.execute(query, execution_options={"yield_per": ROWS_AT_A_TIME})
         blocks = [
             _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
             for rows in result.partitions(ROWS_AT_A_TIME)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from typing import Any
 
 import psycopg2
 import sqlalchemy as sa
 from psycopg2 import errorcodes
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from psycopg2.extensions import make_dsn
+from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 
 from contract import columns
 from contract.errors import SettingsError, SourceError
@@ -39,12 +40,35 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
         url = sa.make_url(settings.database_url).set(drivername="postgresql+psycopg2")
     except (ArgumentError, ValueError):
         raise SettingsError("DATABASE_URL cannot be read; its parts must be percent-encoded") from None
-    arguments = {
+    arguments = _connect_arguments(application)
+    return sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
+
+
+def _connect_arguments(application: str) -> dict[str, Any]:
+    return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": application,
         "options": "-c timezone=UTC",
     }
-    return sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
+
+
+def connection_string(connection: sa.Connection) -> str:
+    """Return what another driver of libpq needs to connect to the server of an open connection.
+
+    All options of DATABASE_URL hold; of several hosts it names the one that
+    the open connection has found.
+    """
+    driver: Any = connection.connection.driver_connection
+    arguments = dict(connection.dialect.create_connect_args(connection.engine.url)[1])
+    application = driver.get_parameter_status("application_name")
+    there = {"host": driver.info.host, "port": driver.info.port}
+    for name in there:  # those of several hosts
+        arguments.pop(name, None)
+    chosen = {name: value for name, value in there.items() if value}
+    arguments |= _connect_arguments(application) | chosen
+    if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
+        del arguments["hostaddr"]
+    return str(make_dsn(**arguments))
 
 
 @contextmanager
@@ -79,15 +103,29 @@ def explained(settings: Settings) -> Iterator[None]:
         raise _explained(settings, error.orig) from None
     except psycopg2.Error as error:
         raise _explained(settings, error) from None
+    except PendingRollbackError:  # the transaction went on after an error that was set aside
+        raise source_error(settings, None, "the connection was lost") from None
 
 
 def _explained(settings: Settings, error: BaseException | None) -> SourceError:
     code = error.pgcode if isinstance(error, psycopg2.Error) else None
     told = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    reason = redact(" ".join((told or str(error)).split()), settings.secrets())
+    return source_error(settings, code, told or str(error))
+
+
+def source_error(settings: Settings, code: str | None, message: str) -> SourceError:
+    """Return an error of Postgres in one line that shows no secret.
+
+    Parameters
+    ----------
+    code
+        SQLSTATE; None for a connection that fails.
+    """
+    reason = redact(" ".join(message.split()), settings.secrets())
     advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
     url = sa.make_url(settings.database_url)
-    place = f"Postgres at {url.host or url.query.get('host') or 'localhost'}"
+    hosts = url.host or url.query.get("host") or "localhost"
+    place = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
     return SourceError(f"{place}: {reason}; {advice}")
 
 
@@ -105,13 +143,3 @@ def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
             yield connection
-
-
-def latest_interaction(connection: sa.Connection, until: datetime) -> datetime | None:
-    """Return when the last interaction not later than `until` happened."""
-    query = sa.text(f"""
-        SELECT max({columns.HAPPENED_AT}) FROM {columns.SCHEMA}.{columns.INTERACTIONS}
-        WHERE {columns.HAPPENED_AT} <= :until
-    """)
-    found: datetime | None = connection.scalar(query, {"until": until})
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found

@@ -20,10 +20,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import sqlalchemy as sa
 
-from batch.loading.stream import stream
-from contract.columns import HAPPENED_AT, INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, USERS, VIEW_ACTION
+from batch.loading.interaction_store import InteractionStore
+from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA
 from contract.errors import SourceError
 
 log = logging.getLogger("batch")
@@ -31,20 +30,11 @@ log = logging.getLogger("batch")
 MINUTE = timedelta(minutes=1)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 
-PER_MINUTE = f"""
-    SELECT extract(epoch FROM NULLIF(date_trunc('minute', {HAPPENED_AT}), '-infinity'))::bigint AS minute,
-           count(*) FILTER (WHERE action = '{VIEW_ACTION}') AS views,
-           count(*) FILTER (WHERE action = '{LIKE_ACTION}') AS likes
-    FROM {SCHEMA}.{INTERACTIONS}
-    WHERE {HAPPENED_AT} <= %(cutoff)s AND user_id IN (SELECT user_id FROM {SCHEMA}.{USERS})
-      AND post_id IN (SELECT post_id FROM {SCHEMA}.{POSTS})
-    GROUP BY 1 ORDER BY 1
+PER_MINUTE = """
+    SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
+           count(*) FILTER (action = 'view') AS views, count(*) FILTER (action = 'like') AS likes
+    FROM interactions WHERE happened_at <= $cutoff GROUP BY 1 ORDER BY 1
 """
-OUT_OF_TIME = sa.text(f"""
-    SELECT count(*) FILTER (WHERE {HAPPENED_AT} > :clock) AS in_the_future,
-           count(*) FILTER (WHERE {HAPPENED_AT} IS NULL) AS without_a_time
-    FROM {SCHEMA}.{INTERACTIONS}
-""")
 
 
 @dataclass(frozen=True)
@@ -62,14 +52,8 @@ class Split:
     by_hour: tuple[tuple[int, int], ...]
 
 
-def out_of_time(connection: sa.Connection, clock: datetime) -> dict[str, int]:
-    """Count the interactions that no cutoff lets in: later than the clock, or without a time."""
-    row = connection.execute(OUT_OF_TIME, {"clock": clock}).one()
-    return {name: int(count) for name, count in row._mapping.items()}
-
-
 def split_by_time(
-    connection: sa.Connection, cutoff: datetime, history_fraction: float, holdout_fraction: float
+    store: InteractionStore, cutoff: datetime, history_fraction: float, holdout_fraction: float
 ) -> Split:
     """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
 
@@ -78,7 +62,7 @@ def split_by_time(
     SourceError
         There are no likes, all lie in so few minutes that time cannot be cut, or some lie before the year 1.
     """
-    per_minute = pd.concat(stream(connection, PER_MINUTE, {"cutoff": cutoff}), ignore_index=True)
+    per_minute = pd.DataFrame(store.arrays(PER_MINUTE, {"cutoff": cutoff}))
     relation = f"{SCHEMA}.{INTERACTIONS}"
     if not (per_minute["minute"] >= YEAR_ONE).all():
         raise SourceError(

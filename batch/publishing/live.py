@@ -11,13 +11,15 @@ from typing import Any
 
 import redis
 import sqlalchemy as sa
+from redis.client import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
+from batch.loading.work_folder import store_folder
 from batch.publishing import store
 from batch.runs import ledger
 from batch.runs.ledger import Run, State
 from contract.codec import decode_object, encode_object
-from contract.errors import OvernightError
+from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -82,7 +84,8 @@ def abandon(
             store.remove_run(client, keys, run.run_id)
     except OvernightError as error:
         log.warning("keys of %s stay until the next run: %s", run.run_id, error)
-    shutil.rmtree(Path(settings.model_dir) / run.run_id, ignore_errors=True)
+    for folder in (Path(settings.model_dir), store_folder(settings)):
+        shutil.rmtree(folder / run.run_id, ignore_errors=True)
     try:
         with engine.begin() as connection:
             ledger.move(connection, run.run_id, State.FAILED, datetime.now(UTC), who, reason)
@@ -113,3 +116,24 @@ def read_manifest(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, Any
         return decode_object(value) if value else {}
     except ValueError:
         return {}
+
+
+def amend_manifest(client: redis.Redis, keys: Keys, run_id: str, fields: dict[str, Any]) -> None:
+    """Put fields into a run's manifest in Redis, whatever a night changes in it at the same time.
+
+    Raises
+    ------
+    StoreError
+        The run was removed meanwhile, which the lock should have prevented; what was written is removed.
+    """
+    name = keys.manifest(run_id)
+
+    def change(pipe: Pipeline) -> None:
+        value = pipe.get(name)
+        pipe.multi()
+        if value is not None:
+            pipe.set(name, encode_object(decode_object(str(value)) | fields))
+
+    if not client.transaction(change, name):
+        store.remove_run(client, keys, run_id)
+        raise StoreError(f"{run_id} was removed while it was refreshed; the next refresh takes what is live")

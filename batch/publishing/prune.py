@@ -18,6 +18,7 @@ from pathlib import Path
 import redis
 import sqlalchemy as sa
 
+from batch.loading.work_folder import remove_abandoned, store_folder
 from batch.publishing import live, store
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
@@ -106,7 +107,8 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     if dry_run:
         return with_keys
     removed = _remove_keys(client, keys, with_keys)
-    _remove_models(Path(settings.model_dir), set(going))
+    _remove_folders(Path(settings.model_dir), "models", set(going))
+    _remove_folders(store_folder(settings), "interactions", set(going))
     return removed
 
 
@@ -160,14 +162,18 @@ def _serving(client: redis.Redis, keys: Keys) -> dict[str, str]:
     return {variant: str(run_id) for variant, run_id in found.items() if run_id}
 
 
-def _remove_models(folder: Path, done: set[str]) -> None:
-    """Remove models of runs not kept; an unusable folder is told before a night's work, not after."""
+def _remove_folders(folder: Path, kept: str, done: set[str]) -> None:
+    """Remove what runs not kept have on disk, and what killed processes left.
+
+    An unusable folder is told before a night's work, not after.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        models = list(folder.iterdir())
+        of_runs = list(folder.iterdir())
     except OSError as error:
-        reason = f"{error.strerror}; set OVERNIGHT_MODEL_DIR to a folder that can be written"
-        raise ModelError(f"cannot keep models in {folder}: {reason}") from None
-    for model in models:
-        if model.name in done:
-            shutil.rmtree(model, ignore_errors=True)
+        advice = "set OVERNIGHT_MODEL_DIR and OVERNIGHT_STORE_DIR to folders that can be written"
+        raise ModelError(f"cannot keep {kept} in {folder}: {error.strerror}; {advice}") from None
+    for of_run in of_runs:
+        if of_run.name in done:
+            shutil.rmtree(of_run, ignore_errors=True)
+    remove_abandoned(folder)

@@ -1,15 +1,14 @@
 """Who is due for a refresh: users whose actions are not those that their list was made of, and new users.
 
-No point in time divides what a list knows from what it does not: actions are
-entered late, with equal times, or with times that are still to come. So each
-user's actions since shortly before the run's cutoff are summed up in a mark,
-and users are due whose mark differs from the one kept when they were last
-refreshed. A mark is kept only once the user's list is written.
+Timestamps cannot tell which actions a list already includes: actions are
+entered late, with equal times, or with times that are still to come. So the
+md5 fingerprint of each user's actions since shortly before the run's cutoff is
+stored, and users are due whose fingerprint has changed. It is stored by the
+night, as of its snapshot, and then whenever a user's new list is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from batch.arrays import Int64s
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USERS, VIEW_ACTION
+from contract.columns import SCHEMA
 
 LATE = timedelta(hours=1)
 """An action that the night did not see, as it was entered so long after it happened, is found all the same.
@@ -36,31 +35,6 @@ refreshed_users = sa.Table(
     sa.Column("refreshed_at", sa.DateTime(timezone=True)),
 )
 
-CHANGED = sa.text(f"""
-    SELECT coalesce(found.user_id, kept.user_id) AS user_id, found.actions
-    FROM (
-        SELECT user_id::bigint, md5(string_agg(
-            concat_ws(' ', post_id, action, happened_at), ',' ORDER BY happened_at, post_id, action
-        )) AS actions
-        FROM {SCHEMA}.{INTERACTIONS}
-        WHERE happened_at > :since AND happened_at <= :clock AND action IN ('{VIEW_ACTION}', '{LIKE_ACTION}')
-          AND user_id IS NOT NULL AND post_id IS NOT NULL
-        GROUP BY 1
-    ) found
-    FULL JOIN (SELECT user_id, actions FROM {SCHEMA}.{refreshed_users.name} WHERE run_id = :run_id) kept
-      USING (user_id)
-    WHERE found.actions IS DISTINCT FROM kept.actions
-""")
-OF_THE_NETWORK = sa.text(
-    f"SELECT user_id FROM {SCHEMA}.{USERS} WHERE user_id IN (SELECT unnest(CAST(:users AS bigint[])))"
-)
-NEW = sa.text(f"""
-    SELECT user_id FROM {SCHEMA}.{USERS} WHERE user_id IS NOT NULL
-    EXCEPT SELECT unnest(CAST(:known AS bigint[]))
-    EXCEPT
-    SELECT user_id FROM {SCHEMA}.{refreshed_users.name} WHERE run_id = :run_id AND refreshed_at IS NOT NULL
-""")
-
 
 @dataclass(frozen=True)
 class Due:
@@ -69,17 +43,20 @@ class Due:
     Attributes
     ----------
     marks
-        User -> sum of their actions now, None where they have none any more;
-        of users whose sum is not the one kept.
+        User -> fingerprint of their actions now, None where they have none any
+        more; of users whose fingerprint is not the one stored.
     users
         Those of them, and of the new users, who are to have a list, ascending.
     new
         How many users are new.
+    unknown
+        Those of `users` whom the night did not know, ascending.
     """
 
     marks: dict[int, str | None]
     users: list[int]
     new: int
+    unknown: list[int]
 
 
 def create(engine: sa.Engine) -> None:
@@ -88,32 +65,39 @@ def create(engine: sa.Engine) -> None:
 
 
 def find(
-    connection: sa.Connection, run_id: str, cutoff: datetime, clock: datetime, known: Int64s, scored: int
+    connection: sa.Connection, run_id: str, now: dict[int, str], user_ids: Int64s, known: Int64s, scored: int
 ) -> Due:
-    """Find who is due in a run, by what is known at the clock.
-
-    Actions with later times than the clock are due when their time has come.
+    """Find who is due in a run.
 
     Parameters
     ----------
-    cutoff
-        The night saw what happened up to then, as far as it was entered.
+    now
+        User -> fingerprint of the actions since `LATE` before the run's cutoff
+        and up to the clock. Actions with later times are due when their time has come.
+    user_ids
+        Users that the network has.
     known, scored
         Users that the night knew, and of how many of them, the first, it made
         lists. If not of all (--limit-users), nobody else is to have one.
     """
-    when = {"run_id": run_id, "since": cutoff - LATE, "clock": clock}
-    marks = {row.user_id: row.actions for row in connection.execute(CHANGED, when)}
-    acted = connection.scalars(OF_THE_NETWORK, {"users": _as_array(marks)}).all()
+    stored, refreshed = _stored(connection, run_id)
+    marks = {user: now.get(user) for user in now.keys() | stored.keys() if now.get(user) != stored.get(user)}
+    present = user_ids.tolist()
+    acted = marks.keys() & set(present)
     if scored < known.size:
-        return Due(marks, sorted({*acted}.intersection(known[:scored].tolist())), 0)
-    new = connection.scalars(NEW, {"known": _as_array(known.tolist()), "run_id": run_id}).all()
-    return Due(marks, sorted({*acted, *new}), len(new))
+        return Due(marks, sorted(acted.intersection(known[:scored].tolist())), 0, [])
+    unknown = set(present).difference(known.tolist())
+    new = unknown - refreshed
+    return Due(marks, sorted(acted | new), len(new), sorted(unknown & (acted | new)))
 
 
-def _as_array(user_ids: Iterable[int]) -> str:
-    """Write ids as Postgres writes an array: a hundred thousand of them are one word to the driver."""
-    return "{" + ",".join(map(str, user_ids)) + "}"
+def _stored(connection: sa.Connection, run_id: str) -> tuple[dict[int, str | None], set[int]]:
+    """Return the stored fingerprints of a run, and the users whose lists were written since the night."""
+    columns = refreshed_users.c
+    rows = connection.execute(
+        sa.select(columns.user_id, columns.actions, columns.refreshed_at).where(columns.run_id == run_id)
+    ).all()
+    return {row.user_id: row.actions for row in rows}, {row.user_id for row in rows if row.refreshed_at}
 
 
 def note(
@@ -124,25 +108,42 @@ def note(
     now: datetime,
     others: sa.Select[Any],
 ) -> None:
-    """Keep what was found, once it is written.
+    """Store what was found, once it is written.
 
     Parameters
     ----------
     written
         Users whose lists were written.
     others
-        Runs for which nothing needs to be kept any more; live again, they start anew.
+        Runs for which nothing needs to be stored any more; live again, they start anew.
     """
     connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(others)))
-    rows = [
-        {
-            "run_id": run_id,
-            "user_id": user_id,
-            "actions": found.marks.get(user_id),
-            "refreshed_at": now if user_id in written else None,
-        }
-        for user_id in sorted({*found.marks, *found.users})
-    ]
+    _store(
+        connection,
+        [
+            {
+                "run_id": run_id,
+                "user_id": user_id,
+                "actions": found.marks.get(user_id),
+                "refreshed_at": now if user_id in written else None,
+            }
+            for user_id in sorted({*found.marks, *found.users})
+        ],
+    )
+
+
+def note_night(connection: sa.Connection, run_id: str, marks: dict[int, str]) -> None:
+    """Store the fingerprints of the night's own snapshot, so that only users who act later are due."""
+    _store(
+        connection,
+        [
+            {"run_id": run_id, "user_id": user_id, "actions": mark, "refreshed_at": None}
+            for user_id, mark in sorted(marks.items())
+        ],
+    )
+
+
+def _store(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     if rows:
         entered = insert(refreshed_users)
         fresh = {name: entered.excluded[name] for name in ("actions", "refreshed_at")}

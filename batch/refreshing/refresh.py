@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,23 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 import sqlalchemy as sa
-from redis.client import Pipeline
 
 from batch.experiment.change import write_back
 from batch.experiment.drain import drain
 from batch.learning.scored_users import users_of_run
 from batch.loading import source
+from batch.loading.interaction_store import InteractionStore
+from batch.loading.since_night import Recent, fingerprints, read_older, read_recent
+from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
-from batch.publishing import store
+from batch.publishing import live, store
 from batch.refreshing import due
 from batch.refreshing.due import Due
 from batch.runs import ledger, lock
-from contract.codec import decode_object, encode_object
+from contract.codec import decode_object
 from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
 
 if TYPE_CHECKING:
+    from batch.loading.load import Network
     from batch.refreshing.rescore import Rescorer
 
 log = logging.getLogger("batch")
@@ -101,30 +104,49 @@ def _live(work: Refresh, variants: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield decode_object(value)
 
 
-def _due(work: Refresh, manifest: dict[str, Any], clock: datetime) -> Due:
-    cutoff = datetime.fromisoformat(manifest["cutoff"])
-    known = users_of_run(Path(work.settings.model_dir) / manifest["run_id"])
-    with source.snapshot(work.engine) as connection:
-        return due.find(connection, manifest["run_id"], cutoff, clock, known, manifest["users"])
-
-
 def _each(
     work: Refresh, manifests: list[dict[str, Any]], clock: datetime, held: lock.Lock
 ) -> list[dict[str, Any]]:
     """Refresh run by run; what is wrong with one is raised when the others are done."""
     failed: list[OvernightError] = []
-    found, done = [], []
-    # Before anything else is read: what is entered from now on is due next time, whether it is seen or not.
-    for manifest in manifests:
-        with _set_aside(work.settings, manifest, failed):
-            found.append((manifest, _due(work, manifest, clock)))
-    rescorer = _rescorer(work, clock, held) if any(who.users for _, who in found) else None
-    for manifest, who in found:
-        with _set_aside(work.settings, manifest, failed):
-            done.append(_refresh_run(work, manifest, who, rescorer))
+    found, done, stages = [], [], Stages(level=logging.DEBUG)  # mostly nobody is due
+    since = min(datetime.fromisoformat(manifest["cutoff"]) for manifest in manifests) - due.LATE
+    with ExitStack() as stack:
+        folder = stack.enter_context(work_folder(store_folder(work.settings)))
+        network = None
+        # What is entered after this snapshot is due next time.
+        with source.snapshot(work.engine) as connection:
+            with stages.stage("recent", "interactions") as stats:
+                recent = stack.enter_context(read_recent(connection, work.settings, since, clock, folder))
+                stats |= {"interactions": recent.store.interactions}
+            with stages.stage("due", "users") as stats:
+                for manifest in manifests:
+                    with _set_aside(work.settings, manifest, failed):
+                        who = _due(work, connection, recent, manifest)
+                        read = read_older(connection, work.settings, recent, who.unknown)
+                        found.append((manifest, who, stack.enter_context(read)))
+                stats |= {"users": sum(len(who.users) for _, who, _ in found)}
+            if any(who.users for _, who, _ in found):
+                from batch.loading.load import load_network  # loads pandas, and mostly nobody is due
+
+                with stages.stage("network", "users") as stats:
+                    network = load_network(connection, clock)
+                    stats |= {"users": len(network.users)}
+        rescorer = None if network is None else _rescorer(work, recent, network, held)
+        for manifest, who, older in found:
+            with _set_aside(work.settings, manifest, failed):
+                record = _refresh_run(work, manifest, who, older, rescorer)
+                done.append(record | {"stages": stages.rows + record["stages"]})
     if failed:
         raise failed[0]
     return done
+
+
+def _due(work: Refresh, connection: sa.Connection, recent: Recent, manifest: dict[str, Any]) -> Due:
+    cutoff = datetime.fromisoformat(manifest["cutoff"])
+    known = users_of_run(Path(work.settings.model_dir) / manifest["run_id"])
+    marks = fingerprints(recent.store, cutoff - due.LATE, recent.until)
+    return due.find(connection, manifest["run_id"], marks, recent.user_ids, known, manifest["users"])
 
 
 @contextmanager
@@ -138,19 +160,23 @@ def _set_aside(settings: Settings, manifest: dict[str, Any], failed: list[Overni
         failed.append(error)
 
 
-def _rescorer(work: Refresh, clock: datetime, held: lock.Lock) -> Rescorer:
+def _rescorer(work: Refresh, recent: Recent, network: Network, held: lock.Lock) -> Rescorer:
     from batch.refreshing.rescore import Rescorer  # takes seconds to load, and mostly nobody is due
 
-    return Rescorer(work.settings, work.engine, work.redis, clock, held)
+    return Rescorer(work.settings, work.redis, recent, network, held)
 
 
 def _refresh_run(
-    work: Refresh, manifest: dict[str, Any], who: Due, rescorer: Rescorer | None
+    work: Refresh,
+    manifest: dict[str, Any],
+    who: Due,
+    older: InteractionStore | None,
+    rescorer: Rescorer | None,
 ) -> dict[str, Any]:
     """Score and write who is due in one run, and only then note it; return the record."""
     run_id, stages, written, new_posts = manifest["run_id"], Stages(), set[int](), 0
     if rescorer is not None and who.users:
-        written, new_posts = rescorer.rewrite(manifest, who.users, stages)
+        written, new_posts = rescorer.rewrite(manifest, who, older, stages)
     now = datetime.now(UTC)
     with work.engine.begin() as connection:
         if who.marks or written:
@@ -158,8 +184,9 @@ def _refresh_run(
             due.note(connection, run_id, who, written, now, others)
         since = due.refreshed_so_far(connection, run_id)
         if written:
-            _restate(
-                work,
+            live.amend_manifest(
+                work.redis,
+                work.keys,
                 run_id,
                 {
                     "refreshed_at": now.isoformat(),
@@ -176,27 +203,6 @@ def _refresh_run(
         "refreshed_users": since,
         "stages": stages.rows,
     }
-
-
-def _restate(work: Refresh, run_id: str, fields: dict[str, Any]) -> None:
-    """Put fields into a run's manifest, whatever a night changes in it at the same time.
-
-    Raises
-    ------
-    StoreError
-        The run was removed meanwhile, which the lock should have prevented; what was written is removed.
-    """
-    name = work.keys.manifest(run_id)
-
-    def change(pipe: Pipeline) -> None:
-        value = pipe.get(name)
-        pipe.multi()
-        if value is not None:
-            pipe.set(name, encode_object(decode_object(str(value)) | fields))
-
-    if not work.redis.transaction(change, name):
-        store.remove_run(work.redis, work.keys, run_id)
-        raise StoreError(f"{run_id} was removed while it was refreshed; the next refresh takes what is live")
 
 
 @contextmanager

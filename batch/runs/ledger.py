@@ -272,6 +272,16 @@ def newest(engine: sa.Engine, count: int) -> list[sa.Row[Any]]:
         return list(connection.execute(sa.select(runs).order_by(runs.c.started_at.desc()).limit(count)))
 
 
+def amend_manifest(engine: sa.Engine, run_id: str, fields: dict[str, Any]) -> None:
+    """Put fields into the manifest that the ledger keeps of a run."""
+    with engine.begin() as connection:
+        query = sa.select(runs.c.manifest).where(runs.c.run_id == run_id).with_for_update()
+        manifest = connection.scalar(query)
+        if manifest is not None:
+            changed = sa.update(runs).where(runs.c.run_id == run_id).values(manifest=manifest | fields)
+            connection.execute(changed)
+
+
 def find(engine: sa.Engine, run_id: str) -> tuple[sa.Row[Any], list[sa.Row[Any]]] | None:
     """Return a run and its changes, oldest first."""
     with engine.connect() as connection:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.learning.fit import PARAMETERS
-from batch.learning.gather import Gathered, gather
+from batch.learning.gather import Gathered, gathered_now
 from batch.learning.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
 from batch.progress import Stages
 from batch.tuning.judgement import Judgement, beside, compare, judge
@@ -75,10 +76,11 @@ def tune(
     """
     now, stages, kept = datetime.now(UTC), Stages(), parameters_for(variant.name, settings)
     # One thread for linear algebra, as in the night: the same data must give the same study.
-    with threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"), ExitStack() as stack:
         with stages.stage("load", "interactions") as told:
-            gathered = gather(engine, settings, as_of, now)
-            earlier = gather(engine, settings, gathered.split.holdout_start, now)
+            gathered = stack.enter_context(gathered_now(engine, settings, as_of, now))
+            before_holdout = gathered_now(engine, settings, gathered.split.holdout_start, now)
+            earlier = stack.enter_context(before_holdout)
             told |= {"interactions": gathered.interactions}
         with stages.stage("judge_defaults", "examples") as told:
             default = judge(variant, earlier, settings, {})

@@ -1,0 +1,134 @@
+"""Reads a query's rows out of Postgres as Arrow batches: ADBC's driver, over binary COPY, in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, Full, Queue
+from typing import Any
+
+import adbc_driver_manager
+import pyarrow as pa
+import sqlalchemy as sa
+from adbc_driver_postgresql import dbapi
+from psycopg2 import errorcodes
+
+from batch.loading.source import connection_string, source_error
+from contract.settings import Settings
+
+BATCH_BYTES = 8 * 2**20
+"""Size of one batch."""
+
+BATCHES_AHEAD = 2
+"""Read before they are asked for."""
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 10
+
+PRIMARY_MESSAGE = "PG_DIAG_MESSAGE_PRIMARY"
+
+
+@contextmanager
+def read_batches(
+    connection: sa.Connection, settings: Settings, query: str
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Lend the batches of a query, which sees what the open transaction of `connection` sees.
+
+    The driver works in a thread of its own. So the caller can be stopped by a
+    signal at any time (the driver's calls would hold signals back), and works
+    on one batch while the next is read. Leaving the block cancels the query.
+
+    Parameters
+    ----------
+    connection
+        In a REPEATABLE READ transaction, which exports its snapshot.
+
+    Raises
+    ------
+    SourceError
+        Postgres refuses the query, or the connection is lost.
+    """
+    snapshot = connection.scalar(sa.text("SELECT pg_export_snapshot()"))
+    reader = _Reader(connection_string(connection), str(snapshot), query)
+    reader.start()
+    try:
+        yield reader.batches(settings)
+    finally:
+        reader.stop()
+
+
+class _Reader(threading.Thread):
+    """Puts batches into a queue, then None or the error that ended the query."""
+
+    def __init__(self, connection_string: str, snapshot: str, query: str) -> None:
+        super().__init__(name="read-batches", daemon=True)
+        self._arguments = (connection_string, snapshot, query)
+        self._queue: Queue[pa.RecordBatch | BaseException | None] = Queue(BATCHES_AHEAD)
+        self._stopped = threading.Event()
+        self._cursor: dbapi.Cursor | None = None  # only while a query may be cancelled
+        self._guard = threading.Lock()
+
+    def run(self) -> None:
+        try:
+            self._read(*self._arguments)
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            self._put(error)
+
+    def _read(self, connection_string: str, snapshot: str, query: str) -> None:
+        with (
+            dbapi.connect(connection_string, autocommit=True) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
+            self._cursor = cursor
+            try:
+                cursor.execute(query)
+                with cursor.fetch_record_batch() as batches:
+                    for batch in batches:
+                        if not self._put(batch):
+                            return
+            finally:
+                with self._guard:  # it is closed next, which must not meet a cancellation
+                    self._cursor = None
+
+    def _put(self, item: pa.RecordBatch | BaseException | None) -> bool:
+        """Wait for room in the queue; return False if nobody takes from it any more."""
+        while not self._stopped.is_set():
+            with suppress(Full):
+                self._queue.put(item, timeout=POLL_SECONDS)
+                return True
+        return False
+
+    def batches(self, settings: Settings) -> Iterator[pa.RecordBatch]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, adbc_driver_manager.Error):
+                raise source_error(settings, item.sqlstate, _primary_message(item)) from None
+            if isinstance(item, OSError):  # what pyarrow makes of an error while rows come
+                _, refused, message = str(item).partition("ERROR:")
+                code = errorcodes.INTERNAL_ERROR if refused else None
+                raise source_error(settings, code, message or str(item)) from None
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        self._stopped.set()
+        with self._guard, suppress(adbc_driver_manager.Error):
+            if self._cursor is not None:
+                self._cursor.adbc_cancel()
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+        self.join(STOP_SECONDS)
+
+
+def _primary_message(error: Any) -> str:
+    """Return Postgres's own message, without the query and the driver's words."""
+    for name, value in error.details or ():
+        if (name.decode() if isinstance(name, bytes) else name) == PRIMARY_MESSAGE:
+            return str(value.decode() if isinstance(value, bytes) else value)
+    return str(error)

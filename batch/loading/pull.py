@@ -1,0 +1,242 @@
+"""Copies users, posts and interactions out of Postgres, in one read-only snapshot.
+
+Interactions come through ADBC's Postgres driver (Arrow batches over binary
+COPY) and go into a DuckDB file, see interaction_store.py. On the way ids become
+rows, and what cannot be used is left out and counted; nothing else of the batch
+does either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import sqlalchemy as sa
+
+from batch.arrays import Int64s
+from batch.loading.arrow_reader import read_batches
+from batch.loading.interaction_store import (
+    FILE,
+    TABLES,
+    VERSION,
+    InteractionStore,
+    StoreOptions,
+    readable_errors,
+    to_time,
+)
+from batch.loading.interactions_query import interactions_since
+from batch.loading.load import Network, load_network
+from batch.loading.source import snapshot
+from batch.loading.work_folder import store_folder, work_folder
+from batch.progress import track
+from contract.columns import SCHEMA
+from contract.errors import InteractionStoreError
+from contract.settings import Settings
+
+CHUNK_ROWS = 2_000_000
+"""Inserted at a time: about 150 MB in memory."""
+
+MAP_CHUNK = """
+    CREATE OR REPLACE TEMP TABLE chunk AS
+    SELECT u.user_row, p.post_row, TRY_CAST(c.action AS action) AS action,
+           make_timestamp(epoch_us(c.happened_at)) AS happened_at
+    FROM pulled c LEFT JOIN users u USING (user_id) LEFT JOIN posts p USING (post_id)
+"""
+USABLE = "user_row IS NOT NULL AND post_row IS NOT NULL AND action IS NOT NULL AND happened_at IS NOT NULL"
+INSERT_CHUNK = f"""
+    INSERT INTO interactions SELECT * FROM chunk WHERE {USABLE} ORDER BY user_row, post_row, happened_at
+"""
+COUNT_CHUNK = """
+    SELECT count(*) FILTER (happened_at <= $until AND user_row IS NULL) AS of_unknown_users,
+           count(*) FILTER (happened_at <= $until AND user_row IS NOT NULL AND post_row IS NULL)
+               AS of_unknown_posts,
+           count(*) FILTER (happened_at <= $until AND user_row IS NOT NULL AND post_row IS NOT NULL
+                            AND action IS NULL) AS with_unknown_actions,
+           count(*) FILTER (happened_at > $until) AS in_the_future,
+           count(*) FILTER (happened_at IS NULL) AS without_a_time,
+           epoch_us(max(happened_at) FILTER (happened_at <= $until)) AS latest
+    FROM chunk
+"""
+REASONS = ("of_unknown_users", "of_unknown_posts", "with_unknown_actions", "in_the_future", "without_a_time")
+IDENTITY = sa.text("""
+    SELECT concat_ws('/', datname, d.oid, n.oid) FROM pg_database d, pg_namespace n
+    WHERE datname = current_database() AND nspname = :schema
+""")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What one pull read, all of it in one snapshot.
+
+    Attributes
+    ----------
+    latest
+        When the last interaction not later than `until` happened (UTC), be it
+        of an unknown user or post; None if there is none.
+    left_out
+        Interactions that are not in the store, and those later than `until`, by reason.
+    """
+
+    network: Network
+    store: InteractionStore
+    latest: datetime | None
+    left_out: dict[str, int]
+
+
+@contextmanager
+def pull(
+    engine: sa.Engine, settings: Settings, until: datetime, folder: Path | None = None
+) -> Iterator[Pulled]:
+    """Copy the source into a store, written aside and renamed when it is whole; lend it, open.
+
+    Parameters
+    ----------
+    until
+        Posts created later are not read. Interactions of all times are.
+    folder
+        Where store.duckdb stays, a folder of the run that it is recorded under;
+        None removes the store at the end.
+
+    Raises
+    ------
+    SourceError
+        Postgres or one of the three views cannot give what is needed.
+    InteractionStoreError
+        The disk is full, or the folder cannot be written.
+    """
+    with work_folder(folder or store_folder(settings)) as work:
+        path, options = work / FILE, StoreOptions.of(settings, work)
+        with snapshot(engine) as connection:
+            network = load_network(connection, until)
+            with readable_errors(path), _new_database(path, options) as database:
+                fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
+                query = interactions_since(connection, None)
+                latest, left_out = copy_interactions(connection, settings, database, until, query)
+                _record(database, connection, (folder or work).name)
+        if folder is not None:
+            path = _renamed(path, folder / FILE)
+        store = InteractionStore(path, options)
+        try:
+            yield Pulled(network, store, latest, left_out)
+        finally:
+            store.close()
+
+
+@contextmanager
+def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a new store to fill; it is whole on disk once the block has ended."""
+    with duckdb.connect(str(path), config=options.as_config()) as database:
+        database.execute(TABLES)
+        yield database
+
+
+def _renamed(unfinished: Path, path: Path) -> Path:
+    try:
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        return unfinished.replace(path)
+    except OSError as error:
+        reason = f"{error.strerror}; free space or set OVERNIGHT_STORE_DIR"
+        raise InteractionStoreError(f"cannot keep interactions in {path}: {reason}") from None
+
+
+def fill_ids(database: duckdb.DuckDBPyConnection, user_ids: Int64s, post_ids: Int64s) -> None:
+    """Write the ids of users and posts, ascending, and their rows."""
+    for table, ids in (("users", user_ids), ("posts", post_ids)):
+        database.register("ids", pa.table({"id_row": np.arange(ids.size, dtype=np.int32), "id": ids}))
+        database.execute(f"INSERT INTO {table} SELECT id_row, id FROM ids")
+        database.unregister("ids")
+
+
+def copy_interactions(
+    connection: sa.Connection,
+    settings: Settings,
+    database: duckdb.DuckDBPyConnection,
+    until: datetime,
+    query: str,
+) -> tuple[datetime | None, dict[str, int]]:
+    """Copy interactions from Postgres into a store's table.
+
+    Parameters
+    ----------
+    until
+        Where the counts end: later interactions are copied, and counted as `in_the_future`.
+    query
+        From interactions_query.py.
+
+    Returns
+    -------
+    When the last interaction up to `until` happened, None if none did; and
+    how many interactions are not used, by reason.
+    """
+    latest: int | None = None
+    left_out: dict[str, int] = {}
+    with read_batches(connection, settings, query) as batches:
+        chunks = ((sum(batch.num_rows for batch in chunk), chunk) for chunk in _chunks(batches))
+        for chunk in track(chunks, _expected_rows(connection, query), "read interactions", "interactions"):
+            *counts, last = _insert(database, chunk, until)
+            latest = max((time for time in (latest, last) if time is not None), default=None)
+            left_out = {
+                name: left_out.get(name, 0) + count for name, count in zip(REASONS, counts, strict=True)
+            }
+    found = None if latest is None else to_time(latest)
+    return found, left_out or dict.fromkeys(REASONS, 0)
+
+
+def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Group batches into chunks of about CHUNK_ROWS."""
+    chunk: list[pa.RecordBatch] = []
+    for batch in batches:
+        chunk.append(batch)
+        if sum(each.num_rows for each in chunk) >= CHUNK_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _insert(
+    database: duckdb.DuckDBPyConnection, chunk: list[pa.RecordBatch], until: datetime
+) -> tuple[Any, ...]:
+    """Insert what can be used; return the counts of the rest, and the chunk's latest time up to `until`."""
+    database.register("pulled", pa.Table.from_batches(chunk))
+    database.execute(MAP_CHUNK)
+    database.unregister("pulled")
+    database.execute(INSERT_CHUNK)
+    asked = {"until": until.astimezone(UTC).replace(tzinfo=None)}
+    (counts,) = database.execute(COUNT_CHUNK, asked).fetchall()
+    database.execute("DROP TABLE chunk")
+    return counts
+
+
+def _expected_rows(connection: sa.Connection, query: str) -> int:
+    """Return about how many rows a query has, as Postgres estimates; nothing is read for that."""
+    plan: Any = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar()
+    return max(int(plan[0]["Plan"]["Plan Rows"]), 1)
+
+
+def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pulled_as: str) -> None:
+    tables = ("users", "posts", "interactions")
+    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables]
+    about = dict(zip(tables, counts, strict=True)) | {
+        "version": VERSION,
+        "pulled_as": pulled_as,
+        "database": database_identity(connection),
+    }
+    database.executemany(
+        "INSERT INTO about VALUES (?, ?)", [(name, json.dumps(value)) for name, value in about.items()]
+    )
+
+
+def database_identity(connection: sa.Connection) -> str:
+    """Return what tells this database from others: its name, and the ids of database and schema."""
+    return str(connection.scalar(IDENTITY, {"schema": SCHEMA}))

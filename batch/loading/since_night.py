@@ -1,0 +1,202 @@
+"""Some users as of now: the night's store up to a time, and what Postgres has logged since.
+
+The night's store answers for what happened up to `since`, Postgres for what
+happened later: so what was entered late, changed or deleted since the night is
+seen as far back as `since`, and nothing else of Postgres is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from batch.arrays import Int64s
+from batch.loading.arrow_reader import read_batches
+from batch.loading.groupings import Groupings
+from batch.loading.history import RECENT, History, PostCounts, count_histories
+from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
+from batch.loading.interactions_query import interactions_of, interactions_since
+from batch.loading.load import Network
+from batch.loading.pull import copy_interactions, fill_ids
+from batch.loading.views import check_views
+from contract.columns import POST_ID, POSTS, SCHEMA, USER_ID, USERS
+from contract.settings import Settings
+
+FINGERPRINTS = """
+    SELECT u.user_id, md5(string_agg(
+               concat_ws(' ', p.post_id, i.action, epoch_us(i.happened_at)), ','
+               ORDER BY i.happened_at, p.post_id, i.action
+           )) AS fingerprint
+    FROM interactions i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    WHERE i.happened_at > $since AND i.happened_at <= $until
+    GROUP BY u.user_id
+"""
+ROWS_OF_USERS = """
+    SELECT u.user_id, p.post_id, i.action = 'like' AS liked, epoch_us(i.happened_at) AS happened_at
+    FROM interactions i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    WHERE u.user_id IN (SELECT unnest($users)) AND i.happened_at {side} $since
+"""
+FILL = """
+    INSERT INTO interactions
+    SELECT u.user_row, p.post_row, CASE WHEN r.liked THEN 'like' ELSE 'view' END,
+           make_timestamp(r.happened_at)
+    FROM rows r JOIN users u USING (user_id) JOIN posts p USING (post_id)
+"""
+UP_TO, AFTER = "<=", ">"
+
+
+@dataclass(frozen=True)
+class Recent:
+    """What Postgres has logged after `since`.
+
+    Attributes
+    ----------
+    store
+        In memory; its users and posts are those that Postgres has now.
+    until
+        The clock: what is later has not happened yet.
+    latest
+        When the last interaction up to `until` happened; None if none did.
+    """
+
+    store: InteractionStore
+    since: datetime
+    until: datetime
+    latest: datetime | None
+
+    @property
+    def user_ids(self) -> Int64s:
+        """(users,) ids of all users of now, ascending."""
+        return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
+
+
+@contextmanager
+def read_recent(
+    connection: sa.Connection, settings: Settings, since: datetime, until: datetime, spill_folder: Path
+) -> Iterator[Recent]:
+    """Read what was logged after `since`, seen by the transaction of `connection`.
+
+    Raises
+    ------
+    SourceError
+        A view is missing or cannot be read.
+    """
+    check_views(connection)
+    options = StoreOptions.of(settings, spill_folder)
+    with _in_memory(options) as database:
+        fill_ids(
+            database, _ids(connection, settings, USERS, USER_ID), _ids(connection, settings, POSTS, POST_ID)
+        )
+        query = interactions_since(connection, since)
+        latest, _ = copy_interactions(connection, settings, database, until, query)
+        yield Recent(InteractionStore(None, options, database), since, until, latest)
+
+
+@contextmanager
+def read_older(
+    connection: sa.Connection, settings: Settings, recent: Recent, user_ids: list[int]
+) -> Iterator[InteractionStore | None]:
+    """Read all interactions of users whom the night did not know; None if there are no such users.
+
+    A user may be entered later than the user's first actions.
+    """
+    if not user_ids:
+        yield None
+        return
+    options = recent.store.options
+    with _in_memory(options) as database:
+        posts = recent.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
+        fill_ids(database, np.array(user_ids), posts)
+        query = interactions_of(connection, user_ids)
+        copy_interactions(connection, settings, database, recent.until, query)
+        yield InteractionStore(None, options, database)
+
+
+@contextmanager
+def _in_memory(options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
+    with readable_errors(None), duckdb.connect(config=options.as_config()) as database:
+        database.execute(TABLES)
+        yield database
+
+
+def _ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Int64s:
+    """Read all ids of a view, ascending and distinct."""
+    query = f"SELECT DISTINCT {column}::bigint AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
+    with read_batches(connection, settings, query) as batches:
+        parts = [batch.column("id").to_numpy() for batch in batches]
+    return np.sort(np.concatenate([*parts, np.empty(0, np.int64)]))
+
+
+def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[int, str]:
+    """Return user -> md5 of the user's actions with since < happened_at <= until; users with any."""
+    found = store.arrays(FINGERPRINTS, {"since": since, "until": until})
+    return dict(zip(found["user_id"].tolist(), found["fingerprint"].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class SinceNight:
+    """The night's store up to `since`, and what was logged after that.
+
+    `older` has the interactions of users whom the night did not know.
+    """
+
+    night: InteractionStore
+    since: datetime
+    recent: Recent
+    older: InteractionStore | None = None
+
+    @property
+    def cutoff(self) -> datetime:
+        """When the last interaction happened; `since` if none did."""
+        if self.recent.latest is not None:
+            return self.recent.latest
+        return self.night.latest(self.since) or self.since
+
+    def post_counts(self, posts: pd.DataFrame, cutoff: datetime) -> PostCounts:
+        """Count the views and likes of posts by all users, as of a cutoff.
+
+        Parameters
+        ----------
+        posts
+            `Network.posts` of now.
+        """
+        counts = PostCounts(posts, [cutoff - RECENT, cutoff])
+        for store, side in self._sources():
+            counts.add(store, f"happened_at {side} $since", {"since": self.since})
+        return counts
+
+    @contextmanager
+    def history(
+        self, network: Network, cutoff: datetime, groupings: Groupings, post_counts: PostCounts
+    ) -> Iterator[History]:
+        """Lend the history of some users as of a cutoff.
+
+        Parameters
+        ----------
+        network
+            These users alone, and the posts of now.
+        """
+        with _in_memory(self.night.options) as database:
+            fill_ids(
+                database, *(index.to_numpy(np.int64) for index in (network.users.index, network.posts.index))
+            )
+            asked = {"since": self.since, "users": network.users.index.tolist()}
+            for store, side in self._sources():
+                rows = pd.DataFrame(store.arrays(ROWS_OF_USERS.format(side=side), asked))
+                database.register("rows", rows)
+                database.execute(FILL)
+                database.unregister("rows")
+            store = InteractionStore(None, self.night.options, database)
+            yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts).histories[0]
+
+    def _sources(self) -> list[tuple[InteractionStore, str]]:
+        sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
+        return sources if self.older is None else [*sources, (self.older, UP_TO)]
