@@ -19,8 +19,11 @@ import sqlalchemy as sa
 
 import batch.pipeline
 from batch.loading import arrow_reader, interaction_store, pull
+from batch.loading.arrow_reader import read_batches
+from batch.loading.source import open_engine, snapshot
 from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
 from contract.errors import SourceError
+from contract.settings import Settings
 from tests.batch_support import (
     FIRST_DAY,
     ROOT,
@@ -241,7 +244,9 @@ def test_where_files_cannot_have_two_names_the_second_variant_gets_a_copy(
     assert run_here("refresh", **places).returncode == 0
 
 
-HOLD = "import sys; from pathlib import Path; from batch.loading.work_folder import work_folder\n"
+HOLD = "import sys; from pathlib import Path; from batch.loading.arrow_reader import read_batches
+from batch.loading.source import open_engine, snapshot
+from batch.loading.work_folder import work_folder\n"
 HOLD += (
     "with work_folder(Path(sys.argv[1])) as folder: (folder / 'rows').touch(); print(1, flush=True); input()"
 )
@@ -274,3 +279,13 @@ def test_a_work_folder_whose_process_was_killed_before_it_took_the_lock_goes_too
     os.utime(folder, (0, 0))
     remove_abandoned(tmp_path)
     assert not folder.exists()
+
+
+def test_session_options_of_the_url_stay_and_the_time_zone_is_utc(database_url: str) -> None:
+    url = sa.make_url(database_url).update_query_dict({"options": "-c statement_timeout=12345 -c timezone=Asia/Tokyo"})
+    settings = Settings(database_url=url.render_as_string(hide_password=False))
+    asked = "SELECT current_setting('statement_timeout') || ' ' || current_setting('timezone') AS found"
+    with snapshot(open_engine(settings)) as connection:
+        assert connection.scalar(sa.text(asked)) == "12345ms UTC"
+        with read_batches(connection, settings, asked) as batches:
+            assert [batch.column("found").to_pylist() for batch in batches] == [["12345ms UTC"]]

@@ -223,6 +223,8 @@ def readable_errors(path: Path | None) -> Iterator[None]:
         lower = reason.lower()
         if "no space" in lower or "temp_directory" in lower or "could not write" in lower:
             advice = "free space or set OVERNIGHT_STORE_DIR"
+        elif "set lock" in lower:
+            advice = "close the process that has it open; the next refresh does what this one did not"
         elif isinstance(error, duckdb.OutOfMemoryException):
             advice = "raise OVERNIGHT_STORE_MEMORY_MIB"
         else:

@@ -122,6 +122,7 @@ def pull(
                 query = interactions_since(connection, None)
                 latest, left_out = copy_interactions(connection, settings, database, until, query)
                 _record(database, connection, (folder or work).name)
+                database.execute("CHECKPOINT")  # closing does it too, but says nothing of a full disk
         if folder is not None:
             path = _renamed(path, folder / FILE)
         store = InteractionStore(path, options)

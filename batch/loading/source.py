@@ -40,15 +40,18 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
         url = sa.make_url(settings.database_url).set(drivername="postgresql+psycopg2")
     except (ArgumentError, ValueError):
         raise SettingsError("DATABASE_URL cannot be read; its parts must be percent-encoded") from None
-    arguments = _connect_arguments(application)
+    arguments = _connect_arguments(url, application)
     return sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
 
 
-def _connect_arguments(application: str) -> dict[str, Any]:
+def _connect_arguments(url: sa.URL, application: str) -> dict[str, Any]:
+    """Return what is set beside the URL; the session options of the URL stay, and the time zone is UTC."""
+    own = url.query.get("options", ())
+    options = " ".join([*([own] if isinstance(own, str) else own), "-c timezone=UTC"])
     return {
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "application_name": application,
-        "options": "-c timezone=UTC",
+        "options": options,
     }
 
 
@@ -65,7 +68,7 @@ def connection_string(connection: sa.Connection) -> str:
     for name in there:  # those of several hosts
         arguments.pop(name, None)
     chosen = {name: value for name, value in there.items() if value}
-    arguments |= _connect_arguments(application) | chosen
+    arguments |= _connect_arguments(connection.engine.url, application) | chosen
     if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
         del arguments["hostaddr"]
     return str(make_dsn(**arguments))
