@@ -244,9 +244,7 @@ def test_where_files_cannot_have_two_names_the_second_variant_gets_a_copy(
     assert run_here("refresh", **places).returncode == 0
 
 
-HOLD = "import sys; from pathlib import Path; from batch.loading.arrow_reader import read_batches
-from batch.loading.source import open_engine, snapshot
-from batch.loading.work_folder import work_folder\n"
+HOLD = "import sys; from pathlib import Path; from batch.loading.work_folder import work_folder\n"
 HOLD += (
     "with work_folder(Path(sys.argv[1])) as folder: (folder / 'rows').touch(); print(1, flush=True); input()"
 )
@@ -282,7 +280,8 @@ def test_a_work_folder_whose_process_was_killed_before_it_took_the_lock_goes_too
 
 
 def test_session_options_of_the_url_stay_and_the_time_zone_is_utc(database_url: str) -> None:
-    url = sa.make_url(database_url).update_query_dict({"options": "-c statement_timeout=12345 -c timezone=Asia/Tokyo"})
+    options = "-c statement_timeout=12345 -c timezone=Asia/Tokyo"
+    url = sa.make_url(database_url).update_query_dict({"options": options})
     settings = Settings(database_url=url.render_as_string(hide_password=False))
     asked = "SELECT current_setting('statement_timeout') || ' ' || current_setting('timezone') AS found"
     with snapshot(open_engine(settings)) as connection:
