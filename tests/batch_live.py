@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -165,6 +166,17 @@ def copy_of(live: LiveNetwork, server: sa.URL) -> Iterator[LiveNetwork]:
     """Yield the same live run over a copy of its database."""
     with copied_database(server, sa.make_url(live.database_url).database) as database_url:
         yield live.in_database(database_url)
+
+
+@contextmanager
+def copied_night(
+    live: LiveNetwork, keys: dict[bytes, bytes], server: sa.URL, model_dir: Path
+) -> Iterator[LiveNetwork]:
+    """Yield the same live run over a copy of its database and of its models, with its keys in Redis again."""
+    restore(live.redis_url, keys)
+    shutil.copytree(live.model_dir, model_dir)
+    with copy_of(live, server) as copy:
+        yield copy.with_models_in(model_dir)
 
 
 def dump(redis_url: str) -> dict[bytes, bytes]:

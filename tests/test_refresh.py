@@ -27,7 +27,7 @@ from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
-from tests.batch_live import LiveNetwork, check_error, copy_of, dump, network_with_a_live_run, restore
+from tests.batch_live import LiveNetwork, check_error, copied_night, dump, network_with_a_live_run
 from tests.batch_support import engine_of, execute, live_lists, live_run, live_values, query
 from tests.serving_support import serving, settings_for
 
@@ -51,11 +51,8 @@ def live(
     night: tuple[LiveNetwork, dict[bytes, bytes]], postgres_server: sa.URL, tmp_path: Path
 ) -> Iterator[LiveNetwork]:
     """That night over a copy of its database and of its models."""
-    original, keys = night
-    restore(original.redis_url, keys)
-    shutil.copytree(original.model_dir, tmp_path / "models")
-    with copy_of(original, postgres_server) as copy:
-        yield copy.with_models_in(tmp_path / "models")
+    with copied_night(*night, postgres_server, tmp_path / "models") as copy:
+        yield copy
 
 
 @pytest.fixture

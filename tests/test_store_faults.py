@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +25,7 @@ from tests.batch_live import (
     WAITING,
     LiveNetwork,
     check_error,
-    copy_of,
+    copied_night,
     dump,
     ended,
     network_with_a_live_run,
@@ -61,11 +60,8 @@ def night(
 @pytest.fixture
 def live(night: Kept, postgres_server: sa.URL, tmp_path: Path) -> Iterator[LiveNetwork]:
     """That night over a copy of its database and of its models."""
-    original, keys = night
-    restore(original.redis_url, keys)
-    shutil.copytree(original.model_dir, tmp_path / "models")
-    with copy_of(original, postgres_server) as copy:
-        yield copy.with_models_in(tmp_path / "models")
+    with copied_night(*night, postgres_server, tmp_path / "models") as copy:
+        yield copy
 
 
 @pytest.fixture

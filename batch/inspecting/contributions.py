@@ -22,7 +22,7 @@ from batch.features.tables import Feature, Kind
 from batch.learning.files import POSTS
 from batch.learning.model import Model, load_model
 from batch.learning.refresh_state import load_refresh_state
-from batch.loading.interaction_store import FILE, open_store
+from batch.loading.interaction_store import open_store
 from batch.loading.load import Network, load_network
 from batch.loading.since_night import SinceNight, read_recent
 from batch.loading.source import snapshot
@@ -102,8 +102,7 @@ def explained(
         posts = network.posts[network.posts.index.isin([*known, post_id])]
         network = Network(network.users.iloc[[user]], posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
-        path = store_folder(settings) / run_id / FILE
-        night = stack.enter_context(closing(open_store(path, recent.store.options, manifest.get("store"))))
+        night = stack.enter_context(closing(open_store(settings, manifest, recent.store.options)))
         since_night = SinceNight(night, cutoff - LATE, recent)
         counts = since_night.post_counts(posts, cutoff)
         history = stack.enter_context(since_night.history(network, cutoff, model.groupings, counts))

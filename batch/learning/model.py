@@ -28,6 +28,7 @@ from batch.loading.examples import Examples
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.load import Network
+from batch.loading.places import rows_of
 from batch.variants import VARIANTS, Variant
 from contract.columns import TOPIC
 from contract.errors import ModelError
@@ -154,8 +155,8 @@ def load_model(folder: Path, network: Network) -> Model:
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
-        place = np.searchsorted(known, network.posts.index.to_numpy(np.int64)).clip(max=known.size - 1)
-        same = (known[place] == network.posts.index)[:, None]
+        place = rows_of(known, network.posts.index.to_numpy(np.int64))
+        same = (place >= 0)[:, None]
         return Model(
             variant=VARIANTS[columns["variant"]],
             booster=booster,

@@ -6,7 +6,6 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from batch.files import write_atomically
 from batch.learning.model import Model
 from batch.loading.history import History
 from batch.loading.load import Network
+from batch.loading.places import rows_of
 from contract.errors import ModelError
 
 FILE = "refresh.npz"
@@ -131,12 +131,3 @@ def load_refresh_state(folder: Path) -> RefreshState:
         raise ModelError(
             f"the model in {folder} cannot be used: {FILE}: {reason}; run the night again"
         ) from None
-
-
-def rows_of(known: Int64s, wanted: Int64s) -> Int64s:
-    """Return the row of each wanted id among the known ids, which ascend; -1 for none."""
-    if known.size == 0:
-        return np.full(wanted.size, -1)
-    at = np.searchsorted(known, wanted).clip(max=known.size - 1)
-    rows: Any = np.where(known[at] == wanted, at, -1)
-    return np.asarray(rows, np.int64)

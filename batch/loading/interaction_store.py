@@ -28,6 +28,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from batch.loading.work_folder import store_folder
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
 from contract.settings import Settings
@@ -233,19 +234,20 @@ def readable_errors(path: Path | None) -> Iterator[None]:
         raise InteractionStoreError(f"the interaction store {where}: {reason[:500]}; {advice}") from None
 
 
-def open_store(path: Path, options: StoreOptions, expected: dict[str, Any] | None) -> InteractionStore:
-    """Open the store of a run, and check that it is whole and is the one expected.
+def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptions) -> InteractionStore:
+    """Open the store of a run, and check that it is whole and is the one that the run's manifest records.
 
     Parameters
     ----------
-    expected
-        What the run's manifest says of it, see `identity`; None for a run made before there were stores.
+    manifest
+        Its `store` is what `identity` says of the store; a run made before there were stores has none.
 
     Raises
     ------
     InteractionStoreError
         There is none, it is cut short, of another version, of another run or of another database.
     """
+    path, expected = store_folder(settings) / manifest["run_id"] / FILE, manifest.get("store")
     again = "run the night again"
     if expected is None or not path.is_file():
         raise InteractionStoreError(f"there is no interaction store {path}; {again}")

@@ -107,8 +107,9 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     if dry_run:
         return with_keys
     removed = _remove_keys(client, keys, with_keys)
-    _remove_folders(Path(settings.model_dir), "models", set(going))
-    _remove_folders(store_folder(settings), "interactions", set(going))
+    folders = {store_folder(settings): "interactions", Path(settings.model_dir): "models"}  # often the same
+    for folder, kept in folders.items():
+        _remove_folders(folder, kept, set(going))
     return removed
 
 

@@ -17,10 +17,9 @@ from threadpoolctl import threadpool_limits
 from batch.learning.model import Model, load_model
 from batch.learning.refresh_state import RefreshState, load_refresh_state
 from batch.loading.history import PostCounts
-from batch.loading.interaction_store import FILE, InteractionStore, open_store
+from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.load import Network
 from batch.loading.since_night import Recent, SinceNight, fingerprints
-from batch.loading.work_folder import store_folder
 from batch.progress import Stages, track
 from batch.publishing import publish
 from batch.publishing.verify import verify
@@ -120,9 +119,7 @@ class Rescorer:
         if model.digest != manifest["model_digest"]:
             raise ModelError(f"the model in {folder} is not the one that scored the run; run the night again")
         state = load_refresh_state(folder)
-        night = open_store(
-            store_folder(self.settings) / run_id / FILE, self.recent.store.options, manifest.get("store")
-        )
+        night = open_store(self.settings, manifest, self.recent.store.options)
         since_night = SinceNight(night, cutoff - LATE, self.recent, older)
         known = fingerprints(night, cutoff - LATE, cutoff)
         return LiveRun(
