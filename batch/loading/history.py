@@ -372,8 +372,8 @@ class PostCounts:
         at, known = self._at(found)
         self._first[at] = np.minimum(self._first[at], found["first"][known])
         self._last[at] = np.maximum(self._last[at], found["last"][known])
-        fading = np.stack([found[name][known].astype(np.float64) for name in FADING], axis=1)
-        self._fading[at] += fading / FADING_UNIT
+        sums = np.stack([found[name][known].astype(np.float64) for name in FADING], axis=1)
+        self._fading[at] += sums / FADING_UNIT
 
     def _at(self, found: dict[str, npt.NDArray[Any]]) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Flags]:
         """Return (periods, rows of posts) of rows of a query, and which of its rows are of known posts."""
