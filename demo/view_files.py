@@ -99,7 +99,7 @@ def load(database_url: str, folder: Path) -> None:
         network.create_tables(connection, posts.definition("post"), users.definition('"user"'))
         network.copy_tables(connection, '"user"', list(users.types), iter([users.rows]))
         network.copy_tables(connection, "post", list(posts.types), iter([posts.rows]))
-        network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, _read_interactions(interactions))
+        network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, read_interactions(interactions))
         network.create_views(
             connection,
             "CREATE VIEW recs.posts AS SELECT * FROM post",
@@ -159,14 +159,14 @@ def _sql_type(path: Path, field: pa.Field) -> str | None:
 def _count_actions(path: Path) -> Counter[str]:
     """Check the interactions from the first to the last; return how many there are of each action."""
     counts: Counter[str] = Counter()
-    for batch in _read_interactions(path):
+    for batch in read_interactions(path):
         for entry in batch[columns.ACTION].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
     _check_rows(path, counts.total())
     return counts
 
 
-def _read_interactions(path: Path) -> Iterator[pa.Table]:
+def read_interactions(path: Path) -> Iterator[pa.Table]:
     """Yield the four columns of INTERACTIONS, batch by batch, each checked."""
     for batch in _csv_batches(path) if _is_csv(path) else _parquet_batches(path):
         rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in INTERACTIONS.items()})
