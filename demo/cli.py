@@ -19,7 +19,7 @@ from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 from demo.loaded import SIMULATED, loaded, note_loaded, source_of
-from demo.networks import Place, list_networks, place_in_use, place_to_load, stop_networks
+from demo.networks import NetworkFolder, folder_in_use, folder_to_load, list_networks, stop_networks
 from demo.postgres import engine_of
 from demo.real_network import load, recognise
 from demo.servers import Servers, servers_in
@@ -84,7 +84,7 @@ def up_command(
     settings = Settings.from_environment()
     if port is not None:
         settings = replace(settings, port=port)
-    up(place_to_load(folder, name, network), settings, Wanted(network, limit_users, once))
+    up(folder_to_load(folder, name, network), settings, Wanted(network, limit_users, once))
 
 
 @demo.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -93,7 +93,7 @@ def up_command(
 @click.pass_obj
 def exec_command(folder: Path, command: tuple[str, ...], name: str | None) -> None:
     """Run COMMAND with the settings of a network's servers, which stay up until `stop`."""
-    servers = servers_in(place_in_use(folder, name).folder)
+    servers = servers_in(folder_in_use(folder, name).path)
     servers.start()
     environment = servers.environment()
     sys.stdout.flush()
@@ -139,10 +139,10 @@ def simulate_command(
 
     settings = Settings.from_environment()
     configure_logging(settings)
-    place = place_to_load(folder, name, None)
-    url = _database_url(place)
+    home = folder_to_load(folder, name, None)
+    url = _database_url(home)
     simulate(url, users, posts, interactions, settings.seed if seed is None else seed)
-    _note_loaded(place, url, SIMULATED)
+    _note_loaded(home, url, SIMULATED)
 
 
 @demo.command("load")
@@ -160,12 +160,12 @@ def load_command(folder: Path, network: Path, name: str | None) -> None:
     """
     configure_logging(Settings.from_environment())
     recognise(network)
-    place = place_to_load(folder, name, network)
-    url = _database_url(place)
+    home = folder_to_load(folder, name, network)
+    url = _database_url(home)
     if not os.environ.get("DATABASE_URL"):
-        place.check_source(loaded(engine_of(url)), source_of(network))
+        home.check_source(loaded(engine_of(url)), source_of(network))
     load(url, network)
-    _note_loaded(place, url, source_of(network))
+    _note_loaded(home, url, source_of(network))
 
 
 @demo.command("oracle")
@@ -179,9 +179,9 @@ def oracle_command(folder: Path, name: str | None) -> None:
     """
     from demo.oracle import report
 
-    place = place_in_use(folder, name or SIMULATED)
-    url, keys = _database_url(place), Keys(Settings.from_environment().key_prefix)
-    redis_url = _redis_url(place)
+    home = folder_in_use(folder, name or SIMULATED)
+    url, keys = _database_url(home), Keys(Settings.from_environment().key_prefix)
+    redis_url = _redis_url(home)
     if redis_url is None:
         click.echo(report(url))
         return
@@ -261,27 +261,27 @@ def main() -> NoReturn:
     sys.exit()
 
 
-def _database_url(place: Place) -> str:
+def _database_url(home: NetworkFolder) -> str:
     if os.environ.get("DATABASE_URL"):
         return Settings.from_environment().database_url
-    servers: Servers = servers_in(place.folder)
+    servers: Servers = servers_in(home.path)
     servers.start()
     return servers.postgres.url()
 
 
-def _redis_url(place: Place) -> str | None:
+def _redis_url(home: NetworkFolder) -> str | None:
     """Return where the lists are; None if another database was given, and no Redis."""
     if os.environ.get("DATABASE_URL"):
         return Settings.from_environment().redis_url if os.environ.get("REDIS_URL") else None
-    return servers_in(place.folder).valkey.url()
+    return servers_in(home.path).valkey.url()
 
 
-def _note_loaded(place: Place, database_url: str, source: str) -> None:
+def _note_loaded(home: NetworkFolder, database_url: str, source: str) -> None:
     network = note_loaded(engine_of(database_url), source)
     night = "python -m batch run"
     if not os.environ.get("DATABASE_URL"):
-        place.note(network)
-        night = f"python -m demo exec{place.option} -- {night}"
+        home.note(network)
+        night = f"python -m demo exec{home.option} -- {night}"
     click.echo(f"{network.size}; lists are of this network once a night was run ({night})")
 
 

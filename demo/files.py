@@ -63,7 +63,7 @@ def check_values(path: Path, values: pd.Series, allowed: set[object]) -> None:
         raise NetworkError(f"{path}: {values.name!r} must be {names}, not {odd.iloc[0]}")
 
 
-def times_utc(values: pd.Series) -> pd.Series:
+def parse_times(values: pd.Series) -> pd.Series:
     """Parse times in ISO 8601, to the microsecond; those without an offset are in UTC, null stays null.
 
     Raises
@@ -82,7 +82,7 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
     if kind == TEXT:
         return values
     if kind == TIME:
-        times = times_utc(values)
+        times = parse_times(values)
         if times.isna().any():
             raise ValueError("a time is missing")
         return times

@@ -117,7 +117,7 @@ def create_views(connection: sa.Connection, posts_view: str, users_view: str = U
     connection.exec_driver_sql('ANALYZE "user", post, feed_action')
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     """Quote the name of a column for SQL, whatever characters it has."""
     return '"' + name.replace('"', '""') + '"'
 
@@ -175,7 +175,7 @@ def _copy_parts(
 def _copy(
     connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any, *, new: bool
 ) -> None:
-    names = ", ".join(map(quoted, columns))
+    names = ", ".join(map(quote, columns))
     # FREEZE is allowed if the table was created in this transaction; later scans need no VACUUM first.
     command = f"COPY {table} ({names}) FROM STDIN WITH (FORMAT {form}, FREEZE {'on' if new else 'off'})"
     driver: Any = connection.connection.cursor()

@@ -25,7 +25,7 @@ LAST = "last-network"
 
 
 @dataclass(frozen=True)
-class Place:
+class NetworkFolder:
     """Where one network is.
 
     Attributes
@@ -43,7 +43,7 @@ class Place:
     chosen: bool
 
     @property
-    def folder(self) -> Path:
+    def path(self) -> Path:
         """Folder of the network's servers, models and reports."""
         return self.base if self.name == SIMULATED else self.base / FOLDER / self.name
 
@@ -55,13 +55,13 @@ class Place:
     def loaded(self) -> Loaded | None:
         """Return what was loaded here, as noted; None if nothing was."""
         try:
-            return decode((self.folder / LOADED).read_text())
+            return decode((self.path / LOADED).read_text())
         except FileNotFoundError:
             return None
 
     def note(self, network: Loaded) -> None:
         """Note what is loaded here, and that it was used last."""
-        (self.folder / LOADED).write_text(encode(network))
+        (self.path / LOADED).write_text(encode(network))
         (self.base / LAST).write_text(self.name)
 
     def check_source(self, there: Loaded | None, source: str) -> None:
@@ -73,7 +73,7 @@ class Place:
             )
 
 
-def place_to_load(base: Path, name: str | None, files: Path | None) -> Place:
+def folder_to_load(base: Path, name: str | None, files: Path | None) -> NetworkFolder:
     """Return where a network goes: under the name given, or called as its folder of files, or simulated.
 
     Raises
@@ -85,10 +85,10 @@ def place_to_load(base: Path, name: str | None, files: Path | None) -> Place:
     chosen = own if name is None else name
     if not chosen or "/" in chosen or chosen.startswith("."):
         raise DemoUsageError(f"a network cannot be called {chosen!r}; choose a name with --name")
-    return Place(base, chosen, chosen=name is not None or files is None)
+    return NetworkFolder(base, chosen, chosen=name is not None or files is None)
 
 
-def place_in_use(base: Path, name: str | None) -> Place:
+def folder_in_use(base: Path, name: str | None) -> NetworkFolder:
     """Return the network of a name, or the one that was loaded or brought up last.
 
     Raises
@@ -96,41 +96,41 @@ def place_in_use(base: Path, name: str | None) -> Place:
     DemoUsageError
         If there is none of the name; says which there are.
     """
-    there = {place.name: place for place in places(base)}
+    there = {home.name: home for home in network_folders(base)}
     if name is None:
-        return there.get(_last(base), Place(base, SIMULATED, chosen=False))
+        return there.get(_last(base), NetworkFolder(base, SIMULATED, chosen=False))
     if name not in there:
         raise DemoUsageError(f"there is no network {name!r}; there are {', '.join(sorted(there))}")
     return there[name]
 
 
-def places(base: Path) -> list[Place]:
-    """Return the simulated network's place, then all others by name."""
+def network_folders(base: Path) -> list[NetworkFolder]:
+    """Return the simulated network's folder, then all others by name."""
     folders = sorted(path for path in (base / FOLDER).glob("*") if path.is_dir())
-    return [Place(base, name, chosen=False) for name in (SIMULATED, *(path.name for path in folders))]
+    return [NetworkFolder(base, name, chosen=False) for name in (SIMULATED, *(path.name for path in folders))]
 
 
 def list_networks(base: Path) -> str:
     """Lay out what networks there are; nothing is started."""
     rows = []
-    last = place_in_use(base, None).name
-    for place in places(base):
-        network = place.loaded()
+    last = folder_in_use(base, None).name
+    for home in network_folders(base):
+        network = home.loaded()
         size, source, at = (network.size, network.source, network.at) if network else (None, None, None)
-        servers = "running" if both_run(place.folder) else "stopped"
-        rows.append([place.name, "yes" if place.name == last else None, size, at, servers, source])
+        servers = "running" if both_run(home.path) else "stopped"
+        rows.append([home.name, "yes" if home.name == last else None, size, at, servers, source])
     return table(["name", "last used", "size", "loaded", "servers", "from"], rows)
 
 
 def stop_networks(base: Path, name: str | None) -> bool:
     """Stop one network's servers, or everybody's; say whether anything ran."""
-    chosen = places(base) if name is None else [place_in_use(base, name)]
-    stopped = [stop_everything(place.folder) for place in chosen]
+    chosen = network_folders(base) if name is None else [folder_in_use(base, name)]
+    stopped = [stop_everything(home.path) for home in chosen]
     return any(stopped)
 
 
 def _last(base: Path) -> str:
     try:
         return (base / LAST).read_text()
-    except FileNotFoundError:
+    except OSError:
         return SIMULATED

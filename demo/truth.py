@@ -48,13 +48,13 @@ class Truth:
         """Return the likes of every post that may be served, the most liked first."""
         blocked = self.blocked()
         with self.engine.connect() as connection:
-            found = connection.execute(_of_posts(connection, LIKES))
+            found = connection.execute(_fill_in(connection, LIKES))
             return {post: likes for post, likes in found if post not in blocked}
 
     def words(self, posts: list[int]) -> dict[int, tuple[str, str]]:
         """Return text and topic of posts, empty where there is none."""
         with self.engine.connect() as connection:
-            found = connection.execute(_of_posts(connection, WORDS), {"posts": posts})
+            found = connection.execute(_fill_in(connection, WORDS), {"posts": posts})
             return {post: (text, topic) for post, text, topic in found}
 
     def stored(self, key: str) -> Ranked:
@@ -71,7 +71,7 @@ class Truth:
         return {str(self.client.get(self.keys.live(variant))) for variant in VARIANTS}
 
 
-def _of_posts(connection: sa.Connection, query: str) -> sa.TextClause:
+def _fill_in(connection: sa.Connection, query: str) -> sa.TextClause:
     """Fill in the optional columns of the posts' view: their names, or NULL where the network has none."""
     there = check_views(connection).posts
     names = {name: name if name in there else f"NULL::{types[0]}" for name, types in POST_TYPES.items()}

@@ -17,7 +17,7 @@ from contract.settings import Settings
 from demo.answers import check_answers
 from demo.examples import choose_examples, print_examples
 from demo.loaded import SIMULATED, Loaded, loaded, source_of
-from demo.networks import Place
+from demo.networks import NetworkFolder
 from demo.postgres import engine_of
 from demo.processes import DemoError, holder, lock
 from demo.real_network import recognise
@@ -40,7 +40,7 @@ class Wanted:
     Attributes
     ----------
     network
-        Folder of a real network's files. None takes what the place holds if the user chose
+        Folder of a real network's files. None takes what is loaded if the user chose
         its name, and simulates a network otherwise.
     limit_users
         How many users to score; None scores all, or 2,000 of a real network with more than 50,000.
@@ -53,7 +53,7 @@ class Wanted:
     once: bool
 
 
-def up(place: Place, settings: Settings, wanted: Wanted) -> None:
+def up(home: NetworkFolder, settings: Settings, wanted: Wanted) -> None:
     """Bring everything up, stay or try it out, and stop all of it.
 
     Raises
@@ -61,7 +61,7 @@ def up(place: Place, settings: Settings, wanted: Wanted) -> None:
     LockedError
         If another `up` uses the folder.
     DemoUsageError
-        If the port is taken, or the place holds a network of another folder.
+        If the port is taken, or another folder's network has the name.
     FormatError
         If the network's folder is not there or in no known format.
     DemoError
@@ -71,14 +71,14 @@ def up(place: Place, settings: Settings, wanted: Wanted) -> None:
     """
     if wanted.network is not None:
         recognise(wanted.network)
-    servers = servers_in(place.folder)
+    servers = servers_in(home.path)
     web = Web(servers.folder, settings.host, settings.port)
     try:
         with lock(up_lock(servers.folder), wait=False), stoppable():
             web.stop()  # one that a killed `up` left
             web.check_port()
             try:
-                _conduct(place, servers, web, settings, wanted)
+                _conduct(home, servers, web, settings, wanted)
             finally:
                 _stop(servers, web)
     except BlockingIOError:
@@ -99,13 +99,13 @@ def _stop(servers: Servers, web: Web) -> None:
             click.echo("==> Everything is stopped; the data stays")
 
 
-def _conduct(place: Place, servers: Servers, web: Web, settings: Settings, wanted: Wanted) -> None:
+def _conduct(home: NetworkFolder, servers: Servers, web: Web, settings: Settings, wanted: Wanted) -> None:
     with timed("Starting Postgres and Valkey"):
         servers.start()
     engine = engine_of(servers.postgres.url())
     keys = Keys(settings.key_prefix)
-    network = _load(place, servers, engine, wanted)
-    place.note(network)
+    network = _load(home, servers, engine, wanted)
+    home.note(network)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
         _run_night(servers, client, keys, network, wanted)
         with timed(f"Starting serving on {web.address}"):
@@ -114,20 +114,20 @@ def _conduct(place: Place, servers: Servers, web: Web, settings: Settings, wante
         if wanted.once:
             check_answers(examples, Truth(engine, client, keys), web.address)
             return
-    print_examples(examples, web.address, place.option)
+    print_examples(examples, web.address, home.option)
     with suppress(Stopped):
         web.wait()
         raise DemoError(f"serving has ended by itself; see {web.log}")
 
 
-def _load(place: Place, servers: Servers, engine: sa.Engine, wanted: Wanted) -> Loaded:
+def _load(home: NetworkFolder, servers: Servers, engine: sa.Engine, wanted: Wanted) -> Loaded:
     """Load the wanted network unless it is there."""
     there = loaded(engine)
     source = source_of(wanted.network)
-    if there is not None and (there.source == source or (wanted.network is None and place.name != SIMULATED)):
+    if there is not None and (there.source == source or (wanted.network is None and home.name != SIMULATED)):
         click.echo(f"==> Network already loaded ({there.source}): {there.size}")
         return there
-    place.check_source(there, source)
+    home.check_source(there, source)
     what = "Simulating a network" if wanted.network is None else f"Loading {wanted.network}"
     with timed(what):
         stage = ["simulate"] if wanted.network is None else ["load", str(wanted.network.resolve())]

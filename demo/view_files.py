@@ -33,8 +33,8 @@ from batch.loading.views import OPTIONAL, TIMES, WHOLE, WORDS
 from contract import columns
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from demo import network
-from demo.files import check_ids, times_utc
-from demo.network import NetworkError, quoted
+from demo.files import check_ids, parse_times
+from demo.network import NetworkError, quote
 from demo.real_network import find_file
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Relation:
 
     def definition(self, table: str) -> str:
         """Return the CREATE TABLE statement; the first column is the primary key."""
-        key, *others = (f"{quoted(name)} {kind}" for name, kind in self.types.items())
+        key, *others = (f"{quote(name)} {kind}" for name, kind in self.types.items())
         return f"CREATE TABLE {table} ({', '.join([f'{key} PRIMARY KEY', *others])})"
 
 
@@ -117,8 +117,8 @@ def _read_relation(path: Path, known: dict[str, str]) -> Relation:
     known
         Column -> SQL type. The first is the id: it must be there, without null, each once.
     """
-    read = _read_csv if _is_csv(path) else _read_parquet
-    rows = read(path, [name for name, kind in known.items() if kind != "bigint"])
+    texts = [name for name, kind in known.items() if kind != "bigint"]
+    rows = _read_csv(path, texts) if _is_csv(path) else _read_parquet(path)
     id_column = next(iter(known))
     _check_names(path, rows.column_names, [id_column])
     _check_rows(path, rows.num_rows)
@@ -181,7 +181,7 @@ def read_interactions(path: Path) -> Iterator[pa.Table]:
         yield rows
 
 
-def _read_parquet(path: Path, texts: list[str]) -> pa.Table:
+def _read_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -263,7 +263,7 @@ def _cast_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return values.cast(wanted, safe=False)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise TypeError(f"it is of type {values.type}")
-    return pa.chunked_array([pa.Array.from_pandas(times_utc(values.to_pandas()), type=wanted)])
+    return pa.chunked_array([pa.Array.from_pandas(parse_times(values.to_pandas()), type=wanted)])
 
 
 def _check_names(path: Path, names: list[str], needed: list[str]) -> None:

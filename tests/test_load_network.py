@@ -20,7 +20,7 @@ from batch.loading.views import check_views
 from contract.errors import EXIT_USAGE, OvernightError
 from demo import karpov, view_files
 from demo.network import transaction
-from demo.networks import place_in_use, place_to_load
+from demo.networks import folder_in_use, folder_to_load
 from demo.processes import DemoUsageError, free_port
 from demo.real_network import ENDINGS, Format, load, recognise
 from tests.batch_support import run_here
@@ -78,10 +78,10 @@ def write(folder: Path, ending: str, content: Tables) -> Path:
 
 
 def with_times(rows: pa.Table) -> pa.Table:
-    for place, name in enumerate(rows.column_names):
+    for index, name in enumerate(rows.column_names):
         if name in ("created_at", "happened_at"):
             times = pd.to_datetime(rows[name].to_pandas(), utc=True, format="ISO8601")
-            rows = rows.set_column(place, name, pa.array(times.astype("datetime64[ns, UTC]")))
+            rows = rows.set_column(index, name, pa.array(times.astype("datetime64[ns, UTC]")))
     return rows
 
 
@@ -200,8 +200,8 @@ def without(table: str, column: str) -> Change:
 def with_column(table: str, column: str, *values: Any) -> Change:
     def change(content: Tables) -> None:
         rows = content[table].slice(0, len(values))
-        place = rows.column_names.index(column)
-        content[table] = rows.set_column(place, column, pa.array(values))
+        index = rows.column_names.index(column)
+        content[table] = rows.set_column(index, column, pa.array(values))
 
     return change
 
@@ -426,14 +426,14 @@ def test_a_name_that_is_taken_or_unknown_is_told(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden"])
 def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DemoUsageError, match="cannot be called"):
-        place_to_load(tmp_path, name, None)
+        folder_to_load(tmp_path, name, None)
 
 
 def test_a_network_is_called_as_its_folder_and_the_simulated_one_lies_at_the_base(tmp_path: Path) -> None:
-    assert place_to_load(tmp_path, None, Path("/somewhere/films")).folder == tmp_path / "networks" / "films"
-    assert place_to_load(tmp_path, None, None).folder == tmp_path
-    assert place_in_use(tmp_path, None).folder == tmp_path
-    assert place_to_load(tmp_path, "two words", None).option == " --name 'two words'"
+    assert folder_to_load(tmp_path, None, Path("/somewhere/films")).path == tmp_path / "networks" / "films"
+    assert folder_to_load(tmp_path, None, None).path == tmp_path
+    assert folder_in_use(tmp_path, None).path == tmp_path
+    assert folder_to_load(tmp_path, "two words", None).option == " --name 'two words'"
 
 
 def test_a_night_copes_with_odd_names_and_empty_columns(
