@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from batch.arrays import Int64s
 from batch.features.encode import Encoder
 from batch.features.features import profile_columns
-from batch.gate.facts import BesideLive, Difference
+from batch.gate.facts import BesideLive
 from batch.gate.joined_back import lists_of
 from batch.gate.tally import FIRST
+from batch.judging.bootstrap import Difference
 from batch.judging.evaluation import compared
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered

@@ -157,7 +157,7 @@ def build_case(
     max_users
         Most users to judge, drawn at random where there are more.
     """
-    posts, known = len(network.posts), known_posts(network, history)
+    posts, known = len(network.posts), history.known
     before, after = (
         likes.users.astype(np.int64) * posts + likes.posts for likes in (history.likes, likes_after)
     )
@@ -174,14 +174,6 @@ def build_case(
         liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
         popularity=history.post_counts["likes"].to_numpy(np.float64),
     )
-
-
-def known_posts(network: Network, history: History) -> Flags:
-    """Return (posts,) whether each post existed at the cutoff, as far as that is known."""
-    created = network.posts["created_at"]
-    touched = history.post_counts[["views", "likes"]].to_numpy().sum(axis=1) > 0
-    known: Flags = np.where(created.isna(), touched, ~(created > history.cutoff).to_numpy())
-    return known
 
 
 def rank_by_score(case: CatalogueCase, scores: Floats) -> Int32s:
