@@ -219,6 +219,7 @@ def summarise(scored: Sequence[ScoredLists], seed: int) -> Measured:
     drawn once more counts on both sides: draws stand twice as far from the
     value as those of a mean over users (the projection of Hoeffding, 1948).
     """
+    scored = [part for part in scored if part.user_ids.size] or scored[:1]
     names = list(scored[0].values)
     values = {name: np.concatenate([part.values[name] for part in scored]) for name in names}
     found = measure(values, np.concatenate([part.user_ids for part in scored]), None, seed)
@@ -242,7 +243,7 @@ def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
         mean = likes[:, :k].sum(axis=1) / np.maximum(shown[:, :k].sum(axis=1), 1)
         values[f"popularity_lift_at_{k}"] = np.where(shown[:, 0], mean / _mean_popularity(case), np.nan)
         distinct = np.unique(lists[:, :k][shown[:, :k]]).size
-        coverage[f"coverage_at_{k}"] = distinct / max(int(case.known.sum()), 1)
+        coverage[f"coverage_at_{k}"] = distinct / int(case.known.sum()) if len(lists) else float("nan")
     values[OVERLAP] = _overlap(case, lists[:, :OVERLAP_DEPTH])
     return ScoredLists(case.user_ids, values, coverage)
 
@@ -294,7 +295,7 @@ def _expected_coverage(case: CatalogueCase, k: int) -> float:
     posts = case.popularity.size
     of_those_who_liked = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
     covered = 1 - np.exp(missed.sum() - of_those_who_liked)
-    return float(covered[case.known].mean()) if case.known.any() else float("nan")
+    return float(covered[case.known].mean()) if case.users.size else float("nan")
 
 
 def _mean_popularity(case: CatalogueCase) -> float:

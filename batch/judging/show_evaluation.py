@@ -1,4 +1,4 @@
-"""How an evaluation is printed: the full catalogue first, every figure with its 95 % interval, beside baselines.
+"""How an evaluation is printed: the full catalogue first, figures with intervals, baselines beside them.
 
 Works on records, as a manifest keeps them; those of earlier releases have
 fewer rankers and no warm and cold users, and are printed as far as they go.
