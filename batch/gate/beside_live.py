@@ -104,6 +104,8 @@ def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judge
     """Return by metric: tonight's model, fit before the holdout, less the live run's, fit before its own."""
     if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")
+    if not rows.rows.liked.any():
+        raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     folder = Path(settings.model_dir) / live.run_id / JUDGED_MODEL
     if not folder.is_dir():
         raise NotComparableError("it kept no model that was fit before its holdout")

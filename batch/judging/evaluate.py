@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from batch.judging.evaluation import Evaluation, evaluation
@@ -10,6 +11,8 @@ from batch.judging.judged import Judged, judge
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
 from batch.loading.examples import Examples
+
+log = logging.getLogger("batch")
 
 __all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged", "rank_holdout"]
 
@@ -63,6 +66,8 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> di
     deciles and `segments`; None where a figure has no value.
     """
     found, split = _measured(model, gathered, rows, threads, MAX_USERS), gathered.split
+    for protocol, why in found.cannot_judge_by().items():
+        log.warning("%s: the holdout cannot judge the model: %s", protocol, why)
     holdout = {
         "from": split.holdout_start.isoformat(),
         "until": split.cutoff.isoformat(),

@@ -11,6 +11,7 @@ import numpy as np
 from batch.judging import MODEL, POPULARITY, RANDOM
 from batch.judging.bootstrap import Difference, Measured, Pooled, measure
 from batch.judging.catalogue import FIRST_FIGURES
+from batch.judging.catalogue import PROTOCOL as FULL_CATALOGUE
 from batch.judging.full_catalogue import COLD, WARM, CatalogueFigures, record_of_rankers
 from batch.judging.judged import Judged
 from batch.judging.metrics import (
@@ -61,6 +62,13 @@ class Evaluation:
     def cannot_judge(self) -> str:
         """Say why the rows cannot judge a model; empty where they can."""
         return "" if self.likes else f"none of the {self.rows} held-out rows is liked"
+
+    def cannot_judge_by(self) -> dict[str, str]:
+        """Return protocol -> why it cannot judge a model, for those that cannot."""
+        found = {self.protocol: self.cannot_judge}
+        if self.catalogue:
+            found[FULL_CATALOGUE] = self.catalogue.cannot_judge
+        return {protocol: why for protocol, why in found.items() if why}
 
     def record(self) -> dict[str, Any]:
         """Return what a manifest keeps: metrics by ranker, and their intervals beside them."""
