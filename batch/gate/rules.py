@@ -1,4 +1,4 @@
-"""The rules of the gate: each one value, compared with bounds that are settings; without one, none refuses."""
+"""The rules of the gate: each one value, compared with bounds that are settings; without it, none refuses."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def of_run(metrics: dict[str, Any]) -> str:
     when = f"{holdout['from']} to {holdout['until']}"
     head = f"holdout ({metrics['protocol']}): {holdout['views']} rows of {holdout['users']} users, {when}"
     parts = full_catalogue(metrics.get("full_catalogue"))
-    return "\n".join([*parts, *([""] if parts else []), head, *_cannot_judge(metrics), *_figures(metrics)])
+    return "\n".join([*parts, *([""] if parts else []), head, *(_cannot_judge(metrics) or _figures(metrics))])
 
 
 def of_variant(name: str, found: Evaluation, source: str) -> str:
@@ -50,7 +50,7 @@ def of_variant(name: str, found: Evaluation, source: str) -> str:
     record = found.record()
     head = f"{name}, {found.protocol}: {found.rows} rows of {found.users} users, {source}"
     parts = full_catalogue(record.get("full_catalogue"), f"{name}, ")
-    parts += [*([""] if parts else []), head, *_cannot_judge(record), *_figures(record)]
+    parts += [*([""] if parts else []), head, *(_cannot_judge(record) or _figures(record))]
     if record["calibration"]:
         keys = ("rows", "predicted", "liked")
         rows = [[row[key] for key in keys] for row in record["calibration"]]
