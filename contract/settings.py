@@ -225,8 +225,8 @@ class Settings:
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below popularity's; 1 refuses nothing",
     )
-    gate_below_recent_popularity: float = setting(
-        "OVERNIGHT_GATE_BELOW_RECENT_POPULARITY",
+    gate_below_recency_popularity: float = setting(
+        "OVERNIGHT_GATE_BELOW_RECENCY_POPULARITY",
         0.0,
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below recency popularity's; 1 refuses nothing",

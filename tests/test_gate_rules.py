@@ -96,7 +96,7 @@ def test_each_rule_beside_the_live_run_refuses_alone(rule: str, changed: dict[st
     ("rule", "ranker", "setting"),
     [
         ("popularity", "popularity", "gate_below_popularity"),
-        ("recent_popularity", "recency_popularity", "gate_below_recent_popularity"),
+        ("recency_popularity", "recency_popularity", "gate_below_recency_popularity"),
     ],
 )
 def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(

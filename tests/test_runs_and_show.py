@@ -9,7 +9,8 @@ import pytest
 
 from batch.cli import COMMANDS, cli
 from batch.commands.show import summary
-from batch.judging.show_evaluation import FULL_CATALOGUE, in_order
+from batch.judging import FIRST_FIGURES
+from batch.judging.show_evaluation import in_order
 from batch.layout import one_line, table
 from tests.operators_support import Operated
 
@@ -79,7 +80,7 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     assert full < viewed
     assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
     told = [line.split()[0] for line in lines[full + 3 : full + 9]]
-    assert told == list(FULL_CATALOGUE)
+    assert told == list(FIRST_FIGURES)
     assert any(line.startswith("ndcg_at_10 of the model less that of recency popularity") for line in lines)
     assert any(line.startswith("warm users: ") for line in lines[full:viewed])
     silent = {"judged": False, "why_not_judged": "no user liked a post"}

@@ -77,7 +77,7 @@ def _record(nights: list[PastNight], together: dict[str, CatalogueFigures]) -> d
 
 
 def _as_text(nights: list[PastNight], together: dict[str, CatalogueFigures]) -> str:
-    """Tell a table of the cutoffs, and the pooled figures, of each variant."""
+    """Render a table of the cutoffs, and the pooled figures, of each variant."""
     parts, first = [], next(iter(together))
     for name, figures in together.items():
         lines = [

@@ -14,8 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from batch.commands.moment import Moment
 from batch.interrupt import signals_raise
-from batch.judging import RANKERS, show_evaluation
-from batch.judging.catalogue import FIRST_FIGURES
+from batch.judging import FIRST_FIGURES, RANKERS, show_evaluation
 from batch.judging.evaluate import evaluated
 from batch.judging.evaluation import HITRATE, Evaluation, Figures
 from batch.judging.labelled_views import judge_views, live_runs, read_views

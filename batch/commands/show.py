@@ -17,8 +17,8 @@ from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.settings import Settings
 
-FIRST_TOLD = (REFUSED, NOT_COMPARED, PASSED)
-TOLD = {REFUSED: "REFUSED"}
+OUTCOME_ORDER = (REFUSED, NOT_COMPARED, PASSED)
+LABELS = {REFUSED: "REFUSED"}
 
 CHANGE = ("at", "state", "actor", "reason")
 
@@ -84,13 +84,13 @@ def _caught_up(caught_up: dict[str, Any]) -> list[str]:
 
 def _gate(manifest: dict[str, Any]) -> list[str]:
     """Tell the rules, those that refuse first and those not compared next; nothing where there were none."""
-    rules = sorted(manifest.get("gate") or [], key=lambda rule: FIRST_TOLD.index(outcome_of(rule)))
+    rules = sorted(manifest.get("gate") or [], key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
     if not rules:
         return []
     forced = ", published against it by --force" if manifest.get("forced") else ""
     rows = [
         [
-            TOLD.get(outcome_of(rule), outcome_of(rule)),
+            LABELS.get(outcome_of(rule), outcome_of(rule)),
             rule["rule"],
             rule["value"],
             _bound(rule["bound"]),

@@ -197,9 +197,9 @@ RULES = (
         low=lambda settings: 0 - settings.gate_below_popularity,
     ),
     Rule(
-        "recent_popularity",
+        "recency_popularity",
         _less_popular(RECENCY),
-        low=lambda settings: 0 - settings.gate_below_recent_popularity,
+        low=lambda settings: 0 - settings.gate_below_recency_popularity,
     ),
     Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda settings: -settings.gate_auc_drop),
     Rule(

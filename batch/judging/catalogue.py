@@ -46,16 +46,6 @@ from batch.loading.load import Network
 
 PROTOCOL = "full catalogue with likes left out"
 
-FIRST_FIGURES = (
-    "ndcg_at_10",
-    "hitrate_at_5",
-    "recall_at_20",
-    "coverage_at_10",
-    "overlap_at_10",
-    "popularity_lift_at_10",
-)
-"""What a model is judged by first, in this order."""
-
 RECALL, RECALL_DEPTH = "recall_at_20", 20
 OVERLAP, OVERLAP_DEPTH = "overlap_at_10", 10
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from batch.judging import MODEL, POPULARITY, RANDOM
+from batch.judging import FIRST_FIGURES, MODEL, POPULARITY, RANDOM
 from batch.judging.bootstrap import Difference, Measured, Pooled, measure
-from batch.judging.catalogue import FIRST_FIGURES
 from batch.judging.catalogue import PROTOCOL as FULL_CATALOGUE
 from batch.judging.full_catalogue import COLD, WARM, CatalogueFigures, record_of_rankers
 from batch.judging.judged import Judged

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from batch.judging import NAMES, POPULARITY, RANKERS
+from batch.judging import FIRST_FIGURES, NAMES, POPULARITY, RANKERS
 from batch.layout import table
 
 if TYPE_CHECKING:  # an operator who looks at a run need not wait for what made it
@@ -19,11 +19,6 @@ if TYPE_CHECKING:  # an operator who looks at a run need not wait for what made 
 
 NOTE = "in brackets: 95 % interval over users"
 
-FULL_CATALOGUE = (
-    "ndcg_at_10", "hitrate_at_5", "recall_at_20", "coverage_at_10", "overlap_at_10", "popularity_lift_at_10",
-)  # fmt: skip
-"""What is told of the full catalogue, in this order; `show --json` has all."""
-
 ORDER = ("hitrate", "precision", "recall", "map", "ndcg", "roc_auc", "log_loss", "calibration_error")
 """Of metrics that are alike in how many posts they look at; the ledger's jsonb keeps no order of its own."""
 
@@ -31,7 +26,7 @@ GROUPS = {"warm": "had liked something before", "cold": "had not liked anything 
 
 
 def of_run(metrics: dict[str, Any]) -> str:
-    """Tell the evaluation that a manifest keeps."""
+    """Render the evaluation that a manifest keeps."""
     holdout = metrics["holdout"]
     when = f"{holdout['from']} to {holdout['until']}"
     head = f"holdout ({metrics['protocol']}): {holdout['views']} rows of {holdout['users']} users, {when}"
@@ -40,7 +35,7 @@ def of_run(metrics: dict[str, Any]) -> str:
 
 
 def of_variant(name: str, found: Evaluation, source: str) -> str:
-    """Tell all that was found out about one variant.
+    """Render all that was found out about one variant.
 
     Parameters
     ----------
@@ -61,21 +56,23 @@ def of_variant(name: str, found: Evaluation, source: str) -> str:
 
 
 def full_catalogue(record: dict[str, Any] | None, start: str = "") -> list[str]:
-    """Tell the figures over the full catalogue: of all users, of warm and of cold ones; nothing for None."""
+    """Render the figures over the full catalogue: of all users, of warm and of cold ones; nothing for None."""
     if record is None:
         return []
     head = f"{start}{record['protocol']}: {record['users']} users who liked a post they had not liked before"
+    if record.get("lists", record["users"]) != record["users"]:
+        head += f", {record['lists']} pairs of a user and a cutoff"
     parts = [head, *_cannot_judge(record)]
     if record["users"] == 0:
         return parts
-    parts += _figures(record, FULL_CATALOGUE)
+    parts += _figures(record, FIRST_FIGURES)
     parts += [_less(name, found) for name, found in record.get("differences", {}).items()]
     parts += [_half_life(each) for each in record.get("recency", [])]
     for group, words in GROUPS.items():
         if group in record:
             of_group = record[group]
             parts += ["", f"{start}{group} users: {of_group['users']} who {words}"]
-            parts += _figures(of_group, FULL_CATALOGUE)[1:] if of_group["users"] else []
+            parts += _figures(of_group, FIRST_FIGURES)[1:] if of_group["users"] else []
     return parts
 
 
@@ -101,7 +98,7 @@ def _cannot_judge(record: dict[str, Any]) -> list[str]:
 
 
 def segments(records: Sequence[dict[str, Any]]) -> str:
-    """Tell each segment's figures, a line each."""
+    """Render each segment's figures, a line each."""
     head = ["by", "segment", "users", "rows", "like rate", "hitrate@5", "random", "popularity", "roc auc"]
     rows = [
         [
@@ -115,7 +112,7 @@ def segments(records: Sequence[dict[str, Any]]) -> str:
 
 
 def difference(name: str, other: str, found: Sequence[tuple[str, str, Difference]], protocol: str) -> str:
-    """Tell the paired differences of two variants, metric by metric.
+    """Render the paired differences of two variants, metric by metric.
 
     Parameters
     ----------
@@ -135,14 +132,14 @@ def difference(name: str, other: str, found: Sequence[tuple[str, str, Difference
 
 
 def cutoffs(found: Sequence[tuple[str, str, dict[str, Any]]], *, viewed: bool = True) -> str:
-    """Tell one line per cutoff.
+    """Render one line per cutoff.
 
     Parameters
     ----------
     found
         (cutoff, until, record): of `Evaluation.record` or, without `viewed`, of `CatalogueFigures.record`.
     viewed
-        Whether to tell viewed-only figures too.
+        Whether to render viewed-only figures too.
     """
     head = ["after", "until", "users", "ndcg@10", *(NAMES.get(name, name) for name in RANKERS[1:])]
     head += ["hitrate@5", "recall@20", "coverage@10"]
@@ -175,11 +172,11 @@ def in_order(metrics: Iterable[str]) -> list[str]:
 
 
 def _figures(record: dict[str, Any], metrics: Sequence[str] | None = None) -> list[str]:
-    """Tell every metric of the model, or those named that it has, a line each, with a column per ranker."""
+    """Render every metric of the model, or those named that it has, a line each, with a column per ranker."""
     note = [NOTE] if record.get("intervals") else []
     rankers = [name for name in RANKERS if name in record]
-    told = in_order(record["model"]) if metrics is None else [m for m in metrics if m in record["model"]]
-    rows = [[metric, *(_figure(record, ranker, metric) for ranker in rankers)] for metric in told]
+    shown = in_order(record["model"]) if metrics is None else [m for m in metrics if m in record["model"]]
+    rows = [[metric, *(_figure(record, ranker, metric) for ranker in rankers)] for metric in shown]
     return [*note, table(["metric", *(NAMES.get(name, name) for name in rankers)], rows)]
 
 

@@ -10,8 +10,7 @@ import lightgbm as lgb
 import numpy as np
 
 from batch.gate.outcomes import count_outcomes, outcome_of
-from batch.judging import MODEL, NAMES, POPULARITY, RANDOM, RECENCY
-from batch.judging.catalogue import FIRST_FIGURES
+from batch.judging import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RECENCY
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
 from batch.learning.gather import Gathered
