@@ -56,7 +56,7 @@ def of_variant(name: str, found: Evaluation, source: str) -> str:
 
 
 def full_catalogue(record: dict[str, Any] | None, start: str = "") -> list[str]:
-    """Render the figures over the full catalogue: of all users, of warm and of cold ones; nothing for None."""
+    """Render the figures over the full catalogue of all, warm and cold users; nothing for None."""
     if record is None:
         return []
     head = f"{start}{record['protocol']}: {record['users']} users who liked a post they had not liked before"
