@@ -3,8 +3,8 @@
 Everything learns from what happened up to the midnight (UTC) that starts the
 day `SPLIT`; judged are the users with likes on both sides of it. All posts are
 ranked for them, less those liked before, and a hit is a post liked later.
-Beside our models stand random order, popularity, implicit ALS (Hu, Koren &
-Volinsky, 2008) and our factors alone. `JSON` names a file for the rows.
+Beside our models stand random order, popularity, recency popularity and implicit
+ALS (Hu, Koren & Volinsky, 2008). `JSON` names a file for the rows.
 
 A network's counters stand at what they are now and would tell the future here:
 likes are counted from the log instead, and views are taken as not known.
@@ -23,15 +23,17 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from batch.arrays import Float32s, Int32s
+from batch.judging import MODEL
+from batch.judging.backtest import read_likes
 from batch.judging.bootstrap import Measured
-from batch.judging.catalogue import Question, ask, full_catalogue, measured
+from batch.judging.catalogue import CatalogueCase, measure_lists
+from batch.judging.full_catalogue import RankedCase, measure_cases, rank_case
 from batch.judging.metrics import DEPTH
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gathered_now
-from batch.loading.examples import Examples, labelled_between
 from batch.loading.history import History
 from batch.loading.source import explained, open_engine
-from batch.variants import VARIANTS
+from batch.variants import VARIANTS, Variant
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from contract.settings import Settings
 
@@ -59,48 +61,43 @@ def main() -> None:
         gathered_now(engine, settings, split, datetime.now(UTC)) as counted,
     ):
         gathered = without_counters(counted)
-        later = likes_since(gathered, settings.seed)
-        asked = ask(gathered.network, gathered.now, later, EVERY_ROW, settings.seed)
-        users, posts = asked.users.size, len(gathered.network.posts)
+        ranked = {name: rank(variant, gathered, settings) for name, variant in VARIANTS.items()}
+        case = next(iter(ranked.values())).case
+        users, posts = case.users.size, len(gathered.network.posts)
         print(f"{users} users with likes before and after {split.isoformat()}, {posts} posts")
         print_head(COLUMNS)
         rows = []
-        for name, found in judged(gathered, later, asked, settings):
+        for name, found in judged(gathered, ranked, settings):
             low, high = found.interval(HITRATE)
             values = {key: found.values[key] for key in COLUMNS if key in found.values}
-            rows.append({"model": name, "low": low, "high": high, "users": asked.users.size} | values)
+            rows.append({"model": name, "low": low, "high": high, "users": users} | values)
             print_row(COLUMNS, rows[-1])
     save_rows(rows)
 
 
+def rank(variant: Variant, gathered: Gathered, settings: Settings) -> RankedCase:
+    """Fit on everything up to the split, and rank for the users with likes before and after it."""
+    network, now = gathered.network, gathered.now
+    model = fit(variant, gathered, gathered.latest, settings, {})
+    likes = read_likes(now.store, datetime.now(UTC), len(network.users))
+    found = rank_case(model, network, gathered.at_holdout, now, likes, settings.threads, max_users=EVERY_ROW)
+    warm = found.case.warm
+    lists = {name: rows[warm] for name, rows in found.lists.items()}
+    return replace(found, case=found.case.keep_users(warm), lists=lists)
+
+
 def judged(
-    gathered: Gathered, later: Examples, asked: Question, settings: Settings
+    gathered: Gathered, ranked: dict[str, RankedCase], settings: Settings
 ) -> Iterator[tuple[str, Measured]]:
     """Yield a name and what was measured, the simplest first."""
-    network, now, first = gathered.network, gathered.now, True
-    for name, variant in VARIANTS.items():
-        model = fit(variant, gathered, gathered.latest, settings, {})
-        _, found = full_catalogue(model, network, now, later, settings.threads, EVERY_ROW)
-        if first:
-            yield "random", found["random"]
-            yield "popularity", found["popularity"]
-            for factors in ALS_FACTORS:
-                lists = als(now, asked, factors, settings.seed)
-                yield f"implicit ALS, {factors}", measured(asked, lists, settings.seed)
-            first = False
-        own = model.factors(network, now)
-        if own is not None:
-            lists = best(own.users[asked.users], own.posts, asked)
-            yield f"factors of {name} alone", measured(asked, lists, settings.seed)
-        yield name, found["model"]
-
-
-def likes_since(gathered: Gathered, seed: int) -> Examples:
-    """Return the likes after the split of users who had liked something before."""
-    end = datetime.now(UTC)
-    examples = labelled_between(gathered.now.store, gathered.now, end, EVERY_ROW, seed, 1.0)
-    known = np.diff(gathered.now.likes.starts) > 0
-    return examples.where(examples.liked & known[examples.users])
+    first = next(iter(ranked.values()))
+    simple = measure_cases([first], settings.seed).rankers
+    yield from ((name, simple[name]) for name in simple if name != MODEL)
+    for factors in ALS_FACTORS:
+        lists = als(gathered.now, first.case, factors, settings.seed)
+        yield f"implicit ALS, {factors}", measure_lists(first.case, lists, settings.seed)
+    for name, found in ranked.items():
+        yield name, measure_lists(found.case, found.lists[MODEL], settings.seed)
 
 
 def without_counters(gathered: Gathered) -> Gathered:
@@ -114,7 +111,7 @@ def _from_log(history: History) -> History:
     return replace(history, post_counts=history.post_counts.assign(likes=likes, views=0.0))
 
 
-def als(history: History, asked: Question, factors: int, seed: int) -> Int32s:
+def als(history: History, case: CatalogueCase, factors: int, seed: int) -> Int32s:
     """Return each user's best posts by implicit ALS with the package's own defaults; -1 pads."""
     from implicit.als import AlternatingLeastSquares  # here, so that the rest can be tested without it
 
@@ -123,18 +120,18 @@ def als(history: History, asked: Question, factors: int, seed: int) -> Int32s:
     matrix = csr_matrix((np.ones(likes.posts.size, np.float32), likes.posts, likes.starts), shape=shape)
     model = AlternatingLeastSquares(factors=factors, random_state=seed, num_threads=1)
     model.fit(matrix, show_progress=False)
-    return best(model.user_factors[asked.users], model.item_factors, asked)
+    return best(model.user_factors[case.users], model.item_factors, case)
 
 
-def best(users: Float32s, posts: Float32s, asked: Question) -> Int32s:
+def best(users: Float32s, posts: Float32s, case: CatalogueCase) -> Int32s:
     """Return (users, DEPTH) places of the posts with the highest products, less those not to be shown."""
     lists = np.full((len(users), DEPTH), -1, dtype=np.int32)
     for start in range(0, len(users), USERS_AT_A_TIME):
         stop = min(start + USERS_AT_A_TIME, len(users))
         scores = users[start:stop] @ posts.T
-        liked = asked.likes.of_users(start, stop)
+        liked = case.likes.of_users(start, stop)
         scores[liked.users, liked.posts] = -np.inf
-        scores[:, asked.later] = -np.inf
+        scores[:, case.hidden] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         shown = np.isfinite(np.take_along_axis(scores, order, axis=1))
         lists[start:stop, : order.shape[1]] = np.where(shown, order, -1)

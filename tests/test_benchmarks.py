@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.judging.catalogue import Question
+from batch.judging.catalogue import CatalogueCase
 from batch.judging.metrics import DEPTH
 from batch.loading.likes import Likes
 from benchmarks import exposures, loading, publish
@@ -90,8 +90,15 @@ def test_the_best_products_are_ranked_without_what_was_liked_or_came_later() -> 
     users, posts = (random.normal(size=(n, 3)).astype(np.float32) for n in (7, 25))
     likes = Likes.from_pairs(np.array([0, 0, 6], np.int32), np.array([3, 24, 1], np.int32), 7)
     later = np.array([2, 5, 8])
-    asked = Question(np.arange(7), likes, later, np.empty(0, np.int64), np.ones(25))
-    lists = best(users, posts, asked)
+    case = CatalogueCase(
+        users=np.arange(7),
+        user_ids=np.arange(7),
+        likes=likes,
+        hidden=later,
+        liked_later=np.empty(0, np.int64),
+        popularity=np.ones(25),
+    )
+    lists = best(users, posts, case)
     for user in range(7):
         allowed = [post for post in range(25) if post not in {*later, *likes.of(user)}]
         ranked = sorted(allowed, key=lambda post: -float(users[user] @ posts[post]))[:DEPTH]
