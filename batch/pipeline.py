@@ -24,12 +24,14 @@ from batch.gate.measure import measure
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.tally import Tally
 from batch.interrupt import InterruptedRunError
+from batch.judging.choose_recipe import RecipeChoice, choose_recipe
 from batch.judging.evaluate import evaluate, judged
 from batch.judging.judged import Judged
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
 from batch.learning.parameters import parameters_for
+from batch.learning.recipe import Recipe
 from batch.learning.refresh_state import RefreshState
 from batch.loading import source
 from batch.loading.interaction_store import identity, share
@@ -190,8 +192,9 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
     gathered = _load(night, run, stages)
     folder = Path(night.settings.model_dir) / run.run_id
-    metrics, rows = _judge(night.settings, folder, gathered, variant, tuned, stages)
-    model = _learn(night.settings, gathered, variant, tuned, stages)
+    choice = _choose(night.settings, gathered, variant, tuned, stages)
+    metrics, rows = _judge(night.settings, folder, gathered, variant, choice.recipe, tuned, stages)
+    model = _learn(night.settings, gathered, variant, choice.recipe, tuned, stages)
     model.save(folder, gathered.network)
     _keep_state(folder, gathered, model, stages)
     written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
@@ -210,6 +213,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "bytes_per_user": round(written.value_bytes / max(written.lists, 1), 1),
         "model_digest": model.digest,
         "tuned_parameters": tuned,
+        "recipe": choice.record(),
         "checksum": written.checksum.hexdigest(),
         "similar_posts": similar.lists,
         "similar_checksum": similar.checksum.hexdigest(),
@@ -249,18 +253,30 @@ def _load(night: Night, run: Run, stages: Stages) -> Gathered:
     return night.gathered
 
 
+def _choose(
+    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
+) -> RecipeChoice:
+    """Choose what the variant learns, on data before the holdout."""
+    with stages.stage("choose", "recipes") as stats:
+        choice = choose_recipe(variant, gathered, settings, tuned)
+        stats |= {"recipes": len(choice.candidates), "users": choice.users}
+    log.info("%s learns %s: %s", variant.name, choice.recipe.name, choice.why)
+    return choice
+
+
 def _judge(
     settings: Settings,
     folder: Path,
     gathered: Gathered,
     variant: Variant,
+    recipe: Recipe,
     tuned: dict[str, Any],
     stages: Stages,
 ) -> tuple[dict[str, Any], Judged]:
     """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
-    with stages.stage("fit", "examples") as stats:
-        model = fit(variant, gathered, gathered.training, settings, tuned)
-        stats |= {"examples": len(gathered.training), "positive": int(gathered.training.liked.sum())}
+    with stages.stage("fit", "windows") as stats:
+        model = fit(variant, gathered, gathered.training, recipe, settings, tuned)
+        stats |= {"windows": len(gathered.training)}
     with stages.stage("evaluate", "rows") as stats:
         rows = judged(model, gathered, settings.threads)
         metrics = evaluate(model, gathered, rows, settings.threads)
@@ -270,12 +286,17 @@ def _judge(
 
 
 def _learn(
-    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
+    settings: Settings,
+    gathered: Gathered,
+    variant: Variant,
+    recipe: Recipe,
+    tuned: dict[str, Any],
+    stages: Stages,
 ) -> Model:
     """Fit again on everything up to the cutoff."""
-    with stages.stage("refit", "examples") as stats:
-        stats |= {"examples": len(gathered.latest), "positive": int(gathered.latest.liked.sum())}
-        return fit(variant, gathered, gathered.latest, settings, tuned)
+    with stages.stage("refit", "windows") as stats:
+        stats |= {"windows": len(gathered.windows)}
+        return fit(variant, gathered, gathered.windows, recipe, settings, tuned)
 
 
 def _keep_state(folder: Path, gathered: Gathered, model: Model, stages: Stages) -> None:

@@ -18,6 +18,10 @@ Parse = Callable[[str], Any]
 SHOWN_SECRET = "***"
 
 ON, OFF = "on", "off"
+AUTO_RECIPE = "auto"
+RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
+"""What a model can learn, see batch/learning/recipe.py."""
+
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
@@ -184,6 +188,12 @@ class Settings:
         0.2,
         _number(0.01, 0.9),
         "latest part of the labelled views: held out to evaluate",
+    )
+    recipe: str = setting(
+        "OVERNIGHT_RECIPE",
+        AUTO_RECIPE,
+        _one_of(AUTO_RECIPE, *RECIPE_NAMES),
+        "what the models learn; auto: what ranks best on data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",

@@ -11,6 +11,7 @@ from typing import Any
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED
 from batch.loading.pull import Pulled, pull
 from batch.loading.source import connected
 from batch.variants import VARIANTS
@@ -59,4 +60,5 @@ def small_network(database_url: str, users: int = 120, interactions: int = 6_000
 
 
 def fitted(database_url: str, gathered: Gathered, variant: str = "test") -> Model:
-    return fit(VARIANTS[variant], gathered, gathered.training, settings_of(database_url))
+    recipe = LIKED_IF_VIEWED if gathered.with_views else LIKED
+    return fit(VARIANTS[variant], gathered, gathered.training, recipe, settings_of(database_url))

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from batch.commands.moment import Moment
 from batch.interrupt import signals_raise
 from batch.judging import FIRST_FIGURES, RANKERS, show_evaluation
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import evaluated
 from batch.judging.evaluation import HITRATE, Evaluation, Figures
 from batch.judging.labelled_views import judge_views, live_runs, read_views
@@ -103,13 +104,11 @@ def _on_holdout(
     settings: Settings, variants: list[Variant], as_of: datetime | None
 ) -> tuple[dict[str, Evaluation], str]:
     with _batch(settings) as engine, gathered_now(engine, settings, as_of, datetime.now(UTC)) as gathered:
-        found = {
-            each.name: evaluated(
-                fit(each, gathered, gathered.training, settings),
-                gathered, settings.threads, USERS_OVER_FULL_CATALOGUE,
-            )
-            for each in variants
-        }  # fmt: skip
+        found = {}
+        for each in variants:
+            recipe = choose_recipe(each, gathered, settings).recipe
+            model = fit(each, gathered, gathered.training, recipe, settings)
+            found[each.name] = evaluated(model, gathered, settings.threads, USERS_OVER_FULL_CATALOGUE)
     split = gathered.split
     return found, f"time split, {split.holdout_start.isoformat()} to {split.cutoff.isoformat()}"
 

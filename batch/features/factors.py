@@ -1,14 +1,16 @@
 """Collaborative factors: a dot product per user and post, learnt from impressions and likes.
 
-They are learnt from each pair of a user and a post that was shown, and how
-often the user liked it. Likes without a logged view are completed by sampled
-negatives. The model is in factorisation.py. A user or a post without trials has
-the prior mean of its attributes or groups.
+They are learnt from the same kind of examples as the forest: either from each
+pair of a user and a post that was shown, and how often the user liked it, where
+likes without a logged view are completed by sampled negatives; or from the
+likes, beside posts drawn evenly over all that exist. The model is in
+factorisation.py. A user or a post without trials has the prior mean of its
+attributes or groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
@@ -19,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from batch.arrays import Float32s, Int64s
 from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
-from batch.loading.examples import Examples, like_rate, with_negatives
+from batch.loading.examples import Examples, draw_evenly, like_rate, with_negatives
 from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
@@ -89,10 +91,13 @@ class FactorState:
         None if the night had no likes, or nothing but likes: then all factors are zero.
     rate
         Like rate of the night's views, to which likes without a view are completed.
+    negatives_per_like
+        Posts drawn evenly for each like; None if the factors are learnt from views.
     """
 
     rounds: FactorRounds | None
     rate: float
+    negatives_per_like: int | None = None
 
     def factors(self, history: History, values: Int64s, night_rows: Int64s, seed: int) -> Factors:
         """Infer the factors of some users and of the posts of now; the posts of the night keep theirs.
@@ -125,7 +130,8 @@ class FactorState:
         if of_posts.shape[1] != post_columns:
             raise ValueError(f"posts have {of_posts.shape[1]} attributes; the night had {post_columns}")
         rounds = self.rounds.of_posts(night_rows, of_posts)
-        users = infer_users(rounds, draw_trials(history, seed, self.rate), of_users)
+        trials = _trials(history, seed, self.rate, self.negatives_per_like)
+        users = infer_users(rounds, trials, of_users)
         return Factors.from_means(rounds.level, users, rounds.post_means[-1])
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -133,7 +139,8 @@ class FactorState:
         if self.rounds is None:
             return {}
         kept = {field.name: np.asarray(getattr(self.rounds, field.name)) for field in fields(self.rounds)}
-        return kept | {"rate": np.asarray(self.rate)}
+        negatives = -1 if self.negatives_per_like is None else self.negatives_per_like
+        return kept | {"rate": np.asarray(self.rate), "negatives_per_like": np.asarray(negatives)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> FactorState:
@@ -148,45 +155,67 @@ class FactorState:
         if not any(name in arrays for name in names):
             return cls(None, 0.0)
         rounds = FactorRounds(float(arrays["level"]), *(arrays[name] for name in names[1:]))
-        return cls(rounds, float(arrays["rate"]))
+        negatives = int(arrays["negatives_per_like"])
+        return cls(rounds, float(arrays["rate"]), None if negatives < 0 else negatives)
 
 
-_of_histories: WeakKeyDictionary[History, dict[int, tuple[Factors, FactorState]]] = WeakKeyDictionary()
+Learnt = tuple[Factors, FactorState]
+
+_of_histories: WeakKeyDictionary[History, dict[tuple[int, int | None], Learnt]] = WeakKeyDictionary()
 
 
-def taste_factors(network: Network, history: History, seed: int) -> Factors:
-    """Learn factors from the impressions up to `history.cutoff`; the same arguments give the same factors.
+def taste_factors(
+    network: Network, history: History, seed: int, negatives_per_like: int | None = None
+) -> Factors:
+    """Learn factors from what happened up to `history.cutoff`; the same arguments give the same factors.
 
     They are kept as long as the history is, because a night asks for those of
     one history several times. The dot product is in log-odds of a like. It is
     zero throughout if there are no likes, or nothing but likes.
+
+    Parameters
+    ----------
+    negatives_per_like
+        Posts drawn evenly for each like; None learns from the impressions.
     """
-    return _learnt(network, history, seed)[0]
+    return _learnt(network, history, seed, negatives_per_like)[0]
 
 
-def factor_state(network: Network, history: History, seed: int) -> FactorState:
+def factor_state(
+    network: Network, history: History, seed: int, negatives_per_like: int | None = None
+) -> FactorState:
     """Return what a refresh needs of the factors that `taste_factors` gives for the same arguments."""
-    return _learnt(network, history, seed)[1]
+    return _learnt(network, history, seed, negatives_per_like)[1]
 
 
-def _learnt(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
-    of_seed = _of_histories.setdefault(history, {})
-    if seed not in of_seed:
-        of_seed[seed] = _learn(network, history, seed)
-    return of_seed[seed]
+def _learnt(network: Network, history: History, seed: int, negatives_per_like: int | None) -> Learnt:
+    known = _of_histories.setdefault(history, {})
+    if (seed, negatives_per_like) not in known:
+        known[seed, negatives_per_like] = _learn(network, history, seed, negatives_per_like)
+    return known[seed, negatives_per_like]
 
 
-def _learn(network: Network, history: History, seed: int) -> tuple[Factors, FactorState]:
-    history = history.with_impressions(history.impressions)  # read once, and freed at the end
-    rate = like_rate(history.impressions.views > 0, history.impressions.likes > 0)
-    trials = draw_trials(history, seed, rate)
+def _learn(network: Network, history: History, seed: int, negatives_per_like: int | None) -> Learnt:
+    rate = 0.0
+    if negatives_per_like is None:
+        history = history.with_impressions(history.impressions)  # read once, and freed at the end
+        rate = like_rate(history.impressions.views > 0, history.impressions.likes > 0)
+    trials = _trials(history, seed, rate, negatives_per_like)
     likes, others = (sum(counts) for counts in zip(*map(_like_counts, trials), strict=True))
     if not (likes and others):
-        return Factors.zeros(len(network.users), len(network.posts)), FactorState(None, rate)
+        nothing = Factors.zeros(len(network.users), len(network.posts))
+        return nothing, FactorState(None, rate, negatives_per_like)
     of_users = _user_attributes(network.cohorts.rows(network.users), network.cohorts.count)
     of_posts = _post_attributes(history.groupings)
     users, rounds = factorise(trials, of_users, of_posts, FACTORS, seed)
-    return Factors.from_means(rounds.level, users, rounds.post_means[-1]), FactorState(rounds, rate)
+    factors = Factors.from_means(rounds.level, users, rounds.post_means[-1])
+    return factors, FactorState(rounds, rate, negatives_per_like)
+
+
+def _trials(history: History, seed: int, rate: float, negatives_per_like: int | None) -> list[Trials]:
+    if negatives_per_like is None:
+        return draw_trials(history, seed, rate)
+    return draw_even_trials(history, seed, negatives_per_like)
 
 
 def _like_counts(trials: Trials) -> tuple[int, int]:
@@ -195,15 +224,27 @@ def _like_counts(trials: Trials) -> tuple[int, int]:
     return int(pairs.likes.sum(dtype=np.int64)), int(np.count_nonzero(pairs.views > pairs.likes))
 
 
-def fit_log_odds(factors: Factors, examples: Examples) -> tuple[float, float]:
+def fit_log_odds(factors: Sequence[Factors], examples: Sequence[Examples]) -> tuple[float, float]:
     """Fit slope and intercept that turn the dot product into log-odds of a like.
 
     One logistic regression on examples that came after the likes behind the
-    factors: it tells how far what they say holds for what is shown now.
+    factors: it tells how far what they say holds for what comes next.
+
+    Parameters
+    ----------
+    factors, examples
+        Of each window.
     """
-    dots = factors.dot(examples.users, examples.posts).astype(np.float64).reshape(-1, 1)
+    dots = np.concatenate(
+        [
+            of_window.dot(labels.users, labels.posts)
+            for of_window, labels in zip(factors, examples, strict=True)
+        ]
+    )
+    dots = dots.astype(np.float64).reshape(-1, 1)
+    liked = np.concatenate([labels.liked for labels in examples])
     unit = float(dots.std()) or 1.0
-    fitted = LogisticRegression(C=np.inf).fit(dots / unit, examples.liked)
+    fitted = LogisticRegression(C=np.inf).fit(dots / unit, liked)
     return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])
 
 
@@ -230,6 +271,48 @@ def draw_trials(history: History, seed: int, rate: float) -> list[Trials]:
         known = replace(history, likes=history.likes.of_users(start, stop))
         completed.append(_complete(pairs.of_users(start, stop), known, seed + number, rate))
     return completed
+
+
+def draw_even_trials(history: History, seed: int, negatives_per_like: int) -> list[Trials]:
+    """Return the likes, and for each as many posts drawn evenly over those that existed.
+
+    A post that the user likes is never drawn. If there are more pairs than
+    `PAIRS_PER_BLOCK`, consecutive users are drawn for in parts of
+    `PAIRS_PER_SAMPLE`: the first with `seed`, the next with `seed + 1`, and so on.
+
+    Parameters
+    ----------
+    history
+        `likes` and `post_counts` are used.
+    """
+    likes, per_like = history.likes, 1 + negatives_per_like
+    pairs = likes.posts.size * per_like
+    max_likes = (PAIRS_PER_BLOCK if pairs <= PAIRS_PER_BLOCK else PAIRS_PER_SAMPLE) // per_like
+    ones = np.ones(likes.posts.size, np.uint8)
+    every_like = Impressions(likes.starts, likes.posts, ones, ones)
+    parts = []
+    for number, (start, stop) in enumerate(every_like.blocks(max_likes)):
+        part = every_like.of_users(start, stop)
+        parts.append(_beside_drawn(part, history.known, negatives_per_like, seed + number))
+    return parts
+
+
+def _beside_drawn(likes: Impressions, known: np.ndarray, negatives_per_like: int, seed: int) -> Trials:
+    """Add evenly drawn posts to the likes of some users."""
+    users, posts = likes.users.astype(np.int64), known.size
+    liked = users * posts + likes.posts
+    drawn = draw_evenly(users, known, negatives_per_like, np.random.default_rng(seed))
+    keys, draws = np.unique(drawn[~np.isin(drawn, liked)], return_counts=True)
+    pairs = np.concatenate([liked, keys])
+    order = np.argsort(pairs, kind="stable")
+    pairs = pairs[order]
+    counts = np.concatenate([likes.likes, draws])[order]
+    is_like = order < liked.size
+    return Trials(
+        Impressions.from_pairs(
+            pairs // posts, pairs % posts, counts, np.where(is_like, counts, 0), likes.starts.size - 1
+        )
+    )
 
 
 def _complete(pairs: Impressions, history: History, seed: int, rate: float) -> Trials:

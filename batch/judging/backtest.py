@@ -22,6 +22,7 @@ from itertools import pairwise
 import numpy as np
 import sqlalchemy as sa
 
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.full_catalogue import CatalogueFigures, RankedCase, measure_cases, rank_case
 from batch.learning.fit import fit
 from batch.learning.gather import gathered_now
@@ -145,10 +146,11 @@ def _rank(
 ) -> Iterator[tuple[str, RankedCase]]:
     """Fit each variant on all that was known at the cutoff, and let it rank."""
     with gathered_now(engine, settings, cutoff, cutoff) as gathered:
-        network, earlier, now = gathered.network, gathered.at_holdout, gathered.now
+        network, earlier, now = gathered.network, gathered.windows[-1].history, gathered.now
         likes = read_likes(now.store, until, len(network.users))
         for variant in variants:
-            model = fit(variant, gathered, gathered.latest, settings)
+            recipe = choose_recipe(variant, gathered, settings).recipe
+            model = fit(variant, gathered, gathered.windows, recipe, settings)
             yield (
                 variant.name,
                 rank_case(model, network, earlier, now, likes, settings.threads, max_users),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.full_catalogue import MAX_USERS, RankedCase, measure_cases, rank_case
 from batch.judging.judged import Judged, judge
-from batch.learning.gather import Gathered
+from batch.learning.gather import Gathered, Window
 from batch.learning.model import Model
 from batch.loading.examples import Examples
 
@@ -23,9 +26,16 @@ def holdout_rows(examples: Examples) -> Examples:
     return (views if len(views) else examples).distinct()
 
 
+def share_of_likes(windows: Sequence[Window]) -> float:
+    """Return the share of likes among the labelled views of windows: all that random order knows."""
+    liked = np.concatenate([each.views.liked for each in windows])
+    return float(liked.mean()) if liked.size else float("nan")
+
+
 def judged(model: Model, gathered: Gathered, threads: int) -> Judged:
     """Score the holdout with features as of its start."""
-    rows, like_rate = holdout_rows(gathered.holdout), float(gathered.training.liked.mean())
+    rows = holdout_rows(gathered.holdout)
+    like_rate = share_of_likes(gathered.training)
     return judge(model, gathered.network, gathered.at_holdout, rows, like_rate, threads)
 
 
@@ -34,7 +44,7 @@ def rank_holdout(model: Model, gathered: Gathered, threads: int, max_users: int)
 
     Every like counts, also those that are not among the examples of the holdout.
     """
-    earlier, history = gathered.at_history_end, gathered.at_holdout
+    earlier, history = gathered.before_holdout, gathered.at_holdout
     return rank_case(model, gathered.network, earlier, history, gathered.now.likes, threads, max_users)
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import sqlalchemy as sa
 from sklearn.model_selection import GroupKFold
 
-from batch.judging.evaluate import holdout_rows, judged, rank_holdout
+from batch.judging.choose_recipe import choose_recipe
+from batch.judging.evaluate import holdout_rows, judged, rank_holdout, share_of_likes
 from batch.judging.evaluation import Evaluation, evaluation
 from batch.judging.full_catalogue import RankedCase, measure_cases
 from batch.judging.judged import Judged, judge, pooled
 from batch.judging.metrics import Places
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gathered_now
+from batch.loading.examples import Examples
 from batch.loading.split import Split
 from batch.progress import track
 from batch.variants import Variant
@@ -45,13 +47,17 @@ def by_folds(variant: Variant, gathered: Gathered, folds: int, settings: Setting
     OvernightError
         There are fewer users than folds.
     """
-    examples = gathered.latest
+    since_end = [each for each in gathered.windows if each.history.cutoff >= gathered.split.history_end]
+    examples = Examples.together([each.views for each in since_end])
     rows, fold_of_user = holdout_rows(examples), folds_of_users(examples.users, folds, settings.seed)
+    fold_of_user = np.append(fold_of_user, np.full(len(gathered.network.users) - fold_of_user.size, -1))
+    recipe = choose_recipe(variant, gathered, settings).recipe
 
     def judge_fold(fold: int) -> Judged:
-        others = examples.where(fold_of_user[examples.users] != fold)
+        others = [each.keep_users(fold_of_user != fold) for each in gathered.windows]
         own = rows.where(fold_of_user[rows.users] == fold)
-        model, like_rate = fit(variant, gathered, others, settings), float(others.liked.mean())
+        model = fit(variant, gathered, others, recipe, settings)
+        like_rate = share_of_likes(others)
         return judge(model, gathered.network, gathered.at_history_end, own, like_rate, settings.threads)
 
     steps = ((1, judge_fold(fold)) for fold in range(folds))
@@ -147,7 +153,8 @@ def _cutoffs(
 def _judge_cutoff(
     into: JudgedCutoff, variant: Variant, gathered: Gathered, settings: Settings, max_users: int
 ) -> None:
-    model = fit(variant, gathered, gathered.training, settings)
+    recipe = choose_recipe(variant, gathered, settings).recipe
+    model = fit(variant, gathered, gathered.training, recipe, settings)
     rows = judged(model, gathered, settings.threads)
     case = rank_holdout(model, gathered, settings.threads, max_users)
     into.rows[variant.name], into.cases[variant.name] = rows, case

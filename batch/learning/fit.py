@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightgbm as lgb
@@ -15,17 +14,17 @@ from batch.features.encode import Encoder
 from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.features import TextFeatures, build_tables, profile_columns
 from batch.features.population import population_of
-from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
-from batch.learning.gather import Gathered
-from batch.learning.model import Model
+from batch.features.tables import ROWS_BATCH, FeatureTables, Kind
+from batch.learning.gather import Gathered, Window
+from batch.learning.model import Model, feature_names
 from batch.learning.parameters import parameters_for
+from batch.learning.recipe import Recipe
 from batch.loading.examples import Examples
 from batch.variants import Variant
 from contract.errors import ModelError
 from contract.settings import Settings
 
 PARAMETERS: dict[str, Any] = {
-    "objective": "binary",
     "num_iterations": 200,
     "learning_rate": 0.02,
     "num_leaves": 31,
@@ -43,20 +42,26 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
+MAX_ROWS_OF_A_QUERY = 10_000
+"""LightGBM takes no more; a user with more rows makes several queries."""
+
+
 def fit(
     variant: Variant,
     gathered: Gathered,
-    examples: Examples,
+    windows: Sequence[Window],
+    recipe: Recipe,
     settings: Settings,
     tuned: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Train on examples that came after the end of the history, and on older ones.
-
-    Each example has the features of its own time: as of the end of the
-    history, or as of half way through it.
+    """Train on the labels of windows, each with the features as of its start.
 
     Parameters
     ----------
+    windows
+        In order of time.
+    recipe
+        What to learn; choose.py finds it.
     tuned
         Laid over the default parameters; None takes those that tuning kept for the variant.
 
@@ -68,34 +73,42 @@ def fit(
         The file of tuned parameters cannot be used.
     """
     tuned = parameters_for(variant.name, settings) if tuned is None else tuned
-    network, history, seed = gathered.network, gathered.at_history_end, settings.seed
-    if examples.liked.all() or not examples.liked.any():
-        raise ModelError(
-            f"after {history.cutoff.isoformat()} there are {int(examples.liked.sum())} likes among "
-            f"{len(examples)} examples; both kinds are needed: let more interactions gather, "
-            "or change OVERNIGHT_HISTORY_FRACTION"
-        )
-    windows = [(gathered.half_way, gathered.older), (history, examples)]
-    windows = [(known, labels) for known, labels in windows if len(labels)]
+    network, seed = gathered.network, settings.seed
+    max_rows = settings.training_rows // max(len(windows), 1)
+    labelled = [(each.history, each.examples(recipe, max_rows, seed)) for each in windows]
+    labelled = [(known, labels) for known, labels in labelled if len(labels)]
+    _check_labels([labels for _, labels in labelled], gathered)
+    histories, examples = zip(*labelled, strict=True)
     user_columns, post_columns = profile_columns(network)
-    users = Encoder.fit(Kind.USER, user_columns, _distinct([labels.users for _, labels in windows]))
-    posts = Encoder.fit(Kind.POST, post_columns, _distinct([labels.posts for _, labels in windows]))
+    users = Encoder.fit(Kind.USER, user_columns, _distinct([labels.users for labels in examples]))
+    posts = Encoder.fit(Kind.POST, post_columns, _distinct([labels.posts for labels in examples]))
     text = _text(variant, gathered)
     log_odds, start = None, None
     if variant.with_factors:
-        factors = [taste_factors(network, known, seed) for known, _ in windows]
-        log_odds = fit_log_odds(factors[-1], examples)
+        factors = [taste_factors(network, known, seed, recipe.negatives_per_like) for known in histories]
+        log_odds = fit_log_odds(factors, examples)
         start = [
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
-            for of_window, (_, labels) in zip(factors, windows, strict=True)
+            for of_window, labels in zip(factors, examples, strict=True)
         ]
     tables = [
         build_tables(variant, network, known, population_of(variant, network, known), users, posts, text)
-        for known, _ in windows
+        for known in histories
     ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
-    booster = _train(tables, [labels for _, labels in windows], start, parameters)
-    return Model(variant, booster, users, posts, text, history.groupings, log_odds, seed)
+    booster = _train(tables, list(examples), start, parameters | {"objective": recipe.objective})
+    return Model(variant, booster, users, posts, text, gathered.now.groupings, log_odds, seed, recipe)
+
+
+def _check_labels(examples: Sequence[Examples], gathered: Gathered) -> None:
+    liked = sum(int(labels.liked.sum()) for labels in examples)
+    rows = sum(map(len, examples))
+    if liked in (0, rows):
+        since = gathered.split.windows[0].isoformat()
+        raise ModelError(
+            f"after {since} there are {liked} likes among {rows} examples; both kinds are needed: "
+            "let more interactions gather, or change OVERNIGHT_HISTORY_FRACTION"
+        )
 
 
 def _distinct(places: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
@@ -115,15 +128,25 @@ def _train(
     start: list[Float32s] | None,
     parameters: dict[str, Any],
 ) -> lgb.Booster:
-    """Train one forest on examples of several times, each with the features of its own time."""
-    columns = tables[0].columns
+    """Train one forest on examples of several times, each with the features of its own time.
+
+    For a ranking objective, rows of one user in one window are one query.
+    """
+    columns, groups = tables[0].columns, None
+    if parameters["objective"] != "binary":
+        orders = [np.argsort(labels.users, kind="stable") for labels in examples]
+        examples = [labels.where(order) for labels, order in zip(examples, orders, strict=True)]
+        if start is not None:
+            start = [scores[order] for scores, order in zip(start, orders, strict=True)]
+        groups = np.concatenate([_query_sizes(labels.users) for labels in examples])
     data = lgb.Dataset(
         _matrix(tables, examples),
         label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
         weight=np.concatenate([labels.weights for labels in examples]),
+        group=groups,
         init_score=None if start is None else np.concatenate(start).astype(np.float64),
-        feature_name=[_plain(place, feature) for place, feature in enumerate(columns)],
-        categorical_feature=[place for place, feature in enumerate(columns) if feature.categorical],
+        feature_name=feature_names(tables[0]),
+        categorical_feature=[index for index, feature in enumerate(columns) if feature.categorical],
         free_raw_data=True,
     )
     try:
@@ -145,6 +168,11 @@ def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
     return matrix
 
 
-def _plain(place: int, feature: Feature) -> str:
-    """Name a column so that LightGBM takes it: no JSON signs, no two alike."""
-    return f"{place}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
+def _query_sizes(users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many rows each user has, users in ascending order; none has too many for LightGBM."""
+    sizes = np.unique(users, return_counts=True)[1]
+    parts = -(-sizes // MAX_ROWS_OF_A_QUERY)
+    first = sizes - (parts - 1) * MAX_ROWS_OF_A_QUERY
+    cut = np.full(int(parts.sum()), MAX_ROWS_OF_A_QUERY)
+    cut[np.cumsum(parts) - parts] = first
+    return cut

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
@@ -16,9 +18,11 @@ from batch.features.content import content_vectors
 from batch.features.embeddings import embed, find_encoder
 from batch.features.features import TextFeatures
 from batch.features.text import text_features
-from batch.loading.examples import Examples, labelled_between
+from batch.learning.recipe import Recipe
+from batch.loading.examples import Examples, labelled_between, likes_among_all_posts, thinned
 from batch.loading.groupings import CLUSTER, Groupings, by_topic
 from batch.loading.history import History, count_histories
+from batch.loading.likes import Likes
 from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
 from batch.loading.split import Split, split_by_time
@@ -27,35 +31,66 @@ from contract.errors import SourceError
 from contract.settings import Settings
 
 NEGATIVES_PER_LIKE = 2.0
-"""Sampled to learn from; the holdout is judged on as many as the like rate asks for."""
+"""Sampled to learn from views; the holdout is judged on as many as the like rate asks for."""
 
 CLUSTERS = 20
 
-OLDER = 4
-"""Of the examples to train on, at most one in so many is of the older ones."""
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What was known at a time, and what happened from then until the next window.
+
+    Attributes
+    ----------
+    history
+        As of the window's start.
+    views
+        Labelled views; likes without one, beside sampled negatives, in the
+        windows after the end of the history only: where views are logged,
+        earlier ones would outnumber them, and tell more of what was shown than
+        of what is liked.
+    later_likes
+        Every like up to the window's end.
+    labelled_users
+        (users,) whose likes are labels; None for all of them.
+    """
+
+    history: History
+    views: Examples
+    later_likes: Likes
+    labelled_users: Flags | None = None
+
+    def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
+        """Return what a recipe learns from, at most so many rows."""
+        if recipe.negatives_per_like is None:
+            return thinned(self.views, max_rows, seed)
+        found = likes_among_all_posts(
+            self.history, self.later_likes, recipe.negatives_per_like, max_rows, seed
+        )
+        return found if self.labelled_users is None else found.where(self.labelled_users[found.users])
+
+    def keep_users(self, keep: Flags) -> Window:
+        """Return the window with the labels of some users: `keep` is (users,). What was known stays."""
+        return replace(self, views=self.views.where(keep[self.views.users]), labelled_users=keep)
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The network, four histories, and four sets of examples.
+    """The network, and what was known and what happened in each window of time.
 
     Attributes
     ----------
-    half_way, older
-        What was known in the middle of the history, and the examples from
-        then to its end, which every model learns from too; perhaps none.
-        Where views are logged, likes without one are not among them: they
-        would outnumber the views, and tell more of what was shown than of
-        what is liked. They speak through shares, rates and factors instead.
-    at_history_end, at_holdout, now
-        What was known when training labels begin, when holdout labels begin,
-        and at the cutoff.
-    training, holdout, latest
-        Examples between the first two, between the last two, and all of both:
-        the model that is judged learns from the first, the one that goes live
-        from the last.
     text, embeddings
         Columns of the posts' texts: from their words, and from their sentences.
+    windows
+        Consecutive, up to the cutoff: the model that goes live learns from all
+        of them, the one that is judged from those before the holdout.
+    now
+        What was known at the cutoff.
+    holdout
+        Labelled views since the holdout's start.
     hidden
         Rows of posts that are not to be in a list: those that did not exist
         yet at an earlier time asked for. None where the time is now: whatever
@@ -68,16 +103,39 @@ class Gathered:
     text: TextFeatures
     embeddings: TextFeatures
     split: Split
-    half_way: History
-    older: Examples
-    at_history_end: History
-    at_holdout: History
+    windows: tuple[Window, ...]
     now: History
-    training: Examples
     holdout: Examples
-    latest: Examples
     hidden: Int64s
     left_out: dict[str, int]
+
+    @property
+    def training(self) -> tuple[Window, ...]:
+        """The windows before the holdout."""
+        return tuple(each for each in self.windows if each.history.cutoff < self.split.holdout_start)
+
+    @property
+    def at_history_end(self) -> History:
+        """What was known at the end of the history."""
+        return self._as_of(self.split.history_end)
+
+    @property
+    def at_holdout(self) -> History:
+        """What was known when the holdout began."""
+        return self._as_of(self.split.holdout_start)
+
+    @property
+    def before_holdout(self) -> History:
+        """What was known when the last window before the holdout began."""
+        return self.training[-1].history
+
+    def _as_of(self, time: datetime) -> History:
+        return next(each.history for each in self.windows if each.history.cutoff == time)
+
+    @property
+    def with_views(self) -> bool:
+        """Whether the network logs views to learn from."""
+        return any(bool(each.views.viewed.any()) for each in self.training)
 
     @property
     def interactions(self) -> int:
@@ -108,26 +166,23 @@ def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: da
     text = text_features(network.posts[columns.TEXT], seed)
     embeddings = embed(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.beside(embeddings), seed)
-    moments = [split.half_way or split.history_end, split.history_end, split.holdout_start, cutoff]
-    half_way, first, second, now = count_histories(store, network, moments, groupings)
+    *starts, now = count_histories(store, network, split.bounds, groupings)
     rows = settings.training_rows
-    training = labelled_between(store, first, split.holdout_start, rows, seed, NEGATIVES_PER_LIKE)
-    older = labelled_between(store, half_way, split.history_end, rows // OLDER, seed, NEGATIVES_PER_LIKE)
-    if training.viewed.any():
-        older = older.where(older.viewed)
+    windows = []
+    per_window = rows // len(starts)
+    for start, end in pairwise([*starts, now]):
+        early = start.cutoff < split.history_end
+        views = labelled_between(store, start, end.cutoff, per_window, seed, NEGATIVES_PER_LIKE)
+        windows.append(Window(start, views.where(views.viewed) if early else views, end.likes))
+    at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     return Gathered(
         network=network,
         text=text,
         embeddings=embeddings,
         split=split,
-        half_way=half_way,
-        older=older,
-        at_history_end=first,
-        at_holdout=second,
+        windows=tuple(windows),
         now=now,
-        training=training,
-        holdout=labelled_between(store, second, cutoff, rows, seed),
-        latest=labelled_between(store, first, cutoff, rows, seed, NEGATIVES_PER_LIKE),
+        holdout=labelled_between(store, at_holdout, cutoff, rows, seed),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )

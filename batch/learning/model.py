@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from batch.features.population import Population, population_of
 from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
 from batch.files import write_atomically
 from batch.learning.files import COLUMNS, FOREST, POSTS, read_forest
+from batch.learning.recipe import RECIPES, Recipe
 from batch.learning.scored_users import USERS, encoded
 from batch.loading.examples import Examples
 from batch.loading.groupings import Groupings
@@ -38,7 +40,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Model:
-    """score(user, post) = dot(factors) + forest(features), in log-odds of a like.
+    """score(user, post) = dot(factors) + forest(features); `recipe.score_meaning` says what a score is.
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class Model:
     groupings: Groupings
     log_odds: tuple[float, float] | None
     seed: int
+    recipe: Recipe
 
     def tables(
         self, network: Network, history: History, population: Population | None = None
@@ -69,21 +72,30 @@ class Model:
         ----------
         population
             Of the whole network, where `network` and `history` have some of its users only.
+
+        Raises
+        ------
+        ModelError
+            The model was trained on other features, by another version of this project.
         """
         if population is None:
             population = population_of(self.variant, network, history)
-        return build_tables(self.variant, network, history, population, self.users, self.posts, self.text)
+        tables = build_tables(self.variant, network, history, population, self.users, self.posts, self.text)
+        if self.booster.feature_name() != feature_names(tables):
+            raise ModelError("the model was trained on other features; run the night again")
+        return tables
 
     def factors(self, network: Network, history: History) -> Factors | None:
         """Return the factors as of `history.cutoff` in log-odds."""
         if self.log_odds is None:
             return None
-        return taste_factors(network, history, self.seed).as_log_odds(*self.log_odds)
+        factors = taste_factors(network, history, self.seed, self.recipe.negatives_per_like)
+        return factors.as_log_odds(*self.log_odds)
 
     def scores(
         self, network: Network, history: History, rows: Examples, threads: int
     ) -> npt.NDArray[np.float64]:
-        """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,) log-odds."""
+        """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
         if len(rows) == 0:
             return np.empty(0)
         tables, factors = self.tables(network, history), self.factors(network, history)
@@ -136,6 +148,7 @@ class Model:
             "groupings": dict(zip(self.groupings.names, self.groupings.sizes, strict=True)),
             "log_odds": self.log_odds,
             "seed": self.seed,
+            "recipe": self.recipe.name,
         }
 
 
@@ -169,6 +182,7 @@ def load_model(folder: Path, network: Network) -> Model:
             groupings=_grouped(network, columns["groupings"], same, groups[place]),
             log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
             seed=columns["seed"],
+            recipe=RECIPES[columns["recipe"]],
         )
     except OSError as error:
         reason = f"{error.strerror}; run the night again"
@@ -187,6 +201,14 @@ def _grouped(network: Network, sizes: dict[str, int], known: Flags, groups: Int3
         by_topic = network.posts[TOPIC].map(of_topic).fillna(of_post)
         groups[:, [*sizes].index(TOPIC)] = np.where(known[:, 0], of_post, by_topic)
     return Groupings(tuple(sizes), groups, tuple(sizes.values()))
+
+
+def feature_names(tables: FeatureTables) -> list[str]:
+    """Name the model's columns so that LightGBM takes the names: no JSON signs, no two alike."""
+    return [
+        f"{index}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
+        for index, feature in enumerate(tables.columns)
+    ]
 
 
 def _as_json(fields: dict[str, Any]) -> str:

@@ -53,7 +53,9 @@ class RefreshState:
             user_ids=network.users.index.to_numpy(np.int64),
             post_ids=network.posts.index.to_numpy(np.int64),
             user_factors=None if factors is None else factors.users,
-            factor_state=None if factors is None else factor_state(network, history, model.seed),
+            factor_state=None
+            if factors is None
+            else factor_state(network, history, model.seed, model.recipe.negatives_per_like),
         )
 
     def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:

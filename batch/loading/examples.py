@@ -1,10 +1,14 @@
 """Labelled examples: what happened after a cutoff, for training and for the holdout.
 
+There are two kinds, see batch/learning/recipe.py. `labelled_between` collects
+the logged views:
+
 A view whose next event by the same user on the same post is a like is a
 positive example, any other view a negative one. A like that no view precedes
 is a positive too; for those, posts not liked are sampled as negatives: a post
 as often as the network shows it, and together of the weight that keeps the
-like rate of the views.
+like rate of the views. `likes_among_all_posts` collects the likes, and posts
+drawn evenly over all that existed.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import pandas as pd
 from batch.arrays import Float32s
 from batch.loading.history import History
 from batch.loading.interaction_store import InteractionStore
+from batch.loading.likes import Likes
 
 LOOK_BACK = timedelta(days=1)
 """A like this long after the cutoff still finds a view before it."""
@@ -91,8 +96,8 @@ class Examples:
             np.concatenate([part.weights for part in parts]),
         )
 
-    def where(self, keep: Flags) -> Examples:
-        """Return the rows to keep."""
+    def where(self, keep: Flags | Places) -> Examples:
+        """Return the rows to keep, or rows in an order given."""
         return Examples(
             self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep], self.weights[keep]
         )
@@ -144,6 +149,71 @@ def labelled_between(
     )
     examples = with_negatives(labels, before, negatives_per_like, seed)
     return thinned(examples, most_rows, seed)
+
+
+def likes_among_all_posts(
+    before: History, later: Likes, negatives_per_like: int, max_rows: int, seed: int
+) -> Examples:
+    """Collect the likes that came after a cutoff, and for each as many posts drawn evenly.
+
+    Only posts that existed at the cutoff are liked or drawn here: what a list
+    can hold. A post that the user likes by the later time is never drawn.
+
+    Parameters
+    ----------
+    before
+        As of the cutoff.
+    later
+        Every like up to the later time; those of `before` are left out.
+    max_rows
+        More likes than make so many rows are thinned at random.
+
+    Returns
+    -------
+    Likes first, ascending by user, then post; `viewed` is False throughout and all weights are 1.
+    """
+    posts = len(before.post_counts)
+    keys = later.users.astype(np.int64) * posts + later.posts  # ascending
+    known = before.likes.users.astype(np.int64) * posts + before.likes.posts
+    new = np.setdiff1d(keys, known, assume_unique=True)
+    new = new[before.known[new % posts]]
+    random = np.random.default_rng(seed)
+    most = max(max_rows // (1 + negatives_per_like), 1)
+    if new.size > most:
+        new = np.sort(random.choice(new, most, replace=False))
+    drawn = draw_evenly(new // posts, before.known, negatives_per_like, random)
+    drawn = drawn[~_among(drawn, keys)]
+    pairs = np.concatenate([new, drawn])
+    liked = np.arange(pairs.size) < new.size
+    weights = np.ones(pairs.size, np.float32)
+    return Examples(pairs // posts, pairs % posts, liked, np.zeros(pairs.size, bool), weights)
+
+
+def draw_evenly(users: Places, known: Flags, per_like: int, random: np.random.Generator) -> Places:
+    """Draw posts evenly over the known ones: keys of (user row * posts + post row), `per_like` a user given.
+
+    Parameters
+    ----------
+    users
+        (likes,) row of the user of each like.
+    known
+        (posts,) which posts can be drawn.
+    """
+    choice = np.flatnonzero(known)
+    if choice.size == 0:
+        return np.empty(0, np.int64)
+    owners = np.repeat(users, per_like)
+    drawn: Places = owners * known.size + random.choice(choice, owners.size)
+    return drawn
+
+
+def _among(values: Places, ascending: Places) -> Flags:
+    """Return (values,) whether each is one of some ascending values."""
+    if ascending.size == 0:
+        return np.zeros(values.size, bool)
+    found = ascending[np.minimum(np.searchsorted(ascending, values), ascending.size - 1)]
+    among: Flags = found == values
+    return among
 
 
 def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:

@@ -375,7 +375,9 @@ class PostCounts:
         sums = np.stack([found[name][known].astype(np.float64) for name in FADING], axis=1)
         self._fading[at] += sums / FADING_UNIT
 
-    def _at(self, found: dict[str, npt.NDArray[Any]]) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Flags]:
+    def _at(
+        self, found: dict[str, npt.NDArray[Any]]
+    ) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Flags]:
         """Return (periods, rows of posts) of rows of a query, and which of its rows are of known posts."""
         rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
         known = rows >= 0

@@ -1,14 +1,16 @@
-"""Cuts time into history, training and holdout.
+"""Cuts time into history, training and holdout, and all labels into windows.
 
     |----- history ------|---- training labels ----|-- holdout labels --|
-    first    |       history_end               holdout_start        cutoff
-         half_way
+    first           history_end               holdout_start        cutoff
+              |-----|-----|-----|-----|------|-------|---------|--------|
+                            windows
 
-Training uses features as of `history_end` and labels after it; evaluation
-uses features as of `holdout_start` and labels after that; the night itself
-uses features as of the cutoff, for which the labels are still to come. What
-happened between `half_way` and `history_end` teaches as well, with features as
-of `half_way`: most likes may lie there.
+Evaluation uses features as of `holdout_start` and labels after that; the night
+itself uses features as of the cutoff, for which the labels are still to come.
+Training takes the labels of a window with the features as of its start, so that
+features are as fresh there as they are when they serve. The model that is
+judged learns from the windows before the holdout, the one that goes live from
+all of them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,13 @@ log = logging.getLogger("batch")
 MINUTE = timedelta(minutes=1)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 
+WINDOWS = 7
+"""Windows with equally many likes, from the end of the history to the cutoff."""
+
+WINDOWS_IF_LARGE = 3
+LARGE_INTERACTIONS = 20_000_000
+"""From so many interactions up there are fewer windows: each costs a factorisation, and has labels enough."""
+
 PER_MINUTE = """
     SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
            count(*) FILTER (action = 'view') AS views, count(*) FILTER (action = 'like') AS likes
@@ -39,23 +48,36 @@ PER_MINUTE = """
 
 @dataclass(frozen=True)
 class Split:
-    """The moments (UTC) that part history, training labels, holdout labels and what is to come.
+    """Times (UTC) that part history, training labels, holdout labels and what is to come.
 
-    `half_way`: by then half of the history's likes had happened; None where they lie in one minute.
-    `by_hour`: (views, likes) in each of the 24 hours of the day (UTC), up to the cutoff.
+    Attributes
+    ----------
+    windows
+        Starts of the windows, ascending; `history_end` and `holdout_start` are
+        among them. Each ends where the next begins, the last at the cutoff.
+    by_hour
+        (views, likes) in each of the 24 hours of the day (UTC), up to the cutoff.
     """
 
-    half_way: datetime | None
+    windows: tuple[datetime, ...]
     history_end: datetime
     holdout_start: datetime
     cutoff: datetime
     by_hour: tuple[tuple[int, int], ...]
+
+    @property
+    def bounds(self) -> tuple[datetime, ...]:
+        """The starts of the windows, and the cutoff."""
+        return (*self.windows, self.cutoff)
 
 
 def split_by_time(
     store: InteractionStore, cutoff: datetime, history_fraction: float, holdout_fraction: float
 ) -> Split:
     """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
+
+    The windows hold equally many likes each, except that `history_end` and
+    `holdout_start` take the place of the starts that are near them.
 
     Raises
     ------
@@ -82,8 +104,9 @@ def split_by_time(
         )
     first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
     ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
-    half_way = _half_way(every_minute[every_minute["minute"] <= per_minute["minute"].iloc[first]])
-    return Split(half_way, ends[first], ends[second], cutoff, _by_hour(every_minute))
+    fixed = (ends[first], ends[second])
+    windows = _windows(every_minute[every_minute["likes"] > 0], fixed, cutoff, history_fraction)
+    return Split(windows, *fixed, cutoff, _by_hour(every_minute))
 
 
 def _by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
@@ -92,14 +115,32 @@ def _by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
     return tuple((int(views), int(likes)) for views, likes in counted.to_numpy())
 
 
-def _half_way(history: pd.DataFrame) -> datetime | None:
-    """Return the end of the minute by which half of the likes of these minutes had happened."""
-    liked = history[history["likes"] > 0]
-    if len(liked) < 2:
-        return None
-    share = np.cumsum(liked["likes"].to_numpy(np.float64)) / liked["likes"].sum()
-    place = min(int(np.searchsorted(share, 0.5)), len(liked) - 2)
-    return datetime.fromtimestamp(int(liked["minute"].iloc[place]), UTC) + MINUTE
+def _windows(
+    per_minute: pd.DataFrame, fixed: tuple[datetime, datetime], cutoff: datetime, history_fraction: float
+) -> tuple[datetime, ...]:
+    """Return the starts of the windows, ascending.
+
+    Parameters
+    ----------
+    per_minute
+        Minutes with likes.
+    fixed
+        Starts that must be among them.
+    history_fraction
+        Share of the likes before the first window.
+    """
+    large = per_minute[["views", "likes"]].to_numpy().sum() >= LARGE_INTERACTIONS
+    count = WINDOWS_IF_LARGE if large else WINDOWS
+    share = np.cumsum(per_minute["likes"].to_numpy(np.float64)) / per_minute["likes"].sum()
+    ends = per_minute["minute"].to_numpy(np.int64) + 60
+    step = (1 - history_fraction) / count
+    of_fixed = [share[ends <= time.timestamp()].max(initial=0.0) for time in fixed]
+    starts = set(fixed)
+    for wanted in history_fraction + step * np.arange(count):
+        start = datetime.fromtimestamp(int(ends[np.searchsorted(share, wanted)]), UTC)
+        if start < cutoff and min(abs(wanted - known) for known in of_fixed) > step / 2:
+            starts.add(start)
+    return tuple(sorted(starts))
 
 
 def _cuts(labels: npt.NDArray[np.float64], history: float, holdout: float) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import holdout_rows
 from batch.judging.metrics import ranking_metrics
 from batch.learning.fit import fit
@@ -58,7 +59,8 @@ def judge(
     ModelError
         There are no rows to judge by.
     """
-    model = fit(variant, gathered, gathered.training, settings, parameters)
+    recipe = choose_recipe(variant, gathered, settings, parameters).recipe
+    model = fit(variant, gathered, gathered.training, recipe, settings, parameters)
     rows, history = holdout_rows(gathered.holdout), gathered.at_holdout
     if len(rows) == 0:
         raise ModelError(

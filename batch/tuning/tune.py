@@ -84,7 +84,10 @@ def tune(
             told |= {"interactions": gathered.interactions}
         with stages.stage("judge_defaults", "examples") as told:
             default = judge(variant, earlier, settings, {})
-            told |= {"examples": len(earlier.training), "log_loss": round(default.log_loss, 6)}
+            told |= {
+                "examples": sum(len(each.views) for each in earlier.training),
+                "log_loss": round(default.log_loss, 6),
+            }
         study = _open(variant, settings, default, gathered, kept)
 
         def loss(parameters: Parameters) -> float:

@@ -1,0 +1,161 @@
+"""Chooses what a variant learns, by how the lists of each recipe rank a window before the holdout.
+
+    validation = the last window before the holdout
+    for each recipe that the network has examples for, the simplest first:
+        fit on the windows before the validation, rank all posts as of its start
+    take the first recipe
+    for each further one:
+        take it instead if its NDCG@10 is higher by more than one standard error, paired by user
+
+The one-standard-error rule (Breiman et al., 1984) keeps the simpler of two that
+are alike: where posts are shown at random the views are as good a teacher as
+the likes, and there are more of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from batch.judging.catalogue import build_case, score_lists
+from batch.judging.full_catalogue import FIRST, MIN_USERS, rank_by_model
+from batch.judging.metrics import Floats, rounded
+from batch.learning.fit import fit
+from batch.learning.gather import Gathered
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES, Recipe
+from batch.loading.split import LARGE_INTERACTIONS
+from batch.variants import Variant
+from contract.errors import ModelError
+from contract.settings import AUTO_RECIPE, Settings
+
+log = logging.getLogger("batch")
+
+MAX_USERS = 2_000
+"""Users whose lists are compared, drawn at random where there are more."""
+
+MAX_ROWS = 500_000
+"""Examples that each recipe is tried with."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recipe that was tried: mean NDCG@10, and the standard error of its difference to the first."""
+
+    recipe: Recipe
+    ndcg_at_10: float
+    difference: float
+    standard_error: float
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        return {
+            "recipe": self.recipe.name,
+            "ndcg_at_10": rounded(self.ndcg_at_10),
+            "difference": rounded(self.difference),
+            "standard_error": rounded(self.standard_error),
+        }
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """The recipe of a variant, and why.
+
+    Attributes
+    ----------
+    candidates
+        What was tried, in order; none if there was no choice.
+    validated
+        Between which times likes were ranked; None if there was no choice.
+    users
+        How many users were judged.
+    """
+
+    recipe: Recipe
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+    validated: tuple[datetime, datetime] | None = None
+    users: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        when = self.validated
+        return {
+            "name": self.recipe.name,
+            "objective": self.recipe.objective,
+            "negatives_per_like": self.recipe.negatives_per_like,
+            "score_meaning": self.recipe.score_meaning,
+            "why": self.why,
+            "candidates": [candidate.record() for candidate in self.candidates],
+            "validated": None if when is None else [time.isoformat() for time in when],
+            "users": self.users,
+        }
+
+
+def choose_recipe(
+    variant: Variant, gathered: Gathered, settings: Settings, tuned: Mapping[str, Any] | None = None
+) -> RecipeChoice:
+    """Choose what a variant learns; nothing after the start of the holdout is looked at.
+
+    Parameters
+    ----------
+    tuned
+        As in `fit`.
+
+    Raises
+    ------
+    ModelError
+        The setting asks for views, and there are none to learn from.
+    """
+    wanted = settings.recipe
+    if wanted != AUTO_RECIPE:
+        recipe = RECIPES[wanted]
+        if recipe.from_views and not gathered.with_views:
+            raise ModelError(
+                f"OVERNIGHT_RECIPE={wanted} learns from views and the network logs none before the "
+                f"holdout; set it to {LIKED.name} or {AUTO_RECIPE}"
+            )
+        return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
+    recipes = [*([LIKED_IF_VIEWED] if gathered.with_views else []), LIKED, RANKED]
+    *earlier, last = gathered.training
+    case = build_case(gathered.network, last.history, last.later_likes, MAX_USERS, settings.seed)
+    if not earlier or case.users.size < MIN_USERS:
+        why = f"too little to choose by before the holdout: {case.users.size} users in one window"
+        return RecipeChoice(recipes[0], why)
+    if gathered.interactions >= LARGE_INTERACTIONS:  # each recipe would have factors of its own
+        variant = replace(variant, with_factors=False)
+    settings = replace(settings, training_rows=min(settings.training_rows, MAX_ROWS))
+    values: list[Floats] = []
+    tried: list[Candidate] = []
+    for recipe in recipes:
+        try:
+            model = fit(variant, gathered, earlier, recipe, settings, tuned)
+        except ModelError as error:
+            log.info("recipe %s is left out: %s", recipe.name, error)
+            continue
+        lists = rank_by_model(model, gathered.network, last.history, case, settings.threads)
+        values.append(score_lists(case, lists).values[FIRST])
+        tried.append(Candidate(recipe, float(values[-1].mean()), *_difference(values[-1], values[0])))
+    if not tried:
+        return RecipeChoice(recipes[0], "no recipe could be tried before the holdout")
+    best = 0
+    for index in range(1, len(tried)):
+        difference, standard_error = _difference(values[index], values[best])
+        if difference > standard_error:
+            best = index
+    why = (
+        f"NDCG@10 {tried[best].ndcg_at_10:.4f} over {case.users.size} users; a later recipe is taken if it "
+        "is better by more than one standard error"
+    )
+    validated = (last.history.cutoff, gathered.split.holdout_start)
+    return RecipeChoice(tried[best].recipe, why, tuple(tried), validated, int(case.users.size))
+
+
+def _difference(values: Floats, others: Floats) -> tuple[float, float]:
+    """Return the mean difference of two rankers' figures, paired by user, and its standard error."""
+    differences = values - others
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(differences.size))

@@ -1,0 +1,52 @@
+"""Recipes: what a model learns to predict, from which examples, by which objective.
+
+A list ranks all posts, so what it needs is which of *all* posts a user will
+like. If the network shows posts at random, the posts that were viewed are a
+fair sample of all posts, and what is liked if viewed gives the same order from
+more rows. If people choose what they open, it does not: what they open and
+never like is still nearer to them than what they never open. Which of the two
+holds is measured on each network, see choose.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to learn.
+
+    Attributes
+    ----------
+    name
+        As in the setting, in records and in reports.
+    from_views
+        Examples are the logged views, liked or not; otherwise likes and posts
+        drawn evenly over all posts that existed.
+    objective
+        LightGBM's.
+    negatives_per_like
+        Posts drawn for each like; None for views.
+    score_meaning
+        What a score is.
+    """
+
+    name: str
+    from_views: bool
+    objective: str
+    negatives_per_like: int | None
+    score_meaning: str
+
+
+LIKED_IF_VIEWED = Recipe(
+    "liked-if-viewed", True, "binary", None, "log-odds that the user likes the post when it is viewed"
+)
+LIKED = Recipe(
+    "liked", False, "binary", 8, "log-odds that the post is one the user likes, and not one of 8 drawn posts"
+)
+RANKED = Recipe(
+    "ranked", False, "lambdarank", 8, "ranking score; only the order of one user's posts has a meaning"
+)
+
+RECIPES = {recipe.name: recipe for recipe in (LIKED_IF_VIEWED, LIKED, RANKED)}
