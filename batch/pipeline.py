@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
@@ -235,7 +236,7 @@ def _load(night: Night, run: Run, stages: Stages) -> Gathered:
             stats |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
             stats |= {"mib": night.pulled.store.mib}
         with stages.stage("count", "interactions") as stats:
-            night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of, clock)
+            night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of)
             night.pulled.store.release()
             stats |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
             stats |= {
@@ -292,9 +293,9 @@ def _score_and_write(
         known = (gathered.network, gathered.now)
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
-        blocked = publish.blocked_places(client, keys, tables.post_ids)
+        blocked = np.union1d(publish.blocked_places(client, keys, tables.post_ids), gathered.hidden)
         scored = lists_of_all(
-            model.booster, tables, factors, gathered.liked, blocked, settings.top_n,
+            model.booster, tables, factors, gathered.now.likes, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
         )  # fmt: skip
         chunks = Waiting(scored)
@@ -303,7 +304,7 @@ def _score_and_write(
             gathered.network.posts, users=users, similar_n=settings.similar_n,
         )  # fmt: skip
         publish.begin(client, keys, run.run_id)
-        tally = Tally(tables.post_ids.size, blocked, gathered.liked, settings.top_n)
+        tally = Tally(tables.post_ids.size, blocked, gathered.now.likes, settings.top_n)
         written = write_lists(client, keys, run.run_id, tally.through(lists), tables.post_ids)
         publish.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
@@ -323,7 +324,7 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
         return Written()
     with stages.stage("similar", "posts") as stats:
         post_ids = gathered.network.posts.index.to_numpy("int64")
-        blocked = publish.blocked_places(client, keys, post_ids)
+        blocked = np.union1d(publish.blocked_places(client, keys, post_ids), gathered.hidden)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)

@@ -276,7 +276,7 @@ def load() -> dict[str, Any]:
         started = time.perf_counter()
         with pull(engine, settings, clock) as pulled:
             pull_seconds = time.perf_counter() - started
-            gathered = gather(pulled, settings, engine, None, clock)
+            gathered = gather(pulled, settings, engine, None)
             load_seconds = time.perf_counter() - started
     return {
         "interactions": gathered.interactions,

@@ -65,7 +65,7 @@ def compare(variant: Variant, gathered: Gathered, settings: Settings, folder: Pa
         tables = model.tables(gathered.network, gathered.now)
     path, forest = folder / "case", model.booster.model_to_string()
     dot = None if factors is None else (factors.users, factors.posts)
-    Case(forest, tables, dot, gathered.liked, settings.top_n, settings.memory_budget_mib).save(path)
+    Case(forest, tables, dot, gathered.now.likes, settings.top_n, settings.memory_budget_mib).save(path)
     threads = settings.threads or os.cpu_count() or 1
     booster = measure("booster", path, threads, folder / SAMPLES["booster"])
     compiled = folder / variant.name

@@ -49,7 +49,7 @@ def gathered_of(
     used = Settings(database_url=database_url, **{"threads": 1} | settings)
     pulled = pulled_of(database_url, as_of or clock, **settings)
     with connected(used) as engine:
-        return gather(pulled, used, engine, as_of, clock)
+        return gather(pulled, used, engine, as_of)
 
 
 def small_network(database_url: str, users: int = 120, interactions: int = 6_000) -> Gathered:

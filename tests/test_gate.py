@@ -151,8 +151,8 @@ def test_liked_posts_that_the_night_overlooked_are_found_even_where_no_model_can
 ) -> None:
     def forgetful(*arguments: Any) -> Any:
         gathered = gather(*arguments)
-        starts = np.zeros_like(gathered.liked.starts)
-        return replace(gathered, liked=Likes(starts, gathered.liked.posts[:0]))
+        starts = np.zeros_like(gathered.now.likes.starts)
+        return replace(gathered, now=replace(gathered.now, likes=Likes(starts, gathered.now.likes.posts[:0])))
 
     before = live_run(client)
     monkeypatch.setattr(batch.pipeline, "gather", forgetful)

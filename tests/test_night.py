@@ -216,13 +216,26 @@ def test_texts_of_posts_are_kept_up_to_date(night: Night, database_url: str) -> 
     assert json.loads(texts["101"])["topic"] is None
 
 
-def test_a_run_as_of_an_earlier_day_leaves_out_what_was_liked_since(night: Night, database_url: str) -> None:
+def test_a_run_as_of_an_earlier_day_ranks_what_was_known_and_leaves_out_what_was_liked_by_then(
+    night: Night, database_url: str
+) -> None:
     make_network(database_url)
+    execute(database_url, "UPDATE recs.posts SET created_at = NULL")
     night.as_of = LATER - timedelta(days=45)
+    day = night.as_of.isoformat()
+    late = {101, 102}
+    execute(
+        database_url, f"DELETE FROM recs.interactions WHERE post_id IN (101, 102) AND happened_at <= '{day}'"
+    )
     run_night(night, ("control",))
-    liked = liked_posts(database_url)
-    for user_id, ranked in live_lists(night.redis).items():
-        assert not {post for post, _ in ranked} & liked.get(user_id, set())
+    lists = live_lists(night.redis)
+    served = {(user, post) for user, ranked in lists.items() for post, _ in ranked}
+    before = (
+        f"SELECT user_id, post_id FROM recs.interactions WHERE action = 'like' AND happened_at <= '{day}'"
+    )
+    assert not served & set(query(database_url, before))
+    assert served & set(query(database_url, before.replace("<=", ">")))  # these can be judged
+    assert not {post for _, post in served} & late
 
 
 def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, database_url: str) -> None:

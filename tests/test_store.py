@@ -13,7 +13,7 @@ from batch.learning.gather import Gathered
 from batch.loading import arrow_reader, interaction_store
 from batch.loading import pull as pulling_module
 from batch.loading.groupings import Groupings
-from batch.loading.history import RECENT, History, count_histories
+from batch.loading.history import HALF_LIVES, RECENT, History, count_histories
 from batch.loading.pull import REASONS, Pulled
 from contract.experiment import VARIANTS
 from tests.batch_support import execute, make_network, query, run_here, topics_of
@@ -147,6 +147,22 @@ def check_history(history: History, rows: pd.DataFrame, pulled: Pulled) -> None:
         history.post_counts["recent_likes"], count(recent[recent["liked"]], "post", posts)
     )
     assert history.post_counts.index.equals(frame.index)
+    likes = until[until["liked"]]
+    by_post = likes.groupby("post")["at"]
+    for name, times in (("first_like", by_post.min()), ("last_like", by_post.max())):
+        days = (cutoff - times.reindex(range(posts)).to_numpy(np.float64)) / 86_400e6
+        np.testing.assert_array_equal(history.post_counts[name], days, name)
+    age = (cutoff - likes["at"].to_numpy(np.float64)) / 86_400e6
+    for column, half_life in enumerate(HALF_LIVES.values()):
+        weights = 2 ** (-age / (half_life / timedelta(days=1)))
+        fading = np.bincount(likes["post"], weights, minlength=posts)
+        np.testing.assert_allclose(history.fading_likes[:, column], fading, rtol=1e-6, atol=1e-6)
+    created = frame["created_at"].dt.tz_convert(UTC)
+    expected_known = [
+        bool((until["post"] == row).any()) if pd.isna(time) else time <= history.cutoff
+        for row, time in enumerate(created)
+    ]
+    assert history.known.tolist() == expected_known
 
     for name, size in zip(history.groupings.names, history.groupings.sizes, strict=True):
         group = history.groupings.of_post(name)
@@ -193,21 +209,10 @@ def test_every_count_is_what_pandas_counts_from_the_raw_rows(
         topic=(topics_of(pulled.network).of_post("topic"), topics_of(pulled.network).sizes[0]),
         parity=(np.arange(len(POSTS), dtype=np.int32) % 2, 2),
     )
-    counted = count_histories(pulled.store, pulled.network, CUTOFFS, both, likes_until=UNTIL)
-    for cutoff, history in zip(CUTOFFS, counted.histories, strict=True):
+    histories = count_histories(pulled.store, pulled.network, CUTOFFS, both)
+    for cutoff, history in zip(CUTOFFS, histories, strict=True):
         assert history.cutoff == cutoff
         check_history(history, rows, pulled)
-
-
-def test_likes_up_to_a_later_time_than_any_cutoff_do_not_get_into_a_history(database_url: str) -> None:
-    make_odd_network(database_url, rows=300)
-    pulled, rows = pulled_of(database_url, UNTIL), usable(raw_rows(database_url))
-    groups = topics_of(pulled.network)
-    counted = count_histories(pulled.store, pulled.network, CUTOFFS[:2], groups, likes_until=UNTIL)
-    for history in counted.histories:
-        check_history(history, rows, pulled)
-    likes = rows[rows["liked"] & (rows["at"] <= microseconds(UNTIL))].drop_duplicates(["user", "post"])
-    assert counted.first_likes.until(UNTIL).posts.size == len(likes) > counted.histories[1].likes.posts.size
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,7 +242,7 @@ def test_a_log_without_a_time_that_a_calendar_has_is_pulled(database_url: str) -
 
 def arrays_of(gathered: Gathered) -> list[Any]:
     """Return every array that a night counts."""
-    found: list[Any] = [gathered.split, gathered.left_out, gathered.liked.starts, gathered.liked.posts]
+    found: list[Any] = [gathered.split, gathered.left_out, gathered.hidden]
     for history in (gathered.half_way, gathered.at_history_end, gathered.at_holdout, gathered.now):
         pairs = history.impressions
         found += [history.user_counts.to_numpy(), history.post_counts.to_numpy()]

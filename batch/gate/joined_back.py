@@ -43,7 +43,7 @@ def liked_served(
     users
         How many of the network's users have a list.
     """
-    store, until = gathered.now.store, gathered.liked_until
+    store, until = gathered.now.store, gathered.now.cutoff
     liking = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
     if liking.size > MOST_LISTS:
         liking = np.sort(np.random.default_rng(seed).choice(liking, MOST_LISTS, replace=False))

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 import sqlalchemy as sa
 
+from batch.arrays import Int64s
 from batch.features.clusters import clusters
 from batch.features.content import content_vectors
 from batch.features.embeddings import embed, find_encoder
@@ -17,7 +19,6 @@ from batch.features.text import text_features
 from batch.loading.examples import Examples, labelled_between
 from batch.loading.groupings import CLUSTER, Groupings, by_topic
 from batch.loading.history import History, count_histories
-from batch.loading.likes import Likes
 from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
 from batch.loading.split import Split, split_by_time
@@ -55,10 +56,10 @@ class Gathered:
         from the last.
     text, embeddings
         Columns of the posts' texts: from their words, and from their sentences.
-    liked, liked_until
-        Every like up to the clock, left out of the lists even where the
-        cutoff is an earlier time: nobody is shown what they like already.
-        And up to when that is.
+    hidden
+        Rows of posts that are not to be in a list: those that did not exist
+        yet at an earlier time asked for. None where the time is now: whatever
+        the view of the posts has now exists.
     left_out
         Interactions not used, by reason.
     """
@@ -66,8 +67,6 @@ class Gathered:
     network: Network
     text: TextFeatures
     embeddings: TextFeatures
-    liked: Likes
-    liked_until: datetime
     split: Split
     half_way: History
     older: Examples
@@ -77,6 +76,7 @@ class Gathered:
     training: Examples
     holdout: Examples
     latest: Examples
+    hidden: Int64s
     left_out: dict[str, int]
 
     @property
@@ -85,9 +85,7 @@ class Gathered:
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
-def gather(
-    pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None, clock: datetime
-) -> Gathered:
+def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None) -> Gathered:
     """Count everything as of a cutoff: the given time, else the last interaction up to the clock.
 
     Parameters
@@ -111,10 +109,7 @@ def gather(
     embeddings = embed(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.beside(embeddings), seed)
     moments = [split.half_way or split.history_end, split.history_end, split.holdout_start, cutoff]
-    counted = count_histories(store, network, moments, groupings, likes_until=clock)
-    half_way, first, second, now = counted.histories
-    liked = counted.first_likes.until(clock) if as_of_time else now.likes
-    del counted
+    half_way, first, second, now = count_histories(store, network, moments, groupings)
     rows = settings.training_rows
     training = labelled_between(store, first, split.holdout_start, rows, seed, NEGATIVES_PER_LIKE)
     older = labelled_between(store, half_way, split.history_end, rows // OLDER, seed, NEGATIVES_PER_LIKE)
@@ -127,14 +122,13 @@ def gather(
         split=split,
         half_way=half_way,
         older=older,
-        liked=liked,
-        liked_until=clock if as_of_time else cutoff,
         at_history_end=first,
         at_holdout=second,
         now=now,
         training=training,
         holdout=labelled_between(store, second, cutoff, rows, seed),
         latest=labelled_between(store, first, cutoff, rows, seed, NEGATIVES_PER_LIKE),
+        hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )
 
@@ -145,7 +139,7 @@ def gathered_now(
 ) -> Iterator[Gathered]:
     """Lend what `gather` counts from a store of its own, which is removed at the end."""
     with pull(engine, settings, as_of_time or clock) as pulled:
-        yield gather(pulled, settings, engine, as_of_time, clock)
+        yield gather(pulled, settings, engine, as_of_time)
 
 
 def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:

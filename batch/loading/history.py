@@ -30,9 +30,27 @@ from batch.loading.likes import Likes
 from batch.loading.load import Network
 from contract import columns
 
+Flags = npt.NDArray[np.bool_]
+
 RECENT = timedelta(days=7)
 
 DAY_MICROSECONDS = 86_400 * 1_000_000
+
+HALF_LIVES = {
+    "8_hours": timedelta(hours=8),
+    "1_day": timedelta(days=1),
+    "3_days": timedelta(days=3),
+    "10_days": timedelta(days=10),
+    "30_days": timedelta(days=30),
+    "90_days": timedelta(days=90),
+    "300_days": timedelta(days=300),
+}
+"""Fading likes: a like counts 1 when it happens, 1/2 after one half-life, 1/4 after two, and so on."""
+
+FADING = tuple(f"likes_fading_{name}" for name in HALF_LIVES)
+
+FADING_UNIT = 2**30
+"""Fading likes are added up as whole numbers of 1/FADING_UNIT: exact, in whatever order threads add."""
 
 OF_USERS = "user_row >= $start AND user_row < $stop"
 
@@ -57,6 +75,16 @@ POST_COUNTS = """
         FROM interactions WHERE {where} GROUP BY ALL
     ) USING (post_row)
 """
+POST_LIKES = """
+    SELECT post_id, period, fading.* EXCLUDE (post_row, period) FROM posts JOIN (
+        SELECT post_row, period, epoch_us(min(happened_at)) AS first, epoch_us(max(happened_at)) AS last,
+               {fading}
+        FROM (
+            SELECT post_row, happened_at, {period} AS period, {period_end} - epoch_us(happened_at) AS age
+            FROM interactions WHERE {where} AND action = 'like' AND happened_at <= $until
+        ) likes GROUP BY ALL
+    ) fading USING (post_row)
+"""
 IMPRESSIONS = f"""
     SELECT user_row, post_row, count(*) FILTER (action = 'view') AS views,
            count(*) FILTER (action = 'like') AS likes
@@ -77,7 +105,11 @@ class History:
         days) and `days_since` the last action (NaN for a user without any).
     post_counts
         Row per post: `views`, `likes` and `recent_likes`; likes and views are
-        the network's own counters where it has them.
+        the network's own counters where it has them. `first_like` and
+        `last_like` are days since then (NaN for a post without one), and the
+        columns of FADING are the likes in the log, fading with each half-life.
+        `known` is 1 for a post that existed at the cutoff: created by then or,
+        if it has no creation time, with an interaction in the log by then.
     groupings
         The groups of posts that views and likes are counted by.
     views_of_group, likes_of_group
@@ -98,6 +130,16 @@ class History:
     store: InteractionStore = field(repr=False)
 
     given_impressions: Impressions | None = field(default=None, repr=False)
+
+    @property
+    def known(self) -> Flags:
+        """(posts,) whether the post existed at the cutoff, see `post_counts`."""
+        return self.post_counts["known"].to_numpy() > 0
+
+    @property
+    def fading_likes(self) -> npt.NDArray[np.float64]:
+        """(posts, len(HALF_LIVES)) likes up to the cutoff, fading with each half-life."""
+        return self.post_counts[list(FADING)].to_numpy(np.float64)
 
     @property
     def impressions(self) -> Impressions:
@@ -141,35 +183,24 @@ class FirstLikes:
         return Likes.from_sorted_pairs(self.users[known], self.posts[known], self.user_count)
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Histories as of several cutoffs, and the likes up to each of them and up to `likes_until`."""
-
-    histories: list[History]
-    first_likes: FirstLikes
-
-
 def count_histories(
     store: InteractionStore,
     network: Network,
     cutoffs: Sequence[datetime],
     groupings: Groupings,
-    likes_until: datetime | None = None,
     post_counts: PostCounts | None = None,
-) -> Counted:
+) -> list[History]:
     """Collect what was known at each of the cutoffs, in one pass over the store.
 
     Parameters
     ----------
-    likes_until
-        One more time up to which `first_likes` tells the likes.
     post_counts
         Of all users, for a store that has some users only; None counts them in the store.
     """
     bounds = sorted({moment for cutoff in cutoffs for moment in (cutoff - RECENT, cutoff)})
     users = _UserCounts(len(network.users), bounds)
     groups = _GroupCounts(len(network.users), sorted(set(cutoffs)), groupings)
-    likes = _first_likes(store, sorted({*cutoffs, likes_until or cutoffs[0]}), len(network.users))
+    likes = _first_likes(store, sorted(set(cutoffs)), len(network.users))
     for start, stop in store.user_ranges():
         users.add(store, {"start": start, "stop": stop})
         groups.add(store, {"start": start, "stop": stop})
@@ -192,7 +223,7 @@ def count_histories(
                 store=store,
             )
         )
-    return Counted(histories, likes)
+    return histories
 
 
 def _first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
@@ -210,7 +241,7 @@ def count_history(
     store: InteractionStore, network: Network, cutoff: datetime, groupings: Groupings
 ) -> History:
     """Collect what was known at one cutoff."""
-    return count_histories(store, network, [cutoff], groupings).histories[0]
+    return count_histories(store, network, [cutoff], groupings)[0]
 
 
 def regrouped(history: History, groupings: Groupings) -> History:
@@ -316,18 +347,39 @@ class PostCounts:
         self._posts, self._bounds = posts, list(bounds)
         shape = (len(bounds) + 1, len(posts))
         self._views, self._likes = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self._first = np.full(shape, np.iinfo(np.int64).max)
+        self._last = np.full(shape, np.iinfo(np.int64).min)
+        self._fading = np.zeros((len(bounds), len(posts), len(HALF_LIVES)))
 
     def add(
         self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
     ) -> None:
         """Count the interactions of a store that a condition lets through, on posts that are counted here."""
-        query = POST_COUNTS.format(period=period_of(self._bounds), where=where)
-        found = store.arrays(query, parameters)
-        rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
-        known = rows >= 0
-        at = (found["period"][known], rows[known])
+        period = period_of(self._bounds)
+        found = store.arrays(POST_COUNTS.format(period=period, where=where), parameters)
+        at, known = self._at(found)
         self._views[at] += found["views"][known]
         self._likes[at] += found["likes"][known]
+        fading = ", ".join(
+            f"sum(round({FADING_UNIT} * pow(2, -age / {_in_microseconds(half_life)}.0))::BIGINT) AS {name}"
+            for name, half_life in zip(FADING, HALF_LIVES.values(), strict=True)
+        )
+        ends = [_microseconds(bound) for bound in self._bounds]
+        query = POST_LIKES.format(
+            period=period, period_end=_case(self._bounds, ends), fading=fading, where=where
+        )
+        found = store.arrays(query, (parameters or {}) | {"until": self._bounds[-1]})
+        at, known = self._at(found)
+        self._first[at] = np.minimum(self._first[at], found["first"][known])
+        self._last[at] = np.maximum(self._last[at], found["last"][known])
+        sums = np.stack([found[name][known].astype(np.float64) for name in FADING], axis=1)
+        self._fading[at] += sums / FADING_UNIT
+
+    def _at(self, found: dict[str, npt.NDArray[Any]]) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Flags]:
+        """Return (periods, rows of posts) of rows of a query, and which of its rows are of known posts."""
+        rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
+        known = rows >= 0
+        return (found["period"][known], rows[known]), known
 
     def as_of(self, cutoff: datetime) -> pd.DataFrame:
         """Return the counts as of a cutoff, see `History.post_counts`."""
@@ -341,17 +393,48 @@ class PostCounts:
             own, later = self._posts[counter].to_numpy(np.float64), counts[periods:].sum(axis=0)
             logged = counts[:periods].sum(axis=0).astype(np.float64)
             found[name] = np.where(np.isnan(own), logged, np.maximum(own - later, 0))
-        return pd.DataFrame(found, index=self._posts.index)[["views", "likes", "recent_likes"]]
+        liked = self._likes[:periods].any(axis=0)
+        for name, time in (
+            ("first_like", self._first[:periods].min(axis=0)),
+            ("last_like", self._last[:periods].max(axis=0)),
+        ):
+            days = (_microseconds(cutoff) - time.astype(np.float64)) / DAY_MICROSECONDS
+            found[name] = np.where(liked, days, np.nan)
+        found |= dict(zip(FADING, self._faded(cutoff).T, strict=True))
+        created = self._posts[columns.CREATED_AT]
+        logged = (self._views[:periods] + self._likes[:periods]).any(axis=0)
+        known = np.where(created.isna(), logged, created <= pd.Timestamp(cutoff))
+        names = ["views", "likes", "recent_likes", "first_like", "last_like", *FADING]
+        return pd.DataFrame(found, index=self._posts.index)[names].assign(known=known.astype(np.float64))
+
+    def _faded(self, cutoff: datetime) -> npt.NDArray[np.float64]:
+        """Return (posts, len(HALF_LIVES)): the periods' fading likes, faded on to the cutoff and added up."""
+        total = np.zeros(self._fading.shape[1:])
+        half_lives = np.array([half_life / timedelta(days=1) for half_life in HALF_LIVES.values()])
+        for period in range(self._bounds.index(cutoff) + 1):
+            age = (cutoff - self._bounds[period]) / timedelta(days=1)
+            total += self._fading[period] * 2.0 ** (-age / half_lives)
+        return total
 
 
 def period_of(bounds: Sequence[datetime]) -> str:
     """Return SQL for the period of `happened_at`: 0 up to the first bound, and so on; bounds ascend."""
+    return _case(bounds, range(len(bounds) + 1))
+
+
+def _case(bounds: Sequence[datetime], values: Sequence[int]) -> str:
+    """Return SQL for one value a period; without a value for the period after the last bound, null there."""
     times = (bound.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") for bound in bounds)
     cases = " ".join(
-        f"WHEN happened_at <= TIMESTAMP '{time}' THEN {place}" for place, time in enumerate(times)
+        f"WHEN happened_at <= TIMESTAMP '{time}' THEN {value}"
+        for time, value in zip(times, values, strict=False)
     )
-    return f"CASE {cases} ELSE {len(bounds)} END"
+    return f"CASE {cases} ELSE {values[len(bounds)] if len(values) > len(bounds) else 'NULL'} END"
 
 
 def _microseconds(time: datetime) -> int:
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return _in_microseconds(time - datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def _in_microseconds(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)

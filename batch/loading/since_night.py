@@ -195,7 +195,7 @@ class SinceNight:
                 database.execute(FILL)
                 database.unregister("rows")
             store = InteractionStore(None, self.night.options, database)
-            yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts).histories[0]
+            yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts)[0]
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
         sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
