@@ -229,7 +229,7 @@ def fit_svd(log: Log, parameters: Parameters, seed: int) -> Scores:
     factors = min(parameters["factors"], min(matrix.shape) - 1)
     start = np.random.default_rng(seed).normal(size=min(matrix.shape))
     *_, posts = svds(matrix, factors, v0=start)
-    return _by_factors(matrix @ posts.T, posts.T)
+    return by_factors(matrix @ posts.T, posts.T)
 
 
 def fit_als(log: Log, parameters: Parameters, seed: int) -> Scores:
@@ -238,7 +238,7 @@ def fit_als(log: Log, parameters: Parameters, seed: int) -> Scores:
 
     model = AlternatingLeastSquares(**_without_signal(parameters), random_state=seed)
     model.fit(log.matrix(parameters["signal"]), show_progress=False)
-    return _by_factors(model.user_factors, model.item_factors)
+    return by_factors(model.user_factors, model.item_factors)
 
 
 def fit_bpr(log: Log, parameters: Parameters, seed: int) -> Scores:
@@ -247,7 +247,7 @@ def fit_bpr(log: Log, parameters: Parameters, seed: int) -> Scores:
 
     model = BayesianPersonalizedRanking(**_without_signal(parameters), random_state=seed, num_threads=1)
     model.fit(log.matrix(parameters["signal"]), show_progress=False)
-    return _by_factors(model.user_factors, model.item_factors)
+    return by_factors(model.user_factors, model.item_factors)
 
 
 def _without_signal(parameters: Parameters) -> Parameters:
@@ -259,7 +259,7 @@ def _same_for_all(of_post: npt.NDArray[np.float64]) -> Scores:
     return lambda users: np.broadcast_to(ranks, (users.size, ranks.size))
 
 
-def _by_factors(users: Float32s, posts: Float32s) -> Scores:
+def by_factors(users: Float32s, posts: Float32s) -> Scores:
     return lambda rows: np.asarray(users[rows] @ posts.T, np.float32)
 
 
