@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Difference = tuple[float, float, float]
-"""A metric less the live run's, and the 95 % interval (low, high) of that; NaN where there is none."""
+from batch.judging.bootstrap import Difference
 
 
 @dataclass(frozen=True)

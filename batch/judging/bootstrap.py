@@ -23,6 +23,9 @@ PERCENTILES = (2.5, 97.5)
 
 Interval = tuple[float, float]
 
+Difference = tuple[float, float, float]
+"""A metric less that of another, and the 95 % interval (low, high) of that; NaN where there is none."""
+
 
 @dataclass(frozen=True)
 class Pooled:
@@ -54,7 +57,7 @@ class Measured:
         """Return the 95 % interval of a metric; NaN where it has none."""
         return _interval(self.draws.get(name, np.empty(0)))
 
-    def minus(self, other: Measured) -> dict[str, tuple[float, float, float]]:
+    def minus(self, other: Measured) -> dict[str, Difference]:
         """Return difference, low and high for each metric that both have, paired draw by draw."""
         return {
             name: (self.values[name] - other.values[name], *_interval(drawn - other.draws[name]))

@@ -10,6 +10,7 @@ only, and NaN for the others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,6 +128,11 @@ def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...]
             f"ndcg_at_{k}": (at_rank * DISCOUNT)[:, upto].sum(axis=1) / _best_gain(liking, k),
         }
     return found
+
+
+def rounded(value: float, digits: int = 6) -> float | None:
+    """Round a figure for a record; None for NaN or infinity."""
+    return round(value, digits) if math.isfinite(value) else None
 
 
 def _best_gain(liking: Floats, k: int) -> Floats:
