@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.linalg import lapack
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix, hstack, vstack
 from scipy.sparse.linalg import svds
 
 from batch.arrays import Float32s, Int32s, Int64s
@@ -33,6 +33,7 @@ MAX_EASE_POSTS = 12_000
 MAX_CATEGORIES = 200
 MAX_NUMBER_VALUES = 20
 QUANTILES = 10
+POSTS_BATCH = 500
 
 Signal = str
 LIKES, COUNTS, SOME_VIEWS, ALL_VIEWS = "likes", "like counts", "views at 0.3", "views at 1"
@@ -177,18 +178,30 @@ def fit_recency(log: Log, parameters: Parameters, seed: int) -> Scores:
 
 
 def fit_item_knn(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by similarity to what the user liked, of each post's nearest neighbours (implicit's)."""
-    from implicit import nearest_neighbours
+    """Score by cosine similarity to what the user liked, of each post's nearest neighbours.
 
-    kinds = {
-        "cosine": nearest_neighbours.CosineRecommender,
-        "tf-idf": nearest_neighbours.TFIDFRecommender,
-        "bm25": nearest_neighbours.BM25Recommender,
-    }
+    A similarity of few users is shrunk: the denominator is larger by `shrinkage`.
+    With TF-IDF, a user who likes much tells less of what is alike.
+    """
     matrix = log.matrix(parameters["signal"])
-    model = kinds[parameters["similarity"]](K=parameters["neighbours"], num_threads=1)
-    model.fit(matrix, show_progress=False)
-    return lambda users: (matrix[users] @ model.similarity).toarray().astype(np.float32)
+    weighted = matrix
+    if parameters["weights"] == "tf-idf":
+        idf = np.log1p(log.shape[1] / np.maximum(matrix.getnnz(axis=1), 1))
+        weighted = csr_matrix(matrix.multiply(idf[:, None]))
+    by_post, blocks = csr_matrix(weighted.T), []
+    norms = np.sqrt(np.asarray(by_post.multiply(by_post).sum(axis=1))).ravel()
+    for start in range(0, log.shape[1], POSTS_BATCH):
+        stop = min(start + POSTS_BATCH, log.shape[1])
+        similar = csr_matrix(by_post[start:stop] @ weighted)
+        rows = np.repeat(np.arange(stop - start), np.diff(similar.indptr))
+        values = similar.data / (norms[start:stop][rows] * norms[similar.indices] + parameters["shrinkage"])
+        values[rows + start == similar.indices] = 0  # a post is no neighbour of its own
+        order = np.lexsort((similar.indices, -values, rows))
+        nearest = order[np.arange(rows.size) - similar.indptr[rows] < parameters["neighbours"]]
+        pairs = (values[nearest], (rows[nearest], similar.indices[nearest]))
+        blocks.append(csr_matrix(pairs, shape=similar.shape, dtype=np.float32))
+    neighbours = csr_matrix(vstack(blocks).T)
+    return lambda users: np.asarray((matrix[users] @ neighbours).toarray(), np.float32)
 
 
 def fit_ease(log: Log, parameters: Parameters, seed: int) -> Scores:
@@ -260,6 +273,7 @@ def _same_for_all(of_post: npt.NDArray[np.float64]) -> Scores:
 
 
 def by_factors(users: Float32s, posts: Float32s) -> Scores:
+    """Score by products of (users, d) and (posts, d) factors."""
     return lambda rows: np.asarray(users[rows] @ posts.T, np.float32)
 
 
@@ -273,16 +287,20 @@ RECOMMENDERS = (
     ),
     Recommender(
         "ItemKNN",
-        {"similarity": ("cosine", "tf-idf", "bm25"), "neighbours": (100, 20, 50, 500)},
+        {
+            "weights": ("binary", "tf-idf"),
+            "neighbours": (100, 20, 500, 5000),
+            "shrinkage": (10.0, 0.0, 100.0, 1000.0),
+        },
         fit_item_knn,
     ),
-    Recommender("EASE", {"l2": (500.0, 5.0, 20.0, 100.0, 200.0, 2000.0)}, fit_ease),
+    Recommender("EASE", {"l2": (500.0, 20.0, 100.0, 2000.0, 8000.0)}, fit_ease),
     Recommender("PureSVD", {"factors": (32, 4, 8, 16, 64, 128, 256)}, fit_svd),
     Recommender(
         "implicit ALS",
         {
             "factors": FACTORS,
-            "regularization": (0.1, 0.01, 1.0, 10.0),
+            "regularization": (1.0, 0.1, 10.0, 50.0),
             "alpha": (10.0, 1.0, 40.0),
             "iterations": (15,),
         },
@@ -291,10 +309,10 @@ RECOMMENDERS = (
     Recommender(
         "implicit BPR",
         {
-            "factors": FACTORS,
-            "learning_rate": (0.05, 0.01, 0.1),
-            "regularization": (0.01, 0.001, 0.1),
-            "iterations": (100, 200),
+            "factors": (100, 32, 200),
+            "learning_rate": (0.01, 0.003),
+            "regularization": (0.01, 0.003, 0.03),
+            "iterations": (100, 50, 200),
         },
         fit_bpr,
         (LIKES, ALL_VIEWS),

@@ -79,10 +79,11 @@ def fit_rectools_als(folder: Path, parameters: dict[str, Any], seed: int) -> Fac
     maps = (IdMap.from_values(np.arange(users.size)), IdMap.from_values(np.arange(posts.size)))
     dataset = Dataset(*maps, Interactions(frame), *features)
     model = ImplicitALSWrapperModel(
-        AlternatingLeastSquares(random_state=seed, num_threads=1, **parameters), fit_features_together=together
+        AlternatingLeastSquares(random_state=seed, num_threads=1, **parameters),
+        fit_features_together=together,
     )
     model.fit(dataset)
-    found = model.get_vectors(dataset)
+    found = model.get_vectors()
     factors = []
     for rows, vectors, size in zip((users, posts), found, matrix.shape, strict=True):
         factors.append(np.zeros((size, vectors.shape[1]), np.float32))

@@ -16,23 +16,31 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, save_npz
 
-from benchmarks.recommenders import FACTORS, Log, Parameters, Recommender, Scores, UnavailableError, by_factors
+from benchmarks.recommenders import (
+    FACTORS,
+    Log,
+    Parameters,
+    Recommender,
+    Scores,
+    UnavailableError,
+    by_factors,
+)
 
 SCRIPT = Path(__file__).with_name("worker.py")
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "LightFM": {
         "loss": ("warp",),
-        "no_components": FACTORS,
+        "no_components": (32, 16, 64),
         "learning_rate": (0.05, 0.02, 0.1),
         "item_alpha": (1e-5, 0.0, 1e-4),
         "user_alpha": (1e-5, 0.0, 1e-4),
         "with_features": (False, True),
-        "epochs": (30, 10, 60),
+        "epochs": (20, 10, 40),
     },
     "RecTools ALS": {
         "factors": FACTORS,
-        "regularization": (0.1, 0.01, 1.0, 10.0),
+        "regularization": (1.0, 0.1, 10.0, 50.0),
         "alpha": (10.0, 1.0, 40.0),
         "iterations": (15,),
         "fit_features_together": (False, True),

@@ -203,7 +203,7 @@ def rank_case(
     case = build_case(network, history, likes_after, max_users, model.seed)
     column, half_life = choose_half_life(network, earlier, history, max_users, model.seed)
     lists = {
-        MODEL: _rank_by_model(model, network, history, case, threads),
+        MODEL: rank_by_model(model, network, history, case, threads),
         POPULARITY: rank_by_score(case, case.popularity),
         RECENCY: rank_by_score(case, history.fading_likes[:, column]),
     }
@@ -250,7 +250,7 @@ def record_of_rankers(measured: dict[str, Measured]) -> dict[str, Any]:
     return {**values, "intervals": intervals}
 
 
-def _rank_by_model(
+def rank_by_model(
     model: Model, network: Network, history: History, case: CatalogueCase, threads: int
 ) -> Int32s:
     """Return (users, DEPTH) rows of posts, best first, -1 where there are no more."""
