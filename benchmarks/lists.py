@@ -57,7 +57,7 @@ from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
 from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS
-from benchmarks.recommenders import RECOMMENDERS, Log, Parameters, Recommender, Scores, read_log
+from benchmarks.recommenders import RECOMMENDERS, Log, Parameters, Recommender, Scores, by_factors, read_log
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from benchmarks.worker_client import GRIDS, start_worker
 from contract import columns
@@ -66,6 +66,8 @@ from contract.settings import Settings
 
 RANDOM = "random"
 OURS = tuple(VARIANTS)
+FACTORS_ALONE = "factors of {}"
+ALL_OURS = frozenset({*OURS, *map(FACTORS_ALONE.format, OURS)})
 NAMES = (RANDOM, *(each.name for each in RECOMMENDERS), *GRIDS, *OURS)
 ALL_CUTOFFS = "all"
 
@@ -77,6 +79,9 @@ LAST_SHARE = 0.4
 
 MAX_USERS = 10_000
 """Judged at a cutoff, drawn at random where there are more."""
+
+BUDGET = 12
+"""Points of each grid to try, unless the variable says otherwise."""
 
 USERS_BATCH = 500
 FIRST = "ndcg_at_10"
@@ -129,7 +134,7 @@ class Options:
             Path(os.environ.get("NETWORK") or "simulated").name,
             _read_cutoffs(os.environ.get("CUTOFFS") or "1"),
             tuple(name for name in NAMES if name in models or not models),
-            _positive("BUDGET", os.environ.get("BUDGET") or "12"),
+            _positive("BUDGET", os.environ.get("BUDGET") or str(BUDGET)),
         )
 
 
@@ -253,7 +258,7 @@ def judge_cutoff(
     if ours:
         gathered = gather(pulled, settings, engine, cutoff)
         for name in ours:
-            yield judge_ours(name, gathered, test.case, settings)
+            yield from judge_ours(name, gathered, test, settings)
 
 
 def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Stage]:
@@ -360,16 +365,22 @@ def sort_keys(scores: Float32s) -> Int64s:
     return keys
 
 
-def judge_ours(name: str, gathered: Gathered, case: CatalogueCase, settings: Settings) -> Result | LeftOut:
-    """Fit one of our models as the night as of the cutoff does, and judge its lists."""
+def judge_ours(name: str, gathered: Gathered, test: Stage, settings: Settings) -> Iterator[Result | LeftOut]:
+    """Fit one of our models as the night as of the cutoff does; judge its lists, and its factors alone."""
     started = time.perf_counter()
+    network, now = gathered.network, gathered.now
     try:
         model = fit(VARIANTS[name], gathered, gathered.latest, settings)
-        lists = rank_by_model(model, gathered.network, gathered.now, case, settings.threads)
+        lists = rank_by_model(model, network, now, test.case, settings.threads)
     except OvernightError as error:
-        return LeftOut(name, str(error))
+        yield LeftOut(name, str(error))
+        return
     details = {"seconds": round(time.perf_counter() - started, 1)}
-    return Result(name, [score_lists(case, lists)], details)
+    factors = model.factors(network, now)
+    if factors is not None:
+        alone = rank(test, by_factors(factors.users, factors.posts))
+        yield Result(FACTORS_ALONE.format(name), [score_lists(test.case, alone)])
+    yield Result(name, [score_lists(test.case, lists)], details)
 
 
 class Table:
@@ -404,12 +415,12 @@ class Table:
             if row.get("tries", 1) > 1:
                 chosen = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
                 print(f"{row['model']}: {chosen} ({row['tries']} tries, {row['tuned_seconds']:.0f} s)")
-        others = [name for name in self._measured if name not in OURS]
+        others = [name for name in self._measured if name not in ALL_OURS]
         if not others:
             return self._rows
         best = max(others, key=lambda name: self._measured[name].values[FIRST])
         for row in self._rows:
-            if row["model"] in OURS and row["model"] in self._measured:
+            if row["model"] in ALL_OURS and row["model"] in self._measured:
                 more, low, high = self._measured[row["model"]].minus(self._measured[best])[FIRST]
                 row |= {"best_other": best, "minus_best": more}
                 row |= {"minus_best_low": low, "minus_best_high": high}

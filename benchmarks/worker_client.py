@@ -107,7 +107,7 @@ class Worker:
 def start_worker() -> Iterator[Worker]:
     """Lend the worker; without `LISTS_PYTHON` one in which nothing is available."""
     python = os.environ.get("LISTS_PYTHON")
-    if not python:
+    if not python or not Path(python).exists():
         yield Worker(dict.fromkeys(GRIDS, "not installed here: `make bench-lists` does that"))
         return
     with subprocess.Popen(
@@ -120,6 +120,6 @@ def start_worker() -> Iterator[Worker]:
     ) as process:
         worker = Worker({}, process)
         first = worker._ask(None)
-        worker.unavailable = first.get("unavailable") or dict.fromkeys(GRIDS if "error" in first else (), "")
-        yield worker
-        # leaving the block closes stdin, and with it the worker ends
+        failed = dict.fromkeys(GRIDS, first["error"]) if "error" in first else {}
+        worker.unavailable = failed or first["unavailable"]
+        yield worker  # the end of the block closes stdin, and with that the worker ends
