@@ -57,7 +57,16 @@ from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
 from batch.loading.source import explained, open_engine
 from batch.variants import VARIANTS
-from benchmarks.recommenders import RECOMMENDERS, Log, Parameters, Recommender, Scores, by_factors, read_log
+from benchmarks.recommenders import (
+    RECOMMENDERS,
+    Log,
+    Parameters,
+    Recommender,
+    Scores,
+    UnavailableError,
+    by_factors,
+    read_log,
+)
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from benchmarks.worker_client import GRIDS, start_worker
 from contract import columns
@@ -204,7 +213,7 @@ def main() -> None:
                 for each in found:
                     table.add(each)
                     if isinstance(each, Result):
-                        scored.setdefault(each.model, []).append(each.scored)
+                        scored.setdefault(each.model, []).extend(each.scored)
                 rows += table.finish()
                 save_rows(rows)
         if len(cutoffs) > 1:
@@ -305,6 +314,8 @@ def judge_other(
             best, validation_ndcg = tries[int(np.argmax(figures))], float(np.max(figures))
         tuned = time.perf_counter()
         scored = rank_and_score(other, test, best, seed)
+    except UnavailableError as error:
+        return LeftOut(other.name, str(error))
     except Exception as error:  # noqa: BLE001 - whatever another's package raises is its row of the table
         return LeftOut(other.name, f"{str(error) or type(error).__name__}; parameters {best}")
     details = {
@@ -390,10 +401,11 @@ class Table:
         self._start, self._seed = {"network": network, "cutoff": cutoff}, seed
         self._measured: dict[str, Measured] = {}
         self._rows: list[Row] = []
-        print_head(COLUMNS)
 
     def add(self, found: Result | LeftOut) -> None:
         """Measure a model and print its row; what is left out has a row of its own kind."""
+        if not self._rows:
+            print_head(COLUMNS)
         row: Row = self._start | {"model": found.model}
         self._rows.append(row)
         if isinstance(found, LeftOut):

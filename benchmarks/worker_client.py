@@ -83,7 +83,7 @@ class Worker:
             request = {"model": name, "parameters": parameters, "seed": seed, "folder": folder}
             answer = self._ask(request)
             if "error" in answer:
-                raise UnavailableError(answer["error"])
+                raise UnavailableError(f"{answer['error']}; parameters {parameters}")
             return by_factors(np.load(Path(folder) / "users.npy"), np.load(Path(folder) / "posts.npy"))
 
     def _ask(self, request: dict[str, Any] | None) -> dict[str, Any]:
