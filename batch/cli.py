@@ -16,6 +16,7 @@ from contract.settings import Settings
 
 COMMANDS = (
     "alert",
+    "backtest",
     "block",
     "diff",
     "doctor",

@@ -21,6 +21,7 @@ from batch.features.embeddings import remove_stale
 from batch.gate import rules
 from batch.gate.beside_live import JUDGED_MODEL
 from batch.gate.measure import measure
+from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.tally import Tally
 from batch.interrupt import InterruptedRunError
 from batch.judging.evaluate import evaluate, judged
@@ -218,7 +219,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "left_out": gathered.left_out,
         "store": identity(gathered.now.store),
         KNOWN_USERS: tally.user_ids,
-        **_gate(night, run, gathered, rows, tally, stages),
+        **_gate(night, run, gathered, rows, metrics, tally, stages),
         "stages": stages.rows,
     }
     _report(night, manifest, gathered, model, rows, stages)
@@ -334,14 +335,22 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
 
 
 def _gate(
-    night: Night, run: Run, gathered: Gathered, rows: Judged, tally: Tally, stages: Stages
+    night: Night,
+    run: Run,
+    gathered: Gathered,
+    rows: Judged,
+    metrics: dict[str, Any],
+    tally: Tally,
+    stages: Stages,
 ) -> dict[str, Any]:
     """Hold what was written against the rules; return what the manifest keeps of that."""
     asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
     with stages.stage("gate", "rules") as stats:
-        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, tally, asked)
+        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, metrics, tally, asked)
         gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
-        stats |= {"rules": len(gate), "broken": sum(not verdict["passed"] for verdict in gate)}
+        outcomes = [outcome_of(verdict) for verdict in gate]
+        stats |= {"rules": len(gate), "refused": outcomes.count(REFUSED)}
+        stats |= {"not_compared": outcomes.count(NOT_COMPARED)}
     return {"gate": gate, "forced": night.force and rules.refusal(gate) is not None}
 
 

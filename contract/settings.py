@@ -219,6 +219,18 @@ class Settings:
         _integer(0, 525_600),
         "how long a run that is live no more keeps its keys, however many are kept",
     )
+    gate_below_popularity: float = setting(
+        "OVERNIGHT_GATE_BELOW_POPULARITY",
+        0.0,
+        _number(0, 1),
+        "largest shortfall of NDCG@10 over the full catalogue below popularity's; 1 refuses nothing",
+    )
+    gate_below_recency_popularity: float = setting(
+        "OVERNIGHT_GATE_BELOW_RECENCY_POPULARITY",
+        0.0,
+        _number(0, 1),
+        "largest shortfall of NDCG@10 over the full catalogue below recency popularity's; 1 refuses nothing",
+    )
     gate_auc_drop: float = setting(
         "OVERNIGHT_GATE_AUC_DROP",
         0.01,

@@ -132,7 +132,12 @@ def wrong_in_command_table(readme: str) -> list[str]:
         for command, told in rows(readme, "Command")
     }
     there = {
-        name: {text for option in command.params if isinstance(option, click.Option) for text in option.opts}
+        name: {
+            text
+            for option in command.params
+            if isinstance(option, click.Option) and not option.hidden
+            for text in option.opts
+        }
         for module, top in CLICK.items()
         for name, command in all_commands(module, top)
     }

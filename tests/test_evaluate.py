@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from batch.judging.evaluate import evaluate, judged
 from batch.judging.evaluation import evaluation
 from batch.judging.judged import pooled
 from batch.judging.metrics import ranking_metrics
-from batch.judging.protocols import by_windows, folds_of_users
+from batch.judging.protocols import by_cutoffs, folds_of_users
 from batch.loading.source import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
@@ -92,7 +93,11 @@ def test_the_holdout_is_judged_by_both_protocols_with_intervals(places: dict[str
     assert list(found) == list(VARIANTS)
     for variant in found.values():
         assert all(variant[name] is not None for name in ASKED)
-        for name in ("hitrate_at_5", "roc_auc", "full_catalogue_ndcg_at_10", "popularity_map_at_5"):
+        for name in (
+            "hitrate_at_5", "roc_auc", "full_catalogue_ndcg_at_10", "popularity_map_at_5",
+            "full_catalogue_recency_popularity_recall_at_20", "full_catalogue_warm_hitrate_at_5",
+            "full_catalogue_overlap_at_10", "full_catalogue_minus_recency_popularity_ndcg_at_10",
+        ):  # fmt: skip
             assert variant[f"{name}_low"] <= variant[name] <= variant[f"{name}_high"]
         assert variant["roc_auc_low"] > 0.6
         assert variant["random_roc_auc"] == 0.5
@@ -121,7 +126,15 @@ def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str
     assert found["popularity"]["hitrate_at_5"] == pytest.approx(slow["hitrate_at_5"], abs=1e-4)
     low, high = found["intervals"]["model"]["hitrate_at_5"]
     assert low < found["model"]["hitrate_at_5"] < high
-    assert found["full_catalogue"]["protocol"] == "full catalogue with likes left out"
+    full = found["full_catalogue"]
+    assert full["protocol"] == "full catalogue with likes left out"
+    assert full["users"] == full["warm"]["users"] + full["cold"]["users"] > 50
+    for ranker in ("popularity", "recency_popularity"):
+        difference, low, high = full["differences"][ranker]["ndcg_at_10"]
+        less = full["model"]["ndcg_at_10"] - full[ranker]["ndcg_at_10"]
+        assert difference == pytest.approx(less, abs=2e-6)
+        assert low < difference < high
+    assert (found["judged"], full["judged"]) == (True, True)
     assert found["holdout"]["views"] == len(rows.rows)
     by_topic = [row for row in found["segments"] if row["by"] == "topic"]
     assert sum(row["views"] for row in by_topic) == len(rows.rows)
@@ -154,29 +167,34 @@ def test_folds_part_users_and_judge_every_one_of_them(places: dict[str, Any]) ->
         folds_of_users(np.array([1, 2]), 3, seed=1)
 
 
-def test_windows_follow_each_other_and_know_nothing_of_what_comes_after(database_url: str) -> None:
+def test_cutoffs_follow_each_other_and_know_nothing_of_what_comes_after(database_url: str) -> None:
     small_network(database_url)
     settings, control = settings_of(database_url), [VARIANTS["control"]]
-    two, together = by_windows(open_engine(settings), settings, control, 2, None, CLOCK)
+    two, together = by_cutoffs(open_engine(settings), settings, control, 2, None, CLOCK, 10_000)
     assert two[0].split.cutoff == two[1].split.holdout_start
-    rows = [window.found["control"].rows for window in two]
-    assert together["control"].rows == sum(rows)
+    found = [cutoff.found["control"] for cutoff in two]
+    assert together["control"].rows == sum(each.rows for each in found)
+    pooled_cases = together["control"].catalogue
+    assert pooled_cases is not None
+    assert pooled_cases.lists["all"] == sum(each.catalogue.users["all"] for each in found if each.catalogue)
     end = two[0].split.cutoff
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{end.isoformat()}'")
-    one, _ = by_windows(open_engine(settings), settings, control, 1, end, CLOCK)
+    one, _ = by_cutoffs(open_engine(settings), settings, control, 1, end, CLOCK, 10_000)
     assert one[0].found["control"].record() == two[0].found["control"].record()
 
 
-def test_windows_are_printed_one_by_one_and_pooled(places: dict[str, Any]) -> None:
-    done = run_here("evaluate", "--variant", "control", "--windows", "2", **places)
+def test_cutoffs_are_printed_one_by_one_and_pooled(places: dict[str, Any]) -> None:
+    done = run_here("evaluate", "--variant", "control", "--cutoffs", "2", **places)
     assert done.returncode == 0, done.stderr
-    assert "control, window by window" in done.stdout
-    assert "2 windows of time" in done.stdout
+    assert "control, cutoff by cutoff" in done.stdout
+    assert "2 cutoffs" in done.stdout
     found = figures("--variant", "control", "--windows", "2", **places)["control"]
-    assert found["window_1_views"] + found["window_2_views"] == found["views"]
+    assert found["cutoff_1_views"] + found["cutoff_2_views"] == found["views"]
+    parts = [found[f"cutoff_{number}_full_catalogue_ndcg_at_10"] for number in (1, 2)]
+    assert min(parts) < found["full_catalogue_ndcg_at_10"] < max(parts)
 
 
-def test_more_windows_than_there_is_time_for_end_in_one_line(
+def test_more_cutoffs_than_there_is_time_for_end_in_one_line(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     make_network(database_url, interactions=300)
@@ -184,8 +202,8 @@ def test_more_windows_than_there_is_time_for_end_in_one_line(
         database_url, "DELETE FROM recs.interactions WHERE action = 'like' AND happened_at < '2021-10-20'"
     )
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    done = run_here("evaluate", "--variant", "control", "--windows", "90", **places)
-    check_error(done, 1, "only 1 of 90 windows can be judged")
+    done = run_here("evaluate", "--variant", "control", "--cutoffs", "90", **places)
+    check_error(done, 1, "only 1 of 90 cutoffs can be judged")
 
 
 def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> None:
@@ -196,6 +214,33 @@ def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> 
     for name in ("hitrate_at_5", "map_at_10", "roc_auc", "log_loss"):
         assert twice.viewed["model"].values[name] == pytest.approx(one.viewed["model"].values[name])
     assert twice.viewed["model"].interval("hitrate_at_5") == one.viewed["model"].interval("hitrate_at_5")
+
+
+def test_scores_that_are_no_log_odds_have_neither_log_loss_nor_calibration(database_url: str) -> None:
+    gathered = small_network(database_url)
+    told = judged(fitted(database_url, gathered), gathered, 1)
+    record = evaluation(told, 1, None).record()
+    other = evaluation(replace(told, log_odds=False), 1, None).record()
+    assert record["calibration"]
+    assert other["calibration"] == []
+    for ranker in ("model", "random", "popularity"):
+        assert set(record[ranker]) - set(other[ranker]) == {"log_loss", "calibration_error"}
+        assert other[ranker]["roc_auc"] == record[ranker]["roc_auc"]
+
+
+def test_a_holdout_without_a_liked_row_cannot_judge_and_says_so(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gathered = small_network(database_url)
+    model = fitted(database_url, gathered)
+    nothing = replace(gathered.holdout, liked=np.zeros(len(gathered.holdout), dtype=bool))
+    silent = replace(gathered, holdout=nothing)
+    with caplog.at_level("WARNING", "batch"):
+        found = evaluate(model, silent, judged(model, silent, 1), 1)
+    assert found["judged"] is False
+    assert found["why_not_judged"] == f"none of the {found['holdout']['views']} held-out rows is liked"
+    assert f"viewed-only: the holdout cannot judge the model: {found['why_not_judged']}" in caplog.text
+    assert found["full_catalogue"]["judged"] is True
 
 
 def test_live_models_are_judged_on_views_from_a_file(
@@ -291,7 +336,7 @@ def test_a_missing_file_and_no_live_run_are_told_in_one_line(places: dict[str, A
 
 def test_two_ways_to_judge_at_a_time_are_bad_usage(database_url: str, redis_url: str, tmp_path: Path) -> None:
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    check_error(run_here("evaluate", "--folds", "3", "--windows", "2", **places), 2, "give one of them")
+    check_error(run_here("evaluate", "--folds", "3", "--cutoffs", "2", **places), 2, "give one of them")
     later = (CLOCK - timedelta(days=1)).isoformat()
     both = run_here("evaluate", "--views", "views.csv", "--as-of", later, **places)
     check_error(both, 2, "leave out --as-of")

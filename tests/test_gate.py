@@ -67,7 +67,7 @@ def newest(network: Places) -> tuple[str, str, dict[str, Any]]:
 
 
 def broken(manifest: dict[str, Any]) -> set[str]:
-    return {verdict["rule"] for verdict in manifest["gate"] if not verdict["passed"]}
+    return {verdict["rule"] for verdict in manifest["gate"] if verdict["outcome"] == "refused"}
 
 
 def shuffled(variant: Any, gathered: Any, examples: Any, *rest: Any) -> Model:
@@ -85,7 +85,7 @@ def test_the_same_data_again_pass_with_every_rule_compared(network: Places, clie
     run_id, _, manifest = newest(network)
     assert run_id == live_run(client) != before
     verdicts = {verdict["rule"]: verdict for verdict in manifest["gate"]}
-    assert all(verdict["passed"] for verdict in verdicts.values())
+    assert {verdict["outcome"] for verdict in verdicts.values()} == {"passed"}
     assert verdicts["roc_auc"]["value"] == verdicts["hitrate_at_5"]["value"] == 0
     assert verdicts["overlap"]["value"] == verdicts["coverage_of_live"]["value"] == 1
     assert verdicts["liked_served"]["why"].endswith("in 200 lists read back")
@@ -112,7 +112,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     assert (network["model_dir"] / refused / JUDGED_MODEL).is_dir()
     assert decode_object(str(client.get(KEYS.manifest(refused))))["state"] == "refused"
     told = run_here("show", refused, **network).stdout
-    (line,) = [line for line in told.splitlines() if line.split()[:2] == ["FAILED", "roc_auc"]]
+    (line,) = [line for line in told.splitlines() if line.split()[:2] == ["REFUSED", "roc_auc"]]
     assert "-0.01" in line
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.gate.facts import BesideLive, Facts
+from batch.gate.facts import BesideLive, BesidePopularity, Facts
+from batch.gate.measure import beside_popularity
+from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
 from batch.gate.tally import Tally
 from batch.loading.likes import Likes
@@ -36,13 +38,24 @@ HONEST = Facts(
     not_finite=0,
     liked_served=0,
     lists_joined=700,
+    beside_popularity=BesidePopularity(
+        users=800,
+        differences={"popularity": (0.02, 0.01, 0.03), "recency_popularity": (-0.001, -0.004, 0.002)},
+    ),
     live=HONEST_LIVE,
 )
 
 
 def broken(facts: Facts, **settings: Any) -> list[str]:
     """Return the rules that refuse."""
-    return [verdict.rule for verdict in judge(facts, Settings(**settings)) if not verdict.passed]
+    return [verdict.rule for verdict in judge(facts, Settings(**settings)) if verdict.outcome == REFUSED]
+
+
+def below(ranker: str, high: float) -> Facts:
+    """Return an honest run whose NDCG@10 is below a ranker's; `high` is the interval's upper end."""
+    beside = HONEST.beside_popularity
+    differences = beside.differences | {ranker: (high - 0.01, high - 0.02, high)}
+    return replace(HONEST, beside_popularity=replace(beside, differences=differences), live=None)
 
 
 def test_an_honest_run_passes_every_rule_beside_a_live_one_and_on_the_first_night() -> None:
@@ -77,6 +90,59 @@ def test_each_rule_about_the_run_itself_refuses_alone(rule: str, changed: dict[s
 )
 def test_each_rule_beside_the_live_run_refuses_alone(rule: str, changed: dict[str, Any]) -> None:
     assert broken(replace(HONEST, live=replace(HONEST_LIVE, **changed))) == [rule]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ranker", "setting"),
+    [
+        ("popularity", "popularity", "gate_below_popularity"),
+        ("recency_popularity", "recency_popularity", "gate_below_recency_popularity"),
+    ],
+)
+def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
+    rule: str, ranker: str, setting: str
+) -> None:
+    assert broken(below(ranker, -0.0001)) == [rule]
+    assert broken(below(ranker, 0.0001)) == []  # chance may explain it
+    assert broken(below(ranker, -0.0049), **{setting: 0.005}) == []
+    assert broken(below(ranker, -0.0051), **{setting: 0.005}) == [rule]
+    (verdict,) = [each for each in judge(below(ranker, -0.02), Settings()) if each.rule == rule]
+    name = ranker.replace("_", " ")
+    assert verdict.why == (
+        f"NDCG@10 over the full catalogue less that of {name}, 800 users: -0.0300 "
+        "(95 % interval -0.0400 to -0.0200); -0.02 is 0.02 below the 0 allowed"
+    )
+
+
+def test_a_holdout_that_cannot_judge_is_not_compared_with_popularity() -> None:
+    record = {
+        "users": 3,
+        "why_not_judged": "only 3 users liked a post",
+        "differences": {
+            "popularity": {"ndcg_at_10": [None, None, None]},
+            "recency_popularity": {"ndcg_at_10": [-0.2, -0.3, -0.1]},
+        },
+    }
+    facts = replace(HONEST, beside_popularity=beside_popularity(record))
+    verdicts = judge(facts, Settings())[:2]
+    assert [verdict.outcome for verdict in verdicts] == [NOT_COMPARED, NOT_COMPARED]
+    assert verdicts[0].why == "not compared with popularity: only 3 users liked a post in the holdout"
+
+
+def test_outcomes_are_counted_and_those_of_earlier_releases_are_read() -> None:
+    earlier = [
+        {"rule": "roc_auc", "value": None, "bound": -0.01, "passed": True, "why": NOTHING_LIVE},
+        {"rule": "users_covered", "value": 1.0, "bound": 1.0, "passed": True, "why": "all"},
+        {"rule": "coverage", "value": 0.0, "bound": 0.1, "passed": False, "why": "none"},
+    ]
+    assert [outcome_of(verdict) for verdict in earlier] == [NOT_COMPARED, PASSED, REFUSED]
+    assert refusal(earlier) == "coverage: none"
+    assert count_outcomes(earlier) == "1 of 3 rules passed, 1 refused, 1 not compared"
+    assert count_outcomes(earlier[1:2]) == "1 of 1 rules passed"
+    now = [verdict.record() for verdict in judge(replace(HONEST, live=None, full=0), Settings())]
+    assert {outcome_of(verdict): verdict["passed"] for verdict in now} == {
+        PASSED: True, REFUSED: False, NOT_COMPARED: None,
+    }  # fmt: skip
 
 
 def test_a_metric_that_chance_may_have_lowered_refuses_no_run() -> None:
@@ -117,10 +183,11 @@ def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
     assert above.why.endswith("; 3 is 3 above the 0 allowed")
 
 
-def test_what_cannot_be_compared_passes_and_says_why() -> None:
+def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
     first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), Settings())}
     assert first["roc_auc"].record() == {
-        "rule": "roc_auc", "value": None, "bound": -0.01, "passed": True, "why": NOTHING_LIVE,
+        "rule": "roc_auc", "value": None, "bound": -0.01, "outcome": "not compared", "passed": None,
+        "why": NOTHING_LIVE,
     }  # fmt: skip
     alone = replace(HONEST_LIVE, differences=None, why_not="it kept no model", users=0)
     beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), Settings())}
@@ -128,8 +195,8 @@ def test_what_cannot_be_compared_passes_and_says_why() -> None:
     assert beside["overlap"].value is None
     none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
     blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), Settings())
-    assert [verdict.value for verdict in blank[:2]] == [None, None]
-    assert all(verdict.passed for verdict in blank)
+    uncompared = [verdict.rule for verdict in blank if verdict.outcome == NOT_COMPARED]
+    assert uncompared == ["roc_auc", "hitrate_at_5"]
 
 
 def test_lists_are_counted_as_a_slow_count_finds_them() -> None:

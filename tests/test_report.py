@@ -19,6 +19,7 @@ import pytest
 import redis
 from sklearn.metrics import roc_auc_score
 
+from batch.judging import RANKERS
 from batch.judging.evaluate import evaluate, judged
 from batch.judging.metrics import ranking_metrics
 from batch.loading.likes import Likes
@@ -32,7 +33,7 @@ from tests.evaluation_support import fitted, small_network
 
 SECTIONS = [
     "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments", "What the forest goes by",
-    "A few users", "Stages",
+    "A few users", "Gate", "Stages",
 ]  # fmt: skip
 VOID = {"meta"}
 
@@ -124,10 +125,19 @@ def test_the_figures_on_the_page_are_those_of_the_manifest(
     page, manifest = page_of(redis_client, places), manifest_of(redis_client)
     metrics, judges = manifest["metrics"], ("model", "popularity", "random")
     assert f"<h1>Run {manifest['run_id']}</h1>" in page.html
+    full = metrics["full_catalogue"]
+    for ranker in RANKERS:
+        name = ranker.replace("_", " ")
+        assert f"NDCG@10, {name}<b>{full[ranker]['ndcg_at_10']:.4f}</b>" in page.html
+        low, high = full["intervals"][ranker]["ndcg_at_10"]
+        assert f"<small>{low:.4f} to {high:.4f}</small>" in page.html
     for judge in judges:
-        assert f"HitRate@5, {judge}<b>{metrics[judge]['hitrate_at_5']:.4f}</b>" in page.html
         low, high = metrics["intervals"][judge]["hitrate_at_5"]
         assert f"<small>{low:.4f} to {high:.4f}</small>" in page.html
+    assert [row[:2] for row in page.tables["Gate"][1:]] == [
+        [verdict["outcome"], verdict["rule"]] for verdict in manifest["gate"]
+    ]
+    assert f"{full['warm']['users']} of them warm and {full['cold']['users']} cold" in page.html
     curve = {row[0]: row[1:] for row in page.tables["HitRate@k"][1:]}
     for k in (5, 10):
         assert curve[str(k)] == [f"{metrics[judge][f'hitrate_at_{k}']:.4f}" for judge in judges]
@@ -137,6 +147,10 @@ def test_the_figures_on_the_page_are_those_of_the_manifest(
     stages = [row[0] for row in page.tables["Stages"][1:]]
     assert [*stages, "report"] == [row["stage"] for row in manifest["stages"]]
     of_model = {row[0]: row[1] for row in page.tables[""][1:] if row[0] in metrics["model"]}
+    coverage = next(row for row in page.tables[""] if row[0] == "coverage_at_10")
+    shown = [cell.split()[0] for cell in coverage[1:]]
+    order = ("model", "recency_popularity", "popularity", "random")
+    assert shown == [f"{full[ranker]['coverage_at_10']:.4f}" for ranker in order]
     assert of_model["log_loss"].startswith(f"{metrics['model']['log_loss']:.4f}")
 
 
@@ -214,14 +228,14 @@ def test_what_the_network_says_is_text_on_the_page_and_never_markup(
     assert "src" not in page.attributes
 
 
-def test_the_same_data_give_the_same_page_but_for_the_run_and_its_stages(
+def test_the_same_data_give_the_same_page_but_for_the_run_its_gate_and_its_stages(
     places: dict[str, Any], redis_client: redis.Redis
 ) -> None:
     make_network(places["database_url"])
     pages = []
     for _ in range(2):
         html = page_of(redis_client, places).html
-        pages.append(html.replace(str(live_run(redis_client)), "RUN").partition("<h2>Stages</h2>")[0])
+        pages.append(html.replace(str(live_run(redis_client)), "RUN").partition("<h2>Gate</h2>")[0])
     assert pages[0] == pages[1]
     assert "A few users" in pages[0]
 
@@ -254,7 +268,8 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
         "metrics": evaluate(model, gathered, rows, 1),
     }  # fmt: skip
     page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
-    assert "HitRate@5, model<b>-</b>" in page.html
+    assert "These rows cannot judge the model: none of the 0 held-out rows is liked." in page.html
+    assert "No rule looked at this run." in page.html
     assert page.html.count("Nothing was held out to judge by.") == 3
     assert page.html.count("<svg") == 1
 

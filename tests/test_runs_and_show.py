@@ -9,6 +9,7 @@ import pytest
 
 from batch.cli import COMMANDS, cli
 from batch.commands.show import summary
+from batch.judging import FIRST_FIGURES
 from batch.judging.show_evaluation import in_order
 from batch.layout import one_line, table
 from tests.operators_support import Operated
@@ -19,7 +20,9 @@ pytest_plugins = ("tests.operators_fixtures",)
 def test_runs_are_listed_newest_first_for_people_and_for_scripts(night: Operated) -> None:
     records = night.told("runs")
     assert [record["run_id"] for record in records] == [night.run_of("test"), night.run_of("control")]
-    assert {"variant", "state", "cutoff", "started_at", "actor", "reason", "hitrate_at_5"} <= set(records[0])
+    assert {"variant", "state", "cutoff", "started_at", "actor", "reason"} <= set(records[0])
+    assert records[0]["ndcg_at_10"] > 0
+    assert records[0]["hitrate_at_5"] > 0
     assert [line.split()[0] for line in night.batch("runs").stdout.splitlines()[1:]] == [
         record["run_id"] for record in records
     ]
@@ -34,8 +37,11 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
     shown = night.batch("show", run_id).stdout.splitlines()
     forecast = record["manifest"]["publish"]["forecast_bytes"] / 2**20
     assert shown[2].startswith(f"Redis: forecast {forecast:.1f} MiB, reported ")
+    viewed = next(number for number, line in enumerate(shown) if line.startswith("holdout (viewed-only)"))
     metrics = [
-        line.split()[0] for line in shown if line.startswith(("hitrate", "roc_auc", "log_loss", "ndcg"))
+        line.split()[0]
+        for line in shown[viewed:]
+        if line.startswith(("hitrate", "roc_auc", "log_loss", "ndcg"))
     ]
     assert metrics[:6] == [
         "hitrate_at_5", "ndcg_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc", "log_loss"
@@ -47,7 +53,11 @@ def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_t
     assert in_order(sorted(of_the_night, key=len)) == of_the_night
 
 
+NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
+"""What manifests of earlier releases do not have."""
+
 GATE: list[dict[str, Any]] = [
+    {"rule": "roc_auc", "value": None, "bound": -0.01, "passed": True, "why": "nothing is live"},
     {"rule": "users covered", "value": 1.0, "bound": 0.99, "passed": True, "why": "all of 60"},
     {"rule": "churn", "value": 0.02, "bound": [0.1, 1.0], "passed": False, "why": "0.08 too little"},
 ]
@@ -56,9 +66,41 @@ GATE: list[dict[str, Any]] = [
 def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: Operated) -> None:
     manifest = night.told("show", night.run_of("control"))["manifest"]
     lines = summary(manifest | {"gate": GATE, "forced": True}).splitlines()
-    at = lines.index("gate: 1 of 2 rules passed, published against it by --force")
-    assert lines[at + 2].split() == ["FAILED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
-    assert lines[at + 3].startswith("passed  users covered")
+    at = lines.index("gate: 1 of 3 rules passed, 1 refused, 1 not compared, published against it by --force")
+    assert lines[at + 2].split() == ["REFUSED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
+    assert lines[at + 3].startswith("not compared  roc_auc")
+    assert lines[at + 4].startswith("passed        users covered")
+
+
+def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(night: Operated) -> None:
+    manifest = night.told("show", night.run_of("control"))["manifest"]
+    lines = summary(manifest).splitlines()
+    (full,) = [number for number, line in enumerate(lines) if line.startswith("full catalogue with likes")]
+    (viewed,) = [number for number, line in enumerate(lines) if line.startswith("holdout (viewed-only)")]
+    assert full < viewed
+    assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
+    told = [line.split()[0] for line in lines[full + 3 : full + 9]]
+    assert told == list(FIRST_FIGURES)
+    assert any(line.startswith("ndcg_at_10 of the model less that of recency popularity") for line in lines)
+    assert any(line.startswith("warm users: ") for line in lines[full:viewed])
+    silent = {"judged": False, "why_not_judged": "no user liked a post"}
+    metrics = manifest["metrics"]
+    metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
+    assert "cannot judge a model: no user liked a post" in summary(manifest)
+
+
+def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> None:
+    manifest = night.told("show", night.run_of("control"))["manifest"]
+    for record in (manifest["metrics"], manifest["metrics"]["full_catalogue"]):
+        for name in NEW:
+            record.pop(name, None)
+    for ranker in ("model", "random", "popularity"):
+        for metric in ("overlap_at_10", "recall_at_20"):
+            manifest["metrics"]["full_catalogue"][ranker].pop(metric)
+    manifest["gate"] = GATE
+    lines = summary(manifest).splitlines()
+    assert [line.split() for line in lines].count(["metric", "model", "random", "popularity"]) == 2
+    assert not any("recency" in line or "overlap" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""The command that judges the models: by time, folds of users, windows of time, or views from a file."""
+"""The command that judges the models: by time, folds of users, several cutoffs, or views from a file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from threadpoolctl import threadpool_limits
 
 from batch.commands.moment import Moment
 from batch.interrupt import signals_raise
-from batch.judging import show_evaluation
+from batch.judging import FIRST_FIGURES, RANKERS, show_evaluation
 from batch.judging.evaluate import evaluated
 from batch.judging.evaluation import HITRATE, Evaluation, Figures
 from batch.judging.labelled_views import judge_views, live_runs, read_views
-from batch.judging.protocols import Window, by_folds, by_windows
+from batch.judging.protocols import JudgedCutoff, by_cutoffs, by_folds
 from batch.learning.fit import fit
 from batch.learning.gather import gathered_now
 from batch.loading import source
@@ -33,7 +33,12 @@ ALL = "all"
 USERS_OVER_FULL_CATALOGUE = 20_000
 """More than in a night: here nobody waits for the lists."""
 
-OF_WINDOW = ("users", "views", HITRATE, f"random_{HITRATE}", f"popularity_{HITRATE}", "roc_auc")
+OF_CUTOFF = (
+    "full_catalogue_users",
+    *(f"full_catalogue_{metric}" for metric in FIRST_FIGURES),
+    *(f"full_catalogue_{ranker}_{FIRST_FIGURES[0]}" for ranker in RANKERS[1:]),
+    "users", "views", HITRATE, f"random_{HITRATE}", f"popularity_{HITRATE}", "roc_auc",
+)  # fmt: skip
 
 
 @click.command(epilog="Example: python -m batch evaluate --variant control --folds 5")
@@ -44,8 +49,11 @@ OF_WINDOW = ("users", "views", HITRATE, f"random_{HITRATE}", f"popularity_{HITRA
     "--folds", type=click.IntRange(2, 100), help="Part the users; judge each part by the rest's model."
 )
 @click.option(
-    "--windows", type=click.IntRange(1, 100), help="So many windows of time, each by what came before."
+    "--cutoffs",
+    type=click.IntRange(1, 100),
+    help="So many cutoffs, each judged by models of what came before.",
 )
+@click.option("--windows", type=click.IntRange(1, 100), hidden=True, help="The same as --cutoffs.")
 @click.option(
     "--views",
     type=click.Path(path_type=Path),
@@ -60,6 +68,7 @@ def evaluate(
     settings: Settings,
     variant: str,
     folds: int | None,
+    cutoffs: int | None,
     windows: int | None,
     views: Path | None,
     as_of: datetime | None,
@@ -67,21 +76,24 @@ def evaluate(
 ) -> None:
     """Judge the models on labels they have not learnt from, beside random order and popularity.
 
-    By default on the night's holdout: the latest part of the views.
+    By default on the night's holdout: the latest part of the views. First
+    come the figures over the full catalogue with likes left out, which are
+    those of the lists that users get; then those over what users viewed.
     """
-    if sum(given is not None for given in (folds, windows, views)) > 1:
-        raise click.UsageError("--folds, --windows and --views are three ways to judge; give one of them.")
+    cutoffs = cutoffs or windows
+    if sum(given is not None for given in (folds, cutoffs, views)) > 1:
+        raise click.UsageError("--folds, --cutoffs and --views are three ways to judge; give one of them.")
     if views is not None and as_of is not None:
         raise click.UsageError("--views is judged as of the live runs' cutoffs; leave out --as-of.")
     names = tuple(VARIANTS) if variant == ALL else (variant,)
     chosen = [VARIANTS[name] for name in names]
-    rolling: list[Window] = []
+    rolling: list[JudgedCutoff] = []
     if views is not None:
         found, told = _on_file(settings, names, views)
     elif folds is not None:
         found, told = _on_folds(settings, chosen, folds, as_of)
-    elif windows is not None:
-        found, told, rolling = _on_windows(settings, chosen, windows, as_of)
+    elif cutoffs is not None:
+        found, told, rolling = _on_cutoffs(settings, chosen, cutoffs, as_of)
     else:
         found, told = _on_holdout(settings, chosen, as_of)
     click.echo(_as_json(found, rolling) if as_json else _as_text(found, rolling, told))
@@ -112,13 +124,15 @@ def _on_folds(
     return found, f"{folds} folds by user, {when}"
 
 
-def _on_windows(
-    settings: Settings, variants: list[Variant], windows: int, as_of: datetime | None
-) -> tuple[dict[str, Evaluation], str, list[Window]]:
+def _on_cutoffs(
+    settings: Settings, variants: list[Variant], count: int, as_of: datetime | None
+) -> tuple[dict[str, Evaluation], str, list[JudgedCutoff]]:
     with _batch(settings) as engine:
-        rolling, found = by_windows(engine, settings, variants, windows, as_of, datetime.now(UTC))
+        rolling, found = by_cutoffs(
+            engine, settings, variants, count, as_of, datetime.now(UTC), USERS_OVER_FULL_CATALOGUE
+        )
     first, last = rolling[0].split.holdout_start, rolling[-1].split.cutoff
-    return found, f"{windows} windows of time, {first.isoformat()} to {last.isoformat()}", rolling
+    return found, f"{count} cutoffs, {first.isoformat()} to {last.isoformat()}", rolling
 
 
 def _on_file(settings: Settings, names: tuple[str, ...], file: Path) -> tuple[dict[str, Evaluation], str]:
@@ -141,30 +155,36 @@ def _batch(settings: Settings) -> Iterator[sa.Engine]:
         yield engine
 
 
-def _as_text(found: dict[str, Evaluation], rolling: list[Window], told: str) -> str:
+def _as_text(found: dict[str, Evaluation], rolling: list[JudgedCutoff], told: str) -> str:
     parts = []
     for name, each in found.items():
         if rolling:
             lines = [
-                (w.split.holdout_start.isoformat(), w.split.cutoff.isoformat(), w.found[name])
-                for w in rolling
+                (
+                    cutoff.split.holdout_start.isoformat(timespec="seconds"),
+                    cutoff.split.cutoff.isoformat(timespec="seconds"),
+                    cutoff.found[name].record() | {"users": cutoff.found[name].users},
+                )
+                for cutoff in rolling
             ]
-            parts.append(f"{name}, window by window\n{show_evaluation.windows(lines)}")
+            parts.append(f"{name}, cutoff by cutoff\n{show_evaluation.cutoffs(lines)}")
         parts.append(show_evaluation.of_variant(name, each, told))
     first = next(iter(found))
     parts += [
-        show_evaluation.difference(name, first, found[name], found[first]) for name in found if name != first
+        show_evaluation.difference(name, first, found[name].differences(found[first]), found[name].protocol)
+        for name in found
+        if name != first
     ]
     return "\n\n".join(parts)
 
 
-def _as_json(found: dict[str, Evaluation], rolling: list[Window]) -> str:
+def _as_json(found: dict[str, Evaluation], rolling: list[JudgedCutoff]) -> str:
     """Return {variant: {metric: value}}; variants after the first also have their difference to it."""
     first = next(iter(found))
     figures: dict[str, Figures] = {}
     for name, each in found.items():
         figures[name] = each.flat(None if name == first else (first, found[first]))
-        for place, window in enumerate(rolling, start=1):
-            flat = window.found[name].flat()
-            figures[name] |= {f"window_{place}_{metric}": flat[metric] for metric in OF_WINDOW}
+        for number, cutoff in enumerate(rolling, start=1):
+            flat = cutoff.found[name].flat()
+            figures[name] |= {f"cutoff_{number}_{metric}": flat[metric] for metric in OF_CUTOFF}
     return json.dumps(figures, indent=2)

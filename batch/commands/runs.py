@@ -30,13 +30,13 @@ def runs(settings: Settings, count: int, as_json: bool) -> None:
         ledger.create(engine)
         found = ledger.newest(engine, count)
     if as_json:
-        click.echo(layout.as_json([of_row(row) | {"hitrate_at_5": _hitrate(row.manifest)} for row in found]))
+        click.echo(layout.as_json([of_row(row) | _figures(row.manifest) for row in found]))
     elif not found:
         click.echo("no runs yet; `python -m batch run` makes one")
     else:
-        head = ["run", "state", "cutoff", "hitrate@5", "started by", "reason"]
+        head = ["run", "state", "cutoff", "ndcg@10", "hitrate@5", "started by", "reason"]
         rows = [
-            [run.run_id, run.state, run.cutoff, _hitrate(run.manifest), run.actor, run.reason]
+            [run.run_id, run.state, run.cutoff, *_rounded(run.manifest), run.actor, run.reason]
             for run in found
         ]
         click.echo(layout.table(head, rows))
@@ -47,8 +47,17 @@ def of_row(row: sa.Row[Any]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in RECORD}
 
 
-def _hitrate(manifest: dict[str, Any] | None) -> float | None:
-    """Return the model's HitRate@5; None for a run that ended before it was judged."""
+def _figures(manifest: dict[str, Any] | None) -> dict[str, float | None]:
+    """Return the model's NDCG@10 over the full catalogue and its HitRate@5 over what was viewed.
+
+    They are None for a run that ended before it was judged.
+    """
     metrics = (manifest or {}).get("metrics", {})
-    found: float | None = metrics.get("model", {}).get("hitrate_at_5")
-    return found
+    return {
+        "ndcg_at_10": metrics.get("full_catalogue", {}).get("model", {}).get("ndcg_at_10"),
+        "hitrate_at_5": metrics.get("model", {}).get("hitrate_at_5"),
+    }
+
+
+def _rounded(manifest: dict[str, Any] | None) -> list[float | None]:
+    return [None if value is None else round(value, 4) for value in _figures(manifest).values()]

@@ -9,12 +9,16 @@ import click
 from batch import layout
 from batch.commands.options import json_option
 from batch.commands.runs import of_row
+from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.judging import show_evaluation
 from batch.layout import table
 from batch.loading import source
 from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.settings import Settings
+
+OUTCOME_ORDER = (REFUSED, NOT_COMPARED, PASSED)
+LABELS = {REFUSED: "REFUSED"}
 
 CHANGE = ("at", "state", "actor", "reason")
 
@@ -79,15 +83,14 @@ def _caught_up(caught_up: dict[str, Any]) -> list[str]:
 
 
 def _gate(manifest: dict[str, Any]) -> list[str]:
-    """Tell the rules that the run was held to, those it failed first; nothing where there were none."""
-    rules = sorted(manifest.get("gate") or [], key=lambda rule: bool(rule["passed"]))
+    """Tell the rules, those that refuse first and those not compared next; nothing where there were none."""
+    rules = sorted(manifest.get("gate") or [], key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
     if not rules:
         return []
-    failed = sum(not rule["passed"] for rule in rules)
     forced = ", published against it by --force" if manifest.get("forced") else ""
     rows = [
         [
-            "passed" if rule["passed"] else "FAILED",
+            LABELS.get(outcome_of(rule), outcome_of(rule)),
             rule["rule"],
             rule["value"],
             _bound(rule["bound"]),
@@ -95,7 +98,7 @@ def _gate(manifest: dict[str, Any]) -> list[str]:
         ]
         for rule in rules
     ]
-    head = f"gate: {len(rules) - failed} of {len(rules)} rules passed{forced}"
+    head = f"gate: {count_outcomes(rules)}{forced}"
     return [head, table(["", "rule", "value", "bound", "why"], rows), ""]
 
 

@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from batch.arrays import Int64s
 from batch.features.encode import Encoder
 from batch.features.features import profile_columns
-from batch.gate.facts import BesideLive, Difference
+from batch.gate.facts import BesideLive
 from batch.gate.joined_back import lists_of
 from batch.gate.tally import FIRST
+from batch.judging.bootstrap import Difference
 from batch.judging.evaluation import compared
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered
@@ -103,6 +104,8 @@ def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judge
     """Return by metric: tonight's model, fit before the holdout, less the live run's, fit before its own."""
     if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")
+    if not rows.rows.liked.any():
+        raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     folder = Path(settings.model_dir) / live.run_id / JUDGED_MODEL
     if not folder.is_dir():
         raise NotComparableError("it kept no model that was fit before its holdout")

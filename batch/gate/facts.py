@@ -40,6 +40,25 @@ class BesideLive:
 
 
 @dataclass(frozen=True)
+class BesidePopularity:
+    """The model that was fitted before the holdout, over the full catalogue, beside simpler rankers.
+
+    Attributes
+    ----------
+    users
+        How many were judged.
+    differences
+        `popularity` and `recency_popularity` -> NDCG@10 of the model less that of the ranker, paired by user.
+    cannot_judge
+        Why the holdout cannot judge, in words; empty where it can.
+    """
+
+    users: int
+    differences: dict[str, Difference]
+    cannot_judge: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What was measured of a run that is written.
 
@@ -53,6 +72,8 @@ class Facts:
         Scores of lists and of held-out rows that are infinite or no number.
     liked_served, lists_joined
         Posts that their user likes, and how many lists were read back to find them.
+    beside_popularity
+        The model beside popularity and recency popularity.
     live
         None where nothing is live that this run could be compared with.
     """
@@ -67,4 +88,5 @@ class Facts:
     not_finite: int
     liked_served: int
     lists_joined: int
+    beside_popularity: BesidePopularity
     live: BesideLive | None

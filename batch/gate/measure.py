@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import redis
 import sqlalchemy as sa
 
 from batch.gate.beside_live import beside_live, find_live
-from batch.gate.facts import Facts
+from batch.gate.facts import BesidePopularity, Facts
 from batch.gate.joined_back import liked_served
 from batch.gate.tally import Tally
+from batch.judging.full_catalogue import FIRST
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered
 from batch.runs.ledger import Run
@@ -24,6 +27,7 @@ def measure(
     run: Run,
     gathered: Gathered,
     rows: Judged,
+    metrics: dict[str, Any],
     tally: Tally,
     asked: int,
 ) -> Facts:
@@ -33,6 +37,8 @@ def measure(
     ----------
     rows
         The holdout as the model that was fit before it scores it.
+    metrics
+        What the manifest keeps of that model's evaluation.
     tally
         The lists as they were written.
     asked
@@ -55,5 +61,15 @@ def measure(
         not_finite=tally.not_finite + int((~np.isfinite(rows.scores)).sum()),
         liked_served=found,
         lists_joined=read,
+        beside_popularity=beside_popularity(metrics["full_catalogue"]),
         live=beside,
     )
+
+
+def beside_popularity(record: dict[str, Any]) -> BesidePopularity:
+    """Take what the rules look at from the figures over the full catalogue, see `CatalogueFigures.record`."""
+    differences = {}
+    for ranker, found in record["differences"].items():
+        difference, low, high = (np.nan if number is None else number for number in found[FIRST])
+        differences[ranker] = (difference, low, high)
+    return BesidePopularity(record["users"], differences, record["why_not_judged"])

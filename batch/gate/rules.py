@@ -1,4 +1,4 @@
-"""The rules of the gate: each one value, held against bounds that are settings."""
+"""The rules of the gate: each one value, compared with bounds that are settings; without it, none refuses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch.gate.facts import BesideLive, Facts
+from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
 from batch.gate.tally import FIRST
+from batch.judging import NAMES, POPULARITY, RECENCY
 from contract.settings import Settings
 
 NOTHING_LIVE = "nothing of this variant is live to compare with"
 
 Found = tuple[float | None, str]
-"""A rule's value, None where it has none (then the rule passes), and what it is in words."""
+"""A rule's value, None where there is nothing to compare, and what it is or why there is none, in words."""
 
 Bound = Callable[[Settings], float]
 
@@ -31,21 +33,32 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of one run; `bound` is one number, or both ends where there are two."""
+    """What one rule says of one run.
+
+    Attributes
+    ----------
+    value
+        None where the rule was not compared.
+    bound
+        One number, or both ends where there are two.
+    outcome
+        `passed`, `refused` or `not compared`.
+    """
 
     rule: str
     value: float | None
     bound: float | list[float]
-    passed: bool
+    outcome: str
     why: str
 
     def record(self) -> dict[str, Any]:
-        """Return what the manifest keeps."""
+        """Return what the manifest keeps; `passed` is None for a rule that was not compared."""
         return {
             "rule": self.rule,
             "value": self.value,
             "bound": self.bound,
-            "passed": self.passed,
+            "outcome": self.outcome,
+            "passed": None if self.outcome == NOT_COMPARED else self.outcome == PASSED,
             "why": self.why,
         }
 
@@ -56,9 +69,11 @@ def judge(facts: Facts, settings: Settings) -> list[Verdict]:
 
 
 def refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
-    """Say in one line which rules of a manifest's `gate` are broken, and by how much; None if none is."""
-    broken = [f"{verdict['rule']}: {verdict['why']}" for verdict in verdicts if not verdict["passed"]]
-    return "; ".join(broken) or None
+    """Say in one line which rules of a manifest's `gate` refuse, and by how much; None if none does."""
+    refused = [
+        f"{verdict['rule']}: {verdict['why']}" for verdict in verdicts if outcome_of(verdict) == REFUSED
+    ]
+    return "; ".join(refused) or None
 
 
 def _verdict(rule: Rule, facts: Facts, settings: Settings) -> Verdict:
@@ -66,18 +81,34 @@ def _verdict(rule: Rule, facts: Facts, settings: Settings) -> Verdict:
     bounds = [bound(settings) for bound in (rule.low, rule.high) if bound is not None]
     bound = bounds[0] if len(bounds) == 1 else bounds
     if value is None or math.isnan(value):
-        return Verdict(rule.name, None, bound, True, says)
+        return Verdict(rule.name, None, bound, NOT_COMPARED, says)
     low = rule.low(settings) if rule.low else -math.inf
     high = rule.high(settings) if rule.high else math.inf
     if value < low:
         says += f"; {_short(value)} is {_short(low - value)} below the {_short(low)} allowed"
     elif value > high:
         says += f"; {_short(value)} is {_short(value - high)} above the {_short(high)} allowed"
-    return Verdict(rule.name, float(f"{value:.6g}"), bound, low <= value <= high, says)
+    outcome = PASSED if low <= value <= high else REFUSED
+    return Verdict(rule.name, float(f"{value:.6g}"), bound, outcome, says)
 
 
 def _short(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _less_popular(ranker: str) -> Callable[[Facts], Found]:
+    """Judge the upper end of the interval of NDCG@10 of the model less that of a ranker."""
+    name = NAMES.get(ranker, ranker)
+
+    def value(facts: Facts) -> Found:
+        beside = facts.beside_popularity
+        if beside.cannot_judge:
+            return None, f"not compared with {name}: {beside.cannot_judge} in the holdout"
+        difference, low, high = beside.differences[ranker]
+        says = f"NDCG@10 over the full catalogue less that of {name}, {beside.users} users: {difference:+.4f}"
+        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+
+    return value
 
 
 def _users_covered(facts: Facts) -> Found:
@@ -160,6 +191,16 @@ def _no_users(live: BesideLive | None) -> str:
 
 
 RULES = (
+    Rule(
+        "popularity",
+        _less_popular(POPULARITY),
+        low=lambda settings: 0 - settings.gate_below_popularity,
+    ),
+    Rule(
+        "recency_popularity",
+        _less_popular(RECENCY),
+        low=lambda settings: 0 - settings.gate_below_recency_popularity,
+    ),
     Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda settings: -settings.gate_auc_drop),
     Rule(
         "hitrate_at_5",

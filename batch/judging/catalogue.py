@@ -46,16 +46,6 @@ from batch.loading.load import Network
 
 PROTOCOL = "full catalogue with likes left out"
 
-FIRST_FIGURES = (
-    "ndcg_at_10",
-    "hitrate_at_5",
-    "recall_at_20",
-    "coverage_at_10",
-    "overlap_at_10",
-    "popularity_lift_at_10",
-)
-"""What a model is judged by first, in this order."""
-
 RECALL, RECALL_DEPTH = "recall_at_20", 20
 OVERLAP, OVERLAP_DEPTH = "overlap_at_10", 10
 
@@ -157,7 +147,7 @@ def build_case(
     max_users
         Most users to judge, drawn at random where there are more.
     """
-    posts, known = len(network.posts), known_posts(network, history)
+    posts, known = len(network.posts), history.known
     before, after = (
         likes.users.astype(np.int64) * posts + likes.posts for likes in (history.likes, likes_after)
     )
@@ -174,14 +164,6 @@ def build_case(
         liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
         popularity=history.post_counts["likes"].to_numpy(np.float64),
     )
-
-
-def known_posts(network: Network, history: History) -> Flags:
-    """Return (posts,) whether each post existed at the cutoff, as far as that is known."""
-    created = network.posts["created_at"]
-    touched = history.post_counts[["views", "likes"]].to_numpy().sum(axis=1) > 0
-    known: Flags = np.where(created.isna(), touched, ~(created > history.cutoff).to_numpy())
-    return known
 
 
 def rank_by_score(case: CatalogueCase, scores: Floats) -> Int32s:
@@ -227,6 +209,7 @@ def summarise(scored: Sequence[ScoredLists], seed: int) -> Measured:
     drawn once more counts on both sides: draws stand twice as far from the
     value as those of a mean over users (the projection of Hoeffding, 1948).
     """
+    scored = [part for part in scored if part.user_ids.size] or scored[:1]
     names = list(scored[0].values)
     values = {name: np.concatenate([part.values[name] for part in scored]) for name in names}
     found = measure(values, np.concatenate([part.user_ids for part in scored]), None, seed)
@@ -250,7 +233,7 @@ def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
         mean = likes[:, :k].sum(axis=1) / np.maximum(shown[:, :k].sum(axis=1), 1)
         values[f"popularity_lift_at_{k}"] = np.where(shown[:, 0], mean / _mean_popularity(case), np.nan)
         distinct = np.unique(lists[:, :k][shown[:, :k]]).size
-        coverage[f"coverage_at_{k}"] = distinct / max(int(case.known.sum()), 1)
+        coverage[f"coverage_at_{k}"] = distinct / int(case.known.sum()) if len(lists) else float("nan")
     values[OVERLAP] = _overlap(case, lists[:, :OVERLAP_DEPTH])
     return ScoredLists(case.user_ids, values, coverage)
 
@@ -302,7 +285,7 @@ def _expected_coverage(case: CatalogueCase, k: int) -> float:
     posts = case.popularity.size
     of_those_who_liked = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
     covered = 1 - np.exp(missed.sum() - of_those_who_liked)
-    return float(covered[case.known].mean()) if case.known.any() else float("nan")
+    return float(covered[case.known].mean()) if case.users.size else float("nan")
 
 
 def _mean_popularity(case: CatalogueCase) -> float:

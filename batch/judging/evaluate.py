@@ -1,17 +1,20 @@
-"""Evaluates a model on the holdout of the night's time split, beside random order and popularity."""
+"""Evaluates a model on the holdout of the night's time split, beside what is simpler than a model."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from batch.judging.catalogue import MOST_USERS, full_catalogue
 from batch.judging.evaluation import Evaluation, evaluation
+from batch.judging.full_catalogue import MAX_USERS, RankedCase, measure_cases, rank_case
 from batch.judging.judged import Judged, judge
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
 from batch.loading.examples import Examples
 
-__all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged"]
+log = logging.getLogger("batch")
+
+__all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged", "rank_holdout"]
 
 
 def holdout_rows(examples: Examples) -> Examples:
@@ -26,15 +29,24 @@ def judged(model: Model, gathered: Gathered, threads: int) -> Judged:
     return judge(model, gathered.network, gathered.at_holdout, rows, like_rate, threads)
 
 
-def evaluated(model: Model, gathered: Gathered, threads: int, most_users: int = MOST_USERS) -> Evaluation:
+def rank_holdout(model: Model, gathered: Gathered, threads: int, max_users: int) -> RankedCase:
+    """Rank the full catalogue as of the holdout's start, for users who liked something in the holdout.
+
+    Every like counts, also those that are not among the examples of the holdout.
+    """
+    earlier, history = gathered.at_history_end, gathered.at_holdout
+    return rank_case(model, gathered.network, earlier, history, gathered.now.likes, threads, max_users)
+
+
+def evaluated(model: Model, gathered: Gathered, threads: int, max_users: int = MAX_USERS) -> Evaluation:
     """Judge a model on the holdout by both protocols, features as of the holdout's start.
 
     Parameters
     ----------
-    most_users
+    max_users
         How many users to judge over the full catalogue.
     """
-    return _measured(model, gathered, judged(model, gathered, threads), threads, most_users)
+    return _measured(model, gathered, judged(model, gathered, threads), threads, max_users)
 
 
 def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> dict[str, Any]:
@@ -47,12 +59,15 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> di
 
     Returns
     -------
-    `protocol`, `holdout` (from, until, users, views), one object of metrics for
-    each of `model`, `random` and `popularity`, their 95 % `intervals` (low,
-    high), `calibration` by deciles, `segments`, and `full_catalogue` with the
-    same objects by that protocol; None where a figure has no value.
+    `full_catalogue`, see `CatalogueFigures.record`: the first figures. Beside
+    it, of the rows: `protocol`, `holdout` (from, until, users, views), `judged`
+    and `why_not_judged`, one object of metrics for each of `model`, `random`
+    and `popularity`, their 95 % `intervals` (low, high), `calibration` by
+    deciles and `segments`; None where a figure has no value.
     """
-    found, split = _measured(model, gathered, rows, threads, MOST_USERS), gathered.split
+    found, split = _measured(model, gathered, rows, threads, MAX_USERS), gathered.split
+    for protocol, why in found.cannot_judge_by().items():
+        log.warning("%s: the holdout cannot judge the model: %s", protocol, why)
     holdout = {
         "from": split.holdout_start.isoformat(),
         "until": split.cutoff.isoformat(),
@@ -62,8 +77,6 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> di
     return {"holdout": holdout, **found.record()}
 
 
-def _measured(model: Model, gathered: Gathered, rows: Judged, threads: int, most_users: int) -> Evaluation:
-    catalogue = full_catalogue(
-        model, gathered.network, gathered.at_holdout, gathered.holdout, threads, most_users
-    )
-    return evaluation(rows, model.seed, catalogue)
+def _measured(model: Model, gathered: Gathered, rows: Judged, threads: int, max_users: int) -> Evaluation:
+    ranked = rank_holdout(model, gathered, threads, max_users)
+    return evaluation(rows, model.seed, measure_cases([ranked], model.seed))

@@ -1,22 +1,32 @@
-"""One model's figures by every protocol, beside random order and popularity; as a record, and flat."""
+"""One model's figures by every protocol, beside those of simpler rankers; as a record, and flat."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from batch.judging import JUDGES
-from batch.judging.bootstrap import Measured, Pooled, measure
+from batch.judging import FIRST_FIGURES, MODEL, POPULARITY, RANDOM
+from batch.judging.bootstrap import Difference, Measured, Pooled, measure
 from batch.judging.catalogue import PROTOCOL as FULL_CATALOGUE
+from batch.judging.full_catalogue import COLD, WARM, CatalogueFigures, record_of_rankers
 from batch.judging.judged import Judged
-from batch.judging.metrics import KS, Floats, Places, by_list, expected_of_random, ranked_lists
+from batch.judging.metrics import (
+    KS,
+    Floats,
+    Places,
+    by_list,
+    expected_of_random,
+    ranked_lists,
+    rounded,
+)
 from batch.judging.segments import TOPIC, frequent
 
 HITRATE = f"hitrate_at_{KS[0]}"
 OF_SEGMENT = (HITRATE, "roc_auc")
+OF_PROBABILITIES = ("log_loss", "calibration_error")
 
 Figures = dict[str, float | int | None]
 
@@ -29,101 +39,131 @@ class Evaluation:
     ----------
     protocol
         `viewed-only`, or what else the rows allow.
-    rows, users
-        How many were judged by it.
+    rows, users, likes
+        How many were judged by it, and how many of the rows are liked.
     viewed
         Of `model`, `random` and `popularity`.
     segments
         A record per segment, grouping by grouping.
-    catalogue, catalogue_users
-        The same three by the other protocol, empty where it was not asked for.
+    catalogue
+        The figures over the full catalogue, which come first; None where they were not asked for.
     """
 
     protocol: str
     rows: int
     users: int
+    likes: int
     viewed: dict[str, Measured]
     segments: list[dict[str, Any]]
-    catalogue: dict[str, Measured]
-    catalogue_users: int
+    catalogue: CatalogueFigures | None
+
+    @property
+    def cannot_judge(self) -> str:
+        """Say why the rows cannot judge a model; empty where they can."""
+        return "" if self.likes else f"none of the {self.rows} held-out rows is liked"
+
+    def cannot_judge_by(self) -> dict[str, str]:
+        """Return protocol -> why it cannot judge a model, for those that cannot."""
+        found = {self.protocol: self.cannot_judge}
+        if self.catalogue:
+            found[FULL_CATALOGUE] = self.catalogue.cannot_judge
+        return {protocol: why for protocol, why in found.items() if why}
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps: metrics by judge, and their intervals beside them."""
-        found: dict[str, Any] = {"protocol": self.protocol, **_by_judge(self.viewed)}
-        found["calibration"] = list(self.viewed["model"].deciles)
+        """Return what a manifest keeps: metrics by ranker, and their intervals beside them."""
+        found: dict[str, Any] = {
+            "protocol": self.protocol,
+            "judged": not self.cannot_judge,
+            "why_not_judged": self.cannot_judge,
+            **record_of_rankers(self.viewed),
+        }
+        found["calibration"] = list(self.viewed[MODEL].deciles)
         found["segments"] = self.segments
         if self.catalogue:
-            found["full_catalogue"] = {
-                "protocol": FULL_CATALOGUE,
-                "users": self.catalogue_users,
-                **_by_judge(self.catalogue),
-            }
+            found["full_catalogue"] = self.catalogue.record()
         return found
 
-    def flat(self, beside: tuple[str, Evaluation] | None = None) -> Figures:
-        """Return metric -> value: `hitrate_at_5`, `_low` and `_high`, `random_` and `popularity_` before it.
+    def flat(self, other: tuple[str, Evaluation] | None = None) -> Figures:
+        """Return metric -> value: `hitrate_at_5`, `_low` and `_high`, the ranker's name before it.
 
-        Figures over the full catalogue start with `full_catalogue_`.
+        Figures over the full catalogue start with `full_catalogue_`, those of
+        its warm and cold users with `full_catalogue_warm_` and
+        `full_catalogue_cold_`, and the model's less another ranker's with
+        `full_catalogue_minus_popularity_` and `full_catalogue_minus_recency_popularity_`.
 
         Parameters
         ----------
-        beside
+        other
             Another variant's name and figures on the same rows: adds `minus_NAME_` differences.
         """
         found: Figures = {"users": self.users, "views": self.rows}
         found |= _flat("", self.viewed)
         if self.catalogue:
-            found["full_catalogue_users"] = self.catalogue_users
-            found |= _flat("full_catalogue_", self.catalogue)
-        for start, metric, difference in self.differences(beside[1]) if beside else ():
-            for end, value in zip(("", "_low", "_high"), difference, strict=True):
-                found[f"{start}minus_{beside[0] if beside else ''}_{metric}{end}"] = rounded(value)
+            found |= flat_catalogue("full_catalogue_", self.catalogue)
+        for start, metric, difference in self.differences(other[1]) if other else ():
+            name = f"{start}minus_{other[0] if other else ''}_{metric}"
+            found |= _with_bounds(name, difference[0], difference[1:])
         return found
 
-    def differences(self, other: Evaluation) -> list[tuple[str, str, tuple[float, float, float]]]:
-        """Return (prefix of the protocol, metric, (difference, low, high)): this less the other, paired."""
-        pairs = [("", self.viewed, other.viewed), ("full_catalogue_", self.catalogue, other.catalogue)]
+    def differences(self, other: Evaluation) -> list[tuple[str, str, Difference]]:
+        """Return (prefix of the protocol, metric, difference): this model less the other, paired by user."""
+        pairs = [("", self.viewed, other.viewed)]
+        if self.catalogue and other.catalogue:
+            pairs.insert(0, ("full_catalogue_", self.catalogue.rankers, other.catalogue.rankers))
         return [
             (start, metric, difference)
             for start, mine, theirs in pairs
-            if mine and theirs
-            for metric, difference in mine["model"].minus(theirs["model"]).items()
+            for metric, difference in mine[MODEL].minus(theirs[MODEL]).items()
         ]
 
 
-def evaluation(judged: Judged, seed: int, catalogue: tuple[int, dict[str, Measured]] | None) -> Evaluation:
-    """Measure what was judged; `catalogue` is what `full_catalogue` returned, or None."""
+def flat_catalogue(start: str, found: CatalogueFigures) -> Figures:
+    """Return metric -> value over the full catalogue, see `Evaluation.flat`; names begin with `start`."""
+    flat: Figures = {f"{start}users": found.users["all"], **_flat(start, found.rankers)}
+    for group in (WARM, COLD):
+        flat[f"{start}{group}_users"] = found.users[group]
+        flat |= _flat(f"{start}{group}_", found.groups[group], FIRST_FIGURES)
+    for name, differences in found.differences().items():
+        for metric in FIRST_FIGURES:
+            if metric in differences:
+                difference, *bounds = differences[metric]
+                flat |= _with_bounds(f"{start}minus_{name}_{metric}", difference, bounds)
+    return flat
+
+
+def evaluation(judged: Judged, seed: int, catalogue: CatalogueFigures | None) -> Evaluation:
+    """Measure what was judged; `catalogue` are the figures over the full catalogue, or None."""
     return Evaluation(
         protocol=judged.protocol,
         rows=len(judged.rows),
         users=int(np.unique(judged.rows.users).size),
+        likes=int(judged.rows.liked.sum()),
         viewed=_viewed(judged, seed),
         segments=_segments(judged, seed),
-        catalogue=catalogue[1] if catalogue else {},
-        catalogue_users=catalogue[0] if catalogue else 0,
+        catalogue=catalogue,
     )
 
 
-def compared(judged: Judged, scores: Floats, seed: int) -> dict[str, tuple[float, float, float]]:
-    """Return by metric (difference, low, high): the model less other scores of the same rows."""
+def compared(judged: Judged, scores: Floats, seed: int) -> dict[str, Difference]:
+    """Return by metric the difference: the model less other scores of the same rows."""
     mine, theirs = (_ranked(judged, each, None, seed) for each in (judged.scores, scores))
     return mine.minus(theirs)
 
 
-def rounded(value: float) -> float | None:
-    """Return four digits, None for NaN."""
-    return round(value, 4) if math.isfinite(value) else None
-
-
 def _viewed(judged: Judged, seed: int) -> dict[str, Measured]:
     constant = np.zeros(len(judged.rows))
-    return {
-        "model": _ranked(judged, judged.scores, judged.probabilities, seed),
-        "random": measure(
+    found = {
+        MODEL: _ranked(judged, judged.scores, judged.probabilities, seed),
+        RANDOM: measure(
             _expected(judged), _owners(judged), _pooled(judged, constant, judged.base_rate), seed
         ),
-        "popularity": _ranked(judged, judged.popular, judged.popular_rate, seed),
+        POPULARITY: _ranked(judged, judged.popular, judged.popular_rate, seed),
     }
+    if judged.probabilities is None:  # nothing to hold the other rankers' probabilities against
+        for measured in found.values():
+            for metric in OF_PROBABILITIES:
+                measured.values.pop(metric), measured.draws.pop(metric)
+    return found
 
 
 def _ranked(judged: Judged, scores: Floats, probabilities: Floats | None, seed: int) -> Measured:
@@ -183,28 +223,15 @@ def _hitrate(part: Judged, scores: Floats) -> Floats:
     return by_list(ranked, KS[:1])[HITRATE]
 
 
-def _by_judge(measured: dict[str, Measured]) -> dict[str, Any]:
-    values = {
-        judge: {metric: rounded(value) for metric, value in measured[judge].values.items()}
-        for judge in JUDGES
-    }
-    intervals = {
-        judge: {
-            metric: [rounded(bound) for bound in measured[judge].interval(metric)]
-            for metric in measured[judge].values
-        }
-        for judge in JUDGES
-    }
-    return {**values, "intervals": intervals}
-
-
-def _flat(start: str, measured: dict[str, Measured]) -> Figures:
+def _flat(start: str, measured: dict[str, Measured], metrics: Sequence[str] | None = None) -> Figures:
     found: Figures = {}
-    for judge in JUDGES:
-        before = start if judge == "model" else f"{start}{judge}_"
-        for metric, value in measured[judge].values.items():
-            low, high = measured[judge].interval(metric)
-            found[f"{before}{metric}"] = rounded(value)
-            found[f"{before}{metric}_low"] = rounded(low)
-            found[f"{before}{metric}_high"] = rounded(high)
+    for ranker, figures in measured.items():
+        before = start if ranker == MODEL else f"{start}{ranker}_"
+        for metric in metrics or figures.values:
+            found |= _with_bounds(f"{before}{metric}", figures.values[metric], figures.interval(metric))
     return found
+
+
+def _with_bounds(name: str, value: float, bounds: Sequence[float]) -> Figures:
+    low, high = bounds
+    return {name: rounded(value), f"{name}_low": rounded(low), f"{name}_high": rounded(high)}

@@ -168,20 +168,6 @@ class CatalogueFigures:
         }
 
 
-def judge_catalogue(
-    model: Model,
-    network: Network,
-    earlier: History,
-    history: History,
-    likes_after: Likes,
-    threads: int,
-    max_users: int = MAX_USERS,
-) -> CatalogueFigures:
-    """Rank one case as `rank_case` does, and measure it."""
-    ranked = rank_case(model, network, earlier, history, likes_after, threads, max_users)
-    return measure_cases([ranked], model.seed)
-
-
 def rank_case(
     model: Model,
     network: Network,
@@ -215,11 +201,12 @@ def choose_half_life(
 ) -> tuple[int, HalfLife]:
     """Choose the half-life that best ranks the likes between two cutoffs by NDCG@10; return its column."""
     case = build_case(network, earlier, history.likes, max_users, seed)
-    column = len(HALF_LIVES) // 2
+    half_lives = list(HALF_LIVES.values())
+    column = len(half_lives) // 2
     if case.users.size:
         scored = [score_lists(case, rank_by_score(case, each)) for each in earlier.fading_likes.T]
         column = int(np.argmax([each.values[FIRST].mean() for each in scored]))
-    return column, HalfLife(HALF_LIVES[column], earlier.cutoff, history.cutoff, int(case.users.size))
+    return column, HalfLife(half_lives[column], earlier.cutoff, history.cutoff, int(case.users.size))
 
 
 def measure_cases(ranked: Sequence[RankedCase], seed: int) -> CatalogueFigures:

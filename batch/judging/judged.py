@@ -29,7 +29,10 @@ class Judged:
     rows
         The labelled rows.
     scores
-        (rows,) the model's, in log-odds of a like.
+        (rows,) the model's.
+    log_odds
+        Whether the scores are log-odds of a like of what was viewed. Of others
+        there is no probability, and so neither log loss nor calibration.
     popular
         (rows,) like rate of the post as of the history, or its likes where views are not known.
     popular_rate
@@ -49,12 +52,12 @@ class Judged:
     base_rate: Floats
     lists: Places
     segments: dict[str, Labels]
+    log_odds: bool = True
 
     @property
-    def probabilities(self) -> Floats:
-        """(rows,) the model's probability of a like."""
-        found: Floats = expit(self.scores)
-        return found
+    def probabilities(self) -> Floats | None:
+        """(rows,) the model's probability of a like; None where its scores tell none."""
+        return expit(self.scores) if self.log_odds else None
 
     @property
     def protocol(self) -> str:
@@ -71,6 +74,7 @@ class Judged:
             base_rate=self.base_rate[keep],
             lists=self.lists[keep],
             segments={name: labels[keep] for name, labels in self.segments.items()},
+            log_odds=self.log_odds,
         )
 
 
@@ -104,6 +108,7 @@ def pooled(parts: Sequence[Judged]) -> Judged:
         segments={
             name: np.concatenate([part.segments[name] for part in parts]) for name in parts[0].segments
         },
+        log_odds=all(part.log_odds for part in parts),
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation beyond the night's one split: k folds grouped by user, and rolling windows of time."""
+"""Evaluation beyond the night's one split: k folds grouped by user, and several cutoffs in time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import sqlalchemy as sa
 from sklearn.model_selection import GroupKFold
 
-from batch.judging.catalogue import MOST_USERS, full_catalogue
-from batch.judging.evaluate import holdout_rows, judged
+from batch.judging.evaluate import holdout_rows, judged, rank_holdout
 from batch.judging.evaluation import Evaluation, evaluation
+from batch.judging.full_catalogue import RankedCase, measure_cases
 from batch.judging.judged import Judged, judge, pooled
 from batch.judging.metrics import Places
 from batch.learning.fit import fit
@@ -25,11 +25,12 @@ from contract.settings import Settings
 
 
 @dataclass(frozen=True)
-class Window:
-    """One window of time: how it was cut, and per variant what was judged and found in it."""
+class JudgedCutoff:
+    """One cutoff: how time was cut, and per variant the scored rows, the ranked case, and their figures."""
 
     split: Split
-    judged: dict[str, Judged]
+    rows: dict[str, Judged]
+    cases: dict[str, RankedCase]
     found: dict[str, Evaluation]
 
 
@@ -77,65 +78,77 @@ def folds_of_users(users: Places, folds: int, seed: int) -> Places:
     return found
 
 
-def by_windows(
+def by_cutoffs(
     engine: sa.Engine,
     settings: Settings,
     variants: Sequence[Variant],
     count: int,
     as_of: datetime | None,
     clock: datetime,
-) -> tuple[list[Window], dict[str, Evaluation]]:
-    """Judge windows that follow each other without a gap, each by models of what came before it.
+    max_users: int,
+) -> tuple[list[JudgedCutoff], dict[str, Evaluation]]:
+    """Judge at several cutoffs, each time by models of what came before it.
 
-    The last window is the night's holdout. The one before ends where that
-    begins, and is the holdout of a night with that cutoff; and so on back.
+    The last cutoff is the start of the night's holdout. The one before is the
+    start of the holdout of a night that ends there; and so on back. So what
+    follows a cutoff ends where the next one is.
+
+    Parameters
+    ----------
+    max_users
+        How many users to judge over the full catalogue at each cutoff.
 
     Returns
     -------
-    The windows, earliest first, and per variant the rows of all of them pooled.
+    The cutoffs, earliest first, and per variant all of them pooled; intervals are over users.
 
     Raises
     ------
     SourceError
-        There is too little to learn from before so many windows.
+        There is too little to learn from before so many cutoffs.
     """
-    steps = ((1, window) for window in _windows(engine, settings, variants, count, as_of, clock))
-    found = list(track(steps, count, "windows", "windows"))[::-1]
+    steps = ((1, each) for each in _cutoffs(engine, settings, variants, count, as_of, clock, max_users))
+    found = list(track(steps, count, "cutoffs", "cutoffs"))[::-1]
     together = {
-        variant.name: evaluation(pooled([each.judged[variant.name] for each in found]), settings.seed, None)
+        variant.name: evaluation(
+            pooled([each.rows[variant.name] for each in found]),
+            settings.seed,
+            measure_cases([each.cases[variant.name] for each in found], settings.seed),
+        )
         for variant in variants
     }
     return found, together
 
 
-def _windows(
+def _cutoffs(
     engine: sa.Engine,
     settings: Settings,
     variants: Sequence[Variant],
     count: int,
     as_of: datetime | None,
     clock: datetime,
-) -> Iterator[Window]:
+    max_users: int,
+) -> Iterator[JudgedCutoff]:
     end = as_of
-    for place in range(count):
+    for index in range(count):
         try:
             with gathered_now(engine, settings, end, clock) as gathered:
-                window = Window(gathered.split, {}, {})
+                judged_cutoff = JudgedCutoff(gathered.split, {}, {}, {})
                 for variant in variants:
-                    _judge_window(window, variant, gathered, settings)
+                    _judge_cutoff(judged_cutoff, variant, gathered, settings, max_users)
         except OvernightError as error:
-            if place == 0:
+            if index == 0:
                 raise
-            raise SourceError(f"only {place} of {count} windows can be judged: {error}") from None
-        yield window
+            raise SourceError(f"only {index} of {count} cutoffs can be judged: {error}") from None
+        yield judged_cutoff
         end = gathered.split.holdout_start
 
 
-def _judge_window(window: Window, variant: Variant, gathered: Gathered, settings: Settings) -> None:
+def _judge_cutoff(
+    into: JudgedCutoff, variant: Variant, gathered: Gathered, settings: Settings, max_users: int
+) -> None:
     model = fit(variant, gathered, gathered.training, settings)
     rows = judged(model, gathered, settings.threads)
-    catalogue = full_catalogue(
-        model, gathered.network, gathered.at_holdout, gathered.holdout, settings.threads, MOST_USERS
-    )
-    window.judged[variant.name] = rows
-    window.found[variant.name] = evaluation(rows, settings.seed, catalogue)
+    case = rank_holdout(model, gathered, settings.threads, max_users)
+    into.rows[variant.name], into.cases[variant.name] = rows, case
+    into.found[variant.name] = evaluation(rows, settings.seed, measure_cases([case], settings.seed))

@@ -9,6 +9,8 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 
+from batch.gate.outcomes import count_outcomes, outcome_of
+from batch.judging import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RECENCY
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
 from batch.learning.gather import Gathered
@@ -21,6 +23,9 @@ from batch.reporting.portraits import Portrait
 from batch.reporting.template import figure, template
 
 JUDGES = ("model", "popularity", "random")
+"""In the order of the page, which puts what is hardest to beat beside the model."""
+
+NAMED_RANKERS = [(name, NAMES.get(name, name)) for name in (MODEL, RECENCY, POPULARITY, RANDOM)]
 MOST_FEATURES = 20
 KS_TOLD = (1, 3, 5, 10, 20)
 
@@ -40,6 +45,10 @@ def report_page(
         metrics=metrics,
         hitrate=HITRATE,
         judges=JUDGES,
+        rankers=NAMED_RANKERS,
+        first_figures=FIRST_FIGURES,
+        gate=[(outcome_of(verdict), verdict) for verdict in manifest.get("gate", [])],
+        gate_counts=count_outcomes(manifest.get("gate", [])),
         charts=_charts(gathered, metrics, curves),
         by_topic=glance.by_topic(gathered),
         band=band,
