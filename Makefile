@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 NETWORK ?=
+NAME ?=
 ONCE ?=
 JSON ?=
 CUTOFFS ?=
@@ -36,8 +37,9 @@ endef
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
 
-demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, NETWORK=, ONCE=1)
-	@$(BIN)/python -m demo up --port $(PORT) $(if $(NETWORK),--network "$(NETWORK)") $(if $(ONCE),--once)
+demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, NETWORK=, NAME=, ONCE=1)
+	@$(BIN)/python -m demo up --port $(PORT) $(if $(NETWORK),--network "$(NETWORK)") \
+		$(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
 
 test: lint types check  ## Lint, types, tests
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 import redis
@@ -17,11 +18,16 @@ from contract.errors import EXIT_FAILED, OvernightError
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
-from demo.loaded import SIMULATED, note_loaded, source_of
+from demo.loaded import SIMULATED, loaded, note_loaded, source_of
+from demo.networks import NetworkFolder, folder_in_use, folder_to_load, list_networks, stop_networks
 from demo.postgres import engine_of
-from demo.servers import Servers, servers_in, stop_everything
+from demo.real_network import load, recognise
+from demo.servers import Servers, servers_in
 from demo.stages import ROOT, Stopped
 from demo.up import Wanted, up
+
+F = TypeVar("F", bound=Callable[..., Any])
+LAST_USED = "the one loaded or brought up last"
 
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
@@ -34,8 +40,13 @@ folder_option = click.option(
     show_default=".demo in the checkout",
     show_envvar=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the servers keep their data.",
+    help="Where the servers of all networks keep their data.",
 )
+
+
+def name_option(text: str) -> Callable[[F], F]:
+    """Return the option that names a network; `text` says which one it is without."""
+    return click.option("--name", metavar="NAME", help=f"Name of the network; else {text}.")
 
 
 @click.group()
@@ -52,29 +63,37 @@ def demo(context: click.Context, folder: Path) -> None:
 @click.option(
     "--limit-users",
     type=click.IntRange(min=1),
-    help="Users to score, if the night is yet to be run; 2,000 of a real network unless given.",
+    help="Users to score, if the night is yet to be run; else all, or 2,000 of a real network's over 50,000.",
 )
+@name_option("called as the folder of --network, or simulated")
 @click.option("--once", is_flag=True, help="Make the requests, check the answers, stop.")
 @click.pass_obj
 def up_command(
-    folder: Path, port: int | None, network: Path | None, limit_users: int | None, once: bool
+    folder: Path,
+    port: int | None,
+    network: Path | None,
+    limit_users: int | None,
+    name: str | None,
+    once: bool,
 ) -> None:
     """Start everything, load a network, run the night, serve it; Ctrl-C stops it all.
 
-    What is already there is not made again; another network takes its place.
+    What is already there is not made again. Networks live side by side, each
+    under its name with servers, lists and models of its own.
     """
     settings = Settings.from_environment()
     if port is not None:
         settings = replace(settings, port=port)
-    up(folder, settings, Wanted(network, limit_users, once))
+    up(folder_to_load(folder, name, network), settings, Wanted(network, limit_users, once))
 
 
 @demo.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@name_option(LAST_USED)
 @click.pass_obj
-def exec_command(folder: Path, command: tuple[str, ...]) -> None:
-    """Run COMMAND with the settings of the demo's servers, which stay up until `stop`."""
-    servers = servers_in(folder)
+def exec_command(folder: Path, command: tuple[str, ...], name: str | None) -> None:
+    """Run COMMAND with the settings of a network's servers, which stay up until `stop`."""
+    servers = servers_in(folder_in_use(folder, name).path)
     servers.start()
     environment = servers.environment()
     sys.stdout.flush()
@@ -86,11 +105,19 @@ def exec_command(folder: Path, command: tuple[str, ...]) -> None:
         _fail(f"{command[0]!r} cannot be run: {error.strerror}", EXIT_NOT_EXECUTABLE)
 
 
-@demo.command("stop")
+@demo.command("networks")
 @click.pass_obj
-def stop_command(folder: Path) -> None:
+def networks_command(folder: Path) -> None:
+    """List the networks that are there: size, when loaded, whether their servers run."""
+    click.echo(list_networks(folder))
+
+
+@demo.command("stop")
+@name_option("all of them")
+@click.pass_obj
+def stop_command(folder: Path, name: str | None) -> None:
     """Stop `up` and the servers; the data stays."""
-    click.echo("Stopped; the data stays." if stop_everything(folder) else "Nothing was running.")
+    click.echo("Stopped; the data stays." if stop_networks(folder, name) else "Nothing was running.")
 
 
 @demo.command("simulate")
@@ -98,9 +125,12 @@ def stop_command(folder: Path) -> None:
 @click.option("--posts", type=int, default=500, show_default=True, help="How many posts.")
 @click.option("--interactions", type=int, default=100_000, show_default=True, help="Views and likes in all.")
 @click.option("--seed", type=int, show_default="OVERNIGHT_SEED", help="Same seed, same network.")
+@name_option("simulated")
 @click.pass_obj
-def simulate_command(folder: Path, users: int, posts: int, interactions: int, seed: int | None) -> None:
-    """Put a simulated network in place of the one that is there.
+def simulate_command(
+    folder: Path, users: int, posts: int, interactions: int, seed: int | None, name: str | None
+) -> None:
+    """Put a simulated network in place of the one of that name.
 
     Uses the database of DATABASE_URL if that is set, else the demo's own,
     starting its servers if need be; they stay up until `stop`.
@@ -109,31 +139,39 @@ def simulate_command(folder: Path, users: int, posts: int, interactions: int, se
 
     settings = Settings.from_environment()
     configure_logging(settings)
-    url = _database_url(folder)
+    home = folder_to_load(folder, name, None)
+    url = _database_url(home)
     simulate(url, users, posts, interactions, settings.seed if seed is None else seed)
-    _note_loaded(url, SIMULATED)
+    _note_loaded(home, url, SIMULATED)
 
 
 @demo.command("load")
-@click.argument("network", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("network", type=click.Path(path_type=Path))
+@name_option("called as the folder NETWORK")
 @click.pass_obj
-def load_command(folder: Path, network: Path) -> None:
-    """Put the real network in the folder NETWORK in place of the one that is there.
+def load_command(folder: Path, network: Path, name: str | None) -> None:
+    """Load the real network in the folder NETWORK beside those that are there.
 
-    Uses the database of DATABASE_URL if that is set, else the demo's own,
-    starting its servers if need be; they stay up until `stop`.
+    The folder holds users, posts and interactions, each as .parquet, .csv or
+    .csv.gz, with the columns of the three views; or the files of the first
+    network (demo/karpov.py). Uses the database of DATABASE_URL if that is set,
+    and replaces the network there; else servers of the network's own, starting
+    them if need be; they stay up until `stop`.
     """
-    from demo.karpov import load
-
     configure_logging(Settings.from_environment())
-    url = _database_url(folder)
+    recognise(network)
+    home = folder_to_load(folder, name, network)
+    url = _database_url(home)
+    if not os.environ.get("DATABASE_URL"):
+        home.check_source(loaded(engine_of(url)), source_of(network))
     load(url, network)
-    _note_loaded(url, source_of(network))
+    _note_loaded(home, url, source_of(network))
 
 
 @demo.command("oracle")
+@name_option("simulated")
 @click.pass_obj
-def oracle_command(folder: Path) -> None:
+def oracle_command(folder: Path, name: str | None) -> None:
     """Print the best HitRate@5 that anyone could reach on the simulated network, beside ours.
 
     Uses the database of DATABASE_URL if that is set, else the demo's own,
@@ -141,8 +179,9 @@ def oracle_command(folder: Path) -> None:
     """
     from demo.oracle import report
 
-    url, keys = _database_url(folder), Keys(Settings.from_environment().key_prefix)
-    redis_url = _redis_url(folder)
+    home = folder_in_use(folder, name or SIMULATED)
+    url, keys = _database_url(home), Keys(Settings.from_environment().key_prefix)
+    redis_url = _redis_url(home)
     if redis_url is None:
         click.echo(report(url))
         return
@@ -222,25 +261,28 @@ def main() -> NoReturn:
     sys.exit()
 
 
-def _database_url(folder: Path) -> str:
-    given = os.environ.get("DATABASE_URL")
-    if given:
+def _database_url(home: NetworkFolder) -> str:
+    if os.environ.get("DATABASE_URL"):
         return Settings.from_environment().database_url
-    servers: Servers = servers_in(folder)
+    servers: Servers = servers_in(home.path)
     servers.start()
     return servers.postgres.url()
 
 
-def _redis_url(folder: Path) -> str | None:
+def _redis_url(home: NetworkFolder) -> str | None:
     """Return where the lists are; None if another database was given, and no Redis."""
     if os.environ.get("DATABASE_URL"):
         return Settings.from_environment().redis_url if os.environ.get("REDIS_URL") else None
-    return servers_in(folder).valkey.url()
+    return servers_in(home.path).valkey.url()
 
 
-def _note_loaded(database_url: str, source: str) -> None:
+def _note_loaded(home: NetworkFolder, database_url: str, source: str) -> None:
     network = note_loaded(engine_of(database_url), source)
-    click.echo(f"{network.size}; lists are of this network once a night was run (python -m batch run)")
+    night = "python -m batch run"
+    if not os.environ.get("DATABASE_URL"):
+        home.note(network)
+        night = f"python -m demo exec{home.option} -- {night}"
+    click.echo(f"{network.size}; lists are of this network once a night was run ({night})")
 
 
 def _fail(message: str, code: int) -> NoReturn:

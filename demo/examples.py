@@ -89,8 +89,8 @@ def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examp
     raise DemoError(f"none of {len(candidates)} users with a list in {run_id} has liked a post")
 
 
-def print_examples(examples: Examples, address: str) -> None:
-    """Print what to type, ready to copy."""
+def print_examples(examples: Examples, address: str, option: str) -> None:
+    """Print what to type, ready to copy; `option` names the network for `python -m demo exec`."""
     python = _python()
     lines = [
         ("a user's feed", f"curl -s '{address}{examples.personal}'"),
@@ -99,9 +99,9 @@ def print_examples(examples: Examples, address: str) -> None:
         ("what existing clients ask, answered with texts", f"curl -s '{address}{examples.existing_client}'"),
         (
             "the same list where it is kept",
-            f"{python} -m demo exec -- {python} -m batch lookup {examples.user}",
+            f"{python} -m demo exec{option} -- {python} -m batch lookup {examples.user}",
         ),
-        ("the runs so far", f"{python} -m demo exec -- {python} -m batch runs"),
+        ("the runs so far", f"{python} -m demo exec{option} -- {python} -m batch runs"),
     ]
     click.echo(f"\nReady on {address}. Things to try in another terminal:\n")
     for title, command in lines:

@@ -63,11 +63,26 @@ def check_values(path: Path, values: pd.Series, allowed: set[object]) -> None:
         raise NetworkError(f"{path}: {values.name!r} must be {names}, not {odd.iloc[0]}")
 
 
+def parse_times(values: pd.Series) -> pd.Series:
+    """Parse times in ISO 8601, to the microsecond; those without an offset are in UTC, null stays null.
+
+    Raises
+    ------
+    ValueError
+        Names the first value that is no time.
+    """
+    times = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
+    odd = values[times.isna() & values.notna()]
+    if not odd.empty:
+        raise ValueError(f"{odd.iloc[0]!r} is not in ISO 8601")
+    return times.astype("datetime64[us, UTC]")
+
+
 def _typed(values: pd.Series, kind: str) -> pd.Series:
     if kind == TEXT:
         return values
     if kind == TIME:
-        times = pd.to_datetime(values, utc=True, format="ISO8601").astype("datetime64[us, UTC]")
+        times = parse_times(values)
         if times.isna().any():
             raise ValueError("a time is missing")
         return times

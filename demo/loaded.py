@@ -42,27 +42,34 @@ def loaded(engine: sa.Engine) -> Loaded | None:
     """Return what network is there, if one was loaded to the end."""
     with engine.connect() as connection:
         note = connection.scalar(READ_NOTE, {"schema": columns.SCHEMA})
-    if note is None:
-        return None
-    try:
-        fields = decode_object(note)
-        return Loaded(fields["source"], fields["size"], datetime.fromisoformat(fields["at"]))
-    except (KeyError, ValueError):
-        return None  # somebody else's comment
+    return None if note is None else decode(note)
 
 
 def note_loaded(engine: sa.Engine, source: str) -> Loaded:
     """Note that the network is there, and count what it holds."""
-    at = datetime.now(UTC).replace(microsecond=0)
     with engine.begin() as connection:
         users, posts, rows = (
             connection.scalar(sa.text(f"SELECT count(*) FROM {columns.SCHEMA}.{relation}"))
             for relation in (columns.USERS, columns.POSTS, columns.INTERACTIONS)
         )
         size = f"{users:,} users, {posts:,} posts, {rows:,} interactions"
-        note = encode_object({"source": source, "size": size, "at": at.isoformat()})
-        connection.exec_driver_sql(f"COMMENT ON SCHEMA {columns.SCHEMA} IS %s", (note,))
-    return Loaded(source, size, at)
+        network = Loaded(source, size, at=datetime.now(UTC).replace(microsecond=0))
+        connection.exec_driver_sql(f"COMMENT ON SCHEMA {columns.SCHEMA} IS %s", (encode(network),))
+    return network
+
+
+def encode(network: Loaded) -> str:
+    """Write it down."""
+    return encode_object({"source": network.source, "size": network.size, "at": network.at.isoformat()})
+
+
+def decode(note: str) -> Loaded | None:
+    """Read what `encode` wrote; None if it is something else."""
+    try:
+        fields = decode_object(note)
+        return Loaded(fields["source"], fields["size"], datetime.fromisoformat(fields["at"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def source_of(network: Path | None) -> str:

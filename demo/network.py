@@ -81,13 +81,13 @@ def transaction(database_url: str) -> Iterator[sa.Connection]:
         raise OvernightError(f"Postgres: {reason}") from error
 
 
-def create_tables(connection: sa.Connection, post_table: str) -> None:
+def create_tables(connection: sa.Connection, post_table: str, user_table: str = USER_TABLE) -> None:
     """Drop the demo's network that is there and create empty tables, without indexes.
 
     Parameters
     ----------
-    post_table
-        DDL of the table `post`, the one whose columns differ between networks.
+    post_table, user_table
+        DDL of the tables `post` and `"user"`, whose columns differ between networks.
 
     Raises
     ------
@@ -102,29 +102,45 @@ def create_tables(connection: sa.Connection, post_table: str) -> None:
                 "give an empty database, or unset DATABASE_URL to use the demo's own"
             )
     connection.exec_driver_sql(DROP)
-    for table in (USER_TABLE, post_table, FEED_ACTION_TABLE):
-        connection.exec_driver_sql(table)
+    for table in (user_table, post_table, FEED_ACTION_TABLE):
+        _execute_as_is(connection, table)
     connection.exec_driver_sql(f"COMMENT ON TABLE {FEED_ACTION} IS '{MARK}'")
 
 
-def create_views(connection: sa.Connection, posts_view: str) -> None:
+def create_views(connection: sa.Connection, posts_view: str, users_view: str = USERS_VIEW) -> None:
     """Index the loaded tables, lay the three views over them and gather statistics."""
     connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '128MB'")
     connection.exec_driver_sql(INDEXES)
     connection.exec_driver_sql("CREATE SCHEMA recs")
-    for view in (USERS_VIEW, posts_view, INTERACTIONS_VIEW):
+    for view in (users_view, posts_view, INTERACTIONS_VIEW):
         connection.exec_driver_sql(view)
     connection.exec_driver_sql('ANALYZE "user", post, feed_action')
 
 
+def quote(name: str) -> str:
+    """Quote the name of a column for SQL, whatever characters it has."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def copy_frame(connection: sa.Connection, table: str, rows: pd.DataFrame) -> None:
     """COPY a frame whose columns are named as in the table; missing values become NULL."""
-    lines = io.BytesIO()
     arrow = pa.Table.from_pandas(rows, preserve_index=False)
-    # Not DataFrame.to_csv: this is much faster, and tells an empty text from a missing one.
-    pa.csv.write_csv(arrow, lines, pa.csv.WriteOptions(include_header=False))
-    lines.seek(0)
-    _copy(connection, table, list(rows.columns), "csv", lines)
+    copy_tables(connection, table, arrow.column_names, iter([arrow]))
+
+
+def copy_tables(connection: sa.Connection, table: str, columns: list[str], parts: Iterator[pa.Table]) -> None:
+    """COPY Arrow tables into the columns named, in order; missing values become NULL.
+
+    One part is in memory at a time. The table was created by this transaction.
+    """
+    _copy_parts(connection, table, columns, "csv", map(_csv_lines, parts))
+
+
+def _csv_lines(rows: pa.Table) -> bytes:
+    """Write rows as CSV: much faster than DataFrame.to_csv, and it tells an empty text from a missing one."""
+    lines = io.BytesIO()
+    pa.csv.write_csv(rows, lines, pa.csv.WriteOptions(include_header=False))
+    return lines.getvalue()
 
 
 def copy_binary(
@@ -135,9 +151,21 @@ def copy_binary(
     https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". `new`
     is for a table that this transaction created.
     """
+    _copy_parts(connection, table, columns, "binary", parts, new=new)
+
+
+def _copy_parts(
+    connection: sa.Connection,
+    table: str,
+    columns: list[str],
+    form: str,
+    parts: Iterator[bytes],
+    *,
+    new: bool = True,
+) -> None:
     source = _Parts(parts)
     try:
-        _copy(connection, table, columns, "binary", source, new=new)
+        _copy(connection, table, columns, form, source, new=new)
     except psycopg2.Error:
         if source.failure is not None:
             raise source.failure from None
@@ -145,14 +173,21 @@ def copy_binary(
 
 
 def _copy(
-    connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any, *, new: bool = True
+    connection: sa.Connection, table: str, columns: list[str], form: str, stream: Any, *, new: bool
 ) -> None:
-    names = ", ".join(columns)
+    names = ", ".join(map(quote, columns))
     # FREEZE is allowed if the table was created in this transaction; later scans need no VACUUM first.
     command = f"COPY {table} ({names}) FROM STDIN WITH (FORMAT {form}, FREEZE {'on' if new else 'off'})"
     driver: Any = connection.connection.cursor()
     with driver as cursor:
         cursor.copy_expert(command, stream, size=1 << 18)
+
+
+def _execute_as_is(connection: sa.Connection, statement: str) -> None:
+    """Execute a statement in which a percent sign is no parameter, but part of a column's name."""
+    driver: Any = connection.connection.cursor()
+    with driver as cursor:
+        cursor.execute(statement)
 
 
 class _Parts:

@@ -81,6 +81,11 @@ def stop_everything(folder: Path) -> bool:
     return servers_in(folder).stop() or conductor is not None
 
 
+def both_run(folder: Path) -> bool:
+    """Say whether a folder's servers run; nothing is made or started."""
+    return all(server(folder, "").process() is not None for server in (Postgres, Valkey))
+
+
 def up_lock(folder: Path) -> Path:
     """Held by `up` for as long as it runs."""
     return folder / "up.lock"
