@@ -4,9 +4,6 @@ NETWORK ?=
 NAME ?=
 ONCE ?=
 JSON ?=
-CUTOFFS ?=
-MODELS ?=
-BUDGET ?=
 INTERACTIONS ?= 1000000 10000000 76892800
 KEEP ?=
 BIN := .venv/bin
@@ -29,7 +26,7 @@ BENCH_DEMO := $(BIN)/python -m demo --dir .bench
 define on_a_network
 @trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
 	$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
-	NETWORK="$(NETWORK)" JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
+	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
 .PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-load bench-serving bench-exposures bench-faults clean
@@ -63,8 +60,7 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.features)
 
-# A package that cannot be installed is a line of the table, which says so.
-bench-lists: export CUTOFFS MODELS BUDGET
+# A package that cannot be installed is a line of the table. What is given to make is in the environment too.
 bench-lists: export LISTS_PYTHON = $(CURDIR)/.venv-lists/bin/python
 bench-lists: .venv/bench-ready  ## Compare our lists with other recommenders' (NETWORK=, CUTOFFS=, MODELS=, BUDGET=, JSON=FILE)
 	@$(PYTHON) -m venv .venv-lists

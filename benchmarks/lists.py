@@ -36,6 +36,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.arrays import Float32s, Int32s, Int64s
+from batch.judging.backtest import read_likes
 from batch.judging.bootstrap import Measured
 from batch.judging.catalogue import (
     CatalogueCase,
@@ -51,8 +52,7 @@ from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.loading.groupings import Groupings, by_topic
 from batch.loading.history import count_histories
-from batch.loading.interaction_store import InteractionStore, to_time
-from batch.loading.likes import Likes
+from batch.loading.interaction_store import to_time
 from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
 from batch.loading.source import explained, open_engine
@@ -101,10 +101,6 @@ QUANTILES = sa.text(f"""
 """)
 VALIDATION_TIME = """
     SELECT epoch_us(quantile_disc(happened_at, $share)) AS time FROM interactions WHERE happened_at <= $until
-"""
-LIKES = """
-    SELECT DISTINCT user_row, post_row FROM interactions
-    WHERE action = 'like' AND happened_at <= $until ORDER BY ALL
 """
 
 COLUMNS: Columns = {
@@ -279,17 +275,11 @@ def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Sta
     stages = []
     histories = count_histories(store, network, times, groupings)
     for history, after in zip(histories, (cutoff, datetime.now(UTC)), strict=True):
-        likes = likes_until(store, after, len(network.users))
+        likes = read_likes(store, after, len(network.users))
         case = build_case(network, history, likes, len(network.users), seed)
         case = keep_some(case.keep_users(case.warm), MAX_USERS, seed)
         stages.append(Stage(read_log(store, network, history.cutoff), case))
     return stages[0], stages[1]
-
-
-def likes_until(store: InteractionStore, until: datetime, user_count: int) -> Likes:
-    """Return who had liked what by a time."""
-    found = store.arrays(LIKES, {"until": until})
-    return Likes.from_sorted_pairs(found["user_row"], found["post_row"], user_count)
 
 
 def keep_some(case: CatalogueCase, max_users: int, seed: int) -> CatalogueCase:
