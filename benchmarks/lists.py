@@ -70,7 +70,7 @@ from benchmarks.recommenders import (
 from benchmarks.report import Columns, print_head, print_row, save_rows
 from benchmarks.worker_client import GRIDS, start_worker
 from contract import columns
-from contract.errors import OvernightError
+from contract.errors import OvernightError, SourceError
 from contract.settings import Settings
 
 RANDOM = "random"
@@ -100,7 +100,8 @@ QUANTILES = sa.text(f"""
     FROM {columns.SCHEMA}.{columns.INTERACTIONS} WHERE happened_at <= :until
 """)
 VALIDATION_TIME = """
-    SELECT epoch_us(quantile_disc(happened_at, $share)) AS time FROM interactions WHERE happened_at <= $until
+    SELECT coalesce(epoch_us(quantile_disc(happened_at, $share)), epoch_us($until::TIMESTAMP)) AS time
+    FROM interactions WHERE happened_at <= $until
 """
 
 COLUMNS: Columns = {
@@ -150,7 +151,11 @@ def _read_cutoffs(text: str) -> tuple[datetime, ...] | int:
         times = [datetime.fromisoformat(part.strip()) for part in text.split(",")]
     except ValueError:
         sys.exit(f"error: CUTOFFS is {text!r}; give times like 2021-12-15T00:00:00, or how many to choose")
-    return tuple(sorted(each if each.tzinfo else each.replace(tzinfo=UTC) for each in times))
+    return tuple(sorted({_in_utc(each) for each in times}))
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _positive(name: str, text: str) -> int:
@@ -212,24 +217,33 @@ def main() -> None:
                         scored.setdefault(each.model, []).extend(each.scored)
                 rows += table.finish()
                 save_rows(rows)
-        if len(cutoffs) > 1:
-            print(f"\nall {len(cutoffs)} cutoffs together: the models that were judged at each of them")
+        judged = max(map(len, scored.values()), default=0)
+        if judged > 1:
+            print(f"\nall {judged} cutoffs together: the models that were judged at each of them")
             table = Table(options.network, ALL_CUTOFFS, settings.seed)
             for model, parts in scored.items():
-                if len(parts) == len(cutoffs):
+                if len(parts) == judged:
                     table.add(Result(model, parts))
             rows += table.finish()
     save_rows(rows)
 
 
 def choose_cutoffs(engine: sa.Engine, cutoffs: tuple[datetime, ...] | int) -> tuple[datetime, ...]:
-    """Return the cutoffs given, or so many times that cut the last LAST_SHARE of the log evenly."""
+    """Return the cutoffs given, or so many times that cut the last LAST_SHARE of the log evenly.
+
+    Raises
+    ------
+    SourceError
+        There are no interactions to choose by.
+    """
     if not isinstance(cutoffs, int):
         return cutoffs
     shares = [1 - LAST_SHARE * (1 - part / (cutoffs + 1)) for part in range(1, cutoffs + 1)]
     with engine.connect() as connection:
         times = connection.scalar(QUANTILES, {"shares": shares, "until": datetime.now(UTC)})
-    return tuple(sorted({each.astimezone(UTC) for each in times or ()}))
+    if times is None:
+        raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
+    return tuple(sorted({_in_utc(each) for each in times}))
 
 
 def without_counters(pulled: Pulled) -> Pulled:
@@ -249,21 +263,23 @@ def judge_cutoff(
     """Yield a result for each model, or why there is none."""
     validation, test = make_stages(pulled, cutoff, settings.seed)
     users, posts = test.case.users.size, int(test.case.known.sum())
-    print(
-        f"\n{options.network}, {cutoff.isoformat()}: {users} users with likes before and after, {posts} posts"
-    )
+    start = f"{options.network}, {cutoff.isoformat()}"
+    print(f"\n{start}: {users} users with likes before and after, {posts} posts")
     if users == 0:
-        print("nobody can be judged at this cutoff; choose an earlier one")
+        print("nobody can be judged at this cutoff; choose another")
         return
     if RANDOM in options.models:
         yield Result(RANDOM, [score_random(test.case)])
     for other in others:
         yield judge_other(other, validation, test, options.budget, settings.seed)
     ours = [name for name in OURS if name in options.models]
-    if ours:
-        gathered = gather(pulled, settings, engine, cutoff)
-        for name in ours:
-            yield from judge_ours(name, gathered, test, settings)
+    try:
+        gathered = gather(pulled, settings, engine, cutoff) if ours else None
+    except OvernightError as error:
+        yield from (LeftOut(name, str(error)) for name in ours)
+        return
+    for name in ours:
+        yield from judge_ours(name, gathered, test, settings)
 
 
 def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Stage]:
@@ -431,4 +447,7 @@ class Table:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OvernightError as error:
+        sys.exit(f"error: {error}")

@@ -39,7 +39,8 @@ from benchmarks.recommenders import (
 )
 from benchmarks.ways import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
-from tests.batch_support import FIRST_DAY, make_network
+from contract.errors import SourceError
+from tests.batch_support import FIRST_DAY, execute, make_network
 from tests.evaluation_support import pulled_of
 
 DAY = 86_400 * 1_000_000
@@ -301,7 +302,7 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     make_network(database_url, users=120, interactions=6_000)
     variables = {
         "DATABASE_URL": database_url, "CUTOFFS": "2", "BUDGET": "2", "NETWORK": "a/small",
-        "MODELS": "random,popularity,recency popularity,EASE,LightFM,control,test",
+        "MODELS": "random,popularity,recency popularity,EASE,LightFM,test",
     }  # fmt: skip
     monkeypatch.delenv("LISTS_PYTHON", raising=False)
     rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
@@ -341,9 +342,40 @@ def test_nobody_to_judge_is_one_line(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_network(database_url, users=20, interactions=500)
-    variables = {"DATABASE_URL": database_url, "CUTOFFS": "2031-01-01", "MODELS": "random,test"}
+    variables = {"DATABASE_URL": database_url, "CUTOFFS": f"{FIRST_DAY},2031-01-01", "MODELS": "random,test"}
     assert run_main(monkeypatch, tmp_path / "rows.json", **variables) == []
-    assert "nobody can be judged at this cutoff; choose an earlier one" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("nobody can be judged at this cutoff; choose another") == 2
+    assert "cutoffs together" not in printed
+
+
+def test_a_night_that_cannot_learn_is_left_out_beside_the_others(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    cutoff = FIRST_DAY + timedelta(minutes=2)
+    move = "UPDATE recs.interactions SET happened_at = %s WHERE happened_at <= %s"
+    moved = f"'{FIRST_DAY.isoformat()}'", f"'{(FIRST_DAY + timedelta(days=10)).isoformat()}'"
+    execute(database_url, move % moved)  # all that is known lies in one minute
+    variables = {
+        "DATABASE_URL": database_url, "CUTOFFS": cutoff.isoformat(), "BUDGET": "1",
+        "MODELS": "random,popularity,test",
+    }  # fmt: skip
+    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    assert [row["model"] for row in rows] == ["random", "popularity", "test"]
+    assert "all labels lie in 1 minute" in rows[2]["left_out"]
+    assert rows[1]["users"] > 0
+
+
+def test_a_network_without_interactions_is_an_error(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url, users=20, interactions=500)
+    execute(database_url, "DELETE FROM recs.interactions")
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.delenv("CUTOFFS", raising=False)
+    with pytest.raises(SourceError, match=r"recs.interactions has no interactions up to now"):
+        lists.main()
 
 
 @pytest.mark.parametrize("name", [each.name for each in RECOMMENDERS if each.name.startswith("implicit")])
