@@ -315,7 +315,7 @@ RECOMMENDERS = (
             "factors": (100, 32),
             "learning_rate": (0.01, 0.003, 0.05),
             "regularization": (0.01, 0.003),
-            "iterations": (100, 50),
+            "iterations": (100, 200),
         },
         fit_bpr,
         (LIKES,),
