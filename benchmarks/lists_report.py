@@ -24,6 +24,7 @@ HEAD = [
     "| model | NDCG@10 | 95 % interval | HitRate@5 | recall@20 | coverage@10 | overlap@10 | lift@10 |",
     "|---|---|---|---|---|---|---|---|",
 ]
+PICTURE = "![NDCG@10 of each model with its 95 % interval, by network](lists.png)"
 PANEL_COLUMNS = 2
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ def choose_rows(rows: list[Row]) -> list[Row]:
 
 
 def replace_tables(document: str, networks: list[list[Row]]) -> str:
-    """Return the document with the networks' tables between its two marks.
+    """Return the document with the picture and the networks' tables between its two marks.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def replace_tables(document: str, networks: list[list[Row]]) -> str:
     before, rest = document.split(START)
     _, after = rest.split(END)
     tables = "\n\n".join("\n".join(table(rows)) for rows in networks)
-    return f"{before}{START}\n{tables}\n{END}{after}"
+    return f"{before}{START}\n{PICTURE}\n\n{tables}\n{END}{after}"
 
 
 def table(rows: list[Row]) -> list[str]:

@@ -31,12 +31,12 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "LightFM": {
         "loss": ("warp",),
-        "no_components": (32, 16, 64),
-        "learning_rate": (0.05, 0.02, 0.1),
+        "no_components": (64, 128, 32),
+        "learning_rate": (0.05, 0.02),
         "item_alpha": (1e-5, 0.0, 1e-4),
         "user_alpha": (1e-5, 0.0, 1e-4),
         "with_features": (False, True),
-        "epochs": (20, 10, 40),
+        "epochs": (20, 40),
     },
     "RecTools ALS": {
         "factors": FACTORS,

@@ -463,7 +463,9 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.Monk
     lists_report.main()
     lists_report.main()  # replaces what it wrote
     text = document.read_text()
-    assert text.startswith(f"before\n{lists_report.START}\n**shop**, cutoff 2021-12-15, 1,200 users:")
+    assert text.startswith(
+        f"before\n{lists_report.START}\n{lists_report.PICTURE}\n\n**shop**, cutoff 2021-12-15, 1,200 users:"
+    )
     assert text.endswith(f"{lists_report.END}\nafter\n")
     assert "| EASE | 0.1000 | 0.0900 to 0.1100 | 0.2500 | 0.2500 | 0.250 | 0.250 | 0.2 |" in text
     assert "| **test** | 0.2000 |" in text
