@@ -291,6 +291,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, path: Path, **variables: str) -> l
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("JSON", str(path))
+    monkeypatch.setenv("OVERNIGHT_THREADS", "1")
     lists.main()
     rows: list[dict[str, Any]] = json.loads(path.read_text())
     return rows
