@@ -4,7 +4,6 @@ NETWORK ?=
 NAME ?=
 ONCE ?=
 JSON ?=
-SPLIT ?=
 INTERACTIONS ?= 1000000 10000000 76892800
 KEEP ?=
 BIN := .venv/bin
@@ -27,10 +26,10 @@ BENCH_DEMO := $(BIN)/python -m demo --dir .bench
 define on_a_network
 @trap '$(BENCH_DEMO) stop' EXIT; trap 'exit 1' INT TERM; \
 	$(BENCH_DEMO) $(if $(NETWORK),load "$(NETWORK)",simulate --users 20000 --posts 2000 --interactions 1000000) && \
-	JSON="$(JSON)" SPLIT="$(SPLIT)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
+	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-catalogue bench-publish bench-load bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-load bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -61,8 +60,14 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.features)
 
-bench-catalogue: .venv/bench-ready  ## Measure lists over all posts at a date (SPLIT=2021-12-15, NETWORK=, JSON=FILE)
-	$(call on_a_network,benchmarks.catalogue)
+# A package that cannot be installed is a line of the table. What is given to make is in the environment too.
+bench-lists: export LISTS_PYTHON = $(CURDIR)/.venv-lists/bin/python
+bench-lists: .venv/bench-ready  ## Compare our lists with other recommenders' (NETWORK=, CUTOFFS=, MODELS=, BUDGET=, JSON=FILE)
+	@$(PYTHON) -m venv .venv-lists
+	@for package in $$(grep -o '^[^# ]*' requirements-lists.txt); do \
+		.venv-lists/bin/python -m pip install --quiet --disable-pip-version-check "$$package" || \
+		echo "$$package could not be installed; measuring without it" >&2; done
+	$(call on_a_network,benchmarks.lists)
 
 bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.night)
@@ -85,7 +90,7 @@ bench-faults: .venv/demo-ready  ## Measure serving while Redis and workers fail 
 
 clean:  ## Stop the demo's servers and remove all traces
 	@if [ -d .demo ]; then $(BIN)/python -m demo stop || pkill -INT -f "$(CURDIR)/.demo/" || true; fi
-	rm -rf .venv .venv-lleaves .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lleaves .venv-lists .demo .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

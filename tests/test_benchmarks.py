@@ -11,12 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.judging.catalogue import CatalogueCase
-from batch.judging.metrics import DEPTH
-from batch.loading.likes import Likes
 from benchmarks import exposures, loading, publish
 from benchmarks.case import Case
-from benchmarks.catalogue import best
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.ways import SAMPLES, Measured, error, measure
 from contract.errors import OvernightError
@@ -83,27 +79,6 @@ def test_the_cost_of_exposures_is_measured(
     told = capsys.readouterr().out
     assert "cost to throughput" in told
     assert "exposures dropped: 0" in told
-
-
-def test_the_best_products_are_ranked_without_what_was_liked_or_came_later() -> None:
-    random = np.random.default_rng(4)
-    users, posts = (random.normal(size=(n, 3)).astype(np.float32) for n in (7, 25))
-    likes = Likes.from_pairs(np.array([0, 0, 6], np.int32), np.array([3, 24, 1], np.int32), 7)
-    later = np.array([2, 5, 8])
-    case = CatalogueCase(
-        users=np.arange(7),
-        user_ids=np.arange(7),
-        likes=likes,
-        hidden=later,
-        liked_later=np.empty(0, np.int64),
-        popularity=np.ones(25),
-    )
-    lists = best(users, posts, case)
-    for user in range(7):
-        allowed = [post for post in range(25) if post not in {*later, *likes.of(user)}]
-        ranked = sorted(allowed, key=lambda post: -float(users[user] @ posts[post]))[:DEPTH]
-        assert lists[user, : len(ranked)].tolist() == ranked
-        assert (lists[user, len(ranked) :] == -1).all()
 
 
 LOADED = loading.Network(interactions=5_000, users=100, posts=50)
