@@ -27,6 +27,7 @@ from typing import NamedTuple
 from contract.codec import Ranked
 from contract.keys import Keys
 from contract.run_id import parse_run_id
+from contract.score_kind import LIKES, SIMILARITY
 from serving.cursor import PERSONAL, POPULAR, Cursor
 from serving.state import Run, State
 
@@ -54,6 +55,13 @@ class Answer:
     stale: bool
     recommendations: list[Recommendation]
     next_cursor: Cursor | None
+
+    @property
+    def score_kind(self) -> str | None:
+        """What kind the scores are; None if it is not known what the run's model learnt."""
+        if self.source == PERSONAL:
+            return self.run.recipe
+        return LIKES if self.source == POPULAR else SIMILARITY
 
 
 def key_to_read(keys: Keys, state: State, user_id: int, cursor: Cursor | None) -> str:
@@ -86,7 +94,7 @@ def answer_found(
         return answer_popular(state, state.run_for(user_id), limit)
     run = state.loaded(cursor.run_id)
     if found:
-        return _page(state, run or _pinned(cursor.run_id), cursor.source, found, cursor.offset, limit)
+        return _page(state, run or _pinned(cursor), cursor.source, found, cursor.offset, limit)
     if found is None and run is None:
         raise RunGoneError
     return answer_from_memory(state, user_id, limit, cursor)
@@ -116,7 +124,7 @@ def answer_similar(state: State, run: Run, post_id: int, limit: int, found: Rank
 def _page(state: State, run: Run, source: str, posts: Ranked, offset: int, limit: int) -> Answer:
     recommendations, end = _take(posts, state.blocked, offset, limit)
     more = any(post not in state.blocked for post, _ in posts[end:])
-    next_cursor = Cursor(run.run_id, source, end) if more else None
+    next_cursor = Cursor(run.run_id, source, end, run.recipe) if more else None
     return Answer(run, source, state.stale, recommendations, next_cursor)
 
 
@@ -136,7 +144,7 @@ def _take(posts: Ranked, blocked: Set[int], offset: int, limit: int) -> tuple[li
     return taken, position
 
 
-def _pinned(run_id: str) -> Run:
-    """Return a run that is no longer live as far as its name tells of it."""
-    begun_at, variant = parse_run_id(run_id)
-    return Run(run_id, variant, begun_at, [])
+def _pinned(cursor: Cursor) -> Run:
+    """Return a run that is no longer live as far as a cursor tells of it."""
+    begun_at, variant = parse_run_id(cursor.run_id)
+    return Run(cursor.run_id, variant, begun_at, [], cursor.recipe)

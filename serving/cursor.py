@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from contract.run_id import parse_run_id
+from contract.settings import RECIPE_NAMES
 
 PERSONAL = "personal"
 POPULAR = "popular"
@@ -21,7 +22,7 @@ POPULAR = "popular"
 LONGEST_CURSOR = 128
 CHECKSUM_BYTES = 6
 
-_BODY = re.compile(rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})")
+_BODY = re.compile(rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?")
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,21 @@ class Cursor:
         `personal` for the user's own list, `popular` for the run's popular list.
     offset
         Position in the list as stored, from 0, at which the page begins.
+    recipe
+        What the run learnt, so that it is known once another run is live. None if
+        it is not known, as in cursors of earlier releases.
     """
 
     run_id: str
     source: str
     offset: int
+    recipe: str | None = None
 
 
 def encode_cursor(cursor: Cursor, user_id: int) -> str:
     """Encode a cursor for one user."""
-    body = f"{cursor.run_id} {cursor.source} {cursor.offset}".encode()
+    recipe = "" if cursor.recipe is None else f" {cursor.recipe}"
+    body = f"{cursor.run_id} {cursor.source} {cursor.offset}{recipe}".encode()
     checksum = hashlib.blake2b(b"%d %s" % (user_id, body), digest_size=CHECKSUM_BYTES).digest()
     return base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
 
@@ -65,7 +71,7 @@ def decode_cursor(text: str, user_id: int) -> Cursor:
     match = _BODY.fullmatch(body)
     if match is None:
         raise ValueError("not a cursor")
-    cursor = Cursor(match[1], match[2], int(match[3]))
+    cursor = Cursor(match[1], match[2], int(match[3]), match[4])
     parse_run_id(cursor.run_id)
     # There is one spelling of each cursor, so comparing checks the checksum and all else.
     if encode_cursor(cursor, user_id) != text:

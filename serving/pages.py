@@ -75,6 +75,7 @@ def fields_of(answer: Answer) -> dict[str, Any]:
         "variant": answer.run.variant,
         "run_id": answer.run.run_id,
         "source": answer.source,
+        "score_kind": answer.score_kind,
         "stale": answer.stale,
         "age_seconds": answer.run.age_seconds(datetime.now(UTC)),
         "recommendations": [

@@ -14,6 +14,7 @@ from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.keys import Keys
 from contract.run_id import parse_run_id
+from contract.score_kind import recipe_of
 from serving.state import Run, State
 from serving.texts import Post, Texts, decode_post
 
@@ -70,7 +71,7 @@ def _read_run(redis: Redis, keys: Keys, variant: str, known: Run | None, complai
     if pointer is None:
         return None
     run_id = pointer.decode(errors="replace") if isinstance(pointer, bytes) else pointer
-    if known is not None and known.run_id == run_id:
+    if known is not None and known.run_id == run_id and known.recipe is not None:
         return known
     try:
         begun_at, _ = parse_run_id(run_id)
@@ -78,8 +79,9 @@ def _read_run(redis: Redis, keys: Keys, variant: str, known: Run | None, complai
         popular = redis.get(keys.popular(run_id))
         if manifest is None or popular is None:
             raise ValueError(f"{run_id} lacks its manifest or its popular list")
-        published_at = _published_at(decode_object(manifest), begun_at)
-        return Run(run_id, variant, published_at, decode_list(popular))
+        fields = decode_object(manifest)
+        published_at = _published_at(fields, begun_at)
+        return Run(run_id, variant, published_at, decode_list(popular), recipe_of(fields))
     except ValueError as error:
         complaints.append(f"the live run of {variant} cannot be served, keeping the one before: {error}")
         return known

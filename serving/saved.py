@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from contract.codec import Ranked, decode_list, decode_object, encode_list, encode_object
+from contract.codec import decode_list, decode_object, encode_list, encode_object
 from contract.experiment import Experiment
 from serving.state import Run, State
 from serving.texts import Post, Texts
@@ -23,6 +24,7 @@ def save(state: State, path: Path) -> None:
             "variant": run.variant,
             "published_at": run.published_at.isoformat(),
             "popular": encode_list(run.popular),
+            "recipe": run.recipe,
         }
         for run in state.runs.values()
     ]
@@ -54,10 +56,7 @@ def load(path: Path, texts_in_memory: int) -> State | None:
         return None
     fields = decode_object(path.read_bytes())
     try:
-        runs = [
-            Run(run["run_id"], run["variant"], datetime.fromisoformat(run["published_at"]), _ranked(run))
-            for run in fields["runs"]
-        ]
+        runs = [_run(saved) for saved in fields["runs"]]
         texts = {post_id: Post(text, topic) for post_id, text, topic in fields["texts"]}
         return State(
             {run.variant: run for run in runs},
@@ -70,5 +69,7 @@ def load(path: Path, texts_in_memory: int) -> State | None:
         raise ValueError(f"not a saved state: {error!r}") from None
 
 
-def _ranked(run: dict[str, str]) -> Ranked:
-    return decode_list(run["popular"])
+def _run(saved: dict[str, Any]) -> Run:
+    """Decode a run; files of earlier releases do not name its recipe."""
+    published_at, popular = datetime.fromisoformat(saved["published_at"]), decode_list(saved["popular"])
+    return Run(saved["run_id"], saved["variant"], published_at, popular, saved.get("recipe"))

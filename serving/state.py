@@ -21,12 +21,15 @@ class Run:
         When it went live (aware).
     popular
         Its popular list, best first.
+    recipe
+        Name of what its model learnt, which is the kind of its personal scores; None if not known.
     """
 
     run_id: str
     variant: str
     published_at: datetime
     popular: Ranked = field(repr=False)
+    recipe: str | None = None
 
     def age_seconds(self, now: datetime) -> int:
         """Return whole seconds since the run went live; 0 where clocks disagree."""

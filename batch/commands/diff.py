@@ -42,10 +42,18 @@ def _as_text(found: dict[str, Any], limit: int) -> str:
     return "\n".join(
         [
             f"user {found['user_id']}",
-            f"a: {found['run_a']}, {found['source_a']}",
-            f"b: {found['run_b']}, {found['source_b']}",
+            f"a: {found['run_a']}, {found['source_a']}, score {found['score_kind_a']}",
+            f"b: {found['run_b']}, {found['source_b']}, score {found['score_kind_b']}",
+            *_other_kinds(found),
             f"overlap of the first 5: {found['overlap_at_5']}, of all: {found['overlap']}",
             layout.table(["rank b", "rank a", "post", "change", "score b", "score a"], rows[:limit]),
             *([f"and {rest} more; --limit {len(rows)} shows all"] if rest > 0 else []),
         ]
     )
+
+
+def _other_kinds(found: dict[str, Any]) -> list[str]:
+    """Warn where the scores of the two lists have no common unit."""
+    if found["score_kind_a"] == found["score_kind_b"]:
+        return []
+    return ["the scores are of different kinds: compare ranks, not scores"]

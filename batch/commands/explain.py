@@ -47,10 +47,11 @@ def explain(
 ) -> None:
     """Take a score apart: why a user gets a post, or does not.
 
-    The score, in log-odds of a like, is the dot product of user and post, a
-    base value and what each feature adds. Features are those of the run's
-    cutoff, as the model sees them: counts are logarithms, log(1 + count). It
-    reads the run's store, and from Postgres what was logged since its cutoff.
+    The score is the dot product of user and post, a base value and what each
+    feature adds, all in one unit; the first lines say what a score of this run
+    is. Features are those of the run's cutoff, as the model sees them: counts
+    are logarithms, log(1 + count). It reads the run's store, and from Postgres
+    what was logged since its cutoff.
     """
     record, found = _explained(settings, user_id, post_id, run_name)
     click.echo(layout.as_json(record) if as_json else _as_text(record, found, limit))
@@ -97,6 +98,7 @@ def _as_text(record: dict[str, Any], found: Explained, limit: int) -> str:
         [
             f"user {record['user_id']}, post {record['post_id']}, run {record['run_id']}, "
             f"features as of {record['cutoff'].isoformat(timespec='seconds')}",
+            f"score {found.score_kind}: {found.score_meaning}",
             record["why"],
             *_changed(record),
             "",

@@ -53,6 +53,7 @@ def _as_text(record: dict[str, Any]) -> str:
             f"live since {record['published_at'].isoformat(timespec='seconds')} "
             f"({_age(record['age_seconds'])} ago)",
             f"source {record['source']}{why}",
+            f"score {record['score_kind']}: {record['score_meaning']}",
             f"key {record['key']}",
             layout.table(["rank", "post", "score", "topic", "text", ""], rows),
             *([f"and {rest} more; --limit {record['posts_in_list']} shows all"] if rest else []),

@@ -11,6 +11,7 @@ from batch import layout
 from batch.commands.options import json_option
 from batch.loading import source
 from batch.runs import ledger
+from contract.score_kind import recipe_of
 from contract.settings import Settings
 
 RECORD = (
@@ -30,13 +31,22 @@ def runs(settings: Settings, count: int, as_json: bool) -> None:
         ledger.create(engine)
         found = ledger.newest(engine, count)
     if as_json:
-        click.echo(layout.as_json([of_row(row) | _figures(row.manifest) for row in found]))
+        records = [of_row(row) | {"recipe": _recipe(row.manifest)} | _figures(row.manifest) for row in found]
+        click.echo(layout.as_json(records))
     elif not found:
         click.echo("no runs yet; `python -m batch run` makes one")
     else:
-        head = ["run", "state", "cutoff", "ndcg@10", "hitrate@5", "started by", "reason"]
+        head = ["run", "state", "cutoff", "recipe", "ndcg@10", "hitrate@5", "started by", "reason"]
         rows = [
-            [run.run_id, run.state, run.cutoff, *_rounded(run.manifest), run.actor, run.reason]
+            [
+                run.run_id,
+                run.state,
+                run.cutoff,
+                _recipe(run.manifest),
+                *_rounded(run.manifest),
+                run.actor,
+                run.reason,
+            ]
             for run in found
         ]
         click.echo(layout.table(head, rows))
@@ -45,6 +55,11 @@ def runs(settings: Settings, count: int, as_json: bool) -> None:
 def of_row(row: sa.Row[Any]) -> dict[str, Any]:
     """Return a run of the ledger as a record, without its manifest."""
     return {name: getattr(row, name) for name in RECORD}
+
+
+def _recipe(manifest: dict[str, Any] | None) -> str | None:
+    """Return the recipe that a run learnt; None for a run that ended before it was written."""
+    return recipe_of(manifest) if manifest else None
 
 
 def _figures(manifest: dict[str, Any] | None) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from batch import layout
 from batch.commands.options import json_option
 from batch.commands.runs import of_row
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
-from batch.judging import show_evaluation
+from batch.judging import recipe_record, show_evaluation
 from batch.layout import table
 from batch.loading import source
 from batch.runs import ledger
@@ -28,7 +28,10 @@ CHANGE = ("at", "state", "actor", "reason")
 @json_option
 @click.pass_obj
 def show(settings: Settings, run_id: str, as_json: bool) -> None:
-    """Show one run: metrics, the gate's rules, stages, and the story of its states."""
+    """Show one run.
+
+    What it learnt and why, its metrics, the gate's rules, its stages and the story of its states.
+    """
     with source.connected(settings) as engine:
         ledger.create(engine)
         found = ledger.find(engine, run_id)
@@ -46,7 +49,7 @@ def show(settings: Settings, run_id: str, as_json: bool) -> None:
 
 
 def summary(manifest: dict[str, Any]) -> str:
-    """Tell a run: what it wrote, its metrics beside the baselines, the gate's rules, its stages."""
+    """Render a run: what it wrote and learnt, metrics beside the baselines, the gate's rules, stages."""
     stages = [[row["stage"], row["seconds"], row["peak_mib"], _details(row)] for row in manifest["stages"]]
     return "\n".join(
         [
@@ -56,6 +59,8 @@ def summary(manifest: dict[str, Any]) -> str:
             f"checksum {manifest['checksum'][:16]}",
             *_memory(manifest.get("publish") or {}),
             *_caught_up(manifest.get("caught_up") or {}),
+            "",
+            recipe_record.render(recipe_record.recipe_record(manifest)),
             "",
             show_evaluation.of_run(manifest["metrics"]),
             "",

@@ -7,6 +7,8 @@ from typing import Any
 import redis
 
 from batch.inspecting import stored
+from batch.inspecting.stored import PERSONAL
+from batch.judging.recipe_record import score_kind_of
 from contract.codec import Ranked
 from contract.keys import Keys
 
@@ -48,21 +50,28 @@ def changes(before: Ranked, after: Ranked) -> list[dict[str, Any]]:
 def compared(client: redis.Redis, keys: Keys, user_id: int, run_a: str, run_b: str) -> dict[str, Any]:
     """Compare what two runs have for a user; each is a run's id, or a variant for the run now live.
 
+    Where `score_kind_a` is not `score_kind_b`, scores have no common unit: ranks compare, scores do not.
+
     Raises
     ------
     StoreError
         A run has no keys, or a list is broken.
     """
     runs = [stored.run_named(client, keys, name) for name in (run_a, run_b)]
-    for run_id in runs:
-        stored.manifest_of(client, keys, run_id)
+    manifests = [stored.manifest_of(client, keys, run_id) for run_id in runs]
     (source_a, before), (source_b, after) = (stored.list_of(client, keys, run, user_id) for run in runs)
+    kind_a, kind_b = (
+        score_kind_of(manifest, personal=source == PERSONAL)[0]
+        for manifest, source in zip(manifests, (source_a, source_b), strict=True)
+    )
     return {
         "user_id": user_id,
         "run_a": runs[0],
         "run_b": runs[1],
         "source_a": source_a,
         "source_b": source_b,
+        "score_kind_a": kind_a,
+        "score_kind_b": kind_b,
         "overlap_at_5": round(overlap(before, after, FIRST), 4),
         "overlap": round(overlap(before, after), 4),
         "changes": changes(before, after),

@@ -42,7 +42,7 @@ LIKED = sa.text(f"""
 
 @dataclass(frozen=True)
 class Explained:
-    """A score in its parts, all in log-odds of a like.
+    """A score in its parts, all in the score's unit.
 
     Attributes
     ----------
@@ -57,6 +57,8 @@ class Explained:
         Whether the run knew the post.
     liked_at
         When the user first liked the post, be it since the run; None if never.
+    score_kind, score_meaning
+        The recipe of the model, and what its scores mean.
     """
 
     score: float
@@ -65,6 +67,8 @@ class Explained:
     contributions: list[dict[str, Any]]
     known: bool
     liked_at: datetime | None
+    score_kind: str
+    score_meaning: str
 
 
 def explained(
@@ -122,7 +126,16 @@ def explained(
         for feature, number, part in zip(tables.columns, row[0].tolist(), parts, strict=True)
     ]
     found.sort(key=lambda part: -abs(part["contribution"]))
-    return Explained(sum(parts) + base + (dot or 0.0), dot, base, found, post_id in known, liked_at)
+    return Explained(
+        score=sum(parts) + base + (dot or 0.0),
+        dot_product=dot,
+        base_value=base,
+        contributions=found,
+        known=post_id in known,
+        liked_at=liked_at,
+        score_kind=model.recipe.name,
+        score_meaning=model.recipe.score_meaning,
+    )
 
 
 def _parts(model: Model, row: np.ndarray, threads: int) -> list[float]:

@@ -10,6 +10,7 @@ import redis
 
 from batch.inspecting import stored
 from batch.inspecting.stored import PERSONAL, POPULAR
+from batch.judging.recipe_record import score_kind_of
 from contract.keys import Keys
 
 
@@ -23,6 +24,8 @@ class Served:
         The user's; the run may be of the other one.
     source, why
         `personal`, or `popular` and why.
+    score_kind, score_meaning
+        What kind the scores are: the run's recipe or `likes`; and what they mean.
     key
         Where the list is.
     published_at
@@ -36,6 +39,8 @@ class Served:
     run_id: str
     source: str
     why: str
+    score_kind: str
+    score_meaning: str
     key: str
     published_at: datetime
     posts: list[dict[str, Any]]
@@ -54,7 +59,8 @@ def served(client: redis.Redis, keys: Keys, user_id: int) -> Served:
         No run is live, or what is stored is broken.
     """
     variant, run_id = stored.run_for(client, keys, user_id)
-    published_at = stored.published_at(run_id, stored.manifest_of(client, keys, run_id))
+    manifest = stored.manifest_of(client, keys, run_id)
+    published_at = stored.published_at(run_id, manifest)
     key, why = keys.user(run_id, user_id), ""
     ranked = stored.list_at(client, key)
     blocked = stored.blocked_among(client, keys, [post_id for post_id, _ in ranked or []])
@@ -81,4 +87,5 @@ def served(client: redis.Redis, keys: Keys, user_id: int) -> Served:
         }
         for rank, ((post_id, score), fields) in enumerate(zip(ranked or [], texts, strict=True), start=1)
     ]
-    return Served(user_id, variant, run_id, source, why, key, published_at, posts)
+    kind = score_kind_of(manifest, personal=source == PERSONAL)
+    return Served(user_id, variant, run_id, source, why, *kind, key, published_at, posts)

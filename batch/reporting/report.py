@@ -13,6 +13,7 @@ from batch.gate.outcomes import count_outcomes, outcome_of
 from batch.judging import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RECENCY
 from batch.judging.evaluation import HITRATE
 from batch.judging.metrics import DEPTH
+from batch.judging.recipe_record import describe_examples, recipe_record
 from batch.learning.gather import Gathered
 from batch.learning.model import Model
 from batch.reporting import glance
@@ -39,10 +40,12 @@ def report_page(
     """Lay out all that is known of a run; the same data and model give the same page."""
     band, by_band = glance.by_band(gathered)
     missing, full = glance.missing(gathered.network)
-    metrics = manifest["metrics"]
+    metrics, recipe = manifest["metrics"], recipe_record(manifest)
     return template(REPORT).render(
         run=manifest,
         metrics=metrics,
+        recipe=recipe,
+        examples=describe_examples(recipe),
         hitrate=HITRATE,
         judges=JUDGES,
         rankers=NAMED_RANKERS,
