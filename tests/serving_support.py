@@ -35,12 +35,14 @@ def publish(
     lists: Mapping[int, Ranked] | None = None,
     popular: Ranked = POPULAR,
     published_at: str = "2026-11-22T04:00:00+00:00",
+    recipe: str | None = "liked",
 ) -> None:
-    """Write a run's keys, then point its variant at it."""
+    """Write a run's keys, then point its variant at it; without a recipe as earlier releases did."""
     for user_id, posts in ({KNOWN_USER: PERSONAL} if lists is None else lists).items():
         client.set(KEYS.user(run_id, user_id), encode_list(posts))
     client.set(KEYS.popular(run_id), encode_list(popular))
-    manifest = {"run_id": run_id, "top_n": 12, "published_at": published_at}
+    manifest: dict[str, Any] = {"run_id": run_id, "top_n": 12, "published_at": published_at}
+    manifest |= {} if recipe is None else {"recipe": {"name": recipe}}
     client.set(KEYS.manifest(run_id), encode_object(manifest))
     client.set(KEYS.live(run_id.rpartition("-")[2]), run_id)
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cursor import Cursor, decode_cursor, encode_cursor
+from contract.settings import RECIPE_NAMES
+from serving.cursor import LONGEST_CURSOR, Cursor, decode_cursor, encode_cursor
 
 USER_IDS = st.integers(0, 2**63 - 1)
 CURSORS = st.builds(
@@ -10,6 +11,7 @@ CURSORS = st.builds(
     run_id=st.sampled_from(["20261122T030000Z-control", "20261122T030000Z-test"]),
     source=st.sampled_from(["personal", "popular"]),
     offset=st.integers(0, 999_999_999),
+    recipe=st.sampled_from([None, *RECIPE_NAMES]),
 )
 URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -18,6 +20,7 @@ URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 def test_a_cursor_decodes_to_what_was_encoded(cursor: Cursor, user_id: int) -> None:
     text = encode_cursor(cursor, user_id)
     assert set(text) <= set(URL_SAFE)
+    assert len(text) <= LONGEST_CURSOR
     assert decode_cursor(text, user_id) == cursor
 
 
@@ -30,6 +33,11 @@ def test_a_cursor_with_one_character_changed_is_refused(
     other = data.draw(st.sampled_from(URL_SAFE.replace(text[place], "")))
     with pytest.raises(ValueError):  # noqa: PT011 - any
         decode_cursor(text[:place] + other + text[place + 1 :], user_id)
+
+
+def test_a_cursor_of_a_release_without_recipes_is_still_read() -> None:
+    text = "YYudvinEMjAyNjExMjJUMTUzMzQwWi10ZXN0IHBlcnNvbmFsIDI"
+    assert decode_cursor(text, 200) == Cursor("20261122T153340Z-test", "personal", 2, None)
 
 
 @given(CURSORS, USER_IDS, USER_IDS)

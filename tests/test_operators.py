@@ -11,7 +11,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from batch.inspecting.compared import changes, overlap
+from batch.judging.choose_recipe import RecipeChoice
 from batch.learning.model import load_model
+from batch.learning.recipe import RECIPES, Recipe
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from contract.codec import decode_list, encode_object
@@ -33,6 +35,11 @@ def listed(night: Operated, variant: str, user_id: int) -> list[tuple[int, float
     return live_lists(night.client, variant)[user_id]
 
 
+def recipe_of_run(night: Operated, run_id: str) -> Recipe:
+    manifest = json.loads(str(night.client.get(KEYS.manifest(run_id))))
+    return RECIPES[manifest["recipe"]["name"]]
+
+
 def test_lookup_tells_what_serving_answers(night: Operated) -> None:
     first = listed(night, "control", 1)[0][0]
     night.client.sadd(KEYS.blocked, first)
@@ -42,11 +49,13 @@ def test_lookup_tells_what_serving_answers(night: Operated) -> None:
         for record in found:
             answer = recommend(app, record["user_id"], limit=12)
             shown = [post for post in record["posts"] if not post["blocked"]]
-            assert (record["run_id"], record["source"]) == (answer["run_id"], answer["source"])
+            for name in ("run_id", "source", "score_kind"):
+                assert record[name] == answer[name]
             assert [{name: post[name] for name in ("post_id", "score", "rank")} for post in shown] == answer[
                 "recommendations"
             ]
     assert found[-1]["source"] == "popular"
+    assert (found[-1]["score_kind"], found[-1]["score_meaning"]) == ("likes", "number of likes")
     assert any(post["post_id"] == first and post["blocked"] for record in found for post in record["posts"])
 
 
@@ -55,6 +64,8 @@ def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: Opera
     post = night.told("lookup", str(user))["posts"][1]
     night.batch("block", str(post["post_id"]))
     lines = night.batch("lookup", str(user), "--limit", "2").stdout.splitlines()
+    recipe = recipe_of_run(night, night.told("lookup", str(user))["run_id"])
+    assert f"score {recipe.name}: {recipe.score_meaning}" in lines
     assert post["text"][:40] in lines[-2]
     assert lines[-2].endswith("blocked")
     assert lines[-1] == f"and {TOP_N - 2} more; --limit {TOP_N} shows all"
@@ -141,7 +152,25 @@ def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:
         shown.splitlines()[-1]
         == f"and {len(found['changes']) - 2} more; --limit {len(found['changes'])} shows all"
     )
-    assert night.told("diff", str(UNKNOWN_USER), "control", "test")["source_a"] == "popular"
+    unknown = night.told("diff", str(UNKNOWN_USER), "control", "test")
+    assert (unknown["source_a"], unknown["score_kind_a"]) == ("popular", "likes")
+
+
+def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated) -> None:
+    run_id = night.run_of("control")
+    recipe, of_test = (recipe_of_run(night, night.run_of(variant)) for variant in VARIANTS)
+    other = next(each for each in RECIPES.values() if each not in (recipe, of_test))
+    warning = "the scores are of different kinds: compare ranks, not scores"
+    shown = night.batch("diff", "1", "control", run_id).stdout.splitlines()
+    assert f"a: {run_id}, personal, score {recipe.name}" in shown
+    assert warning not in shown
+    manifest = json.loads(str(night.client.get(KEYS.manifest(run_id))))
+    night.client.set(
+        KEYS.manifest(run_id), encode_object(manifest | {"recipe": RecipeChoice(other, "").record()})
+    )
+    found = night.told("diff", "1", "control", "test")
+    assert (found["score_kind_a"], found["score_kind_b"]) == (other.name, of_test.name)
+    assert warning in night.batch("diff", "1", "control", "test").stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +207,7 @@ def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int
 def test_contributions_add_up_to_the_models_score_and_to_what_is_served(
     night: Operated, variant: str
 ) -> None:
+    recipe = recipe_of_run(night, night.run_of(variant))
     scores, ranked = scores_of_the_model(night, variant, 1), listed(night, variant, 1)
     liked = {post for (post,) in query(night.database_url, LIKED_BY_1)}
     below = next(post for post in scores if post not in liked | {post for post, _ in ranked})
@@ -188,6 +218,7 @@ def test_contributions_add_up_to_the_models_score_and_to_what_is_served(
         assert total == pytest.approx(scores[post_id], abs=1e-5)
         assert found["score"] == pytest.approx(total, abs=1e-9)
         assert (found["dot_product"] is None) == (variant == "control")
+        assert (found["score_kind"], found["score_meaning"]) == (recipe.name, recipe.score_meaning)
         assert [abs(part) for part in parts] == sorted(map(abs, parts), reverse=True)
         if found["rank"] is not None:
             assert ranked[found["rank"] - 1][0] == post_id
@@ -206,6 +237,7 @@ def test_explain_names_categories_by_their_words_and_adds_up_in_its_table(night:
     found = night.told("explain", "1", "101")
     assert {part["feature"]: part["value"] for part in found["contributions"]}["user_city"] == city
     shown = night.batch("explain", "1", "101", "--limit", "3").stdout.splitlines()
+    assert shown[1] == f"score {found['score_kind']}: {found['score_meaning']}"
     table = shown[shown.index("") + 2 :]
     *parts, score = (float(line.split()[-1]) for line in table)
     assert sum(parts) == pytest.approx(score, abs=1e-3)

@@ -9,6 +9,8 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import redis
 from sklearn.metrics import roc_auc_score
 
 from batch.judging import RANKERS
+from batch.judging.choose_recipe import Candidate, RecipeChoice
 from batch.judging.evaluate import evaluate, judged
 from batch.judging.metrics import ranking_metrics
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from batch.loading.likes import Likes
 from batch.reporting.curves import curves_of
 from batch.reporting.portraits import chosen
@@ -32,8 +36,8 @@ from tests.batch_support import execute, live_lists, live_run, make_network, que
 from tests.evaluation_support import fitted, small_network
 
 SECTIONS = [
-    "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments", "What the forest goes by",
-    "A few users", "Gate", "Stages",
+    "What was learnt", "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments",
+    "What the forest goes by", "A few users", "Gate", "Stages",
 ]  # fmt: skip
 VOID = {"meta"}
 
@@ -272,6 +276,41 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
     assert "No rule looked at this run." in page.html
     assert page.html.count("Nothing was held out to judge by.") == 3
     assert page.html.count("<svg") == 1
+    assert "There was no choice: the only recipe when the run was made." in page.html
+
+
+def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
+    gathered = small_network(database_url)
+    model = fitted(database_url, gathered)
+    rows = judged(model, gathered, 1)
+    tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(LIKED, 0.0312, 0.0112, 0.004))
+    window = gathered.split.holdout_start - timedelta(days=1), gathered.split.holdout_start
+    manifest = {
+        "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": gathered.split.cutoff.isoformat(),
+        "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
+        "metrics": evaluate(model, gathered, rows, 1),
+        "recipe": RecipeChoice(LIKED, "it is better", tried, window, 1234).record(),
+    }  # fmt: skip
+    page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
+    assert page.tables["What was learnt"] == [
+        ["recipe", "NDCG@10", "less liked-if-viewed", "standard error"],
+        ["liked-if-viewed", "0.0200", "-", "-"],
+        ["liked", "0.0312", "+0.0112", "0.0040"],
+    ]
+    since, until = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in window)
+    assert f"by the likes of 1,234 users from {since} to {until}: it is better." in page.html
+
+
+def test_the_page_of_a_run_that_ranks_promises_no_probabilities(
+    places: dict[str, Any], redis_client: redis.Redis
+) -> None:
+    make_network(places["database_url"])
+    page = page_of(redis_client, places | {"OVERNIGHT_RECIPE": "ranked"})
+    text = unescape(page.html)
+    assert "There was no choice: set by OVERNIGHT_RECIPE." in text
+    assert text.count(f"A score: {RANKED.score_meaning}.") == 2
+    assert f"so there is no calibration. It is: {RANKED.score_meaning}." in text
+    assert "Rows in ten parts" not in text
 
 
 def test_a_disk_that_takes_no_page_does_not_cost_the_night(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -10,8 +11,10 @@ import pytest
 from batch.cli import COMMANDS, cli
 from batch.commands.show import summary
 from batch.judging import FIRST_FIGURES
+from batch.judging.choose_recipe import Candidate, RecipeChoice
 from batch.judging.show_evaluation import in_order
 from batch.layout import one_line, table
+from batch.learning.recipe import LIKED_IF_VIEWED, RANKED
 from tests.operators_support import Operated
 
 pytest_plugins = ("tests.operators_fixtures",)
@@ -21,6 +24,7 @@ def test_runs_are_listed_newest_first_for_people_and_for_scripts(night: Operated
     records = night.told("runs")
     assert [record["run_id"] for record in records] == [night.run_of("test"), night.run_of("control")]
     assert {"variant", "state", "cutoff", "started_at", "actor", "reason"} <= set(records[0])
+    assert records[0]["recipe"] == night.told("show", night.run_of("test"))["manifest"]["recipe"]["name"]
     assert records[0]["ndcg_at_10"] > 0
     assert records[0]["hitrate_at_5"] > 0
     assert [line.split()[0] for line in night.batch("runs").stdout.splitlines()[1:]] == [
@@ -101,6 +105,46 @@ def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> Non
     lines = summary(manifest).splitlines()
     assert [line.split() for line in lines].count(["metric", "model", "random", "popularity"]) == 2
     assert not any("recency" in line or "overlap" in line for line in lines)
+
+
+def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated) -> None:
+    manifest = night.told("show", night.run_of("control"))["manifest"]
+    window = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
+    tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(RANKED, 0.0312, 0.0112, 0.004))
+    choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
+    lines = summary(manifest | {"recipe": choice.record()}).splitlines()
+    at = lines.index(
+        "recipe ranked: likes, each beside 8 drawn posts; objective lambdarank; "
+        f"score: {RANKED.score_meaning}"
+    )
+    assert lines[at + 1 : at + 6] == [
+        "chosen before the holdout, by the likes of 321 users from 2026-11-20T00:00:00+00:00 to "
+        "2026-11-22T00:00:00+00:00: it is best",
+        "recipe           ndcg@10  less liked-if-viewed  standard error",
+        "liked-if-viewed  0.0200   -                     -",
+        "ranked           0.0312   +0.0112               0.0040",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        (RecipeChoice(LIKED_IF_VIEWED, "set by OVERNIGHT_RECIPE"), "set by OVERNIGHT_RECIPE"),
+        (None, "the only recipe when the run was made"),
+    ],
+)
+def test_show_has_one_line_where_there_was_no_choice(
+    night: Operated, choice: RecipeChoice | None, why: str
+) -> None:
+    manifest = night.told("show", night.run_of("control"))["manifest"]
+    del manifest["recipe"]
+    lines = summary(manifest | ({} if choice is None else {"recipe": choice.record()})).splitlines()
+    at = lines.index(
+        f"recipe liked-if-viewed ({why}): logged views; objective binary; "
+        f"score: {LIKED_IF_VIEWED.score_meaning}"
+    )
+    assert lines[at - 1] == lines[at + 1] == ""
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -51,6 +51,7 @@ def test_a_known_user_gets_the_head_of_their_list(app: Flask) -> None:
         "variant": "control",
         "run_id": CONTROL_RUN,
         "source": "personal",
+        "score_kind": "liked",
         "stale": False,
         "recommendations": [
             {"post_id": 1, "score": 19.0, "rank": 1},
@@ -69,8 +70,44 @@ def test_the_limit_is_five_by_default_and_the_length_of_a_list_at_most(app: Flas
 
 def test_an_unknown_user_gets_the_popular_list(app: Flask) -> None:
     answer = recommend(app, UNKNOWN_USER)
-    assert (answer["source"], answer["stale"]) == ("popular", False)
+    assert (answer["source"], answer["score_kind"], answer["stale"]) == ("popular", "likes", False)
     assert posts_of(answer) == [101, 102, 103, 104, 105]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind"),
+    [("ranked", "ranked"), ("liked-if-viewed", "liked-if-viewed"), (None, "liked-if-viewed"), ("new", None)],
+)
+def test_a_list_says_of_what_kind_its_scores_are(
+    redis_url: str, redis_client: redis.Redis, recipe: str | None, kind: str | None
+) -> None:
+    publish(redis_client, recipe=recipe)
+    with serving(settings_for(redis_url)) as app:
+        assert recommend(app, KNOWN_USER)["score_kind"] == kind
+        assert recommend(app, UNKNOWN_USER)["score_kind"] == "likes"
+        assert ask(app, "/posts/popular")["score_kind"] == "likes"
+
+
+@pytest.mark.parametrize("recipe", ["text", None, 1, {}, {"name": ["liked"]}])
+def test_a_recipe_that_is_broken_in_redis_does_not_keep_a_run_from_being_served(
+    redis_url: str, redis_client: redis.Redis, recipe: object
+) -> None:
+    publish(redis_client)
+    redis_client.set(KEYS.manifest(CONTROL_RUN), encode_object({"recipe": recipe}))
+    with serving(settings_for(redis_url)) as app:
+        answer = recommend(app, KNOWN_USER)
+        assert (answer["source"], answer["score_kind"]) == ("personal", None)
+
+
+def test_each_variant_has_its_own_kind_of_scores(redis_url: str, redis_client: redis.Redis) -> None:
+    publish(redis_client, recipe="liked-if-viewed")
+    publish(redis_client, TEST_RUN, recipe="ranked")
+    split = Experiment("one in test", "s", 0, {UNKNOWN_USER: "test"})
+    redis_client.set(KEYS.user(TEST_RUN, UNKNOWN_USER), encode_list(PERSONAL))
+    redis_client.set(KEYS.experiment, encode_object(split.to_fields()))
+    with serving(settings_for(redis_url)) as app:
+        found = [recommend(app, user)["score_kind"] for user in (KNOWN_USER, UNKNOWN_USER)]
+    assert found == ["liked-if-viewed", "ranked"]
 
 
 def test_the_popular_list_is_answered_from_the_live_run(app: Flask) -> None:
@@ -325,7 +362,7 @@ def test_pages_neither_repeat_nor_skip_over_a_nightly_flip(
 ) -> None:
     first = recommend(app, user_id)
     other_posts: Ranked = [(post, 1.0) for post in range(1, 5)]
-    publish(redis_client, NEXT_CONTROL_RUN, {user_id: other_posts}, popular=other_posts)
+    publish(redis_client, NEXT_CONTROL_RUN, {user_id: other_posts}, popular=other_posts, recipe="ranked")
     refresh(app)
     second = recommend(app, user_id, cursor=first["next_cursor"])
     third = recommend(app, user_id, cursor=second["next_cursor"])
@@ -334,6 +371,7 @@ def test_pages_neither_repeat_nor_skip_over_a_nightly_flip(
     assert {(page["run_id"], page["variant"], page["source"]) for page in pages} == {
         (CONTROL_RUN, "control", first["source"])
     }
+    assert {page["score_kind"] for page in pages} == {"liked" if user_id == KNOWN_USER else "likes"}
     assert third["next_cursor"] is None
     assert recommend(app, user_id)["run_id"] == NEXT_CONTROL_RUN
 

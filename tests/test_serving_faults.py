@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -221,7 +222,31 @@ def test_a_process_that_starts_without_redis_serves_what_another_had_loaded(
     # Texts that were not saved are read when they are needed, until a refresh has brought them all.
     state = load(file, 10)
     assert state is not None
+    assert state.runs["control"].recipe == "liked"
     assert state.texts.of([1], lambda _: {1: Post("one", "")}) == [Post("one", "")]
+
+
+def test_a_state_saved_without_recipes_is_served_and_completed_by_the_next_refresh(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    file = tmp_path / "state.json"
+    with serving(settings_for(redis_url)) as app:
+        _share(app, file)
+        recommend(app, KNOWN_USER)
+    saved = json.loads(file.read_text())
+    assert saved["runs"][0].pop("recipe") == "liked"
+    file.write_text(json.dumps(saved))
+    redis_client.rename(KEYS.live("control"), "away")  # no run is live: the refresh fails
+    with serving(settings_for(redis_url)) as app:
+        _share(app, file)
+        first = recommend(app, KNOWN_USER)
+        assert (first["source"], first["score_kind"], first["stale"]) == ("personal", None, True)
+        redis_client.rename("away", KEYS.live("control"))
+        refresh(app)
+        assert recommend(app, KNOWN_USER)["score_kind"] == "liked"
+        following = recommend(app, KNOWN_USER, cursor=first["next_cursor"])
+        assert (following["source"], following["score_kind"]) == ("personal", "liked")
 
 
 @pytest.mark.parametrize("saved", ["", "[]", "{}", '{"runs": [{}]}', '{"runs": 1}'])

@@ -36,7 +36,7 @@ NOT_PLAIN = [
 def app(redis_url: str, redis_client: redis.Redis) -> Iterator[Flask]:
     """Serving with two runs, a blocked post and texts."""
     publish(redis_client)
-    publish(redis_client, TEST_RUN, {44: [(9, 1.5), (8, 1.25)]})
+    publish(redis_client, TEST_RUN, {44: [(9, 1.5), (8, 1.25)]}, recipe="ranked")
     redis_client.set(KEYS.experiment, '{"name": "n", "salt": "s", "percent_test": 50}')
     redis_client.hset(KEYS.posts, mapping={str(post): f'{{"text": "é{post}"}}' for post in range(1, 13)})
     redis_client.sadd(KEYS.blocked, 2)

@@ -51,6 +51,7 @@ def test_a_post_gets_the_head_of_its_list(app: Flask) -> None:
         "variant": "control",
         "run_id": CONTROL_RUN,
         "source": "similar",
+        "score_kind": "similarity",
         "stale": False,
         "recommendations": [
             {"post_id": 7, "score": 0.9, "rank": 1},
@@ -78,6 +79,7 @@ def test_one_get_is_all_that_redis_is_asked(app: Flask, redis_client: redis.Redi
 def test_an_unknown_post_gets_the_popular_list(app: Flask) -> None:
     answer = ask(app, "/posts/999999/similar?limit=3")
     assert (answer["post_id"], answer["source"], answer["stale"]) == (999999, "popular", False)
+    assert answer["score_kind"] == "likes"
     assert posts_of(answer) == [101, 102, 103]
 
 
