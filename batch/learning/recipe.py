@@ -43,17 +43,28 @@ class Recipe:
 
 
 LIKED_IF_VIEWED = Recipe(
-    "liked-if-viewed", True, "binary", None, None, "log-odds that the user likes the post when it is viewed"
+    name="liked-if-viewed",
+    from_views=True,
+    objective="binary",
+    negatives_per_like=None,
+    factor_negatives=None,
+    score_meaning="log-odds that the user likes the post when it is viewed",
 )
 LIKED = Recipe(
-    "liked",
-    False,
-    "binary",
-    30,
-    "log-odds that the post is one the user likes, and not one of 30 drawn posts",
+    name="liked",
+    from_views=False,
+    objective="binary",
+    negatives_per_like=30,
+    factor_negatives=8,
+    score_meaning="log-odds that the post is one the user likes, among 30 posts drawn for each like",
 )
 RANKED = Recipe(
-    "ranked", False, "lambdarank", 8, 8, "ranking score; only the order of one user's posts has a meaning"
+    name="ranked",
+    from_views=False,
+    objective="lambdarank",
+    negatives_per_like=8,
+    factor_negatives=8,
+    score_meaning="ranking score; only the order of one user's posts has a meaning",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (LIKED_IF_VIEWED, LIKED, RANKED)}
