@@ -35,8 +35,7 @@ PRIOR_LIKES_OF_POST = 20.0
 NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
 
 ACTIVITY = ("likes", "views", "recent", "days_since", "like_rate")
-TRACTION = ("age_days", "text_length", "likes", "recent_likes", "trend", "views", "like_rate")
-SINCE_LIKES = ("first_like", "last_like")
+TRACTION = ("age_days", "text_length", "likes", "recent_likes", "trend", "views", "like_rate", "last_like")
 FADING_FEATURES = ("likes_fading_3_days", "likes_fading_30_days", "likes_fading_300_days")
 """Fading likes of a post that are features: on days, months and years."""
 
@@ -97,7 +96,7 @@ def build_tables(
         user_values=_beside(users.encode(user_columns), _activity(history, population)),
         post_ids=network.posts.index.to_numpy(np.int64),
         post_features=posts.features
-        + tuple(Feature(f"post_{name}", Kind.POST) for name in (*TRACTION, *SINCE_LIKES, *FADING_FEATURES))
+        + tuple(Feature(f"post_{name}", Kind.POST) for name in (*TRACTION, *FADING_FEATURES))
         + text.features,
         post_values=_beside(posts.encode(post_columns), _traction(network, history), text.values),
         affinities=tuple(
@@ -125,7 +124,7 @@ def _traction(network: Network, history: History) -> Floats:
 
     Its age, length, likes in all and in the last seven days, trend (the recent
     part of its likes, shrunk to everybody's), views, shrunk like rate, days
-    since its first and its last like, and its fading likes as logarithms. A post made after the cutoff has no age yet: 0,
+    since its last like, and its fading likes as logarithms. A post made after the cutoff has no age yet: 0,
     as on the day it appears.
     """
     created = network.posts[columns.CREATED_AT]
@@ -142,7 +141,7 @@ def _traction(network: Network, history: History) -> Floats:
         trend,
         np.log1p(counts["views"]),
         post_like_rate(history),
-        *(counts[name] for name in SINCE_LIKES),
+        counts["last_like"],
         *(np.log1p(counts[name]) for name in FADING_FEATURES),
     ]
     return np.column_stack([np.asarray(column, np.float64) for column in numbers])
