@@ -16,6 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from batch.judging.choose_recipe import choose_recipe
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gathered_now
 from batch.loading.source import explained, open_engine
