@@ -72,7 +72,7 @@ Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:run:RUN_ID:user:USER_ID  string  JSON [[post_id, score], ...], best first
   {prefix}:run:RUN_ID:post:POST_ID  string  JSON [[post_id, similarity], ...]: posts most like it
   {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
-  {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, metrics, model digest, checksum
+  {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, recipe, metrics, model digest, checksum
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
   {prefix}:experiment               string  JSON: name, salt, percent in test, users pinned to a variant
   {prefix}:blocked                  set     post ids never to be served
