@@ -25,7 +25,8 @@ from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.tally import Tally
 from batch.interrupt import InterruptedRunError
 from batch.judging.choose_recipe import RecipeChoice, choose_recipe
-from batch.judging.evaluate import evaluate, judged
+from batch.judging.evaluate import evaluate, judged, rank_holdout
+from batch.judging.full_catalogue import MAX_USERS, RankedCase
 from batch.judging.judged import Judged
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
@@ -193,7 +194,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     gathered = _load(night, run, stages)
     folder = Path(night.settings.model_dir) / run.run_id
     choice = _choose(night.settings, gathered, variant, tuned, stages)
-    metrics, rows = _judge(night.settings, folder, gathered, variant, choice.recipe, tuned, stages)
+    metrics, rows, ranked = _judge(night.settings, folder, gathered, variant, choice.recipe, tuned, stages)
     model = _learn(night.settings, gathered, variant, choice.recipe, tuned, stages)
     model.save(folder, gathered.network)
     _keep_state(folder, gathered, model, stages)
@@ -223,7 +224,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "left_out": gathered.left_out,
         "store": identity(gathered.now.store),
         KNOWN_USERS: tally.user_ids,
-        **_gate(night, run, gathered, rows, metrics, tally, stages),
+        **_gate(night, run, gathered, rows, ranked, metrics, tally, stages),
         "stages": stages.rows,
     }
     _report(night, manifest, gathered, model, rows, stages)
@@ -272,17 +273,18 @@ def _judge(
     recipe: Recipe,
     tuned: dict[str, Any],
     stages: Stages,
-) -> tuple[dict[str, Any], Judged]:
+) -> tuple[dict[str, Any], Judged, RankedCase]:
     """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
     with stages.stage("fit", "windows") as stats:
         model = fit(variant, gathered, gathered.training, recipe, settings, tuned)
         stats |= {"windows": len(gathered.training)}
     with stages.stage("evaluate", "rows") as stats:
         rows = judged(model, gathered, settings.threads)
-        metrics = evaluate(model, gathered, rows, settings.threads)
+        ranked = rank_holdout(model, gathered, settings.threads, MAX_USERS)
+        metrics = evaluate(model, gathered, rows, settings.threads, ranked)
         stats |= {"rows": int(metrics["holdout"]["views"])}
     model.save(folder / JUDGED_MODEL, gathered.network)
-    return metrics, rows
+    return metrics, rows, ranked
 
 
 def _learn(
@@ -360,6 +362,7 @@ def _gate(
     run: Run,
     gathered: Gathered,
     rows: Judged,
+    ranked: RankedCase,
     metrics: dict[str, Any],
     tally: Tally,
     stages: Stages,
@@ -367,7 +370,9 @@ def _gate(
     """Hold what was written against the rules; return what the manifest keeps of that."""
     asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
     with stages.stage("gate", "rules") as stats:
-        facts = measure(night.engine, night.redis, night.settings, run, gathered, rows, metrics, tally, asked)
+        facts = measure(
+            night.engine, night.redis, night.settings, run, gathered, rows, ranked, metrics, tally, asked
+        )
         gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
         outcomes = [outcome_of(verdict) for verdict in gate]
         stats |= {"rules": len(gate), "refused": outcomes.count(REFUSED)}

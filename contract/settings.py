@@ -241,6 +241,13 @@ class Settings:
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below recency popularity's; 1 refuses nothing",
     )
+    gate_ndcg_drop: float = setting(
+        "OVERNIGHT_GATE_NDCG_DROP",
+        0.005,
+        _number(0, 1),
+        "largest drop in NDCG@10 over the full catalogue below the live run; refused if the whole "
+        "95 % interval is worse",
+    )
     gate_auc_drop: float = setting(
         "OVERNIGHT_GATE_AUC_DROP",
         0.01,

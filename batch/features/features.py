@@ -35,7 +35,7 @@ PRIOR_LIKES_OF_POST = 20.0
 NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
 
 ACTIVITY = ("likes", "views", "recent", "days_since", "like_rate")
-TRACTION = ("age_days", "text_length", "likes", "recent_likes", "trend", "views", "like_rate")
+TRACTION = ("age_days", "text_length", "likes", "recent_likes", "trend", "views", "like_rate", "last_like")
 FADING_FEATURES = ("likes_fading_3_days", "likes_fading_30_days", "likes_fading_300_days")
 """Fading likes of a post that are features: on days, months and years."""
 
@@ -123,8 +123,8 @@ def _traction(network: Network, history: History) -> Floats:
     """How the post does.
 
     Its age, length, likes in all and in the last seven days, trend (the recent
-    part of its likes, shrunk to everybody's), views, shrunk like rate, and its
-    fading likes as logarithms. A post made after the cutoff has no age yet: 0,
+    part of its likes, shrunk to everybody's), views, shrunk like rate, days
+    since its last like, and its fading likes as logarithms. A post made after the cutoff has no age yet: 0,
     as on the day it appears.
     """
     created = network.posts[columns.CREATED_AT]
@@ -141,6 +141,7 @@ def _traction(network: Network, history: History) -> Floats:
         trend,
         np.log1p(counts["views"]),
         post_like_rate(history),
+        counts["last_like"],
         *(np.log1p(counts[name]) for name in FADING_FEATURES),
     ]
     return np.column_stack([np.asarray(column, np.float64) for column in numbers])

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import redis
@@ -23,8 +22,12 @@ from batch.features.features import profile_columns
 from batch.gate.facts import BesideLive
 from batch.gate.joined_back import lists_of
 from batch.gate.tally import FIRST
+from batch.judging import MODEL
 from batch.judging.bootstrap import Difference
+from batch.judging.catalogue import measure_lists
 from batch.judging.evaluation import compared
+from batch.judging.full_catalogue import FIRST as FIGURE
+from batch.judging.full_catalogue import MIN_USERS, RankedCase, rank_by_model
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered
 from batch.learning.model import Model, load_model
@@ -68,6 +71,7 @@ def beside_live(
     run_id: str,
     gathered: Gathered,
     rows: Judged,
+    ranked: RankedCase,
     users: int,
 ) -> BesideLive:
     """Compare a written run with the live one.
@@ -76,14 +80,26 @@ def beside_live(
     ----------
     rows
         The holdout as the model that was fit before it scores it.
+    ranked
+        The lists of that model over the full catalogue.
     users
         How many of the network's users have a list.
     """
-    differences, why_not = None, ""
+    differences, ndcg, why_not, why_no_ndcg = None, None, "", ""
     try:
-        differences = _differences(settings, live, gathered, rows)
+        model = _live_model(settings, live, gathered)
+        history = _history(model, gathered)
     except NotComparableError as error:
-        why_not = str(error)
+        why_not = why_no_ndcg = str(error)
+    else:
+        try:
+            differences = _viewed_differences(model, history, gathered, rows, settings)
+        except NotComparableError as error:
+            why_not = str(error)
+        try:
+            ndcg = _ndcg_difference(model, history, gathered, ranked, settings)
+        except NotComparableError as error:
+            why_no_ndcg = str(error)
     heads = _first_fives(client, Keys(settings.key_prefix), (run_id, live.run_id), _drawn(
         gathered.network.users.index.to_numpy(np.int64)[:users], settings.seed
     ))  # fmt: skip
@@ -97,15 +113,15 @@ def beside_live(
         posts_in_its_first=len(set().union(*(then for _, then in heads))),
         differences=differences,
         why_not=why_not,
+        ndcg_at_10=ndcg,
+        why_no_ndcg=why_no_ndcg,
     )
 
 
-def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judged) -> dict[str, Difference]:
-    """Return by metric: tonight's model, fit before the holdout, less the live run's, fit before its own."""
+def _live_model(settings: Settings, live: Live, gathered: Gathered) -> Model:
+    """Return the live run's model that was fit before its own holdout."""
     if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")
-    if not rows.rows.liked.any():
-        raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     folder = Path(settings.model_dir) / live.run_id / JUDGED_MODEL
     if not folder.is_dir():
         raise NotComparableError("it kept no model that was fit before its holdout")
@@ -114,12 +130,37 @@ def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judge
     except ModelError as error:
         raise NotComparableError(str(error)) from None
     _check_columns(model, gathered.network)
-    history = _history(model, gathered)
+    return model
+
+
+def _viewed_differences(
+    model: Model, history: History, gathered: Gathered, rows: Judged, settings: Settings
+) -> dict[str, Difference]:
+    """Return by metric: tonight's model less the live run's, on the same viewed rows."""
+    if not (rows.log_odds and model.recipe.from_views):
+        raise NotComparableError("not both learn what is liked if viewed, which viewed rows judge")
+    if not rows.rows.liked.any():
+        raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     try:
         scores = model.scores(gathered.network, history, rows.rows, settings.threads)
-    except lgb.basic.LightGBMError:
-        raise NotComparableError("its model was made from other features") from None
+    except ModelError as error:
+        raise NotComparableError(str(error)) from None
     return compared(rows, scores, settings.seed)
+
+
+def _ndcg_difference(
+    model: Model, history: History, gathered: Gathered, ranked: RankedCase, settings: Settings
+) -> Difference:
+    """Return NDCG@10 over the full catalogue: tonight's model less the live run's, for the same users."""
+    case = ranked.case
+    if case.users.size < MIN_USERS:
+        raise NotComparableError(f"{case.users.size} users can be judged, of {MIN_USERS} needed")
+    try:
+        lists = rank_by_model(model, gathered.network, history, case, settings.threads)
+    except ModelError as error:
+        raise NotComparableError(str(error)) from None
+    tonight = measure_lists(case, ranked.lists[MODEL], settings.seed)
+    return tonight.minus(measure_lists(case, lists, settings.seed))[FIGURE]
 
 
 def _check_columns(model: Model, network: Network) -> None:

@@ -24,8 +24,12 @@ class BesideLive:
     posts_in_first, posts_in_its_first
         Distinct posts among the first five of those users, now and in the live run.
     differences
-        Metric -> difference on the same held-out rows; None where they cannot be compared.
+        Metric of the viewed rows -> difference on the same held-out rows; None where they cannot be compared.
     why_not
+        Why not, in words.
+    ndcg_at_10
+        Difference of NDCG@10 over the full catalogue, for the same users; None where it cannot be compared.
+    why_no_ndcg
         Why not, in words.
     """
 
@@ -37,6 +41,8 @@ class BesideLive:
     posts_in_its_first: int
     differences: dict[str, Difference] | None
     why_not: str = ""
+    ndcg_at_10: Difference | None = None
+    why_no_ndcg: str = ""
 
 
 @dataclass(frozen=True)

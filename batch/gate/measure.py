@@ -12,7 +12,7 @@ from batch.gate.beside_live import beside_live, find_live
 from batch.gate.facts import BesidePopularity, Facts
 from batch.gate.joined_back import liked_served
 from batch.gate.tally import Tally
-from batch.judging.full_catalogue import FIRST
+from batch.judging.full_catalogue import FIRST, RankedCase
 from batch.judging.judged import Judged
 from batch.learning.gather import Gathered
 from batch.runs.ledger import Run
@@ -27,6 +27,7 @@ def measure(
     run: Run,
     gathered: Gathered,
     rows: Judged,
+    ranked: RankedCase,
     metrics: dict[str, Any],
     tally: Tally,
     asked: int,
@@ -37,6 +38,8 @@ def measure(
     ----------
     rows
         The holdout as the model that was fit before it scores it.
+    ranked
+        The lists of that model over the full catalogue.
     metrics
         What the manifest keeps of that model's evaluation.
     tally
@@ -48,7 +51,7 @@ def measure(
     live = find_live(engine, client, keys, run.variant)
     beside = None
     if live is not None:
-        beside = beside_live(client, settings, live, run.run_id, gathered, rows, tally.lists)
+        beside = beside_live(client, settings, live, run.run_id, gathered, rows, ranked, tally.lists)
     found, read = liked_served(client, keys, run.run_id, gathered, tally.lists, settings.seed)
     return Facts(
         users_of_network=users,

@@ -182,6 +182,17 @@ def _difference(metric: str, name: str) -> Callable[[Facts], Found]:
     return value
 
 
+def _ndcg(facts: Facts) -> Found:
+    """Judge the upper end of the interval of NDCG@10 over the full catalogue, less that of the live run."""
+    if facts.live is None:
+        return None, NOTHING_LIVE
+    if facts.live.ndcg_at_10 is None:
+        return None, f"not compared with {facts.live.run_id}: {facts.live.why_no_ndcg}"
+    difference, low, high = facts.live.ndcg_at_10
+    says = f"NDCG@10 over the full catalogue less that of {facts.live.run_id}: {difference:+.4f}"
+    return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+
+
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -201,6 +212,7 @@ RULES = (
         _less_popular(RECENCY),
         low=lambda settings: 0 - settings.gate_below_recency_popularity,
     ),
+    Rule("ndcg_at_10", _ndcg, low=lambda settings: -settings.gate_ndcg_drop),
     Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda settings: -settings.gate_auc_drop),
     Rule(
         "hitrate_at_5",

@@ -56,16 +56,22 @@ def evaluated(model: Model, gathered: Gathered, threads: int, max_users: int = M
     max_users
         How many users to judge over the full catalogue.
     """
-    return _measured(model, gathered, judged(model, gathered, threads), threads, max_users)
+    ranked = rank_holdout(model, gathered, threads, max_users)
+    rows = judged(model, gathered, threads)
+    return evaluation(rows, model.seed, measure_cases([ranked], model.seed))
 
 
-def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> dict[str, Any]:
+def evaluate(
+    model: Model, gathered: Gathered, rows: Judged, threads: int, ranked: RankedCase | None = None
+) -> dict[str, Any]:
     """Measure a model on the holdout; return what the manifest keeps.
 
     Parameters
     ----------
     rows
         The holdout as `judged` scored it.
+    ranked
+        What `rank_holdout` returned; None ranks at most `MAX_USERS` users.
 
     Returns
     -------
@@ -75,7 +81,9 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> di
     and `popularity`, their 95 % `intervals` (low, high), `calibration` by
     deciles and `segments`; None where a figure has no value.
     """
-    found, split = _measured(model, gathered, rows, threads, MAX_USERS), gathered.split
+    if ranked is None:
+        ranked = rank_holdout(model, gathered, threads, MAX_USERS)
+    found, split = evaluation(rows, model.seed, measure_cases([ranked], model.seed)), gathered.split
     for protocol, why in found.cannot_judge_by().items():
         log.warning("%s: the holdout cannot judge the model: %s", protocol, why)
     holdout = {
@@ -85,8 +93,3 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, threads: int) -> di
         "views": found.rows,
     }
     return {"holdout": holdout, **found.record()}
-
-
-def _measured(model: Model, gathered: Gathered, rows: Judged, threads: int, max_users: int) -> Evaluation:
-    ranked = rank_holdout(model, gathered, threads, max_users)
-    return evaluation(rows, model.seed, measure_cases([ranked], model.seed))

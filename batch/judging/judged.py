@@ -91,6 +91,7 @@ def judge(
         base_rate=np.full(len(rows), base_rate),
         lists=rows.users,
         segments=labels_of(network, history, rows),
+        log_odds=model.recipe.from_views,
     )
 
 

@@ -85,7 +85,7 @@ def fit(
     text = _text(variant, gathered)
     log_odds, start = None, None
     if variant.with_factors:
-        factors = [taste_factors(network, known, seed, recipe.negatives_per_like) for known in histories]
+        factors = [taste_factors(network, known, seed, recipe.factor_negatives) for known in histories]
         log_odds = fit_log_odds(factors, examples)
         start = [
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)

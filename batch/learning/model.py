@@ -89,7 +89,7 @@ class Model:
         """Return the factors as of `history.cutoff` in log-odds."""
         if self.log_odds is None:
             return None
-        factors = taste_factors(network, history, self.seed, self.recipe.negatives_per_like)
+        factors = taste_factors(network, history, self.seed, self.recipe.factor_negatives)
         return factors.as_log_odds(*self.log_odds)
 
     def scores(

@@ -28,6 +28,8 @@ class Recipe:
         LightGBM's.
     negatives_per_like
         Posts drawn for each like; None for views.
+    factor_negatives
+        The same for the factors. More than 8 cost time and did not pay.
     score_meaning
         What a score is.
     """
@@ -36,17 +38,33 @@ class Recipe:
     from_views: bool
     objective: str
     negatives_per_like: int | None
+    factor_negatives: int | None
     score_meaning: str
 
 
 LIKED_IF_VIEWED = Recipe(
-    "liked-if-viewed", True, "binary", None, "log-odds that the user likes the post when it is viewed"
+    name="liked-if-viewed",
+    from_views=True,
+    objective="binary",
+    negatives_per_like=None,
+    factor_negatives=None,
+    score_meaning="log-odds that the user likes the post when it is viewed",
 )
 LIKED = Recipe(
-    "liked", False, "binary", 8, "log-odds that the post is one the user likes, and not one of 8 drawn posts"
+    name="liked",
+    from_views=False,
+    objective="binary",
+    negatives_per_like=30,
+    factor_negatives=8,
+    score_meaning="log-odds that the post is one the user likes, among 30 posts drawn for each like",
 )
 RANKED = Recipe(
-    "ranked", False, "lambdarank", 8, "ranking score; only the order of one user's posts has a meaning"
+    name="ranked",
+    from_views=False,
+    objective="lambdarank",
+    negatives_per_like=8,
+    factor_negatives=8,
+    score_meaning="ranking score; only the order of one user's posts has a meaning",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (LIKED_IF_VIEWED, LIKED, RANKED)}

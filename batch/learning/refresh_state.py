@@ -55,7 +55,7 @@ class RefreshState:
             user_factors=None if factors is None else factors.users,
             factor_state=None
             if factors is None
-            else factor_state(network, history, model.seed, model.recipe.negatives_per_like),
+            else factor_state(network, history, model.seed, model.recipe.factor_negatives),
         )
 
     def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:
