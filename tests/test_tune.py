@@ -17,17 +17,26 @@ import redis
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from batch.commands.tune import told
+from batch.commands.tune import describe
+from batch.judging.catalogue import score_lists
 from batch.learning.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
-from batch.loading.examples import Examples
-from batch.tuning.judgement import Judgement, compare
-from batch.tuning.study import Budget
+from batch.tuning.period import COMPARED, compare
+from batch.tuning.study import Budget, Study, TrialScore
 from batch.tuning.tune import DEFAULTS, Tuned
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
+from tests.catalogue_cases import a_case, lists_of
+from tests.evaluation_support import gathered_of
 
-HOLDOUT_LIKES = "DELETE FROM recs.interactions WHERE action = 'like' AND happened_at > '{}'"
+OTHER_LIKES = """
+    UPDATE recs.interactions SET post_id = 101 + (post_id - 101 + 7) % 40
+    WHERE action = 'like' AND happened_at > '{}'
+"""
+LIKES_OF_FEW = """
+    DELETE FROM recs.interactions
+    WHERE action = 'like' AND user_id > 25 AND happened_at > '{}' AND happened_at <= '{}'
+"""
 
 
 class Tuning:
@@ -42,9 +51,9 @@ class Tuning:
         self.file = model_dir / "parameters-control.json"
         self.journal = model_dir / "tuning" / "control.journal"
 
-    def batch(self, *arguments: str) -> CompletedProcess[str]:
+    def batch(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         """Run a command to its end."""
-        return run_here(*arguments, **self.places)
+        return run_here(*arguments, **self.places, **environment)
 
     def tune(self, trials: int) -> CompletedProcess[str]:
         """Tune so many trials; it must succeed."""
@@ -55,12 +64,20 @@ class Tuning:
     @property
     def studies(self) -> list[list[FrozenTrial]]:
         """The complete trials of each study in the journal."""
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
         complete = (TrialState.COMPLETE,)
-        names = [found.study_name for found in storage.get_all_studies()]
         return [
-            optuna.load_study(study_name=name, storage=storage).get_trials(True, complete) for name in names
+            optuna.load_study(study_name=name, storage=self._storage).get_trials(True, complete)
+            for name in self.names
         ]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the studies in the journal."""
+        return [found.study_name for found in self._storage.get_all_studies()]
+
+    @property
+    def _storage(self) -> optuna.storages.JournalStorage:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
 
     @property
     def kept(self) -> dict[str, Any]:
@@ -71,7 +88,7 @@ class Tuning:
 
 @pytest.fixture
 def tuning(database_url: str, redis_url: str, tmp_path: Path) -> Tuning:
-    make_network(database_url)
+    make_network(database_url, users=200, interactions=4_000)
     return Tuning(database_url, redis_url, tmp_path / "models")
 
 
@@ -83,22 +100,77 @@ def settings(tmp_path: Path) -> Settings:
 def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning: Tuning) -> None:
     done = tuning.tune(4)
     ((default, *tried),) = tuning.studies
-    best = min(tried, key=lambda trial: trial.value or 0.0)
+    best = max(tried, key=lambda trial: trial.value or 0.0)
     assert default.params == DEFAULTS
     assert len(tried) == 4
     assert best.value is not None
     assert default.value is not None
-    assert best.value < default.value
+    assert best.value > default.value + best.user_attrs["standard_error"] > default.value
     assert tuning.kept["variant"] == "control"
     assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
     measured = tuning.kept["measured"]
     assert measured["trials"] == 5
-    assert measured["tuning"]["log_loss"]["default"] == pytest.approx(default.value, abs=1e-6)
-    assert measured["tuning"]["log_loss"]["tuned"] == pytest.approx(best.value, abs=1e-6)
+    assert measured["tuning"]["ndcg_at_10"]["default"] == pytest.approx(default.value, abs=1e-6)
+    assert measured["tuning"]["ndcg_at_10"]["tuned"] == pytest.approx(best.value, abs=1e-6)
     assert measured["tuning"]["until"] == measured["holdout"]["from"]
-    assert str(measured["holdout"]["log_loss"]["tuned"]) in done.stdout
+    assert str(measured["holdout"]["ndcg_at_10"]["tuned"]) in done.stdout
     assert str(tuning.file) in done.stdout
     assert done.stderr.count("tune control: trial") == 4
+
+
+def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning: Tuning) -> None:
+    recipe = {"OVERNIGHT_RECIPE": "liked"}
+    assert tuning.batch("tune", "--trials", "2", **recipe).returncode == 0
+    measured = tuning.kept["measured"]
+    assert measured["recipe"] == "liked"
+    for name, parameters in (("tuned", tuning.kept["parameters"]), ("default", DEFAULTS)):
+        keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), parameters, {})
+        for part in ("tuning", "holdout"):
+            until = measured[part]["until"]
+            done = tuning.batch("evaluate", "--variant", "control", "--as-of", until, "--json", **recipe)
+            assert done.returncode == 0, done.stderr
+            of_model = json.loads(done.stdout)["control"]
+            for metric in measured[part].keys() & set(COMPARED):
+                expected = of_model[f"full_catalogue_{metric}"]
+                assert measured[part][metric][name] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("lacks", ["tuning", "holdout"])
+def test_too_few_users_to_judge_end_tuning_before_its_search(
+    tuning: Tuning, database_url: str, lacks: str
+) -> None:
+    split = gathered_of(database_url).split
+    start, end = split.holdout_start, split.cutoff
+    if lacks == "tuning":
+        earlier = gathered_of(database_url, as_of=start).split
+        start, end = earlier.holdout_start, earlier.cutoff
+    execute(database_url, LIKES_OF_FEW.format(start, end))
+    done = tuning.batch("tune", "--trials", "1")
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"error: from {start.isoformat()} to {end.isoformat()} only ")
+    assert "users liked a post that they had not liked before, of 30 needed" in message
+    assert "trial 1" not in done.stderr
+    assert not tuning.journal.exists()
+    assert not tuning.file.exists()
+
+
+def test_a_study_by_log_loss_is_not_continued(tuning: Tuning) -> None:
+    tuning.journal.parent.mkdir(parents=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(tuning.journal)))
+    old = optuna.create_study(study_name="control-0123456789abcdef", storage=storage)
+    old.add_trial(optuna.trial.create_trial(value=0.4))
+    done = tuning.tune(1)
+    by_name = dict(zip(tuning.names, tuning.studies, strict=True))
+    assert "starting afresh" in done.stderr
+    assert [trial.value for trial in by_name.pop("control-0123456789abcdef")] == [0.4]
+    (default, tried), *others = by_name.values()
+    assert not others
+    assert default.params == DEFAULTS
+    assert default.user_attrs == {"difference": 0, "standard_error": 0}
+    assert tried.value is not None
+    assert default.value is not None
+    assert tried.user_attrs["difference"] == pytest.approx(tried.value - default.value)
 
 
 def test_a_second_tuning_of_the_same_data_goes_on_with_the_first(tuning: Tuning) -> None:
@@ -132,19 +204,19 @@ def test_other_data_start_a_study_afresh_that_tries_what_was_kept(tuning: Tuning
 def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_url: str) -> None:
     tuning.tune(3)
     first = tuning.kept["measured"]
-    execute(database_url, HOLDOUT_LIKES.format(first["holdout"]["from"]))
+    execute(database_url, OTHER_LIKES.format(first["holdout"]["from"]))
     done = tuning.batch("tune", "--trials", "1")
     (trials,) = tuning.studies
     assert "going on with the study" in done.stderr
     assert len(trials) == 5
-    assert first["tuning"]["log_loss"]["default"] == pytest.approx(trials[0].value, abs=1e-6)
+    assert first["tuning"]["ndcg_at_10"]["default"] == pytest.approx(trials[0].value, abs=1e-6)
 
 
 def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, database_url: str) -> None:
     tuning.tune(1)
     (trials,) = tuning.studies
-    last = "SELECT max(happened_at) - interval '8 days' FROM recs.interactions"
-    execute(database_url, f"DELETE FROM recs.interactions WHERE action = 'like' AND happened_at > ({last})")
+    earlier = gathered_of(database_url, as_of=gathered_of(database_url).split.holdout_start)
+    execute(database_url, OTHER_LIKES.format(earlier.split.holdout_start))
     tuning.tune(1)
     _, others = tuning.studies
     assert others[0].value != trials[0].value
@@ -155,16 +227,16 @@ def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
         assert process.stderr is not None
         default = 0.0
         for line in process.stderr:
-            if told := re.search(r"judge_defaults: .*log_loss ([\d.]+)", line):
-                default = float(told[1])
-            if (told := re.search(r"trial \d+ of .* best ([\d.]+)", line)) and float(told[1]) < default:
+            if found := re.search(r"judge_defaults: .*ndcg_at_10 ([\d.]+)", line):
+                default = float(found[1])
+            if (found := re.search(r"trial \d+ of .* best ([\d.]+)", line)) and float(found[1]) > default:
                 break
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 1
     assert rest.splitlines()[-1].startswith("error: stopped by SIGINT")
     (trials,) = tuning.studies
-    best = min(trials, key=lambda trial: trial.value or 0.0)
+    best = max(trials, key=lambda trial: trial.value or 0.0)
     assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
     assert tuning.kept["measured"]["holdout"] is None
     tuning.tune(1)
@@ -172,11 +244,10 @@ def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
 
 
 def test_where_nothing_beats_the_defaults_nothing_is_kept(tuning: Tuning) -> None:
-    worse = DEFAULTS | {"num_iterations": 50, "learning_rate": 0.005, "lambda_l2": 200.0}
-    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), worse, {})
+    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), DEFAULTS, {})
     before = tuning.file.read_text()
     done = tuning.tune(1)
-    assert "none beats the defaults, nothing is kept" in done.stdout
+    assert "no trial beats the defaults by more than one standard error; nothing is kept" in done.stdout
     assert "delete it to go back" in done.stderr
     assert tuning.file.read_text() == before
 
@@ -302,32 +373,65 @@ def test_a_budget_expects_as_many_trials_as_its_minutes_hold() -> None:
     assert budget.expected_trials == 12
 
 
-def test_two_models_are_compared_on_the_same_rows_with_an_error_over_users() -> None:
-    users, liked = np.array([0, 0, 1, 1]), np.array([True, False, False, True])
-    rows = Examples(
-        users, np.array([0, 1, 0, 1]), liked, np.ones(4, dtype=bool), np.ones(4, dtype=np.float32)
+def test_the_best_is_the_highest_and_of_equal_ones_the_earlier(tmp_path: Path) -> None:
+    journal = tmp_path / "trials.journal"
+    study = Study(journal, "one", 1)
+    study.add(DEFAULTS, TrialScore(0.10))
+    study.add(DEFAULTS | {"num_leaves": 7}, TrialScore(0.12, 0.02, 0.03))
+    study.add(DEFAULTS | {"num_leaves": 8}, TrialScore(0.12, 0.02, 0.01))
+    study.add(DEFAULTS | {"num_leaves": 9}, TrialScore(0.11, 0.01, 0.001))
+    again = Study(journal, "one", 1)
+    assert again.best == (DEFAULTS | {"num_leaves": 7}, TrialScore(0.12, 0.02, 0.03))
+
+
+@pytest.mark.parametrize(
+    ("difference", "standard_error", "beats"),
+    [(0.02, 0.01, True), (0.01, 0.01, False), (0.009, 0.01, False), (0.0, 0.0, False), (-0.02, 0.01, False)],
+)
+def test_the_defaults_are_beaten_by_more_than_one_standard_error(
+    difference: float, standard_error: float, beats: bool
+) -> None:
+    assert TrialScore(0.1, difference, standard_error).beats_defaults == beats
+
+
+def test_two_models_are_compared_for_the_same_users_and_paired_by_user() -> None:
+    case = a_case()  # user 0 will like posts 0 and 3, user 1 post 4
+    default, tuned = (
+        score_lists(case, lists) for lists in (lists_of([1, 4], [1, 4]), lists_of([0, 1], [4, 1]))
     )
+    found = compare(default, tuned, seed=1)
+    gain = 1 / np.log2(np.arange(2) + 2)
+    first, second = gain[0] / gain.sum(), 1.0  # NDCG@10 of tuned; of default 0 and gain[1]
+    differences = first, second - gain[1]
+    assert [*found] == [*COMPARED]
+    assert found["ndcg_at_10"]["default"] == pytest.approx(gain[1] / 2, abs=1e-6)
+    assert found["ndcg_at_10"]["tuned"] == pytest.approx((first + second) / 2, abs=1e-6)
+    assert found["ndcg_at_10"]["difference"] == pytest.approx(sum(differences) / 2, abs=1e-6)
+    # Of two users a draw holds one of them twice or both: the interval ends at their own differences.
+    assert found["ndcg_at_10"]["low"] == pytest.approx(min(differences), abs=1e-6)
+    assert found["ndcg_at_10"]["high"] == pytest.approx(max(differences), abs=1e-6)
+    assert found["hitrate_at_5"]["difference"] == 0.5
+    assert found["recall_at_20"]["tuned"] == 0.75
+    # Five posts are known.
+    assert found["coverage_at_10"] == {"default": 0.4, "tuned": 0.6, "difference": 0.2}
 
-    def judged(losses: list[float]) -> Judgement:
-        return Judgement(rows, np.array([1.0, 0.0, 1.0, 0.0]), np.array(losses), "")
 
-    found = compare(judged([0.5, 0.5, 0.5, 0.5]), judged([0.4, 0.4, 0.6, 0.2]))
-    # Changes -0.1, -0.1, 0.1, -0.3 with mean -0.1: summed over users about it 0 and 0.
-    assert found["log_loss"] == pytest.approx(
-        {"default": 0.5, "tuned": 0.4, "difference": -0.1, "standard_error": 0.0}
-    )
-    found = compare(judged([0.5, 0.5, 0.5, 0.5]), judged([0.4, 0.4, 0.5, 0.5]))
-    # Mean -0.05; about it the users' sums are -0.1 and 0.1: sqrt(0.02) / 4 rows.
-    assert found["log_loss"]["standard_error"] == pytest.approx(0.035355)
-    assert found["hitrate_at_5"]["difference"] == 0
-
-
-@pytest.mark.parametrize(("difference", "warned"), [(0.002, True), (0.0004, False), (-0.002, False)])
-def test_parameters_that_the_holdout_finds_worse_are_told_as_such(difference: float, warned: bool) -> None:
-    loss = {"default": 0.4, "tuned": 0.4 + difference, "difference": difference, "standard_error": 0.0005}
-    period = {"from": "2021-12-01", "until": "2021-12-02", "rows": 10}
-    part = period | {"log_loss": loss}
-    measured = {"trials": 3, "tuning": part, "holdout": part}
-    text = told("control", Tuned(DEFAULTS, measured, Path("parameters-control.json")))
-    assert "kept in parameters-control.json" in text
-    assert ("on the holdout they are worse than the defaults" in text) == warned
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (-0.03, -0.01, "on the holdout they are worse than the defaults: better delete that file"),
+        (-0.01, 0.03, "the holdout does not tell them from the defaults"),
+        (0.01, 0.03, ""),
+    ],
+)
+def test_what_the_holdout_says_of_kept_parameters_is_printed(low: float, high: float, message: str) -> None:
+    figures = {"default": 0.1, "tuned": 0.1 + (low + high) / 2, "difference": (low + high) / 2}
+    period = {"from": "2021-12-01", "until": "2021-12-02", "users": 40}
+    measured = {
+        "trials": 3,
+        "recipe": "liked",
+        "tuning": period | {"ndcg_at_10": figures | {"standard_error": 0.01}},
+        "holdout": period | {"ndcg_at_10": figures | {"low": low, "high": high}},
+    }
+    last = describe("control", Tuned(DEFAULTS, measured, Path("parameters-control.json"))).splitlines()[-1]
+    assert "kept in parameters-control.json" in last if message == "" else message in last

@@ -41,30 +41,32 @@ def tune(
     who = f"overnight {ledger.actor('batch tune')}"
     with source.connected(settings, who) as engine, signals_raise(engine):
         found = search(engine, settings, VARIANTS[variant], as_of, minutes, trials)
-    click.echo(told(variant, found))
+    click.echo(describe(variant, found))
 
 
-def told(variant: str, found: Tuned) -> str:
-    """Tell the parameters beside the defaults, how both measure, and what comes of it."""
+def describe(variant: str, found: Tuned) -> str:
+    """Describe the parameters beside the defaults, the figures of both, and what was kept."""
     measured = found.measured
-    parts = [f"{variant}: {measured['trials']} trials, the defaults among them"]
+    parts = [f"{variant}, recipe {measured['recipe']}: {measured['trials']} trials, the defaults among them"]
     if found.file is None:
-        return f"{parts[0]}; none beats the defaults, nothing is kept"
+        parts += [*_figures("tuned on", measured["tuning"]), ""]
+        parts += ["no trial beats the defaults by more than one standard error; nothing is kept"]
+        return "\n".join(parts)
     parameters = [[name, DEFAULTS[name], value] for name, value in found.best.items()]
     parts += ["", table(["parameter", "default", "tuned"], parameters)]
     parts += _figures("tuned on", measured["tuning"]) + _figures("holdout", measured["holdout"])
     parts += ["", f"kept in {found.file}; the next run uses them"]
-    loss = measured["holdout"]["log_loss"]
-    if loss["difference"] > loss["standard_error"]:
+    ndcg = measured["holdout"]["ndcg_at_10"]
+    if ndcg["high"] < 0:
         parts += ["but on the holdout they are worse than the defaults: better delete that file"]
+    elif ndcg["low"] <= 0:
+        parts += ["but the holdout does not tell them from the defaults: the interval contains 0"]
     return "\n".join(parts)
 
 
 def _figures(name: str, part: dict[str, Any]) -> list[str]:
-    figures = [
-        [metric, *(figure.get(column) for column in ("default", "tuned", "difference", "standard_error"))]
-        for metric, figure in part.items()
-        if isinstance(figure, dict)
-    ]
-    head = f"{name}: {part['rows']} rows, {part['from']} to {part['until']}"
-    return ["", head, table(["metric", "default", "tuned", "difference", "its error"], figures)]
+    metrics = {metric: figure for metric, figure in part.items() if isinstance(figure, dict)}
+    columns = list(next(iter(metrics.values())))
+    figures = [[metric, *map(figure.get, columns)] for metric, figure in metrics.items()]
+    head = f"{name}: {part['users']} users, {part['from']} to {part['until']}"
+    return ["", head, table(["metric", *(column.replace("_", " ") for column in columns)], figures)]

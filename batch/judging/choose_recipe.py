@@ -144,12 +144,12 @@ def choose_recipe(
             continue
         lists = rank_by_model(model, gathered.network, last.history, case, settings.threads)
         values.append(score_lists(case, lists).values[FIRST])
-        tried.append(Candidate(recipe, float(values[-1].mean()), *_difference(values[-1], values[0])))
+        tried.append(Candidate(recipe, float(values[-1].mean()), *paired_difference(values[-1], values[0])))
     if not tried:
         return RecipeChoice(recipes[0], "no recipe could be tried before the holdout")
     best = 0
     for index in range(1, len(tried)):
-        difference, standard_error = _difference(values[index], values[best])
+        difference, standard_error = paired_difference(values[index], values[best])
         if difference > STANDARD_ERRORS[tried[index].recipe] * standard_error:
             best = index
     why = f"NDCG@10 {tried[best].ndcg_at_10:.4f} of {case.users.size} users before the holdout, " + ", ".join(
@@ -159,7 +159,7 @@ def choose_recipe(
     return RecipeChoice(tried[best].recipe, why, tuple(tried), validated, int(case.users.size))
 
 
-def _difference(values: Floats, others: Floats) -> tuple[float, float]:
+def paired_difference(values: Floats, others: Floats) -> tuple[float, float]:
     """Return the mean difference of two rankers' figures, paired by user, and its standard error."""
     differences = values - others
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(differences.size))

@@ -26,6 +26,28 @@ log = logging.getLogger("batch")
 Parameters = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class TrialScore:
+    """How well parameters rank.
+
+    Attributes
+    ----------
+    value
+        Mean NDCG@10 over the users judged; the higher the better.
+    difference, standard_error
+        Value less that of the defaults, and its standard error, paired by user.
+    """
+
+    value: float
+    difference: float = 0.0
+    standard_error: float = 0.0
+
+    @property
+    def beats_defaults(self) -> bool:
+        """Whether the difference is more than one standard error."""
+        return self.difference > self.standard_error
+
+
 @dataclass
 class Budget:
     """Minutes and trials; whichever is spent first ends the search.
@@ -70,7 +92,7 @@ class Budget:
 
 
 class Study:
-    """The trials of one variant on one set of rows, kept in a file: a later search goes on with them."""
+    """The trials of one variant on one case, kept in a file: a later search goes on with them."""
 
     def __init__(self, journal: Path, name: str, seed: int) -> None:
         """Open the study of this name, or begin it.
@@ -82,11 +104,13 @@ class Study:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         try:
-            with _explained(journal):
+            with _readable_errors(journal):
                 journal.parent.mkdir(parents=True, exist_ok=True)
                 storage = JournalStorage(JournalFileBackend(str(journal)))
                 names = {found.study_name for found in storage.get_all_studies()}
-                self._study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
+                self._study = optuna.create_study(
+                    study_name=name, storage=storage, direction="maximize", load_if_exists=True
+                )
         except (ValueError, KeyError, TypeError) as error:  # what optuna raises for lines it did not write
             raise ModelError(f"{journal} is broken ({error}); delete it to begin afresh") from None
         self.others = names - {name}
@@ -101,64 +125,76 @@ class Study:
         return found
 
     @property
-    def best(self) -> tuple[Parameters, float]:
-        """The best parameters so far, and their value; there must be a trial."""
-        trial = min(self.complete, key=lambda trial: (trial.value, trial.number))
-        return legible(trial.params), float(trial.value or 0.0)
+    def best(self) -> tuple[Parameters, TrialScore]:
+        """The best parameters so far and their score, equal ones the earlier trial; there must be a trial."""
+        trial = max(self.complete, key=lambda trial: (trial.value, -trial.number))
+        return round_parameters(trial.params), TrialScore(trial.value or 0.0, **trial.user_attrs)
 
-    def note(self, parameters: Mapping[str, Any], value: float) -> None:
-        """Enter a trial that was made elsewhere."""
-        with _explained(self._journal):
+    def add(self, parameters: Mapping[str, Any], score: TrialScore) -> None:
+        """Add a trial that was made elsewhere."""
+        with _readable_errors(self._journal):
             self._study.add_trial(
-                create_trial(params=dict(parameters), distributions=DISTRIBUTIONS, value=value)
+                create_trial(
+                    params=dict(parameters),
+                    distributions=DISTRIBUTIONS,
+                    value=score.value,
+                    user_attrs=_beside_value(score),
+                )
             )
 
     def propose(self, parameters: Mapping[str, Any]) -> None:
         """Have these parameters tried next."""
-        with _explained(self._journal):
+        with _readable_errors(self._journal):
             self._study.enqueue_trial(dict(parameters))
 
-    def search(self, judge: Callable[[Parameters], float], budget: Budget, what: str) -> None:
+    def search(self, score: Callable[[Parameters], TrialScore], budget: Budget, what: str) -> None:
         """Try parameters until the budget is spent; each trial is kept as soon as it ends.
 
         Parameters
         ----------
-        judge
-            Gives the value of parameters; the lower the better.
+        score
+            Scores parameters.
         what
             Name of the work, for the bar or the log.
         """
         with tqdm(desc=what, unit=" trials", leave=False, disable=not sys.stderr.isatty()) as bar:
             while budget.allows_another():
-                with _explained(self._journal):
+                with _readable_errors(self._journal):
                     trial = self._study.ask(DISTRIBUTIONS)
                 try:
-                    value = judge(legible(trial.params))
+                    scored = score(round_parameters(trial.params))
                 except BaseException:
                     self._study.tell(trial, state=TrialState.FAIL)
                     raise
-                with _explained(self._journal):
-                    self._study.tell(trial, value)
+                with _readable_errors(self._journal):
+                    for name, number in _beside_value(scored).items():
+                        trial.set_user_attr(name, number)
+                    self._study.tell(trial, scored.value)
                 budget.note_trial()
-                self._show(bar, budget, what, value)
+                self._show(bar, budget, what, scored.value)
 
     def _show(self, bar: tqdm[Any], budget: Budget, what: str, value: float) -> None:
-        best, left = self.best[1], max(budget.seconds_left, 0) / 60
+        best, left = self.best[1].value, max(budget.seconds_left, 0) / 60
         if bar.disable:
             of = f"{budget.done} of {budget.expected_trials}"
-            log.info("%s: trial %s: %.5f, best %.5f, %.1f min left", what, of, value, best, left)
+            log.info("%s: trial %s: NDCG@10 %.5f, best %.5f, %.1f min left", what, of, value, best, left)
         else:
             bar.total = budget.expected_trials
-            bar.set_postfix_str(f"best {best:.5f}, {left:.1f} min left", refresh=False)
+            bar.set_postfix_str(f"best NDCG@10 {best:.5f}, {left:.1f} min left", refresh=False)
             bar.update()
 
 
-def legible(parameters: Mapping[str, Any]) -> Parameters:
+def round_parameters(parameters: Mapping[str, Any]) -> Parameters:
     """Round what is not whole to four digits: what is tried is what a person reads in the file."""
     return {
         name: float(f"{value:.4g}") if isinstance(value, float) else value
         for name, value in sorted(parameters.items())
     }
+
+
+def _beside_value(score: TrialScore) -> dict[str, float]:
+    """Return what a trial keeps beside its value."""
+    return {"difference": score.difference, "standard_error": score.standard_error}
 
 
 def _distribution(span: Range) -> BaseDistribution:
@@ -171,7 +207,7 @@ DISTRIBUTIONS = {name: _distribution(span) for name, span in TUNABLE.items()}
 
 
 @contextmanager
-def _explained(journal: Path) -> Iterator[None]:
+def _readable_errors(journal: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,16 +1,27 @@
-"""Tunes the forest's parameters on labels from before the holdout.
+"""Tunes the forest's parameters on likes from before the holdout.
 
-    |------------- what the night's model learns from --------------|-- holdout --|
+    |-------------- what the night's model learns from -------------|-- holdout --|
     |---- history ----|---- training labels ----|---- tuned on -----|
 
-All that lies after the start of the holdout is left out, as if the night were
-that of then; on the last labels of that earlier night each trial is judged. So
-the holdout stays what it was, labels that nothing was chosen by, and both the
-defaults and the tuned parameters are measured on it once, at the end.
+What lies after the start of the holdout is left out, as if the night were that
+of then. Its last labels judge each trial, so that the holdout stays what it
+was: labels that nothing was chosen by. The defaults and the best parameters
+are both measured on it once, at the end.
 
-Trials are judged by log loss: it changes with every row's score, where a
-ranking metric changes only when two posts of a user change places, so that
-the same rows tell smaller differences apart.
+    choose the recipe with the default parameters
+    for each trial:
+        fit, rank all known posts but those liked before, take NDCG@10 of the next likes
+    keep the best if it is better than the defaults by more than one standard error, paired by user
+    measure the defaults and the best on the holdout
+
+NDCG@10 over the full catalogue is the first figure of `evaluate` and of the
+gate. A log loss over views would not do: a model that learns from likes among
+all posts gives no probability of a like of what is viewed.
+
+The best of many trials on one period is best partly by luck: it overfits the
+users of that period. A best within one standard error of the defaults is
+therefore not kept. This does not remove the optimism of the maximum; the
+figures on the holdout are free of it.
 """
 
 from __future__ import annotations
@@ -26,12 +37,15 @@ from typing import Any
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
+from batch.judging.choose_recipe import choose_recipe, paired_difference
+from batch.judging.full_catalogue import FIRST
 from batch.learning.fit import PARAMETERS
-from batch.learning.gather import Gathered, gathered_now
+from batch.learning.gather import gathered_now
 from batch.learning.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
+from batch.learning.recipe import Recipe
 from batch.progress import Stages
-from batch.tuning.judgement import Judgement, beside, compare, judge
-from batch.tuning.study import Budget, Parameters, Study
+from batch.tuning.period import Period, ScoredModel, compare, compare_values
+from batch.tuning.study import Budget, Parameters, Study, TrialScore
 from batch.variants import Variant
 from contract.settings import Settings
 
@@ -47,11 +61,11 @@ class Tuned:
     Attributes
     ----------
     best
-        The best parameters; the defaults where nothing tried beat them.
+        The parameters kept; the defaults where no trial beats them by more than one standard error.
     measured
         What they were measured on, and how they stand beside the defaults.
     file
-        Where they are kept for the next run; None where the defaults are best.
+        Where they are kept for the next run; None where the defaults stay.
     """
 
     best: Parameters
@@ -71,91 +85,98 @@ def tune(
 
     Raises
     ------
+    ModelError
+        Too few users can be judged, before the holdout or on it; raised before the search.
     OvernightError
         The views cannot be learnt from, or the folder of models cannot be written.
     """
     now, stages, kept = datetime.now(UTC), Stages(), parameters_for(variant.name, settings)
     # One thread for linear algebra, as in the night: the same data must give the same study.
     with threadpool_limits(1, user_api="blas"), ExitStack() as stack:
-        with stages.stage("load", "interactions") as told:
+        with stages.stage("load", "interactions") as stats:
             gathered = stack.enter_context(gathered_now(engine, settings, as_of, now))
             before_holdout = gathered_now(engine, settings, gathered.split.holdout_start, now)
             earlier = stack.enter_context(before_holdout)
-            told |= {"interactions": gathered.interactions}
-        with stages.stage("judge_defaults", "examples") as told:
-            default = judge(variant, earlier, settings, {})
-            told |= {
-                "examples": sum(len(each.views) for each in earlier.training),
-                "log_loss": round(default.log_loss, 6),
-            }
-        study = _open(variant, settings, default, gathered, kept)
+            stats |= {"interactions": gathered.interactions}
+        period, holdout = Period.build(earlier, settings.seed), Period.build(gathered, settings.seed)
+        with stages.stage("choose", "recipes") as stats:
+            choice = choose_recipe(variant, earlier, settings, {})
+            stats |= {"recipes": len(choice.candidates), "users": choice.users}
+        recipe = choice.recipe
+        log.info("%s learns %s in all trials: %s", variant.name, recipe.name, choice.why)
+        with stages.stage("judge_defaults", "users") as stats:
+            default = period.score(variant, recipe, settings, {})
+            of_defaults = default.lists.values[FIRST]
+            stats |= {"users": of_defaults.size, FIRST: round(float(of_defaults.mean()), 6)}
+        study = _open(variant, settings, _name(variant, recipe, period, default), holdout)
+        if not study.complete:
+            study.add(DEFAULTS, TrialScore(float(of_defaults.mean())))
+            if kept:
+                study.propose(DEFAULTS | kept)
 
-        def loss(parameters: Parameters) -> float:
-            return judge(variant, earlier, settings, parameters).log_loss
+        def score(parameters: Parameters) -> TrialScore:
+            values = period.score(variant, recipe, settings, parameters).lists.values[FIRST]
+            return TrialScore(float(values.mean()), *paired_difference(values, of_defaults))
 
         try:
-            study.search(loss, Budget(minutes, trials), f"tune {variant.name}")
+            study.search(score, Budget(minutes, trials), f"tune {variant.name}")
         finally:  # whatever ends the search, what it found is kept
-            found = _keep(variant, settings, study, _measured(study, earlier, default))
+            found = _keep(variant, settings, study, _measure(study, period, recipe))
         if found.file is None:
             return found
         log.info("measuring the defaults and the best on the holdout")
-        both = [judge(variant, gathered, settings, parameters) for parameters in ({}, found.best)]
-        holdout = _period(gathered, len(both[0].rows)) | compare(*both)
-        return _keep(variant, settings, study, found.measured | {"holdout": holdout})
+        of_both = [
+            holdout.score(variant, recipe, settings, parameters).lists for parameters in ({}, found.best)
+        ]
+        measured = holdout.record() | compare(of_both[0], of_both[1], settings.seed)
+        return _keep(variant, settings, study, found.measured | {"holdout": measured})
 
 
-def _open(
-    variant: Variant, settings: Settings, default: Judgement, gathered: Gathered, kept: Parameters
-) -> Study:
-    """Open the study of this very data; the defaults' model and the rows it is judged on name it.
-
-    A new one begins with the defaults, and with what an earlier tuning kept.
-    """
-    name = f"{variant.name}-{_digest(default)}"
+def _open(variant: Variant, settings: Settings, name: str, holdout: Period) -> Study:
+    """Open the study of this very data."""
     journal = Path(settings.model_dir) / "tuning" / f"{variant.name}.journal"
-    study, cutoff = Study(journal, name, settings.seed), gathered.split.cutoff.isoformat()
+    study, cutoff = Study(journal, name, settings.seed), holdout.gathered.split.cutoff.isoformat()
     tried = len(study.complete)
     if tried:
         log.info("going on with the study of the data up to %s: %d trials so far", cutoff, tried)
         return study
     if study.others:
-        log.info("the data are not those of an earlier study: starting afresh")
+        log.info("earlier studies are of other data or by another figure: starting afresh")
     log.info("to go on with this study when newer data have come: --as-of %s", cutoff)
-    study.note(DEFAULTS, default.log_loss)
-    if kept:
-        study.propose(DEFAULTS | kept)
     return study
 
 
-def _digest(judged: Judgement) -> str:
-    rows = judged.rows
-    parts = [judged.digest.encode(), *(part.tobytes() for part in (rows.users, rows.posts, rows.liked))]
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+def _name(variant: Variant, recipe: Recipe, period: Period, default: ScoredModel) -> str:
+    """Name the study by the figure, the recipe, the defaults' model and the users it is judged by."""
+    parts = "\n".join((recipe.name, default.digest, period.digest()))
+    return f"{variant.name}-{FIRST}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
-def _measured(study: Study, earlier: Gathered, default: Judgement) -> dict[str, Any]:
-    tuning = _period(earlier, len(default.rows)) | {"log_loss": beside(default.log_loss, study.best[1])}
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"at": at, "trials": len(study.complete), "tuning": tuning, "holdout": None}
+def _measure(study: Study, period: Period, recipe: Recipe) -> dict[str, Any]:
+    score = study.best[1]
+    figures = compare_values(score.value - score.difference, score.value)
+    figures["standard_error"] = round(score.standard_error, 6)
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trials": len(study.complete),
+        "recipe": recipe.name,
+        "tuning": period.record() | {FIRST: figures},
+        "holdout": None,
+    }
 
 
 def _keep(variant: Variant, settings: Settings, study: Study, measured: dict[str, Any]) -> Tuned:
     """Write the best parameters if they beat the defaults where they were tuned; the holdout has no say."""
-    best, _ = study.best
-    if measured["tuning"]["log_loss"]["difference"] >= 0:
+    best, score = study.best
+    if not score.beats_defaults:
         kept = parameters_file(variant.name, settings)
         if kept.exists():
-            log.warning("no trial beats the defaults; %s stays: delete it to go back to them", kept)
+            log.warning(
+                "no trial beats the defaults by more than one standard error; %s stays and the next run uses "
+                "it: delete it to go back to the defaults",
+                kept,
+            )
         return Tuned(DEFAULTS, measured, None)
     file = keep_parameters(variant.name, settings, best, measured)
     log.info("kept the best of %d trials in %s", measured["trials"], file)
     return Tuned(best, measured, file)
-
-
-def _period(gathered: Gathered, rows: int) -> dict[str, Any]:
-    return {
-        "from": gathered.split.holdout_start.isoformat(),
-        "until": gathered.split.cutoff.isoformat(),
-        "rows": rows,
-    }
