@@ -46,6 +46,7 @@ from batch.judging.catalogue import (
     score_random,
     summarise,
 )
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.full_catalogue import rank_by_model
 from batch.judging.metrics import DEPTH
 from batch.learning.fit import fit
@@ -387,7 +388,8 @@ def judge_ours(name: str, gathered: Gathered, test: Stage, settings: Settings) -
     started = time.perf_counter()
     network, now = gathered.network, gathered.now
     try:
-        model = fit(VARIANTS[name], gathered, gathered.latest, settings)
+        recipe = choose_recipe(VARIANTS[name], gathered, settings).recipe
+        model = fit(VARIANTS[name], gathered, gathered.windows, recipe, settings)
         lists = rank_by_model(model, network, now, test.case, settings.threads)
     except OvernightError as error:
         yield LeftOut(name, str(error))

@@ -25,6 +25,7 @@ from contract.keys import Keys
 from demo.processes import free_port
 from tests.batch_live import copied_database
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_here, runs_with_keys
+from tests.evaluation_support import shuffled_window
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -70,13 +71,11 @@ def broken(manifest: dict[str, Any]) -> set[str]:
     return {verdict["rule"] for verdict in manifest["gate"] if verdict["outcome"] == "refused"}
 
 
-def shuffled(variant: Any, gathered: Any, examples: Any, *rest: Any) -> Model:
-    """Fit control to labels in random order, and other variants as they should be."""
+def fit_to_shuffled(variant: Any, gathered: Any, windows: Any, *rest: Any) -> Model:
+    """Fit control to labels that tell nothing, and other variants as they should be."""
     if variant.name == "control":
-        order = np.random.default_rng(1).permutation(len(examples))
-        examples = replace(examples, liked=examples.liked[order])
-        gathered = replace(gathered, older=gathered.older.where(np.zeros(len(gathered.older), dtype=bool)))
-    return honest_fit(variant, gathered, examples, *rest)
+        windows = [shuffled_window(window, seed=1) for window in windows]
+    return honest_fit(variant, gathered, windows, *rest)
 
 
 def test_the_same_data_again_pass_with_every_rule_compared(network: Places, client: redis.Redis) -> None:
@@ -96,7 +95,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     network: Places, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, lists = live_run(client), live_lists(client)
-    monkeypatch.setattr(batch.pipeline, "fit", shuffled)
+    monkeypatch.setattr(batch.pipeline, "fit", fit_to_shuffled)
     done = run_here("run", **network)
     assert done.returncode == 3
     statement = "SELECT run_id, reason, manifest, cutoff FROM recs.runs WHERE state = 'refused'"

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import redis
@@ -117,7 +116,7 @@ def _differences(settings: Settings, live: Live, gathered: Gathered, rows: Judge
     history = _history(model, gathered)
     try:
         scores = model.scores(gathered.network, history, rows.rows, settings.threads)
-    except lgb.basic.LightGBMError:
+    except ModelError:
         raise NotComparableError("its model was made from other features") from None
     return compared(rows, scores, settings.seed)
 
