@@ -61,9 +61,8 @@ def main() -> None:
 def compare(variant: Variant, gathered: Gathered, settings: Settings, folder: Path) -> dict[str, Any]:
     """Measure one variant; setting up counts towards `ns_per_pair`."""
     with threadpool_limits(1, user_api="blas"):
-        model = fit(
-            variant, gathered, gathered.windows, choose_recipe(variant, gathered, settings).recipe, settings
-        )
+        recipe = choose_recipe(variant, gathered, settings).recipe
+        model = fit(variant, gathered, gathered.windows, recipe, settings)
         factors = model.factors(gathered.network, gathered.now)
         tables = model.tables(gathered.network, gathered.now)
     path, forest = folder / "case", model.booster.model_to_string()

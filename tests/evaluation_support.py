@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
+from batch.learning.gather import Gathered, Window, gather
 from batch.learning.model import Model
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, Recipe
+from batch.loading.likes import Likes
 from batch.loading.pull import Pulled, pull
 from batch.loading.source import connected
 from batch.variants import VARIANTS
@@ -59,6 +63,30 @@ def small_network(database_url: str, users: int = 120, interactions: int = 6_000
     return gathered_of(database_url)
 
 
-def fitted(database_url: str, gathered: Gathered, variant: str = "test") -> Model:
-    recipe = LIKED_IF_VIEWED if gathered.with_views else LIKED
+def shuffled(gathered: Gathered, seed: int) -> Gathered:
+    """Return it with labels that tell nothing: views liked in random order, later likes of random posts."""
+    return replace(gathered, windows=tuple(shuffled_window(each, seed) for each in gathered.windows))
+
+
+def shuffled_window(window: Window, seed: int) -> Window:
+    random, posts = np.random.default_rng(seed), len(window.history.post_counts)
+    views = replace(window.views, liked=random.permutation(window.views.liked))
+    before, later = window.history.likes, window.later_likes
+    new = later.posts.size - before.posts.size
+    users = random.choice(later.users, new)
+    drawn = random.choice(np.flatnonzero(window.history.known), new).astype(np.int32)
+    liked = ~before.contain(users.astype(np.int64), drawn, posts)
+    later_likes = Likes.from_pairs(
+        np.concatenate([before.users, users[liked]]),
+        np.concatenate([before.posts, drawn[liked]]),
+        before.starts.size - 1,
+    )
+    return replace(window, views=views, later_likes=later_likes)
+
+
+def fitted(
+    database_url: str, gathered: Gathered, variant: str = "test", recipe: Recipe | None = None
+) -> Model:
+    if recipe is None:
+        recipe = LIKED_IF_VIEWED if gathered.with_views else LIKED
     return fit(VARIANTS[variant], gathered, gathered.training, recipe, settings_of(database_url))

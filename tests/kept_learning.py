@@ -20,7 +20,7 @@ from batch import pipeline
 from batch.loading.pull import Pulled
 from batch.publishing import write
 
-LEARNING = ("gather", "fit", "judged", "evaluate")
+LEARNING = ("gather", "choose_recipe", "fit", "judged", "evaluate")
 COMMAND_BYTES = 2_000
 """So few that a small network's lists take several commands."""
 
@@ -46,10 +46,11 @@ class KeptGather(Kept):
 
     def __call__(self, pulled: Pulled, *arguments: Any, **options: Any) -> Any:
         gathered = super().__call__(pulled, *arguments, **options)
-        names = ("half_way", "at_history_end", "at_holdout", "now")
-        return replace(
-            gathered, **{name: replace(getattr(gathered, name), store=pulled.store) for name in names}
+        windows = tuple(
+            replace(window, history=replace(window.history, store=pulled.store))
+            for window in gathered.windows
         )
+        return replace(gathered, windows=windows, now=replace(gathered.now, store=pulled.store))
 
 
 def take_over(folder: Path) -> None:

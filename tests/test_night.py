@@ -6,13 +6,17 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 import pytest
 import redis
 
+from batch.learning import fit as fitting
 from batch.learning.fit import fit
+from batch.learning.recipe import RECIPES, Recipe
+from batch.loading.examples import Examples
 from batch.loading.groupings import MOST_TOPICS
 from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
@@ -71,7 +75,8 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
     make_network(database_url)
     (manifest,) = run_night(night, ("test",))
     gathered = gathered_of(database_url, clock=LATER)
-    model = fit(VARIANTS["test"], gathered, gathered.latest, night.settings)
+    recipe = RECIPES[manifest["recipe"]["name"]]
+    model = fit(VARIANTS["test"], gathered, gathered.windows, recipe, night.settings)
     tables, factors = (
         model.tables(gathered.network, gathered.now),
         model.factors(gathered.network, gathered.now),
@@ -275,11 +280,26 @@ def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> N
     run_night(night, ("control",))
 
 
-def test_there_are_never_more_examples_than_the_setting_allows(night: Night, database_url: str) -> None:
+@pytest.mark.parametrize("with_views", [True, False], ids=["views and likes", "likes only"])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_there_are_never_more_examples_than_the_setting_allows(
+    night: Night, database_url: str, recipe: Recipe, with_views: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Examples] = []
+    train = fitting._train
+
+    def train_noted(tables: Any, examples: list[Examples], *rest: Any) -> lgb.Booster:
+        trained.extend(examples)
+        return train(tables, examples, *rest)
+
+    monkeypatch.setattr(fitting, "_train", train_noted)
     make_network(database_url, users=200, interactions=10_000)
-    execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
+    if not with_views:
+        execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
     gathered = gathered_of(database_url, clock=LATER, training_rows=500)
-    for examples in (gathered.training, gathered.holdout, gathered.latest):
-        assert 100 < len(examples) <= 500
-        assert examples.liked.any()
-        assert not examples.liked.all()
+    assert 100 < len(gathered.holdout) <= 500
+    for windows in (gathered.training, gathered.windows):
+        trained.clear()
+        fit(VARIANTS["control"], gathered, windows, recipe, replace(night.settings, training_rows=500))
+        assert 100 < sum(map(len, trained)) <= 500
+        assert len(trained) > len(windows) / 2

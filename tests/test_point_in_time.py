@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from batch.features.features import build_tables, profile_columns
 from batch.features.population import population_of
 from batch.features.tables import FeatureTables, Kind
 from batch.features.text import text_features
+from batch.learning.recipe import LIKED
 from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
 from batch.variants import Variant
@@ -117,10 +119,11 @@ def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) 
     assert gathered.at_history_end.cutoff == split.history_end
     assert gathered.at_holdout.cutoff == split.holdout_start
     assert gathered.now.cutoff == split.cutoff
+    assert tuple(each.history.cutoff for each in gathered.windows) == split.windows
+    windows = zip(gathered.windows, pairwise(split.bounds), strict=True)
     for examples, since, until in (
-        (gathered.training, split.history_end, split.holdout_start),
+        *((each.views, *bounds) for each, bounds in windows),
         (gathered.holdout, split.holdout_start, split.cutoff),
-        (gathered.latest, split.history_end, split.cutoff),
     ):
         ((views,),) = query(
             database_url,
@@ -153,11 +156,11 @@ def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     again = gathered_of(database_url, CUTOFF, LATER)
     assert then.split == again.split
-    for one, other in (
-        (then.training, again.training),
-        (then.holdout, again.holdout),
-        (then.latest, again.latest),
-    ):
+    examples = []
+    for each in (then, again):
+        examples.append([each.holdout, *(window.views for window in each.windows)])
+        examples[-1] += [window.examples(LIKED, 10_000, 1) for window in each.windows]
+    for one, other in zip(*examples, strict=True):
         np.testing.assert_array_equal(one.users, other.users)
         np.testing.assert_array_equal(one.posts, other.posts)
         np.testing.assert_array_equal(one.liked, other.liked)

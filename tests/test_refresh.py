@@ -15,7 +15,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.features import factors, features
 from batch.features.factors import Factors
+from batch.learning.files import COLUMNS
 from batch.learning.model import load_model
 from batch.learning.refresh_state import RefreshState
 from batch.loading.load import load_network
@@ -218,6 +220,40 @@ def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
     assert len([name for name in after if ":user:" in name]) == 120
 
 
+@pytest.mark.parametrize("recipe", ["liked", "ranked"])
+def test_refreshed_lists_are_the_nights_by_any_recipe_and_follow_new_likes(
+    live: LiveNetwork, client: redis.Redis, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = factors.draw_even_trials
+
+    def draw_noted(history: Any, seed: int, negatives_per_like: int) -> Any:
+        drawn.append(negatives_per_like)
+        return draw(history, seed, negatives_per_like)
+
+    assert live.run("run", "--force", OVERNIGHT_RECIPE=recipe).returncode == 0
+    (written,) = query(
+        live.database_url,
+        "SELECT array_agg(manifest->'recipe'->>'name') FROM recs.runs WHERE state = 'live'",
+    )
+    assert written == ([recipe, recipe],)
+    monkeypatch.setattr(factors, "draw_even_trials", draw_noted)
+    before = live_values(client)
+    runs = "SELECT run_id FROM recs.runs WHERE state = 'live'"
+    execute(
+        live.database_url,
+        "DELETE FROM recs.refreshed_users",
+        f"INSERT INTO recs.refreshed_users SELECT run_id, user_id, 'other' FROM recs.users, ({runs}) live",
+    )
+    assert [record["users"] for record in refreshed(live)] == [60, 60]
+    after = live_values(client)
+    assert users_written(before, after) == set()
+    assert drawn == [8]  # for `test`, which has factors
+    acts(live, 7, best(client, 7))
+    check_due(live, client, 7)
+    assert drawn == [8, 8]
+
+
 def left_for(live: LiveNetwork, user: int, now: str = "now()") -> set[int]:
     """Return the posts that a user has not liked by a time, by what Postgres has."""
     liked = query(
@@ -345,6 +381,30 @@ def test_a_damaged_model_is_told_and_holds_up_its_own_variant_only(
         KEYS.user(test, 7),
         KEYS.manifest(test),
     }
+
+
+def test_a_model_of_a_version_with_other_features_is_told_and_scores_nobody(
+    live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = live_values(client)
+    acts(live, 7, 105)
+    monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+    check_error(live.run("refresh"), 1, "the model was trained on other features; run the night again")
+    assert live_values(client) == before
+
+
+def test_a_model_of_a_version_without_recipes_is_told_and_scores_nobody(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = live_values(client)
+    acts(live, 7, 105)
+    control = live.model_dir / str(live_run(client, "control"))
+    written = json.loads((control / COLUMNS).read_text())
+    del written["recipe"]
+    (control / COLUMNS).write_text(json.dumps(written))
+    says = f"the model in {control} cannot be used: 'recipe'; run the night again"
+    check_error(live.run("refresh", "--variant", "control"), 1, says)
+    assert live_values(client) == before
 
 
 def test_a_model_of_another_run_is_not_used(live: LiveNetwork, client: redis.Redis) -> None:

@@ -243,7 +243,7 @@ def test_a_log_without_a_time_that_a_calendar_has_is_pulled(database_url: str) -
 def arrays_of(gathered: Gathered) -> list[Any]:
     """Return every array that a night counts."""
     found: list[Any] = [gathered.split, gathered.left_out, gathered.hidden]
-    for history in (gathered.half_way, gathered.at_history_end, gathered.at_holdout, gathered.now):
+    for history in (*(each.history for each in gathered.windows), gathered.now):
         pairs = history.impressions
         found += [history.user_counts.to_numpy(), history.post_counts.to_numpy()]
         found += [*history.views_of_group.values(), *history.likes_of_group.values()]
@@ -255,7 +255,10 @@ def arrays_of(gathered: Gathered) -> list[Any]:
             pairs.views,
             pairs.likes,
         ]
-    for rows in (gathered.older, gathered.training, gathered.holdout, gathered.latest):
+    found += [
+        array for each in gathered.windows for array in (each.later_likes.starts, each.later_likes.posts)
+    ]
+    for rows in (gathered.holdout, *(each.views for each in gathered.windows)):
         found += [rows.users, rows.posts, rows.liked, rows.viewed, rows.weights]
     return found
 

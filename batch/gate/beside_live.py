@@ -143,8 +143,8 @@ def _viewed_differences(
         raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     try:
         scores = model.scores(gathered.network, history, rows.rows, settings.threads)
-    except ModelError as error:
-        raise NotComparableError(str(error)) from None
+    except ModelError:
+        raise NotComparableError("its model was made from other features") from None
     return compared(rows, scores, settings.seed)
 
 
@@ -157,8 +157,8 @@ def _ndcg_difference(
         raise NotComparableError(f"{case.users.size} users can be judged, of {MIN_USERS} needed")
     try:
         lists = rank_by_model(model, gathered.network, history, case, settings.threads)
-    except ModelError as error:
-        raise NotComparableError(str(error)) from None
+    except ModelError:
+        raise NotComparableError("its model was made from other features") from None
     tonight = measure_lists(case, ranked.lists[MODEL], settings.seed)
     return tonight.minus(measure_lists(case, lists, settings.seed))[FIGURE]
 

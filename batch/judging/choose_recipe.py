@@ -121,8 +121,8 @@ def choose_recipe(
         recipe = RECIPES[wanted]
         if recipe.from_views and not gathered.with_views:
             raise ModelError(
-                f"OVERNIGHT_RECIPE={wanted} learns from views and the network logs none before the "
-                f"holdout; set it to {LIKED.name} or {AUTO_RECIPE}"
+                f"OVERNIGHT_RECIPE={wanted} learns from views, and before the holdout the network logs none "
+                f"that are liked beside others that are not; set it to {LIKED.name} or {AUTO_RECIPE}"
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
     recipes = [*([LIKED_IF_VIEWED] if gathered.with_views else []), LIKED, RANKED]

@@ -61,7 +61,7 @@ def fit(
     windows
         In order of time.
     recipe
-        What to learn; choose.py finds it.
+        What to learn; batch/judging/choose_recipe.py finds it.
     tuned
         Laid over the default parameters; None takes those that tuning kept for the variant.
 

@@ -134,8 +134,9 @@ class Gathered:
 
     @property
     def with_views(self) -> bool:
-        """Whether the network logs views to learn from."""
-        return any(bool(each.views.viewed.any()) for each in self.training)
+        """Whether views before the holdout can be learnt from: some are liked, some are not."""
+        liked = [each.views.liked[each.views.viewed] for each in self.training]
+        return any(bool(some.any()) for some in liked) and not all(bool(some.all()) for some in liked)
 
     @property
     def interactions(self) -> int:

@@ -5,7 +5,7 @@ like. If the network shows posts at random, the posts that were viewed are a
 fair sample of all posts, and what is liked if viewed gives the same order from
 more rows. If people choose what they open, it does not: what they open and
 never like is still nearer to them than what they never open. Which of the two
-holds is measured on each network, see choose.py.
+holds is measured on each network, see batch/judging/choose_recipe.py.
 """
 
 from __future__ import annotations
