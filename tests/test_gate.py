@@ -198,7 +198,7 @@ def test_a_live_run_of_an_older_version_is_not_compared_and_told(
         written = json.loads((folder / COLUMNS).read_text())
         del written["recipe"]
         (folder / COLUMNS).write_text(json.dumps(written))
-        why = f"the model in {folder} cannot be used: 'recipe'; run the night again"
+        why = f"the model in {folder} was saved by an earlier release; run the night again"
     else:
         monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
     done = run_here(*CONTROL, "--limit-users", "20", **network)

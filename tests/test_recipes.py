@@ -287,7 +287,7 @@ def test_a_model_of_other_features_or_of_a_version_without_recipes_is_an_error(
     written = json.loads((tmp_path / COLUMNS).read_text())
     del written["recipe"]
     (tmp_path / COLUMNS).write_text(json.dumps(written))
-    with pytest.raises(ModelError, match="cannot be used: 'recipe'; run the night again"):
+    with pytest.raises(ModelError, match="was saved by an earlier release; run the night again"):
         load_model(tmp_path, gathered.network)
 
 

@@ -402,7 +402,7 @@ def test_a_model_of_a_version_without_recipes_is_told_and_scores_nobody(
     written = json.loads((control / COLUMNS).read_text())
     del written["recipe"]
     (control / COLUMNS).write_text(json.dumps(written))
-    says = f"the model in {control} cannot be used: 'recipe'; run the night again"
+    says = f"the model in {control} was saved by an earlier release; run the night again"
     check_error(live.run("refresh", "--variant", "control"), 1, says)
     assert live_values(client) == before
 

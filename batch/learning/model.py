@@ -165,6 +165,8 @@ def load_model(folder: Path, network: Network) -> Model:
     """
     try:
         forest, columns = read_forest(folder)  # whole: LightGBM ends the process on a broken one
+        if "recipe" not in columns:
+            raise ModelError(f"the model in {folder} was saved by an earlier release; run the night again")
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
