@@ -204,5 +204,5 @@ def test_a_live_run_of_an_older_version_is_not_compared_and_told(
     done = run_here(*CONTROL, "--limit-users", "20", **network)
     assert done.returncode == 0, done.stderr
     verdicts = {verdict["rule"]: verdict for verdict in newest(network)[2]["gate"]}
-    assert verdicts["roc_auc"]["outcome"] == "not compared"
-    assert verdicts["roc_auc"]["why"] == f"not compared with {live}: {why}"
+    assert verdicts["ndcg_at_10"]["outcome"] == "not compared"
+    assert verdicts["ndcg_at_10"]["why"] == f"not compared with {live}: {why}"
