@@ -26,6 +26,7 @@ HONEST_LIVE = BesideLive(
     posts_in_first=80,
     posts_in_its_first=90,
     differences={"roc_auc": (-0.005, -0.02, 0.01), "hitrate_at_5": (0.01, -0.02, 0.04)},
+    ndcg_at_10=(-0.002, -0.01, 0.006),
 )
 HONEST = Facts(
     users_of_network=1010,
@@ -183,15 +184,30 @@ def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
     assert above.why.endswith("; 3 is 3 above the 0 allowed")
 
 
+def test_a_run_surely_below_the_live_one_over_the_full_catalogue_is_refused() -> None:
+    below_live = replace(HONEST, live=replace(HONEST_LIVE, ndcg_at_10=(-0.02, -0.03, -0.006)))
+    assert broken(below_live) == ["ndcg_at_10"]
+    assert broken(below_live, gate_ndcg_drop=0.01) == []
+    assert broken(replace(HONEST, live=replace(HONEST_LIVE, ndcg_at_10=(-0.02, -0.05, 0.001)))) == []
+
+
 def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
     first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), Settings())}
     assert first["roc_auc"].record() == {
         "rule": "roc_auc", "value": None, "bound": -0.01, "outcome": "not compared", "passed": None,
         "why": NOTHING_LIVE,
     }  # fmt: skip
-    alone = replace(HONEST_LIVE, differences=None, why_not="it kept no model", users=0)
+    alone = replace(
+        HONEST_LIVE,
+        differences=None,
+        why_not="it kept no model",
+        ndcg_at_10=None,
+        why_no_ndcg="it kept none at all",
+        users=0,
+    )
     beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), Settings())}
     assert beside["roc_auc"].why.endswith("it kept no model")
+    assert beside["ndcg_at_10"].why.endswith("it kept none at all")
     assert beside["overlap"].value is None
     none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
     blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), Settings())

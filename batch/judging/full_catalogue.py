@@ -9,7 +9,7 @@ case's own, so that no like after the cutoff chooses it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from batch.arrays import Int32s
 from batch.features.factors import Factors
-from batch.features.tables import FeatureTables
 from batch.judging import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
 from batch.judging.bootstrap import Difference, Measured
 from batch.judging.catalogue import (
@@ -30,7 +29,7 @@ from batch.judging.catalogue import (
     score_random,
     summarise,
 )
-from batch.judging.metrics import DEPTH, Flags, Places, rounded
+from batch.judging.metrics import DEPTH, Flags, rounded
 from batch.learning.model import Model
 from batch.loading.history import HALF_LIVES, History
 from batch.loading.likes import Likes
@@ -246,7 +245,7 @@ def rank_by_model(
     tables, factors = model.tables(network, history), model.factors(network, history)
     chunks = lists_of_all(
         model.booster,
-        _take_users(tables, case.users),
+        tables.of_users(case.users),
         None if factors is None else Factors(factors.users[case.users], factors.posts),
         case.likes,
         case.hidden,
@@ -256,12 +255,3 @@ def rank_by_model(
         threads=threads,
     )
     return np.concatenate([lists.posts for _, lists in chunks])
-
-
-def _take_users(tables: FeatureTables, users: Places) -> FeatureTables:
-    return replace(
-        tables,
-        user_ids=tables.user_ids[users],
-        user_values=tables.user_values[users],
-        affinities=tuple(replace(each, values=each.values[users]) for each in tables.affinities),
-    )
