@@ -15,6 +15,7 @@ import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
+from batch.arrays import Int64s
 from batch.experiment.change import write_back
 from batch.experiment.drain import drain
 from batch.features.embeddings import remove_stale
@@ -24,10 +25,11 @@ from batch.gate.measure import measure
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.tally import Tally
 from batch.interrupt import InterruptedRunError
-from batch.judging.choose_recipe import RecipeChoice, choose_recipe
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import evaluate, judged, rank_holdout
 from batch.judging.full_catalogue import MAX_USERS, RankedCase
 from batch.judging.judged import Judged
+from batch.judging.recipe_record import RecipeChoice
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.learning.model import Model
@@ -281,7 +283,7 @@ def _judge(
     with stages.stage("evaluate", "rows") as stats:
         rows = judged(model, gathered, settings.threads)
         ranked = rank_holdout(model, gathered, settings.threads, MAX_USERS)
-        metrics = evaluate(model, gathered, rows, settings.threads, ranked)
+        metrics = evaluate(model, gathered, rows, ranked)
         stats |= {"rows": int(metrics["holdout"]["views"])}
     model.save(folder / JUDGED_MODEL, gathered.network)
     return metrics, rows, ranked
@@ -317,7 +319,7 @@ def _score_and_write(
         known = (gathered.network, gathered.now)
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
-        blocked = np.union1d(publish.blocked_places(client, keys, tables.post_ids), gathered.hidden)
+        blocked = _excluded_rows(night, gathered)
         scored = lists_of_all(
             model.booster, tables, factors, gathered.now.likes, blocked, settings.top_n,
             users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
@@ -341,6 +343,12 @@ def _score_and_write(
     return written, tally, forecast
 
 
+def _excluded_rows(night: Night, gathered: Gathered) -> Int64s:
+    """Return the rows of posts that no list may hold: blocked ones, and those that did not exist yet."""
+    post_ids = gathered.network.posts.index.to_numpy(np.int64)
+    return np.union1d(publish.blocked_places(night.redis, night.keys, post_ids), gathered.hidden)
+
+
 def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
     """Write for each post the posts most like it, under the run's own keys; none if not asked for."""
     client, keys, n = night.redis, night.keys, night.settings.similar_n
@@ -348,7 +356,7 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
         return Written()
     with stages.stage("similar", "posts") as stats:
         post_ids = gathered.network.posts.index.to_numpy("int64")
-        blocked = np.union1d(publish.blocked_places(client, keys, post_ids), gathered.hidden)
+        blocked = _excluded_rows(night, gathered)
         found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)

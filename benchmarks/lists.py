@@ -36,7 +36,6 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.judging.backtest import read_likes
 from batch.judging.bootstrap import Measured
 from batch.judging.catalogue import (
     CatalogueCase,
@@ -52,7 +51,7 @@ from batch.judging.metrics import DEPTH
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.loading.groupings import Groupings, by_topic
-from batch.loading.history import count_histories
+from batch.loading.history import count_histories, read_likes
 from batch.loading.interaction_store import to_time
 from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull

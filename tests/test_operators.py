@@ -11,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from batch.inspecting.compared import changes, overlap
-from batch.judging.choose_recipe import RecipeChoice
+from batch.judging.recipe_record import RecipeChoice
 from batch.learning.model import load_model
 from batch.learning.recipe import RECIPES, Recipe
 from batch.loading.examples import Examples

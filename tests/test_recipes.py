@@ -16,9 +16,10 @@ from sklearn.metrics import roc_auc_score
 
 from batch.features import features
 from batch.judging import choose_recipe as choosing
-from batch.judging.choose_recipe import RecipeChoice, choose_recipe
+from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import holdout_rows
 from batch.judging.full_catalogue import FIRST, MIN_USERS
+from batch.judging.recipe_record import RecipeChoice
 from batch.learning import fit as fitting
 from batch.learning.files import COLUMNS
 from batch.learning.fit import MAX_ROWS_OF_A_QUERY, fit

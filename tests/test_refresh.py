@@ -203,17 +203,21 @@ def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
     assert [record["users"] for record in refreshed(live)] == [1, 1]
 
 
-def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
-    live: LiveNetwork, client: redis.Redis
-) -> None:
-    before = live_values(client)
-    # A mark that nobody's actions have: everybody is due.
+def make_everybody_due(live: LiveNetwork) -> None:
+    """Give every user a fingerprint that nobody's actions have."""
     runs = "SELECT run_id FROM recs.runs WHERE state = 'live'"
     execute(
         live.database_url,
         "DELETE FROM recs.refreshed_users",
         f"INSERT INTO recs.refreshed_users SELECT run_id, user_id, 'other' FROM recs.users, ({runs}) live",
     )
+
+
+def test_the_list_of_a_user_of_whom_nothing_changed_is_the_one_of_the_night(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    before = live_values(client)
+    make_everybody_due(live)
     assert [record["users"] for record in refreshed(live)] == [60, 60]
     after = live_values(client)
     assert users_written(before, after) == set()
@@ -239,12 +243,7 @@ def test_refreshed_lists_are_the_nights_by_any_recipe_and_follow_new_likes(
     assert written == ([recipe, recipe],)
     monkeypatch.setattr(factors, "draw_even_trials", draw_noted)
     before = live_values(client)
-    runs = "SELECT run_id FROM recs.runs WHERE state = 'live'"
-    execute(
-        live.database_url,
-        "DELETE FROM recs.refreshed_users",
-        f"INSERT INTO recs.refreshed_users SELECT run_id, user_id, 'other' FROM recs.users, ({runs}) live",
-    )
+    make_everybody_due(live)
     assert [record["users"] for record in refreshed(live)] == [60, 60]
     after = live_values(client)
     assert users_written(before, after) == set()

@@ -22,9 +22,10 @@ import redis
 from sklearn.metrics import roc_auc_score
 
 from batch.judging import RANKERS
-from batch.judging.choose_recipe import Candidate, RecipeChoice
-from batch.judging.evaluate import evaluate, judged
+from batch.judging.evaluate import evaluate, judged, rank_holdout
+from batch.judging.full_catalogue import MAX_USERS
 from batch.judging.metrics import ranking_metrics
+from batch.judging.recipe_record import Candidate, RecipeChoice
 from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from batch.loading.likes import Likes
 from batch.reporting.curves import curves_of
@@ -269,7 +270,7 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": full.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, gathered, rows, 1),
+        "metrics": evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS)),
     }  # fmt: skip
     page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
     assert "These rows cannot judge the model: none of the 0 held-out rows is liked." in page.html
@@ -288,7 +289,7 @@ def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": gathered.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, gathered, rows, 1),
+        "metrics": evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS)),
         "recipe": RecipeChoice(LIKED, "it is better", tried, window, 1234).record(),
     }  # fmt: skip
     page = Page(report_page(manifest, gathered, model, curves_of(rows), []))

@@ -11,7 +11,7 @@ import pytest
 from batch.cli import COMMANDS, cli
 from batch.commands.show import summary
 from batch.judging import FIRST_FIGURES
-from batch.judging.choose_recipe import Candidate, RecipeChoice
+from batch.judging.recipe_record import Candidate, RecipeChoice
 from batch.judging.show_evaluation import in_order
 from batch.layout import one_line, table
 from batch.learning.recipe import LIKED_IF_VIEWED, RANKED

@@ -16,16 +16,13 @@ from batch.judging import MODEL, show_evaluation
 from batch.judging.backtest import PastNight, find_cutoffs
 from batch.judging.backtest import backtest as judge_past_nights
 from batch.judging.catalogue import PROTOCOL
-from batch.judging.full_catalogue import CatalogueFigures
+from batch.judging.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueFigures
 from batch.loading import source
 from batch.runs import ledger
 from batch.variants import VARIANTS
 from contract.settings import Settings
 
 ALL = "all"
-
-MAX_USERS = 20_000
-"""Judged at a cutoff: more than in a night, as nobody waits for the lists."""
 
 
 @click.command(epilog="Example: python -m batch backtest --variant control --cutoffs 4")
@@ -58,7 +55,7 @@ def backtest(
         signals_raise(engine),
     ):
         when = list(at) or find_cutoffs(engine, settings, cutoffs or 1, clock)
-        nights, together = judge_past_nights(engine, settings, chosen, when, clock, MAX_USERS)
+        nights, together = judge_past_nights(engine, settings, chosen, when, clock, MAX_USERS_OF_COMMANDS)
     click.echo(layout.as_json(_record(nights, together)) if as_json else _as_text(nights, together))
 
 

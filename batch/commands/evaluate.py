@@ -18,6 +18,7 @@ from batch.judging import FIRST_FIGURES, RANKERS, show_evaluation
 from batch.judging.choose_recipe import choose_recipe
 from batch.judging.evaluate import evaluated
 from batch.judging.evaluation import HITRATE, Evaluation, Figures
+from batch.judging.full_catalogue import MAX_USERS_OF_COMMANDS
 from batch.judging.labelled_views import judge_views, live_runs, read_views
 from batch.judging.protocols import JudgedCutoff, by_cutoffs, by_folds
 from batch.learning.fit import fit
@@ -30,9 +31,6 @@ from contract.keys import Keys
 from contract.settings import Settings
 
 ALL = "all"
-
-USERS_OVER_FULL_CATALOGUE = 20_000
-"""More than in a night: here nobody waits for the lists."""
 
 OF_CUTOFF = (
     "full_catalogue_users",
@@ -108,7 +106,7 @@ def _on_holdout(
         for each in variants:
             recipe = choose_recipe(each, gathered, settings).recipe
             model = fit(each, gathered, gathered.training, recipe, settings)
-            found[each.name] = evaluated(model, gathered, settings.threads, USERS_OVER_FULL_CATALOGUE)
+            found[each.name] = evaluated(model, gathered, settings.threads, MAX_USERS_OF_COMMANDS)
     split = gathered.split
     return found, f"time split, {split.holdout_start.isoformat()} to {split.cutoff.isoformat()}"
 
@@ -128,7 +126,7 @@ def _on_cutoffs(
 ) -> tuple[dict[str, Evaluation], str, list[JudgedCutoff]]:
     with _batch(settings) as engine:
         rolling, found = by_cutoffs(
-            engine, settings, variants, count, as_of, datetime.now(UTC), USERS_OVER_FULL_CATALOGUE
+            engine, settings, variants, count, as_of, datetime.now(UTC), MAX_USERS_OF_COMMANDS
         )
     first, last = rolling[0].split.holdout_start, rolling[-1].split.cutoff
     return found, f"{count} cutoffs, {first.isoformat()} to {last.isoformat()}", rolling

@@ -3,7 +3,7 @@
 They are learnt from the same kind of examples as the forest: either from each
 pair of a user and a post that was shown, and how often the user liked it, where
 likes without a logged view are completed by sampled negatives; or from the
-likes, beside posts drawn evenly over all that exist. The model is in
+likes, and posts drawn evenly over all that exist. The model is in
 factorisation.py. A user or a post without trials has the prior mean of its
 attributes or groups.
 """
@@ -293,16 +293,16 @@ def draw_even_trials(history: History, seed: int, negatives_per_like: int) -> li
     parts = []
     for number, (start, stop) in enumerate(every_like.blocks(max_likes)):
         part = every_like.of_users(start, stop)
-        parts.append(_beside_drawn(part, history.known, negatives_per_like, seed + number))
+        parts.append(_add_drawn_posts(part, history.known, negatives_per_like, seed + number))
     return parts
 
 
-def _beside_drawn(likes: Impressions, known: np.ndarray, negatives_per_like: int, seed: int) -> Trials:
+def _add_drawn_posts(likes: Impressions, known: np.ndarray, negatives_per_like: int, seed: int) -> Trials:
     """Add evenly drawn posts to the likes of some users."""
     users, posts = likes.users.astype(np.int64), known.size
     liked = users * posts + likes.posts
-    drawn = draw_evenly(users, known, negatives_per_like, np.random.default_rng(seed))
-    keys, draws = np.unique(drawn[~np.isin(drawn, liked)], return_counts=True)
+    drawn = draw_evenly(users, known, liked, negatives_per_like, np.random.default_rng(seed))
+    keys, draws = np.unique(drawn, return_counts=True)
     pairs = np.concatenate([liked, keys])
     order = np.argsort(pairs, kind="stable")
     pairs = pairs[order]

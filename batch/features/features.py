@@ -124,8 +124,8 @@ def _traction(network: Network, history: History) -> Floats:
 
     Its age, length, likes in all and in the last seven days, trend (the recent
     part of its likes, shrunk to everybody's), views, shrunk like rate, days
-    since its last like, and its fading likes as logarithms. A post made after the cutoff has no age yet: 0,
-    as on the day it appears.
+    since its last like, and its fading likes as logarithms. A post made after
+    the cutoff has no age yet: 0, as on the day it appears.
     """
     created = network.posts[columns.CREATED_AT]
     age = (pd.Timestamp(history.cutoff) - created).dt.total_seconds() / 86_400

@@ -46,7 +46,7 @@ class BesideLive:
 
 
 @dataclass(frozen=True)
-class BesidePopularity:
+class PopularityComparison:
     """The model that was fitted before the holdout, over the full catalogue, beside simpler rankers.
 
     Attributes
@@ -78,8 +78,8 @@ class Facts:
         Scores of lists and of held-out rows that are infinite or no number.
     liked_served, lists_joined
         Posts that their user likes, and how many lists were read back to find them.
-    beside_popularity
-        The model beside popularity and recency popularity.
+    popularity_comparison
+        The model against popularity and recency popularity.
     live
         None where nothing is live that this run could be compared with.
     """
@@ -94,5 +94,5 @@ class Facts:
     not_finite: int
     liked_served: int
     lists_joined: int
-    beside_popularity: BesidePopularity
+    popularity_comparison: PopularityComparison
     live: BesideLive | None

@@ -9,7 +9,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.gate.beside_live import beside_live, find_live
-from batch.gate.facts import BesidePopularity, Facts
+from batch.gate.facts import Facts, PopularityComparison
 from batch.gate.joined_back import liked_served
 from batch.gate.tally import Tally
 from batch.judging.full_catalogue import FIRST, RankedCase
@@ -64,15 +64,15 @@ def measure(
         not_finite=tally.not_finite + int((~np.isfinite(rows.scores)).sum()),
         liked_served=found,
         lists_joined=read,
-        beside_popularity=beside_popularity(metrics["full_catalogue"]),
+        popularity_comparison=compare_with_popularity(metrics["full_catalogue"]),
         live=beside,
     )
 
 
-def beside_popularity(record: dict[str, Any]) -> BesidePopularity:
+def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
     """Take what the rules look at from the figures over the full catalogue, see `CatalogueFigures.record`."""
     differences = {}
     for ranker, found in record["differences"].items():
         difference, low, high = (np.nan if number is None else number for number in found[FIRST])
         differences[ranker] = (difference, low, high)
-    return BesidePopularity(record["users"], differences, record["why_not_judged"])
+    return PopularityComparison(record["users"], differences, record["why_not_judged"])

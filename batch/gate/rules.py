@@ -101,11 +101,11 @@ def _less_popular(ranker: str) -> Callable[[Facts], Found]:
     name = NAMES.get(ranker, ranker)
 
     def value(facts: Facts) -> Found:
-        beside = facts.beside_popularity
-        if beside.cannot_judge:
-            return None, f"not compared with {name}: {beside.cannot_judge} in the holdout"
-        difference, low, high = beside.differences[ranker]
-        says = f"NDCG@10 over the full catalogue less that of {name}, {beside.users} users: {difference:+.4f}"
+        found = facts.popularity_comparison
+        if found.cannot_judge:
+            return None, f"not compared with {name}: {found.cannot_judge} in the holdout"
+        difference, low, high = found.differences[ranker]
+        says = f"NDCG@10 over the full catalogue less that of {name}, {found.users} users: {difference:+.4f}"
         return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
 
     return value

@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-import numpy as np
 import sqlalchemy as sa
 
 from batch.judging.choose_recipe import choose_recipe
 from batch.judging.full_catalogue import CatalogueFigures, RankedCase, measure_cases, rank_case
 from batch.learning.fit import fit
 from batch.learning.gather import gathered_now
-from batch.loading.interaction_store import InteractionStore
-from batch.loading.likes import Likes
+from batch.loading.history import read_likes
 from batch.loading.pull import pull
 from batch.loading.split import split_by_time
 from batch.progress import track
@@ -37,12 +35,6 @@ from contract.errors import OvernightError, SourceError
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
-
-LIKES = """
-    SELECT DISTINCT user_row, post_row FROM interactions
-    WHERE user_row >= $start AND user_row < $stop AND action = 'like' AND happened_at <= $until
-    ORDER BY user_row, post_row
-"""
 
 
 @dataclass(frozen=True)
@@ -155,16 +147,6 @@ def _rank(
                 variant.name,
                 rank_case(model, network, earlier, now, likes, settings.threads, max_users),
             )
-
-
-def read_likes(store: InteractionStore, until: datetime, users: int) -> Likes:
-    """Return every like up to a time, of posts that the store knows; `users` are those of the network."""
-    parts = [
-        store.arrays(LIKES, {"start": start, "stop": stop, "until": until})
-        for start, stop in store.user_ranges()
-    ]
-    rows, posts = (np.concatenate([part[name] for part in parts]) for name in ("user_row", "post_row"))
-    return Likes.from_sorted_pairs(rows, posts, users)
 
 
 def _in_short(found: CatalogueFigures) -> str:

@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from batch.judging.catalogue import build_case, score_lists
-from batch.judging.full_catalogue import FIRST, MIN_USERS, rank_by_model
-from batch.judging.metrics import Floats, rounded
+from batch.judging.full_catalogue import FIRST, MAX_USERS, MIN_USERS, rank_by_model
+from batch.judging.metrics import Floats
+from batch.judging.recipe_record import Candidate, RecipeChoice
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES, Recipe
+from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.loading.split import LARGE_INTERACTIONS
 from batch.variants import Variant
 from contract.errors import ModelError
@@ -37,68 +37,11 @@ from contract.settings import AUTO_RECIPE, Settings
 
 log = logging.getLogger("batch")
 
-MAX_USERS = 2_000
-"""Users whose lists are compared, drawn at random where there are more."""
-
 STANDARD_ERRORS = {LIKED: 1.0, RANKED: 2.0}
 """By how many a recipe must be better than those before it."""
 
 MAX_ROWS = 500_000
 """Examples that each recipe is tried with."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One recipe that was tried: mean NDCG@10, and the standard error of its difference to the first."""
-
-    recipe: Recipe
-    ndcg_at_10: float
-    difference: float
-    standard_error: float
-
-    def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
-        return {
-            "recipe": self.recipe.name,
-            "ndcg_at_10": rounded(self.ndcg_at_10),
-            "difference": rounded(self.difference),
-            "standard_error": rounded(self.standard_error),
-        }
-
-
-@dataclass(frozen=True)
-class RecipeChoice:
-    """The recipe of a variant, and why.
-
-    Attributes
-    ----------
-    candidates
-        What was tried, in order; none if there was no choice.
-    validated
-        Between which times likes were ranked; None if there was no choice.
-    users
-        How many users were judged.
-    """
-
-    recipe: Recipe
-    why: str
-    candidates: tuple[Candidate, ...] = ()
-    validated: tuple[datetime, datetime] | None = None
-    users: int = 0
-
-    def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
-        when = self.validated
-        return {
-            "name": self.recipe.name,
-            "objective": self.recipe.objective,
-            "negatives_per_like": self.recipe.negatives_per_like,
-            "score_meaning": self.recipe.score_meaning,
-            "why": self.why,
-            "candidates": [candidate.record() for candidate in self.candidates],
-            "validated": None if when is None else [time.isoformat() for time in when],
-            "users": self.users,
-        }
 
 
 def choose_recipe(

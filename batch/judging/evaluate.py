@@ -61,9 +61,7 @@ def evaluated(model: Model, gathered: Gathered, threads: int, max_users: int = M
     return evaluation(rows, model.seed, measure_cases([ranked], model.seed))
 
 
-def evaluate(
-    model: Model, gathered: Gathered, rows: Judged, threads: int, ranked: RankedCase | None = None
-) -> dict[str, Any]:
+def evaluate(model: Model, gathered: Gathered, rows: Judged, ranked: RankedCase) -> dict[str, Any]:
     """Measure a model on the holdout; return what the manifest keeps.
 
     Parameters
@@ -71,7 +69,7 @@ def evaluate(
     rows
         The holdout as `judged` scored it.
     ranked
-        What `rank_holdout` returned; None ranks at most `MAX_USERS` users.
+        The holdout as `rank_holdout` ranked it.
 
     Returns
     -------
@@ -81,8 +79,6 @@ def evaluate(
     and `popularity`, their 95 % `intervals` (low, high), `calibration` by
     deciles and `segments`; None where a figure has no value.
     """
-    if ranked is None:
-        ranked = rank_holdout(model, gathered, threads, MAX_USERS)
     found, split = evaluation(rows, model.seed, measure_cases([ranked], model.seed)), gathered.split
     for protocol, why in found.cannot_judge_by().items():
         log.warning("%s: the holdout cannot judge the model: %s", protocol, why)

@@ -39,6 +39,9 @@ from batch.scoring.score import lists_of_all
 MAX_USERS = 2_000
 """Judged in a run, drawn at random where there are more, so that the night stays short."""
 
+MAX_USERS_OF_COMMANDS = 20_000
+"""The same for `evaluate` and `backtest`, where nobody waits for the lists."""
+
 MIN_USERS = 30
 """Of fewer, an interval over users says little: a holdout with fewer cannot judge a model."""
 

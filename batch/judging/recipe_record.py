@@ -6,13 +6,70 @@ Loads nothing that learns: operators look at runs by it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from batch.judging.metrics import rounded
 from batch.layout import table
-from batch.learning.recipe import RECIPES
+from batch.learning.recipe import RECIPES, Recipe
 from contract.score_kind import FIRST_RECIPE, LIKES
 
 MEANING_OF_LIKES = "number of likes"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recipe that was tried: mean NDCG@10, and the standard error of its difference to the first."""
+
+    recipe: Recipe
+    ndcg_at_10: float
+    difference: float
+    standard_error: float
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        return {
+            "recipe": self.recipe.name,
+            "ndcg_at_10": rounded(self.ndcg_at_10),
+            "difference": rounded(self.difference),
+            "standard_error": rounded(self.standard_error),
+        }
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """The recipe of a variant, and why.
+
+    Attributes
+    ----------
+    candidates
+        What was tried, in order; none if there was no choice.
+    validated
+        Between which times likes were ranked; None if there was no choice.
+    users
+        How many users were judged.
+    """
+
+    recipe: Recipe
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+    validated: tuple[datetime, datetime] | None = None
+    users: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest keeps."""
+        when = self.validated
+        return {
+            "name": self.recipe.name,
+            "objective": self.recipe.objective,
+            "negatives_per_like": self.recipe.negatives_per_like,
+            "score_meaning": self.recipe.score_meaning,
+            "why": self.why,
+            "candidates": [candidate.record() for candidate in self.candidates],
+            "validated": None if when is None else [time.isoformat() for time in when],
+            "users": self.users,
+        }
 
 
 def recipe_record(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,19 +78,7 @@ def recipe_record(manifest: Mapping[str, Any]) -> dict[str, Any]:
     Manifests of earlier releases have none; their runs learnt the only recipe there was.
     """
     kept: dict[str, Any] | None = manifest.get("recipe")
-    if kept is not None:
-        return kept
-    recipe = RECIPES[FIRST_RECIPE]
-    return {
-        "name": recipe.name,
-        "objective": recipe.objective,
-        "negatives_per_like": recipe.negatives_per_like,
-        "score_meaning": recipe.score_meaning,
-        "why": "the only recipe when the run was made",
-        "candidates": [],
-        "validated": None,
-        "users": 0,
-    }
+    return kept or RecipeChoice(RECIPES[FIRST_RECIPE], "the only recipe when the run was made").record()
 
 
 def score_kind_of(manifest: Mapping[str, Any], *, personal: bool) -> tuple[str, str]:

@@ -181,16 +181,17 @@ def likes_among_all_posts(
     most = max(max_rows // (1 + negatives_per_like), 1)
     if new.size > most:
         new = np.sort(random.choice(new, most, replace=False))
-    drawn = draw_evenly(new // posts, before.known, negatives_per_like, random)
-    drawn = drawn[~_among(drawn, keys)]
+    drawn = draw_evenly(new // posts, before.known, keys, negatives_per_like, random)
     pairs = np.concatenate([new, drawn])
     liked = np.arange(pairs.size) < new.size
     weights = np.ones(pairs.size, np.float32)
     return Examples(pairs // posts, pairs % posts, liked, np.zeros(pairs.size, bool), weights)
 
 
-def draw_evenly(users: Places, known: Flags, per_like: int, random: np.random.Generator) -> Places:
-    """Draw posts evenly over the known ones: keys of (user row * posts + post row), `per_like` a user given.
+def draw_evenly(
+    users: Places, known: Flags, liked: Places, per_like: int, random: np.random.Generator
+) -> Places:
+    """Draw posts evenly over the known ones, and leave out those that the user likes.
 
     Parameters
     ----------
@@ -198,22 +199,23 @@ def draw_evenly(users: Places, known: Flags, per_like: int, random: np.random.Ge
         (likes,) row of the user of each like.
     known
         (posts,) which posts can be drawn.
+    liked
+        Keys of the pairs that are not to be drawn, ascending.
+    per_like
+        Draws for each like.
+
+    Returns
+    -------
+    Keys of the pairs drawn: user row * posts + post row.
     """
     choice = np.flatnonzero(known)
-    if choice.size == 0:
+    if choice.size == 0 or liked.size == 0:
         return np.empty(0, np.int64)
     owners = np.repeat(users, per_like)
-    drawn: Places = owners * known.size + random.choice(choice, owners.size)
-    return drawn
-
-
-def _among(values: Places, ascending: Places) -> Flags:
-    """Return (values,) whether each is one of some ascending values."""
-    if ascending.size == 0:
-        return np.zeros(values.size, bool)
-    found = ascending[np.minimum(np.searchsorted(ascending, values), ascending.size - 1)]
-    among: Flags = found == values
-    return among
+    drawn = owners * known.size + random.choice(choice, owners.size)
+    nearest = liked[np.minimum(np.searchsorted(liked, drawn), liked.size - 1)]
+    fresh: Places = drawn[nearest != drawn]
+    return fresh
 
 
 def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:

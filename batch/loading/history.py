@@ -77,8 +77,7 @@ POST_COUNTS = """
 """
 POST_LIKES = """
     SELECT post_id, period, fading.* EXCLUDE (post_row, period) FROM posts JOIN (
-        SELECT post_row, period, epoch_us(min(happened_at)) AS first, epoch_us(max(happened_at)) AS last,
-               {fading}
+        SELECT post_row, period, epoch_us(max(happened_at)) AS last, {fading}
         FROM (
             SELECT post_row, happened_at, {period} AS period, {period_end} - epoch_us(happened_at) AS age
             FROM interactions WHERE {where} AND action = 'like' AND happened_at <= $until
@@ -226,6 +225,11 @@ def count_histories(
     return histories
 
 
+def read_likes(store: InteractionStore, until: datetime, user_count: int) -> Likes:
+    """Read every like up to a time; `user_count` are the users of the network."""
+    return _first_likes(store, [until], user_count).until(until)
+
+
 def _first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
     """Find the first like of each pair, up to the last of the times."""
     query, parts = FIRST_LIKES.format(period=period_of(times)), []
@@ -347,7 +351,6 @@ class PostCounts:
         self._posts, self._bounds = posts, list(bounds)
         shape = (len(bounds) + 1, len(posts))
         self._views, self._likes = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self._first = np.full(shape, np.iinfo(np.int64).max)
         self._last = np.full(shape, np.iinfo(np.int64).min)
         self._fading = np.zeros((len(bounds), len(posts), len(HALF_LIVES)))
 
@@ -370,7 +373,6 @@ class PostCounts:
         )
         found = store.arrays(query, (parameters or {}) | {"until": self._bounds[-1]})
         at, known = self._at(found)
-        self._first[at] = np.minimum(self._first[at], found["first"][known])
         self._last[at] = np.maximum(self._last[at], found["last"][known])
         sums = np.stack([found[name][known].astype(np.float64) for name in FADING], axis=1)
         self._fading[at] += sums / FADING_UNIT
@@ -396,17 +398,14 @@ class PostCounts:
             logged = counts[:periods].sum(axis=0).astype(np.float64)
             found[name] = np.where(np.isnan(own), logged, np.maximum(own - later, 0))
         liked = self._likes[:periods].any(axis=0)
-        for name, time in (
-            ("first_like", self._first[:periods].min(axis=0)),
-            ("last_like", self._last[:periods].max(axis=0)),
-        ):
-            days = (_microseconds(cutoff) - time.astype(np.float64)) / DAY_MICROSECONDS
-            found[name] = np.where(liked, days, np.nan)
+        last = self._last[:periods].max(axis=0)
+        days = (_microseconds(cutoff) - last.astype(np.float64)) / DAY_MICROSECONDS
+        found["last_like"] = np.where(liked, days, np.nan)
         found |= dict(zip(FADING, self._faded(cutoff).T, strict=True))
         created = self._posts[columns.CREATED_AT]
         logged = (self._views[:periods] + self._likes[:periods]).any(axis=0)
         known = np.where(created.isna(), logged, created <= pd.Timestamp(cutoff))
-        names = ["views", "likes", "recent_likes", "first_like", "last_like", *FADING]
+        names = ["views", "likes", "recent_likes", "last_like", *FADING]
         return pd.DataFrame(found, index=self._posts.index)[names].assign(known=known.astype(np.float64))
 
     def _faded(self, cutoff: datetime) -> npt.NDArray[np.float64]:

@@ -138,7 +138,7 @@ class Study:
                     params=dict(parameters),
                     distributions=DISTRIBUTIONS,
                     value=score.value,
-                    user_attrs=_beside_value(score),
+                    user_attrs=_trial_attributes(score),
                 )
             )
 
@@ -167,7 +167,7 @@ class Study:
                     self._study.tell(trial, state=TrialState.FAIL)
                     raise
                 with _readable_errors(self._journal):
-                    for name, number in _beside_value(scored).items():
+                    for name, number in _trial_attributes(scored).items():
                         trial.set_user_attr(name, number)
                     self._study.tell(trial, scored.value)
                 budget.note_trial()
@@ -192,8 +192,8 @@ def round_parameters(parameters: Mapping[str, Any]) -> Parameters:
     }
 
 
-def _beside_value(score: TrialScore) -> dict[str, float]:
-    """Return what a trial keeps beside its value."""
+def _trial_attributes(score: TrialScore) -> dict[str, float]:
+    """Return what a trial keeps in addition to its value."""
     return {"difference": score.difference, "standard_error": score.standard_error}
 
 
