@@ -57,8 +57,8 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 		{ rm -rf .venv-lleaves; echo "lleaves could not be installed; measuring without it" >&2; }
 	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
 
-bench-features: .venv/bench-ready  ## Measure what each part of a model pays (NETWORK=, JSON=FILE)
-	$(call on_a_network,benchmarks.features)
+bench-features: .venv/bench-ready  ## Measure what each part of a model pays in its lists (NETWORK=, CUTOFFS=, CASES=, JSON=FILE)
+	$(call on_a_network,benchmarks.ablation)
 
 # A package that cannot be installed is a line of the table. What is given to make is in the environment too.
 bench-lists: export LISTS_PYTHON = $(CURDIR)/.venv-lists/bin/python

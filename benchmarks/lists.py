@@ -51,7 +51,7 @@ from batch.judging.metrics import DEPTH
 from batch.learning.fit import fit
 from batch.learning.gather import Gathered, gather
 from batch.loading.groupings import Groupings, by_topic
-from batch.loading.history import count_histories, read_likes
+from batch.loading.history import History, count_histories, read_likes
 from batch.loading.interaction_store import to_time
 from batch.loading.load import Network
 from batch.loading.pull import Pulled, pull
@@ -67,7 +67,7 @@ from benchmarks.recommenders import (
     by_factors,
     read_log,
 )
-from benchmarks.report import Columns, print_head, print_row, save_rows
+from benchmarks.report import ALL_CUTOFFS, Columns, print_head, print_row, save_rows
 from benchmarks.worker_client import GRIDS, start_worker
 from contract import columns
 from contract.errors import OvernightError, SourceError
@@ -78,7 +78,6 @@ OURS = tuple(VARIANTS)
 FACTORS_ALONE = "factors of {}"
 ALL_OURS = frozenset({*OURS, *map(FACTORS_ALONE.format, OURS)})
 NAMES = (RANDOM, *(each.name for each in RECOMMENDERS), *GRIDS, *OURS)
-ALL_CUTOFFS = "all"
 
 VALIDATION_SHARE = 0.8
 """Of the interactions before a cutoff; parameters are chosen by the likes after that."""
@@ -138,13 +137,14 @@ class Options:
             sys.exit(f"error: MODELS has {', '.join(unknown)}; there are {', '.join(NAMES)}")
         return cls(
             Path(os.environ.get("NETWORK") or "simulated").name,
-            _read_cutoffs(os.environ.get("CUTOFFS") or "1"),
+            read_cutoffs(os.environ.get("CUTOFFS") or "1"),
             tuple(name for name in NAMES if name in models or not models),
             _positive("BUDGET", os.environ.get("BUDGET") or str(BUDGET)),
         )
 
 
-def _read_cutoffs(text: str) -> tuple[datetime, ...] | int:
+def read_cutoffs(text: str) -> tuple[datetime, ...] | int:
+    """Read the variable `CUTOFFS`: times in UTC, or how many to choose; a wrong one ends the program."""
     if text.strip().isdigit():
         return _positive("CUTOFFS", text)
     try:
@@ -291,11 +291,16 @@ def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Sta
     stages = []
     histories = count_histories(store, network, times, groupings)
     for history, after in zip(histories, (cutoff, datetime.now(UTC)), strict=True):
-        likes = read_likes(store, after, len(network.users))
-        case = build_case(network, history, likes, len(network.users), seed)
-        case = keep_some(case.keep_users(case.warm), MAX_USERS, seed)
+        case = warm_case(network, history, after, seed)
         stages.append(Stage(read_log(store, network, history.cutoff), case))
     return stages[0], stages[1]
+
+
+def warm_case(network: Network, history: History, until: datetime, seed: int) -> CatalogueCase:
+    """Return whom to judge: users with a like by `history.cutoff` and a new one up to a later time."""
+    likes = read_likes(history.store, until, len(network.users))
+    case = build_case(network, history, likes, len(network.users), seed)
+    return keep_some(case.keep_users(case.warm), MAX_USERS, seed)
 
 
 def keep_some(case: CatalogueCase, max_users: int, seed: int) -> CatalogueCase:

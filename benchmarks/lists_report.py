@@ -15,7 +15,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.lists import ALL_CUTOFFS, ALL_OURS
+from benchmarks.lists import ALL_OURS
+from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
 from benchmarks.ways import ROOT
 
 DOCUMENT, PLOT = ROOT / "docs" / "models.md", ROOT / "docs" / "lists.png"
@@ -34,18 +35,12 @@ def main() -> None:
     """Read the files named on the command line, write the tables and draw the plot."""
     if len(sys.argv) < 2:
         sys.exit("error: name the files that `make bench-lists JSON=FILE` wrote")
-    networks = [choose_rows(json.loads(Path(name).read_text(encoding="utf-8"))) for name in sys.argv[1:]]
+    files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
+    networks = [choose_rows(rows, "model") for rows in files]
     DOCUMENT.write_text(
         replace_tables(DOCUMENT.read_text(encoding="utf-8"), networks), encoding="utf-8", newline="\n"
     )
     draw(networks, PLOT)
-
-
-def choose_rows(rows: list[Row]) -> list[Row]:
-    """Return the rows of all cutoffs together where there are several, else those of the one."""
-    together = [row for row in rows if row["cutoff"] == ALL_CUTOFFS]
-    left_out = {row["model"]: row for row in rows if "left_out" in row}
-    return [*together, *left_out.values()] if together else rows
 
 
 def replace_tables(document: str, networks: list[list[Row]]) -> str:
@@ -56,10 +51,8 @@ def replace_tables(document: str, networks: list[list[Row]]) -> str:
     ValueError
         The document lacks a mark.
     """
-    before, rest = document.split(START)
-    _, after = rest.split(END)
     tables = "\n\n".join("\n".join(table(rows)) for rows in networks)
-    return f"{before}{START}\n{PICTURE}\n\n{tables}\n{END}{after}"
+    return replace_between(document, START, END, [PICTURE, "", tables])
 
 
 def table(rows: list[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How measurements are shown: the machine in two words, a table line by line, rows as JSON."""
+"""How measurements are shown: the machine in two words, tables, rows as JSON, a part of a document."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 
 Columns = dict[str, tuple[str, str]]
 """For each key of a row its heading and how it is formatted, the width first: `{"trees": ("trees", "6")}`."""
+
+
+ALL_CUTOFFS = "all"
+"""In place of a time in rows of several cutoffs together."""
 
 
 def machine() -> str:
@@ -34,3 +38,29 @@ def save_rows(rows: list[dict[str, Any]]) -> None:
     """Write the rows to the file that the variable `JSON` names, if it names one."""
     if path := os.environ.get("JSON"):
         Path(path).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def choose_rows(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """Return the rows of all cutoffs together where there are several, else those of the one.
+
+    Parameters
+    ----------
+    names
+        Keys that name what a row is of; what was left out at any cutoff has one row more.
+    """
+    together = [row for row in rows if row["cutoff"] == ALL_CUTOFFS]
+    left_out = {tuple(row[name] for name in names): row for row in rows if "left_out" in row}
+    return [*together, *left_out.values()] if together else rows
+
+
+def replace_between(document: str, start: str, end: str, lines: list[str]) -> str:
+    """Return the document with these lines in place of what stands between two marks.
+
+    Raises
+    ------
+    ValueError
+        The document lacks a mark.
+    """
+    before, rest = document.split(start)
+    _, after = rest.split(end)
+    return "\n".join([f"{before}{start}", *lines, f"{end}{after}"])

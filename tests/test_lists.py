@@ -37,6 +37,7 @@ from benchmarks.recommenders import (
     fit_recency,
     fit_svd,
 )
+from benchmarks.report import ALL_CUTOFFS
 from benchmarks.ways import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
 from contract.errors import SourceError
@@ -313,13 +314,13 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     assert [strip(row) for row in rows] == [strip(row) for row in again]
     cutoffs = list(dict.fromkeys(row["cutoff"] for row in rows))
     assert len(cutoffs) == 3
-    assert cutoffs[-1] == lists.ALL_CUTOFFS
+    assert cutoffs[-1] == ALL_CUTOFFS
     judged = [row for row in rows if "left_out" not in row]
     for row in judged:
         assert row["low"] <= row["ndcg_at_10"] <= row["high"]
         assert row["network"] == "small"
         assert {"hitrate_at_5", "recall_at_20", "coverage_at_10", "overlap_at_10", "users"} <= row.keys()
-    assert {row["users"] for row in judged if row["cutoff"] != lists.ALL_CUTOFFS} != {0}
+    assert {row["users"] for row in judged if row["cutoff"] != ALL_CUTOFFS} != {0}
     for row in judged:
         if row["model"] == "test":
             best = max(
@@ -458,7 +459,7 @@ def test_rows_become_a_table_and_a_plot(tmp_path: Path, monkeypatch: pytest.Monk
     left_out = {"network": "shop", "cutoff": "2021-12-15", "model": "LightFM", "left_out": "no compiler"}
     rows = [row_of("EASE", 0.1), row_of("test", 0.2, **ours), left_out]
     (tmp_path / "one.json").write_text(json.dumps(rows))
-    several = [row_of("EASE", 0.5), row_of("EASE", 0.3, cutoff=lists.ALL_CUTOFFS, network="films")]
+    several = [row_of("EASE", 0.5), row_of("EASE", 0.3, cutoff=ALL_CUTOFFS, network="films")]
     (tmp_path / "two.json").write_text(json.dumps(several))
     monkeypatch.setattr(sys, "argv", ["lists_report", str(tmp_path / "one.json"), str(tmp_path / "two.json")])
     lists_report.main()

@@ -1,0 +1,87 @@
+"""Writes the rows of `make bench-features` into docs/models.md as tables.
+
+    python -m benchmarks.ablation_report mtweet.json grocery.json ...
+
+Each file holds the rows of one network. Of a network with several cutoffs only
+the rows of all cutoffs together are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
+from benchmarks.ways import ROOT
+
+DOCUMENT = ROOT / "docs" / "models.md"
+START, END = "<!-- bench-features: rows -->", "<!-- bench-features: end -->"
+HEAD = [
+    "| case | recipe | NDCG@10 | 95 % interval | difference | recall@20 | coverage@10 | seconds |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Read the files named on the command line and write the tables."""
+    if len(sys.argv) < 2:
+        sys.exit("error: name the files that `make bench-features JSON=FILE` wrote")
+    files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
+    networks = [choose_rows(rows, "variant", "case") for rows in files]
+    DOCUMENT.write_text(
+        replace_tables(DOCUMENT.read_text(encoding="utf-8"), networks), encoding="utf-8", newline="\n"
+    )
+
+
+def replace_tables(document: str, networks: list[list[Row]]) -> str:
+    """Return the document with the networks' tables between its two marks.
+
+    Raises
+    ------
+    ValueError
+        The document lacks a mark.
+    """
+    return replace_between(document, START, END, ["\n\n".join("\n".join(table(rows)) for rows in networks)])
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return the lines for one network: what was judged, the table, what was left out.
+
+    Differences are to the base of the variant where nothing else is named, and
+    bold where their interval does not hold 0.
+    """
+    judged = [row for row in rows if "left_out" not in row]
+    cutoff = judged[0]["cutoff"]
+    when = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
+    lines = [f"**{judged[0]['network']}**, {when}, {judged[0]['users']:,} users:", "", *HEAD]
+    for row in judged:
+        cells = [
+            f"{row['variant']} {row['case']}",
+            row["recipe"],
+            f"{row['ndcg_at_10']:.4f}",
+            f"{row['low']:.4f} to {row['high']:.4f}",
+            _difference(row),
+            f"{row['recall_at_20']:.4f}",
+            f"{row['coverage_at_10']:.3f}",
+            f"{row['seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    left_out = [row for row in rows if "left_out" in row]
+    if left_out:
+        lines.append("")
+    lines += [f"- {row['variant']} {row['case']} is left out: {row['left_out']}" for row in left_out]
+    return lines
+
+
+def _difference(row: Row) -> str:
+    if row["compared_with"] is None:
+        return ""
+    low, high = row["difference_low"], row["difference_high"]
+    value = f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    if low > 0 or high < 0:
+        value = f"**{value}**"
+    return value if row["compared_with"] == f"{row['variant']} base" else f"{value} to {row['compared_with']}"
