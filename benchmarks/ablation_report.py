@@ -66,7 +66,7 @@ def table(rows: list[Row]) -> list[str]:
             f"{row['low']:.4f} to {row['high']:.4f}",
             _difference(row),
             f"{row['recall_at_20']:.4f}",
-            f"{row['coverage_at_10']:.3f}",
+            f"{row['coverage_at_10']:.4f}",
             f"{row['seconds']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -85,3 +85,7 @@ def _difference(row: Row) -> str:
     if low > 0 or high < 0:
         value = f"**{value}**"
     return value if row["compared_with"] == f"{row['variant']} base" else f"{value} to {row['compared_with']}"
+
+
+if __name__ == "__main__":
+    main()

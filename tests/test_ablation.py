@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -32,6 +34,7 @@ from benchmarks.ablation import (
     merge_windows,
 )
 from benchmarks.report import ALL_CUTOFFS
+from benchmarks.ways import ROOT
 from contract.experiment import CONTROL, TEST
 from tests.batch_support import FIRST_DAY, execute, make_network
 from tests.evaluation_support import gathered_of, settings_of, small_network
@@ -312,17 +315,33 @@ def test_rows_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert document.read_text() == (
         f"before\n{ablation_report.START}\n"
         f"**shop**, cutoff 2021-12-15, 1,200 users:\n\n{head}\n"
-        "| test base | liked | 0.0400 | 0.0300 to 0.0500 |  | 0.0600 | 0.012 | 12 |\n"
+        "| test base | liked | 0.0400 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
         "| test without factors | liked | 0.0400 | 0.0300 to 0.0500 | **-0.0100 [-0.0200, -0.0010]** "
-        "| 0.0600 | 0.012 | 12 |\n"
+        "| 0.0600 | 0.0123 | 12 |\n"
         "| test liked with 8 negatives | liked | 0.0400 | 0.0300 to 0.0500 "
-        "| +0.0010 [-0.0020, +0.0040] to test liked | 0.0600 | 0.012 | 12 |\n"
+        "| +0.0010 [-0.0020, +0.0040] to test liked | 0.0600 | 0.0123 | 12 |\n"
         "\n- test without text is left out: there are too few texts\n\n"
         f"**films**, all cutoffs together, 1,200 users:\n\n{head}\n"
-        "| test base | liked | 0.0700 | 0.0300 to 0.0500 |  | 0.0600 | 0.012 | 12 |\n"
+        "| test base | liked | 0.0700 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
         "\n- test without text is left out: there are too few texts\n"
         f"{ablation_report.END}\nafter\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "variables", "message"),
+    [
+        ("ablation", {"CASES": "without magic"}, "error: CASES has without magic; there are control"),
+        ("ablation_report", {}, "error: name the files that `make bench-features JSON=FILE` wrote"),
+    ],
+)
+def test_modules_run_as_programs(module: str, variables: dict[str, str], message: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
 
 
 def test_the_document_has_the_marks() -> None:
