@@ -96,7 +96,8 @@ def fit(
         for known in histories
     ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
-    booster = _train(tables, list(examples), start, parameters | {"objective": recipe.objective})
+    of_recipe = {"objective": recipe.objective, "max_bin": recipe.max_bin}
+    booster = _train(tables, list(examples), start, parameters | of_recipe)
     return Model(variant, booster, users, posts, text, gathered.now.groupings, log_odds, seed, recipe)
 
 

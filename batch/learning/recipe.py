@@ -30,6 +30,9 @@ class Recipe:
         Posts drawn for each like; None for views.
     factor_negatives
         The same for the factors. More than 8 cost time and did not pay.
+    max_bin
+        LightGBM's: bins of a feature's values, cut so that each has as many rows. Few rows are of
+        the posts that lists are made of where posts are drawn evenly; 255 bins would not tell them apart.
     score_meaning
         What a score is.
     """
@@ -39,6 +42,7 @@ class Recipe:
     objective: str
     negatives_per_like: int | None
     factor_negatives: int | None
+    max_bin: int
     score_meaning: str
 
 
@@ -48,6 +52,7 @@ LIKED_IF_VIEWED = Recipe(
     objective="binary",
     negatives_per_like=None,
     factor_negatives=None,
+    max_bin=255,
     score_meaning="log-odds that the user likes the post when it is viewed",
 )
 LIKED = Recipe(
@@ -56,6 +61,7 @@ LIKED = Recipe(
     objective="binary",
     negatives_per_like=30,
     factor_negatives=8,
+    max_bin=2000,
     score_meaning="log-odds that the post is one the user likes, among 30 posts drawn for each like",
 )
 RANKED = Recipe(
@@ -64,6 +70,7 @@ RANKED = Recipe(
     objective="lambdarank",
     negatives_per_like=8,
     factor_negatives=8,
+    max_bin=2000,
     score_meaning="ranking score; only the order of one user's posts has a meaning",
 )
 
