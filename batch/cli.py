@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from batch.interrupt import InterruptedRunError
+from batch.signals import InterruptedRunError
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.logs import configure_logging, redact
 from contract.settings import Settings

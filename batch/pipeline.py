@@ -15,50 +15,46 @@ import redis
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
+from batch import postgres, redis_client
 from batch.arrays import Int64s
-from batch.experiment.change import write_back
-from batch.experiment.drain import drain
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.evaluate import evaluate, judged, rank_holdout
+from batch.evaluation.full_catalogue import MAX_USERS, RankedCase
+from batch.evaluation.recipe_choice import RecipeChoice
+from batch.evaluation.scored_rows import Judged
+from batch.experiment.exposures import drain
+from batch.experiment.split import write_back
 from batch.features.embeddings import remove_stale
 from batch.gate import rules
-from batch.gate.beside_live import JUDGED_MODEL
-from batch.gate.measure import measure
+from batch.gate.collect import measure
+from batch.gate.compare_with_live import JUDGED_MODEL
+from batch.gate.list_stats import Tally
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
-from batch.gate.tally import Tally
-from batch.interrupt import InterruptedRunError
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.evaluate import evaluate, judged, rank_holdout
-from batch.judging.full_catalogue import MAX_USERS, RankedCase
-from batch.judging.judged import Judged
-from batch.judging.recipe_record import RecipeChoice
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
-from batch.learning.model import Model
-from batch.learning.parameters import parameters_for
-from batch.learning.recipe import Recipe
-from batch.learning.refresh_state import RefreshState
-from batch.loading import source
 from batch.loading.interaction_store import identity, share
 from batch.loading.pull import Pulled, pull
 from batch.loading.since_night import fingerprints
 from batch.loading.work_folder import store_folder
 from batch.progress import Stages, Waiting, track
-from batch.publishing import live, publish, store
-from batch.publishing.forecast import Forecast, before_writing
+from batch.publishing import go_live, shared_keys
+from batch.publishing.go_live import KNOWN_USERS
+from batch.publishing.memory import Forecast, before_writing
 from batch.publishing.prune import tidy
-from batch.publishing.rollback import KNOWN_USERS
-from batch.publishing.verify import verify
-from batch.publishing.write import Written, write_lists, write_similar
-from batch.refreshing import due
-from batch.refreshing.refresh import Refresh, refresh
-from batch.reporting.curves import curves_of
-from batch.reporting.page import report_path, write_report
-from batch.reporting.portraits import portraits
-from batch.reporting.report import report_page
+from batch.publishing.write import Written, verify, write_lists, write_similar
+from batch.refresh import stale_users
+from batch.refresh.refresh import Refresh, refresh
+from batch.reports.files import report_path, write_report
+from batch.reports.run_page import curves_of, portraits, report_page
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
-from batch.similarity.alike import blocks_of
-from batch.similarity.similar import similar_posts
+from batch.signals import InterruptedRunError
+from batch.similar_posts import blocks_of, similar_posts
+from batch.training.dataset import Gathered, gather
+from batch.training.fit import fit
+from batch.training.model import Model
+from batch.training.parameters import parameters_for
+from batch.training.recipe import Recipe
+from batch.training.refresh_state import RefreshState
 from batch.variants import VARIANTS, Variant
 from contract import columns
 from contract.errors import OvernightError
@@ -109,7 +105,7 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     lone = lock.held(night.engine, night.settings.key_prefix)
     with one_thread, _explained(night.settings), lone as held, night.open_until_the_end:
         ledger.create(night.engine)
-        due.create(night.engine)
+        stale_users.create(night.engine)
         tidy(night.engine, night.redis, night.settings, night.actor)
         manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
         held.check()
@@ -145,7 +141,7 @@ def _catch_up(night: Night, manifests: list[dict[str, Any]]) -> None:
             }
             manifest["caught_up"] = caught_up
             ledger.amend_manifest(night.engine, record["run_id"], {"caught_up": caught_up})
-            live.amend_manifest(night.redis, night.keys, record["run_id"], {"caught_up": caught_up})
+            go_live.amend_manifest(night.redis, night.keys, record["run_id"], {"caught_up": caught_up})
             log.info("run %s: %d users acted since the night's snapshot", record["run_id"], record["users"])
 
 
@@ -161,7 +157,7 @@ def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, A
             _publish_or_refuse(night, run, manifest)
     except BaseException as error:
         reason = _reason(night.settings, error)
-        live.abandon(night.engine, night.redis, night.settings, run, reason, night.actor)
+        go_live.abandon(night.engine, night.redis, night.settings, run, reason, night.actor)
         raise
     log.info("run %s is %s", run.run_id, manifest["state"])
     return manifest
@@ -172,10 +168,10 @@ def _publish_or_refuse(night: Night, run: Run, manifest: dict[str, Any]) -> None
     against = rules.refusal(manifest["gate"])
     if against and not night.force:
         log.error("run %s is refused: %s", run.run_id, against)
-        live.refuse(*places, against)
+        go_live.refuse(*places, against)
     else:
         _note_actions(night, run, manifest)
-        live.go_live(*places, f"forced past the gate: {against}" if against else None)
+        go_live.go_live(*places, f"forced past the gate: {against}" if against else None)
 
 
 def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
@@ -183,15 +179,15 @@ def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
     if night.pulled is not None:
         with night.engine.begin() as connection:
             cutoff = datetime.fromisoformat(manifest["cutoff"])
-            marks = fingerprints(night.pulled.store, cutoff - due.LATE, cutoff)
-            due.note_night(connection, run.run_id, marks)
+            marks = fingerprints(night.pulled.store, cutoff - stale_users.LATE, cutoff)
+            stale_users.note_night(connection, run.run_id, marks)
 
 
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     """Load, learn, judge, score and write one run aside; return its manifest."""
     stages = Stages()
     tuned = parameters_for(variant.name, night.settings)
-    publish.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
+    shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
     gathered = _load(night, run, stages)
     folder = Path(night.settings.model_dir) / run.run_id
@@ -329,13 +325,13 @@ def _score_and_write(
             client, keys, run.run_id, track(chunks, users, "score and write", "users"),
             gathered.network.posts, users=users, similar_n=settings.similar_n,
         )  # fmt: skip
-        publish.begin(client, keys, run.run_id)
+        shared_keys.begin(client, keys, run.run_id)
         tally = Tally(tables.post_ids.size, blocked, gathered.now.likes, settings.top_n)
         written = write_lists(client, keys, run.run_id, tally.through(lists), tables.post_ids)
-        publish.write_popular(
+        shared_keys.write_popular(
             client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
         )
-        publish.write_texts(client, keys, gathered.network.posts)
+        shared_keys.write_texts(client, keys, gathered.network.posts)
         verify(client, written, users)
         stats |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
@@ -346,7 +342,7 @@ def _score_and_write(
 def _excluded_rows(night: Night, gathered: Gathered) -> Int64s:
     """Return the rows of posts that no list may hold: blocked ones, and those that did not exist yet."""
     post_ids = gathered.network.posts.index.to_numpy(np.int64)
-    return np.union1d(publish.blocked_places(night.redis, night.keys, post_ids), gathered.hidden)
+    return np.union1d(shared_keys.blocked_places(night.redis, night.keys, post_ids), gathered.hidden)
 
 
 def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
@@ -411,13 +407,13 @@ def _clear_away(night: Night) -> None:
     if (
         night.gathered is not None and night.as_of is None
     ):  # as of an earlier time, newer posts were not loaded
-        publish.remove_old_texts(night.redis, night.keys, night.gathered.network.posts)
+        shared_keys.remove_old_texts(night.redis, night.keys, night.gathered.network.posts)
         remove_stale(night.engine, night.gathered.network.posts[columns.TEXT])
 
 
 @contextmanager
 def _explained(settings: Settings) -> Iterator[None]:
-    with source.explained(settings), store.explained(settings):
+    with postgres.explained(settings), redis_client.explained(settings):
         yield
 
 

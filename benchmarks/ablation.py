@@ -36,19 +36,19 @@ import numpy as np
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch.judging.bootstrap import Measured
-from batch.judging.catalogue import CatalogueCase, ScoredLists, score_lists, summarise
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.full_catalogue import rank_by_model
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered, Window, gather
-from batch.learning.model import Model
-from batch.learning.recipe import LIKED, RECIPES, Recipe
+from batch.evaluation.bootstrap import Measured
+from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, score_lists, summarise
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.full_catalogue import rank_by_model
 from batch.loading.examples import Examples
-from batch.loading.groupings import CLUSTER
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import CLUSTER
 from batch.loading.pull import Pulled, pull
-from batch.loading.source import explained, open_engine
+from batch.postgres import explained, open_engine
+from batch.training.dataset import Gathered, Window, gather
+from batch.training.fit import fit
+from batch.training.model import Model
+from batch.training.recipe import LIKED, RECIPES, Recipe
 from batch.variants import VARIANTS, Variant
 from benchmarks.lists import choose_cutoffs, read_cutoffs, warm_case, without_counters
 from benchmarks.report import ALL_CUTOFFS, Columns, print_head, print_row, save_rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
-from benchmarks.ways import ROOT
+from benchmarks.scorers import ROOT
 
 DOCUMENT = ROOT / "docs" / "models.md"
 START, END = "<!-- bench-features: rows -->", "<!-- bench-features: end -->"

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.fire.befall import Befallen, Fault, befall
-from benchmarks.fire.faults import CALM, DIRECT, wired
-from benchmarks.fire.report import COLUMNS, row_of, wrongs
-from benchmarks.fire.stage import stage
+from benchmarks.faults.environment import stage
+from benchmarks.faults.faults import CALM, DIRECT, wired
+from benchmarks.faults.report import COLUMNS, row_of, wrongs
+from benchmarks.faults.run_fault import Befallen, Fault, befall
 from benchmarks.report import machine, print_head, print_row, save_rows
 
 USERS = 2_000

@@ -12,7 +12,7 @@ At each cutoff everything up to it is known, and everybody learns from that:
 
 Judged are warm users, with a like before the cutoff and a new one after it. All
 posts known by the cutoff are ranked for them, less those they had liked. The
-metrics are those of batch/judging/catalogue.py, with 95 % intervals over users.
+metrics are those of batch/evaluation/catalogue_case.py, with 95 % intervals over users.
 
 Variables: `CUTOFFS`, times in UTC separated by commas, or how many cutoffs to
 choose (1); `MODELS`, names separated by commas (all); `BUDGET`, points of each
@@ -36,8 +36,8 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.judging.bootstrap import Measured
-from batch.judging.catalogue import (
+from batch.evaluation.bootstrap import Measured
+from batch.evaluation.catalogue_case import (
     CatalogueCase,
     ScoredLists,
     build_case,
@@ -45,17 +45,17 @@ from batch.judging.catalogue import (
     score_random,
     summarise,
 )
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.full_catalogue import rank_by_model
-from batch.judging.metrics import DEPTH
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gather
-from batch.loading.groupings import Groupings, by_topic
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.full_catalogue import rank_by_model
+from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.history import History, count_histories, read_likes
 from batch.loading.interaction_store import to_time
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings, by_topic
 from batch.loading.pull import Pulled, pull
-from batch.loading.source import explained, open_engine
+from batch.postgres import explained, open_engine
+from batch.training.dataset import Gathered, gather
+from batch.training.fit import fit
 from batch.variants import VARIANTS
 from benchmarks.recommenders import (
     RECOMMENDERS,

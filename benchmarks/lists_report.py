@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.lists import ALL_OURS
 from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
-from benchmarks.ways import ROOT
+from benchmarks.scorers import ROOT
 
 DOCUMENT, PLOT = ROOT / "docs" / "models.md", ROOT / "docs" / "lists.png"
 START, END = "<!-- bench-lists: rows -->", "<!-- bench-lists: end -->"

@@ -47,10 +47,10 @@ from contract.errors import OvernightError
 from contract.experiment import CONTROL
 from contract.keys import Keys
 from contract.settings import Settings
+from demo.child_processes import ROOT, Stopped, run_stage, stoppable
 from demo.postgres import engine_of
 from demo.processes import last_lines
 from demo.servers import Servers, servers_in
-from demo.stages import ROOT, Stopped, run_stage, stoppable
 
 FOLDER = ROOT / ".bench"
 LOAD = "load"
@@ -267,9 +267,9 @@ def load() -> dict[str, Any]:
     # Not imported above: this process alone is to hold what loading needs.
     from threadpoolctl import threadpool_limits
 
-    from batch.learning.gather import gather
     from batch.loading.pull import pull
-    from batch.loading.source import connected
+    from batch.postgres import connected
+    from batch.training.dataset import gather
 
     settings, clock = Settings.from_environment(), datetime.now(UTC)
     with connected(settings, "benchmarks.loading") as engine, threadpool_limits(1, user_api="blas"):

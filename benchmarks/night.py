@@ -16,14 +16,14 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from batch.judging.choose_recipe import choose_recipe
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered, gathered_now
-from batch.loading.source import explained, open_engine
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.postgres import explained, open_engine
+from batch.training.dataset import Gathered, gathered_now
+from batch.training.fit import fit
 from batch.variants import VARIANTS, Variant
 from benchmarks.case import Case
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
-from benchmarks.ways import SAMPLES, error, measure
+from benchmarks.scorers import SAMPLES, error, measure
 from contract.settings import Settings
 
 COLUMNS: Columns = {

@@ -22,7 +22,7 @@ from scipy.sparse.linalg import svds
 
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.load import Network
+from batch.loading.network import Network
 from contract import columns
 
 DAY_MICROSECONDS = 86_400 * 1_000_000

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
-from benchmarks.ways import ROOT, SAMPLES, error, measure
+from benchmarks.scorers import ROOT, SAMPLES, error, measure
 
 TREES = (50, 200, 800)
 POSTS = (1_000, 7_000, 50_000)

@@ -57,8 +57,8 @@ def main() -> None:
         run_id = live_run(client, Keys(settings.key_prefix), asked.limit_users)
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "users"
         users = write_users(client, Keys(settings.key_prefix), run_id, file)
-        plain = stack.enter_context(gunicorn(BARE_CONF, "benchmarks.bare:bare()", "/"))
-        app = f"benchmarks.bare:one_get({run_id!r})"
+        plain = stack.enter_context(gunicorn(BARE_CONF, "benchmarks.bare_flask:bare()", "/"))
+        app = f"benchmarks.bare_flask:one_get({run_id!r})"
         getting = stack.enter_context(gunicorn(BARE_CONF, app, "/1"))
         ours = stack.enter_context(gunicorn(OUR_CONF, "serving.wsgi:app", "/readyz"))
         servers = {BARE: plain, ONE_GET: getting, USERS: ours, POST: ours, FLASK: ours}

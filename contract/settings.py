@@ -20,7 +20,7 @@ SHOWN_SECRET = "***"
 ON, OFF = "on", "off"
 AUTO_RECIPE = "auto"
 RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
-"""What a model can learn, see batch/learning/recipe.py."""
+"""What a model can learn, see batch/training/recipe.py."""
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 

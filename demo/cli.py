@@ -13,17 +13,17 @@ import click
 import redis
 from sqlalchemy.exc import DBAPIError
 
-from batch.commands.number import Number
+from batch.commands.options import Number
 from contract.errors import EXIT_FAILED, OvernightError
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
-from demo.loaded import SIMULATED, loaded, note_loaded, source_of
+from demo.child_processes import ROOT, Stopped
+from demo.network import SIMULATED, loaded, note_loaded, source_of
 from demo.networks import NetworkFolder, folder_in_use, folder_to_load, list_networks, stop_networks
 from demo.postgres import engine_of
 from demo.real_network import load, recognise
 from demo.servers import Servers, servers_in
-from demo.stages import ROOT, Stopped
 from demo.up import Wanted, up
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,7 +154,7 @@ def load_command(folder: Path, network: Path, name: str | None) -> None:
 
     The folder holds users, posts and interactions, each as .parquet, .csv or
     .csv.gz, with the columns of the three views; or the files of the first
-    network (demo/karpov.py). Uses the database of DATABASE_URL if that is set,
+    network (demo/course_files.py). Uses the database of DATABASE_URL if that is set,
     and replaces the network there; else servers of the network's own, starting
     them if need be; they stay up until `stop`.
     """

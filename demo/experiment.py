@@ -14,25 +14,22 @@ import click
 import numpy as np
 import redis
 
-from batch.experiment.metrics import BEFORE
+from batch.experiment.history import history
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.page import check_place, write_page
 from batch.experiment.period import find_split, period
-from batch.experiment.record import record
-from batch.experiment.recorded import history
-from batch.experiment.report import report
-from batch.experiment.told import told
-from batch.layout import as_json
-from batch.loading.source import snapshot
+from batch.experiment.render import check_place, told, write_page
+from batch.experiment.report import record, report
+from batch.experiment.statistics import BEFORE
+from batch.formatting import as_json
+from batch.postgres import snapshot
 from contract.errors import LockedError
 from contract.settings import Settings
+from demo.child_processes import stoppable
 from demo.postgres import engine_of
 from demo.processes import lock
-from demo.replay import Network, replay
+from demo.replay import Network, Shown, replay
 from demo.servers import Servers, servers_in, up_lock
-from demo.stages import stoppable
 from demo.trials import Trials, run_trials, true_effects
-from demo.visits import Shown
 
 FOLDER = "experiment"
 REPLAYED = "replay.npz"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from demo.ground_truth import HOUR_SHARES, Tastes
 from demo.population import DAY, DAYS, END, FIRST_POST_ID, FIRST_USER_ID, START, Floats, Ints
-from demo.tastes import HOUR_SHARES, Tastes
 
 BLOCK_ROWS = 250_000
 """About how many rows a block has; it bounds the memory."""

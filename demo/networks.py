@@ -14,8 +14,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from batch.layout import table
-from demo.loaded import SIMULATED, Loaded, decode, encode
+from batch.formatting import table
+from demo.network import SIMULATED, Loaded, decode, encode
 from demo.processes import DemoUsageError
 from demo.servers import both_run, stop_everything
 

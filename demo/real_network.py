@@ -16,7 +16,7 @@ FIRST_NETWORK_ONLY = (
     "views_evening.csv.gz",
     "liked_views.parquet",
 )
-"""Files that only the format of demo/karpov.py has."""
+"""Files that only the format of demo/course_files.py has."""
 
 
 class FormatError(OvernightError):
@@ -29,7 +29,7 @@ class Format(Enum):
     """What the files of a folder are.
 
     `VIEWS` is one file for each of the three views (demo/view_files.py), `FIRST_NETWORK`
-    the six files of the network that Overnight was first made for (demo/karpov.py).
+    the six files of the network that Overnight was first made for (demo/course_files.py).
     """
 
     VIEWS = "views"
@@ -88,9 +88,9 @@ def load(database_url: str, folder: Path) -> None:
         If a file is not as it should be. What was there stays.
     """
     # pandas and Arrow only where files are read.
-    from demo import karpov, view_files
+    from demo import course_files, view_files
 
-    loader = view_files.load if recognise(folder) is Format.VIEWS else karpov.load
+    loader = view_files.load if recognise(folder) is Format.VIEWS else course_files.load
     loader(database_url, folder)
 
 

@@ -10,26 +10,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 
 import click
 import numpy as np
+import numpy.typing as npt
 import redis
 import sqlalchemy as sa
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
-from batch.experiment.change import change
-from batch.experiment.drain import drain
+from batch.experiment.exposures import drain
+from batch.experiment.split import change
 from batch.pipeline import Night, run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
 from contract.settings import OFF, ON, Settings
 from demo import feed, network
-from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Ints
+from demo.ground_truth import HOUR_SHARES, Tastes, draw_tastes
+from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
 from demo.processes import DemoError
 from demo.simulate import COUNTERS, simulate
-from demo.tastes import draw_tastes
-from demo.visits import Shown, Visits, draw_visits, dwell, show
 from serving.app import EXTENSION, create_app
 
 NAME = "replay"
@@ -173,3 +175,107 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
+
+
+FEWEST_SHOWN, MOST_SHOWN = 5, 15
+"""Posts that a user looks at in a visit; one visit a day."""
+
+_LATEST_START = 1_800
+"""Seconds into its hour, so that a visit ends on the day on which it began."""
+_DWELL_SECONDS = (8, 50)
+_PAUSE_SECONDS = 2
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Who looks at the feed on a day: places of users ascending, when (seconds UTC), at how many posts."""
+
+    users: Ints
+    starts: Ints
+    sizes: Ints
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Every post that users look at, ordered by day, user and rank; one row each.
+
+    Attributes
+    ----------
+    users, days, ranks
+        Place of the user, day from 0, rank from 0.
+    times
+        Seconds UTC.
+    control, test
+        Places of the posts that control's and test's list have at that rank.
+    in_control, in_test
+        True like probabilities of those.
+    """
+
+    users: Ints
+    days: Ints
+    ranks: Ints
+    times: Ints
+    control: Ints
+    test: Ints
+    in_control: Floats
+    in_test: Floats
+
+    @classmethod
+    def together(cls, days: list[Shown]) -> Shown:
+        """Join days, in their order."""
+        return cls(*(np.concatenate([getattr(day, each.name) for day in days]) for each in fields(cls)))
+
+
+def draw_visits(rng: np.random.Generator, tastes: Tastes, midnight: int) -> Visits:
+    """Draw a day's visits: the more active a user, the likelier is one."""
+    activity = tastes.users.activity * len(tastes.users.activity)
+    users = np.flatnonzero(rng.random(len(activity)) < -np.expm1(-activity)).astype(np.int64)
+    hours = rng.choice(24, users.size, p=HOUR_SHARES)
+    seconds = rng.integers(_LATEST_START, size=users.size)
+    sizes = rng.integers(FEWEST_SHOWN, MOST_SHOWN + 1, users.size)
+    return Visits(users, midnight + hours * 3_600 + seconds, sizes)
+
+
+def show(
+    tastes: Tastes, visits: Visits, day: int, lists: tuple[list[Ints], list[Ints]], effect: float
+) -> Shown:
+    """Say what each visitor looks at, and would like, in either variant.
+
+    Parameters
+    ----------
+    lists
+        Of control and of test: for each visit the places of the posts served,
+        best first. A visit ends where the shorter one does.
+    """
+    control, test = lists
+    pairs = zip(visits.sizes, control, test, strict=True)
+    sizes = np.array([min(int(size), len(a), len(b)) for size, a, b in pairs], dtype=np.int64)
+    users = np.repeat(visits.users, sizes)
+    ranks = np.arange(users.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    times = np.repeat(visits.starts, sizes) + ranks * (_DWELL_SECONDS[1] + _PAUSE_SECONDS)
+    posts = [
+        np.concatenate([each[:size] for each, size in zip(some, sizes, strict=True)] or [users])
+        for some in (control, test)
+    ]
+    hours = times % DAY // 3_600
+    in_control, raw = (tastes.probabilities(users, each, hours) for each in posts)
+    in_test = raised(raw, (1 + effect) * float(in_control.sum()))
+    days = np.full(users.size, day, dtype=np.int64)
+    return Shown(users, days, ranks, times, posts[0], posts[1], in_control, in_test)
+
+
+def raised(probabilities: Floats, total: float) -> Floats:
+    """Multiply the odds of all by one factor, so that the probabilities come to `total`."""
+    if probabilities.size == 0:
+        return probabilities
+    logits = logit(probabilities)
+    shift = brentq(lambda by: float(expit(logits + by).sum()) - total, -30, 30)
+    result: Floats = expit(logits + shift)
+    return result
+
+
+def dwell(rng: np.random.Generator, views: int) -> Ints:
+    """Draw how many seconds after its view each like comes, before the next view."""
+    return rng.integers(_DWELL_SECONDS[0], _DWELL_SECONDS[1] + 1, views)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tqdm import tqdm
 
 from demo import feed, network
+from demo.ground_truth import Tastes, draw_tastes
 from demo.population import (
     CITIES_PER_COUNTRY,
     COUNTRIES,
@@ -21,9 +22,8 @@ from demo.population import (
     SOURCES,
     TOPICS,
     Users,
+    write_text,
 )
-from demo.tastes import Tastes, draw_tastes
-from demo.texts import write_text
 
 logger = logging.getLogger(__name__)
 

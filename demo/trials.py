@@ -17,14 +17,25 @@ import pandas as pd
 from scipy import stats
 from tqdm import tqdm
 
-from batch.experiment.compare import CONFIDENCE, SIGNIFICANCE, Difference
-from batch.experiment.metrics import DAYS, HITRATE, HITS, IN_TEST, LIKE_RATE, LIKES, LIKES_PER_USER, VIEWS
 from batch.experiment.outcomes import FIRST_POSTS
 from batch.experiment.period import Period
 from batch.experiment.report import judge
+from batch.experiment.statistics import (
+    CONFIDENCE,
+    DAYS,
+    HITRATE,
+    HITS,
+    IN_TEST,
+    LIKE_RATE,
+    LIKES,
+    LIKES_PER_USER,
+    SIGNIFICANCE,
+    VIEWS,
+    Difference,
+)
 from contract.experiment import TEST, Experiment
 from demo.population import FIRST_USER_ID, Floats
-from demo.visits import Shown
+from demo.replay import Shown
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ def run_trials(
     ----------
     before
         Row per user (index `user_id`) with what they did before: the columns
-        `before_...` that `batch.experiment.metrics` names.
+        `before_...` that `batch.experiment.statistics` names.
     same
         True gives test control's lists and tastes (A/A).
     """

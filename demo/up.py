@@ -14,17 +14,15 @@ from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.answers import check_answers
-from demo.examples import choose_examples, print_examples
-from demo.loaded import SIMULATED, Loaded, loaded, source_of
+from demo.checks import Truth, check_answers, choose_examples, print_examples
+from demo.child_processes import Stopped, ignore_signals, run_stage, stoppable, timed
+from demo.gunicorn import Web
+from demo.network import SIMULATED, Loaded, loaded, source_of
 from demo.networks import NetworkFolder
 from demo.postgres import engine_of
 from demo.processes import DemoError, holder, lock
 from demo.real_network import recognise
 from demo.servers import Servers, servers_in, up_lock
-from demo.stages import Stopped, ignore_signals, run_stage, stoppable, timed
-from demo.truth import Truth
-from demo.web import Web
 
 REAL_LIMIT_USERS = 2000
 MAX_USERS_SCORED = 50_000

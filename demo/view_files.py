@@ -29,11 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from batch.loading.views import OPTIONAL, TIMES, WHOLE, WORDS
+from batch.loading.schema import OPTIONAL, TIMES, WHOLE, WORDS
 from contract import columns
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from demo import network
-from demo.files import check_ids, parse_times
+from demo.course_files import check_ids, parse_times
 from demo.network import NetworkError, quote
 from demo.real_network import find_file
 

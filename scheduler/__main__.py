@@ -8,16 +8,15 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from batch.loading.source import explained, open_engine
+from batch.postgres import explained, open_engine
 from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError, SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
-from scheduler.alarm import Alarm
-from scheduler.cron import CronSchedule, missed
-from scheduler.late import LatestLive, LateWatch, late_night
-from scheduler.night import COMMAND, Night, quiet_refresh
+from scheduler.alerts import Alarm
+from scheduler.job import COMMAND, Night, quiet_refresh
+from scheduler.schedule import CronSchedule, LatestLive, LateWatch, late_night, missed
 from scheduler.service import LastStart, Refreshes, serve
 
 OVERDUE_AFTER = timedelta(minutes=15)

@@ -13,9 +13,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from contract.errors import OvernightError
-from scheduler.cron import CronSchedule, missed
-from scheduler.late import LateWatch
-from scheduler.night import Night
+from scheduler.job import Night
+from scheduler.schedule import CronSchedule, LateWatch, missed
 
 log = logging.getLogger(__name__)
 

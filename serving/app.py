@@ -11,17 +11,16 @@ from redis import Redis
 
 from contract.keys import Keys
 from contract.settings import ON, Settings
+from serving.auth import guard
 from serving.exposures import Exposures
-from serving.feed_routes import add_feed_routes
-from serving.front import Front
-from serving.guard import guard
-from serving.lists import Lists
+from serving.list_store import Lists
 from serving.metrics import Metrics
-from serving.observe import observe
-from serving.operator_routes import add_operator_routes
 from serving.problems import register_problems
-from serving.refresh import LiveState
+from serving.refresher import LiveState
+from serving.routes import add_feed_routes, add_operator_routes
 from serving.service import Service
+from serving.telemetry import observe
+from serving.tuned.fast_path import Front
 
 EXTENSION = "overnight"
 

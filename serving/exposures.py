@@ -19,8 +19,8 @@ from redis.exceptions import RedisClusterException, RedisError
 from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
-from serving.answer import Answer
 from serving.metrics import Metrics
+from serving.recommend import Answer
 
 log = logging.getLogger(__name__)
 

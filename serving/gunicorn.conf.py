@@ -17,7 +17,7 @@ from gunicorn.workers.base import Worker
 
 from contract.errors import SettingsError
 from contract.settings import Settings
-from serving.worker import LONGEST_LINE
+from serving.tuned.worker import LONGEST_LINE
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -55,7 +55,7 @@ bind = [f"{_host}:{port}" for port in (_settings.port, _settings.metrics_port) i
 workers = _settings.workers
 # Connections stay open between requests. While Redis is slow, but in time, every thread waits
 # for it most of the time: four would then answer no more than a hundred requests a second.
-worker_class = "serving.worker.Worker"
+worker_class = "serving.tuned.worker.Worker"
 threads = 16
 # Loaded before forking, so that a bad setting ends gunicorn instead of its workers one by one.
 preload_app = True

@@ -8,7 +8,12 @@ from http import HTTPStatus
 
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from serving.answer import (
+from serving.cursor import Cursor
+from serving.exposures import Exposures
+from serving.list_store import Lists, UnavailableError
+from serving.metrics import Metrics
+from serving.problems import ProblemError
+from serving.recommend import (
     Answer,
     RunGoneError,
     answer_found,
@@ -17,12 +22,7 @@ from serving.answer import (
     key_to_read,
     most_needed,
 )
-from serving.cursor import Cursor
-from serving.exposures import Exposures
-from serving.lists import Lists, UnavailableError
-from serving.metrics import Metrics
-from serving.problems import ProblemError
-from serving.refresh import LiveState
+from serving.refresher import LiveState
 from serving.state import Run, State
 from serving.texts import Post
 

@@ -10,8 +10,8 @@ from contract.errors import SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
 from serving.app import create_app
-from serving.lists import open_redis
-from serving.logs import JsonLines
+from serving.list_store import open_redis
+from serving.telemetry import JsonLines
 
 REFRESH_TIMEOUT_SECONDS = 1.0
 

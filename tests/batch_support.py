@@ -23,8 +23,8 @@ import redis
 import sqlalchemy as sa
 
 from batch.cli import main
-from batch.loading.groupings import Groupings, by_topic
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings, by_topic
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys

@@ -7,8 +7,8 @@ from itertools import permutations
 import numpy as np
 
 from batch.arrays import Int32s
-from batch.judging.catalogue import CatalogueCase
-from batch.judging.metrics import DEPTH
+from batch.evaluation.catalogue_case import CatalogueCase
+from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
 
 

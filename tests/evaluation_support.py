@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered, Window, gather
-from batch.learning.model import Model
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.loading.likes import Likes
 from batch.loading.pull import Pulled, pull
-from batch.loading.source import connected
+from batch.postgres import connected
+from batch.training.dataset import Gathered, Window, gather
+from batch.training.fit import fit
+from batch.training.model import Model
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.variants import VARIANTS
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, make_network

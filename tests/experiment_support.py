@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
-from batch.experiment.period import Period, Split
-from batch.experiment.plan import Plan
+from batch.experiment.period import Period, Plan, Split
+from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
 from contract.experiment import Experiment
 from contract.keys import Keys
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 import batch.cli
 import demo.cli
 import scheduler.__main__
-from batch.loading.views import OPTIONAL, REQUIRED
+from batch.loading.schema import OPTIONAL, REQUIRED
 from contract import errors
 from contract.columns import SCHEMA
 from contract.experiment import VARIANTS

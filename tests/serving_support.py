@@ -15,7 +15,7 @@ from contract.codec import Ranked, encode_list, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import EXTENSION, create_app
-from serving.lists import open_redis
+from serving.list_store import open_redis
 
 KEYS = Keys()
 CONTROL_RUN = "20261122T030000Z-control"

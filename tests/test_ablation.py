@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.learning import fit
-from batch.learning.gather import Gathered
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.loading.examples import Examples
+from batch.training import fit
+from batch.training.dataset import Gathered
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import VARIANTS
 from benchmarks import ablation, ablation_report
 from benchmarks.ablation import (
@@ -34,7 +34,7 @@ from benchmarks.ablation import (
     merge_windows,
 )
 from benchmarks.report import ALL_CUTOFFS
-from benchmarks.ways import ROOT
+from benchmarks.scorers import ROOT
 from contract.experiment import CONTROL, TEST
 from tests.batch_support import FIRST_DAY, execute, make_network
 from tests.evaluation_support import gathered_of, settings_of, small_network

@@ -17,11 +17,10 @@ import redis
 import sqlalchemy as sa
 
 from batch import pipeline
-from batch.alerting import alert, webhook
-from batch.alerting.alert import Alert, Job, deliver
-from batch.alerting.events import RUNBOOK, SECTIONS, SENTENCES, Event
-from batch.alerting.within import within
-from batch.loading.source import open_engine
+from batch.alerts import alert, webhook
+from batch.alerts.alert import RUNBOOK, SECTIONS, SENTENCES, Alert, Event, Job, deliver
+from batch.alerts.webhook import within
+from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
 from contract.codec import encode_object
 from contract.columns import SCHEMA

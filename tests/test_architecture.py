@@ -95,9 +95,9 @@ def test_the_folders_of_batch_import_in_one_direction() -> None:
         ("contract", "import batch", "batch"),
         ("contract", "from pandas import DataFrame", "pandas"),
         ("contract", "import sqlalchemy as sa", "sqlalchemy"),
-        ("serving", "from batch.loading.source import open_engine", "batch"),
+        ("serving", "from batch.postgres import open_engine", "batch"),
         ("serving", "def late():\n    import numpy as np", "numpy"),
-        ("serving", "import scheduler.cron", "scheduler"),
+        ("serving", "import scheduler.schedule", "scheduler"),
         ("serving", "import importlib\nimportlib.import_module('sklearn.metrics')", "sklearn"),
         ("batch", "from serving import app", "serving"),
         ("batch", "import os, demo.cli", "demo"),
@@ -160,7 +160,7 @@ def connects_at_import(root: Path, names: list[str]) -> bool:
 
 def test_no_module_connects_when_it_is_imported() -> None:
     names = modules(ROOT)
-    assert {"contract.settings", "serving.wsgi", "batch.loading.source", "scheduler.service"} <= set(names)
+    assert {"contract.settings", "serving.wsgi", "batch.postgres", "scheduler.service"} <= set(names)
     assert not connects_at_import(ROOT, names)
 
 

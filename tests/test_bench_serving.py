@@ -83,7 +83,7 @@ def test_wrk_asks_a_bare_app_and_its_workers_are_measured(
 ) -> None:
     monkeypatch.setenv("OVERNIGHT_WORKERS", "1")
     (tmp_path / "users").write_text("1\n2\n")
-    with gunicorn(BARE_CONF, "benchmarks.bare:bare()", "/") as server:
+    with gunicorn(BARE_CONF, "benchmarks.bare_flask:bare()", "/") as server:
         measured = server.load(find_wrk(), "/", tmp_path / "users", connections=2, seconds=1)
         assert measured.rps > 0
         assert measured.worker_us > 0

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import exposures, loading, publish
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
-from benchmarks.ways import SAMPLES, Measured, error, measure
+from benchmarks.scorers import SAMPLES, Measured, error, measure
 from contract.errors import OvernightError
 from contract.settings import Settings
 from demo.postgres import engine_of

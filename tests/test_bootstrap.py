@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from batch.judging import bootstrap
-from batch.judging.bootstrap import FEWEST_DRAWS, MOST_DRAWS, Pooled, measure, resamples
-from batch.judging.metrics import Floats
+from batch.evaluation import bootstrap
+from batch.evaluation.bootstrap import FEWEST_DRAWS, MOST_DRAWS, Pooled, measure, resamples
+from batch.evaluation.ranking_metrics import Floats
 
 
 def pooled_of(users: int, rows_each: int, seed: int) -> Pooled:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.judging import catalogue
-from batch.judging.catalogue import (
+from batch.evaluation import catalogue_case
+from batch.evaluation.catalogue_case import (
     CatalogueCase,
     build_case,
     measure_lists,
@@ -17,9 +17,9 @@ from batch.judging.catalogue import (
     score_random,
     summarise,
 )
-from batch.judging.metrics import DEPTH
-from batch.learning.gather import Gathered
+from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
+from batch.training.dataset import Gathered
 from tests.batch_support import execute, make_network, query
 from tests.catalogue_cases import a_case, lists_of, overlap_of_pairs
 from tests.evaluation_support import gathered_of, small_network
@@ -150,7 +150,7 @@ def test_random_coverage_is_expected_to_be_one_less_the_chance_that_nobody_is_sh
         popularity=np.ones(20),
     )
     first, others = 1 - (1 - 5 / 20), 1 - (1 - 5 / 19) * (1 - 5 / 20)
-    assert catalogue._expected_coverage(case, 5) == pytest.approx((first + 19 * others) / 20)
+    assert catalogue_case._expected_coverage(case, 5) == pytest.approx((first + 19 * others) / 20)
 
 
 def test_judged_are_those_who_newly_liked_a_post_that_was_known(database_url: str) -> None:

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from batch.publishing import store
-from batch.publishing.forecast import before_writing
+from batch import redis_client
+from batch.publishing.memory import before_writing
 from contract.errors import SettingsError, StoreError
 from contract.settings import ON, Settings
 from tests.batch_support import KEYS, live_run, make_network, run_here
@@ -30,7 +30,7 @@ def cluster_url() -> Iterator[str]:
 @pytest.fixture
 def client(cluster_url: str) -> Iterator[Any]:
     """A client of the emptied cluster, as the batch opens it."""
-    with store.connected(settings_of(cluster_url)) as client:
+    with redis_client.connected(settings_of(cluster_url)) as client:
         client.flushall()
         yield client
 
@@ -53,7 +53,7 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
         assert done.returncode == 0, done.stderr
         runs.append(live_run(client))
     assert runs[0] != runs[1]
-    assert store.runs_in(client, KEYS) == {runs[1]}
+    assert redis_client.runs_in(client, KEYS) == {runs[1]}
     of_run = list(client.scan_iter(match=KEYS.run_pattern(str(runs[1]))))
     assert len(of_run) == 300 + 40 + 2  # users, posts, popular and manifest
     assert list(client.scan_iter(match=KEYS.run_pattern(str(runs[0])))) == []
@@ -98,21 +98,21 @@ def test_each_node_must_have_room_for_its_share(client: Any) -> None:
 
 def test_a_cluster_and_a_single_server_are_told_apart(cluster_url: str, redis_url: str) -> None:
     def read(keys_at_a_time: int) -> None:
-        with store.connected(Settings(redis_url=cluster_url)) as client:
-            for block in store.blocks((f"key {number}" for number in range(50)), keys_at_a_time):
-                store.get_many(client, block)
+        with redis_client.connected(Settings(redis_url=cluster_url)) as client:
+            for block in redis_client.blocks((f"key {number}" for number in range(50)), keys_at_a_time):
+                redis_client.get_many(client, block)
 
     for keys_at_a_time in (1, 10):
         with pytest.raises(StoreError, match="it is a Redis Cluster; set OVERNIGHT_REDIS_CLUSTER=on"):
             read(keys_at_a_time)
     with pytest.raises(StoreError, match="set OVERNIGHT_REDIS_CLUSTER=off"):
-        store.open_redis(settings_of(redis_url))
+        redis_client.open_redis(settings_of(redis_url))
     with pytest.raises(SettingsError, match="REDIS_URL cannot be used"):
-        store.open_redis(settings_of(f"{cluster_url}?nonsense=1"))
+        redis_client.open_redis(settings_of(f"{cluster_url}?nonsense=1"))
 
 
 def test_a_cluster_that_is_out_of_reach_is_told_in_one_line() -> None:
     with pytest.raises(StoreError, match=r"^Redis at 127\.0\.0\.1: [^\n]*$"):
-        store.open_redis(settings_of("redis://:s3cret@127.0.0.1:1/0"))
+        redis_client.open_redis(settings_of("redis://:s3cret@127.0.0.1:1/0"))
     with serving(settings_of("redis://127.0.0.1:1/0")) as app:
         ask(app, "/posts/popular", 503)

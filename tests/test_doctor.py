@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctoring import clocks, live_runs, memory, time_index
-from batch.doctoring.census import census
-from batch.doctoring.doctor import examine
-from batch.doctoring.finding import Finding, Status, worst
+from batch.doctor import finding, live_runs, redis, time_index
+from batch.doctor.doctor import examine
+from batch.doctor.finding import Finding, Status, worst
+from batch.doctor.redis import census
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
@@ -454,18 +454,18 @@ def test_what_cannot_be_reached_is_named_and_the_rest_is_examined(night: Operate
     ("seconds", "status"), [(0, "ok"), (-2, "ok"), (3, "warn"), (-59, "warn"), (61, "fail"), (-7200, "fail")]
 )
 def test_clocks_that_differ_are_told_by_how_much(seconds: int, status: str) -> None:
-    ahead = clocks.skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    ahead = finding.skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
     assert abs(ahead.total_seconds() - seconds) < 1
-    assert clocks.judged("clock", timedelta(seconds=seconds)).status == status
+    assert finding.judged("clock", timedelta(seconds=seconds)).status == status
 
 
 def test_memory_is_enough_for_all_variants_together_or_it_is_not() -> None:
-    assert memory.enough((100, True), [40, 61]).status == Status.FAIL
-    assert memory.enough((100, True), [40, 40]).status == Status.WARN
-    assert memory.enough((1000, False), [40, None]).status == Status.OK
-    assert memory.enough(None, [40]).status == Status.OK
+    assert redis.enough((100, True), [40, 61]).status == Status.FAIL
+    assert redis.enough((100, True), [40, 40]).status == Status.WARN
+    assert redis.enough((1000, False), [40, None]).status == Status.OK
+    assert redis.enough(None, [40]).status == Status.OK
     forecast = {"forecast_bytes": 12345}
-    assert memory.bytes_of_run(None, None, forecast) == 12345  # type: ignore[arg-type]
+    assert redis.bytes_of_run(None, None, forecast) == 12345  # type: ignore[arg-type]
 
 
 def test_a_census_that_is_cut_short_says_so_and_calls_nothing_missing(night: Operated) -> None:

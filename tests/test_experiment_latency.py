@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch.experiment.latency import SLOW, Latency, compare_latencies, latency, quantile
+from batch.experiment.guardrails import SLOW, Latency, compare_latencies, latency, quantile
 from tests.experiment_support import within_binomial_bounds
 
 TRIALS = 200

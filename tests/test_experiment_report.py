@@ -16,25 +16,22 @@ import redis
 import sqlalchemy as sa
 from scipy import stats
 
-from batch.experiment.guard_rails import read_guard_rails
-from batch.experiment.latency import read_latencies
-from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.guardrails import read_guard_rails, read_latencies
+from batch.experiment.history import Recorded, history
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import ExperimentError, Period, find_split, period
-from batch.experiment.record import record
-from batch.experiment.recorded import Recorded, history
-from batch.experiment.report import report
+from batch.experiment.report import record, report
+from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
 from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
 from demo.experiment import Wanted, experiment, tell
+from demo.ground_truth import draw_tastes
 from demo.population import FIRST_USER_ID
 from demo.postgres import engine_of
-from demo.replay import FIRST_MIDNIGHT, Network, replay
-from demo.tastes import draw_tastes
+from demo.replay import FIRST_MIDNIGHT, Network, Shown, draw_visits, replay, show
 from demo.trials import run_trials, true_effects
-from demo.visits import Shown, draw_visits, show
 from tests.batch_support import execute, make_network, run_here
 from tests.experiment_support import START, a_period, within_binomial_bounds
 from tests.test_report import Page

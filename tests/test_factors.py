@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 from batch.features import factorisation, factors
 from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
 from batch.features.factors import FactorState, draw_even_trials, draw_trials, factor_state, taste_factors
-from batch.learning.gather import Gathered
-from batch.learning.recipe import LIKED
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
+from batch.training.dataset import Gathered
+from batch.training.recipe import LIKED
 from tests.batch_support import execute, topics_of
 from tests.evaluation_support import gathered_of, small_network
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.judging import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
-from batch.judging.catalogue import build_case, rank_by_score, score_lists
-from batch.judging.evaluate import rank_holdout
-from batch.judging.full_catalogue import (
+from batch.evaluation import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
+from batch.evaluation.catalogue_case import build_case, rank_by_score, score_lists
+from batch.evaluation.evaluate import rank_holdout
+from batch.evaluation.full_catalogue import (
     ALL,
     COLD,
     FIRST,
@@ -21,10 +21,10 @@ from batch.judging.full_catalogue import (
     measure_cases,
     rank_case,
 )
-from batch.judging.metrics import DEPTH
-from batch.learning.gather import Gathered
+from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.history import FADING, HALF_LIVES, count_histories, read_likes
 from batch.loading.likes import Likes
+from batch.training.dataset import Gathered
 from tests.batch_support import execute
 from tests.evaluation_support import CLOCK, fitted, pulled_of, small_network
 

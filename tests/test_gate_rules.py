@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.gate.facts import BesideLive, Facts, PopularityComparison
-from batch.gate.measure import compare_with_popularity
+from batch.gate.collect import compare_with_popularity
+from batch.gate.inputs import BesideLive, Facts, PopularityComparison
+from batch.gate.list_stats import Tally
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
-from batch.gate.tally import Tally
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists
 from contract.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from contract.errors import EXIT_USAGE
-from demo import karpov
+from demo import course_files
 from demo.network import NetworkError, transaction
 
 EVENT = ["timestamp", "user_id", "post_id"]
@@ -20,32 +20,36 @@ def folder(tmp_path: Path) -> Path:
     """A few made-up rows in files like those of the real network."""
     users = {"user_id": [7, 8, 9], "gender": [1, 0, 1], "age": [20, None, 31], "country": "Here"}
     more = {"city": [None, "There", None], "exp_group": [0, 1, 2], "os": "iOS", "source": "ads"}
-    pd.DataFrame(users | more).to_csv(tmp_path / karpov.USERS, index=False)
+    pd.DataFrame(users | more).to_csv(tmp_path / course_files.USERS, index=False)
     posts = {"post_id": [1, 2], "text": ['One, "two"\n\nthree', None], "topic": ["tech", "movie"]}
     counters = {"text_length": [16, 40], "views_total": [100, 90], "likes_total": [10, 9]}
-    pd.DataFrame(posts | counters).to_csv(tmp_path / karpov.POSTS, index=False)
+    pd.DataFrame(posts | counters).to_csv(tmp_path / course_files.POSTS, index=False)
     pd.DataFrame({"post_id": [1], "pc0": [0.1], "tfidf_max": [2.5]}).to_parquet(
-        tmp_path / karpov.POST_FEATURES
+        tmp_path / course_files.POST_FEATURES
     )
     history = [
         ("2021-12-29 21:20:00", 7, 1, "view", 1),
         ("2021-12-29 21:20:40", 7, 1, "like", 0),
         ("2021-12-29 21:21:00", 7, 2, "view", 0),
     ]
-    pd.DataFrame(history, columns=[*EVENT, "action", "target"]).to_csv(tmp_path / karpov.HISTORY, index=False)
+    pd.DataFrame(history, columns=[*EVENT, "action", "target"]).to_csv(
+        tmp_path / course_files.HISTORY, index=False
+    )
     evening = [
         ("2021-12-29 21:20:00", 7, 1, "view", 1),  # history has it
         ("2021-12-29 21:30:00", 8, 2, "view", 1),
         ("2021-12-29 21:31:00", 8, 1, "view", 0),
     ]
-    pd.DataFrame(evening, columns=[*EVENT, "action", "target"]).to_csv(tmp_path / karpov.EVENING, index=False)
+    pd.DataFrame(evening, columns=[*EVENT, "action", "target"]).to_csv(
+        tmp_path / course_files.EVENING, index=False
+    )
     liked = [
         ("2021-12-29 21:30:00", 8, 2, "view", 1),  # the evening has it
         ("2021-11-02 10:00:00", 8, 2, "view", 1),
         ("2021-11-01 09:00:00", 9, 1, "view", 1),
     ]
     rows = pd.DataFrame(liked, columns=[*EVENT, "action", "target"])
-    rows.assign(timestamp=pd.to_datetime(rows.timestamp)).to_parquet(tmp_path / karpov.LIKED)
+    rows.assign(timestamp=pd.to_datetime(rows.timestamp)).to_parquet(tmp_path / course_files.LIKED)
     return tmp_path
 
 
@@ -57,7 +61,7 @@ def query(database_url: str, sql: str) -> pd.DataFrame:
 def test_a_view_told_by_two_files_enters_once_and_lone_likes_have_no_view(
     database_url: str, folder: Path
 ) -> None:
-    karpov.load(database_url, folder)
+    course_files.load(database_url, folder)
     rows = query(
         database_url,
         """SELECT user_id, post_id, action,
@@ -77,7 +81,7 @@ def test_a_view_told_by_two_files_enters_once_and_lone_likes_have_no_view(
 
 
 def test_texts_and_missing_values_survive_the_load(database_url: str, folder: Path) -> None:
-    karpov.load(database_url, folder)
+    course_files.load(database_url, folder)
     posts = query(database_url, "SELECT * FROM recs.posts ORDER BY post_id")
     assert posts.text.iloc[0] == 'One, "two"\n\nthree'
     assert posts.text.isna().tolist() == [False, True]
@@ -92,7 +96,7 @@ def test_texts_and_missing_values_survive_the_load(database_url: str, folder: Pa
 
 
 def test_the_real_network_is_loaded_whole(database_url: str, real_network: Path) -> None:
-    karpov.load(database_url, real_network)
+    course_files.load(database_url, real_network)
     counts = query(
         database_url,
         """SELECT (SELECT count(*) FROM recs.users) AS users,
@@ -102,8 +106,8 @@ def test_the_real_network_is_loaded_whole(database_url: str, real_network: Path)
         (SELECT sum(like_count) FROM recs.posts) AS likes_total,
         (SELECT count(DISTINCT user_id) FROM recs.interactions) AS active""",
     ).iloc[0]
-    evening = pd.read_csv(real_network / karpov.EVENING)
-    posts = pd.read_csv(real_network / karpov.POSTS)
+    evening = pd.read_csv(real_network / course_files.EVENING)
+    posts = pd.read_csv(real_network / course_files.POSTS)
     assert counts[["users", "posts", "texts", "cities"]].tolist() == [163_205, 7_023, 2_212, 1_015]
     assert counts.likes_total == posts.likes_total.sum()
     assert counts.active == 12_857
@@ -124,20 +128,28 @@ def test_the_real_network_is_loaded_whole(database_url: str, real_network: Path)
 
 
 @pytest.mark.parametrize(
-    "name", [karpov.USERS, karpov.POSTS, karpov.POST_FEATURES, karpov.HISTORY, karpov.EVENING, karpov.LIKED]
+    "name",
+    [
+        course_files.USERS,
+        course_files.POSTS,
+        course_files.POST_FEATURES,
+        course_files.HISTORY,
+        course_files.EVENING,
+        course_files.LIKED,
+    ],
 )
 def test_a_missing_or_damaged_file_is_named_and_nothing_is_lost(
     database_url: str, folder: Path, name: str
 ) -> None:
-    karpov.load(database_url, folder)
+    course_files.load(database_url, folder)
     path = folder / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(NetworkError, match=f"{name} cannot be read: ") as damaged:
-        karpov.load(database_url, folder)
+        course_files.load(database_url, folder)
     path.unlink()
     with pytest.raises(NetworkError, match=f"{name} is missing") as missing:
-        karpov.load(database_url, folder)
+        course_files.load(database_url, folder)
     for raised in (damaged, missing):
         assert raised.value.exit_code == EXIT_USAGE
         assert "\n" not in str(raised.value)
@@ -146,7 +158,7 @@ def test_a_missing_or_damaged_file_is_named_and_nothing_is_lost(
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"nowhere/users\.csv\.gz is missing"):
-        karpov.load("postgresql://nobody@localhost:1/none", tmp_path / "nowhere")
+        course_files.load("postgresql://nobody@localhost:1/none", tmp_path / "nowhere")
 
 
 def rewrite(path: Path, **changed: str) -> None:
@@ -159,17 +171,19 @@ def rewrite(path: Path, **changed: str) -> None:
 def test_a_missing_column_and_a_wrong_value_are_named(folder: Path) -> None:
     def message() -> str:
         with pytest.raises(NetworkError) as raised:
-            karpov.load("postgresql://nobody@localhost:1/none", folder)
+            course_files.load("postgresql://nobody@localhost:1/none", folder)
         assert "\n" not in str(raised.value)
         return str(raised.value).removeprefix(f"{folder}/")
 
-    rewrite(folder / karpov.EVENING, target="2")
+    rewrite(folder / course_files.EVENING, target="2")
     assert message() == "views_evening.csv.gz: 'target' must be 0 or 1, not 2"
-    rewrite(folder / karpov.HISTORY, timestamp="yesterday\nor so")
+    rewrite(folder / course_files.HISTORY, timestamp="yesterday\nor so")
     assert message().startswith("history_users.csv.gz: 'timestamp' must be a time, UTC: ")
-    pd.read_csv(folder / karpov.POSTS).drop(columns="topic").to_csv(folder / karpov.POSTS, index=False)
+    pd.read_csv(folder / course_files.POSTS).drop(columns="topic").to_csv(
+        folder / course_files.POSTS, index=False
+    )
     assert message() == "posts.csv.gz lacks the column 'topic'"
-    rewrite(folder / karpov.USERS, age="young")
+    rewrite(folder / course_files.USERS, age="young")
     assert message().startswith("users.csv.gz: 'age' must be a whole number or nothing: ")
-    rewrite(folder / karpov.USERS, age="20", user_id="7")
+    rewrite(folder / course_files.USERS, age="20", user_id="7")
     assert message() == "users.csv.gz has 1 ids more than once, first 7"

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from batch.judging import protocols
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.evaluate import judged
-from batch.judging.judged import judge
-from batch.learning import gather as gathering
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
-from batch.loading.groupings import Groupings
+from batch.evaluation import protocols
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.evaluate import judged
+from batch.evaluation.scored_rows import judge
 from batch.loading.history import History, count_history
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings
+from batch.training import dataset as gathering
+from batch.training.dataset import Gathered
+from batch.training.fit import fit
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.variants import VARIANTS
 from tests import test_point_in_time
 from tests.batch_support import execute, make_network

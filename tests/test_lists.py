@@ -15,8 +15,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from batch.judging.catalogue import CatalogueCase
-from batch.judging.metrics import DEPTH
+from batch.evaluation.catalogue_case import CatalogueCase
+from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
 from benchmarks import lists, recommenders, worker_client
 from benchmarks.lists import LeftOut, Options, Stage, judge_other, make_stages, rank, without_counters
@@ -38,7 +38,7 @@ from benchmarks.recommenders import (
     fit_svd,
 )
 from benchmarks.report import ALL_CUTOFFS
-from benchmarks.ways import ROOT
+from benchmarks.scorers import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
 from contract.errors import SourceError
 from tests.batch_support import FIRST_DAY, execute, make_network

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.views import check_views
+from batch.loading.schema import check_views
 from contract.errors import EXIT_USAGE, OvernightError
-from demo import karpov, view_files
+from demo import course_files, view_files
 from demo.network import transaction
 from demo.networks import folder_in_use, folder_to_load
 from demo.processes import DemoUsageError, free_port
@@ -322,7 +322,7 @@ def test_a_folder_in_no_known_format_is_told_what_was_looked_for(tmp_path: Path)
     with pytest.raises(OvernightError, match=r"no file posts\.parquet or posts\.csv or posts\.csv\.gz"):
         recognise(tmp_path)
     (tmp_path / "interactions.csv").unlink()
-    (tmp_path / karpov.LIKED).touch()
+    (tmp_path / course_files.LIKED).touch()
     assert recognise(tmp_path) is Format.FIRST_NETWORK
 
 

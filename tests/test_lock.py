@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.source import open_engine
+from batch.postgres import open_engine
 from batch.runs import lock
 from contract.errors import LockedError
 from contract.settings import Settings
@@ -18,7 +18,7 @@ from tests.batch_support import ROOT, wait_until
 
 HOLD = """
 import sys, time
-from batch.loading.source import open_engine
+from batch.postgres import open_engine
 from batch.runs import lock
 from contract.settings import Settings
 with lock.held(open_engine(Settings(database_url=sys.argv[1]), "overnight batch run elsewhere"), "recs"):

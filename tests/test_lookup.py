@@ -9,8 +9,8 @@ import pytest
 import redis
 from redis.exceptions import TimeoutError
 
-from serving.lists import open_redis
-from serving.lookup import Lookup
+from serving.list_store import open_redis
+from serving.redis_get import Lookup
 from tests.serving_support import monitored, settings_for
 
 

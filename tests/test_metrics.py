@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from batch.judging.metrics import DEPTH, KS, Floats, RankedLists, by_list, expected_of_random, ranked_lists
-from batch.judging.pooled import Auc, Calibration, calibration_error, losses
+from batch.evaluation.pointwise_metrics import Auc, Calibration, calibration_error, losses
+from batch.evaluation.ranking_metrics import (
+    DEPTH,
+    KS,
+    Floats,
+    RankedLists,
+    by_list,
+    expected_of_random,
+    ranked_lists,
+)
 
 Row = tuple[int, int, int, float]
 

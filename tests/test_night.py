@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import redis
 
-from batch.learning import fit as fitting
-from batch.learning.fit import fit
-from batch.learning.recipe import RECIPES, Recipe
 from batch.loading.examples import Examples
-from batch.loading.groupings import MOST_TOPICS
-from batch.loading.source import open_engine
+from batch.loading.post_groups import MOST_TOPICS
 from batch.pipeline import Night, run_night
+from batch.postgres import open_engine
 from batch.runs import ledger
+from batch.training import fit as fitting
+from batch.training.fit import fit
+from batch.training.recipe import RECIPES, Recipe
 from batch.variants import VARIANTS
 from contract.experiment import VARIANTS as NAMES
 from contract.keys import Keys

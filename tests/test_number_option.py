@@ -6,7 +6,7 @@ import click
 import pytest
 
 from batch.commands.experiment_report import report
-from batch.commands.number import Number
+from batch.commands.options import Number
 from batch.commands.tune import tune
 from demo.cli import experiment_command
 

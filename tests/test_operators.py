@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from batch.inspecting.compared import changes, overlap
-from batch.judging.recipe_record import RecipeChoice
-from batch.learning.model import load_model
-from batch.learning.recipe import RECIPES, Recipe
+from batch.evaluation.recipe_choice import RecipeChoice
+from batch.inspection.lists import changes, overlap
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
+from batch.training.model import load_model
+from batch.training.recipe import RECIPES, Recipe
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys

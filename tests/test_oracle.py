@@ -12,12 +12,12 @@ from scipy.special import expit
 
 from contract.codec import encode_list
 from contract.keys import Keys
-from demo import judge, oracle
+from demo import oracle
+from demo.ground_truth import draw_tastes
 from demo.network import NetworkError, transaction
-from demo.night_lists import worth_of_lists
+from demo.oracle import worth_of_lists
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
 from demo.simulate import simulate
-from demo.tastes import draw_tastes
 
 USERS, POSTS, INTERACTIONS, SEED = 1_500, 200, 150_000, 11
 FROM, UNTIL = "2021-12-15T00:00:00+00:00", "2021-12-28T12:00:00+00:00"
@@ -56,7 +56,7 @@ def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_
     tastes = draw_tastes(SEED, USERS, POSTS)
     with transaction(database_url) as connection:
         [window] = oracle.holdout_windows(connection)
-        pairs = judge.pairs_of(connection, tastes, window.start, window.until, (0, USERS))
+        pairs = oracle.pairs_of(connection, tastes, window.start, window.until, (0, USERS))
         counts = connection.execute(
             sa.text(
                 "SELECT post_id - 1, count(*) FILTER (WHERE action = 'like') / count(*)::float "
@@ -70,7 +70,7 @@ def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_
     users = len(np.unique(pairs.users))
 
     def reached(scores: np.ndarray) -> np.ndarray:
-        return np.array(judge.hits_at_k(pairs, scores)) / users
+        return np.array(oracle.hits_at_k(pairs, scores)) / users
 
     rng = np.random.default_rng(0)
     random = np.mean([reached(rng.random(len(pairs.users))) for _ in range(10)], axis=0)
@@ -84,7 +84,7 @@ def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_
 
 
 def test_hits_agree_with_a_count_by_hand() -> None:
-    pairs = judge.Pairs(
+    pairs = oracle.Pairs(
         users=np.array([1, 1, 1, 4, 4]),
         posts=np.array([0, 5, 7, 2, 3]),
         liked=np.array([False, False, True, True, False]),
@@ -93,9 +93,9 @@ def test_hits_agree_with_a_count_by_hand() -> None:
     )
     scores = np.array([1.0, 3.0, 2.0, 1.0, 1.0])
     # First of user 1 is post 5 (not liked), of user 4 post 2: scores tie, so the lower post.
-    assert judge.hits_at_k(pairs, scores, k=1) == pytest.approx((1, 0.2 + 0.3))
+    assert oracle.hits_at_k(pairs, scores, k=1) == pytest.approx((1, 0.2 + 0.3))
     both = (1 - 0.8 * 0.5) + (1 - 0.7 * 0.6)
-    assert judge.hits_at_k(pairs, scores, k=2) == pytest.approx((2, both))
+    assert oracle.hits_at_k(pairs, scores, k=2) == pytest.approx((2, both))
 
 
 def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
@@ -103,9 +103,9 @@ def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
     tastes = draw_tastes(SEED, 300, 60)
     with transaction(database_url) as connection:
         [window] = oracle.holdout_windows(connection)
-        whole = judge.judge(connection, tastes, window.start, window.until)
-        sliced = judge.judge(connection, tastes, window.start, window.until, slices=150)
-        nothing = judge.judge(connection, tastes, window.until, window.until)
+        whole = oracle.judge(connection, tastes, window.start, window.until)
+        sliced = oracle.judge(connection, tastes, window.start, window.until, slices=150)
+        nothing = oracle.judge(connection, tastes, window.until, window.until)
     assert whole is not None
     assert sliced is not None
     assert (sliced.users, sliced.pairs, sliced.ceiling) == (whole.users, whole.pairs, whole.ceiling)

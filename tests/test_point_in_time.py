@@ -8,15 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from batch.features.build import build_tables, profile_columns
 from batch.features.encode import Encoder
 from batch.features.factors import taste_factors
-from batch.features.features import build_tables, profile_columns
 from batch.features.population import population_of
 from batch.features.tables import FeatureTables, Kind
 from batch.features.text import text_features
-from batch.learning.recipe import LIKED
 from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
+from batch.training.recipe import LIKED
 from batch.variants import Variant
 from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
 from tests.evaluation_support import gathered_of, pulled_of, pulling

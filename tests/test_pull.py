@@ -20,8 +20,8 @@ import sqlalchemy as sa
 import batch.pipeline
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
-from batch.loading.source import open_engine, snapshot
 from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
+from batch.postgres import open_engine, snapshot
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.batch_support import (

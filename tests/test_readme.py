@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.experiment.assignment import variant_sql
-from batch.loading.views import OPTIONAL, check_views
+from batch.loading.schema import OPTIONAL, check_views
 from contract.experiment import Experiment
 from contract.settings import Settings
 from demo.simulate import simulate

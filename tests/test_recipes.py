@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from batch.features import features
-from batch.judging import choose_recipe as choosing
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.evaluate import holdout_rows
-from batch.judging.full_catalogue import FIRST, MIN_USERS
-from batch.judging.recipe_record import RecipeChoice
-from batch.learning import fit as fitting
-from batch.learning.files import COLUMNS
-from batch.learning.fit import MAX_ROWS_OF_A_QUERY, fit
-from batch.learning.gather import Gathered
-from batch.learning.model import load_model
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
+from batch.evaluation import choose_recipe as choosing
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.evaluate import holdout_rows
+from batch.evaluation.full_catalogue import FIRST, MIN_USERS
+from batch.evaluation.recipe_choice import RecipeChoice
+from batch.features import build
 from batch.loading.examples import Examples
+from batch.training import fit as fitting
+from batch.training.dataset import Gathered
+from batch.training.fit import MAX_ROWS_OF_A_QUERY, fit
+from batch.training.model import load_model
+from batch.training.model_files import COLUMNS
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import VARIANTS
 from contract.errors import ModelError
 from contract.settings import RECIPE_NAMES
@@ -282,7 +282,7 @@ def test_a_model_of_other_features_or_of_a_version_without_recipes_is_an_error(
     model.save(tmp_path, gathered.network)
     model.tables(gathered.network, gathered.now)
     with monkeypatch.context() as patched:
-        patched.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+        patched.setattr(build, "FADING_FEATURES", build.FADING_FEATURES[:-1])
         with pytest.raises(ModelError, match="was trained on other features; run the night again"):
             load_model(tmp_path, gathered.network).tables(gathered.network, gathered.now)
     written = json.loads((tmp_path / COLUMNS).read_text())

@@ -15,16 +15,16 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.features import factors, features
+from batch.features import build, factors
 from batch.features.factors import Factors
-from batch.learning.files import COLUMNS
-from batch.learning.model import load_model
-from batch.learning.refresh_state import RefreshState
-from batch.loading.load import load_network
+from batch.loading.network import load_network
 from batch.publishing import prune as removing
-from batch.refreshing import due
-from batch.refreshing import refresh as refreshing
+from batch.refresh import refresh as refreshing
+from batch.refresh import stale_users
 from batch.runs import ledger, lock
+from batch.training.model import load_model
+from batch.training.model_files import COLUMNS
+from batch.training.refresh_state import RefreshState
 from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
@@ -178,7 +178,7 @@ def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
     post = best(client, 7)
     acts(live, 7, post)
     with monkeypatch.context() as patched:
-        patched.setattr(due, "note", stop)
+        patched.setattr(stale_users, "note", stop)
         assert live.run("refresh", "--variant", "control").returncode == 1
     assert best(client, 7) != post
     assert refreshed(live, "--variant", "control")[0]["users"] == 1
@@ -187,7 +187,7 @@ def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
 def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = due.find
+    find = stale_users.find
 
     def lose_and_find(connection: sa.Connection, *arguments: Any) -> Any:
         backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
@@ -197,7 +197,7 @@ def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
     acts(live, 7, 105)
     before = live_values(client)
     with monkeypatch.context() as patched:
-        patched.setattr(due, "find", lose_and_find)
+        patched.setattr(stale_users, "find", lose_and_find)
         check_error(live.run("refresh"), 1, "Postgres at ")
     assert live_values(client) == before
     assert [record["users"] for record in refreshed(live)] == [1, 1]
@@ -387,7 +387,7 @@ def test_a_model_of_a_version_with_other_features_is_told_and_scores_nobody(
 ) -> None:
     before = live_values(client)
     acts(live, 7, 105)
-    monkeypatch.setattr(features, "FADING_FEATURES", features.FADING_FEATURES[:-1])
+    monkeypatch.setattr(build, "FADING_FEATURES", build.FADING_FEATURES[:-1])
     check_error(live.run("refresh"), 1, "the model was trained on other features; run the night again")
     assert live_values(client) == before
 

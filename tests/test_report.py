@@ -21,16 +21,14 @@ import pytest
 import redis
 from sklearn.metrics import roc_auc_score
 
-from batch.judging import RANKERS
-from batch.judging.evaluate import evaluate, judged, rank_holdout
-from batch.judging.full_catalogue import MAX_USERS
-from batch.judging.metrics import ranking_metrics
-from batch.judging.recipe_record import Candidate, RecipeChoice
-from batch.learning.recipe import LIKED, LIKED_IF_VIEWED, RANKED
+from batch.evaluation import RANKERS
+from batch.evaluation.evaluate import evaluate, judged, rank_holdout
+from batch.evaluation.full_catalogue import MAX_USERS
+from batch.evaluation.ranking_metrics import ranking_metrics
+from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.loading.likes import Likes
-from batch.reporting.curves import curves_of
-from batch.reporting.portraits import chosen
-from batch.reporting.report import report_page
+from batch.reports.run_page import chosen, curves_of, report_page
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
 from tests.batch_live import check_error
 from tests.batch_support import execute, live_lists, live_run, make_network, query, run_apart, run_here

@@ -14,10 +14,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.loading.source import open_engine
-from batch.publishing import live, prune, store
+from batch import redis_client
+from batch.postgres import open_engine
+from batch.publishing import go_live, prune
+from batch.publishing.go_live import KNOWN_USERS, RollbackError, roll_back
 from batch.publishing.prune import not_kept, tidy
-from batch.publishing.rollback import KNOWN_USERS, RollbackError, roll_back
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
 from batch.runs.tables import VERSION, drained, experiments, exposures
@@ -59,13 +60,13 @@ class Place:
     def published(self) -> str:
         """Make a run and take it live."""
         run, manifest = self.built()
-        live.go_live(self.engine, self.client, KEYS, run, manifest, "a test")
+        go_live.go_live(self.engine, self.client, KEYS, run, manifest, "a test")
         return run.run_id
 
     def refused(self) -> str:
         """Make a run and refuse it."""
         run, manifest = self.built()
-        live.refuse(self.engine, self.client, KEYS, run, manifest, "a test", "overlap: too small")
+        go_live.refuse(self.engine, self.client, KEYS, run, manifest, "a test", "overlap: too small")
         return run.run_id
 
     def back(self) -> str:
@@ -143,7 +144,7 @@ def test_refused_failed_and_rolled_back_runs_are_not_gone_back_to(place: Place) 
     assert place.back() == good
     place.refused()
     run, _ = place.built()
-    live.abandon(place.engine, place.client, place.settings, run, "a test", "a test")
+    go_live.abandon(place.engine, place.client, place.settings, run, "a test", "a test")
     newest = place.published()
     assert place.back() == good
     assert place.states()[bad] == place.states()[newest] == "rolled_back"
@@ -169,7 +170,7 @@ def test_a_run_that_was_being_built_is_named_and_may_go_live_after_a_rollback(pl
     run, manifest = place.built()
     done = roll_back(place.engine, place.client, KEYS, "control", "a test", "a test")
     assert (done.good, done.building) == (first, [run.run_id])
-    live.go_live(place.engine, place.client, KEYS, run, manifest, "a test")
+    go_live.go_live(place.engine, place.client, KEYS, run, manifest, "a test")
     assert place.states() == {first: "retired", second: "rolled_back", run.run_id: "live"}
 
 
@@ -268,7 +269,7 @@ def test_a_removal_that_dies_is_finished_by_the_next_and_nothing_goes_back_to_it
         client.unlink(keys.user(run_id, 3))
         raise OvernightError("killed")
 
-    monkeypatch.setattr(store, "remove_run", dies)
+    monkeypatch.setattr(redis_client, "remove_run", dies)
     with pytest.raises(OvernightError, match="killed"):
         place.tidied(keep_runs=1, prune_after_minutes=0)
     monkeypatch.undo()

@@ -9,12 +9,12 @@ import click
 import pytest
 
 from batch.cli import COMMANDS, cli
-from batch.commands.show import summary
-from batch.judging import FIRST_FIGURES
-from batch.judging.recipe_record import Candidate, RecipeChoice
-from batch.judging.show_evaluation import in_order
-from batch.layout import one_line, table
-from batch.learning.recipe import LIKED_IF_VIEWED, RANKED
+from batch.commands.runs import summary
+from batch.evaluation import FIRST_FIGURES
+from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.evaluation.render import in_order
+from batch.formatting import one_line, table
+from batch.training.recipe import LIKED_IF_VIEWED, RANKED
 from tests.operators_support import Operated
 
 pytest_plugins = ("tests.operators_fixtures",)

@@ -13,8 +13,8 @@ import pytest
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 
 from contract.errors import SourceError
-from scheduler.cron import CronSchedule, missed
-from scheduler.night import Night, quiet_refresh
+from scheduler.job import Night, quiet_refresh
+from scheduler.schedule import CronSchedule, missed
 from scheduler.service import NIGHT, REFRESH, Refreshes, add_refreshes, catch_up, make_scheduler
 from tests.scheduler_support import DEADLINE_SECONDS, NOTE, SATURDAY_NOON, lines, python, until
 

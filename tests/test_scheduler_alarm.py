@@ -11,10 +11,9 @@ import pytest
 from contract.errors import SourceError
 from contract.settings import Settings
 from scheduler.__main__ import check_overdue
-from scheduler.alarm import Alarm
-from scheduler.cron import CronSchedule
-from scheduler.late import LateWatch, late_night
-from scheduler.night import Ended, Night
+from scheduler.alerts import Alarm
+from scheduler.job import Ended, Night
+from scheduler.schedule import CronSchedule, LateWatch, late_night
 from scheduler.service import make_scheduler
 from tests.scheduler_support import SATURDAY_NOON, python, until
 from tests.webhook_support import Webhook, listening

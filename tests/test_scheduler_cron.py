@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.cron import CronSchedule
+from scheduler.schedule import CronSchedule
 from tests.scheduler_support import SATURDAY_NOON
 
 

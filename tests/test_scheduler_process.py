@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.source import open_engine
+from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.columns import SCHEMA
 from contract.experiment import CONTROL

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from batch.features.factors import Factors
 from batch.features.tables import Kind
+from batch.scoring.compile import prepare
 from batch.scoring.forest import read_forest
-from batch.scoring.post_side import prepare
 from contract.errors import ModelError
 from tests.scoring_cases import (
     NO_BLOCK,

@@ -17,7 +17,7 @@ from batch.features.factors import Factors
 from batch.features.tables import Kind
 from batch.loading.likes import Likes
 from batch.scoring.chunk import bytes_per_chunk
-from batch.scoring.post_side import prepare
+from batch.scoring.compile import prepare
 from batch.scoring.score import lists_of_all, user_rows, users_per_chunk
 from tests.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
 

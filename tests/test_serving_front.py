@@ -12,7 +12,7 @@ from flask import Flask
 from werkzeug.test import Client, EnvironBuilder, TestResponse
 
 from contract.settings import Settings
-from serving.front import Front
+from serving.tuned.fast_path import Front
 from tests.serving_support import KEYS, TEST_RUN, publish, serving, settings_for
 
 PLAIN = [

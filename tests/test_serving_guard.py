@@ -17,7 +17,7 @@ from contract.experiment import Experiment
 from contract.logs import configure_logging
 from contract.settings import Settings
 from demo.processes import free_port
-from serving.logs import JsonLines
+from serving.telemetry import JsonLines
 from tests.serving_support import CONTROL_RUN, KEYS, TEST_RUN, ask, publish, refresh, serving, settings_for
 
 TOKEN, OTHER = "t0ken-of-a-good-length", "another.token~of/length=="

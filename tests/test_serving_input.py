@@ -10,7 +10,7 @@ import pytest
 import redis
 from flask import Flask
 
-from serving.lists import Lists
+from serving.list_store import Lists
 from tests.serving_support import ask, publish, recommend, serving, settings_for
 
 NOT_IDS = {

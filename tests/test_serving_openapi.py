@@ -18,7 +18,7 @@ from schemathesis import Case, GenerationMode
 from contract.score_kind import LIKES, SIMILARITY
 from contract.settings import RECIPE_NAMES
 from serving.cursor import POPULAR, Cursor, encode_cursor
-from serving.openapi import load_document
+from serving.routes import load_document
 from tests.serving_support import CONTROL_RUN, ask, publish, recommend, serving, settings_for
 
 TOP_N = 12

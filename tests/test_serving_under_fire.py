@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.fire.befall import Befallen, Fault, befall
-from benchmarks.fire.faults import DIRECT, EMPTIED, WITHOUT_REDIS, WORKER_KILLED, wired
-from benchmarks.fire.report import COLUMNS, row_of, wrongs
-from benchmarks.fire.stage import Stage, stage
+from benchmarks.faults.environment import Stage, stage
+from benchmarks.faults.faults import DIRECT, EMPTIED, WITHOUT_REDIS, WORKER_KILLED, wired
+from benchmarks.faults.report import COLUMNS, row_of, wrongs
+from benchmarks.faults.run_fault import Befallen, Fault, befall
 from benchmarks.report import print_head, print_row
 from tests.gunicorn_support import Reply, get
 

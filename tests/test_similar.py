@@ -12,10 +12,9 @@ import pytest
 import redis
 
 from batch.features.factors import Factors
-from batch.loading.source import open_engine
 from batch.pipeline import Night, run_night
-from batch.similarity.alike import centred, standardised, tastes
-from batch.similarity.similar import LEAST, Block, similar_posts
+from batch.postgres import open_engine
+from batch.similar_posts import LEAST, Block, centred, similar_posts, standardised, tastes
 from contract.codec import Ranked, decode_list
 from contract.keys import Keys
 from contract.settings import Settings

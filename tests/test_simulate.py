@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from contract.errors import EXIT_USAGE, OvernightError
 from demo import feed, simulate
+from demo.ground_truth import MEAN_LIKE_RATE, draw_tastes
 from demo.network import NetworkError, transaction
 from demo.population import END, FIRST_POST_ID, FIRST_USER_ID
-from demo.tastes import MEAN_LIKE_RATE, draw_tastes
 
 TABLES = ('"user"', "post", "feed_action", "simulation")
 

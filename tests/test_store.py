@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch.learning.gather import Gathered
 from batch.loading import arrow_reader, interaction_store
 from batch.loading import pull as pulling_module
-from batch.loading.groupings import Groupings
 from batch.loading.history import HALF_LIVES, RECENT, History, count_histories
+from batch.loading.post_groups import Groupings
 from batch.loading.pull import REASONS, Pulled
+from batch.training.dataset import Gathered
 from contract.experiment import VARIANTS
 from tests.batch_support import execute, make_network, query, run_here, topics_of
 from tests.evaluation_support import gathered_of, pulled_of

@@ -174,11 +174,11 @@ def kill_when_called(module: str, name: str) -> None:
             (
                 "batch.loading.pull._insert",
                 "batch.loading.pull._renamed",
-                "batch.learning.gather.labelled_between",
+                "batch.training.dataset.labelled_between",
             ),
         ),
-        ("control", ("batch.refreshing.due.note_night",)),
-        ("all", ("batch.pipeline.share", "batch.refreshing.refresh.read_recent")),
+        ("control", ("batch.refresh.stale_users.note_night",)),
+        ("all", ("batch.pipeline.share", "batch.refresh.refresh.read_recent")),
     ],
     ids=["while it pulls and counts", "while it goes live", "when one variant is live"],
 )

@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from batch.arrays import Float32s
-from batch.features.clusters import clusters
-from batch.features.features import TextFeatures
-from batch.features.text import STATISTICS, text_features
+from batch.features.build import TextFeatures
+from batch.features.text import STATISTICS, clusters, text_features
 
 
 def column(found: TextFeatures, name: str) -> Float32s:

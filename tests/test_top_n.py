@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.loading.likes import Likes
+from batch.scoring.simd import WIDTH
 from batch.scoring.top_n import STRIPS_AT_ONCE, Shelves, in_order
-from batch.scoring.vectors import WIDTH
 
 
 def slow_top_n(scores: np.ndarray, liked: set[tuple[int, int]], n: int) -> list[list[int]]:

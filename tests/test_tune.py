@@ -18,8 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from batch.commands.tune import describe
-from batch.judging.catalogue import score_lists
-from batch.learning.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.evaluation.catalogue_case import score_lists
+from batch.training.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
 from batch.tuning.period import COMPARED, compare
 from batch.tuning.study import Budget, Study, TrialScore
 from batch.tuning.tune import DEFAULTS, Tuned

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch.learning import gather as gathering
-from batch.learning.recipe import LIKED, RECIPES, Recipe
 from batch.loading.examples import Examples, likes_among_all_posts
-from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.likes import Likes
+from batch.loading.post_groups import Groupings
 from batch.loading.split import WINDOWS, Split, split_by_time
+from batch.training import dataset as gathering
+from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
 from tests.batch_support import FIRST_DAY, execute, make_network, query
 from tests.evaluation_support import CLOCK, fitted, gathered_of, pulled_of, small_network

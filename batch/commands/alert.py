@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from batch.alerting.alert import Alert, deliver
-from batch.alerting.events import Event
-from batch.alerting.webhook import host_of
+from batch.alerts.alert import Alert, Event, deliver
+from batch.alerts.webhook import host_of
 from contract.errors import SettingsError
 from contract.settings import Settings
 

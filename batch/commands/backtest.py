@@ -8,17 +8,15 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_limits
 
-from batch import layout
-from batch.commands.moment import Moment
-from batch.commands.options import json_option
-from batch.interrupt import signals_raise
-from batch.judging import MODEL, show_evaluation
-from batch.judging.backtest import PastNight, find_cutoffs
-from batch.judging.backtest import backtest as judge_past_nights
-from batch.judging.catalogue import PROTOCOL
-from batch.judging.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueFigures
-from batch.loading import source
+from batch import formatting, postgres
+from batch.commands.options import Moment, json_option
+from batch.evaluation import MODEL, render
+from batch.evaluation.backtest import PastNight, find_cutoffs
+from batch.evaluation.backtest import backtest as judge_past_nights
+from batch.evaluation.catalogue_case import PROTOCOL
+from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueFigures
 from batch.runs import ledger
+from batch.signals import signals_raise
 from batch.variants import VARIANTS
 from contract.settings import Settings
 
@@ -51,12 +49,12 @@ def backtest(
     who, clock = f"overnight {ledger.actor('batch backtest')}", datetime.now(UTC)
     with (
         threadpool_limits(1, user_api="blas"),  # as in a night, so that figures agree
-        source.connected(settings, who) as engine,
+        postgres.connected(settings, who) as engine,
         signals_raise(engine),
     ):
         when = list(at) or find_cutoffs(engine, settings, cutoffs or 1, clock)
         nights, together = judge_past_nights(engine, settings, chosen, when, clock, MAX_USERS_OF_COMMANDS)
-    click.echo(layout.as_json(_record(nights, together)) if as_json else _as_text(nights, together))
+    click.echo(formatting.as_json(_record(nights, together)) if as_json else _as_text(nights, together))
 
 
 def _record(nights: list[PastNight], together: dict[str, CatalogueFigures]) -> dict[str, Any]:
@@ -85,8 +83,8 @@ def _as_text(nights: list[PastNight], together: dict[str, CatalogueFigures]) -> 
             )
             for night in nights
         ]
-        parts.append(f"{name}, night by night\n{show_evaluation.cutoffs(lines, viewed=False)}")
-        parts.append("\n".join(show_evaluation.full_catalogue(figures.record(), f"{name}, ")))
+        parts.append(f"{name}, night by night\n{render.cutoffs(lines, viewed=False)}")
+        parts.append("\n".join(render.full_catalogue(figures.record(), f"{name}, ")))
     silent = [night for night in nights if not night.found[first].users["all"]]
     parts += [
         f"nothing followed {night.cutoff.isoformat()}: {night.found[first].cannot_judge} until "
@@ -96,5 +94,5 @@ def _as_text(nights: list[PastNight], together: dict[str, CatalogueFigures]) -> 
     for name in list(together)[1:]:
         differences = together[name].rankers[MODEL].minus(together[first].rankers[MODEL])
         found = [("full_catalogue_", metric, values) for metric, values in differences.items()]
-        parts.append(show_evaluation.difference(name, first, found, PROTOCOL))
+        parts.append(render.difference(name, first, found, PROTOCOL))
     return "\n\n".join(parts)

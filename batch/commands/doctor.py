@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import click
 
-from batch import layout
+from batch import formatting
 from batch.commands.options import json_option
-from batch.doctoring.doctor import examine
-from batch.doctoring.finding import Finding, Status, worst
+from batch.doctor.doctor import examine
+from batch.doctor.finding import Finding, Status, worst
 from contract.errors import OvernightError
 from contract.settings import Settings
 
@@ -27,7 +27,7 @@ def doctor(settings: Settings, as_json: bool) -> None:
     findings = examine(settings, datetime.now(UTC))
     if as_json:
         record = {"status": worst(findings), "findings": [asdict(finding) for finding in findings]}
-        click.echo(layout.as_json(record))
+        click.echo(formatting.as_json(record))
     else:
         click.echo(_as_text(findings))
     failed = sum(finding.status is Status.FAIL for finding in findings)

@@ -12,20 +12,18 @@ import click
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch.commands.moment import Moment
-from batch.interrupt import signals_raise
-from batch.judging import FIRST_FIGURES, RANKERS, show_evaluation
-from batch.judging.choose_recipe import choose_recipe
-from batch.judging.evaluate import evaluated
-from batch.judging.evaluation import HITRATE, Evaluation, Figures
-from batch.judging.full_catalogue import MAX_USERS_OF_COMMANDS
-from batch.judging.labelled_views import judge_views, live_runs, read_views
-from batch.judging.protocols import JudgedCutoff, by_cutoffs, by_folds
-from batch.learning.fit import fit
-from batch.learning.gather import gathered_now
-from batch.loading import source
-from batch.publishing import store
+from batch import postgres, redis_client
+from batch.commands.options import Moment
+from batch.evaluation import FIRST_FIGURES, RANKERS, render
+from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.evaluate import HITRATE, Evaluation, Figures, evaluated
+from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS
+from batch.evaluation.labelled_file import judge_views, live_runs, read_views
+from batch.evaluation.protocols import JudgedCutoff, by_cutoffs, by_folds
 from batch.runs import ledger
+from batch.signals import signals_raise
+from batch.training.dataset import gathered_now
+from batch.training.fit import fit
 from batch.variants import VARIANTS, Variant
 from contract.keys import Keys
 from contract.settings import Settings
@@ -134,7 +132,7 @@ def _on_cutoffs(
 
 def _on_file(settings: Settings, names: tuple[str, ...], file: Path) -> tuple[dict[str, Evaluation], str]:
     views = read_views(file)
-    with _batch(settings) as engine, store.connected(settings) as client:
+    with _batch(settings) as engine, redis_client.connected(settings) as client:
         runs = live_runs(client, Keys(settings.key_prefix), names)
         found = judge_views(engine, settings, runs, views, datetime.now(UTC))
     return found, f"{file} by " + ", ".join(run.run_id for run in runs)
@@ -146,7 +144,7 @@ def _batch(settings: Settings) -> Iterator[sa.Engine]:
     who = f"overnight {ledger.actor('batch evaluate')}"
     with (
         threadpool_limits(1, user_api="blas"),
-        source.connected(settings, who) as engine,
+        postgres.connected(settings, who) as engine,
         signals_raise(engine),
     ):
         yield engine
@@ -164,11 +162,11 @@ def _as_text(found: dict[str, Evaluation], rolling: list[JudgedCutoff], told: st
                 )
                 for cutoff in rolling
             ]
-            parts.append(f"{name}, cutoff by cutoff\n{show_evaluation.cutoffs(lines)}")
-        parts.append(show_evaluation.of_variant(name, each, told))
+            parts.append(f"{name}, cutoff by cutoff\n{render.cutoffs(lines)}")
+        parts.append(render.of_variant(name, each, told))
     first = next(iter(found))
     parts += [
-        show_evaluation.difference(name, first, found[name].differences(found[first]), found[name].protocol)
+        render.difference(name, first, found[name].differences(found[first]), found[name].protocol)
         for name in found
         if name != first
     ]

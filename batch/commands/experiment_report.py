@@ -8,11 +8,8 @@ from typing import Any
 
 import click
 
-from batch import layout
-from batch.commands.moment import Moment
-from batch.commands.number import Number
-from batch.commands.options import PLANNED_DAYS, json_option
-from batch.loading import source
+from batch import formatting, postgres
+from batch.commands.options import PLANNED_DAYS, Moment, Number, json_option
 from batch.runs import ledger
 from contract.settings import ON, Settings
 
@@ -65,7 +62,7 @@ def report(
     found = _record(settings, name, since, until, length or end, worth)
     if html is not None:
         _write(html, found)
-    click.echo(layout.as_json(found) if as_json else _text(found))
+    click.echo(formatting.as_json(found) if as_json else _text(found))
 
 
 def _record(
@@ -77,27 +74,27 @@ def _record(
     worth: float,
 ) -> dict[str, Any]:
     # Imported late, as they load what computes: the other commands of the group do not wait for it.
+    from batch.experiment.history import history
     from batch.experiment.period import find_split, period
-    from batch.experiment.record import record
-    from batch.experiment.recorded import history
+    from batch.experiment.report import record
     from batch.experiment.report import report as read
 
     who = f"overnight {ledger.actor('batch experiment report')}"
-    with source.connected(settings, who) as engine:
+    with postgres.connected(settings, who) as engine:
         ledger.create(engine)
-        with source.snapshot(engine) as connection:
+        with postgres.snapshot(engine) as connection:
             split = find_split(history(connection, settings.key_prefix), name, until)
             counted = period(split, datetime.now(UTC), since, until, planned)
             return record(read(connection, counted, settings.exposures == ON, worth))
 
 
 def _text(found: dict[str, Any]) -> str:
-    from batch.experiment.told import told
+    from batch.experiment.render import told
 
     return told(found)
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
-    from batch.experiment.page import write_page
+    from batch.experiment.render import write_page
 
     write_page(path, found)

@@ -8,15 +8,12 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_limits
 
-from batch import layout
+from batch import formatting, postgres, redis_client
 from batch.commands.options import json_option
-from batch.inspecting import stored
-from batch.inspecting.contributions import Explained, explained
-from batch.inspecting.standing import Asked, standing
-from batch.interrupt import signals_raise
-from batch.loading import source
-from batch.publishing import store
+from batch.inspection import lists
+from batch.inspection.explain import Asked, Explained, explained, standing
 from batch.runs import ledger
+from batch.signals import signals_raise
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -54,7 +51,7 @@ def explain(
     what was logged since its cutoff.
     """
     record, found = _explained(settings, user_id, post_id, run_name)
-    click.echo(layout.as_json(record) if as_json else _as_text(record, found, limit))
+    click.echo(formatting.as_json(record) if as_json else _as_text(record, found, limit))
 
 
 def _explained(
@@ -64,19 +61,19 @@ def _explained(
     with (
         # As in a night, so that the factors come out the same.
         threadpool_limits(1, user_api="blas"),
-        source.connected(settings, who) as engine,
+        postgres.connected(settings, who) as engine,
         signals_raise(engine),
-        store.connected(settings) as client,
+        redis_client.connected(settings) as client,
     ):
         if run_name is None:
-            _, run_id = stored.run_for(client, keys, user_id)
+            _, run_id = lists.run_for(client, keys, user_id)
         else:
-            run_id = stored.run_named(client, keys, run_name)
-        manifest = stored.manifest_of(client, keys, run_id)
+            run_id = lists.run_named(client, keys, run_name)
+        manifest = lists.manifest_of(client, keys, run_id)
         cutoff = datetime.fromisoformat(manifest["cutoff"])
         found = explained(engine, settings, manifest, user_id, post_id)
         blocked = bool(client.sismember(keys.blocked, str(post_id)))
-        ranked = stored.list_at(client, keys.user(run_id, user_id))
+        ranked = lists.list_at(client, keys.user(run_id, user_id))
     asked = Asked(post_id, found.score, blocked, found.known, found.liked_at)
     stands = standing(ranked, manifest["top_n"], cutoff, asked)
     named = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
@@ -102,7 +99,7 @@ def _as_text(record: dict[str, Any], found: Explained, limit: int) -> str:
             record["why"],
             *_changed(record),
             "",
-            layout.table(["value", "feature", "adds"], rows),
+            formatting.table(["value", "feature", "adds"], rows),
         ]
     )
 

@@ -8,13 +8,15 @@ from dataclasses import asdict
 
 import click
 
-from batch.layout import table
-from batch.loading import source
-from batch.publishing import store
+from batch import postgres, redis_client
+from batch.formatting import table
+from batch.publishing.go_live import RolledBack, roll_back
 from batch.publishing.prune import Removed, tidy
 from batch.publishing.prune import prune as remove
 from batch.runs import ledger, lock
 from contract.codec import encode_object
+from contract.experiment import VARIANTS
+from contract.keys import Keys
 from contract.settings import Settings
 
 EXAMPLE = """\b
@@ -35,7 +37,10 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
     On a terminal it asks first; a script or cron is not asked.
     """
     who = ledger.actor("batch prune")
-    with source.connected(settings, f"overnight {who}") as engine, store.connected(settings) as client:
+    with (
+        postgres.connected(settings, f"overnight {who}") as engine,
+        redis_client.connected(settings) as client,
+    ):
         ledger.create(engine)
         if dry_run or (not yes and sys.stdin.isatty()):
             with lock.held(engine, settings.key_prefix):
@@ -56,3 +61,42 @@ def _told(found: Sequence[Removed], done: str) -> str:
     if not found:
         return "there is nothing to remove"
     return f"{done}:\n" + table(["run", "why", "keys"], [[run.run_id, run.why, run.keys] for run in found])
+
+
+EXAMPLE = """\b
+Example:
+  python -m batch rollback control --reason 'the topics view was empty last night'"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("variant", type=click.Choice(VARIANTS))
+@click.option("--reason", default="by hand", show_default=True, help="Why; the ledger keeps it.")
+@click.option("--yes", is_flag=True, help="Do not ask on a terminal either.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: bool) -> None:
+    """Go back to the run that was live before; the one that is live is never chosen again.
+
+    Takes effect at once, and does not wait for a night that is under way: that
+    one may still go live afterwards. On a terminal it asks first; a script or
+    cron is not asked.
+    """
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Take the live run of {variant} out of service for good?", abort=True, err=True)
+    who = ledger.actor("batch rollback")
+    with (
+        postgres.connected(settings, f"overnight {who}") as engine,
+        redis_client.connected(settings) as client,
+    ):
+        ledger.create(engine)
+        done = roll_back(engine, client, Keys(settings.key_prefix), variant, reason, who)
+    click.echo(encode_object(vars(done)) if as_json else _told(done))
+
+
+def _told(done: RolledBack) -> str:
+    lines = [f"{done.variant} serves {done.good} again; {done.bad} is rolled back and never chosen again"]
+    lines += [
+        f"{run_id} is being built and may go live after this; stop it if it would be as bad"
+        for run_id in done.building
+    ]
+    return "\n".join(lines)

@@ -6,13 +6,12 @@ import json
 
 import click
 
-from batch.interrupt import signals_raise
-from batch.layout import table
-from batch.loading import source
-from batch.publishing import store
-from batch.refreshing.refresh import NothingLiveError, Refresh
-from batch.refreshing.refresh import refresh as refresh_live_runs
+from batch import postgres, redis_client
+from batch.formatting import table
+from batch.refresh.refresh import NothingLiveError, Refresh
+from batch.refresh.refresh import refresh as refresh_live_runs
 from batch.runs import ledger
+from batch.signals import signals_raise
 from contract.experiment import VARIANTS
 from contract.settings import Settings
 
@@ -40,9 +39,9 @@ def refresh(settings: Settings, variant: str, as_json: bool, quiet: bool) -> Non
     """
     who = ledger.actor("batch refresh")
     with (
-        source.connected(settings, f"overnight {who}") as engine,
+        postgres.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
-        store.connected(settings) as client,
+        redis_client.connected(settings) as client,
     ):
         try:
             done = refresh_live_runs(

@@ -7,16 +7,15 @@ from typing import Any
 
 import click
 
-from batch.alerting.alert import sent_if_it_fails
-from batch.commands import show
-from batch.commands.moment import Moment
+from batch import postgres, redis_client
+from batch.alerts.alert import sent_if_it_fails
+from batch.commands import runs
+from batch.commands.options import Moment
 from batch.gate import rules
-from batch.interrupt import signals_raise
-from batch.loading import source
 from batch.pipeline import Night, run_night
-from batch.publishing import store
 from batch.runs import ledger
 from batch.runs.ledger import State
+from batch.signals import signals_raise
 from contract.errors import RefusedError
 from contract.experiment import VARIANTS
 from contract.settings import Settings
@@ -40,14 +39,14 @@ def run(
     variants = VARIANTS if variant == ALL else (variant,)
     with (
         sent_if_it_fails(settings, variants),
-        source.connected(settings, f"overnight {who}") as engine,
+        postgres.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
-        store.connected(settings) as client,
+        redis_client.connected(settings) as client,
     ):
         night = Night(settings, engine, client, who, as_of, limit_users, force)
         manifests = run_night(night, variants)
         for manifest in manifests:
-            click.echo(show.summary(manifest))
+            click.echo(runs.summary(manifest))
         _check_refusals(manifests)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from batch.commands.moment import Moment
-from batch.commands.number import Number
-from batch.interrupt import signals_raise
-from batch.layout import table
-from batch.loading import source
+from batch import postgres
+from batch.commands.options import Moment, Number
+from batch.formatting import table
 from batch.runs import ledger
+from batch.signals import signals_raise
 from batch.tuning.tune import DEFAULTS, Tuned
 from batch.tuning.tune import tune as search
 from batch.variants import VARIANTS
@@ -39,7 +38,7 @@ def tune(
 ) -> None:
     """Search for better parameters, which the next run uses. Goes on where it was stopped."""
     who = f"overnight {ledger.actor('batch tune')}"
-    with source.connected(settings, who) as engine, signals_raise(engine):
+    with postgres.connected(settings, who) as engine, signals_raise(engine):
         found = search(engine, settings, VARIANTS[variant], as_of, minutes, trials)
     click.echo(describe(variant, found))
 

@@ -17,9 +17,9 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.experiment.assignment import bucket_sql
-from batch.experiment.metrics import BEFORE, COUNTS, IN_TEST
 from batch.experiment.period import Period
-from batch.loading.stream import stream
+from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
+from batch.loading.copy import stream
 from batch.runs.tables import exposures
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
 
@@ -78,7 +78,7 @@ class Outcomes:
     Attributes
     ----------
     users
-        Row per user with the columns that `batch.experiment.metrics` names, index `user_id`.
+        Row per user with the columns that `batch.experiment.statistics` names, index `user_id`.
     days
         Row per variant and day: `in_test`, `day`, `users` who acted, their
         `views`, `likes`, and sums over users of `views_views`, `likes_likes`

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 import pandas as pd
 import sqlalchemy as sa
 
-from batch.experiment.by_day import DayDifference, differences_by_day
-from batch.experiment.compare import Difference, compare
-from batch.experiment.guard_rails import GuardRails, read_guard_rails
-from batch.experiment.latency import Latencies, read_latencies
-from batch.experiment.metrics import COUNTS, IN_TEST, LIKES, METRICS, VIEWS
+from batch.experiment.guardrails import GuardRails, Latencies, read_guard_rails, read_latencies
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period
-from batch.experiment.sample_ratio import SampleRatio, sample_ratio
+from batch.experiment.statistics import (
+    COUNTS,
+    IN_TEST,
+    LIKES,
+    METRICS,
+    VIEWS,
+    DayDifference,
+    Difference,
+    SampleRatio,
+    compare,
+    differences_by_day,
+    sample_ratio,
+)
 from batch.experiment.verdict import Verdict, conclude
 from batch.runs.tables import drained
 from contract.experiment import CONTROL, TEST
@@ -55,7 +64,7 @@ def judge(users: pd.DataFrame, period: Period, worth: float = WORTH) -> Judgemen
     Parameters
     ----------
     users
-        Row per user with the columns that `batch.experiment.metrics` names.
+        Row per user with the columns that `batch.experiment.statistics` names.
     """
     sums = {variant: users[users[IN_TEST] == (variant == TEST)][list(COUNTS)] for variant in (CONTROL, TEST)}
     counts = {
@@ -87,3 +96,56 @@ def report(connection: sa.Connection, period: Period, recorded: bool, worth: flo
         drained_at=connection.scalar(last_drain),
         worth=worth,
     )
+
+
+def record(report: Report) -> dict[str, Any]:
+    """Return the report's fields; times in ISO 8601."""
+    period, judgement = report.period, report.judgement
+    experiment, ratio = period.split.experiment, judgement.ratio
+    return {
+        "experiment": {
+            "name": experiment.name,
+            "salt": experiment.salt,
+            "percent_test": experiment.percent_test,
+            "pinned_users": len(period.split.pinned),
+        },
+        "period": {
+            "from": period.since.isoformat(),
+            "until": period.until.isoformat(),
+            "planned_end": period.planned_end.isoformat(),
+            "days": period.days,
+            "reached": period.reached,
+            "before": [period.before_since.isoformat(), period.before_until.isoformat()],
+        },
+        "plan": {
+            "days": period.planned_days,
+            "at_begin": period.split.plan.at_begin,
+            "changes": [{"at": at.isoformat(), "days": days} for at, days in period.split.plan.changes],
+            "deviates": period.split.plan.deviates(period.planned_days),
+            "sentence": period.split.plan.told(period.planned_days),
+        },
+        "population": "exposures" if report.by_exposure else "views",
+        "exposures_drained_at": None if report.drained_at is None else report.drained_at.isoformat(),
+        "verdict": asdict(judgement.verdict),
+        "sample_ratio": asdict(ratio) | {"broken": ratio.broken},
+        "variants": {
+            variant: counts | {each.metric.name: _of(each, variant) for each in judgement.differences}
+            for variant, counts in judgement.counts.items()
+        },
+        "metrics": [_metric(each, place == 0) for place, each in enumerate(judgement.differences)],
+        "worth_knowing": report.worth,
+        "guard_rails": {variant: asdict(rails) for variant, rails in report.guard_rails.items()}
+        | {"latency": asdict(report.latencies)},
+        "by_day": [asdict(day) for day in report.by_day],
+    }
+
+
+def _of(difference: Difference, variant: str) -> float:
+    value: float = getattr(difference, variant)
+    return value
+
+
+def _metric(difference: Difference, primary: bool) -> dict[str, Any]:
+    fields = asdict(difference)
+    metric = fields.pop("metric")
+    return {"metric": metric["name"], "title": metric["title"], "primary": primary, **fields}

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from batch.experiment.compare import SIGNIFICANCE, Difference
 from batch.experiment.period import Period
-from batch.experiment.sample_ratio import SampleRatio
+from batch.experiment.statistics import SIGNIFICANCE, Difference, SampleRatio
 from contract.experiment import CONTROL, TEST
 
 

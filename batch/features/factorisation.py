@@ -29,7 +29,7 @@ block, in the order of the blocks, so results do not depend on threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -39,14 +39,6 @@ from scipy.sparse import csr_matrix, diags, vstack
 from sklearn.utils.extmath import randomized_svd
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.features.factor_side import (
-    INITIAL_VARIANCE,
-    FactorPosterior,
-    Floats,
-    batches,
-    design,
-    second_moments,
-)
 from batch.loading.impressions import Impressions
 
 Flags = npt.NDArray[np.bool_]
@@ -430,3 +422,178 @@ def _initial_factors(counts: csr_matrix, likes: csr_matrix, factors: int, seed: 
     right = randomized_svd(surprise, rank, random_state=seed)[2]
     start: Floats = right.T * np.sqrt(len(right.T))
     return start
+
+
+Floats = npt.NDArray[np.float64]
+
+INITIAL_VARIANCE = 0.06
+"""Prior variance of a bias, and of a user's factors, before the first round learns it."""
+
+MIN_VARIANCE = 1e-6
+
+ENTITIES_BATCH = 10_000
+"""Users or posts whose matrices are computed together; it bounds the memory."""
+
+
+@dataclass
+class FactorPosterior:
+    """Gaussian posterior of all users or all posts: for each, a bias and then the factors.
+
+    The prior of an entity is Gaussian too. Its mean is a linear function of
+    the entity's attributes, and all entities share its covariance.
+
+    Attributes
+    ----------
+    means
+        (entities, 1 + factors) posterior means.
+    covariances
+        (entities, 1 + factors, 1 + factors) float32 posterior covariances; zero before the first update.
+    attributes
+        (entities, columns) CSR, the design matrix of the prior means; one column is all ones.
+    effects
+        (columns, 1 + factors) coefficients of the prior means.
+    prior_means
+        (entities, 1 + factors): `attributes @ effects`.
+    prior_covariance
+        (1 + factors, 1 + factors).
+    """
+
+    means: Floats
+    covariances: Float32s
+    attributes: csr_matrix
+    effects: Floats
+    prior_means: Floats
+    prior_covariance: Floats
+
+    @classmethod
+    def start(cls, attributes: csr_matrix, factors: Floats, variance: float) -> FactorPosterior:
+        """Start from these factors without a bias.
+
+        Parameters
+        ----------
+        factors
+            (entities, factors).
+        variance
+            Prior variance of each factor.
+        """
+        count, size = len(factors), factors.shape[1] + 1
+        return cls(
+            means=np.hstack([np.zeros((count, 1)), factors]),
+            covariances=np.zeros((count, size, size), np.float32),
+            attributes=attributes,
+            effects=np.zeros((attributes.shape[1], size)),
+            prior_means=np.zeros((count, size)),
+            prior_covariance=np.diag([INITIAL_VARIANCE] + [variance] * (size - 1)),
+        )
+
+    def prior_terms(self) -> tuple[Floats, Floats]:
+        """Return the prior's precision matrix, and its linear terms in the shape of `means`."""
+        precision: np.ndarray = np.linalg.inv(self.prior_covariance)
+        return precision, self.prior_means @ precision
+
+    def update(self, rows: slice, precision: Floats, linear: Floats, prior_precision: Floats) -> None:
+        """Set the posterior of some entities from the sums over their pairs.
+
+        Parameters
+        ----------
+        rows
+            The entities; at most `ENTITIES_BATCH`.
+        precision
+            (entities, entries of a lower triangle) sums over pairs of curvature times second moments.
+        linear
+            (entities, 1 + factors) linear terms, those of the prior included.
+        prior_precision
+            (1 + factors, 1 + factors).
+        """
+        size = len(prior_precision)
+        row, column = np.tril_indices(size)
+        matrices = np.empty((rows.stop - rows.start, size, size))
+        matrices[:, row, column] = matrices[:, column, row] = precision
+        matrices += prior_precision
+        covariances = np.linalg.inv(matrices)
+        self.covariances[rows] = covariances
+        self.means[rows] = np.einsum("eij,ej->ei", covariances, linear)
+
+    def learn_prior(self) -> None:
+        """Fit the effects of the attributes and the prior covariance, and move the means accordingly.
+
+        The effects maximise the bound of the likelihood with the entities' own
+        numbers integrated out (generalised least squares). A regression on the
+        posterior means would hardly move, because the means of entities with
+        few pairs lie near their prior means.
+        """
+        size, columns = len(self.prior_covariance), self.attributes.shape[1]
+        precision = np.linalg.inv(self.prior_covariance)
+        residuals = self._residuals(precision)
+        gram, covariance_sum = np.zeros((columns, columns, size, size)), np.zeros((size, size))
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision
+            _add_products(gram, self.attributes[rows], precision - precision @ shift)
+            covariance_sum += self.covariances[rows].sum(axis=0, dtype=np.float64)
+        gram[np.arange(columns), np.arange(columns)] += precision  # effects share the prior covariance
+        system = gram.transpose(0, 2, 1, 3).reshape(columns * size, columns * size)
+        right = self.attributes.T @ (residuals @ precision)
+        self._move_means(residuals, precision, np.linalg.solve(system, right.ravel()).reshape(columns, size))
+        rest = self.means - self.prior_means
+        self.prior_covariance = (rest.T @ rest + covariance_sum) / len(rest) + MIN_VARIANCE * np.eye(size)
+
+    def set_prior(self, effects: Floats, prior_covariance: Floats) -> None:
+        """Do what `learn_prior` does, with effects and a prior covariance that are already known."""
+        precision = np.linalg.inv(self.prior_covariance)
+        self._move_means(self._residuals(precision), precision, effects)
+        self.prior_covariance = prior_covariance
+
+    def _residuals(self, precision: np.ndarray) -> Floats:
+        """Return (entities, 1 + factors) what the means would be if the prior means were zero."""
+        residuals = np.empty_like(self.means)
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision  # derivative of the posterior mean by the prior mean
+            residuals[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+        return residuals
+
+    def _move_means(self, residuals: Floats, precision: np.ndarray, effects: Floats) -> None:
+        """Set the effects, and the means that follow from them."""
+        self.effects, self.prior_means = effects, self.attributes @ effects
+        for rows in batches(0, len(self.means)):
+            shift = self.covariances[rows] @ precision
+            self.means[rows] = residuals[rows] + np.einsum("eij,ej->ei", shift, self.prior_means[rows])
+
+
+def design(means: Floats) -> Floats:
+    """Return (entities, 1 + factors) what the other side's numbers multiply: 1, then the factors."""
+    return np.hstack([np.ones((len(means), 1)), means[:, 1:]])
+
+
+def second_moments(means: Floats, covariances: Float32s) -> Floats:
+    """Return (entities, entries of a lower triangle) expected products of the design's columns.
+
+    Parameters
+    ----------
+    means
+        (entities, 1 + factors).
+    covariances
+        (entities, 1 + factors, 1 + factors), or their (entities, entries) lower triangles.
+    """
+    columns, (row, column) = design(means), np.tril_indices(means.shape[1])
+    moments: Floats = columns[:, row] * columns[:, column]
+    random = column > 0  # the first column is the constant 1
+    if covariances.ndim == 3:
+        moments[:, random] += covariances[:, row[random], column[random]]
+    else:
+        moments[:, random] += covariances[:, random]
+    return moments
+
+
+def batches(start: int, stop: int) -> Iterator[slice]:
+    """Cut rows `start` to `stop - 1` into slices of at most `ENTITIES_BATCH`."""
+    for first in range(start, stop, ENTITIES_BATCH):
+        yield slice(first, min(first + ENTITIES_BATCH, stop))
+
+
+def _add_products(gram: Floats, attributes: csr_matrix, matrices: Floats) -> None:
+    """Add to `gram[a, b]` the sum of the entities' matrices, times their attributes a and b."""
+    flat = matrices.reshape(len(matrices), -1)
+    for column, of_column in enumerate(attributes.T.tocsr()):
+        members = of_column.indices
+        products = attributes[members].T @ (flat[members] * of_column.data[:, None])
+        gram[column] += products.reshape(gram.shape[1:])

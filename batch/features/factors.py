@@ -21,12 +21,12 @@ from sklearn.linear_model import LogisticRegression
 
 from batch.arrays import Float32s, Int64s
 from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
+from batch.loading.cohorts import one_hot
 from batch.loading.examples import Examples, draw_evenly, like_rate, with_negatives
-from batch.loading.groupings import Groupings
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
-from batch.loading.load import Network
-from batch.loading.people import one_hot
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings
 
 FACTORS = 10
 

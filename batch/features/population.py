@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.arrays import Float32s
+from batch.loading.cohorts import Cohorts, cohort_lift, one_hot
 from batch.loading.history import History
-from batch.loading.load import Network
-from batch.loading.people import Cohorts, cohort_lift, one_hot
+from batch.loading.network import Network
 from batch.variants import Variant
 
 Floats = npt.NDArray[np.float64]

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from threadpoolctl import threadpool_limits
 
-from batch.arrays import Float32s
-from batch.features.features import TextFeatures
+from batch.arrays import Float32s, Int32s
+from batch.features.build import NOT_FEATURES, TextFeatures
 from batch.features.tables import Feature, Kind
 
 COMPONENTS = 16
@@ -82,3 +84,71 @@ def _statistics(weights: Any, texts: pd.Series) -> Float32s:
     largest = weights.max(axis=1).toarray().ravel()
     words = np.log1p([len(text.split()) for text in texts])
     return np.column_stack([total, total / known, largest, words]).astype(np.float32)
+
+
+STARTS = 4
+"""How often k-means starts anew; the tightest clusters are taken."""
+
+
+def clusters(vectors: Float32s, count: int, seed: int) -> Int32s:
+    """Group posts by k-means over their vectors.
+
+    Parameters
+    ----------
+    vectors
+        (posts, components), NaN in any place for a post without a vector.
+    count
+        How many groups to make of the posts with a vector; fewer where fewer
+        of their vectors differ.
+    seed
+        The same vectors and seed give the same groups.
+
+    Returns
+    -------
+    (posts,) group of each post, from 0 up without gaps. Posts without a vector
+    are in a group of their own, the last.
+    """
+    has_vector = np.isfinite(vectors).all(axis=1) if vectors.shape[1] else np.zeros(len(vectors), dtype=bool)
+    groups = np.zeros(len(vectors), dtype=np.int32)
+    known = vectors[has_vector].astype(np.float64)
+    made = min(count, len(np.unique(known, axis=0)))
+    if made:
+        with threadpool_limits(1):  # several threads would add up in an order that differs from run to run
+            groups[has_vector] = KMeans(made, n_init=STARTS, random_state=seed).fit_predict(known)
+        groups[~has_vector] = made
+    return groups
+
+
+CONSTANT = 1e-9
+"""A column whose deviation is below this part of its greatest value says nothing."""
+
+
+def content_vectors(posts: pd.DataFrame, text: TextFeatures) -> Float32s:
+    """Put the numeric columns of the posts' view and of their texts together, each of mean 0 and deviation 1.
+
+    Embedding columns that the view brings count like any other number.
+
+    Returns
+    -------
+    (posts, columns) float32; a missing value is the mean, a post of which nothing is known NaN throughout.
+    """
+    numeric = posts.drop(columns=list(NOT_FEATURES)).select_dtypes(np.float64)
+    values = np.concatenate([numeric.to_numpy(np.float64), text.values.astype(np.float64)], axis=1)
+    vectors = standardised(values)
+    vectors[~np.isfinite(values).any(axis=1)] = np.nan
+    return vectors
+
+
+def standardised(columns: npt.NDArray[np.float64]) -> Float32s:
+    """Bring columns of any scale to mean 0 and deviation 1; missing values become the mean.
+
+    Values that float32 cannot hold are missing, a constant column becomes zeros.
+    """
+    known = np.abs(columns) < np.finfo(np.float32).max
+    values = np.where(known, columns, 0)
+    counts = np.maximum(known.sum(axis=0), 1)
+    away = np.where(known, values - values.sum(axis=0) / counts, 0)
+    deviation = np.sqrt((away**2).sum(axis=0) / counts)
+    varies = deviation > CONSTANT * np.abs(values).max(axis=0, initial=0)
+    scaled: Float32s = np.where(varies, away / np.where(varies, deviation, 1), 0).astype(np.float32)
+    return scaled

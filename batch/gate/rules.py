@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batch.gate.facts import BesideLive, Facts
+from batch.evaluation import NAMES, POPULARITY, RECENCY
+from batch.gate.inputs import BesideLive, Facts
+from batch.gate.list_stats import FIRST
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
-from batch.gate.tally import FIRST
-from batch.judging import NAMES, POPULARITY, RECENCY
 from contract.settings import Settings
 
 NOTHING_LIVE = "nothing of this variant is live to compare with"

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 from psycopg2 import errorcodes
 
-from batch.loading.source import connection_string, source_error
+from batch.postgres import connection_string, source_error
 from contract.settings import Settings
 
 BATCH_BYTES = 8 * 2**20

@@ -1,6 +1,6 @@
 """Labelled examples: what happened after a cutoff, for training and for the holdout.
 
-There are two kinds, see batch/learning/recipe.py. `labelled_between` collects
+There are two kinds, see batch/training/recipe.py. `labelled_between` collects
 the logged views:
 
 A view whose next event by the same user on the same post is a like is a

@@ -23,11 +23,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from batch.arrays import Float32s, Int32s
-from batch.loading.groupings import Groupings
 from batch.loading.impressions import Impressions
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings
 from contract import columns
 
 Flags = npt.NDArray[np.bool_]

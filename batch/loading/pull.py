@@ -34,9 +34,9 @@ from batch.loading.interaction_store import (
     to_time,
 )
 from batch.loading.interactions_query import interactions_since
-from batch.loading.load import Network, load_network
-from batch.loading.source import snapshot
+from batch.loading.network import Network, load_network
 from batch.loading.work_folder import store_folder, work_folder
+from batch.postgres import snapshot
 from batch.progress import track
 from contract.columns import SCHEMA
 from contract.errors import InteractionStoreError

@@ -20,13 +20,13 @@ import sqlalchemy as sa
 
 from batch.arrays import Int64s
 from batch.loading.arrow_reader import read_batches
-from batch.loading.groupings import Groupings
 from batch.loading.history import RECENT, History, PostCounts, count_histories
 from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
 from batch.loading.interactions_query import interactions_of, interactions_since
-from batch.loading.load import Network
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings
 from batch.loading.pull import copy_interactions, fill_ids
-from batch.loading.views import check_views
+from batch.loading.schema import check_views
 from contract.columns import POST_ID, POSTS, SCHEMA, USER_ID, USERS
 from contract.settings import Settings
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.scoring.vectors import compiled, copy_bytes
+from batch.scoring.simd import compiled, copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import redis
 import sqlalchemy as sa
 
+from batch import redis_client
 from batch.loading.work_folder import remove_abandoned, store_folder
-from batch.publishing import live, store
+from batch.publishing import go_live
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, Standing, State
 from contract.errors import LockedError, ModelError
@@ -56,7 +57,7 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
 
     A run that this ledger does not know belongs to somebody else, and is left alone.
     """
-    with store.explained(settings):
+    with redis_client.explained(settings):
         _agree(engine, client, settings, who)
         try:
             removed = prune(engine, client, settings)
@@ -66,7 +67,7 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
         with engine.connect() as connection:
             left = ledger.standing(connection, settings.key_prefix)
         kept = [Run(run.run_id, run.variant, settings.key_prefix) for run in left]
-        live.restate(engine, client, Keys(settings.key_prefix), kept)
+        go_live.restate(engine, client, Keys(settings.key_prefix), kept)
         return removed
 
 
@@ -101,8 +102,8 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
     # A manifest is a run's first key and its last.
     with_keys = [
-        Removed(run_id, going[run_id], store.keys_of_run(client, keys, run_id))
-        for run_id in sorted(set(going) & store.runs_in(client, keys))
+        Removed(run_id, going[run_id], redis_client.keys_of_run(client, keys, run_id))
+        for run_id in sorted(set(going) & redis_client.runs_in(client, keys))
     ]
     if dry_run:
         return with_keys
@@ -115,7 +116,7 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
 
 def _remove_keys(client: redis.Redis, keys: Keys, runs: Sequence[Removed]) -> list[Removed]:
     """Remove runs' keys, and count them: the one place where keys of whole runs go."""
-    removed = [replace(run, keys=store.remove_run(client, keys, run.run_id)) for run in runs]
+    removed = [replace(run, keys=redis_client.remove_run(client, keys, run.run_id)) for run in runs]
     for run in removed:
         log.info("removed %d keys of run %s: %s", run.keys, run.run_id, run.why)
     return removed
@@ -153,7 +154,7 @@ def _agree(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str)
         serving = _serving(client, keys)
         for variant, run_id in serving.items():
             run = Run(run_id, variant, prefix)
-            ledger.agree(connection, run, now, who, live.read_manifest(client, keys, run_id))
+            ledger.agree(connection, run, now, who, go_live.read_manifest(client, keys, run_id))
         for run in ledger.unfinished(connection, prefix):
             ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
 

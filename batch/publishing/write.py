@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import redis
+from redis.exceptions import ConnectionError, TimeoutError
 
+from batch import redis_client
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.publishing.encode import Encoder, Lines, bytes_per_line
-from batch.publishing.send import sending
+from batch.publishing.encode import Encoder, Lines, bytes_per_line, pack
+from batch.redis_client import blocks, get_many
 from batch.scoring.chunk import Lists
-from batch.similarity.similar import Neighbours
+from batch.similar_posts import Neighbours
+from contract.errors import StoreError
 from contract.keys import Keys
 
 COMMAND_BYTES = 512 * 1024
@@ -99,3 +106,104 @@ def blocks_of(chunks: Iterable[Listed]) -> Iterator[Listed]:
         for start in range(0, len(ids), step):
             block = slice(start, start + step)
             yield ids[block], posts[block], scores[block]
+
+
+ON_THEIR_WAY = 16
+
+
+@contextmanager
+def sending(client: redis.Redis, key_start: str) -> Iterator[Callable[[Lines], None]]:
+    """Yield what sends lists; at the end, wait until all of them are written.
+
+    In a cluster, where a command holds only keys of one slot, redis-py sorts
+    them, sends them to their nodes and follows them when slots move.
+    """
+    if redis_client.is_cluster(client):
+        yield lambda lines: redis_client.set_many(
+            client, {key_start + whose: value for whose, value in lines.rows()}
+        )
+        return
+    with Sender(client) as sender:
+        yield lambda lines: sender.send(pack(lines, key_start))
+        sender.finish()
+
+
+class Sender:
+    """A connection of the client's, lent for commands that may be sent twice without harm.
+
+    It is redis-py's own connection, so everything that a URL may say holds
+    here. One that breaks is made again and sent what it left unanswered; when
+    that fails too, the error goes to the caller. An error that the server
+    answers with goes to the caller at once.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._pool = client.connection_pool
+        self._unanswered: deque[memoryview] = deque()
+
+    def __enter__(self) -> Sender:
+        self._connection: Any = self._pool.get_connection()  # of whose methods some have no types
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._unanswered:  # their answers must not reach the next command
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    def send(self, command: memoryview) -> None:
+        """Send one command; when many are unanswered, wait for the first of them."""
+        self._unanswered.append(command)
+        try:
+            self._connection.send_packed_command([command])
+            self._await(ON_THEIR_WAY)
+        except (ConnectionError, TimeoutError):
+            self._send_again()
+
+    def finish(self) -> None:
+        """Wait until every command is answered."""
+        try:
+            self._await(0)
+        except (ConnectionError, TimeoutError):
+            self._send_again()
+
+    def _await(self, left: int) -> None:
+        while len(self._unanswered) > left:
+            self._connection.read_response()
+            self._unanswered.popleft()
+
+    def _send_again(self) -> None:
+        """Connect anew, which redis-py tries as often as the client's `retry` says, and repeat."""
+        self._connection.disconnect()
+        for command in self._unanswered:
+            self._connection.send_packed_command([command])
+        self._await(0)
+
+
+KEYS_AT_A_TIME = 1_000
+ADVICE = "is something else writing, evicting, or was Redis restarted? Run again"
+
+
+def verify(client: redis.Redis, written: Written, expected: int) -> None:
+    """Check that every user, or post, has a list, and that all lists read back are those written.
+
+    Raises
+    ------
+    StoreError
+        Something is missing or differs; the run must not go live.
+    """
+    if written.lists != expected:
+        raise StoreError(f"{written.lists} lists were written, {expected} were due; run again")
+    found, missing, some = hashlib.sha256(), 0, ""
+    for block in blocks(chain.from_iterable(ids.tolist() for ids in written.ids), KEYS_AT_A_TIME):
+        names = [f"{written.key_start}{whose}" for whose in block]
+        values = get_many(client, names)
+        gone = [name for name, value in zip(names, values, strict=True) if value is None]
+        missing, some = missing + len(gone), some or "".join(gone[:1])
+        lines = (f"{whose}\t{value}\n" for whose, value in zip(block, values, strict=True))
+        found.update("".join(lines).encode())
+    if missing:
+        raise StoreError(f"{missing} of {expected} lists are gone, {some} among them: {ADVICE}")
+    if found.digest() != written.checksum.digest():
+        raise StoreError(f"lists under {written.key_start} do not read back as written: {ADVICE}")

@@ -20,11 +20,11 @@ import numpy as np
 
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.loading.likes import Likes
+from batch.scoring.compile import BUNDLES_AT_ONCE, Bytes, PostSide
+from batch.scoring.leaf_tables import STRIDE
 from batch.scoring.parts import Masks
-from batch.scoring.post_side import BUNDLES_AT_ONCE, Bytes, PostSide
+from batch.scoring.simd import WIDTH, add_rows, aligned, compiled, dot_rows
 from batch.scoring.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user, in_order
-from batch.scoring.vectors import WIDTH, add_rows, aligned, compiled, dot_rows
-from batch.scoring.worth import STRIDE
 
 
 @dataclass(frozen=True)

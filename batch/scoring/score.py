@@ -1,7 +1,7 @@
 """Scores all users with all posts, chunk by chunk, and yields their lists.
 
 batch/scoring/forest.py reads the trained forest, batch/scoring/parts.py and batch/scoring/bundles.py
-sort its splits by what they depend on, batch/scoring/post_side.py lays all that out for
+sort its splits by what they depend on, batch/scoring/compile.py lays all that out for
 the posts once a run, and batch/scoring/chunk.py scores a chunk of users with it. What
 is left to say here is how many users make a chunk and where chunks run.
 """
@@ -22,7 +22,7 @@ from batch.features.factors import Factors
 from batch.features.tables import FeatureTables
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
-from batch.scoring.post_side import PostSide, prepare
+from batch.scoring.compile import PostSide, prepare
 from contract.errors import ModelError
 
 MIB = 2**20

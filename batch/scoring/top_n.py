@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.loading.likes import Likes
-from batch.scoring.vectors import WIDTH, compiled
+from batch.scoring.simd import WIDTH, compiled
 
 # More of them visit a shelf less often, and ask for more room on it.
 STRIPS_AT_ONCE = 16

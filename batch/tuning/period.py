@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from batch.judging.catalogue import CatalogueCase, ScoredLists, build_case, score_lists, summarise
-from batch.judging.full_catalogue import MIN_USERS, rank_by_model
-from batch.judging.metrics import rounded
-from batch.learning.fit import fit
-from batch.learning.gather import Gathered
-from batch.learning.recipe import Recipe
+from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, build_case, score_lists, summarise
+from batch.evaluation.full_catalogue import MIN_USERS, rank_by_model
+from batch.evaluation.ranking_metrics import rounded
+from batch.training.dataset import Gathered
+from batch.training.fit import fit
+from batch.training.recipe import Recipe
 from batch.variants import Variant
 from contract.errors import ModelError
 from contract.settings import Settings

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from tqdm import tqdm
 
-from batch.learning.parameters import TUNABLE, Range
+from batch.training.parameters import TUNABLE, Range
 from contract.errors import ModelError
 
 log = logging.getLogger("batch")

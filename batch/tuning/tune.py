@@ -37,13 +37,13 @@ from typing import Any
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch.judging.choose_recipe import choose_recipe, paired_difference
-from batch.judging.full_catalogue import FIRST
-from batch.learning.fit import PARAMETERS
-from batch.learning.gather import gathered_now
-from batch.learning.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
-from batch.learning.recipe import Recipe
+from batch.evaluation.choose_recipe import choose_recipe, paired_difference
+from batch.evaluation.full_catalogue import FIRST
 from batch.progress import Stages
+from batch.training.dataset import gathered_now
+from batch.training.fit import PARAMETERS
+from batch.training.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
+from batch.training.recipe import Recipe
 from batch.tuning.period import Period, ScoredModel, compare, compare_values
 from batch.tuning.study import Budget, Parameters, Study, TrialScore
 from batch.variants import Variant

@@ -1,0 +1,42 @@
+"""The command that takes a post out of every answer."""
+
+from __future__ import annotations
+
+import click
+
+from batch import formatting, redis_client
+from batch.commands.options import json_option
+from contract.keys import Keys
+from contract.settings import Settings
+
+
+@click.command(epilog="Example: python -m batch block 191")
+@click.argument("post_id", metavar="POST", type=int)
+@json_option
+@click.pass_obj
+def block(settings: Settings, post_id: int, as_json: bool) -> None:
+    """Keep a post out of every answer, within about a second."""
+    keys = Keys(settings.key_prefix)
+    with redis_client.connected(settings) as client:
+        added = bool(client.sadd(keys.blocked, post_id))
+        known = bool(client.hexists(keys.posts, str(post_id)))
+    if as_json:
+        record = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
+        click.echo(formatting.as_json(record))
+        return
+    told = f"post {post_id} is blocked" if added else f"post {post_id} was blocked already"
+    click.echo(told if known else f"{told}; no run has written a text of it: is the id right?")
+
+
+@click.command(epilog="Example: python -m batch unblock 191")
+@click.argument("post_id", metavar="POST", type=int)
+@json_option
+@click.pass_obj
+def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
+    """Let a blocked post be served again: from lists that hold it still, and by the next run."""
+    with redis_client.connected(settings) as client:
+        removed = bool(client.srem(Keys(settings.key_prefix).blocked, post_id))
+    if as_json:
+        click.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
+        return
+    click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")

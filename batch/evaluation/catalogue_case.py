@@ -1,0 +1,294 @@
+"""The protocol `full catalogue with likes left out`: what users would have been shown, and what they liked.
+
+A case is the state of a network at a cutoff: every post that was known then may
+be shown to a user, less those they had liked. A hit is a post that the user
+liked afterwards. Judged are the users with such a like: warm ones, with a like
+before the cutoff, and cold ones, without any. A liked post that the user
+happened not to come across counts as a miss, so the figures are far lower than
+by `viewed-only`, and say more about a list.
+
+Figures of a list: those of metrics.py at 5 and 10, `recall_at_20`, and
+
+- `coverage_at_k`: share of the known posts that stand among the first k of any
+  list. It grows with the number of users, so compare it over the same users.
+- `overlap_at_10`: share of the first ten of one user that the first ten of
+  another, drawn evenly from the others, hold as well. With c(p) the number of
+  users who are shown p, a user's value is the sum over their posts of
+  c(p) - 1, divided by (users - 1) times the length of their list. 1: one list
+  for all.
+- `popularity_lift_at_k`: mean likes up to the cutoff of the first k posts,
+  divided by that of the known posts.
+- `full_list_at_k`: whether the list has k posts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from batch.arrays import Int32s
+from batch.evaluation.bootstrap import Measured, measure
+from batch.evaluation.ranking_metrics import (
+    DEPTH,
+    KS,
+    Flags,
+    Floats,
+    Places,
+    RankedLists,
+    by_list,
+    expected_of_random,
+)
+from batch.loading.history import History
+from batch.loading.likes import Likes
+from batch.loading.network import Network
+
+PROTOCOL = "full catalogue with likes left out"
+
+RECALL, RECALL_DEPTH = "recall_at_20", 20
+OVERLAP, OVERLAP_DEPTH = "overlap_at_10", 10
+
+
+@dataclass(frozen=True)
+class CatalogueCase:
+    """Users to judge at a cutoff, what they may be shown, and what they liked afterwards.
+
+    Attributes
+    ----------
+    users
+        (users,) rows in the network, ascending.
+    user_ids
+        (users,) their ids, by which the lists of several cutoffs are pooled.
+    likes
+        What each of them had liked by the cutoff, in the order of `users`.
+    hidden
+        Rows of the posts that were not known at the cutoff, ascending.
+    liked_later
+        (pairs,) index in `users` * posts + row of the post, ascending: new likes of known posts.
+    popularity
+        (posts,) likes up to the cutoff.
+    """
+
+    users: Places
+    user_ids: Places
+    likes: Likes
+    hidden: Places
+    liked_later: Places
+    popularity: Floats
+
+    @property
+    def known(self) -> Flags:
+        """(posts,) whether the post may be shown."""
+        known = np.ones(self.popularity.size, dtype=bool)
+        known[self.hidden] = False
+        return known
+
+    @property
+    def warm(self) -> Flags:
+        """(users,) whether the user had liked something by the cutoff."""
+        warm: Flags = np.diff(self.likes.starts) > 0
+        return warm
+
+    @property
+    def relevant(self) -> Places:
+        """(users,) how many likes there are to find."""
+        return np.bincount(self.liked_later // self.popularity.size, minlength=self.users.size)
+
+    @property
+    def candidates(self) -> Places:
+        """(users,) how many posts may be shown to each user."""
+        known = self.known
+        liked = np.bincount(self.likes.users, weights=known[self.likes.posts], minlength=self.users.size)
+        return int(known.sum()) - liked.astype(np.int64)
+
+    def keep_users(self, keep: Flags) -> CatalogueCase:
+        """Return the case of some of the users: `keep` is (users,)."""
+        posts, index = self.popularity.size, np.cumsum(keep) - 1
+        owner, post = np.divmod(self.liked_later, posts)
+        theirs = keep[owner]
+        return replace(
+            self,
+            users=self.users[keep],
+            user_ids=self.user_ids[keep],
+            likes=self.likes.of_places(np.flatnonzero(keep)),
+            liked_later=index[owner[theirs]] * posts + post[theirs],
+        )
+
+
+@dataclass(frozen=True)
+class ScoredLists:
+    """The figures of each list of one ranker in one case.
+
+    Attributes
+    ----------
+    user_ids
+        (lists,) whose list it is.
+    values
+        Metric -> (lists,) value, NaN where the list has none.
+    coverage
+        `coverage_at_k` -> value for all lists together.
+    """
+
+    user_ids: Places
+    values: dict[str, Floats]
+    coverage: dict[str, float]
+
+
+def build_case(
+    network: Network, history: History, likes_after: Likes, max_users: int, seed: int
+) -> CatalogueCase:
+    """Choose the users to judge at `history.cutoff`, and collect what they liked before and after.
+
+    Parameters
+    ----------
+    likes_after
+        Every like of all of the network's users up to a later time; those of the history may be among them.
+    max_users
+        Most users to judge, drawn at random where there are more.
+    """
+    posts, known = len(network.posts), history.known
+    before, after = (
+        likes.users.astype(np.int64) * posts + likes.posts for likes in (history.likes, likes_after)
+    )
+    pairs = np.setdiff1d(after[known[likes_after.posts]], before, assume_unique=True)
+    users = np.unique(pairs // posts)
+    if users.size > max_users:
+        users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
+        pairs = pairs[np.isin(pairs // posts, users)]
+    return CatalogueCase(
+        users=users,
+        user_ids=network.users.index.to_numpy(np.int64)[users],
+        likes=history.likes.of_places(users),
+        hidden=np.flatnonzero(~known),
+        liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
+        popularity=history.post_counts["likes"].to_numpy(np.float64),
+    )
+
+
+def rank_by_score(case: CatalogueCase, scores: Floats) -> Int32s:
+    """Rank the same scores for every user, less what they may not be shown.
+
+    Parameters
+    ----------
+    scores
+        (posts,) of which the highest come first, equal ones the lower row first.
+
+    Returns
+    -------
+    (users, DEPTH) rows of posts, best first, -1 where there are no more.
+    """
+    order = np.lexsort((np.arange(scores.size), -scores))
+    order = order[case.known[order]]
+    lists = np.full((case.users.size, DEPTH), -1, dtype=np.int32)
+    for index in range(case.users.size):
+        liked = case.likes.of(index)
+        head = order[: DEPTH + liked.size]
+        fresh = head[~np.isin(head, liked)][:DEPTH]
+        lists[index, : fresh.size] = fresh
+    return lists
+
+
+def measure_lists(case: CatalogueCase, lists: Int32s, seed: int) -> Measured:
+    """Return every figure of one ranker's lists in one case, with 95 % intervals over users.
+
+    Parameters
+    ----------
+    lists
+        (users, DEPTH) rows of posts, best first, -1 where there are no more.
+    """
+    return summarise([score_lists(case, lists)], seed)
+
+
+def summarise(scored: Sequence[ScoredLists], seed: int) -> Measured:
+    """Pool the lists of one ranker in several cases; intervals are over users, with all their lists.
+
+    The values are means over lists, and for coverage over cases. Coverage has
+    no interval: a draw with replacement has fewer distinct users, and so
+    fewer posts. Overlap is a mean over pairs of users, so that a user who is
+    drawn once more counts on both sides: draws stand twice as far from the
+    value as those of a mean over users (the projection of Hoeffding, 1948).
+    """
+    scored = [part for part in scored if part.user_ids.size] or scored[:1]
+    names = list(scored[0].values)
+    values = {name: np.concatenate([part.values[name] for part in scored]) for name in names}
+    found = measure(values, np.concatenate([part.user_ids for part in scored]), None, seed)
+    overlap = found.values[OVERLAP]
+    found.draws[OVERLAP] = overlap + 2 * (found.draws[OVERLAP] - overlap)
+    for name in scored[0].coverage:
+        found.values[name] = float(np.mean([part.coverage[name] for part in scored]))
+    return found
+
+
+def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
+    """Score each list, see the module's head; `lists` as in `measure_lists`."""
+    shown = lists >= 0
+    pairs = np.arange(case.users.size)[:, None] * case.popularity.size + lists
+    hits = shown & np.isin(pairs, case.liked_later)
+    ranked = RankedLists(hits, case.relevant, case.candidates)
+    values = by_list(ranked) | {RECALL: by_list(ranked, (RECALL_DEPTH,))[RECALL]}
+    likes, coverage = np.where(shown, case.popularity[lists], 0.0), {}
+    for k in KS:
+        values[f"full_list_at_{k}"] = np.asarray(shown[:, :k].all(axis=1), np.float64)
+        mean = likes[:, :k].sum(axis=1) / np.maximum(shown[:, :k].sum(axis=1), 1)
+        values[f"popularity_lift_at_{k}"] = np.where(shown[:, 0], mean / _mean_popularity(case), np.nan)
+        distinct = np.unique(lists[:, :k][shown[:, :k]]).size
+        coverage[f"coverage_at_{k}"] = distinct / int(case.known.sum()) if len(lists) else float("nan")
+    values[OVERLAP] = _overlap(case, lists[:, :OVERLAP_DEPTH])
+    return ScoredLists(case.user_ids, values, coverage)
+
+
+def _overlap(case: CatalogueCase, heads: Int32s) -> Floats:
+    """Return (users,) the share of each user's posts that another user is shown; NaN for one user alone."""
+    shown = heads >= 0
+    others = np.bincount(heads[shown], minlength=case.popularity.size) - 1
+    common = np.where(shown, others[heads], 0).sum(axis=1)
+    pairs = shown.sum(axis=1) * (case.users.size - 1)
+    return np.where(pairs > 0, common / np.maximum(pairs, 1), np.nan)
+
+
+def score_random(case: CatalogueCase) -> ScoredLists:
+    """Return what random lists are expected to reach; exact, so no lists are drawn."""
+    candidates, known = case.candidates, case.known
+    values = expected_of_random(case.relevant, candidates)
+    values[RECALL] = expected_of_random(case.relevant, candidates, (RECALL_DEPTH,))[RECALL]
+    weights = (case.popularity * known)[case.likes.posts]
+    rest = (case.popularity * known).sum() - np.bincount(case.likes.users, weights, case.users.size)
+    lift = rest / np.maximum(candidates, 1) / _mean_popularity(case)
+    for k in KS:
+        values[f"full_list_at_{k}"] = (candidates >= k).astype(np.float64)
+        values[f"popularity_lift_at_{k}"] = np.where(candidates > 0, lift, np.nan)
+    values[OVERLAP] = _expected_overlap(case)
+    coverage = {f"coverage_at_{k}": _expected_coverage(case, k) for k in KS}
+    return ScoredLists(case.user_ids, values, coverage)
+
+
+def _expected_overlap(case: CatalogueCase) -> Floats:
+    """Return what `_overlap` is expected to be of random lists.
+
+    Another user is shown a post that may be shown to them with probability
+    k / candidates, and each of a user's candidates is equally likely on their list.
+    """
+    candidates, users, known = case.candidates, case.users.size, case.known
+    chance = np.minimum(OVERLAP_DEPTH / np.maximum(candidates, 1), 1)
+    liked = np.bincount(case.likes.posts, chance[case.likes.users], minlength=known.size)
+    shown = np.where(known, chance.sum() - liked, 0.0)  # by how many users each post is expected to be
+    theirs = shown.sum() - np.bincount(case.likes.users, shown[case.likes.posts], users)
+    others = theirs / np.maximum(candidates, 1) - chance
+    return np.where(candidates * (users - 1) > 0, others / max(users - 1, 1), np.nan)
+
+
+def _expected_coverage(case: CatalogueCase, k: int) -> float:
+    """Return the expected share of posts in at least one random list of k: 1 - the product of the misses."""
+    share = np.minimum(k / np.maximum(case.candidates, 1), 1 - 1e-12)
+    missed = np.log1p(-share)
+    posts = case.popularity.size
+    of_those_who_liked = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
+    covered = 1 - np.exp(missed.sum() - of_those_who_liked)
+    return float(covered[case.known].mean()) if case.users.size else float("nan")
+
+
+def _mean_popularity(case: CatalogueCase) -> float:
+    """Return the mean likes of a known post; NaN where none has any."""
+    total = float(case.popularity[case.known].sum())
+    return total / int(case.known.sum()) if total > 0 else float("nan")

@@ -1,0 +1,78 @@
+"""Measures a written run for the gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import redis
+import sqlalchemy as sa
+
+from batch.evaluation.full_catalogue import FIRST, RankedCase
+from batch.evaluation.scored_rows import Judged
+from batch.gate.compare_with_live import beside_live, find_live
+from batch.gate.inputs import Facts, PopularityComparison
+from batch.gate.liked_check import liked_served
+from batch.gate.list_stats import Tally
+from batch.runs.ledger import Run
+from batch.training.dataset import Gathered
+from contract.keys import Keys
+from contract.settings import Settings
+
+
+def measure(
+    engine: sa.Engine,
+    client: redis.Redis,
+    settings: Settings,
+    run: Run,
+    gathered: Gathered,
+    rows: Judged,
+    ranked: RankedCase,
+    metrics: dict[str, Any],
+    tally: Tally,
+    asked: int,
+) -> Facts:
+    """Collect what the rules look at.
+
+    Parameters
+    ----------
+    rows
+        The holdout as the model that was fit before it scores it.
+    ranked
+        The lists of that model over the full catalogue.
+    metrics
+        What the manifest keeps of that model's evaluation.
+    tally
+        The lists as they were written.
+    asked
+        How many users were to get one.
+    """
+    keys, users = Keys(settings.key_prefix), len(gathered.network.users)
+    live = find_live(engine, client, keys, run.variant)
+    beside = None
+    if live is not None:
+        beside = beside_live(client, settings, live, run.run_id, gathered, rows, ranked, tally.lists)
+    found, read = liked_served(client, keys, run.run_id, gathered, tally.lists, settings.seed)
+    return Facts(
+        users_of_network=users,
+        users_asked=asked,
+        lists=tally.lists,
+        full=tally.full,
+        of_five=tally.of_five,
+        posts=tally.posts,
+        posts_in_first=tally.posts_in_first,
+        not_finite=tally.not_finite + int((~np.isfinite(rows.scores)).sum()),
+        liked_served=found,
+        lists_joined=read,
+        popularity_comparison=compare_with_popularity(metrics["full_catalogue"]),
+        live=beside,
+    )
+
+
+def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
+    """Take what the rules look at from the figures over the full catalogue, see `CatalogueFigures.record`."""
+    differences = {}
+    for ranker, found in record["differences"].items():
+        difference, low, high = (np.nan if number is None else number for number in found[FIRST])
+        differences[ranker] = (difference, low, high)
+    return PopularityComparison(record["users"], differences, record["why_not_judged"])

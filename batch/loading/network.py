@@ -1,0 +1,153 @@
+"""Reads users and posts: one row each, checked at the boundary."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sqlalchemy as sa
+
+from batch.arrays import Int64s
+from batch.loading.cohorts import Cohorts
+from batch.loading.schema import TIMES, check_views
+from contract import columns
+from contract.errors import SourceError
+
+log = logging.getLogger("batch")
+
+ROWS_AT_A_TIME = 50_000
+
+NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
+CATEGORICAL = ("text", "character varying", "character", "boolean")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Users and posts of the network.
+
+    Attributes
+    ----------
+    users
+        Indexed by `user_id`, ascending and unique; a column per user feature.
+    posts
+        Indexed by `post_id`, ascending and unique; always with the columns
+        `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
+        (None, NaT or NaN where the view has none), then one per post feature.
+    """
+
+    users: pd.DataFrame
+    posts: pd.DataFrame
+
+    @cached_property
+    def cohorts(self) -> Cohorts:
+        """How the values of the users' attributes are numbered."""
+        return Cohorts.fit(self.users)
+
+
+def load_network(connection: sa.Connection, until: datetime) -> Network:
+    """Read both relations, posts as far as they were created by `until`.
+
+    Raises
+    ------
+    SourceError
+        A view or column is missing or of the wrong type, an id is null or
+        stands twice, or there are no users or no posts.
+    """
+    views = check_views(connection)
+    users = _read(connection, columns.USERS, columns.USER_ID, views.users)
+    posts = _with_every_column(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
+    posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
+    if posts.empty:
+        raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
+    return Network(users, posts)
+
+
+def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
+    relation = f"{columns.SCHEMA}.{view}"
+    wanted = [column for column, kind in types.items() if _usable(view, column, kind)]
+    for column in [column for column in types if column not in wanted]:
+        kind = types[column]
+        log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
+    rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
+    query = sa.select(rows_of).order_by(rows_of.c[key])
+    try:
+        result = connection.execute(query, execution_options={"yield_per": ROWS_AT_A_TIME})
+        blocks = [
+            _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
+            for rows in result.partitions(ROWS_AT_A_TIME)
+        ]
+    except ValueError as error:  # the driver's, of a time before the year 1 or after 9999
+        raise SourceError(
+            f"{relation} has a value that cannot be read: {error}; mend it in the view"
+        ) from None
+    if not blocks:
+        raise SourceError(f"{relation} has no rows; there is nobody and nothing to recommend")
+    frame = pd.concat(blocks, ignore_index=True)
+    if frame[key].isna().any():
+        raise SourceError(
+            f"{relation}.{key} is null in {int(frame[key].isna().sum())} rows; leave them out in the view"
+        )
+    frame[key] = frame[key].astype(np.int64)
+    twice = frame.loc[frame[key].duplicated(), key]
+    if not twice.empty:
+        raise SourceError(
+            f"{relation} has {twice.nunique()} ids more than once, first {key} {twice.iloc[0]}; "
+            "make the view give one row an id"
+        )
+    return frame.set_index(key)
+
+
+def _usable(view: str, column: str, kind: str) -> bool:
+    made = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
+    return made or kind in NUMERIC + CATEGORICAL
+
+
+def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
+    """Give every column but the key the one type it has in all blocks: float64, object or UTC time."""
+    for column in block.columns:
+        if column == key:
+            continue
+        if types[column] in TIMES:
+            block[column] = pd.to_datetime(block[column], utc=True)
+        elif types[column] in NUMERIC:
+            block[column] = block[column].astype(np.float64)
+        else:
+            block[column] = block[column].astype(object)
+    return block
+
+
+def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
+    absent: dict[str, Any] = {
+        columns.TOPIC: None,
+        columns.TEXT: None,
+        columns.CREATED_AT: pd.NaT,
+        columns.LIKE_COUNT: np.nan,
+        columns.VIEW_COUNT: np.nan,
+    }
+    posts = posts.copy()
+    for column, value in absent.items():
+        if column not in posts:
+            posts[column] = value
+    posts.loc[posts[columns.TOPIC] == "", columns.TOPIC] = None  # COPY's rows cannot tell these two apart
+    posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
+    return posts
+
+
+def rows_of(known: Int64s, wanted: Int64s) -> Int64s:
+    """Return the row of each wanted id among the known ids, which ascend; -1 for none."""
+    if known.size == 0:
+        return np.full(wanted.size, -1)
+    at = np.searchsorted(known, wanted).clip(max=known.size - 1)
+    return np.where(known[at] == wanted, at, -1)
+
+
+def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
+    """Return in which row of the frame (index ascending) each id stands, -1 for none and for null."""
+    known = frame.index.to_numpy()
+    rows = rows_of(known, ids.fillna(known[0]).to_numpy(np.int64))
+    return np.where(ids.notna().to_numpy(), rows, -1)

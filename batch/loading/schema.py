@@ -1,0 +1,86 @@
+"""The check of the three views: every column there that must be, of a type that can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from batch.postgres import HOW_TO_MEND
+from contract import columns
+from contract.errors import SourceError
+
+WHOLE = ("smallint", "integer", "bigint")
+WORDS = ("text", "character varying", "character")
+TIMES = ("timestamp with time zone", "timestamp without time zone")
+
+REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
+    columns.USERS: {columns.USER_ID: WHOLE},
+    columns.POSTS: {columns.POST_ID: WHOLE},
+    columns.INTERACTIONS: {
+        columns.USER_ID: WHOLE,
+        columns.POST_ID: WHOLE,
+        columns.ACTION: WORDS,
+        columns.HAPPENED_AT: TIMES,
+    },
+}
+OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
+    columns.POSTS: {
+        columns.TOPIC: WORDS,
+        columns.TEXT: WORDS,
+        columns.CREATED_AT: TIMES,
+        columns.LIKE_COUNT: WHOLE,
+        columns.VIEW_COUNT: WHOLE,
+    }
+}
+COLUMN_TYPES = sa.text("""
+    SELECT a.attname, format_type(a.atttypid, NULL) AS type
+    FROM pg_attribute a
+    WHERE a.attrelid = to_regclass(:relation) AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum
+""")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column -> Postgres type of each of the three views, in their own order."""
+
+    users: dict[str, str]
+    posts: dict[str, str]
+    interactions: dict[str, str]
+
+
+def check_views(connection: sa.Connection) -> Columns:
+    """Look at the columns of the three views before any row is read.
+
+    Raises
+    ------
+    SourceError
+        Names the first view or column that is missing, unreadable or of the wrong type.
+    """
+    return Columns(*(_checked(connection, view) for view in REQUIRED))
+
+
+def _checked(connection: sa.Connection, view: str) -> dict[str, str]:
+    relation = f"{columns.SCHEMA}.{view}"
+    if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):
+        raise SourceError(f"the schema {columns.SCHEMA} is missing; {HOW_TO_MEND}")
+    found = {row.attname: row.type for row in connection.execute(COLUMN_TYPES, {"relation": relation})}
+    if not found:
+        raise SourceError(f"the view {relation} is missing; {HOW_TO_MEND}")
+    if not connection.scalar(sa.text("SELECT has_table_privilege(:name, 'SELECT')"), {"name": relation}):
+        raise SourceError(f"no right to read {relation}; GRANT SELECT ON {relation} to this role")
+    for column, types in REQUIRED[view].items():
+        if column not in found:
+            raise SourceError(f"the view {relation} lacks the column {column}; {HOW_TO_MEND}")
+        _check_type(relation, column, found[column], types)
+    for column, types in OPTIONAL.get(view, {}).items():
+        if column in found:
+            _check_type(relation, column, found[column], types)
+    return found
+
+
+def _check_type(relation: str, column: str, found: str, types: tuple[str, ...]) -> None:
+    if found not in types:
+        wanted = " or ".join(types)
+        raise SourceError(f"{relation}.{column} is of type {found} and must be {wanted}; cast it in the view")

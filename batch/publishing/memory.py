@@ -1,0 +1,199 @@
+"""Tells how much memory a run will take of Redis, and refuses it while nothing is written yet.
+
+A key costs more than its text: an entry in a table, an object, and what the
+allocator rounds up to. `key_bytes` adds that up as Redis lays it out; Valkey
+needs somewhat less. Runs that are to be removed later do not count as free:
+they go only when the new run is live.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import redis
+from redis.cluster import RedisCluster
+from redis.exceptions import NoPermissionError
+
+from batch.arrays import Int64s
+from batch.publishing.encode import Encoder
+from batch.publishing.shared_keys import texts_of
+from batch.scoring.chunk import Lists
+from contract.errors import StoreError
+from contract.keys import Keys
+
+SAMPLED = 1_000
+
+_ENTRY_BYTES = 24
+_OBJECT_BYTES = 16
+_PLACE_BYTES = 16
+"""Of the table, which doubles when it is full: 8 a place, and at most half of the places empty."""
+_KEY_HEAD_BYTES, _VALUE_HEAD_BYTES = 3, 6
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes
+    ----------
+    users_bytes, similar_bytes, texts_bytes
+        For the lists of users, the lists of similar posts, and the texts not stored before.
+    used_before
+        What Redis used, in all nodes of a cluster; None where it may not be asked.
+    """
+
+    users_bytes: int
+    similar_bytes: int
+    texts_bytes: int
+    used_before: int | None
+
+    @property
+    def total_bytes(self) -> int:
+        """All that the run will take."""
+        return self.users_bytes + self.similar_bytes + self.texts_bytes
+
+    def record(self, client: redis.Redis) -> dict[str, Any]:
+        """Tell the forecast beside what Redis reports now, for the run's manifest."""
+        nodes = nodes_of(client) if self.used_before is not None else []
+        taken = sum(node.used for node in nodes) - self.used_before if self.used_before is not None else None
+        return {
+            "forecast_bytes": self.total_bytes,
+            "redis_bytes": taken,
+            "policies": sorted({node.policy for node in nodes}),
+        }
+
+
+def before_writing(
+    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterator[Lists], posts: pd.DataFrame, *,
+    users: int, similar_n: int,
+) -> tuple[Iterator[Lists], Forecast]:  # fmt: skip
+    """Wait for the first chunk of lists, and forecast from it what the whole run will take.
+
+    Parameters
+    ----------
+    posts
+        Index post_id, ascending; with their texts.
+    users
+        How many users will get a list.
+    similar_n
+        Longest list of similar posts; 0 if none are made.
+
+    Returns
+    -------
+    All chunks, the first among them, and the forecast.
+
+    Raises
+    ------
+    StoreError
+        The run does not fit, or could be evicted.
+    """
+    first = next(chunks, None)
+    if first is None or not len(first.user_ids):
+        return chunks if first is None else chain([first], chunks), Forecast(0, 0, 0, None)
+    post_ids = posts.index.to_numpy("int64")
+    user, pair = _list_bytes(first, post_ids, keys.user(run_id, 0))
+    similar = 0.0
+    if similar_n:
+        length = min(similar_n, post_ids.size) * pair + 2
+        similar = float(key_bytes(len(keys.post(run_id, int(post_ids[-1]))), np.array([length]))[0])
+    texts = _text_bytes(posts) * max(0, post_ids.size - int(client.hlen(keys.posts)))
+    nodes = nodes_of(client)
+    used = sum(node.used for node in nodes) if nodes else None
+    forecast = Forecast(round(user * users), round(similar * post_ids.size), round(texts), used)
+    for node in nodes:
+        check_room(node, forecast.total_bytes)
+    return chain([first], chunks), forecast
+
+
+def key_bytes(key_length: int, value_lengths: Int64s) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Tell what keys of that length with such strings take of Redis's memory."""
+    own = _ENTRY_BYTES + _OBJECT_BYTES + _PLACE_BYTES
+    names = _rounded_up(np.array([key_length + _KEY_HEAD_BYTES]))
+    return own + names + _rounded_up(np.asarray(value_lengths) + _VALUE_HEAD_BYTES)
+
+
+def _rounded_up(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Round up as jemalloc does: to a multiple of an eighth of the next power of two, and of 8."""
+    step = np.maximum(2.0 ** (np.ceil(np.log2(sizes)) - 3), 8)
+    rounded: np.ndarray[Any, np.dtype[np.float64]] = np.ceil(sizes / step) * step
+    return rounded
+
+
+def _list_bytes(lists: Lists, post_ids: Int64s, key: str) -> tuple[float, float]:
+    """Return what a user's list takes of Redis's memory, and the length of a pair in it, on average."""
+    rows = np.linspace(0, len(lists.user_ids) - 1, min(SAMPLED, len(lists.user_ids))).astype(np.int64)
+    lines = Encoder(post_ids).lines(lists.user_ids[rows], lists.posts[rows], lists.scores[rows])
+    id_length = round(float((lines.tabs - lines.starts[:-1]).mean()))
+    taken = key_bytes(len(key) - 1 + id_length, lines.value_bytes)
+    return float(taken.mean()), float(lines.value_bytes.sum() / max(int(lines.lengths.sum()), 1))
+
+
+def _text_bytes(posts: pd.DataFrame) -> float:
+    """Return what a post's text takes in the hash of texts, on average."""
+    sampled = islice(texts_of(posts), 0, None, max(1, len(posts) // SAMPLED))
+    lengths = [len(text.encode()) for _, text in sampled]
+    return float(key_bytes(len(str(posts.index[-1])), np.array(lengths)).mean())
+
+
+log = logging.getLogger("batch")
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A server, with its share of all keys; `limit` is 0 where it is not known."""
+
+    name: str
+    share: float
+    used: int
+    limit: int
+    bounded: bool
+    policy: str
+
+    @classmethod
+    def of(cls, name: str, share: float, memory: dict[str, Any]) -> Node:
+        """Read what `INFO memory` says. Without maxmemory all the memory of the machine is the limit."""
+        bound = int(memory.get("maxmemory", 0))
+        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
+        limit = bound or int(memory.get("total_system_memory", 0))
+        return cls(name, share, used, limit, bound > 0, str(memory.get("maxmemory_policy", "noeviction")))
+
+
+def nodes_of(client: redis.Redis) -> list[Node]:
+    """Ask every server that holds keys for its memory; none where the user may not ask."""
+    try:
+        if not isinstance(client, RedisCluster):
+            return [Node.of("Redis", 1.0, client.info("memory"))]
+        holders = client.nodes_manager.slots_cache.values()
+        found = []
+        for name, slots in Counter(nodes[0].name for nodes in holders).items():
+            memory: Any = client.info("memory", target_nodes=client.get_node(node_name=name))
+            found.append(Node.of(f"Redis at {name}", slots / len(holders), memory))
+        return found
+    except NoPermissionError:
+        log.warning("Redis does not let the batch's user ask for INFO; its free memory is not checked")
+        return []
+
+
+def check_room(node: Node, run_bytes: int) -> None:
+    """Refuse a run that does not fit into a node, or could be evicted there."""
+    if node.bounded and node.policy.startswith("allkeys"):
+        raise StoreError(
+            f"{node.name} evicts any key when it is full (maxmemory-policy {node.policy}), and users would "
+            "lose their lists; set maxmemory-policy noeviction"
+        )
+    needed, free = run_bytes * node.share, node.limit - node.used
+    if node.limit and needed > free:
+        whose = "maxmemory" if node.bounded else "the machine's memory"
+        raise StoreError(
+            f"{node.name} has {max(free, 0) / MIB:.1f} MiB free of {whose}, and the run needs about "
+            f"{needed / MIB:.1f} MiB; raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
+        )

@@ -1,1 +1,0 @@
-"""Posts like a post."""

@@ -1,0 +1,220 @@
+"""One variant's model: what scores, kept in a folder, and read back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from batch.arrays import Int32s
+from batch.features.build import TextFeatures, build_tables
+from batch.features.encode import Encoder
+from batch.features.factors import Factors, taste_factors
+from batch.features.population import Population, population_of
+from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
+from batch.files import write_atomically
+from batch.loading.examples import Examples
+from batch.loading.history import History
+from batch.loading.network import Network, rows_of
+from batch.loading.post_groups import Groupings
+from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encoded, read_forest
+from batch.training.recipe import RECIPES, Recipe
+from batch.variants import VARIANTS, Variant
+from contract.columns import TOPIC
+from contract.errors import ModelError
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Model:
+    """score(user, post) = dot(factors) + forest(features); `recipe.score_meaning` says what a score is.
+
+    Attributes
+    ----------
+    text
+        Columns of the posts' texts, in the order of the network's posts.
+    groupings
+        The groups of posts that affinities speak of, in the same order.
+    log_odds
+        Slope and intercept that turn the like factors' dot product into
+        log-odds; None where the variant has no factors.
+    """
+
+    variant: Variant
+    booster: lgb.Booster
+    users: Encoder
+    posts: Encoder
+    text: TextFeatures
+    groupings: Groupings
+    log_odds: tuple[float, float] | None
+    seed: int
+    recipe: Recipe
+
+    def tables(
+        self, network: Network, history: History, population: Population | None = None
+    ) -> FeatureTables:
+        """Build the features as of `history.cutoff`, encoded as in training.
+
+        Parameters
+        ----------
+        population
+            Of the whole network, where `network` and `history` have some of its users only.
+
+        Raises
+        ------
+        ModelError
+            The model was trained on other features, by another version of this project.
+        """
+        if population is None:
+            population = population_of(self.variant, network, history)
+        tables = build_tables(self.variant, network, history, population, self.users, self.posts, self.text)
+        if self.booster.feature_name() != feature_names(tables):
+            raise ModelError("the model was trained on other features; run the night again")
+        return tables
+
+    def factors(self, network: Network, history: History) -> Factors | None:
+        """Return the factors as of `history.cutoff` in log-odds."""
+        if self.log_odds is None:
+            return None
+        factors = taste_factors(network, history, self.seed, self.recipe.factor_negatives)
+        return factors.as_log_odds(*self.log_odds)
+
+    def scores(
+        self, network: Network, history: History, rows: Examples, threads: int
+    ) -> npt.NDArray[np.float64]:
+        """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
+        if len(rows) == 0:
+            return np.empty(0)
+        tables, factors = self.tables(network, history), self.factors(network, history)
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), ROWS_BATCH):
+            some = slice(start, start + ROWS_BATCH)
+            matrix = tables.rows(rows.users[some], rows.posts[some])
+            scores[some] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
+        return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
+        forest = self.booster.model_to_string().partition("\nparameters:")[0]
+        return hashlib.sha256((forest + _as_json(self._columns())).encode()).hexdigest()
+
+    def save(self, folder: Path, network: Network) -> None:
+        """Write the forest in LightGBM's format, what encodes its columns, and what is known of each post.
+
+        Each file is written whole or not at all.
+
+        Raises
+        ------
+        ModelError
+            The disk is full or the folder cannot be written.
+        """
+        posts = io.BytesIO()
+        ids = network.posts.index.to_numpy(np.int64)
+        np.savez(posts, post_ids=ids, text=self.text.values, groups=self.groupings.groups)
+        forest = self.booster.model_to_string().encode()
+        files = {
+            FOREST: forest,
+            COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
+            POSTS: posts.getvalue(),
+            USERS: encoded(network.users.index.to_numpy(np.int64)),
+        }
+        try:
+            for name, content in files.items():
+                write_atomically(folder / name, content)
+        except OSError as error:
+            reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
+            raise ModelError(f"cannot save the model in {folder}: {reason}") from None
+
+    def _columns(self) -> dict[str, Any]:
+        return {
+            "variant": self.variant.name,
+            "users": self.users.categories,
+            "posts": self.posts.categories,
+            "text": [feature.name for feature in self.text.features],
+            "groupings": dict(zip(self.groupings.names, self.groupings.sizes, strict=True)),
+            "log_odds": self.log_odds,
+            "seed": self.seed,
+            "recipe": self.recipe.name,
+        }
+
+
+def load_model(folder: Path, network: Network) -> Model:
+    """Read a model that `save` wrote, for the posts that the network has now.
+
+    A post that the model does not know has no text columns. It is in the group
+    of its topic, and in the last group of every other grouping.
+
+    Raises
+    ------
+    ModelError
+        A file is missing or is none of ours.
+    """
+    try:
+        forest, columns = read_forest(folder)  # whole: LightGBM ends the process on a broken one
+        if "recipe" not in columns:
+            raise ModelError(f"the model in {folder} was saved by an earlier release; run the night again")
+        booster = lgb.Booster(model_str=forest.decode())
+        with np.load(folder / POSTS, allow_pickle=False) as kept:
+            known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
+        place = rows_of(known, network.posts.index.to_numpy(np.int64))
+        same = (place >= 0)[:, None]
+        return Model(
+            variant=VARIANTS[columns["variant"]],
+            booster=booster,
+            users=_encoder(Kind.USER, columns["users"]),
+            posts=_encoder(Kind.POST, columns["posts"]),
+            text=TextFeatures(
+                tuple(Feature(name, Kind.POST) for name in columns["text"]),
+                np.where(same, text[place], np.float32(np.nan)),
+            ),
+            groupings=_grouped(network, columns["groupings"], same, groups[place]),
+            log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
+            seed=columns["seed"],
+            recipe=RECIPES[columns["recipe"]],
+        )
+    except OSError as error:
+        reason = f"{error.strerror}; run the night again"
+        raise ModelError(f"cannot read the model in {folder}: {reason}") from None
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, lgb.basic.LightGBMError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
+
+
+def _grouped(network: Network, sizes: dict[str, int], known: Flags, groups: Int32s) -> Groupings:
+    """Group the posts that the model knows as it did, others by topic or in the last group of a grouping."""
+    groups = np.where(known, groups, np.array([*sizes.values()], np.int32) - 1)
+    if TOPIC in sizes:
+        of_post = pd.Series(groups[:, [*sizes].index(TOPIC)], network.posts.index)
+        of_topic = of_post[known[:, 0]].groupby(network.posts[TOPIC]).first()
+        by_topic = network.posts[TOPIC].map(of_topic).fillna(of_post)
+        groups[:, [*sizes].index(TOPIC)] = np.where(known[:, 0], of_post, by_topic)
+    return Groupings(tuple(sizes), groups, tuple(sizes.values()))
+
+
+def feature_names(tables: FeatureTables) -> list[str]:
+    """Name the model's columns so that LightGBM takes the names: no JSON signs, no two alike."""
+    return [
+        f"{index}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
+        for index, feature in enumerate(tables.columns)
+    ]
+
+
+def _as_json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _encoder(kind: Kind, categories: dict[str, Any]) -> Encoder:
+    known = {name: None if words is None else tuple(words) for name, words in categories.items()}
+    return Encoder(kind, known)

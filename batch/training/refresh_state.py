@@ -1,0 +1,134 @@
+"""What a refresh takes over from its night beside the model: means over all users, and factors."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from batch.arrays import Float32s, Int64s
+from batch.features.factors import Factors, FactorState, factor_state
+from batch.features.population import Population, population_of
+from batch.files import write_atomically
+from batch.loading.history import History
+from batch.loading.network import Network, rows_of
+from batch.training.model import Model
+from contract.errors import ModelError
+
+FILE = "refresh.npz"
+
+
+@dataclass(frozen=True)
+class RefreshState:
+    """State of one night as of its cutoff.
+
+    Attributes
+    ----------
+    population
+        Means over all users.
+    user_ids, post_ids
+        (users,) and (posts,) int64, ascending: the rows of the night.
+    user_factors
+        (users, factors) float32 as the night scored with; None for a variant without factors.
+    factor_state
+        What infers users' factors anew; None for a variant without factors.
+    """
+
+    population: Population
+    user_ids: Int64s
+    post_ids: Int64s
+    user_factors: Float32s | None
+    factor_state: FactorState | None
+
+    @classmethod
+    def of_night(cls, model: Model, network: Network, history: History) -> RefreshState:
+        """Take the state as of `history.cutoff`."""
+        factors = model.factors(network, history)
+        return cls(
+            population=population_of(model.variant, network, history),
+            user_ids=network.users.index.to_numpy(np.int64),
+            post_ids=network.posts.index.to_numpy(np.int64),
+            user_factors=None if factors is None else factors.users,
+            factor_state=None
+            if factors is None
+            else factor_state(network, history, model.seed, model.recipe.factor_negatives),
+        )
+
+    def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:
+        """Return factors in log-odds for some users and the posts of now.
+
+        Parameters
+        ----------
+        network, history
+            Of these users alone, and of the posts of now.
+        changed
+            Ids of the users whose actions are not those of the night: their
+            factors are inferred anew, as those of users that the night did not know.
+
+        Returns
+        -------
+        None for a variant without factors.
+        """
+        if self.factor_state is None or self.user_factors is None or model.log_odds is None:
+            return None
+        values = self.population.cohorts.rows(network.users)
+        night_rows = rows_of(self.post_ids, network.posts.index.to_numpy(np.int64))
+        found = self.factor_state.factors(history, values, night_rows, model.seed)
+        factors = found.as_log_odds(*model.log_odds)
+        user_ids = network.users.index.to_numpy(np.int64)
+        rows = rows_of(self.user_ids, user_ids)
+        kept = (rows >= 0) & ~np.isin(user_ids, sorted(changed))
+        if kept.any():
+            factors.users[kept] = self.user_factors[rows[kept]]
+        return factors
+
+    def save(self, folder: Path) -> None:
+        """Write one file into the run's folder.
+
+        Raises
+        ------
+        ModelError
+            The disk is full or the folder cannot be written.
+        """
+        arrays = {"user_ids": self.user_ids, "post_ids": self.post_ids} | self.population.to_arrays()
+        if self.factor_state is not None and self.user_factors is not None:
+            arrays |= {"user_factors": self.user_factors} | self.factor_state.to_arrays()
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        try:
+            write_atomically(folder / FILE, content.getvalue())
+        except OSError as error:
+            reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
+            raise ModelError(f"cannot save the model in {folder}: {reason}") from None
+
+
+def load_refresh_state(folder: Path) -> RefreshState:
+    """Read what `save` wrote.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or is not what `save` wrote.
+    """
+    try:
+        # Opened here: numpy leaves a damaged file open.
+        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with_factors = "user_factors" in arrays
+            return RefreshState(
+                population=Population.from_arrays(arrays),
+                user_ids=arrays["user_ids"],
+                post_ids=arrays["post_ids"],
+                user_factors=arrays["user_factors"] if with_factors else None,
+                factor_state=FactorState.from_arrays(arrays) if with_factors else None,
+            )
+    except OSError as error:
+        reason = f"{error.strerror}; run the night again"
+        raise ModelError(f"cannot read the model in {folder}: {reason}") from None
+    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"the model in {folder} cannot be used: {FILE}: {reason}; run the night again"
+        ) from None

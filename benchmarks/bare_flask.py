@@ -1,0 +1,38 @@
+"""What serving is measured beside: Flask that answers `{}`, and the same after one lookup of a list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+
+from contract.keys import Keys
+from contract.settings import Settings
+
+
+def bare() -> Flask:
+    """Make an app whose one route answers `{}`."""
+    app = Flask("bare", static_folder=None)
+
+    @app.get("/")
+    def nothing() -> dict[str, Any]:
+        return {}
+
+    return app
+
+
+def one_get(run_id: str) -> Flask:
+    """Make an app whose one route gets a user's list from Redis, as serving does, and answers `{}`."""
+    from serving.list_store import open_redis
+    from serving.redis_get import Lookup
+
+    app = Flask("one_get", static_folder=None)
+    settings = Settings.from_environment()
+    keys, lookup = Keys(settings.key_prefix), Lookup(open_redis(settings, 1.0))
+
+    @app.get("/<int:user_id>")
+    def get(user_id: int) -> dict[str, Any]:
+        lookup.get(keys.user(run_id, user_id))
+        return {}
+
+    return app

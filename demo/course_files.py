@@ -1,0 +1,234 @@
+"""Load the rows of the real network from a folder of files into Postgres.
+
+| file | becomes |
+|---|---|
+| users.csv.gz | "user" |
+| posts.csv.gz, post_features.parquet | post |
+| history_users.csv.gz | views and likes as they are |
+| views_evening.csv.gz | views, and for each with target 1 a like at the view's own time |
+| liked_views.parquet | likes without views: the users' other views are not known |
+
+A row that repeats another file's view (same user, post and second) enters
+once. Times have no zone in the files and are taken as UTC.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from contract.columns import LIKE_ACTION, VIEW_ACTION
+from demo import network
+from demo.network import NetworkError
+
+logger = logging.getLogger(__name__)
+
+USERS = "users.csv.gz"
+POSTS = "posts.csv.gz"
+POST_FEATURES = "post_features.parquet"
+HISTORY = "history_users.csv.gz"
+EVENING = "views_evening.csv.gz"
+LIKED = "liked_views.parquet"
+
+USER_TYPES = {
+    "user_id": WHOLE,
+    "gender": NUMBER,
+    "age": NUMBER,
+    "country": TEXT,
+    "city": TEXT,
+    "exp_group": NUMBER,
+    "os": TEXT,
+    "source": TEXT,
+}
+POST_TYPES = {
+    "post_id": WHOLE,
+    "text": TEXT,
+    "topic": TEXT,
+    "text_length": NUMBER,
+    "views_total": NUMBER,
+    "likes_total": NUMBER,
+}
+EVENT_TYPES = {"timestamp": TIME, "user_id": WHOLE, "post_id": WHOLE}
+ACTION = {"action": TEXT}
+TARGET = {"target": WHOLE}
+
+VIEW_OF_FEED = ["user_id", "post_id", "timestamp"]
+"""What tells one view from another."""
+
+
+def load(database_url: str, folder: Path) -> None:
+    """Replace the network in the database by the one whose files are in `folder`.
+
+    Raises
+    ------
+    NetworkError
+        If a file or column is missing, cannot be read, or holds impossible values; names it.
+    """
+    users = read(folder / USERS, USER_TYPES)[[*USER_TYPES]].rename(columns={"user_id": "id"})
+    check_ids(folder / USERS, users["id"])
+    posts, features = _posts(folder)
+    actions = _feed_actions(folder)
+    with network.transaction(database_url) as connection:
+        network.create_tables(connection, _post_table(features))
+        network.copy_frame(connection, '"user"', users)
+        network.copy_frame(connection, "post", posts)
+        network.copy_frame(connection, network.FEED_ACTION, actions)
+        network.create_views(connection, _posts_view(features))
+    counts = actions["action"].value_counts()
+    logger.info(
+        "loaded %s users, %s posts, %s views and %s likes",
+        *(f"{n:,}" for n in (len(users), len(posts), counts[VIEW_ACTION], counts[LIKE_ACTION])),
+    )
+
+
+def _posts(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the table post, and which of its columns are the further features."""
+    posts = read(folder / POSTS, POST_TYPES)[[*POST_TYPES]]
+    check_ids(folder / POSTS, posts["post_id"])
+    features = read(folder / POST_FEATURES, {"post_id": WHOLE})
+    check_ids(folder / POST_FEATURES, features["post_id"])
+    names = [str(name) for name in features if name != "post_id"]
+    odd = [
+        name for name in names if not name.isidentifier() or not pd.api.types.is_numeric_dtype(features[name])
+    ]
+    if odd:
+        raise network.NetworkError(
+            f"{folder / POST_FEATURES}: the column {odd[0]!r} is not a number with a plain name"
+        )
+    posts = posts.merge(features, on="post_id", how="left", validate="one_to_one")
+    return posts.rename(columns={"post_id": "id"}), names
+
+
+def _feed_actions(folder: Path) -> pd.DataFrame:
+    """Return the rows of feed_action, ordered by time as a network would have written them."""
+    history = read(folder / HISTORY, EVENT_TYPES | ACTION)
+    evening = read(folder / EVENING, EVENT_TYPES | TARGET)
+    liked = read(folder / LIKED, EVENT_TYPES)
+    check_values(folder / HISTORY, history["action"], {VIEW_ACTION, LIKE_ACTION})
+    check_values(folder / EVENING, evening["target"], {0, 1})
+    views = history[history["action"] == VIEW_ACTION]
+    new_evening = _without(evening, views)
+    new_liked = _without(liked, pd.concat([views[VIEW_OF_FEED], evening[VIEW_OF_FEED]]))
+    logger.info(
+        "left out %d rows of %s and %d rows of %s that repeat another file's view",
+        len(evening) - len(new_evening), EVENING, len(liked) - len(new_liked), LIKED,
+    )  # fmt: skip
+    parts = [
+        history,
+        new_evening.assign(action=VIEW_ACTION),
+        new_evening[new_evening["target"] == 1].assign(action=LIKE_ACTION),
+        new_liked.assign(action=LIKE_ACTION),
+    ]
+    actions = pd.concat([part[[*VIEW_OF_FEED, "action"]] for part in parts])
+    # Descending by action puts a view before its like where both have one time.
+    actions = actions.sort_values(
+        ["timestamp", "user_id", "action"], ascending=[True, True, False], kind="stable"
+    )
+    return actions.rename(columns={"timestamp": "time"})
+
+
+def _without(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Drop the rows whose user, post and time are among the known views."""
+    keys = pd.MultiIndex.from_frame(rows[VIEW_OF_FEED])
+    return rows[~keys.isin(pd.MultiIndex.from_frame(known[VIEW_OF_FEED]))]
+
+
+def _post_table(features: list[str]) -> str:
+    columns = "".join(f",\n    {name} double precision" for name in features)
+    return f"""
+CREATE TABLE post (
+    id bigint PRIMARY KEY, text text, topic text, text_length integer,
+    views_total bigint, likes_total bigint{columns}
+)"""
+
+
+def _posts_view(features: list[str]) -> str:
+    columns = "".join(f", {name}" for name in features)
+    return f"""
+CREATE VIEW recs.posts AS
+SELECT id AS post_id, topic, text, views_total AS view_count, likes_total AS like_count,
+    text_length{columns}
+FROM post"""
+
+
+WHOLE = "whole number"
+NUMBER = "whole number or nothing"
+TEXT = "text"
+TIME = "time, UTC"
+
+
+def read(path: Path, types: dict[str, str]) -> pd.DataFrame:
+    """Read a CSV or Parquet file whole and give the named columns their types.
+
+    Parameters
+    ----------
+    types
+        WHOLE, NUMBER, TEXT or TIME by column; other columns stay as they are.
+
+    Raises
+    ------
+    NetworkError
+        If the file is missing or damaged, or lacks a column, or a value is not of the type.
+    """
+    try:
+        if path.suffix == ".parquet":
+            rows = pd.read_parquet(path)
+        else:
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise NetworkError(f"{path} is missing; a real network's folder must hold it") from None
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise NetworkError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    for column, kind in types.items():
+        if column not in rows:
+            raise NetworkError(f"{path} lacks the column {column!r}")
+        try:
+            rows[column] = _typed(rows[column], kind)
+        except (ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise NetworkError(f"{path}: {column!r} must be a {kind}: {reason}") from error
+    return rows
+
+
+def check_ids(path: Path, ids: pd.Series[int]) -> None:
+    """Raise a NetworkError if an id stands twice."""
+    twice = ids[ids.duplicated()]
+    if not twice.empty:
+        raise NetworkError(f"{path} has {twice.nunique()} ids more than once, first {twice.iloc[0]}")
+
+
+def check_values(path: Path, values: pd.Series, allowed: set[object]) -> None:
+    """Raise a NetworkError if a value is not one of those allowed."""
+    odd = values[~values.isin(allowed)]
+    if not odd.empty:
+        names = " or ".join(sorted(map(str, allowed)))
+        raise NetworkError(f"{path}: {values.name!r} must be {names}, not {odd.iloc[0]}")
+
+
+def parse_times(values: pd.Series) -> pd.Series:
+    """Parse times in ISO 8601, to the microsecond; those without an offset are in UTC, null stays null.
+
+    Raises
+    ------
+    ValueError
+        Names the first value that is no time.
+    """
+    times = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
+    odd = values[times.isna() & values.notna()]
+    if not odd.empty:
+        raise ValueError(f"{odd.iloc[0]!r} is not in ISO 8601")
+    return times.astype("datetime64[us, UTC]")
+
+
+def _typed(values: pd.Series, kind: str) -> pd.Series:
+    if kind == TEXT:
+        return values
+    if kind == TIME:
+        times = parse_times(values)
+        if times.isna().any():
+            raise ValueError("a time is missing")
+        return times
+    return pd.to_numeric(values).astype("int64" if kind == WHOLE else "Int64")
