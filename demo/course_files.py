@@ -26,6 +26,11 @@ from demo.network import NetworkError
 
 logger = logging.getLogger(__name__)
 
+WHOLE = "whole number"
+NUMBER = "whole number or nothing"
+TEXT = "text"
+TIME = "time, UTC"
+
 USERS = "users.csv.gz"
 POSTS = "posts.csv.gz"
 POST_FEATURES = "post_features.parquet"
@@ -152,12 +157,6 @@ CREATE VIEW recs.posts AS
 SELECT id AS post_id, topic, text, views_total AS view_count, likes_total AS like_count,
     text_length{columns}
 FROM post"""
-
-
-WHOLE = "whole number"
-NUMBER = "whole number or nothing"
-TEXT = "text"
-TIME = "time, UTC"
 
 
 def read(path: Path, types: dict[str, str]) -> pd.DataFrame:

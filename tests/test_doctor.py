@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctor import finding, live_runs, redis, time_index
+from batch.doctor import finding as doctor_finding
+from batch.doctor import live_runs, redis_checks, time_index
 from batch.doctor.doctor import examine
 from batch.doctor.finding import Finding, Status, worst
-from batch.doctor.redis import census
+from batch.doctor.redis_checks import census
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
@@ -454,18 +455,18 @@ def test_what_cannot_be_reached_is_named_and_the_rest_is_examined(night: Operate
     ("seconds", "status"), [(0, "ok"), (-2, "ok"), (3, "warn"), (-59, "warn"), (61, "fail"), (-7200, "fail")]
 )
 def test_clocks_that_differ_are_told_by_how_much(seconds: int, status: str) -> None:
-    ahead = finding.skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+    ahead = doctor_finding.skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
     assert abs(ahead.total_seconds() - seconds) < 1
-    assert finding.judged("clock", timedelta(seconds=seconds)).status == status
+    assert doctor_finding.judged("clock", timedelta(seconds=seconds)).status == status
 
 
 def test_memory_is_enough_for_all_variants_together_or_it_is_not() -> None:
-    assert redis.enough((100, True), [40, 61]).status == Status.FAIL
-    assert redis.enough((100, True), [40, 40]).status == Status.WARN
-    assert redis.enough((1000, False), [40, None]).status == Status.OK
-    assert redis.enough(None, [40]).status == Status.OK
+    assert redis_checks.enough((100, True), [40, 61]).status == Status.FAIL
+    assert redis_checks.enough((100, True), [40, 40]).status == Status.WARN
+    assert redis_checks.enough((1000, False), [40, None]).status == Status.OK
+    assert redis_checks.enough(None, [40]).status == Status.OK
     forecast = {"forecast_bytes": 12345}
-    assert redis.bytes_of_run(None, None, forecast) == 12345  # type: ignore[arg-type]
+    assert redis_checks.bytes_of_run(None, None, forecast) == 12345  # type: ignore[arg-type]
 
 
 def test_a_census_that_is_cut_short_says_so_and_calls_nothing_missing(night: Operated) -> None:

@@ -186,7 +186,7 @@ def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, simila
     assert told.users_bytes == pytest.approx(found["redis_bytes"], rel=0.15)
 
 
-def memory(**told: object) -> dict[str, object]:
+def memory_info(**told: object) -> dict[str, object]:
     """Say what a server's `INFO memory` may say."""
     plain = {"used_memory": 10 * 2**20, "maxmemory": 0, "maxmemory_policy": "noeviction"}
     return plain | {"total_system_memory": 2**34} | told
@@ -206,19 +206,23 @@ def refusal(client: redis.Redis, told: dict[str, object]) -> str:
 def test_a_run_that_does_not_fit_or_could_be_evicted_is_refused_before_anything_is_written(
     redis_client: redis.Redis,
 ) -> None:
-    told = refusal(redis_client, memory(maxmemory=10 * 2**20 + 2**18))
+    told = refusal(redis_client, memory_info(maxmemory=10 * 2**20 + 2**18))
     assert told.startswith("Redis has 0.2 MiB free of maxmemory, and the run needs about 0.")
     assert told.endswith("raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS")
-    assert "free of the machine's memory" in refusal(redis_client, memory(total_system_memory=10 * 2**20))
+    assert "free of the machine's memory" in refusal(
+        redis_client, memory_info(total_system_memory=10 * 2**20)
+    )
     for policy in ("allkeys-lru", "allkeys-lfu", "allkeys-random"):
-        told = refusal(redis_client, memory(maxmemory=2**34, maxmemory_policy=policy))
+        told = refusal(redis_client, memory_info(maxmemory=2**34, maxmemory_policy=policy))
         assert f"maxmemory-policy {policy}" in told
     assert redis_client.dbsize() == 0
     for fits in (
-        memory(maxmemory=2**34, maxmemory_policy="volatile-lru"),  # evicts only keys that expire; ours do not
-        memory(maxmemory_policy="allkeys-lru"),  # without a maxmemory nothing is evicted
-        memory(total_system_memory=0),
-        memory(maxmemory=11 * 2**20, mem_not_counted_for_evict=5 * 2**20),
+        memory_info(
+            maxmemory=2**34, maxmemory_policy="volatile-lru"
+        ),  # evicts only keys that expire; ours do not
+        memory_info(maxmemory_policy="allkeys-lru"),  # without a maxmemory nothing is evicted
+        memory_info(total_system_memory=0),
+        memory_info(maxmemory=11 * 2**20, mem_not_counted_for_evict=5 * 2**20),
     ):
         assert refusal(redis_client, fits) == ""
 

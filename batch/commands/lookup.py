@@ -29,10 +29,10 @@ def lookup(settings: Settings, user_id: int, limit: int, as_json: bool) -> None:
         found = served(client, Keys(settings.key_prefix), user_id)
     record = found.record(datetime.now(UTC))
     record |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
-    click.echo(formatting.as_json(record) if as_json else _as_text(record))
+    click.echo(formatting.as_json(record) if as_json else _format_list(record))
 
 
-def _as_text(record: dict[str, Any]) -> str:
+def _format_list(record: dict[str, Any]) -> str:
     posts, rest = record["posts"], record["posts_in_list"] - len(record["posts"])
     why = f": {record['why']}" if record["why"] else ""
     rows = [
@@ -84,10 +84,10 @@ def diff(settings: Settings, user_id: int, run_a: str, run_b: str, limit: int, a
     """
     with redis_client.connected(settings) as client:
         found = compared(client, Keys(settings.key_prefix), user_id, run_a, run_b)
-    click.echo(formatting.as_json(found) if as_json else _as_text(found, limit))
+    click.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
 
 
-def _as_text(found: dict[str, Any], limit: int) -> str:
+def _format_difference(found: dict[str, Any], limit: int) -> str:
     rows = [
         [row["rank_b"], row["rank_a"], row["post_id"], row["change"], row["score_b"], row["score_a"]]
         for row in found["changes"]

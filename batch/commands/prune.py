@@ -19,12 +19,12 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 
-EXAMPLE = """\b
+PRUNE_EXAMPLE = """\b
 Example:
   python -m batch prune --dry-run"""
 
 
-@click.command(epilog=EXAMPLE)
+@click.command(epilog=PRUNE_EXAMPLE)
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask on a terminal either.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -46,7 +46,7 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
             with lock.held(engine, settings.key_prefix):
                 found = remove(engine, client, settings, dry_run=True)
             if found and not dry_run:
-                click.echo(_told(found, "would be removed"), err=True)
+                click.echo(_format_removed(found, "would be removed"), err=True)
                 click.confirm("Remove them for good?", abort=True, err=True)
         if not dry_run:
             with lock.held(engine, settings.key_prefix):
@@ -54,21 +54,21 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
     if as_json:
         click.echo(encode_object({"dry_run": dry_run, "runs": [asdict(run) for run in found]}))
     else:
-        click.echo(_told(found, "would be removed" if dry_run else "removed"))
+        click.echo(_format_removed(found, "would be removed" if dry_run else "removed"))
 
 
-def _told(found: Sequence[Removed], done: str) -> str:
+def _format_removed(found: Sequence[Removed], done: str) -> str:
     if not found:
         return "there is nothing to remove"
     return f"{done}:\n" + table(["run", "why", "keys"], [[run.run_id, run.why, run.keys] for run in found])
 
 
-EXAMPLE = """\b
+ROLLBACK_EXAMPLE = """\b
 Example:
   python -m batch rollback control --reason 'the topics view was empty last night'"""
 
 
-@click.command(epilog=EXAMPLE)
+@click.command(epilog=ROLLBACK_EXAMPLE)
 @click.argument("variant", type=click.Choice(VARIANTS))
 @click.option("--reason", default="by hand", show_default=True, help="Why; the ledger keeps it.")
 @click.option("--yes", is_flag=True, help="Do not ask on a terminal either.")
@@ -90,10 +90,10 @@ def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: 
     ):
         ledger.create(engine)
         done = roll_back(engine, client, Keys(settings.key_prefix), variant, reason, who)
-    click.echo(encode_object(vars(done)) if as_json else _told(done))
+    click.echo(encode_object(vars(done)) if as_json else _format_rollback(done))
 
 
-def _told(done: RolledBack) -> str:
+def _format_rollback(done: RolledBack) -> str:
     lines = [f"{done.variant} serves {done.good} again; {done.bad} is rolled back and never chosen again"]
     lines += [
         f"{run_id} is being built and may go live after this; stop it if it would be as bad"

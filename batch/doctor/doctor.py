@@ -11,10 +11,10 @@ from typing import Any
 import redis
 
 from batch import postgres, redis_client
-from batch.doctor import finding, live_runs, postgres, redis, small_keys, time_index
+from batch.doctor import finding, live_runs, postgres_checks, redis_checks, small_keys, time_index
 from batch.doctor.finding import Finding, Status, fail
-from batch.doctor.postgres import Entered, entered, split_in_force
-from batch.doctor.redis import Census, RunKeys, census
+from batch.doctor.postgres_checks import Entered, entered, split_in_force
+from batch.doctor.redis_checks import Census, RunKeys, census
 from batch.inspection import lists
 from batch.runs import ledger
 from contract.errors import SourceError, StoreError
@@ -51,10 +51,10 @@ def _postgres(settings: Settings, now: datetime) -> tuple[list[Finding], Known]:
             postgres.connected(settings, f"overnight {ledger.actor('batch doctor')}") as engine,
             postgres.snapshot(engine) as connection,
         ):
-            found += postgres.examined(connection)
-            found.append(finding.of_postgres(connection))
+            found += postgres_checks.examined(connection)
+            found.append(finding.postgres_clock(connection))
             ledgered = entered(connection, settings.key_prefix)
-            if all(finding.check != "views" or finding.status is Status.OK for finding in found):
+            if all(each.check != "views" or each.status is Status.OK for each in found):
                 found += time_index.examined(connection, ledgered, now)
             found.append(live_runs.unfinished(connection, settings.key_prefix, ledgered))
             return found, Known(ledgered, split_in_force(connection, settings.key_prefix))
@@ -68,8 +68,8 @@ def _redis(settings: Settings, known: Known, now: datetime) -> list[Finding]:
     found: list[Finding] = []
     try:
         with redis_client.connected(settings) as client:
-            found += redis.examined(client)
-            found.append(finding.of_redis(client))
+            found += redis_checks.examined(client)
+            found.append(finding.redis_clock(client))
             found += _served(client, settings, known, now)
     except StoreError as error:
         told, _, mend = str(error).rpartition("; ")
@@ -90,7 +90,7 @@ def _served(client: redis.Redis, settings: Settings, known: Known, now: datetime
     yield from live_runs.counts(whole, manifests, counted)
     yield from live_runs.models(Path(settings.model_dir), whole)
     yield from live_runs.ages(whole, manifests, settings.nightly_cron, now)
-    yield redis.enough(redis.free_memory(client), _sizes(client, counted, manifests))
+    yield redis_checks.enough(redis_checks.free_memory(client), _sizes(client, counted, manifests))
     yield small_keys.experiment(client, keys, live, known.split)
     yield small_keys.exposures(client, keys, settings.exposures_batches, now)
     yield small_keys.blocked(client, keys)
@@ -110,6 +110,6 @@ def _manifests(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Iterato
 
 def _sizes(client: redis.Redis, counted: Census, manifests: dict[str, dict[str, Any]]) -> list[int | None]:
     return [
-        redis.bytes_of_run(client, counted.runs.get(run_id, RunKeys()), manifest)
+        redis_checks.bytes_of_run(client, counted.runs.get(run_id, RunKeys()), manifest)
         for run_id, manifest in manifests.items()
     ]

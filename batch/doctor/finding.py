@@ -54,7 +54,7 @@ NOTICEABLE, HARMFUL = timedelta(seconds=2), timedelta(seconds=60)
 NOW = sa.text("SELECT clock_timestamp()")
 
 
-def of_postgres(connection: sa.Connection) -> Finding:
+def postgres_clock(connection: sa.Connection) -> Finding:
     """Compare the clock of Postgres with ours."""
 
     def ask() -> datetime:
@@ -64,7 +64,7 @@ def of_postgres(connection: sa.Connection) -> Finding:
     return judged("clock of postgres", skew(ask))
 
 
-def of_redis(client: redis.Redis) -> Finding:
+def redis_clock(client: redis.Redis) -> Finding:
     """Compare the clock of Redis with ours."""
 
     def ask() -> datetime:

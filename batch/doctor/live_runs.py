@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch.doctor.finding import Finding, fail, ok, warn
-from batch.doctor.postgres import Entered, live_of
-from batch.doctor.redis import Census, RunKeys
+from batch.doctor.postgres_checks import Entered, live_of
+from batch.doctor.redis_checks import Census, RunKeys
 from batch.inspection import lists
 from batch.runs import lock
 from batch.runs.ledger import State

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 from batch.doctor.finding import Finding, fail, ok, warn
-from batch.doctor.postgres import Entered
+from batch.doctor.postgres_checks import Entered
 from batch.loading.interactions_query import interactions_since
 from batch.refresh.stale_users import LATE
 from batch.runs.ledger import State

@@ -123,8 +123,6 @@ def _popularity(history: History, rows: Examples) -> tuple[Floats, Floats | None
     return rate[rows.posts], rate[rows.posts]
 
 
-Labels = npt.NDArray[np.object_]
-
 ACTIVITY, COUNTRY, TOPIC = "activity", "country", "topic"
 
 NEW, LIGHT, HEAVY = "new (0)", "light (1-9)", "heavy (10+)"

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch import redis_client
 from batch.loading.work_folder import store_folder
-from batch.publishing import go_live
 from batch.runs import ledger
 from batch.runs.ledger import Run, State
 from contract.codec import decode_object, encode_object
@@ -193,13 +192,13 @@ def roll_back(
         building = [run.run_id for run in ledger.unfinished(connection, prefix) if run.variant == variant]
         ledger.roll_back(connection, bad, good, now, who, reason)
         client.set(keys.live(variant), good)
-    go_live.restate(engine, client, keys, [bad, Run(good, variant, prefix)])
+    restate(engine, client, keys, [bad, Run(good, variant, prefix)])
     return RolledBack(variant, bad.run_id, good, building)
 
 
 def _is_whole(client: redis.Redis, keys: Keys, run_id: str) -> bool:
     """Tell whether a run has its manifest, its popular list and the lists of some of its users."""
-    manifest = go_live.read_manifest(client, keys, run_id)
+    manifest = read_manifest(client, keys, run_id)
     if not manifest:
         return False
     names = [keys.popular(run_id), *(keys.user(run_id, user) for user in manifest.get(KNOWN_USERS, []))]
