@@ -14,27 +14,27 @@ from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
-COMMANDS = (
-    "alert",
-    "backtest",
-    "block",
-    "diff",
-    "doctor",
-    "evaluate",
-    "experiment",
-    "explain",
-    "lookup",
-    "prune",
-    "refresh",
-    "report",
-    "rollback",
-    "run",
-    "runs",
-    "show",
-    "tune",
-    "unblock",
-)
-"""Each is batch/commands/NAME.py, which has a command of the same name."""
+MODULES = {
+    "alert": "alert",
+    "backtest": "backtest",
+    "block": "blocklist",
+    "diff": "lookup",
+    "doctor": "doctor",
+    "evaluate": "evaluate",
+    "experiment": "experiment",
+    "explain": "explain",
+    "lookup": "lookup",
+    "prune": "prune",
+    "refresh": "refresh",
+    "report": "runs",
+    "rollback": "prune",
+    "run": "run",
+    "runs": "runs",
+    "show": "runs",
+    "tune": "tune",
+    "unblock": "blocklist",
+}
+"""Each command, and the module of batch/commands that has a function of its name."""
 
 
 class Commands(click.Group):
@@ -42,7 +42,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name all commands."""
-        return list(COMMANDS)
+        return list(MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by its name.
@@ -52,10 +52,10 @@ class Commands(click.Group):
         OvernightError
             A system library is missing that LightGBM needs.
         """
-        if cmd_name not in COMMANDS:
+        if cmd_name not in MODULES:
             return None
         try:
-            command: Any = getattr(import_module(f"batch.commands.{cmd_name}"), cmd_name)
+            command: Any = getattr(import_module(f"batch.commands.{MODULES[cmd_name]}"), cmd_name)
         except OSError as error:
             raise OvernightError(
                 f"LightGBM cannot be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1"

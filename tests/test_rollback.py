@@ -14,7 +14,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch import redis_client
+from batch import redis_client as redis_module
 from batch.postgres import open_engine
 from batch.publishing import go_live, prune
 from batch.publishing.go_live import KNOWN_USERS, RollbackError, roll_back
@@ -269,7 +269,7 @@ def test_a_removal_that_dies_is_finished_by_the_next_and_nothing_goes_back_to_it
         client.unlink(keys.user(run_id, 3))
         raise OvernightError("killed")
 
-    monkeypatch.setattr(redis_client, "remove_run", dies)
+    monkeypatch.setattr(redis_module, "remove_run", dies)
     with pytest.raises(OvernightError, match="killed"):
         place.tidied(keep_runs=1, prune_after_minutes=0)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from batch.cli import COMMANDS, cli
+from batch.cli import MODULES, cli
 from batch.commands.runs import summary
 from batch.evaluation import FIRST_FIGURES
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
@@ -147,7 +147,7 @@ def test_show_has_one_line_where_there_was_no_choice(
     assert lines[at - 1] == lines[at + 1] == ""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", MODULES)
 def test_every_command_explains_itself_with_an_example(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
