@@ -8,10 +8,9 @@
 One standard error (the rule of Breiman et al., 1984, which keeps the simpler of
 two that are alike): where posts are shown at random the views are as good a
 teacher as the likes, and there are more of them. A network without views has no
-choice. LightGBM's ranking objective is not tried: on networks where it was
-better in the validation by many standard errors it was no better afterwards,
-because one window has few popular posts, and their order decides. A setting
-asks for it.
+choice. LightGBM's ranking objective is not tried: where it was better in the
+validation by many standard errors it was no better afterwards, because one
+window has few popular posts, and their order decides. A setting asks for it.
 """
 
 from __future__ import annotations
