@@ -51,7 +51,7 @@ from batch.training.model import Model
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from batch.variants import VARIANTS, Variant
 from benchmarks.lists import choose_cutoffs, read_cutoffs, warm_case, without_counters
-from benchmarks.report import ALL_CUTOFFS, Columns, print_head, print_row, save_rows
+from benchmarks.report import ALL_CUTOFFS, Columns, check_json_file, print_head, print_row, save_rows
 from contract import columns
 from contract.columns import TOPIC
 from contract.errors import OvernightError
@@ -329,6 +329,7 @@ class LeftOut:
 def main() -> None:
     """Measure every case at every cutoff, print a table for each and write the rows."""
     settings, options = Settings.from_environment(), Options.from_environment()
+    check_json_file()
     engine = open_engine(settings, "benchmarks.ablation")
     rows: list[Row] = []
     results: dict[Name, list[Result]] = {}

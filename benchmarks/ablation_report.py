@@ -8,12 +8,10 @@ the rows of all cutoffs together are shown.
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
+from benchmarks.report import ALL_CUTOFFS, choose_rows, read_rows, replace_between
 from benchmarks.scorers import ROOT
 
 DOCUMENT = ROOT / "docs" / "models.md"
@@ -30,11 +28,12 @@ def main() -> None:
     """Read the files named on the command line and write the tables."""
     if len(sys.argv) < 2:
         sys.exit("error: name the files that `make bench-features JSON=FILE` wrote")
-    files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
+    files = read_rows(sys.argv[1:])
     networks = [choose_rows(rows, "variant", "case") for rows in files]
     DOCUMENT.write_text(
         replace_tables(DOCUMENT.read_text(encoding="utf-8"), networks), encoding="utf-8", newline="\n"
     )
+    print(f"wrote {len(networks)} networks' tables into {DOCUMENT}")
 
 
 def replace_tables(document: str, networks: list[list[Row]]) -> str:

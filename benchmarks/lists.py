@@ -67,7 +67,7 @@ from benchmarks.recommenders import (
     by_factors,
     read_log,
 )
-from benchmarks.report import ALL_CUTOFFS, Columns, print_head, print_row, save_rows
+from benchmarks.report import ALL_CUTOFFS, Columns, check_json_file, print_head, print_row, save_rows
 from benchmarks.worker_client import GRIDS, start_worker
 from contract import columns
 from contract.errors import OvernightError, SourceError
@@ -201,6 +201,7 @@ class Result:
 def main() -> None:
     """Judge every model at every cutoff, print a table for each and write the rows."""
     settings, options = Settings.from_environment(), Options.from_environment()
+    check_json_file()
     engine = open_engine(settings, "benchmarks.lists")
     rows: list[Row] = []
     scored: dict[str, list[ScoredLists]] = {}

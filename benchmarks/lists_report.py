@@ -8,7 +8,6 @@ the rows of all cutoffs together are shown.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from benchmarks.lists import ALL_OURS
-from benchmarks.report import ALL_CUTOFFS, choose_rows, replace_between
+from benchmarks.report import ALL_CUTOFFS, choose_rows, read_rows, replace_between
 from benchmarks.scorers import ROOT
 
 DOCUMENT, PLOT = ROOT / "docs" / "models.md", ROOT / "docs" / "lists.png"
@@ -35,12 +34,13 @@ def main() -> None:
     """Read the files named on the command line, write the tables and draw the plot."""
     if len(sys.argv) < 2:
         sys.exit("error: name the files that `make bench-lists JSON=FILE` wrote")
-    files = [json.loads(Path(name).read_text(encoding="utf-8")) for name in sys.argv[1:]]
+    files = read_rows(sys.argv[1:])
     networks = [choose_rows(rows, "model") for rows in files]
     DOCUMENT.write_text(
         replace_tables(DOCUMENT.read_text(encoding="utf-8"), networks), encoding="utf-8", newline="\n"
     )
     draw(networks, PLOT)
+    print(f"wrote {len(networks)} networks' tables into {DOCUMENT} and the plot {PLOT}")
 
 
 def replace_tables(document: str, networks: list[list[Row]]) -> str:

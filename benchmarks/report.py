@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,26 @@ def print_head(columns: Columns) -> None:
 def print_row(columns: Columns, row: dict[str, Any]) -> None:
     """Print one row, as soon as it is known."""
     print(" ".join(format(row[key], form) for key, (_, form) in columns.items()), flush=True)
+
+
+def check_json_file() -> None:
+    """End the program with one line where the file that `JSON` names cannot be written, before measuring."""
+    if path := os.environ.get("JSON"):
+        try:
+            Path(path).touch()
+        except OSError as error:
+            sys.exit(f"error: JSON={path} cannot be written: {error.strerror}")
+
+
+def read_rows(names: list[str]) -> list[list[dict[str, Any]]]:
+    """Return the rows of files that `save_rows` wrote; one that cannot be read ends the program."""
+    found = []
+    for name in names:
+        try:
+            found.append(json.loads(Path(name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {name} cannot be read: {error}; nothing was written")
+    return found
 
 
 def save_rows(rows: list[dict[str, Any]]) -> None:

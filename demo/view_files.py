@@ -107,6 +107,8 @@ def load(database_url: str, folder: Path) -> None:
         )
     counts = (users.rows.num_rows, posts.rows.num_rows, actions[VIEW_ACTION], actions[LIKE_ACTION])
     logger.info("loaded %s users, %s posts, %s views and %s likes", *(f"{n:,}" for n in counts))
+    if not actions[LIKE_ACTION]:
+        logger.warning("no night can learn from this network: %s has no likes", interactions.name)
 
 
 def _read_relation(path: Path, known: dict[str, str]) -> Relation:

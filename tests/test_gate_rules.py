@@ -111,7 +111,7 @@ def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
     name = ranker.replace("_", " ")
     assert verdict.why == (
         f"NDCG@10 over the full catalogue less that of {name}, 800 users: -0.0300 "
-        "(95 % interval -0.0400 to -0.0200); -0.02 is 0.02 below the 0 allowed"
+        "(95 % interval -0.0400 to -0.0200, whose upper end counts); -0.02 is less than the 0 allowed"
     )
 
 
@@ -177,11 +177,11 @@ def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
     verdicts = {verdict.rule: verdict for verdict in judge(replace(HONEST, full=505), Settings())}
     record = verdicts["full_lists"].record()
     assert (record["value"], record["bound"], record["passed"]) == (0.5, 1.0, False)
-    assert record["why"] == "505 of 1010 lists are as long as can be; 0.5 is 0.5 below the 1 allowed"
+    assert record["why"] == "505 of 1010 lists are as long as can be; 0.5 is less than the 1 allowed"
     assert refusal([verdict.record() for verdict in verdicts.values()]) == f"full_lists: {record['why']}"
     assert verdicts["overlap"].bound == [0.02, 1.0]
     above = judge(replace(HONEST, liked_served=3), Settings())[-1]
-    assert above.why.endswith("; 3 is 3 above the 0 allowed")
+    assert above.why.endswith("; 3 is more than the 0 allowed")
 
 
 def test_a_run_surely_below_the_live_one_over_the_full_catalogue_is_refused() -> None:

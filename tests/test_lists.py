@@ -37,7 +37,7 @@ from benchmarks.recommenders import (
     fit_recency,
     fit_svd,
 )
-from benchmarks.report import ALL_CUTOFFS
+from benchmarks.report import ALL_CUTOFFS, check_json_file, read_rows
 from benchmarks.scorers import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
 from contract.errors import SourceError
@@ -241,6 +241,22 @@ def test_a_wrong_variable_ends_the_program(
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=message):
         Options.from_environment()
+
+
+def test_a_file_that_cannot_be_written_or_read_ends_the_program_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSON", str(tmp_path / "nowhere" / "rows.json"))
+    with pytest.raises(SystemExit, match=r"rows.json cannot be written: No such file or directory"):
+        check_json_file()
+    monkeypatch.setenv("JSON", str(tmp_path / "rows.json"))
+    check_json_file()
+    for content in (None, "{broken"):
+        path = tmp_path / f"{content is None}.json"
+        if content:
+            path.write_text(content)
+        with pytest.raises(SystemExit, match=r"cannot be read: .*; nothing was written"):
+            read_rows([str(path)])
 
 
 def test_variables_say_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:

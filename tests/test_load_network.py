@@ -167,6 +167,19 @@ def test_arrows_own_types_become_sql_types_and_others_are_left_out(
     assert ["'born' is left out" in caplog.text, "'tags' is left out" in caplog.text] == [True, True]
 
 
+@pytest.mark.parametrize("action", ["view", "like"])
+def test_a_network_without_likes_is_loaded_with_a_warning(
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, action: str
+) -> None:
+    day = pa.array([datetime(2013, 7, 31, 1)], pa.timestamp("s"))
+    interactions = pa.table({"user_id": [1], "post_id": [1], "action": [action], "happened_at": day})
+    for name, rows in network(pa.table({"user_id": [1]}), pa.table({"post_id": [1]}), interactions).items():
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    load(database_url, tmp_path)
+    warning = "no night can learn from this network: interactions.parquet has no likes"
+    assert (warning in caplog.text) == (action == "view")
+
+
 def test_interactions_are_read_in_batches(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

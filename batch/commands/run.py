@@ -27,7 +27,12 @@ ALL = "all"
 @click.option(
     "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
 )
-@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option(
+    "--as-of",
+    type=Moment(),
+    help="Cutoff: nothing later is seen, and the lists go live as any others do; `backtest` judges past "
+    "nights without publishing. Default: the last interaction.",
+)
 @click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
 @click.option("--force", is_flag=True, help="Publish even what the gate refuses; the run's record tells.")
 @click.pass_obj
@@ -61,4 +66,6 @@ def _check_refusals(manifests: list[dict[str, Any]]) -> None:
     refused = [found for found in manifests if found["state"] == State.REFUSED]
     if refused:
         told = "; ".join(f"{found['run_id']} is refused: {rules.refusal(found['gate'])}" for found in refused)
-        raise RefusedError(f"{told}. What was live is live still; `show` tells more, `run --force` publishes")
+        raise RefusedError(
+            f"{told}. What served before is unchanged; see `show`, or publish with `run --force`"
+        )

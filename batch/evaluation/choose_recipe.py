@@ -1,17 +1,16 @@
 """Chooses what a variant learns, by how the lists of each recipe rank a window before the holdout.
 
     validation = the last window before the holdout
-    for each recipe that the network has examples for, the simplest first:
+    for liked-if-viewed, then liked:
         fit on the windows before the validation, rank all posts as of its start
-    take the first recipe
-    for each further one:
-        take it instead if its NDCG@10 is higher by more than so many standard errors, paired by user
+    take liked if its NDCG@10 is higher by more than one standard error, paired by user
 
-One standard error for likes among all posts (the rule of Breiman et al., 1984,
-which keeps the simpler of two that are alike): where posts are shown at random
-the views are as good a teacher as the likes, and there are more of them. Two
-for the ranking objective, which was behind on most networks and cutoffs that
-were measured.
+One standard error (the rule of Breiman et al., 1984, which keeps the simpler of
+two that are alike): where posts are shown at random the views are as good a
+teacher as the likes, and there are more of them. A network without views has no
+choice. LightGBM's ranking objective is not tried: where it was better in the
+validation by many standard errors it was no better afterwards, because one
+window has few popular posts, and their order decides. A setting asks for it.
 """
 
 from __future__ import annotations
@@ -30,15 +29,12 @@ from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.loading.split import LARGE_INTERACTIONS
 from batch.training.dataset import Gathered
 from batch.training.fit import fit
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES
 from batch.variants import Variant
 from contract.errors import ModelError
 from contract.settings import AUTO_RECIPE, Settings
 
 log = logging.getLogger("batch")
-
-STANDARD_ERRORS = {LIKED: 1.0, RANKED: 2.0}
-"""By how many a recipe must be better than those before it."""
 
 MAX_ROWS = 500_000
 """Examples that each recipe is tried with."""
@@ -68,18 +64,19 @@ def choose_recipe(
                 f"that are liked beside others that are not; set it to {LIKED.name} or {AUTO_RECIPE}"
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
-    recipes = [*([LIKED_IF_VIEWED] if gathered.with_views else []), LIKED, RANKED]
+    if not gathered.with_views:
+        return RecipeChoice(LIKED, "the network logs no views to learn from")
     *earlier, last = gathered.training
     case = build_case(gathered.network, last.history, last.later_likes, MAX_USERS, settings.seed)
     if not earlier or case.users.size < MIN_USERS:
         why = f"too little to choose by before the holdout: {case.users.size} users in one window"
-        return RecipeChoice(recipes[0], why)
+        return RecipeChoice(LIKED_IF_VIEWED, why)
     if gathered.interactions >= LARGE_INTERACTIONS:  # each recipe would have factors of its own
         variant = replace(variant, with_factors=False)
     settings = replace(settings, training_rows=min(settings.training_rows, MAX_ROWS))
     values: list[Floats] = []
     tried: list[Candidate] = []
-    for recipe in recipes:
+    for recipe in (LIKED_IF_VIEWED, LIKED):
         try:
             model = fit(variant, gathered, earlier, recipe, settings, tuned)
         except ModelError as error:
@@ -88,18 +85,19 @@ def choose_recipe(
         lists = rank_by_model(model, gathered.network, last.history, case, settings.threads)
         values.append(score_lists(case, lists).values[FIRST])
         tried.append(Candidate(recipe, float(values[-1].mean()), *paired_difference(values[-1], values[0])))
-    if not tried:
-        return RecipeChoice(recipes[0], "no recipe could be tried before the holdout")
-    best = 0
-    for index in range(1, len(tried)):
-        difference, standard_error = paired_difference(values[index], values[best])
-        if difference > STANDARD_ERRORS[tried[index].recipe] * standard_error:
-            best = index
-    why = f"NDCG@10 {tried[best].ndcg_at_10:.4f} of {case.users.size} users before the holdout, " + ", ".join(
-        f"{each.recipe.name} {each.ndcg_at_10:.4f}" for each in tried
-    )
     validated = (last.history.cutoff, gathered.split.holdout_start)
-    return RecipeChoice(tried[best].recipe, why, tuple(tried), validated, int(case.users.size))
+    if len(tried) < 2:
+        recipe = tried[0].recipe if tried else LIKED_IF_VIEWED
+        why = "no other recipe could be tried before the holdout"
+        return RecipeChoice(recipe, why, tuple(tried), validated, int(case.users.size))
+    views, likes = tried
+    better = likes.difference > likes.standard_error
+    why = (
+        f"NDCG@10 of {likes.recipe.name} less that of {views.recipe.name} is {likes.difference:+.4f}, "
+        f"{'more' if better else 'not more'} than one standard error ({likes.standard_error:.4f})"
+    )
+    chosen = likes.recipe if better else views.recipe
+    return RecipeChoice(chosen, why, tuple(tried), validated, int(case.users.size))
 
 
 def paired_difference(values: Floats, others: Floats) -> tuple[float, float]:

@@ -85,11 +85,16 @@ def _less(name: str, found: dict[str, list[float | None]]) -> str:
 
 
 def _half_life(record: dict[str, Any]) -> str:
-    half_life = f"recency popularity: a like counts half after {record['half_life_days']:.4g} days"
+    half_life = f"recency popularity: a like counts half after {_days(record['half_life_days'])}"
     if not record["users"]:
         return f"{half_life}; no likes before the holdout to choose that by"
     after, until = record["chosen_after"], record["chosen_until"]
     return f"{half_life}, chosen on the likes of {record['users']} users from {after} to {until}"
+
+
+def _days(days: float) -> str:
+    number, unit = (days * 24, "hour") if days < 1 else (days, "day")
+    return f"{number:.4g} {unit}{'' if number == 1 else 's'}"
 
 
 def _cannot_judge(record: dict[str, Any]) -> list[str]:

@@ -85,9 +85,9 @@ def _verdict(rule: Rule, facts: Facts, settings: Settings) -> Verdict:
     low = rule.low(settings) if rule.low else -math.inf
     high = rule.high(settings) if rule.high else math.inf
     if value < low:
-        says += f"; {_short(value)} is {_short(low - value)} below the {_short(low)} allowed"
+        says += f"; {_short(value)} is less than the {_short(low)} allowed"
     elif value > high:
-        says += f"; {_short(value)} is {_short(value - high)} above the {_short(high)} allowed"
+        says += f"; {_short(value)} is more than the {_short(high)} allowed"
     outcome = PASSED if low <= value <= high else REFUSED
     return Verdict(rule.name, float(f"{value:.6g}"), bound, outcome, says)
 
@@ -106,7 +106,7 @@ def _less_popular(ranker: str) -> Callable[[Facts], Found]:
             return None, f"not compared with {name}: {found.cannot_judge} in the holdout"
         difference, low, high = found.differences[ranker]
         says = f"NDCG@10 over the full catalogue less that of {name}, {found.users} users: {difference:+.4f}"
-        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
 
     return value
 
@@ -177,7 +177,7 @@ def _difference(metric: str, name: str) -> Callable[[Facts], Found]:
         if math.isnan(high):
             return None, f"the held-out rows give no {name}"
         says = f"{name} less that of {facts.live.run_id} on the same rows: {difference:+.4f}"
-        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
 
     return value
 
@@ -190,7 +190,7 @@ def _ndcg(facts: Facts) -> Found:
         return None, f"not compared with {facts.live.run_id}: {facts.live.why_no_ndcg}"
     difference, low, high = facts.live.ndcg_at_10
     says = f"NDCG@10 over the full catalogue less that of {facts.live.run_id}: {difference:+.4f}"
-    return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f})"
+    return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
 
 
 def _share(part: int, whole: int) -> float | None:
