@@ -259,7 +259,6 @@ def _choose(
     with stages.stage("choose", "recipes") as stats:
         choice = choose_recipe(variant, gathered, settings, tuned)
         stats |= {"recipes": len(choice.candidates), "users": choice.users}
-    log.info("%s learns %s: %s", variant.name, choice.recipe.name, choice.why)
     return choice
 
 

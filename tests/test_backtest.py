@@ -123,7 +123,7 @@ def test_a_table_per_model_stands_beside_the_simpler_rankers_and_nothing_is_publ
     for words in ("control, night by night", "test, night by night", "recency popularity", "warm users"):
         assert words in done.stdout
     assert "test minus control, paired by user" in done.stdout
-    assert done.stderr.count("NDCG@10 of ") == 4
+    assert done.stderr.count(" users: model ") == 4
     record = json.loads(run_here(*CONTROL, "--cutoffs", "2", "--json", **places).stdout)["control"]
     first, second = record["cutoffs"]
     assert first["until"] == second["cutoff"]

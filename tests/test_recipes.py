@@ -85,8 +85,12 @@ def test_where_people_choose_what_they_open_likes_among_all_posts_are_learnt(dat
     )
 
 
-def test_where_posts_are_shown_at_random_what_is_liked_if_viewed_is_learnt(database_url: str) -> None:
-    choice = chosen(database_url, small_network(database_url, users=200, interactions=12_000))
+def test_where_posts_are_shown_at_random_what_is_liked_if_viewed_is_learnt(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="batch"):
+        choice = chosen(database_url, small_network(database_url, users=200, interactions=12_000))
+    assert f"learns liked-if-viewed: {choice.why}" in caplog.text
     assert [each.recipe for each in choice.candidates] == [LIKED_IF_VIEWED, LIKED]
     assert choice.recipe == LIKED_IF_VIEWED
 

@@ -43,7 +43,7 @@ MAX_ROWS = 500_000
 def choose_recipe(
     variant: Variant, gathered: Gathered, settings: Settings, tuned: Mapping[str, Any] | None = None
 ) -> RecipeChoice:
-    """Choose what a variant learns; nothing after the start of the holdout is looked at.
+    """Choose what a variant learns, and log it; nothing after the start of the holdout is looked at.
 
     Parameters
     ----------
@@ -55,6 +55,14 @@ def choose_recipe(
     ModelError
         The setting asks for views, and there are none to learn from.
     """
+    choice = _choose(variant, gathered, settings, tuned)
+    log.info("%s learns %s: %s", variant.name, choice.recipe.name, choice.why)
+    return choice
+
+
+def _choose(
+    variant: Variant, gathered: Gathered, settings: Settings, tuned: Mapping[str, Any] | None
+) -> RecipeChoice:
     wanted = settings.recipe
     if wanted != AUTO_RECIPE:
         recipe = RECIPES[wanted]
