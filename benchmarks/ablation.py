@@ -9,7 +9,7 @@ Works on the network in `DATABASE_URL`. At each cutoff:
         judge all lists by the likes after the cutoff
 
 Users, metrics and cutoffs are those of lists.py. A difference is paired by user
-and stands beside what it is a difference to: the base of the variant, and for
+and its row names what it is a difference to: the base of the variant, and for
 the base of `test` that of `control`. Its interval is over users; it does not
 hold how much a forest changes with its seed. `seconds` are those to fit and
 rank, without the choice of the recipe.
@@ -145,7 +145,7 @@ def learn(recipe: Recipe) -> Change:
 
     def change(setup: Setup, gathered: Gathered) -> Setup:
         if recipe.from_views and not gathered.with_views:
-            raise MissingPartError("before the holdout no views are liked beside others that are not")
+            raise MissingPartError("before the holdout there are no views of both kinds, liked and not")
         return replace(setup, recipe=recipe)
 
     return change

@@ -193,7 +193,7 @@ class Settings:
         "OVERNIGHT_RECIPE",
         AUTO_RECIPE,
         _one_of(AUTO_RECIPE, *RECIPE_NAMES),
-        "what the models learn; auto: what ranks best on data before the holdout",
+        "what the models learn; auto: liked-if-viewed or liked, by data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 
 from batch.loading.likes import Likes
 from batch.loading.pull import Pulled, pull
@@ -90,3 +93,16 @@ def fitted(
     if recipe is None:
         recipe = LIKED_IF_VIEWED if gathered.with_views else LIKED
     return fit(VARIANTS[variant], gathered, gathered.training, recipe, settings_of(database_url))
+
+
+def run_benchmark(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, path: Path, **variables: str
+) -> list[dict[str, Any]]:
+    """Run a benchmark with these variables on one thread; return the rows that it wrote to the path."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JSON", str(path))
+    monkeypatch.setenv("OVERNIGHT_THREADS", "1")
+    main()
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows

@@ -37,7 +37,7 @@ from benchmarks.report import ALL_CUTOFFS
 from benchmarks.scorers import ROOT
 from contract.experiment import CONTROL, TEST
 from tests.batch_support import FIRST_DAY, execute, make_network
-from tests.evaluation_support import gathered_of, settings_of, small_network
+from tests.evaluation_support import gathered_of, run_benchmark, settings_of, small_network
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}
@@ -129,16 +129,6 @@ def test_windows_are_not_cut_into_as_many_as_there_are(database_url: str) -> Non
         cut_into(3)(Setup(VARIANTS[CONTROL], LIKED), few)
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, path: Path, **variables: str) -> list[dict[str, Any]]:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("JSON", str(path))
-    monkeypatch.setenv("OVERNIGHT_THREADS", "1")
-    ablation.main()
-    rows: list[dict[str, Any]] = json.loads(path.read_text())
-    return rows
-
-
 def test_cases_are_compared_at_several_cutoffs_and_together(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +137,7 @@ def test_cases_are_compared_at_several_cutoffs_and_together(
         "DATABASE_URL": database_url, "CUTOFFS": "2", "NETWORK": "a/small",
         "CASES": "control, without factors, liked with 8 negatives",
     }  # fmt: skip
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
     printed = capsys.readouterr().out
     assert len({row["cutoff"] for row in rows}) == 3
     assert "all 2 cutoffs together" in printed
@@ -192,7 +182,7 @@ def test_recipes_are_the_named_ones_and_that_of_the_base_is_fitted_once(
     monkeypatch.setenv("OVERNIGHT_RECIPE", RANKED.name)
     names = [f"{CONTROL} {name}" for name in RECIPES]
     variables = {"DATABASE_URL": database_url, "CUTOFFS": CUTOFF.isoformat(), "CASES": ",".join(names)}
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
     assert {row["case"]: row["recipe"] for row in rows} == {"base": RANKED.name} | {n: n for n in RECIPES}
     assert [setup.recipe for setup in fitted] == [RANKED, LIKED_IF_VIEWED, LIKED]
     base, same = (next(row for row in rows if row["case"] == name) for name in ("base", RANKED.name))
@@ -216,9 +206,9 @@ def test_what_a_network_does_not_have_is_left_out_with_a_reason(
         "test without profile of users,test without affinity by topic,test without people like the user,"
         "test without sentence embeddings",
     }  # fmt: skip
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
     assert {row["case"]: row["left_out"] for row in rows if "left_out" in row} == {
-        "liked-if-viewed": "before the holdout no views are liked beside others that are not",
+        "liked-if-viewed": "before the holdout there are no views of both kinds, liked and not",
         "without columns of posts": "posts have no columns of the network's own",
         "without text": "there are too few texts",
         "without profile of users": "users have no columns",
@@ -241,7 +231,7 @@ def test_a_base_that_cannot_be_fitted_is_left_out_with_its_cases(
     monkeypatch.setenv("OVERNIGHT_RECIPE", LIKED_IF_VIEWED.name)
     variables = {"DATABASE_URL": database_url, "CASES": "without text"}
     cutoffs = f"{CUTOFF.isoformat()},{FIRST_DAY.isoformat()},2031-01-01"
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables, CUTOFFS=cutoffs)
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables, CUTOFFS=cutoffs)
     printed = capsys.readouterr().out
     assert [(row["variant"], row["case"]) for row in rows] == [(CONTROL, "base"), (TEST, "base")] * 2
     assert "has no likes up to" in rows[0]["left_out"]

@@ -42,7 +42,7 @@ from benchmarks.scorers import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
 from contract.errors import SourceError
 from tests.batch_support import FIRST_DAY, execute, make_network
-from tests.evaluation_support import pulled_of
+from tests.evaluation_support import pulled_of, run_benchmark
 
 DAY = 86_400 * 1_000_000
 CUTOFF = FIRST_DAY + timedelta(days=20)
@@ -304,16 +304,6 @@ def test_a_stage_knows_what_happened_by_then_and_judges_warm_users(database_url:
         np.testing.assert_array_equal(stage.case.popularity, counted)
 
 
-def run_main(monkeypatch: pytest.MonkeyPatch, path: Path, **variables: str) -> list[dict[str, Any]]:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("JSON", str(path))
-    monkeypatch.setenv("OVERNIGHT_THREADS", "1")
-    lists.main()
-    rows: list[dict[str, Any]] = json.loads(path.read_text())
-    return rows
-
-
 def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,9 +313,9 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
         "MODELS": "random,popularity,recency popularity,EASE,LightFM,test",
     }  # fmt: skip
     monkeypatch.delenv("LISTS_PYTHON", raising=False)
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    rows = run_benchmark(lists.main, monkeypatch, tmp_path / "rows.json", **variables)
     printed = capsys.readouterr().out
-    again = run_main(monkeypatch, tmp_path / "again.json", **variables)
+    again = run_benchmark(lists.main, monkeypatch, tmp_path / "again.json", **variables)
     strip = lambda row: {key: value for key, value in row.items() if key not in VOLATILE}  # noqa: E731
     assert [strip(row) for row in rows] == [strip(row) for row in again]
     cutoffs = list(dict.fromkeys(row["cutoff"] for row in rows))
@@ -361,7 +351,7 @@ def test_nobody_to_judge_is_one_line(
 ) -> None:
     make_network(database_url, users=20, interactions=500)
     variables = {"DATABASE_URL": database_url, "CUTOFFS": f"{FIRST_DAY},2031-01-01", "MODELS": "random,test"}
-    assert run_main(monkeypatch, tmp_path / "rows.json", **variables) == []
+    assert run_benchmark(lists.main, monkeypatch, tmp_path / "rows.json", **variables) == []
     printed = capsys.readouterr().out
     assert printed.count("nobody can be judged at this cutoff; choose another") == 2
     assert "cutoffs together" not in printed
@@ -379,7 +369,7 @@ def test_a_night_that_cannot_learn_is_left_out_beside_the_others(
         "DATABASE_URL": database_url, "CUTOFFS": cutoff.isoformat(), "BUDGET": "1",
         "MODELS": "random,popularity,test",
     }  # fmt: skip
-    rows = run_main(monkeypatch, tmp_path / "rows.json", **variables)
+    rows = run_benchmark(lists.main, monkeypatch, tmp_path / "rows.json", **variables)
     assert [row["model"] for row in rows] == ["random", "popularity", "test"]
     assert "all labels lie in 1 minute" in rows[2]["left_out"]
     assert rows[1]["users"] > 0
