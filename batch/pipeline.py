@@ -21,14 +21,14 @@ from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import evaluate, judged, rank_holdout
 from batch.evaluation.full_catalogue import MAX_USERS, RankedCase
 from batch.evaluation.recipe_choice import RecipeChoice
-from batch.evaluation.scored_rows import Judged
+from batch.evaluation.scored_rows import ScoredRows
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.features.embeddings import remove_stale
 from batch.gate import rules
 from batch.gate.collect import measure
 from batch.gate.compare_with_live import JUDGED_MODEL
-from batch.gate.list_stats import Tally
+from batch.gate.list_stats import ListStats
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.loading.interaction_store import identity, share
 from batch.loading.pull import Pulled, pull
@@ -49,13 +49,13 @@ from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
 from batch.signals import InterruptedRunError
 from batch.similar_posts import blocks_of, similar_posts
-from batch.training.dataset import Gathered, gather
+from batch.training.dataset import Dataset, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
 from batch.training.parameters import parameters_for
 from batch.training.recipe import Recipe
 from batch.training.refresh_state import RefreshState
-from batch.variants import VARIANTS, Variant
+from batch.variants import MODELS, Variant
 from contract import columns
 from contract.errors import OvernightError
 from contract.keys import Keys
@@ -83,13 +83,13 @@ class Night:
     limit_users: int | None = None
     force: bool = False
     pulled: Pulled | None = field(default=None, init=False)
-    gathered: Gathered | None = field(default=None, init=False)
+    dataset: Dataset | None = field(default=None, init=False)
     open_until_the_end: ExitStack = field(default_factory=ExitStack, init=False)
 
     @property
     def keys(self) -> Keys:
         """Key names under the prefix of the settings."""
-        return Keys(self.settings.key_prefix)
+        return Keys(self.settings.stores.key_prefix)
 
 
 def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -102,16 +102,16 @@ def run_night(night: Night, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     """
     # One thread for linear algebra: more would sum in another order on another machine. LightGBM uses all.
     one_thread = threadpool_limits(1, user_api="blas")
-    lone = lock.held(night.engine, night.settings.key_prefix)
-    with one_thread, _explained(night.settings), lone as held, night.open_until_the_end:
+    lone = lock.held(night.engine, night.settings.stores.key_prefix)
+    with one_thread, _readable_errors(night.settings), lone as held, night.open_until_the_end:
         ledger.create(night.engine)
         stale_users.create(night.engine)
         tidy(night.engine, night.redis, night.settings, night.actor)
-        manifests = [_run_variant(night, VARIANTS[name], held) for name in variants]
+        manifests = [_run_variant(night, MODELS[name], held) for name in variants]
         held.check()
         _clear_away(night)
         night.open_until_the_end.close()
-        night.pulled = night.gathered = None  # frees the memory that the refresh needs
+        night.pulled = night.dataset = None  # frees the memory that the refresh needs
         _catch_up(night, manifests)
         return manifests
 
@@ -126,7 +126,7 @@ def _catch_up(night: Night, manifests: list[dict[str, Any]]) -> None:
     if not went_live or night.as_of is not None:
         return
     try:
-        with _explained(night.settings):
+        with _readable_errors(night.settings):
             done = refresh(Refresh(night.settings, night.engine, night.redis), tuple(went_live))
     except OvernightError as error:
         log.warning("users who acted during the night are left to the next refresh: %s", error)
@@ -146,11 +146,11 @@ def _catch_up(night: Night, manifests: list[dict[str, Any]]) -> None:
 
 
 def _run_variant(night: Night, variant: Variant, held: lock.Lock) -> dict[str, Any]:
-    now, prefix = datetime.now(UTC), night.settings.key_prefix
+    now, prefix = datetime.now(UTC), night.settings.stores.key_prefix
     run = ledger.start(night.engine, variant.name, now, night.actor, prefix)
     log.info("run %s started", run.run_id)
     try:
-        with _explained(night.settings):
+        with _readable_errors(night.settings):
             manifest = _build(night, run, variant)
             held.check()
             ledger.note_built(night.engine, run, datetime.now(UTC), night.actor, manifest)
@@ -189,24 +189,24 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     tuned = parameters_for(variant.name, night.settings)
     shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
-    gathered = _load(night, run, stages)
-    folder = Path(night.settings.model_dir) / run.run_id
-    choice = _choose(night.settings, gathered, variant, tuned, stages)
-    metrics, rows, ranked = _judge(night.settings, folder, gathered, variant, choice.recipe, tuned, stages)
-    model = _learn(night.settings, gathered, variant, choice.recipe, tuned, stages)
-    model.save(folder, gathered.network)
-    _keep_state(folder, gathered, model, stages)
-    written, tally, forecast = _score_and_write(night, run, gathered, model, stages)
-    similar = _find_similar(night, run, gathered, model, stages)
+    dataset = _load(night, run, stages)
+    folder = Path(night.settings.night.model_dir) / run.run_id
+    choice = _choose(night.settings, dataset, variant, tuned, stages)
+    metrics, rows, ranked = _judge(night.settings, folder, dataset, variant, choice.recipe, tuned, stages)
+    model = _learn(night.settings, dataset, variant, choice.recipe, tuned, stages)
+    model.save(folder, dataset.network)
+    _keep_state(folder, dataset, model, stages)
+    written, list_stats, forecast = _score_and_write(night, run, dataset, model, stages)
+    similar = _find_similar(night, run, dataset, model, stages)
     manifest = {
         "run_id": run.run_id,
         "variant": variant.name,
         "state": str(State.BUILT),
-        "cutoff": gathered.split.cutoff.isoformat(),
+        "cutoff": dataset.split.cutoff.isoformat(),
         "users": written.lists,
-        "users_of_network": len(gathered.network.users),
-        "posts": len(gathered.network.posts),
-        "top_n": night.settings.top_n,
+        "users_of_network": len(dataset.network.users),
+        "posts": len(dataset.network.posts),
+        "top_n": night.settings.night.top_n,
         "short_lists": written.short,
         "empty_lists": written.empty,
         "bytes_per_user": round(written.value_bytes / max(written.lists, 1), 1),
@@ -219,20 +219,20 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "forecast_bytes": forecast.total_bytes,
         "publish": forecast.record(night.redis),
         "metrics": metrics,
-        "left_out": gathered.left_out,
-        "store": identity(gathered.now.store),
-        KNOWN_USERS: tally.user_ids,
-        **_gate(night, run, gathered, rows, ranked, metrics, tally, stages),
+        "left_out": dataset.left_out,
+        "store": identity(dataset.now.store),
+        KNOWN_USERS: list_stats.user_ids,
+        **_gate(night, run, dataset, rows, ranked, metrics, list_stats, stages),
         "stages": stages.rows,
     }
-    _report(night, manifest, gathered, model, rows, stages)
+    _report(night, manifest, dataset, model, rows, stages)
     return manifest
 
 
-def _load(night: Night, run: Run, stages: Stages) -> Gathered:
+def _load(night: Night, run: Run, stages: Stages) -> Dataset:
     """Copy the source and count it once a night; the variants share both."""
     folder = store_folder(night.settings) / run.run_id
-    if night.pulled is None or night.gathered is None:
+    if night.pulled is None or night.dataset is None:
         clock = datetime.now(UTC)
         with stages.stage("pull", "interactions") as stats:
             pulled = pull(night.engine, night.settings, night.as_of or clock, folder)
@@ -240,24 +240,24 @@ def _load(night: Night, run: Run, stages: Stages) -> Gathered:
             stats |= {"interactions": night.pulled.store.interactions, **night.pulled.left_out}
             stats |= {"mib": night.pulled.store.mib}
         with stages.stage("count", "interactions") as stats:
-            night.gathered = gather(night.pulled, night.settings, night.engine, night.as_of)
+            night.dataset = load_dataset(night.pulled, night.settings, night.engine, night.as_of)
             night.pulled.store.release()
-            stats |= {"users": len(night.gathered.network.users), "posts": len(night.gathered.network.posts)}
+            stats |= {"users": len(night.dataset.network.users), "posts": len(night.dataset.network.posts)}
             stats |= {
-                "interactions": night.gathered.interactions,
-                "likes": night.gathered.now.likes.posts.size,
+                "interactions": night.dataset.interactions,
+                "likes": night.dataset.now.likes.posts.size,
             }
     else:
         share(night.pulled.store, folder)
-    return night.gathered
+    return night.dataset
 
 
 def _choose(
-    settings: Settings, gathered: Gathered, variant: Variant, tuned: dict[str, Any], stages: Stages
+    settings: Settings, dataset: Dataset, variant: Variant, tuned: dict[str, Any], stages: Stages
 ) -> RecipeChoice:
     """Choose what the variant learns, on data before the holdout."""
     with stages.stage("choose", "recipes") as stats:
-        choice = choose_recipe(variant, gathered, settings, tuned)
+        choice = choose_recipe(variant, dataset, settings, tuned)
         stats |= {"recipes": len(choice.candidates), "users": choice.users}
     return choice
 
@@ -265,28 +265,28 @@ def _choose(
 def _judge(
     settings: Settings,
     folder: Path,
-    gathered: Gathered,
+    dataset: Dataset,
     variant: Variant,
     recipe: Recipe,
     tuned: dict[str, Any],
     stages: Stages,
-) -> tuple[dict[str, Any], Judged, RankedCase]:
+) -> tuple[dict[str, Any], ScoredRows, RankedCase]:
     """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
     with stages.stage("fit", "windows") as stats:
-        model = fit(variant, gathered, gathered.training, recipe, settings, tuned)
-        stats |= {"windows": len(gathered.training)}
+        model = fit(variant, dataset, dataset.training, recipe, settings, tuned)
+        stats |= {"windows": len(dataset.training)}
     with stages.stage("evaluate", "rows") as stats:
-        rows = judged(model, gathered, settings.threads)
-        ranked = rank_holdout(model, gathered, settings.threads, MAX_USERS)
-        metrics = evaluate(model, gathered, rows, ranked)
+        rows = judged(model, dataset, settings.night.threads)
+        ranked = rank_holdout(model, dataset, settings.night.threads, MAX_USERS)
+        metrics = evaluate(model, dataset, rows, ranked)
         stats |= {"rows": int(metrics["holdout"]["views"])}
-    model.save(folder / JUDGED_MODEL, gathered.network)
+    model.save(folder / JUDGED_MODEL, dataset.network)
     return metrics, rows, ranked
 
 
 def _learn(
     settings: Settings,
-    gathered: Gathered,
+    dataset: Dataset,
     variant: Variant,
     recipe: Recipe,
     tuned: dict[str, Any],
@@ -294,65 +294,65 @@ def _learn(
 ) -> Model:
     """Fit again on everything up to the cutoff."""
     with stages.stage("refit", "windows") as stats:
-        stats |= {"windows": len(gathered.windows)}
-        return fit(variant, gathered, gathered.windows, recipe, settings, tuned)
+        stats |= {"windows": len(dataset.windows)}
+        return fit(variant, dataset, dataset.windows, recipe, settings, tuned)
 
 
-def _keep_state(folder: Path, gathered: Gathered, model: Model, stages: Stages) -> None:
+def _keep_state(folder: Path, dataset: Dataset, model: Model, stages: Stages) -> None:
     """Learn the factors as of the cutoff, and keep what refreshes take over from the night."""
     with stages.stage("refresh_state", "users") as stats:
-        RefreshState.of_night(model, gathered.network, gathered.now).save(folder)
-        stats |= {"users": len(gathered.network.users)}
+        RefreshState.of_night(model, dataset.network, dataset.now).save(folder)
+        stats |= {"users": len(dataset.network.users)}
 
 
 def _score_and_write(
-    night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages
-) -> tuple[Written, Tally, Forecast]:
+    night: Night, run: Run, dataset: Dataset, model: Model, stages: Stages
+) -> tuple[Written, ListStats, Forecast]:
     """Score all users against all posts and write their lists under the run's own keys."""
     client, keys, settings = night.redis, night.keys, night.settings
     with stages.stage("score_and_write", "users") as stats:
-        known = (gathered.network, gathered.now)
+        known = (dataset.network, dataset.now)
         tables, factors = model.tables(*known), model.factors(*known)
         users = min(night.limit_users or tables.user_ids.size, tables.user_ids.size)
-        blocked = _excluded_rows(night, gathered)
+        blocked = _excluded_rows(night, dataset)
         scored = lists_of_all(
-            model.booster, tables, factors, gathered.now.likes, blocked, settings.top_n,
-            users=users, budget_mib=settings.memory_budget_mib, threads=settings.threads,
+            model.booster, tables, factors, dataset.now.likes, blocked, settings.night.top_n,
+            users=users, budget_mib=settings.night.memory_budget_mib, threads=settings.night.threads,
         )  # fmt: skip
         chunks = Waiting(scored)
         lists, forecast = before_writing(
             client, keys, run.run_id, track(chunks, users, "score and write", "users"),
-            gathered.network.posts, users=users, similar_n=settings.similar_n,
+            dataset.network.posts, users=users, similar_n=settings.night.similar_n,
         )  # fmt: skip
         shared_keys.begin(client, keys, run.run_id)
-        tally = Tally(tables.post_ids.size, blocked, gathered.now.likes, settings.top_n)
-        written = write_lists(client, keys, run.run_id, tally.through(lists), tables.post_ids)
+        list_stats = ListStats(tables.post_ids.size, blocked, dataset.now.likes, settings.night.top_n)
+        written = write_lists(client, keys, run.run_id, list_stats.through(lists), tables.post_ids)
         shared_keys.write_popular(
-            client, keys, run.run_id, gathered.now, tables.post_ids, blocked, settings.top_n
+            client, keys, run.run_id, dataset.now, tables.post_ids, blocked, settings.night.top_n
         )
-        shared_keys.write_texts(client, keys, gathered.network.posts)
+        shared_keys.write_texts(client, keys, dataset.network.posts)
         verify(client, written, users)
         stats |= {"users": written.lists, "pairs": users * tables.post_ids.size, "bytes": written.value_bytes}
         # Chunks are scored while others are written; this is what scoring took beyond that.
         stats["seconds_waited_for_scores"] = round(chunks.seconds, 3)
-    return written, tally, forecast
+    return written, list_stats, forecast
 
 
-def _excluded_rows(night: Night, gathered: Gathered) -> Int64s:
+def _excluded_rows(night: Night, dataset: Dataset) -> Int64s:
     """Return the rows of posts that no list may hold: blocked ones, and those that did not exist yet."""
-    post_ids = gathered.network.posts.index.to_numpy(np.int64)
-    return np.union1d(shared_keys.blocked_places(night.redis, night.keys, post_ids), gathered.hidden)
+    post_ids = dataset.network.posts.index.to_numpy(np.int64)
+    return np.union1d(shared_keys.blocked_places(night.redis, night.keys, post_ids), dataset.hidden)
 
 
-def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stages: Stages) -> Written:
+def _find_similar(night: Night, run: Run, dataset: Dataset, model: Model, stages: Stages) -> Written:
     """Write for each post the posts most like it, under the run's own keys; none if not asked for."""
-    client, keys, n = night.redis, night.keys, night.settings.similar_n
+    client, keys, n = night.redis, night.keys, night.settings.night.similar_n
     if n == 0:
         return Written()
     with stages.stage("similar", "posts") as stats:
-        post_ids = gathered.network.posts.index.to_numpy("int64")
-        blocked = _excluded_rows(night, gathered)
-        found = similar_posts(blocks_of(model, gathered), post_ids, blocked, n)
+        post_ids = dataset.network.posts.index.to_numpy("int64")
+        blocked = _excluded_rows(night, dataset)
+        found = similar_posts(blocks_of(model, dataset), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)
         verify(client, written, post_ids.size)
@@ -363,20 +363,20 @@ def _find_similar(night: Night, run: Run, gathered: Gathered, model: Model, stag
 def _gate(
     night: Night,
     run: Run,
-    gathered: Gathered,
-    rows: Judged,
+    dataset: Dataset,
+    rows: ScoredRows,
     ranked: RankedCase,
     metrics: dict[str, Any],
-    tally: Tally,
+    list_stats: ListStats,
     stages: Stages,
 ) -> dict[str, Any]:
     """Hold what was written against the rules; return what the manifest keeps of that."""
-    asked = min(night.limit_users or len(gathered.network.users), len(gathered.network.users))
+    asked = min(night.limit_users or len(dataset.network.users), len(dataset.network.users))
     with stages.stage("gate", "rules") as stats:
-        facts = measure(
-            night.engine, night.redis, night.settings, run, gathered, rows, ranked, metrics, tally, asked
+        inputs = measure(
+            night.engine, night.redis, night.settings, run, dataset, rows, ranked, metrics, list_stats, asked
         )
-        gate = [verdict.record() for verdict in rules.judge(facts, night.settings)]
+        gate = [verdict.record() for verdict in rules.judge(inputs, night.settings.gate)]
         outcomes = [outcome_of(verdict) for verdict in gate]
         stats |= {"rules": len(gate), "refused": outcomes.count(REFUSED)}
         stats |= {"not_compared": outcomes.count(NOT_COMPARED)}
@@ -384,14 +384,14 @@ def _gate(
 
 
 def _report(
-    night: Night, manifest: dict[str, Any], gathered: Gathered, model: Model, rows: Judged, stages: Stages
+    night: Night, manifest: dict[str, Any], dataset: Dataset, model: Model, rows: ScoredRows, stages: Stages
 ) -> None:
     """Write the page that people look at; a disk that does not take it loses the page, not the night."""
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
     with stages.stage("report", "bytes") as stats:
-        users = portraits(night.redis, night.keys, run_id, gathered, manifest["users"])
-        page = report_page(manifest, gathered, model, curves_of(rows), users)
+        users = portraits(night.redis, night.keys, run_id, dataset, manifest["users"])
+        page = report_page(manifest, dataset, model, curves_of(rows), users)
         stats |= {"bytes": 0}
         try:
             stats |= {"bytes": write_report(path, page)}
@@ -404,15 +404,15 @@ def _clear_away(night: Night) -> None:
     drain(night.engine, night.redis, night.settings, datetime.now(UTC))
     tidy(night.engine, night.redis, night.settings, night.actor)
     if (
-        night.gathered is not None and night.as_of is None
+        night.dataset is not None and night.as_of is None
     ):  # as of an earlier time, newer posts were not loaded
-        shared_keys.remove_old_texts(night.redis, night.keys, night.gathered.network.posts)
-        remove_stale(night.engine, night.gathered.network.posts[columns.TEXT])
+        shared_keys.remove_old_texts(night.redis, night.keys, night.dataset.network.posts)
+        remove_stale(night.engine, night.dataset.network.posts[columns.TEXT])
 
 
 @contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    with postgres.explained(settings), redis_client.explained(settings):
+def _readable_errors(settings: Settings) -> Iterator[None]:
+    with postgres.readable_errors(settings), redis_client.readable_errors(settings):
         yield
 
 

@@ -37,7 +37,7 @@ ADVICE = {
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
     """Make an engine; it connects when first used, not here."""
     try:
-        url = sa.make_url(settings.database_url).set(drivername="postgresql+psycopg2")
+        url = sa.make_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
     except (ArgumentError, ValueError):
         raise SettingsError("DATABASE_URL cannot be read; its parts must be percent-encoded") from None
     arguments = _connect_arguments(url, application)
@@ -85,14 +85,14 @@ def connected(settings: Settings, application: str = "overnight") -> Iterator[sa
     """
     engine = open_engine(settings, application)
     try:
-        with explained(settings):
+        with readable_errors(settings):
             yield engine
     finally:
         engine.dispose()
 
 
 @contextmanager
-def explained(settings: Settings) -> Iterator[None]:
+def readable_errors(settings: Settings) -> Iterator[None]:
     """Turn any error of the database inside into one line that shows no secret.
 
     Raises
@@ -103,14 +103,14 @@ def explained(settings: Settings) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _explained(settings, error.orig) from None
+        raise _readable_errors(settings, error.orig) from None
     except psycopg2.Error as error:
-        raise _explained(settings, error) from None
+        raise _readable_errors(settings, error) from None
     except PendingRollbackError:  # the transaction went on after an error that was set aside
         raise source_error(settings, None, "the connection was lost") from None
 
 
-def _explained(settings: Settings, error: BaseException | None) -> SourceError:
+def _readable_errors(settings: Settings, error: BaseException | None) -> SourceError:
     code = error.pgcode if isinstance(error, psycopg2.Error) else None
     told = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
     return source_error(settings, code, told or str(error))
@@ -126,7 +126,7 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     """
     reason = redact(" ".join(message.split()), settings.secrets())
     advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
-    url = sa.make_url(settings.database_url)
+    url = sa.make_url(settings.stores.database_url)
     hosts = url.host or url.query.get("host") or "localhost"
     place = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
     return SourceError(f"{place}: {reason}; {advice}")

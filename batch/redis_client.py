@@ -28,7 +28,7 @@ from redis.retry import Retry
 from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
-from contract.settings import ON, Settings
+from contract.settings import Settings
 
 T = TypeVar("T")
 
@@ -64,15 +64,15 @@ def open_redis(settings: Settings) -> redis.Redis:
         "retry": Retry(ExponentialBackoff(), TRIES_AGAIN),
     }
     try:
-        client: redis.Redis = redis.Redis.from_url(settings.redis_url, **options)
+        client: redis.Redis = redis.Redis.from_url(settings.stores.redis_url, **options)
         client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         reason = redact(str(error), settings.secrets())
         raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None
-    if settings.redis_cluster == ON:
-        with explained(settings):
+    if settings.stores.redis_cluster:
+        with readable_errors(settings):
             # It takes the same commands, but is no subclass.
-            return cast(redis.Redis, RedisCluster.from_url(settings.redis_url, **options))
+            return cast(redis.Redis, RedisCluster.from_url(settings.stores.redis_url, **options))
     return client
 
 
@@ -111,14 +111,14 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
     """
     client = open_redis(settings)
     try:
-        with explained(settings):
+        with readable_errors(settings):
             yield client
     finally:
         client.close()
 
 
 @contextmanager
-def explained(settings: Settings) -> Iterator[None]:
+def readable_errors(settings: Settings) -> Iterator[None]:
     """Turn any error of Redis inside into one line that shows no secret.
 
     Raises
@@ -130,7 +130,7 @@ def explained(settings: Settings) -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException) as error:  # the second is none of the first
         advice = next((text for kind, text in ADVICE if isinstance(error, kind)), "see the log of Redis")
-        url = urlsplit(settings.redis_url)
+        url = urlsplit(settings.stores.redis_url)
         place = f"Redis at {url.hostname or url.path}"
         reason = redact(" ".join(str(error).split()), settings.secrets())
         raise StoreError(f"{place}: {reason}; {advice}") from None

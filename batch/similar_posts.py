@@ -19,7 +19,7 @@ from batch.arrays import Float32s, Int32s, Int64s
 from batch.features.build import profile_columns
 from batch.features.factors import Factors
 from batch.features.text import standardised
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.model import Model
 
 LEAST = 0.001
@@ -157,12 +157,12 @@ kept nine neighbours of ten in the post's topic, which the likes alone did not.
 """
 
 
-def blocks_of(model: Model, gathered: Gathered) -> list[Block]:
+def blocks_of(model: Model, dataset: Dataset) -> list[Block]:
     """Return what a variant knows of the posts: who likes them, their texts, numeric columns of the view."""
-    _, columns = profile_columns(gathered.network)
+    _, columns = profile_columns(dataset.network)
     numbers = columns.select_dtypes(np.float64).to_numpy(np.float64)
     content = [standardised(numbers), centred(model.text.values)]
-    factors = model.factors(gathered.network, gathered.now)
+    factors = model.factors(dataset.network, dataset.now)
     blocks = [Block(WEIGHT_OF_CONTENT, vectors) for vectors in content]
     return blocks if factors is None else [Block(WEIGHT_OF_LIKES, tastes(factors)), *blocks]
 

@@ -40,7 +40,7 @@ class Variant:
     without: tuple[str, ...] = ()
 
 
-VARIANTS = {
+MODELS = {
     CONTROL: Variant(CONTROL),
     TEST: Variant(
         TEST, with_embeddings=True, with_factors=True, groupings=(TOPIC, CLUSTER), with_people=True

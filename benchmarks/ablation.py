@@ -44,12 +44,12 @@ from batch.loading.examples import Examples
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER
 from batch.loading.pull import Pulled, pull
-from batch.postgres import explained, open_engine
-from batch.training.dataset import Gathered, Window, gather
+from batch.postgres import open_engine, readable_errors
+from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
 from batch.training.recipe import LIKED, RECIPES, Recipe
-from batch.variants import VARIANTS, Variant
+from batch.variants import MODELS, Variant
 from benchmarks.lists import choose_cutoffs, read_cutoffs, warm_case, without_counters
 from benchmarks.report import ALL_CUTOFFS, Columns, check_json_file, print_head, print_row, save_rows
 from contract import columns
@@ -112,7 +112,7 @@ class Setup:
     with_post_columns: bool = True
 
 
-Change = Callable[[Setup, Gathered], Setup]
+Change = Callable[[Setup, Dataset], Setup]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Case:
     variants: tuple[str, ...] = (CONTROL, TEST)
 
 
-def keep(setup: Setup, gathered: Gathered) -> Setup:
+def keep(setup: Setup, dataset: Dataset) -> Setup:
     """Change nothing."""
     return setup
 
@@ -143,8 +143,8 @@ def keep(setup: Setup, gathered: Gathered) -> Setup:
 def learn(recipe: Recipe) -> Change:
     """Learn by a recipe, whichever is chosen."""
 
-    def change(setup: Setup, gathered: Gathered) -> Setup:
-        if recipe.from_views and not gathered.with_views:
+    def change(setup: Setup, dataset: Dataset) -> Setup:
+        if recipe.from_views and not dataset.with_views:
             raise MissingPartError("before the holdout there are no views of both kinds, liked and not")
         return replace(setup, recipe=recipe)
 
@@ -154,9 +154,9 @@ def learn(recipe: Recipe) -> Change:
 def cut_into(windows: int) -> Change:
     """Cut the same labels into fewer windows, so that features are as of earlier times."""
 
-    def change(setup: Setup, gathered: Gathered) -> Setup:
-        if len(gathered.windows) <= windows:
-            raise MissingPartError(f"this network has {len(gathered.windows)} windows")
+    def change(setup: Setup, dataset: Dataset) -> Setup:
+        if len(dataset.windows) <= windows:
+            raise MissingPartError(f"this network has {len(dataset.windows)} windows")
         return replace(setup, windows=windows)
 
     return change
@@ -165,47 +165,47 @@ def cut_into(windows: int) -> Change:
 def leave_out(*starts: str) -> Change:
     """Leave out the features whose names start with one of these."""
 
-    def change(setup: Setup, gathered: Gathered) -> Setup:
+    def change(setup: Setup, dataset: Dataset) -> Setup:
         without = (*setup.variant.without, *starts)
         return replace(setup, variant=replace(setup.variant, without=without))
 
     return change
 
 
-def leave_out_text(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_text(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out what the words of texts give."""
-    if not gathered.text.features:
+    if not dataset.text.features:
         raise MissingPartError("there are too few texts")
     return replace(setup, variant=replace(setup.variant, with_text=False))
 
 
-def leave_out_embeddings(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_embeddings(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out what the sentences of texts give."""
-    if not gathered.embeddings.features:
+    if not dataset.embeddings.features:
         raise MissingPartError("there is no encoder, or too few texts")
     return replace(setup, variant=replace(setup.variant, with_embeddings=False))
 
 
-def leave_out_user_columns(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_user_columns(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out the profile: as features, and where factors and people like the user take it."""
-    _require_user_columns(gathered)
+    _require_user_columns(dataset)
     return replace(setup, with_user_columns=False)
 
 
-def leave_out_post_columns(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_post_columns(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out the network's own columns of posts; topic, text and time of creation stay."""
-    if gathered.network.posts.columns.isin(ALWAYS_THERE).all():
+    if dataset.network.posts.columns.isin(ALWAYS_THERE).all():
         raise MissingPartError("posts have no columns of the network's own")
     return replace(setup, with_post_columns=False)
 
 
-def leave_out_people(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_people(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out what people with the same attributes like."""
-    _require_user_columns(gathered)
+    _require_user_columns(dataset)
     return replace(setup, variant=replace(setup.variant, with_people=False))
 
 
-def leave_out_factors(setup: Setup, gathered: Gathered) -> Setup:
+def leave_out_factors(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out the factors: the forest starts from 0."""
     return replace(setup, variant=replace(setup.variant, with_factors=False))
 
@@ -213,8 +213,8 @@ def leave_out_factors(setup: Setup, gathered: Gathered) -> Setup:
 def leave_out_grouping(grouping: str) -> Change:
     """Leave out the affinities by one grouping of the posts."""
 
-    def change(setup: Setup, gathered: Gathered) -> Setup:
-        if np.unique(gathered.now.groupings.of_post(grouping)).size < 2:
+    def change(setup: Setup, dataset: Dataset) -> Setup:
+        if np.unique(dataset.now.groupings.of_post(grouping)).size < 2:
             raise MissingPartError(f"all posts are in one group by {grouping}")
         rest = tuple(name for name in setup.variant.groupings if name != grouping)
         return replace(setup, variant=replace(setup.variant, groupings=rest))
@@ -222,8 +222,8 @@ def leave_out_grouping(grouping: str) -> Change:
     return change
 
 
-def _require_user_columns(gathered: Gathered) -> None:
-    if gathered.network.users.columns.empty:
+def _require_user_columns(dataset: Dataset) -> None:
+    if dataset.network.users.columns.empty:
         raise MissingPartError("users have no columns")
 
 
@@ -270,11 +270,11 @@ class Options:
     def from_environment(cls) -> Options:
         """Read the variables; a wrong one ends the program with one line."""
         wanted = {name.strip() for name in os.environ.get("CASES", "").split(",") if name.strip()}
-        known = {name for variant in VARIANTS for case in CASES for name in _names(variant, case)}
+        known = {name for variant in MODELS for case in CASES for name in _names(variant, case)}
         if unknown := sorted(wanted - known):
-            names = ", ".join([*VARIANTS, *(case.name for case in CASES)])
+            names = ", ".join([*MODELS, *(case.name for case in CASES)])
             sys.exit(f"error: CASES has {', '.join(unknown)}; there are {names}")
-        chosen = {variant: choose_cases(variant, wanted) for variant in VARIANTS}
+        chosen = {variant: choose_cases(variant, wanted) for variant in MODELS}
         return cls(
             Path(os.environ.get("NETWORK") or "simulated").name,
             read_cutoffs(os.environ.get("CUTOFFS") or "1"),
@@ -333,10 +333,10 @@ def main() -> None:
     engine = open_engine(settings, "benchmarks.ablation")
     rows: list[Row] = []
     results: dict[Name, list[Result]] = {}
-    with explained(settings), threadpool_limits(1, user_api="blas"):
+    with readable_errors(settings), threadpool_limits(1, user_api="blas"):
         for cutoff in choose_cutoffs(engine, options.cutoffs):
             with pull(engine, settings, cutoff) as pulled:
-                table = Table(options.network, cutoff.isoformat(), settings.seed)
+                table = Table(options.network, cutoff.isoformat(), settings.night.seed)
                 for found in judge_cutoff(without_counters(pulled), cutoff, settings, options, engine):
                     table.add(found)
                     if isinstance(found, Result):
@@ -346,7 +346,7 @@ def main() -> None:
         judged = max(map(len, results.values()), default=0)
         if judged > 1:
             print(f"\nall {judged} cutoffs together: the cases that were judged at each of them")
-            table = Table(options.network, ALL_CUTOFFS, settings.seed)
+            table = Table(options.network, ALL_CUTOFFS, settings.night.seed)
             for parts in results.values():
                 if len(parts) == judged:
                     table.add(pool(parts))
@@ -360,39 +360,39 @@ def judge_cutoff(
     """Yield a result for each case of each variant, or why there is none."""
     print(f"\n{options.network}, {cutoff.isoformat()}", end=": ", flush=True)
     try:
-        gathered = gather(pulled, settings, engine, cutoff)
+        dataset = load_dataset(pulled, settings, engine, cutoff)
     except OvernightError as error:
         print("nothing can be learnt")
         yield from (LeftOut(variant, BASE, str(error)) for variant in options.cases)
         return
-    judged = warm_case(gathered.network, gathered.now, datetime.now(UTC), settings.seed)
+    judged = warm_case(dataset.network, dataset.now, datetime.now(UTC), settings.night.seed)
     print(f"{judged.users.size} users with likes before and after, {int(judged.known.sum())} posts")
     if judged.users.size == 0:
         print("nobody can be judged at this cutoff; choose another")
         return
     for variant, cases in options.cases.items():
-        yield from judge_variant(VARIANTS[variant], cases, gathered, judged, settings)
+        yield from judge_variant(MODELS[variant], cases, dataset, judged, settings)
 
 
 def judge_variant(
     variant: Variant,
     cases: Sequence[Case],
-    gathered: Gathered,
+    dataset: Dataset,
     judged: CatalogueCase,
     settings: Settings,
 ) -> Iterator[Result | LeftOut]:
     """Choose the recipe of a variant once, and judge its cases; equal setups are fitted once."""
     try:
-        base = Setup(variant, choose_recipe(variant, gathered, settings).recipe)
+        base = Setup(variant, choose_recipe(variant, dataset, settings).recipe)
     except OvernightError as error:
         yield LeftOut(variant.name, BASE, str(error))
         return
     scored: dict[Setup, tuple[ScoredLists, float]] = {}
     for case in cases:
         try:
-            setup = case.change(base, gathered)
+            setup = case.change(base, dataset)
             if setup not in scored:
-                scored[setup] = fit_and_rank(setup, gathered, judged, settings)
+                scored[setup] = fit_and_rank(setup, dataset, judged, settings)
         except OvernightError as error:
             yield LeftOut(variant.name, case, str(error))
         else:
@@ -401,7 +401,7 @@ def judge_variant(
 
 
 def fit_and_rank(
-    setup: Setup, gathered: Gathered, judged: CatalogueCase, settings: Settings
+    setup: Setup, dataset: Dataset, judged: CatalogueCase, settings: Settings
 ) -> tuple[ScoredLists, float]:
     """Fit, rank and score the lists; return them and the seconds.
 
@@ -411,18 +411,18 @@ def fit_and_rank(
         Nothing can be learnt from the examples.
     """
     started = time.perf_counter()
-    gathered = replace(gathered, network=hide_columns(gathered.network, setup))
-    model = fit_setup(setup, gathered, settings)
-    lists = rank_by_model(model, gathered.network, gathered.now, judged, settings.threads)
+    dataset = replace(dataset, network=hide_columns(dataset.network, setup))
+    model = fit_setup(setup, dataset, settings)
+    lists = rank_by_model(model, dataset.network, dataset.now, judged, settings.night.threads)
     return score_lists(judged, lists), round(time.perf_counter() - started, 1)
 
 
-def fit_setup(setup: Setup, gathered: Gathered, settings: Settings) -> Model:
+def fit_setup(setup: Setup, dataset: Dataset, settings: Settings) -> Model:
     """Fit on all that was known at the cutoff; `gathered` has the columns that the setup knows."""
-    windows = gathered.windows
+    windows = dataset.windows
     if setup.windows is not None:
         windows = merge_windows(windows, setup.windows)
-    return fit(setup.variant, gathered, windows, setup.recipe, settings)
+    return fit(setup.variant, dataset, windows, setup.recipe, settings)
 
 
 def hide_columns(network: Network, setup: Setup) -> Network:

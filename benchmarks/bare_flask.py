@@ -28,7 +28,7 @@ def one_get(run_id: str) -> Flask:
 
     app = Flask("one_get", static_folder=None)
     settings = Settings.from_environment()
-    keys, lookup = Keys(settings.key_prefix), Lookup(open_redis(settings, 1.0))
+    keys, lookup = Keys(settings.stores.key_prefix), Lookup(open_redis(settings, 1.0))
 
     @app.get("/<int:user_id>")
     def get(user_id: int) -> dict[str, Any]:

@@ -53,10 +53,10 @@ from batch.loading.interaction_store import to_time
 from batch.loading.network import Network
 from batch.loading.post_groups import Groupings, by_topic
 from batch.loading.pull import Pulled, pull
-from batch.postgres import explained, open_engine
-from batch.training.dataset import Gathered, gather
+from batch.postgres import open_engine, readable_errors
+from batch.training.dataset import Dataset, load_dataset
 from batch.training.fit import fit
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from benchmarks.recommenders import (
     RECOMMENDERS,
     Log,
@@ -74,7 +74,7 @@ from contract.errors import OvernightError, SourceError
 from contract.settings import Settings
 
 RANDOM = "random"
-OURS = tuple(VARIANTS)
+OURS = tuple(MODELS)
 FACTORS_ALONE = "factors of {}"
 ALL_OURS = frozenset({*OURS, *map(FACTORS_ALONE.format, OURS)})
 NAMES = (RANDOM, *(each.name for each in RECOMMENDERS), *GRIDS, *OURS)
@@ -205,13 +205,13 @@ def main() -> None:
     engine = open_engine(settings, "benchmarks.lists")
     rows: list[Row] = []
     scored: dict[str, list[ScoredLists]] = {}
-    with explained(settings), threadpool_limits(1, user_api="blas"), start_worker() as worker:
+    with readable_errors(settings), threadpool_limits(1, user_api="blas"), start_worker() as worker:
         others = [each for each in (*RECOMMENDERS, *worker.recommenders()) if each.name in options.models]
         cutoffs = choose_cutoffs(engine, options.cutoffs)
         for cutoff in cutoffs:
             with pull(engine, settings, cutoff) as pulled:
                 found = judge_cutoff(without_counters(pulled), cutoff, others, settings, options, engine)
-                table = Table(options.network, cutoff.isoformat(), settings.seed)
+                table = Table(options.network, cutoff.isoformat(), settings.night.seed)
                 for each in found:
                     table.add(each)
                     if isinstance(each, Result):
@@ -221,7 +221,7 @@ def main() -> None:
         judged = max(map(len, scored.values()), default=0)
         if judged > 1:
             print(f"\nall {judged} cutoffs together: the models that were judged at each of them")
-            table = Table(options.network, ALL_CUTOFFS, settings.seed)
+            table = Table(options.network, ALL_CUTOFFS, settings.night.seed)
             for model, parts in scored.items():
                 if len(parts) == judged:
                     table.add(Result(model, parts))
@@ -262,7 +262,7 @@ def judge_cutoff(
     engine: sa.Engine,
 ) -> Iterator[Result | LeftOut]:
     """Yield a result for each model, or why there is none."""
-    validation, test = make_stages(pulled, cutoff, settings.seed)
+    validation, test = make_stages(pulled, cutoff, settings.night.seed)
     users, posts = test.case.users.size, int(test.case.known.sum())
     start = f"{options.network}, {cutoff.isoformat()}"
     print(f"\n{start}: {users} users with likes before and after, {posts} posts")
@@ -272,15 +272,15 @@ def judge_cutoff(
     if RANDOM in options.models:
         yield Result(RANDOM, [score_random(test.case)])
     for other in others:
-        yield judge_other(other, validation, test, options.budget, settings.seed)
+        yield judge_other(other, validation, test, options.budget, settings.night.seed)
     ours = [name for name in OURS if name in options.models]
     try:
-        gathered = gather(pulled, settings, engine, cutoff) if ours else None
+        dataset = load_dataset(pulled, settings, engine, cutoff) if ours else None
     except OvernightError as error:
         yield from (LeftOut(name, str(error)) for name in ours)
         return
     for name in ours:
-        yield from judge_ours(name, gathered, test, settings)
+        yield from judge_ours(name, dataset, test, settings)
 
 
 def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Stage]:
@@ -388,14 +388,14 @@ def sort_keys(scores: Float32s) -> Int64s:
     return keys
 
 
-def judge_ours(name: str, gathered: Gathered, test: Stage, settings: Settings) -> Iterator[Result | LeftOut]:
+def judge_ours(name: str, dataset: Dataset, test: Stage, settings: Settings) -> Iterator[Result | LeftOut]:
     """Fit one of our models as the night as of the cutoff does; judge its lists, and its factors alone."""
     started = time.perf_counter()
-    network, now = gathered.network, gathered.now
+    network, now = dataset.network, dataset.now
     try:
-        recipe = choose_recipe(VARIANTS[name], gathered, settings).recipe
-        model = fit(VARIANTS[name], gathered, gathered.windows, recipe, settings)
-        lists = rank_by_model(model, network, now, test.case, settings.threads)
+        recipe = choose_recipe(MODELS[name], dataset, settings).recipe
+        model = fit(MODELS[name], dataset, dataset.windows, recipe, settings)
+        lists = rank_by_model(model, network, now, test.case, settings.night.threads)
     except OvernightError as error:
         yield LeftOut(name, str(error))
         return

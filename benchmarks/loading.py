@@ -223,7 +223,7 @@ def measure(network: Network, folder: Path) -> dict[str, Any]:
 
 def simulate(network: Network, engine: sa.Engine, environment: dict[str, str]) -> None:
     """Simulate a network, unless the database holds it."""
-    seed = Settings.from_environment().seed
+    seed = Settings.from_environment().night.seed
     if not is_there(network, engine, seed):
         numbers = {**vars(network), "seed": seed}
         options = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
@@ -269,17 +269,17 @@ def load() -> dict[str, Any]:
 
     from batch.loading.pull import pull
     from batch.postgres import connected
-    from batch.training.dataset import gather
+    from batch.training.dataset import load_dataset
 
     settings, clock = Settings.from_environment(), datetime.now(UTC)
     with connected(settings, "benchmarks.loading") as engine, threadpool_limits(1, user_api="blas"):
         started = time.perf_counter()
         with pull(engine, settings, clock) as pulled:
             pull_seconds = time.perf_counter() - started
-            gathered = gather(pulled, settings, engine, None)
+            dataset = load_dataset(pulled, settings, engine, None)
             load_seconds = time.perf_counter() - started
     return {
-        "interactions": gathered.interactions,
+        "interactions": dataset.interactions,
         "pull_seconds": round(pull_seconds, 3),
         "load_seconds": round(load_seconds, 3),
     }
@@ -313,7 +313,7 @@ def run(module: str, options: list[str], environment: dict[str, str], log: Path)
 
 def live_store(servers: Servers, models: Path) -> Path:
     """Return the store file of the live run of `control`."""
-    keys = Keys(Settings.from_environment().key_prefix)
+    keys = Keys(Settings.from_environment().stores.key_prefix)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
         return models / str(client.get(keys.live(CONTROL))) / "store.duckdb"
 

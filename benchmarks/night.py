@@ -17,10 +17,10 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from batch.evaluation.choose_recipe import choose_recipe
-from batch.postgres import explained, open_engine
-from batch.training.dataset import Gathered, gathered_now
+from batch.postgres import open_engine, readable_errors
+from batch.training.dataset import Dataset, load_dataset_now
 from batch.training.fit import fit
-from batch.variants import VARIANTS, Variant
+from batch.variants import MODELS, Variant
 from benchmarks.case import Case
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
 from benchmarks.scorers import SAMPLES, error, measure
@@ -46,29 +46,31 @@ def main() -> None:
     settings = Settings.from_environment()
     engine = open_engine(settings, "benchmarks.night")
     with (
-        explained(settings),
+        readable_errors(settings),
         threadpool_limits(1, user_api="blas"),
-        gathered_now(engine, settings, None, datetime.now(UTC)) as gathered,
+        load_dataset_now(engine, settings, None, datetime.now(UTC)) as dataset,
         tempfile.TemporaryDirectory() as folder,
     ):
-        users, posts = len(gathered.network.users), len(gathered.network.posts)
-        print(f"{machine()}; {users} users x {posts} posts, N = {settings.top_n}")
+        users, posts = len(dataset.network.users), len(dataset.network.posts)
+        print(f"{machine()}; {users} users x {posts} posts, N = {settings.night.top_n}")
         print_head(COLUMNS)
-        rows = [compare(variant, gathered, settings, Path(folder)) for variant in VARIANTS.values()]
+        rows = [compare(variant, dataset, settings, Path(folder)) for variant in MODELS.values()]
     save_rows(rows)
 
 
-def compare(variant: Variant, gathered: Gathered, settings: Settings, folder: Path) -> dict[str, Any]:
+def compare(variant: Variant, dataset: Dataset, settings: Settings, folder: Path) -> dict[str, Any]:
     """Measure one variant; setting up counts towards `ns_per_pair`."""
     with threadpool_limits(1, user_api="blas"):
-        recipe = choose_recipe(variant, gathered, settings).recipe
-        model = fit(variant, gathered, gathered.windows, recipe, settings)
-        factors = model.factors(gathered.network, gathered.now)
-        tables = model.tables(gathered.network, gathered.now)
+        recipe = choose_recipe(variant, dataset, settings).recipe
+        model = fit(variant, dataset, dataset.windows, recipe, settings)
+        factors = model.factors(dataset.network, dataset.now)
+        tables = model.tables(dataset.network, dataset.now)
     path, forest = folder / "case", model.booster.model_to_string()
     dot = None if factors is None else (factors.users, factors.posts)
-    Case(forest, tables, dot, gathered.now.likes, settings.top_n, settings.memory_budget_mib).save(path)
-    threads = settings.threads or os.cpu_count() or 1
+    Case(forest, tables, dot, dataset.now.likes, settings.night.top_n, settings.night.memory_budget_mib).save(
+        path
+    )
+    threads = settings.night.threads or os.cpu_count() or 1
     booster = measure("booster", path, threads, folder / SAMPLES["booster"])
     compiled = folder / variant.name
     cold = measure("overnight", path, threads, folder / SAMPLES["overnight"], compiled=compiled)

@@ -53,16 +53,22 @@ COLUMNS: Columns = {
 def main() -> None:
     """Measure, print a table and what it misses, write JSON and the plot."""
     wrk, asked, settings = find_wrk(), arguments(), Settings.from_environment()
-    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client, ExitStack() as stack:
-        run_id = live_run(client, Keys(settings.key_prefix), asked.limit_users)
+    with (
+        redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client,
+        ExitStack() as stack,
+    ):
+        run_id = live_run(client, Keys(settings.stores.key_prefix), asked.limit_users)
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "users"
-        users = write_users(client, Keys(settings.key_prefix), run_id, file)
+        users = write_users(client, Keys(settings.stores.key_prefix), run_id, file)
         plain = stack.enter_context(gunicorn(BARE_CONF, "benchmarks.bare_flask:bare()", "/"))
         app = f"benchmarks.bare_flask:one_get({run_id!r})"
         getting = stack.enter_context(gunicorn(BARE_CONF, app, "/1"))
         ours = stack.enter_context(gunicorn(OUR_CONF, "serving.wsgi:app", "/readyz"))
         servers = {BARE: plain, ONE_GET: getting, USERS: ours, POST: ours, FLASK: ours}
-        print(f"{machine()}; {users:,} users, {settings.workers} workers, {asked.connections} connections")
+        print(
+            f"{machine()}; {users:,} users, {settings.serving.workers} workers, "
+            f"{asked.connections} connections"
+        )
         print(f"medians of {asked.rounds} rounds of {asked.seconds} s", flush=True)
         rounds = in_turn(wrk, servers, file, asked)
         rows = [row_of(route, rounds, server.memory()) for route, server in servers.items()]

@@ -55,8 +55,11 @@ CALLS = 500
 def main() -> None:
     """Measure and print two tables."""
     wrk, asked, settings = find_wrk(), arguments(), Settings.from_environment()
-    keys = Keys(settings.key_prefix)
-    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client, ExitStack() as stack:
+    keys = Keys(settings.stores.key_prefix)
+    with (
+        redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client,
+        ExitStack() as stack,
+    ):
         run_id = live_run(client, keys, asked.limit_users)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_users(client, keys, run_id, folder / "users")
@@ -73,7 +76,7 @@ def main() -> None:
                 found = server.load(wrk, USERS, folder / "users", asked.connections, asked.seconds)
                 rounds[way].append(found)
         parts = time_parts(client, keys, run_id, settings)
-    print(f"{machine()}; {settings.workers} workers, {USERS}, medians of {asked.rounds} rounds")
+    print(f"{machine()}; {settings.serving.workers} workers, {USERS}, medians of {asked.rounds} rounds")
     print_head(COLUMNS)
     for way, found_of in rounds.items():
         row: dict[str, Any] = {"way": way}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -131,6 +131,12 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
+def _switch(text: str) -> bool:
+    if text.lower() not in (ON, OFF):
+        raise ValueError(f"must be {ON} or {OFF}")
+    return text.lower() == ON
+
+
 def setting(env: str, default: T, parse: Parse, meaning: str, *, secret: bool = False) -> T:
     """Declare one setting: its environment variable, default, check and meaning."""
     metadata = {"env": env, "parse": parse, "meaning": meaning, "secret": secret}
@@ -139,8 +145,8 @@ def setting(env: str, default: T, parse: Parse, meaning: str, *, secret: bool = 
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All settings of all processes. `Settings.from_environment()` is the way in."""
+class StoreSettings:
+    """Where Postgres and Redis are."""
 
     database_url: str = setting(
         "DATABASE_URL",
@@ -156,22 +162,25 @@ class Settings:
         "the Redis or Valkey that lists are written to and served from",
         secret=True,
     )
-    redis_cluster: str = setting(
-        "OVERNIGHT_REDIS_CLUSTER",
-        OFF,
-        _one_of(ON, OFF),
-        "on: REDIS_URL names one node of a Redis Cluster",
+    redis_cluster: bool = setting(
+        "OVERNIGHT_REDIS_CLUSTER", False, _switch, "on: REDIS_URL names one node of a Redis Cluster"
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
+
+
+@dataclass(frozen=True)
+class NightSettings:
+    """What the batch builds, with how much memory, and what it keeps."""
+
     top_n: int = setting("OVERNIGHT_TOP_N", 100, _integer(1, 10_000), "posts in a user's list")
     similar_n: int = setting(
-        "OVERNIGHT_SIMILAR_N", 20, _integer(0, 1_000), "posts in a post's list of similar ones; 0 makes none"
+        "OVERNIGHT_SIMILAR_N", 20, _integer(0, 1_000), "posts in a post's list of similar posts; 0 makes none"
     )
     memory_budget_mib: int = setting(
         "OVERNIGHT_MEMORY_BUDGET_MIB",
         512,
         _integer(16, 1_048_576),
-        "memory for scoring; sets how many users are scored at a time",
+        "memory for scoring; sets the number of users scored at a time",
     )
     threads: int = setting(
         "OVERNIGHT_THREADS", 0, _integer(0, 1024), "threads of the batch; 0 uses every core"
@@ -193,19 +202,19 @@ class Settings:
         "OVERNIGHT_RECIPE",
         AUTO_RECIPE,
         _one_of(AUTO_RECIPE, *RECIPE_NAMES),
-        "what the models learn; auto: liked-if-viewed or liked, by data before the holdout",
+        "what the models learn; auto: liked-if-viewed or liked, chosen on data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",
         2_000_000,
         _integer(100, 100_000_000),
-        "most examples to train on; more are thinned by whole users",
+        "maximum number of training examples; above it, whole users are sampled",
     )
     embeddings: str = setting(
         "OVERNIGHT_EMBEDDINGS",
         EMBEDDINGS_AUTO,
         _one_of(EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF),
-        "embed texts: on, off, or auto: where its packages are installed",
+        "embed texts: on, off, or auto (on where its packages are installed)",
     )
     model_dir: str = setting("OVERNIGHT_MODEL_DIR", "models", _text, "folder in which a run keeps its model")
     store_dir: str = setting(
@@ -218,126 +227,147 @@ class Settings:
         "OVERNIGHT_STORE_MEMORY_MIB",
         256,
         _integer(64, 1_048_576),
-        "memory for copying and counting interactions; what needs more goes to OVERNIGHT_STORE_DIR",
+        "memory for copying and counting interactions; the rest spills to OVERNIGHT_STORE_DIR",
     )
     keep_runs: int = setting(
-        "OVERNIGHT_KEEP_RUNS", 3, _integer(1, 100), "runs kept per variant, the live one among them"
+        "OVERNIGHT_KEEP_RUNS", 3, _integer(1, 100), "runs kept per variant, including the live one"
     )
     prune_after_minutes: int = setting(
         "OVERNIGHT_PRUNE_AFTER_MINUTES",
         60,
         _integer(0, 525_600),
-        "how long a run that is live no more keeps its keys, however many are kept",
+        "how long a run keeps its keys after it stops being live, whatever OVERNIGHT_KEEP_RUNS says",
     )
-    gate_below_popularity: float = setting(
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Bounds that a run must keep to go live."""
+
+    below_popularity: float = setting(
         "OVERNIGHT_GATE_BELOW_POPULARITY",
         0.0,
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below popularity's; 1 refuses nothing",
     )
-    gate_below_recency_popularity: float = setting(
+    below_recency_popularity: float = setting(
         "OVERNIGHT_GATE_BELOW_RECENCY_POPULARITY",
         0.0,
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below recency popularity's; 1 refuses nothing",
     )
-    gate_ndcg_drop: float = setting(
+    ndcg_drop: float = setting(
         "OVERNIGHT_GATE_NDCG_DROP",
         0.005,
         _number(0, 1),
-        "largest drop in NDCG@10 over the full catalogue below the live run; refused if the whole "
+        "largest drop in NDCG@10 over the full catalogue below the live run; refused only if the whole "
         "95 % interval is worse",
     )
-    gate_auc_drop: float = setting(
+    auc_drop: float = setting(
         "OVERNIGHT_GATE_AUC_DROP",
         0.01,
         _number(0, 1),
-        "how much ROC AUC may surely fall short of the live run's",
+        "largest drop in ROC AUC below the live run; refused only if the whole 95 % interval is worse",
     )
-    gate_hitrate_drop: float = setting(
+    hitrate_drop: float = setting(
         "OVERNIGHT_GATE_HITRATE_DROP",
         0.02,
         _number(0, 1),
-        "how much HitRate@5 may surely fall short of the live run's",
+        "largest drop in HitRate@5 below the live run; refused only if the whole 95 % interval is worse",
     )
-    gate_users_covered: float = setting(
-        "OVERNIGHT_GATE_USERS_COVERED", 1.0, _number(0, 1), "least share of the users asked for with a list"
+    users_covered: float = setting(
+        "OVERNIGHT_GATE_USERS_COVERED",
+        1.0,
+        _number(0, 1),
+        "smallest share of the requested users that have a list",
     )
-    gate_users_kept: float = setting(
+    users_kept: float = setting(
         "OVERNIGHT_GATE_USERS_KEPT",
         0.7,
         _number(0, 1),
-        "fewest users of the network, as a share of how many it had for the live run",
+        "smallest number of users of the network, as a share of the live run's",
     )
-    gate_full_lists: float = setting(
+    full_lists: float = setting(
         "OVERNIGHT_GATE_FULL_LISTS",
         1.0,
         _number(0, 1),
-        "least share of lists as long as they can be: N posts, or all not liked and not blocked",
+        "smallest share of full lists: N posts, or all posts not liked and not blocked",
     )
-    gate_lists_of_five: float = setting(
+    lists_of_five: float = setting(
         "OVERNIGHT_GATE_LISTS_OF_FIVE",
         0.5,
         _number(0, 1),
-        "least share of lists with five posts, or with all of a smaller catalogue",
+        "smallest share of lists with five posts, or with all posts of a smaller catalogue",
     )
-    gate_coverage: float = setting(
+    coverage: float = setting(
         "OVERNIGHT_GATE_COVERAGE",
         0.001,
         _number(0, 1),
-        "least share of the posts in some list's first five",
+        "smallest share of the posts that are in the first five of some list",
     )
-    gate_coverage_of_live: float = setting(
+    coverage_of_live: float = setting(
         "OVERNIGHT_GATE_COVERAGE_OF_LIVE",
         0.3,
         _number(0, 1),
-        "fewest posts in the first fives, as a share of the live run's for the same users",
+        "smallest number of posts in the first fives, as a share of the live run's for the same users",
     )
-    gate_overlap_low: float = setting(
+    overlap_low: float = setting(
         "OVERNIGHT_GATE_OVERLAP_LOW",
         0.02,
         _number(0, 1),
-        "least mean overlap of users' first fives with the live run's",
+        "smallest mean overlap of users' first fives with the live run's",
     )
-    gate_overlap_high: float = setting(
+    overlap_high: float = setting(
         "OVERNIGHT_GATE_OVERLAP_HIGH",
         1.0,
         _number(0, 1),
-        "greatest mean overlap; below 1 refuses a run that changes nothing",
+        "largest mean overlap; below 1 refuses a run that changes nothing",
     )
-    gate_not_finite: int = setting(
-        "OVERNIGHT_GATE_NOT_FINITE", 0, _integer(0, 10**9), "most scores that may be infinite or no number"
+    not_finite: int = setting(
+        "OVERNIGHT_GATE_NOT_FINITE",
+        0,
+        _integer(0, 10**9),
+        "largest number of scores that are NaN or infinite",
     )
-    gate_liked_served: int = setting(
-        "OVERNIGHT_GATE_LIKED_SERVED", 0, _integer(0, 10**9), "most posts in lists that their user likes"
+    liked_served: int = setting(
+        "OVERNIGHT_GATE_LIKED_SERVED",
+        0,
+        _integer(0, 10**9),
+        "largest number of posts in lists that their user has liked",
     )
-    experiment_salt: str = setting(
-        "OVERNIGHT_EXPERIMENT_SALT",
-        "overnight",
-        _text,
-        "salt of the split that the first run stores",
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """The A/B test and its exposures."""
+
+    salt: str = setting(
+        "OVERNIGHT_EXPERIMENT_SALT", "overnight", _text, "salt of the split, stored by the first run"
     )
     percent_test: int = setting(
-        "OVERNIGHT_PERCENT_TEST",
-        50,
-        _integer(0, 100),
-        "percent of users in test that the first run stores",
+        "OVERNIGHT_PERCENT_TEST", 50, _integer(0, 100), "percentage of users in test, stored by the first run"
     )
-    exposures: str = setting(
+    exposures: bool = setting(
         "OVERNIGHT_EXPOSURES",
-        ON,
-        _one_of(ON, OFF),
-        "on notes which variant's list each first page of a feed came from, for the experiment",
+        True,
+        _switch,
+        "on: record which variant each first page of a feed came from, for the experiment",
     )
     exposures_batches: int = setting(
         "OVERNIGHT_EXPOSURES_BATCHES",
         20_000,
         _integer(100, 10_000_000),
-        "batches of up to 500 exposures that wait in Redis at most; of more, the oldest are lost",
+        "maximum number of batches of up to 500 exposures in Redis; above it, the oldest are dropped",
     )
     exposures_keep_days: int = setting(
-        "OVERNIGHT_EXPOSURES_KEEP_DAYS", 90, _integer(1, 3_650), "days that exposures stay in Postgres"
+        "OVERNIGHT_EXPOSURES_KEEP_DAYS", 90, _integer(1, 3_650), "days that exposures are kept in Postgres"
     )
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """When the scheduler runs the batch, and where it sends alerts."""
+
     nightly_cron: str = setting(
         "OVERNIGHT_NIGHTLY_CRON", "0 3 * * *", _cron, "when the scheduler runs the night"
     )
@@ -346,21 +376,27 @@ class Settings:
         "OVERNIGHT_LATE_AFTER_MINUTES",
         120,
         _integer(1, 10_080),
-        "a night is late when no run is live so long after it was due",
+        "a night is late if no run is live this long after it was due",
     )
     webhook_url: str = setting(
         "OVERNIGHT_WEBHOOK_URL",
         "",
         _webhook,
-        "where alerts are posted as JSON; empty posts none",
+        "URL that alerts are posted to as JSON; empty: no alerts",
         secret=True,
     )
     refresh_minutes: int = setting(
         "OVERNIGHT_REFRESH_MINUTES",
         5,
         _integer(0, 1_440),
-        "how often the scheduler refreshes the lists of users who acted; 0 never does",
+        "how often the scheduler refreshes the lists of users who acted; 0: never",
     )
+
+
+@dataclass(frozen=True)
+class ServingSettings:
+    """The HTTP API."""
+
     host: str = setting("OVERNIGHT_HOST", "127.0.0.1", _word, "address that serving listens on")
     port: int = setting("OVERNIGHT_PORT", 8000, _integer(1, 65535), "port that serving listens on")
     workers: int = setting("OVERNIGHT_WORKERS", 2, _integer(1, 256), "gunicorn worker processes")
@@ -368,7 +404,7 @@ class Settings:
         "OVERNIGHT_REDIS_TIMEOUT_MS",
         50,
         _integer(1, 10_000),
-        "how long a request waits for Redis before it falls back",
+        "how long a request waits for Redis before it falls back to popular posts",
     )
     state_refresh_seconds: float = setting(
         "OVERNIGHT_STATE_REFRESH_SECONDS",
@@ -380,41 +416,51 @@ class Settings:
         "OVERNIGHT_STALE_AFTER_HOURS",
         26.0,
         _number(0.01, 8760),
-        "age of a live run from which /readyz warns",
+        "age of a live run above which /readyz warns",
     )
     texts_in_memory: int = setting(
         "OVERNIGHT_TEXTS_IN_MEMORY",
         200_000,
         _integer(1, 100_000_000),
-        "posts whose texts a worker holds in memory; of more, those used last",
+        "maximum number of post texts that a worker keeps in memory (least recently used are dropped)",
     )
     metrics_port: int = setting(
         "OVERNIGHT_METRICS_PORT",
         0,
         _integer(0, 65535),
-        "port of their own for the metrics; 0 serves them beside the rest",
+        "separate port for metrics; 0: metrics on the API's port",
     )
     api_tokens: str = setting(
         "OVERNIGHT_API_TOKENS",
         "",
         _tokens,
-        "bearer tokens, one of which a request must bring; commas between them; empty asks for none",
+        "bearer tokens accepted by the API, separated by commas; empty: no authentication",
         secret=True,
     )
-    access_log: str = setting(
-        "OVERNIGHT_ACCESS_LOG", OFF, _one_of(ON, OFF), "on writes a line to the log for every request"
-    )
+    access_log: bool = setting("OVERNIGHT_ACCESS_LOG", False, _switch, "on: log every request")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of all processes, in sections. Read them with `Settings.from_environment()`."""
+
+    stores: StoreSettings = field(default_factory=StoreSettings)
+    night: NightSettings = field(default_factory=NightSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
     log_level: str = setting("OVERNIGHT_LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:
-        if self.history_fraction + self.holdout_fraction >= 0.95:
+        if self.night.history_fraction + self.night.holdout_fraction >= 0.95:
             raise SettingsError(
-                "OVERNIGHT_HISTORY_FRACTION and OVERNIGHT_HOLDOUT_FRACTION together must stay under 0.95, "
-                "so that something is left to train on"
+                "OVERNIGHT_HISTORY_FRACTION and OVERNIGHT_HOLDOUT_FRACTION together must be under 0.95, "
+                "so that some data is left to train on"
             )
-        if self.metrics_port == self.port:
+        if self.serving.metrics_port == self.serving.port:
             raise SettingsError(
-                "OVERNIGHT_METRICS_PORT must be another than OVERNIGHT_PORT, or 0 to serve both on one"
+                "OVERNIGHT_METRICS_PORT must differ from OVERNIGHT_PORT; 0 serves metrics on OVERNIGHT_PORT"
             )
 
     @classmethod
@@ -428,18 +474,47 @@ class Settings:
         """
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
-        for declared in fields(cls):
+        for _, declared in _declarations():
             text = environment.get(declared.metadata["env"], "")
             if text:
                 values[declared.name] = _parse(declared, text)
-        return cls(**values)
+        return cls.of(**values)
+
+    @classmethod
+    def of(cls, **values: Any) -> Settings:
+        """Return the defaults with some settings changed, each by its name without its section."""
+        return cls().replace(**values)
+
+    def replace(self, **values: Any) -> Settings:
+        """Return these settings with some changed, each by its name without its section.
+
+        Raises
+        ------
+        TypeError
+            There is no setting of that name.
+        """
+        changed: dict[str, dict[str, Any]] = {}
+        for section, declared in _declarations():
+            if declared.name in values:
+                changed.setdefault(section, {})[declared.name] = values.pop(declared.name)
+        if values:
+            raise TypeError(f"no such setting: {', '.join(values)}")
+        top = changed.pop(TOP, {})
+        sections = {name: replace(getattr(self, name), **fields) for name, fields in changed.items()}
+        return replace(self, **sections, **top)
 
     @classmethod
     def declared(cls) -> list[dict[str, Any]]:
-        """Return each setting's `env`, `default` and `meaning`, in order, for the docs."""
+        """Return each setting's `section`, `name`, `env`, `default` and `meaning`, in order, for the docs."""
         return [
-            {"env": f.metadata["env"], "default": str(f.default), "meaning": f.metadata["meaning"]}
-            for f in fields(cls)
+            {
+                "section": section,
+                "name": f.name,
+                "env": f.metadata["env"],
+                "default": _as_text(f.default),
+                "meaning": f.metadata["meaning"],
+            }
+            for section, f in _declarations()
         ]
 
     def secrets(self) -> list[str]:
@@ -448,14 +523,33 @@ class Settings:
         Whoever knows the path of a webhook may post to it. A path too short to
         be a secret is left out, since it might be part of anything.
         """
-        urls = [urlsplit(url) for url in (self.database_url, self.redis_url)]
+        urls = [urlsplit(url) for url in (self.stores.database_url, self.stores.redis_url)]
         found = [url.password for url in urls if url.password]
         for url in urls:
             options = parse_qs(url.query)
             found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
-        path = self.webhook_url.partition("://")[2].partition("/")[2]
-        found += [secret for secret in (self.webhook_url, path) if len(secret) >= LEAST_SECRET]
-        return found + [token for token in self.api_tokens.split(",") if token]
+        webhook = self.schedule.webhook_url
+        path = webhook.partition("://")[2].partition("/")[2]
+        found += [secret for secret in (webhook, path) if len(secret) >= LEAST_SECRET]
+        return found + [token for token in self.serving.api_tokens.split(",") if token]
+
+
+TOP = ""
+"""The section of a setting that is in none."""
+
+
+def _declarations() -> Iterator[tuple[str, Field[Any]]]:
+    """Yield every setting as its section and its field; names are unique across sections."""
+    for section in fields(Settings):
+        if "env" in section.metadata:
+            yield TOP, section
+        else:
+            for declared in fields(section.default_factory):  # type: ignore[arg-type]
+                yield section.name, declared
+
+
+def _as_text(value: object) -> str:
+    return {True: ON, False: OFF}[value] if isinstance(value, bool) else str(value)
 
 
 def _parse(declared: Field[Any], text: str) -> Any:

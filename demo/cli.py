@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -83,7 +82,7 @@ def up_command(
     """
     settings = Settings.from_environment()
     if port is not None:
-        settings = replace(settings, port=port)
+        settings = settings.replace(port=port)
     up(folder_to_load(folder, name, network), settings, Wanted(network, limit_users, once))
 
 
@@ -141,7 +140,7 @@ def simulate_command(
     configure_logging(settings)
     home = folder_to_load(folder, name, None)
     url = _database_url(home)
-    simulate(url, users, posts, interactions, settings.seed if seed is None else seed)
+    simulate(url, users, posts, interactions, settings.night.seed if seed is None else seed)
     _note_loaded(home, url, SIMULATED)
 
 
@@ -180,7 +179,7 @@ def oracle_command(folder: Path, name: str | None) -> None:
     from demo.oracle import report
 
     home = folder_in_use(folder, name or SIMULATED)
-    url, keys = _database_url(home), Keys(Settings.from_environment().key_prefix)
+    url, keys = _database_url(home), Keys(Settings.from_environment().stores.key_prefix)
     redis_url = _redis_url(home)
     if redis_url is None:
         click.echo(report(url))
@@ -242,7 +241,7 @@ def experiment_command(
         raise click.UsageError("Give one of --aa, --ab and --html: trials have no page.")
     settings = Settings.from_environment()
     configure_logging(settings)
-    network = Network(users, posts, days, settings.seed if seed is None else seed, effect)
+    network = Network(users, posts, days, settings.night.seed if seed is None else seed, effect)
     experiment(folder, settings, WantedExperiment(network, aa or 0, ab or 0, as_json, html))
 
 
@@ -263,7 +262,7 @@ def main() -> NoReturn:
 
 def _database_url(home: NetworkFolder) -> str:
     if os.environ.get("DATABASE_URL"):
-        return Settings.from_environment().database_url
+        return Settings.from_environment().stores.database_url
     servers: Servers = servers_in(home.path)
     servers.start()
     return servers.postgres.url()
@@ -272,7 +271,7 @@ def _database_url(home: NetworkFolder) -> str:
 def _redis_url(home: NetworkFolder) -> str | None:
     """Return where the lists are; None if another database was given, and no Redis."""
     if os.environ.get("DATABASE_URL"):
-        return Settings.from_environment().redis_url if os.environ.get("REDIS_URL") else None
+        return Settings.from_environment().stores.redis_url if os.environ.get("REDIS_URL") else None
     return servers_in(home.path).valkey.url()
 
 

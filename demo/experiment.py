@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,16 @@ def experiment(folder: Path, settings: Settings, wanted: Wanted) -> None:
     servers = servers_in(folder / FOLDER)
     try:
         with lock(up_lock(servers.folder), wait=False), stoppable(), _started(servers) as own:
-            _conduct(servers, replace(settings, **own), wanted)
+            _conduct(servers, settings.replace(**own), wanted)
     except BlockingIOError:
         raise LockedError(f"another `python -m demo experiment` uses {servers.folder}; wait for it") from None
 
 
 def _conduct(servers: Servers, settings: Settings, wanted: Wanted) -> None:
-    with redis.Redis.from_url(settings.redis_url, decode_responses=True) as client:
+    with redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client:
         shown = _replayed(servers, settings, client, wanted.network)
-    with snapshot(engine_of(settings.database_url)) as connection:
-        split = find_split(history(connection, settings.key_prefix), None)
+    with snapshot(engine_of(settings.stores.database_url)) as connection:
+        split = find_split(history(connection, settings.stores.key_prefix), None)
         counted = period(split, datetime.now(UTC))
         if not (wanted.aa or wanted.ab):
             tell(record(report(connection, counted, recorded=True)), shown, wanted)

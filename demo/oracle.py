@@ -24,7 +24,7 @@ from batch.loading.copy import stream
 from contract.codec import decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from contract.settings import Settings
+from contract.settings import NightSettings
 from demo.ground_truth import Tastes, draw_tastes
 from demo.network import NetworkError, transaction
 from demo.population import FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
@@ -97,7 +97,7 @@ def holdout_windows(connection: sa.Connection) -> list[Window]:
             Window(datetime.fromisoformat(start), datetime.fromisoformat(until), runs)
             for (start, until), runs in windows.items()
         ]
-    share = 1 - Settings.holdout_fraction
+    share = 1 - NightSettings.holdout_fraction
     start, until = connection.execute(sa.text(LAST_VIEWS), {"share": share}).one()
     return [Window(start, until, [])]
 
@@ -109,7 +109,7 @@ def _table(window: Window, verdict: Verdict | None) -> str:
     users = verdict.users
     lines = [title + f"{users:,} users, {verdict.pairs:,} (user, post) pairs viewed"]
     if not window.runs:
-        share = f"{Settings.holdout_fraction:.0%}"
+        share = f"{NightSettings.holdout_fraction:.0%}"
         lines.append(f"No run has been evaluated yet, so these are the last {share} of the views.")
     lines += [_note(run, users) for run in window.runs if run.metrics["holdout"]["users"] != users]
     lines += ["", f"{'HitRate@5, viewed-only':<40}{'reached':>9}{'expected':>10}"]

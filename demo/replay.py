@@ -26,7 +26,7 @@ from batch.experiment.split import change
 from batch.pipeline import Night, run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
-from contract.settings import OFF, ON, Settings
+from contract.settings import Settings
 from demo import feed, network
 from demo.ground_truth import HOUR_SHARES, Tastes, draw_tastes
 from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
@@ -71,12 +71,12 @@ def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
     Interactions, exposures and runs are in Postgres afterwards, as a network's
     would be. Returned is what a network does not know: every true probability.
     """
-    simulate(settings.database_url, wanted.users, wanted.posts, wanted.users * HISTORY, wanted.seed)
+    simulate(settings.stores.database_url, wanted.users, wanted.posts, wanted.users * HISTORY, wanted.seed)
     tastes = draw_tastes(wanted.seed, wanted.users, wanted.posts)
-    settings = replace(
-        settings, exposures=ON, exposures_keep_days=KEEP_DAYS, training_rows=TRAINING_ROWS, threads=1
+    settings = settings.replace(
+        exposures=True, exposures_keep_days=KEEP_DAYS, training_rows=TRAINING_ROWS, threads=1
     )
-    engine = network.engine_of(settings.database_url)
+    engine = network.engine_of(settings.stores.database_url)
     experiment = Experiment(NAME, SALT, PERCENT_TEST)
     ledger.create(engine)
     change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, wanted.days)
@@ -113,7 +113,7 @@ def _served(
     the exposure; that of the other is what it would answer under a split that
     has everybody there.
     """
-    app, aside = create_app(settings, client), create_app(replace(settings, exposures=OFF), client)
+    app, aside = create_app(settings, client), create_app(settings.replace(exposures=False), client)
     service, other = app.extensions[EXTENSION], aside.extensions[EXTENSION]
     other.live.refresh()
     everybody = {

@@ -70,7 +70,7 @@ def up(home: NetworkFolder, settings: Settings, wanted: Wanted) -> None:
     if wanted.network is not None:
         recognise(wanted.network)
     servers = servers_in(home.path)
-    web = Web(servers.folder, settings.host, settings.port)
+    web = Web(servers.folder, settings.serving.host, settings.serving.port)
     try:
         with lock(up_lock(servers.folder), wait=False), stoppable():
             web.stop()  # one that a killed `up` left
@@ -101,7 +101,7 @@ def _conduct(home: NetworkFolder, servers: Servers, web: Web, settings: Settings
     with timed("Starting Postgres and Valkey"):
         servers.start()
     engine = engine_of(servers.postgres.url())
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     network = _load(home, servers, engine, wanted)
     home.note(network)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from batch.postgres import explained, open_engine
+from batch.postgres import open_engine, readable_errors
 from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError, SettingsError
@@ -49,7 +49,7 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
         settings = Settings.from_environment()
         schedule = read_schedule(settings)
         last_start, newest_live = ledger_readers(settings)
-        after = timedelta(minutes=settings.late_after_minutes)
+        after = timedelta(minutes=settings.schedule.late_after_minutes)
         if check:
             check_overdue(schedule, last_start, newest_live, after, datetime.now(UTC))
             return
@@ -58,7 +58,7 @@ def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
         alarm = Alarm(settings)
         night = Night(command or COMMAND, alarm.night_ended)
         watch = LateWatch(schedule, after, newest_live, alarm.late, alarm.mended)
-        refreshes = Refreshes(quiet_refresh(alarm.refresh_ended), settings.refresh_minutes)
+        refreshes = Refreshes(quiet_refresh(alarm.refresh_ended), settings.schedule.refresh_minutes)
         serve(schedule, night, refreshes, last_start, watch, at_once=at_once)
     except OvernightError as error:
         click.echo(f"error: {error}", err=True)
@@ -74,9 +74,9 @@ def read_schedule(settings: Settings) -> CronSchedule:
         If the cron expression cannot be read or never fires.
     """
     try:
-        return CronSchedule(settings.nightly_cron, settings.timezone)
+        return CronSchedule(settings.schedule.nightly_cron, settings.schedule.timezone)
     except ValueError as error:
-        raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.nightly_cron!r}: {error}") from None
+        raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.schedule.nightly_cron!r}: {error}") from None
 
 
 def ledger_readers(settings: Settings) -> tuple[LastStart, LatestLive]:
@@ -84,12 +84,12 @@ def ledger_readers(settings: Settings) -> tuple[LastStart, LatestLive]:
     engine = open_engine(settings, "overnight scheduler")
 
     def last_start() -> datetime | None:
-        with explained(settings):
+        with readable_errors(settings):
             return latest_start(engine)
 
     def newest_live() -> datetime | None:
-        with explained(settings):
-            return latest_live(engine, settings.key_prefix)
+        with readable_errors(settings):
+            return latest_live(engine, settings.stores.key_prefix)
 
     return last_start, newest_live
 

@@ -10,7 +10,7 @@ from flask.json.provider import DefaultJSONProvider
 from redis import Redis
 
 from contract.keys import Keys
-from contract.settings import ON, Settings
+from contract.settings import Settings
 from serving.auth import guard
 from serving.exposures import Exposures
 from serving.list_store import Lists
@@ -57,19 +57,19 @@ def create_app(settings: Settings, redis: Redis, refresh_redis: Redis | None = N
     app.json = _Json(app)
     # A doubled slash is an unknown route, not a redirect.
     app.url_map.merge_slashes = False
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     metrics = Metrics()
     patient = redis if refresh_redis is None else refresh_redis
     live = LiveState(settings, patient, metrics)
-    exposures = Exposures(settings, patient, metrics) if settings.exposures == ON else None
-    service = Service(settings.top_n, keys, Lists(redis, keys, metrics), live, metrics, exposures)
+    exposures = Exposures(settings, patient, metrics) if settings.experiment.exposures else None
+    service = Service(settings.night.top_n, keys, Lists(redis, keys, metrics), live, metrics, exposures)
     app.extensions[EXTENSION] = service
-    observe(app, service, access_log=settings.access_log == ON)
+    observe(app, service, access_log=settings.serving.access_log)
     guard(app, settings)
     app.before_request(live.start)
     register_problems(app)
     add_feed_routes(app, service)
     add_operator_routes(app, service, settings)
-    if settings.access_log != ON:
+    if not settings.serving.access_log:
         app.wsgi_app = Front(app.wsgi_app, service, settings)  # type: ignore[method-assign]
     return app

@@ -22,7 +22,7 @@ MOST_BODY_BYTES = 1024
 def guard(app: Flask, settings: Settings) -> None:
     """Refuse requests that come to the wrong port, bring no token, or bring too much."""
     tokens = tokens_of(settings)
-    metrics_port = str(settings.metrics_port) if settings.metrics_port else None
+    metrics_port = str(settings.serving.metrics_port) if settings.serving.metrics_port else None
 
     @app.before_request
     def check() -> None:
@@ -45,7 +45,7 @@ def guard(app: Flask, settings: Settings) -> None:
 
 def tokens_of(settings: Settings) -> list[bytes]:
     """Return the tokens that let a request in; none where none is asked for."""
-    return [token.encode() for token in settings.api_tokens.split(",") if token]
+    return [token.encode() for token in settings.serving.api_tokens.split(",") if token]
 
 
 def knows_one(tokens: Sequence[bytes], authorization: str) -> bool:

@@ -43,8 +43,8 @@ class Exposures:
     def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
         self._redis = redis
         self._metrics = metrics
-        self._key = Keys(settings.key_prefix).exposures
-        self._most_entries = settings.exposures_batches
+        self._key = Keys(settings.stores.key_prefix).exposures
+        self._most_entries = settings.experiment.exposures_batches
         self._waiting: deque[Exposure] = deque()
         self._lock = threading.Lock()
         self._stopped = threading.Event()

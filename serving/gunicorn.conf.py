@@ -50,9 +50,9 @@ except SettingsError as error:
 if METRICS_FOLDER not in os.environ:
     _make_metrics_folder()
 
-_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
-bind = [f"{_host}:{port}" for port in (_settings.port, _settings.metrics_port) if port]
-workers = _settings.workers
+_host = f"[{_settings.serving.host}]" if ":" in _settings.serving.host else _settings.serving.host
+bind = [f"{_host}:{port}" for port in (_settings.serving.port, _settings.serving.metrics_port) if port]
+workers = _settings.serving.workers
 # Connections stay open between requests. While Redis is slow, but in time, every thread waits
 # for it most of the time: four would then answer no more than a hundred requests a second.
 worker_class = "serving.tuned.worker.Worker"

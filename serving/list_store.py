@@ -19,7 +19,7 @@ from contract.codec import Ranked, decode_list
 from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
-from contract.settings import ON, Settings
+from contract.settings import Settings
 from serving.metrics import Metrics
 from serving.redis_get import Lookup
 from serving.texts import NO_TEXT, Post, decode_post
@@ -55,12 +55,12 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
         "driver_info": None,
     }
     try:
-        client = Redis.from_url(settings.redis_url, **options)
+        client = Redis.from_url(settings.stores.redis_url, **options)
         client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
-    if settings.redis_cluster == ON:
-        return cast(Redis, LateCluster(lambda: RedisCluster.from_url(settings.redis_url, **options)))
+    if settings.stores.redis_cluster:
+        return cast(Redis, LateCluster(lambda: RedisCluster.from_url(settings.stores.redis_url, **options)))
     return client
 
 

@@ -28,9 +28,9 @@ class LiveState:
 
     def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._texts_in_memory = settings.texts_in_memory
-        self._keys = Keys(settings.key_prefix)
-        self._interval_seconds = settings.state_refresh_seconds
+        self._texts_in_memory = settings.serving.texts_in_memory
+        self._keys = Keys(settings.stores.key_prefix)
+        self._interval_seconds = settings.serving.state_refresh_seconds
         self._redis = redis
         self._lock = threading.Lock()
         self._stopped = threading.Event()

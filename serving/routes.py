@@ -81,7 +81,7 @@ SECONDS_AN_HOUR = 3600
 
 def add_operator_routes(app: Flask, service: Service, settings: Settings) -> None:
     """Add the routes that tell of the process rather than of posts."""
-    document = load_document(settings.top_n)
+    document = load_document(settings.night.top_n)
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -94,7 +94,7 @@ def add_operator_routes(app: Flask, service: Service, settings: Settings) -> Non
             variant: {"run_id": run.run_id, "age_seconds": run.age_seconds(now)}
             for variant, run in state.runs.items()
         }
-        warnings = warnings_of(state, now, settings.stale_after_hours)
+        warnings = warnings_of(state, now, settings.serving.stale_after_hours)
         return jsonify({"status": "ready", "warnings": warnings, "runs": runs})
 
     @app.get(METRICS_PATH)

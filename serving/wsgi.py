@@ -19,7 +19,7 @@ REFRESH_TIMEOUT_SECONDS = 1.0
 def _from_environment() -> Flask:
     settings = Settings.from_environment()
     configure_logging(settings, JsonLines())
-    timeout_seconds = settings.redis_timeout_ms / 1000
+    timeout_seconds = settings.serving.redis_timeout_ms / 1000
     patient_seconds = max(REFRESH_TIMEOUT_SECONDS, timeout_seconds)
     return create_app(settings, open_redis(settings, timeout_seconds), open_redis(settings, patient_seconds))
 

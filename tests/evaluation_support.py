@@ -17,11 +17,11 @@ import pytest
 from batch.loading.likes import Likes
 from batch.loading.pull import Pulled, pull
 from batch.postgres import connected
-from batch.training.dataset import Gathered, Window, gather
+from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.settings import Settings
 from tests.batch_support import DAYS, FIRST_DAY, make_network
 
@@ -32,7 +32,7 @@ OPEN_STORES = ExitStack()
 
 
 def settings_of(database_url: str) -> Settings:
-    return Settings(database_url=database_url, threads=1)
+    return Settings.of(database_url=database_url, threads=1)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def pulling(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iter
     """Lend what is in a database, with a store that is removed at the end."""
     with TemporaryDirectory(prefix="overnight-tests-") as folder:
         options = {"threads": 1, "store_dir": folder} | settings
-        used = Settings(database_url=database_url, **options)
+        used = Settings.of(database_url=database_url, **options)
         with connected(used) as engine, pull(engine, used, until) as pulled:
             yield pulled
 
@@ -50,25 +50,25 @@ def pulled_of(database_url: str, until: datetime = CLOCK, **settings: Any) -> Pu
     return OPEN_STORES.enter_context(pulling(database_url, until, **settings))
 
 
-def gathered_of(
+def dataset_of(
     database_url: str, as_of: datetime | None = None, clock: datetime = CLOCK, **settings: Any
-) -> Gathered:
+) -> Dataset:
     """Gather what is in a database; its store stays open until the test has ended."""
-    used = Settings(database_url=database_url, **{"threads": 1} | settings)
+    used = Settings.of(database_url=database_url, **{"threads": 1} | settings)
     pulled = pulled_of(database_url, as_of or clock, **settings)
     with connected(used) as engine:
-        return gather(pulled, used, engine, as_of)
+        return load_dataset(pulled, used, engine, as_of)
 
 
-def small_network(database_url: str, users: int = 120, interactions: int = 6_000) -> Gathered:
+def small_network(database_url: str, users: int = 120, interactions: int = 6_000) -> Dataset:
     """Make a network and gather it."""
     make_network(database_url, users=users, interactions=interactions)
-    return gathered_of(database_url)
+    return dataset_of(database_url)
 
 
-def shuffled(gathered: Gathered, seed: int) -> Gathered:
+def shuffled(dataset: Dataset, seed: int) -> Dataset:
     """Return it with labels that tell nothing: views liked in random order, later likes of random posts."""
-    return replace(gathered, windows=tuple(shuffled_window(each, seed) for each in gathered.windows))
+    return replace(dataset, windows=tuple(shuffled_window(each, seed) for each in dataset.windows))
 
 
 def shuffled_window(window: Window, seed: int) -> Window:
@@ -87,12 +87,10 @@ def shuffled_window(window: Window, seed: int) -> Window:
     return replace(window, views=views, later_likes=later_likes)
 
 
-def fitted(
-    database_url: str, gathered: Gathered, variant: str = "test", recipe: Recipe | None = None
-) -> Model:
+def fitted(database_url: str, dataset: Dataset, variant: str = "test", recipe: Recipe | None = None) -> Model:
     if recipe is None:
-        recipe = LIKED_IF_VIEWED if gathered.with_views else LIKED
-    return fit(VARIANTS[variant], gathered, gathered.training, recipe, settings_of(database_url))
+        recipe = LIKED_IF_VIEWED if dataset.with_views else LIKED
+    return fit(MODELS[variant], dataset, dataset.training, recipe, settings_of(database_url))
 
 
 def run_benchmark(

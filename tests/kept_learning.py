@@ -45,12 +45,11 @@ class KeptGather(Kept):
     """The same for `gather`; what is taken over reads from the store of its own night."""
 
     def __call__(self, pulled: Pulled, *arguments: Any, **options: Any) -> Any:
-        gathered = super().__call__(pulled, *arguments, **options)
+        dataset = super().__call__(pulled, *arguments, **options)
         windows = tuple(
-            replace(window, history=replace(window.history, store=pulled.store))
-            for window in gathered.windows
+            replace(window, history=replace(window.history, store=pulled.store)) for window in dataset.windows
         )
-        return replace(gathered, windows=windows, now=replace(gathered.now, store=pulled.store))
+        return replace(dataset, windows=windows, now=replace(dataset.now, store=pulled.store))
 
 
 def take_over(folder: Path) -> None:

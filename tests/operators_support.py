@@ -28,7 +28,7 @@ class Operated:
 
     @property
     def settings(self) -> Settings:
-        return Settings(
+        return Settings.of(
             database_url=self.database_url,
             redis_url=self.redis_url,
             model_dir=str(self.model_dir),

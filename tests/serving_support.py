@@ -54,8 +54,8 @@ def remove(client: redis.Redis, run_id: str) -> None:
 
 def settings_for(url: str, **values: Any) -> Settings:
     """Settings with a list length of 12, a refresh that comes only when a test asks, and no exposures."""
-    usual = {"top_n": 12, "state_refresh_seconds": 3600.0, "exposures": "off"}
-    return Settings(redis_url=url, **{**usual, **values})
+    usual = {"top_n": 12, "state_refresh_seconds": 3600.0, "exposures": False}
+    return Settings.of(redis_url=url, **{**usual, **values})
 
 
 @contextmanager

@@ -16,9 +16,9 @@ import pytest
 
 from batch.loading.examples import Examples
 from batch.training import fit
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from benchmarks import ablation, ablation_report
 from benchmarks.ablation import (
     CASES,
@@ -37,7 +37,7 @@ from benchmarks.report import ALL_CUTOFFS
 from benchmarks.scorers import ROOT
 from contract.experiment import CONTROL, TEST
 from tests.batch_support import FIRST_DAY, execute, make_network
-from tests.evaluation_support import gathered_of, run_benchmark, settings_of, small_network
+from tests.evaluation_support import dataset_of, run_benchmark, settings_of, small_network
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}
@@ -49,12 +49,12 @@ def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fit.PARAMETERS, "num_iterations", 10)
 
 
-def features_of(name: str, case: str, gathered: Gathered) -> set[str]:
+def features_of(name: str, case: str, dataset: Dataset) -> set[str]:
     """Fit one case of a variant, and return the names of its features."""
-    setup = BY_NAME[case].change(Setup(VARIANTS[name], LIKED), gathered)
-    gathered = replace(gathered, network=hide_columns(gathered.network, setup))
-    model = fit_setup(setup, gathered, settings_of("postgresql://unused"))
-    return {feature.name for feature in model.tables(gathered.network, gathered.now).columns}
+    setup = BY_NAME[case].change(Setup(MODELS[name], LIKED), dataset)
+    dataset = replace(dataset, network=hide_columns(dataset.network, setup))
+    model = fit_setup(setup, dataset, settings_of("postgresql://unused"))
+    return {feature.name for feature in model.tables(dataset.network, dataset.now).columns}
 
 
 def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None:
@@ -64,10 +64,10 @@ def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None
         "ALTER TABLE recs.posts ADD COLUMN length integer",
         "UPDATE recs.posts SET length = post_id % 9",
     )
-    gathered = gathered_of(database_url, CUTOFF)
+    dataset = dataset_of(database_url, CUTOFF)
     profile = {"user_age", "user_city", "user_subscribed"}
-    base = features_of(CONTROL, "base", gathered)
-    text = {feature.name for feature in gathered.text.features}
+    base = features_of(CONTROL, "base", dataset)
+    text = {feature.name for feature in dataset.text.features}
     assert text | profile | {"post_length"} < base
     left_out = {
         "without fading likes": {name for name in base if "fading" in name},
@@ -81,23 +81,23 @@ def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None
         "one window": set(),
     }
     for case, features in left_out.items():
-        assert base - features_of(CONTROL, case, gathered) == features, case
+        assert base - features_of(CONTROL, case, dataset) == features, case
     for start in (*COUNTERS, *RECENCY):
         assert any(name.startswith(start) for name in base), start
 
 
 def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
-    gathered = small_network(database_url)
-    base = features_of(TEST, "base", gathered)
+    dataset = small_network(database_url)
+    base = features_of(TEST, "base", dataset)
     of_clusters = {name for name in base if name.startswith("cluster_")}
     assert {"topic_people", "cluster_people"} < base
-    assert base - features_of(TEST, "without affinity by cluster", gathered) == of_clusters
+    assert base - features_of(TEST, "without affinity by cluster", dataset) == of_clusters
     people = {"topic_people", "cluster_people"}
-    assert base - features_of(TEST, "without people like the user", gathered) == people
-    setup = BY_NAME["without factors"].change(Setup(VARIANTS[TEST], LIKED), gathered)
+    assert base - features_of(TEST, "without people like the user", dataset) == people
+    setup = BY_NAME["without factors"].change(Setup(MODELS[TEST], LIKED), dataset)
     settings = settings_of(database_url)
-    assert fit_setup(setup, gathered, settings).log_odds is None
-    assert fit_setup(Setup(VARIANTS[TEST], LIKED), gathered, settings).log_odds is not None
+    assert fit_setup(setup, dataset, settings).log_odds is None
+    assert fit_setup(Setup(MODELS[TEST], LIKED), dataset, settings).log_odds is not None
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -123,10 +123,10 @@ def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: s
 
 
 def test_windows_are_not_cut_into_as_many_as_there_are(database_url: str) -> None:
-    gathered = small_network(database_url)
-    few = replace(gathered, windows=gathered.windows[-3:])
+    dataset = small_network(database_url)
+    few = replace(dataset, windows=dataset.windows[-3:])
     with pytest.raises(MissingPartError, match="this network has 3 windows"):
-        cut_into(3)(Setup(VARIANTS[CONTROL], LIKED), few)
+        cut_into(3)(Setup(MODELS[CONTROL], LIKED), few)
 
 
 def test_cases_are_compared_at_several_cutoffs_and_together(

@@ -59,7 +59,7 @@ def batch(database_url: str, redis_url: str, tmp_path: Path, hook: Webhook) -> B
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """A database with an empty ledger."""
-    engine = open_engine(Settings(database_url=database_url))
+    engine = open_engine(Settings.of(database_url=database_url))
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA))
     ledger.create(engine)
@@ -143,7 +143,7 @@ def test_without_a_webhook_a_run_fails_as_ever(batch: Batch, hook: Webhook) -> N
 
 def test_an_alert_is_posted_while_postgres_and_redis_are_away(hook: Webhook) -> None:
     away = {"database_url": "postgresql://postgres@127.0.0.1:1/none", "redis_url": "redis://127.0.0.1:1/0"}
-    deliver(Settings(webhook_url=hook.url, **away), Alert(Event.RUN_FAILED, "why", job=Job(7, NOON)))
+    deliver(Settings.of(webhook_url=hook.url, **away), Alert(Event.RUN_FAILED, "why", job=Job(7, NOON)))
     (post,) = hook.posts
     assert (post["live"], post["run_ids"]) == (None, [])
     assert "What is served cannot be told." in post["text"]
@@ -232,8 +232,8 @@ def test_a_webhook_that_cannot_be_posted_to_is_refused_and_not_shown(url: str) -
 
 
 def test_a_webhook_shows_in_no_repr_and_a_short_path_blots_out_nothing() -> None:
-    assert SECRET_PATH not in repr(Settings(webhook_url=f"https://host/{SECRET_PATH}"))
-    assert Settings(webhook_url="https://host/in").secrets() == ["https://host/in"]
+    assert SECRET_PATH not in repr(Settings.of(webhook_url=f"https://host/{SECRET_PATH}"))
+    assert Settings.of(webhook_url="https://host/in").secrets() == ["https://host/in"]
     assert Settings().secrets() == []
 
 

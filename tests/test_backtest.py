@@ -15,7 +15,7 @@ from batch.evaluation import MODEL, RANKERS
 from batch.evaluation.backtest import PastNight, backtest, find_cutoffs
 from batch.loading.split import split_by_time
 from batch.postgres import connected
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.errors import OvernightError
 from tests.batch_live import check_error
 from tests.batch_support import execute, live_lists, make_network, query, run_here
@@ -36,7 +36,7 @@ def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
 def nights_of(database_url: str, *cutoffs: datetime) -> list[PastNight]:
     settings = settings_of(database_url)
     with connected(settings) as engine:
-        return backtest(engine, settings, [VARIANTS["control"]], cutoffs, CLOCK, 10_000)[0]
+        return backtest(engine, settings, [MODELS["control"]], cutoffs, CLOCK, 10_000)[0]
 
 
 def lists_of(night: PastNight, post_ids: np.ndarray) -> dict[int, list[int]]:
@@ -103,7 +103,7 @@ def test_cutoffs_are_where_the_holdouts_of_nights_that_follow_each_other_start(
     places: dict[str, Any],
 ) -> None:
     settings, pulled = settings_of(places["database_url"]), pulled_of(places["database_url"])
-    fractions = settings.history_fraction, settings.holdout_fraction
+    fractions = settings.night.history_fraction, settings.night.holdout_fraction
     assert pulled.latest is not None
     last = split_by_time(pulled.store, pulled.latest, *fractions).holdout_start
     first = split_by_time(pulled.store, last, *fractions).holdout_start

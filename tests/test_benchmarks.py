@@ -94,7 +94,7 @@ def test_loading_a_night_and_a_refresh_are_measured_on_a_network_that_stays_as_i
     assert row.keys() == loading.COLUMNS.keys()
     assert min(row.values()) > 0
     assert (row["interactions"], row["refreshed_users"]) == (5_000, 100)
-    servers, seed = servers_in(tmp_path), Settings.from_environment().seed
+    servers, seed = servers_in(tmp_path), Settings.from_environment().night.seed
     assert servers.postgres.process() is None
     servers.start()
     try:

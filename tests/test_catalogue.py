@@ -19,14 +19,14 @@ from batch.evaluation.catalogue_case import (
 )
 from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from tests.batch_support import execute, make_network, query
 from tests.catalogue_cases import a_case, lists_of, overlap_of_pairs
-from tests.evaluation_support import gathered_of, small_network
+from tests.evaluation_support import dataset_of, small_network
 
 
-def case_of(gathered: Gathered, max_users: int = 10_000) -> CatalogueCase:
-    return build_case(gathered.network, gathered.at_holdout, gathered.now.likes, max_users, seed=1)
+def case_of(dataset: Dataset, max_users: int = 10_000) -> CatalogueCase:
+    return build_case(dataset.network, dataset.at_holdout, dataset.now.likes, max_users, seed=1)
 
 
 def test_figures_agree_with_those_worked_out_by_hand() -> None:
@@ -156,15 +156,15 @@ def test_random_coverage_is_expected_to_be_one_less_the_chance_that_nobody_is_sh
 def test_judged_are_those_who_newly_liked_a_post_that_was_known(database_url: str) -> None:
     make_network(database_url, users=120, interactions=6_000)
     execute(database_url, "UPDATE recs.posts SET created_at = NULL WHERE post_id % 3 = 0")
-    start = gathered_of(database_url).split.holdout_start
+    start = dataset_of(database_url).split.holdout_start
     # Post 102 has no time of its own, and nobody came across it before the holdout.
     execute(
         database_url,
         f"DELETE FROM recs.interactions WHERE post_id = 102 AND happened_at <= '{start.isoformat()}'",
     )
-    gathered = gathered_of(database_url)
-    assert gathered.split.holdout_start >= start
-    start = gathered.split.holdout_start
+    dataset = dataset_of(database_url)
+    assert dataset.split.holdout_start >= start
+    start = dataset.split.holdout_start
     expected = set(
         query(
             database_url,
@@ -179,7 +179,7 @@ def test_judged_are_those_who_newly_liked_a_post_that_was_known(database_url: st
             """,
         )
     )
-    case, posts = case_of(gathered), gathered.network.posts.index
+    case, posts = case_of(dataset), dataset.network.posts.index
     rows, liked = np.divmod(case.liked_later, len(posts))
     assert set(zip(case.user_ids[rows].tolist(), posts[liked].tolist(), strict=True)) == expected
     assert case.users.size == len({user for user, _ in expected}) > 50
@@ -198,13 +198,13 @@ def test_warm_users_are_those_who_liked_something_before(database_url: str) -> N
 
 
 def test_users_are_drawn_where_there_are_many(database_url: str) -> None:
-    gathered = small_network(database_url)
-    every, some = case_of(gathered), case_of(gathered, max_users=10)
+    dataset = small_network(database_url)
+    every, some = case_of(dataset), case_of(dataset, max_users=10)
     assert some.users.size == 10
     assert np.isin(some.users, every.users).all()
-    np.testing.assert_array_equal(some.users, case_of(gathered, max_users=10).users)
+    np.testing.assert_array_equal(some.users, case_of(dataset, max_users=10).users)
     for row, user in enumerate(some.users):
-        np.testing.assert_array_equal(some.likes.of(row), gathered.at_holdout.likes.of(int(user)))
+        np.testing.assert_array_equal(some.likes.of(row), dataset.at_holdout.likes.of(int(user)))
 
 
 def test_what_is_pooled_has_the_mean_of_the_lists_and_users_are_drawn_whole() -> None:

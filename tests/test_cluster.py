@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +12,7 @@ import pytest
 from batch import redis_client
 from batch.publishing.memory import before_writing
 from contract.errors import SettingsError, StoreError
-from contract.settings import ON, Settings
+from contract.settings import Settings
 from tests.batch_support import KEYS, live_run, make_network, run_here
 from tests.cluster_support import cluster, keys_a_node
 from tests.serving_support import ask, publish, recommend, serving
@@ -36,7 +35,7 @@ def client(cluster_url: str) -> Iterator[Any]:
 
 
 def settings_of(url: str) -> Settings:
-    return Settings(redis_url=url, redis_cluster=ON)
+    return Settings.of(redis_url=url, redis_cluster=True)
 
 
 def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
@@ -73,7 +72,7 @@ def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cl
     for node in client.get_primaries():
         client.get_redis_connection(node).execute_command("ACL", "SETUSER", *rights)
     url = cluster_url.replace("redis://", "redis://serving:REDIS_SERVING_PASSWORD@")
-    with serving(replace(settings_of(url), top_n=12)) as app:
+    with serving(settings_of(url).replace(top_n=12)) as app:
         answers = [recommend(app, 42), recommend(app, 43)]
         assert [answer["source"] for answer in answers] == ["personal", "popular"]
         assert [answer["stale"] for answer in answers] == [False, False]
@@ -98,7 +97,7 @@ def test_each_node_must_have_room_for_its_share(client: Any) -> None:
 
 def test_a_cluster_and_a_single_server_are_told_apart(cluster_url: str, redis_url: str) -> None:
     def read(keys_at_a_time: int) -> None:
-        with redis_client.connected(Settings(redis_url=cluster_url)) as client:
+        with redis_client.connected(Settings.of(redis_url=cluster_url)) as client:
             for block in redis_client.blocks((f"key {number}" for number in range(50)), keys_at_a_time):
                 redis_client.get_many(client, block)
 

@@ -12,7 +12,7 @@ from contract.settings import Settings
 from tests.compose_support import COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
 
 SETTING_ENVS = {setting["env"] for setting in Settings.declared()}
-ENV_OF_FIELD = {name: field.metadata["env"] for name, field in Settings.__dataclass_fields__.items()}
+ENV_OF_FIELD = {(setting["section"], setting["name"]): setting["env"] for setting in Settings.declared()}
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 ASSIGNMENT = re.compile(r'^(?:# )?([A-Z_]+)="?([^"\n]*)"?$', re.MULTILINE)
@@ -39,8 +39,10 @@ def settings_read(package: str) -> set[str]:
     found = set()
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("settings"):
-                found |= {ENV_OF_FIELD[node.attr]} if node.attr in ENV_OF_FIELD else set()
+            if isinstance(node, ast.Attribute):
+                section = ast.unparse(node.value).rpartition("settings.")[2]
+                field = section, node.attr
+                found |= {ENV_OF_FIELD[field]} if field in ENV_OF_FIELD else set()
     return found
 
 

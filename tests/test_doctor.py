@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -222,7 +221,7 @@ def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spo
 
 def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
     url = sa.make_url(spoilt.database_url).set(username="doctored", password="x")
-    settings = replace(spoilt.settings, database_url=url.render_as_string(hide_password=False))
+    settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
         spoilt.database_url,
         "CREATE ROLE doctored LOGIN PASSWORD 'x'",
@@ -354,7 +353,7 @@ def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) 
 
 def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_examined(spoilt: Operated) -> None:
     url = sa.make_url(spoilt.database_url).set(username="explainer", password="x")
-    settings = replace(spoilt.settings, database_url=url.render_as_string(hide_password=False))
+    settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
         spoilt.database_url,
         FEED,
@@ -415,7 +414,7 @@ def test_a_replica_is_told_to_be_none_to_write_to(night: Operated) -> None:
 
 
 def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Path) -> None:
-    settings = replace(night.settings, model_dir=str(tmp_path))
+    settings = night.settings.replace(model_dir=str(tmp_path))
     check_found(examined(settings), "model control", Status.FAIL, "No such file", "OVERNIGHT_MODEL_DIR")
     copy, original = tmp_path / night.run_of("test"), night.model_dir / night.run_of("test")
     shutil.copytree(original, copy)
@@ -427,26 +426,26 @@ def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Pat
 def test_a_run_that_no_night_replaced_is_stale(night: Operated) -> None:
     found = examined(night.settings, days_later=2)
     check_found(found, "age control", Status.WARN, "live for 48.0 h", "is the scheduler, or cron, up?")
-    weekly = examined(replace(night.settings, nightly_cron="0 3 * * 0"), days_later=2)
+    weekly = examined(night.settings.replace(nightly_cron="0 3 * * 0"), days_later=2)
     assert "age control" not in amiss(weekly)
 
 
 def test_before_the_first_night_doctor_names_what_is_to_be_made(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    settings = Settings(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     found = examined(settings)
     check_found(found, "views", Status.FAIL, "the schema recs is missing", "README")
     check_found(found, "live", Status.WARN, "no run is live yet", "python -m batch run")
 
 
 def test_what_cannot_be_reached_is_named_and_the_rest_is_examined(night: Operated) -> None:
-    no_postgres = replace(night.settings, database_url="postgresql://u:s3cret@127.0.0.1:1/none")
+    no_postgres = night.settings.replace(database_url="postgresql://u:s3cret@127.0.0.1:1/none")
     found = examined(no_postgres)
     check_found(found, "postgres", Status.FAIL, "Postgres at 127.0.0.1", "check that it is up")
     assert "lists control" in [finding.check for finding in found]
     assert "s3cret" not in str(found)
-    found = examined(replace(night.settings, redis_url="redis://127.0.0.1:1/0"))
+    found = examined(night.settings.replace(redis_url="redis://127.0.0.1:1/0"))
     check_found(found, "redis", Status.FAIL, "Redis at 127.0.0.1", "check that it is up")
     assert found[0].found.startswith("PostgreSQL")
 

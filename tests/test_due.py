@@ -45,7 +45,7 @@ def acts(engine: sa.Engine, user: int, at: datetime, post: int = 101) -> None:
 
 
 def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> stale_users.Due:
-    settings, since = Settings(database_url=str(engine.url)), CUTOFF - stale_users.LATE
+    settings, since = Settings.of(database_url=str(engine.url)), CUTOFF - stale_users.LATE
     with (
         TemporaryDirectory(prefix="overnight-tests-") as folder,
         snapshot(engine) as connection,

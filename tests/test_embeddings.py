@@ -169,7 +169,7 @@ def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
-    for settings in (Settings(embeddings="off"), Settings(embeddings="auto")):
+    for settings in (Settings.of(embeddings="off"), Settings.of(embeddings="auto")):
         assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
@@ -179,7 +179,7 @@ def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: py
     with pytest.raises(
         SettingsError, match=r"^OVERNIGHT_EMBEDDINGS=on: not_installed_anywhere not installed.*txt$"
     ):
-        find_encoder(Settings(embeddings="on"))
+        find_encoder(Settings.of(embeddings="on"))
 
 
 def test_a_word_that_is_no_choice_is_refused() -> None:
@@ -193,7 +193,7 @@ def test_a_night_with_an_encoder_embeds_once_and_clears_away_what_no_post_has(
     make_network(database_url)
     encoder = CountingEncoder()
     monkeypatch.setattr(gather_module, "find_encoder", lambda settings: encoder)
-    settings = Settings(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     night = Night(settings, open_engine(settings), open_redis(settings), "test")
     (manifest,) = run_night(night, ("test",))
     assert len(encoder.given) == len(set(encoder.given)) == 40

@@ -23,7 +23,7 @@ from batch.evaluation.protocols import by_cutoffs, folds_of_users
 from batch.evaluation.ranking_metrics import ranking_metrics
 from batch.evaluation.scored_rows import pooled
 from batch.postgres import open_engine
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.errors import OvernightError
 from demo.processes import free_port
 from tests.batch_live import check_error, copied_database
@@ -90,7 +90,7 @@ def figures(*arguments: str, **places: Any) -> dict[str, dict[str, float]]:
 
 def test_the_holdout_is_judged_by_both_protocols_with_intervals(places: dict[str, Any]) -> None:
     found = figures(**places)
-    assert list(found) == list(VARIANTS)
+    assert list(found) == list(MODELS)
     for variant in found.values():
         assert all(variant[name] is not None for name in ASKED)
         for name in (
@@ -117,10 +117,10 @@ def test_printed_figures_name_their_protocol_and_stand_beside_the_baselines(plac
 
 
 def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered)
-    rows = judged(model, gathered, 1)
-    found = evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS))
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset)
+    rows = judged(model, dataset, 1)
+    found = evaluate(model, dataset, rows, rank_holdout(model, dataset, 1, MAX_USERS))
     assert found["model"]["roc_auc"] == pytest.approx(roc_auc_score(rows.rows.liked, rows.scores), abs=1e-4)
     slow = ranking_metrics(rows.rows.users, rows.rows.posts, rows.rows.liked, rows.popular)
     assert found["popularity"]["hitrate_at_5"] == pytest.approx(slow["hitrate_at_5"], abs=1e-4)
@@ -142,17 +142,17 @@ def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str
 
 
 def test_activity_segments_go_by_what_was_done_before_the_holdout(database_url: str) -> None:
-    gathered = small_network(database_url, interactions=1_500)
-    found = judged(fitted(database_url, gathered), gathered, 1)
+    dataset = small_network(database_url, interactions=1_500)
+    found = judged(fitted(database_url, dataset), dataset, 1)
     counts = dict(
         query(
             database_url,
             "SELECT user_id, count(*) FROM recs.interactions "
-            f"WHERE happened_at <= '{gathered.split.holdout_start.isoformat()}' GROUP BY 1",
+            f"WHERE happened_at <= '{dataset.split.holdout_start.isoformat()}' GROUP BY 1",
         )
     )
     for user, segment in zip(found.rows.users, found.segments["activity"], strict=True):
-        done = counts.get(int(gathered.network.users.index[user]), 0)
+        done = counts.get(int(dataset.network.users.index[user]), 0)
         assert segment == ("new (0)" if done == 0 else "light (1-9)" if done < 10 else "heavy (10+)")
 
 
@@ -169,7 +169,7 @@ def test_folds_part_users_and_judge_every_one_of_them(places: dict[str, Any]) ->
 
 def test_cutoffs_follow_each_other_and_know_nothing_of_what_comes_after(database_url: str) -> None:
     small_network(database_url)
-    settings, control = settings_of(database_url), [VARIANTS["control"]]
+    settings, control = settings_of(database_url), [MODELS["control"]]
     two, together = by_cutoffs(open_engine(settings), settings, control, 2, None, CLOCK, 10_000)
     assert two[0].split.cutoff == two[1].split.holdout_start
     found = [cutoff.found["control"] for cutoff in two]
@@ -207,8 +207,8 @@ def test_more_cutoffs_than_there_is_time_for_end_in_one_line(
 
 
 def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> None:
-    gathered = small_network(database_url)
-    once = judged(fitted(database_url, gathered), gathered, 1)
+    dataset = small_network(database_url)
+    once = judged(fitted(database_url, dataset), dataset, 1)
     one, twice = evaluation(once, 1, None), evaluation(pooled([once, once]), 1, None)
     assert twice.users == one.users
     for name in ("hitrate_at_5", "map_at_10", "roc_auc", "log_loss"):
@@ -217,8 +217,8 @@ def test_pooled_lists_of_one_user_stay_lists_of_their_own(database_url: str) -> 
 
 
 def test_scores_that_are_no_log_odds_have_neither_log_loss_nor_calibration(database_url: str) -> None:
-    gathered = small_network(database_url)
-    told = judged(fitted(database_url, gathered), gathered, 1)
+    dataset = small_network(database_url)
+    told = judged(fitted(database_url, dataset), dataset, 1)
     record = evaluation(told, 1, None).record()
     other = evaluation(replace(told, log_odds=False), 1, None).record()
     assert record["calibration"]
@@ -231,10 +231,10 @@ def test_scores_that_are_no_log_odds_have_neither_log_loss_nor_calibration(datab
 def test_a_holdout_without_a_liked_row_cannot_judge_and_says_so(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered)
-    nothing = replace(gathered.holdout, liked=np.zeros(len(gathered.holdout), dtype=bool))
-    silent = replace(gathered, holdout=nothing)
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset)
+    nothing = replace(dataset.holdout, liked=np.zeros(len(dataset.holdout), dtype=bool))
+    silent = replace(dataset, holdout=nothing)
     with caplog.at_level("WARNING", "batch"):
         found = evaluate(model, silent, judged(model, silent, 1), rank_holdout(model, silent, 1, MAX_USERS))
     assert found["judged"] is False

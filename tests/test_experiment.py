@@ -59,8 +59,11 @@ class Place:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run `python -m batch experiment ...`; return stdout, or stderr where it must fail."""
-        places = {"database_url": self.settings.database_url, "redis_url": self.settings.redis_url}
-        done = run_here("experiment", *arguments, **places, model_dir=Path(self.settings.model_dir))
+        places = {
+            "database_url": self.settings.stores.database_url,
+            "redis_url": self.settings.stores.redis_url,
+        }
+        done = run_here("experiment", *arguments, **places, model_dir=Path(self.settings.night.model_dir))
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 
@@ -81,7 +84,7 @@ class Place:
 @pytest.fixture
 def place(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Place]:
     execute(database_url, TABLES)
-    settings = Settings(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     engine = open_engine(settings)
     ledger.create(engine)
     yield Place(settings, engine, redis_client)
@@ -298,7 +301,7 @@ def test_a_change_is_the_newest_even_if_the_clock_went_back(place: Place) -> Non
 
 def test_two_prefixes_of_one_database_have_a_split_each(place: Place) -> None:
     place.run("set", "--percent-test", "10")
-    other = Settings(**{**vars(place.settings), "key_prefix": "other", "percent_test": 70})
+    other = Settings.of(**{**vars(place.settings), "key_prefix": "other", "percent_test": 70})
     write_back(place.engine, place.client, other, NOW, "a night")
     assert [split.percent_test for split in place.history()] == [10]
     assert decode_object(str(place.client.get("other:experiment")))["percent_test"] == 70
@@ -313,7 +316,7 @@ def test_a_set_reaches_serving_within_two_seconds_without_a_run_and_0_and_100_pu
     users = range(50)
     for run_id in (CONTROL_RUN, TEST_RUN):
         publish(place.client, run_id, dict.fromkeys(users, POSTS))
-    with serving(settings_for(place.settings.redis_url, state_refresh_seconds=0.05)) as app:
+    with serving(settings_for(place.settings.stores.redis_url, state_refresh_seconds=0.05)) as app:
 
         def served() -> set[str]:
             answers = [recommend(app, user) for user in users]
@@ -337,7 +340,7 @@ def test_each_variant_goes_live_and_back_alone_and_a_variant_without_a_run_gets_
     place.client.set(KEYS.experiment, encode_object(split.to_fields()))
     lists = dict.fromkeys(users.values(), POSTS)
     publish(place.client, CONTROL_RUN, lists)
-    with serving(settings_for(place.settings.redis_url)) as app:
+    with serving(settings_for(place.settings.stores.redis_url)) as app:
 
         def answered(variant: str) -> tuple[str, str, str]:
             answer = recommend(app, users[variant])

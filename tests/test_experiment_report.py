@@ -376,10 +376,13 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = replace(
-        Settings(), database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path), threads=1,
+    settings = Settings.of(
+        database_url=database_url,
+        redis_url=redis_url,
+        model_dir=str(tmp_path),
+        threads=1,
         embeddings="off",
-    )  # fmt: skip
+    )
     network = Network(users=150, posts=50, days=1, seed=3, effect=0.5)
     shown = replay(settings, redis_client, network)
     engine = engine_of(database_url)

@@ -146,7 +146,7 @@ def app(redis_url: str, redis_client: redis.Redis) -> Iterator[Flask]:
     publish(redis_client, TEST_RUN)
     split = {"name": "e", "salt": "s", "percent_test": 0, "pins": {"42": "test"}}
     redis_client.set(KEYS.experiment, encode_object(split))
-    with serving(settings_for(redis_url, exposures="on")) as app:
+    with serving(settings_for(redis_url, exposures=True)) as app:
         yield app
 
 
@@ -178,7 +178,7 @@ def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(
     clock = itertools.count()
     monkeypatch.setattr("serving.telemetry.time.perf_counter", lambda: next(clock))  # 1 s between two looks
     publish(redis_client, CONTROL_RUN)
-    with serving(settings_for(redis_url, exposures="on", access_log="on")) as app:
+    with serving(settings_for(redis_url, exposures=True, access_log=True)) as app:
         answer = recommend(app, 42, limit=2)
         recommend(app, 42, limit=2, cursor=answer["next_cursor"])
         stop(app)
@@ -248,7 +248,7 @@ def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
     try:
         with redis.Redis.from_url(server.connection_url) as client:
             publish(client)
-        with serving(settings_for(server.connection_url, exposures="on")) as app:
+        with serving(settings_for(server.connection_url, exposures=True)) as app:
             recommend(app, 42)
             server.stop()
             assert recommend(app, 42)["stale"] is True
@@ -265,7 +265,7 @@ def test_the_stream_keeps_the_newest_batches_when_nobody_drains_it(
     monkeypatch.setattr(exposures, "BATCH", 1)
     redis_client.config_set("stream-node-max-entries", 10)
     publish(redis_client)
-    with serving(settings_for(redis_url, exposures="on", exposures_batches=100)) as app:
+    with serving(settings_for(redis_url, exposures=True, exposures_batches=100)) as app:
         for user in range(200):
             recommend(app, user)
         stop(app)
@@ -306,7 +306,7 @@ class Place:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of `recs.exposures`, without their times."""
-        return query(self.settings.database_url, ROWS)
+        return query(self.settings.stores.database_url, ROWS)
 
     def users(self) -> list[int]:
         """Return the users of all rows, in order of time."""
@@ -316,7 +316,7 @@ class Place:
 @pytest.fixture
 def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Iterator[Place]:
     execute(database_url, TABLES)
-    settings = Settings(database_url=database_url, redis_url=redis_url)
+    settings = Settings.of(database_url=database_url, redis_url=redis_url)
     engine = open_engine(settings)
     ledger.create(engine)
     yield Place(settings, engine, redis_client)
@@ -332,7 +332,7 @@ def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) 
     assert done == Drained(exposures=len(flat), entries=len(batches))
     assert place.rows() == [row[:4] for row in flat]
     times = query(
-        place.settings.database_url, "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2"
+        place.settings.stores.database_url, "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2"
     )
     assert times == [(NOW + timedelta(milliseconds=ms), took) for ms, took in ((1, 1.2), (2, None))]
     assert place.client.xlen(KEYS.exposures) == 0
@@ -371,7 +371,7 @@ def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
 def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: Place) -> None:
     place.add(some(2))
     change = "ALTER TABLE recs.exposures_drained ADD CONSTRAINT never CHECK (last_id = '0-0')"
-    execute(place.settings.database_url, change)
+    execute(place.settings.stores.database_url, change)
     with pytest.raises(sa.exc.IntegrityError):
         place.drain()
     assert (place.rows(), place.client.xlen(KEYS.exposures)) == ([], 1)
@@ -402,20 +402,23 @@ def test_an_entry_that_is_no_batch_is_left_out_and_told(
 
 def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
     place.add(some(1, 1, NOW - timedelta(days=8)), some(1, 2, NOW - timedelta(days=6)))
-    kept = replace(place, settings=replace(place.settings, exposures_keep_days=7))
+    kept = replace(place, settings=place.settings.replace(exposures_keep_days=7))
     assert kept.drain() == Drained(exposures=2, entries=2, removed=1)
     assert place.users() == [2]
 
 
 def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.add(*[some(1)] * 100)
-    replace(place, settings=replace(place.settings, exposures_batches=100)).drain()
+    replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
     assert any("recs:exposures is full, so exposures were lost" in message for message in caplog.messages)
 
 
 def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:
     place.add(some(4))
-    places = {"database_url": place.settings.database_url, "redis_url": place.settings.redis_url}
+    places = {
+        "database_url": place.settings.stores.database_url,
+        "redis_url": place.settings.stores.redis_url,
+    }
     done = run_here("experiment", "drain", **places, model_dir=tmp_path)
     assert done.stdout == "4 exposures moved to recs.exposures\n"
     done = run_here("experiment", "drain", "--json", **places, model_dir=tmp_path)
@@ -430,7 +433,7 @@ def test_workers_of_gunicorn_note_what_they_answer_and_send_the_rest_when_they_a
 ) -> None:
     publish(place.client)
     port, users = free_port(), list(range(100, 160))
-    with gunicorn(place.settings.redis_url, port, tmp_path / "log") as process:
+    with gunicorn(place.settings.stores.redis_url, port, tmp_path / "log") as process:
         wait_until(lambda: get(port, "/readyz").status == 200)
         for user in users:
             assert get(port, f"/users/{user}/recommendations").status == 200

@@ -17,10 +17,10 @@ from batch.features.factors import FactorState, draw_even_trials, draw_trials, f
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED
 from tests.batch_support import execute, topics_of
-from tests.evaluation_support import gathered_of, small_network
+from tests.evaluation_support import dataset_of, small_network
 
 USERS, POSTS, KINDS, SHUFFLES = 400, 60, 4, 6
 POST_ATTRIBUTES = csr_matrix(np.hstack([np.ones((POSTS, 1)), np.eye(2)[np.arange(POSTS) % 2]]))
@@ -175,36 +175,36 @@ def test_a_post_without_impressions_is_in_the_record_as_its_group_is() -> None:
 
 
 @pytest.fixture
-def gathered(database_url: str) -> Gathered:
+def dataset(database_url: str) -> Dataset:
     return small_network(database_url)
 
 
-def auc_of(gathered: Gathered, history: History) -> float:
+def auc_of(dataset: Dataset, history: History) -> float:
     """Return how well factors of a history tell the holdout's likes from the rest."""
-    found, rows = taste_factors(gathered.network, history, seed=1), gathered.holdout
+    found, rows = taste_factors(dataset.network, history, seed=1), dataset.holdout
     return float(roc_auc_score(rows.liked, found.dot(rows.users, rows.posts)))
 
 
-def test_factors_tell_likes_that_come_later_and_shuffled_likes_tell_nothing(gathered: Gathered) -> None:
-    assert auc_of(gathered, gathered.at_holdout) > 0.65
-    impressions = gathered.at_holdout.impressions
+def test_factors_tell_likes_that_come_later_and_shuffled_likes_tell_nothing(dataset: Dataset) -> None:
+    assert auc_of(dataset, dataset.at_holdout) > 0.65
+    impressions = dataset.at_holdout.impressions
     aucs = []
     for seed in range(SHUFFLES):
         likes = np.random.default_rng(seed).permutation(impressions.likes)
-        shuffled = gathered.at_holdout.with_impressions(replace(impressions, likes=likes))
-        aucs.append(auc_of(gathered, shuffled))
+        shuffled = dataset.at_holdout.with_impressions(replace(impressions, likes=likes))
+        aucs.append(auc_of(dataset, shuffled))
     assert abs(np.mean(aucs) - 0.5) < 0.04, aucs
 
 
-def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str, gathered: Gathered) -> None:
+def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str, dataset: Dataset) -> None:
     execute(
         database_url,
         "CREATE TABLE other_order AS SELECT * FROM recs.interactions ORDER BY md5(happened_at::text)",
         "DELETE FROM recs.interactions",
         "INSERT INTO recs.interactions SELECT * FROM other_order",
     )
-    again = gathered_of(database_url)
-    first, second = (taste_factors(each.network, each.at_holdout, seed=1) for each in (gathered, again))
+    again = dataset_of(database_url)
+    first, second = (taste_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
     assert first.users.tobytes() == second.users.tobytes()
     assert first.posts.tobytes() == second.posts.tobytes()
 
@@ -223,39 +223,39 @@ def without_views(history: History) -> History:
     return history.with_impressions(alone)
 
 
-def test_without_views_likes_are_completed_by_sampled_negatives(gathered: Gathered) -> None:
-    assert auc_of(gathered, without_views(gathered.at_holdout)) > 0.6
+def test_without_views_likes_are_completed_by_sampled_negatives(dataset: Dataset) -> None:
+    assert auc_of(dataset, without_views(dataset.at_holdout)) > 0.6
 
 
-def test_negatives_are_sampled_block_by_block(gathered: Gathered, monkeypatch: pytest.MonkeyPatch) -> None:
-    history = without_views(gathered.at_holdout)
+def test_negatives_are_sampled_block_by_block(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = without_views(dataset.at_holdout)
     (whole,) = draw_trials(history, seed=1, rate=0.2)
     monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 500)
     monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 100)
     blocks = draw_trials(history, seed=1, rate=0.2)
     assert len(blocks) > 3
-    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)
+    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(dataset.network.users)
     samples = [int(block.impressions.views[block.sampled].sum()) for block in (whole, *blocks)]
     assert sum(samples[1:]) == pytest.approx(samples[0], rel=0.1)
     for block in (whole, *blocks):
         assert not block.impressions.likes[block.sampled].any()
-    assert auc_of(gathered, history) > 0.6
+    assert auc_of(dataset, history) > 0.6
 
 
-def test_without_a_like_there_are_no_factors(gathered: Gathered) -> None:
-    impressions = gathered.at_holdout.impressions
+def test_without_a_like_there_are_no_factors(dataset: Dataset) -> None:
+    impressions = dataset.at_holdout.impressions
     none = replace(impressions, likes=np.zeros_like(impressions.likes), views=np.ones_like(impressions.views))
-    history = gathered.at_holdout.with_impressions(none)
-    found = taste_factors(gathered.network, history, seed=1)
+    history = dataset.at_holdout.with_impressions(none)
+    found = taste_factors(dataset.network, history, seed=1)
     assert not found.users.any()
     assert not found.posts.any()
-    state = FactorState.from_arrays(factor_state(gathered.network, history, seed=1).to_arrays())
-    network, rows = gathered.network, np.arange(len(gathered.network.posts))
+    state = FactorState.from_arrays(factor_state(dataset.network, history, seed=1).to_arrays())
+    network, rows = dataset.network, np.arange(len(dataset.network.posts))
     assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
 
 
-def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(gathered: Gathered) -> None:
-    network, history = gathered.network, gathered.at_holdout
+def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(dataset: Dataset) -> None:
+    network, history = dataset.network, dataset.at_holdout
     night, file = taste_factors(network, history, seed=1), io.BytesIO()
     np.savez(file, **factor_state(network, history, seed=1).to_arrays())
     file.seek(0)
@@ -275,15 +275,15 @@ def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(gath
         state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
 
 
-def test_a_like_without_a_view_is_told_from_one_with(database_url: str, gathered: Gathered) -> None:
-    user, post = gathered.network.users.index[0], gathered.network.posts.index[0]
-    moment = gathered.now.cutoff.isoformat()
+def test_a_like_without_a_view_is_told_from_one_with(database_url: str, dataset: Dataset) -> None:
+    user, post = dataset.network.users.index[0], dataset.network.posts.index[0]
+    moment = dataset.now.cutoff.isoformat()
     execute(
         database_url,
         f"DELETE FROM recs.interactions WHERE user_id = {user}",
         f"INSERT INTO recs.interactions VALUES ({user}, {post}, 'like', '{moment}')",
     )
-    mine = gathered_of(database_url).now.impressions.of_users(0, 1)
+    mine = dataset_of(database_url).now.impressions.of_users(0, 1)
     assert (mine.posts.tolist(), mine.views.tolist(), mine.likes.tolist()) == ([0], [0], [1])
 
 
@@ -306,8 +306,8 @@ def even_pairs(blocks: list[Trials], posts: int) -> tuple[np.ndarray, np.ndarray
 def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_liked(
     database_url: str,
 ) -> None:
-    gathered = small_network(database_url)
-    history, posts = gathered.windows[0].history, len(gathered.network.posts)
+    dataset = small_network(database_url)
+    history, posts = dataset.windows[0].history, len(dataset.network.posts)
     assert 0 < history.known.sum() < posts
     blocks = draw_even_trials(history, 1, PER_LIKE)
     keys, trials, likes = even_pairs(blocks, posts)
@@ -339,9 +339,9 @@ def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_lik
 
 
 def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
-    gathered: Gathered, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    history, posts = gathered.at_holdout, len(gathered.network.posts)
+    history, posts = dataset.at_holdout, len(dataset.network.posts)
     whole, again, other = (even_pairs(draw_even_trials(history, seed, PER_LIKE), posts) for seed in (1, 1, 2))
     for one, same in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, same)
@@ -350,7 +350,7 @@ def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
     monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 450)
     blocks = draw_even_trials(history, 1, PER_LIKE)
     assert len(blocks) > 5
-    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(gathered.network.users)
+    assert sum(block.impressions.starts.size - 1 for block in blocks) == len(dataset.network.users)
     keys, trials, likes = even_pairs(blocks, posts)
     np.testing.assert_array_equal(keys[likes > 0], whole[0][whole[2] > 0])
     assert trials[likes == 0].sum() == pytest.approx(whole[1][whole[2] == 0].sum(), rel=0.03)
@@ -369,29 +369,29 @@ def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
         start = stop
 
 
-def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(gathered: Gathered) -> None:
-    history = gathered.at_holdout
+def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(dataset: Dataset) -> None:
+    history = dataset.at_holdout
     for nothing in (
         replace(history, post_counts=history.post_counts.assign(known=0.0)),
         replace(history, likes=Likes(np.zeros_like(history.likes.starts), history.likes.posts[:0])),
     ):
-        found = taste_factors(gathered.network, nothing, 1, PER_LIKE)
+        found = taste_factors(dataset.network, nothing, 1, PER_LIKE)
         assert not found.users.any()
         assert not found.posts.any()
 
 
-def test_factors_from_even_trials_rank_what_is_liked_later(gathered: Gathered) -> None:
-    examples = gathered.windows[-1].examples(LIKED, 100_000, 1)
-    history = gathered.windows[-1].history
-    found = taste_factors(gathered.network, history, 1, PER_LIKE)
+def test_factors_from_even_trials_rank_what_is_liked_later(dataset: Dataset) -> None:
+    examples = dataset.windows[-1].examples(LIKED, 100_000, 1)
+    history = dataset.windows[-1].history
+    found = taste_factors(dataset.network, history, 1, PER_LIKE)
     assert roc_auc_score(examples.liked, found.dot(examples.users, examples.posts)) > 0.6
     file = io.BytesIO()
-    np.savez(file, **factor_state(gathered.network, history, 1, PER_LIKE).to_arrays())
+    np.savez(file, **factor_state(dataset.network, history, 1, PER_LIKE).to_arrays())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
     assert state.negatives_per_like == PER_LIKE
-    values, rows = gathered.network.cohorts.rows(gathered.network.users), np.arange(found.posts.shape[0])
+    values, rows = dataset.network.cohorts.rows(dataset.network.users), np.arange(found.posts.shape[0])
     again = state.factors(history, values, rows, 1)
     np.testing.assert_allclose(again.users, found.users, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(again.posts, found.posts)

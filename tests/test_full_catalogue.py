@@ -24,23 +24,23 @@ from batch.evaluation.full_catalogue import (
 from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.history import FADING, HALF_LIVES, count_histories, read_likes
 from batch.loading.likes import Likes
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from tests.batch_support import execute
 from tests.evaluation_support import CLOCK, fitted, pulled_of, small_network
 
 MANY = 10_000
 
 
-def figures_of(database_url: str, gathered: Gathered) -> CatalogueFigures:
-    return measure_cases([rank_holdout(fitted(database_url, gathered), gathered, 1, MANY)], seed=1)
+def figures_of(database_url: str, dataset: Dataset) -> CatalogueFigures:
+    return measure_cases([rank_holdout(fitted(database_url, dataset), dataset, 1, MANY)], seed=1)
 
 
 def test_lists_are_the_best_by_brute_force_less_what_was_liked(database_url: str) -> None:
-    gathered = small_network(database_url)
-    model, history = fitted(database_url, gathered), gathered.at_holdout
-    ranked = rank_holdout(model, gathered, 1, MANY)
-    tables, factors = model.tables(gathered.network, history), model.factors(gathered.network, history)
-    posts = np.arange(len(gathered.network.posts))
+    dataset = small_network(database_url)
+    model, history = fitted(database_url, dataset), dataset.at_holdout
+    ranked = rank_holdout(model, dataset, 1, MANY)
+    tables, factors = model.tables(dataset.network, history), model.factors(dataset.network, history)
+    posts = np.arange(len(dataset.network.posts))
     assert ranked.case.users.size > 50
     for row, user in enumerate(ranked.case.users):
         users = np.full(posts.size, user)
@@ -66,8 +66,8 @@ def test_the_model_beats_the_simpler_rankers_where_there_is_something_to_learn(d
 
 
 def test_warm_and_cold_users_are_told_apart(database_url: str) -> None:
-    gathered = small_network(database_url, interactions=1_500)
-    ranked = rank_holdout(fitted(database_url, gathered), gathered, 1, MANY)
+    dataset = small_network(database_url, interactions=1_500)
+    ranked = rank_holdout(fitted(database_url, dataset), dataset, 1, MANY)
     found, warm = measure_cases([ranked], seed=1), ranked.case.warm
     assert (found.users[WARM], found.users[COLD]) == (warm.sum(), (~warm).sum())
     values = score_lists(ranked.case, ranked.lists[MODEL]).values[FIRST]
@@ -79,15 +79,15 @@ def test_warm_and_cold_users_are_told_apart(database_url: str) -> None:
 
 
 def test_the_half_life_is_the_one_that_ranks_best_what_came_before_the_cutoff(database_url: str) -> None:
-    gathered = small_network(database_url)
-    earlier, history = gathered.at_history_end, gathered.at_holdout
+    dataset = small_network(database_url)
+    earlier, history = dataset.at_history_end, dataset.at_holdout
     # Make one half-life rank what was liked between the two, and the others the reverse.
-    case = build_case(gathered.network, earlier, history.likes, MANY, seed=1)
+    case = build_case(dataset.network, earlier, history.likes, MANY, seed=1)
     liked = np.bincount(case.liked_later % case.popularity.size, minlength=case.popularity.size)
     for best in (0, 4):
         fading = {name: liked if column == best else -liked for column, name in enumerate(FADING)}
         planted = replace(earlier, post_counts=earlier.post_counts.assign(**fading))
-        column, half_life = choose_half_life(gathered.network, planted, history, MANY, seed=1)
+        column, half_life = choose_half_life(dataset.network, planted, history, MANY, seed=1)
         assert column == best
         assert half_life.length == list(HALF_LIVES.values())[best]
         assert (half_life.since, half_life.until) == (earlier.cutoff, history.cutoff)
@@ -95,12 +95,12 @@ def test_the_half_life_is_the_one_that_ranks_best_what_came_before_the_cutoff(da
 
 
 def test_nothing_after_the_cutoff_changes_a_list_or_a_ranker(database_url: str) -> None:
-    gathered = small_network(database_url)
-    model, network, split = fitted(database_url, gathered), gathered.network, gathered.split
+    dataset = small_network(database_url)
+    model, network, split = fitted(database_url, dataset), dataset.network, dataset.split
 
     def ranked() -> RankedCase:
         store, moments = pulled_of(database_url).store, [split.history_end, split.holdout_start]
-        earlier, history = count_histories(store, network, moments, gathered.now.groupings)
+        earlier, history = count_histories(store, network, moments, dataset.now.groupings)
         likes = read_likes(store, CLOCK, len(network.users))
         return rank_case(model, network, earlier, history, likes, 1, MANY)
 
@@ -121,10 +121,10 @@ def test_nothing_after_the_cutoff_changes_a_list_or_a_ranker(database_url: str) 
 
 
 def test_a_holdout_without_likes_has_no_figures_says_so_and_is_no_error(database_url: str) -> None:
-    gathered = small_network(database_url)
-    network, history = gathered.network, gathered.at_holdout
-    model = fitted(database_url, gathered)
-    ranked = rank_case(model, network, gathered.at_history_end, history, history.likes, 1, MANY)
+    dataset = small_network(database_url)
+    network, history = dataset.network, dataset.at_holdout
+    model = fitted(database_url, dataset)
+    ranked = rank_case(model, network, dataset.at_history_end, history, history.likes, 1, MANY)
     found = measure_cases([ranked], seed=1)
     record = found.record()
     assert found.users == {ALL: 0, WARM: 0, COLD: 0}
@@ -134,8 +134,8 @@ def test_a_holdout_without_likes_has_no_figures_says_so_and_is_no_error(database
 
 
 def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
-    gathered = small_network(database_url)
-    likes, before = gathered.now.likes, gathered.at_holdout.likes
+    dataset = small_network(database_url)
+    likes, before = dataset.now.likes, dataset.at_holdout.likes
     few = np.arange(likes.starts.size - 1) < 7
     users, posts = (
         np.concatenate([each[few[owner] == kept] for each, owner, kept in parts])
@@ -145,8 +145,8 @@ def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
         )
     )
     after = Likes.from_pairs(users, posts, few.size)
-    model = fitted(database_url, gathered)
-    ranked = rank_case(model, gathered.network, gathered.at_history_end, gathered.at_holdout, after, 1, MANY)
+    model = fitted(database_url, dataset)
+    ranked = rank_case(model, dataset.network, dataset.at_history_end, dataset.at_holdout, after, 1, MANY)
     found = measure_cases([ranked], seed=1)
     assert 0 < found.users[ALL] <= 7
     assert found.cannot_judge.startswith(f"only {found.users[ALL]} users liked a post")
@@ -154,11 +154,11 @@ def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
 
 
 def test_several_cutoffs_are_pooled_over_users_and_cutoffs(database_url: str) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered)
-    earlier, end, start = (each.history for each in gathered.windows[:3])
-    first = rank_case(model, gathered.network, earlier, end, start.likes, 1, MANY)
-    second = rank_case(model, gathered.network, end, start, gathered.now.likes, 1, MANY)
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset)
+    earlier, end, start = (each.history for each in dataset.windows[:3])
+    first = rank_case(model, dataset.network, earlier, end, start.likes, 1, MANY)
+    second = rank_case(model, dataset.network, end, start, dataset.now.likes, 1, MANY)
     found = measure_cases([first, second], seed=1)
     ids = [each.case.user_ids for each in (first, second)]
     assert found.lists[ALL] == ids[0].size + ids[1].size

@@ -18,7 +18,7 @@ import batch.pipeline
 from batch.features import build
 from batch.gate.compare_with_live import JUDGED_MODEL
 from batch.loading.likes import Likes
-from batch.training.dataset import gather
+from batch.training.dataset import load_dataset
 from batch.training.fit import PARAMETERS
 from batch.training.fit import fit as honest_fit
 from batch.training.model import Model
@@ -75,11 +75,11 @@ def broken(manifest: dict[str, Any]) -> set[str]:
     return {verdict["rule"] for verdict in manifest["gate"] if verdict["outcome"] == "refused"}
 
 
-def fit_to_shuffled(variant: Any, gathered: Any, windows: Any, *rest: Any) -> Model:
+def fit_to_shuffled(variant: Any, dataset: Any, windows: Any, *rest: Any) -> Model:
     """Fit control to labels that tell nothing, and other variants as they should be."""
     if variant.name == "control":
         windows = [shuffled_window(window, seed=1) for window in windows]
-    return honest_fit(variant, gathered, windows, *rest)
+    return honest_fit(variant, dataset, windows, *rest)
 
 
 def test_the_same_data_again_pass_with_every_rule_compared(network: Places, client: redis.Redis) -> None:
@@ -155,9 +155,9 @@ def test_liked_posts_that_the_night_overlooked_are_found_even_where_no_model_can
     network: Places, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def forgetful(*arguments: Any) -> Any:
-        gathered = gather(*arguments)
-        starts = np.zeros_like(gathered.now.likes.starts)
-        return replace(gathered, now=replace(gathered.now, likes=Likes(starts, gathered.now.likes.posts[:0])))
+        dataset = load_dataset(*arguments)
+        starts = np.zeros_like(dataset.now.likes.starts)
+        return replace(dataset, now=replace(dataset.now, likes=Likes(starts, dataset.now.likes.posts[:0])))
 
     before = live_run(client)
     monkeypatch.setattr(batch.pipeline, "gather", forgetful)

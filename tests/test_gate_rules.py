@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from batch.gate.collect import compare_with_popularity
-from batch.gate.inputs import BesideLive, Facts, PopularityComparison
-from batch.gate.list_stats import Tally
+from batch.gate.inputs import BesideLive, GateInputs, PopularityComparison
+from batch.gate.list_stats import ListStats
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists
-from contract.settings import Settings
+from contract.settings import GateSettings
 
 HONEST_LIVE = BesideLive(
     run_id="20261121T030000Z-control",
@@ -28,7 +28,7 @@ HONEST_LIVE = BesideLive(
     differences={"roc_auc": (-0.005, -0.02, 0.01), "hitrate_at_5": (0.01, -0.02, 0.04)},
     ndcg_at_10=(-0.002, -0.01, 0.006),
 )
-HONEST = Facts(
+HONEST = GateInputs(
     users_of_network=1010,
     users_asked=1010,
     lists=1010,
@@ -47,12 +47,12 @@ HONEST = Facts(
 )
 
 
-def broken(facts: Facts, **settings: Any) -> list[str]:
+def broken(inputs: GateInputs, **settings: Any) -> list[str]:
     """Return the rules that refuse."""
-    return [verdict.rule for verdict in judge(facts, Settings(**settings)) if verdict.outcome == REFUSED]
+    return [verdict.rule for verdict in judge(inputs, GateSettings(**settings)) if verdict.outcome == REFUSED]
 
 
-def below(ranker: str, high: float) -> Facts:
+def below(ranker: str, high: float) -> GateInputs:
     """Return an honest run whose NDCG@10 is below a ranker's; `high` is the interval's upper end."""
     beside = HONEST.popularity_comparison
     differences = beside.differences | {ranker: (high - 0.01, high - 0.02, high)}
@@ -96,8 +96,8 @@ def test_each_rule_beside_the_live_run_refuses_alone(rule: str, changed: dict[st
 @pytest.mark.parametrize(
     ("rule", "ranker", "setting"),
     [
-        ("popularity", "popularity", "gate_below_popularity"),
-        ("recency_popularity", "recency_popularity", "gate_below_recency_popularity"),
+        ("popularity", "popularity", "below_popularity"),
+        ("recency_popularity", "recency_popularity", "below_recency_popularity"),
     ],
 )
 def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
@@ -107,7 +107,7 @@ def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
     assert broken(below(ranker, 0.0001)) == []  # chance may explain it
     assert broken(below(ranker, -0.0049), **{setting: 0.005}) == []
     assert broken(below(ranker, -0.0051), **{setting: 0.005}) == [rule]
-    (verdict,) = [each for each in judge(below(ranker, -0.02), Settings()) if each.rule == rule]
+    (verdict,) = [each for each in judge(below(ranker, -0.02), GateSettings()) if each.rule == rule]
     name = ranker.replace("_", " ")
     assert verdict.why == (
         f"NDCG@10 over the full catalogue less that of {name}, 800 users: -0.0300 "
@@ -124,8 +124,8 @@ def test_a_holdout_that_cannot_judge_is_not_compared_with_popularity() -> None:
             "recency_popularity": {"ndcg_at_10": [-0.2, -0.3, -0.1]},
         },
     }
-    facts = replace(HONEST, popularity_comparison=compare_with_popularity(record))
-    verdicts = judge(facts, Settings())[:2]
+    inputs = replace(HONEST, popularity_comparison=compare_with_popularity(record))
+    verdicts = judge(inputs, GateSettings())[:2]
     assert [verdict.outcome for verdict in verdicts] == [NOT_COMPARED, NOT_COMPARED]
     assert verdicts[0].why == "not compared with popularity: only 3 users liked a post in the holdout"
 
@@ -140,7 +140,7 @@ def test_outcomes_are_counted_and_those_of_earlier_releases_are_read() -> None:
     assert refusal(earlier) == "coverage: none"
     assert count_outcomes(earlier) == "1 of 3 rules passed, 1 refused, 1 not compared"
     assert count_outcomes(earlier[1:2]) == "1 of 1 rules passed"
-    now = [verdict.record() for verdict in judge(replace(HONEST, live=None, full=0), Settings())]
+    now = [verdict.record() for verdict in judge(replace(HONEST, live=None, full=0), GateSettings())]
     assert {outcome_of(verdict): verdict["passed"] for verdict in now} == {
         PASSED: True, REFUSED: False, NOT_COMPARED: None,
     }  # fmt: skip
@@ -154,7 +154,7 @@ def test_a_metric_that_chance_may_have_lowered_refuses_no_run() -> None:
 def test_a_run_that_changes_nothing_is_refused_only_where_a_setting_asks_for_change() -> None:
     same = replace(HONEST, live=replace(HONEST_LIVE, overlap=1.0))
     assert broken(same) == []
-    assert broken(same, gate_overlap_high=0.95) == ["overlap"]
+    assert broken(same, overlap_high=0.95) == ["overlap"]
 
 
 def test_every_bound_is_a_setting_of_its_own() -> None:
@@ -168,31 +168,31 @@ def test_every_bound_is_a_setting_of_its_own() -> None:
     for rule in RULES:
         for bound in filter(None, (rule.low, rule.high)):
             bound(Watched())  # type: ignore[arg-type]
-    declared = {name for name in Settings.__dataclass_fields__ if name.startswith("gate_")}
+    declared = set(GateSettings.__dataclass_fields__)
     assert len(read) == len(set(read))
     assert set(read) == declared
 
 
 def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
-    verdicts = {verdict.rule: verdict for verdict in judge(replace(HONEST, full=505), Settings())}
+    verdicts = {verdict.rule: verdict for verdict in judge(replace(HONEST, full=505), GateSettings())}
     record = verdicts["full_lists"].record()
     assert (record["value"], record["bound"], record["passed"]) == (0.5, 1.0, False)
     assert record["why"] == "505 of 1010 lists are as long as can be; 0.5 is less than the 1 allowed"
     assert refusal([verdict.record() for verdict in verdicts.values()]) == f"full_lists: {record['why']}"
     assert verdicts["overlap"].bound == [0.02, 1.0]
-    above = judge(replace(HONEST, liked_served=3), Settings())[-1]
+    above = judge(replace(HONEST, liked_served=3), GateSettings())[-1]
     assert above.why.endswith("; 3 is more than the 0 allowed")
 
 
 def test_a_run_surely_below_the_live_one_over_the_full_catalogue_is_refused() -> None:
     below_live = replace(HONEST, live=replace(HONEST_LIVE, ndcg_at_10=(-0.02, -0.03, -0.006)))
     assert broken(below_live) == ["ndcg_at_10"]
-    assert broken(below_live, gate_ndcg_drop=0.01) == []
+    assert broken(below_live, ndcg_drop=0.01) == []
     assert broken(replace(HONEST, live=replace(HONEST_LIVE, ndcg_at_10=(-0.02, -0.05, 0.001)))) == []
 
 
 def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
-    first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), Settings())}
+    first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), GateSettings())}
     assert first["roc_auc"].record() == {
         "rule": "roc_auc", "value": None, "bound": -0.01, "outcome": "not compared", "passed": None,
         "why": NOTHING_LIVE,
@@ -205,12 +205,12 @@ def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
         why_no_ndcg="it kept none at all",
         users=0,
     )
-    beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), Settings())}
+    beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), GateSettings())}
     assert beside["roc_auc"].why.endswith("it kept no model")
     assert beside["ndcg_at_10"].why.endswith("it kept none at all")
     assert beside["overlap"].value is None
     none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
-    blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), Settings())
+    blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), GateSettings())
     uncompared = [verdict.rule for verdict in blank if verdict.outcome == NOT_COMPARED]
     assert uncompared == ["roc_auc", "hitrate_at_5"]
 
@@ -229,19 +229,19 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     rows = np.array([own + [-1] * (n - len(own)) for own in listed], dtype=np.int32)
     scores = np.where(rows >= 0, 1.5, np.nan).astype(np.float32)
     scores[5, 0] = np.inf
-    tally = Tally(posts, blocked, places, n)
+    list_stats = ListStats(posts, blocked, places, n)
     parts = [slice(0, 1), slice(1, 17), slice(17, 17), slice(17, users)]
     chunks = [Lists(np.arange(users)[part] + 100, rows[part], scores[part]) for part in parts]
-    assert list(tally.through(chunks)) == chunks
-    assert tally.lists == users
+    assert list(list_stats.through(chunks)) == chunks
+    assert list_stats.lists == users
     assert (
-        tally.full
+        list_stats.full
         == sum(len(own) == min(n, len(left)) for own, left in zip(listed, free, strict=True))
         < users
     )
-    assert tally.of_five == sum(len(own) >= 5 for own in listed)
-    assert tally.posts_in_first == len({post for own in listed for post in own[:5]})
-    assert tally.not_finite == 1
-    assert tally.user_ids[0] == 100
-    assert tally.user_ids[-1] == 100 + users - 1
-    assert len(tally.user_ids) == len(set(tally.user_ids)) <= 10
+    assert list_stats.of_five == sum(len(own) >= 5 for own in listed)
+    assert list_stats.posts_in_first == len({post for own in listed for post in own[:5]})
+    assert list_stats.not_finite == 1
+    assert list_stats.user_ids[0] == 100
+    assert list_stats.user_ids[-1] == 100 + users - 1
+    assert len(list_stats.user_ids) == len(set(list_stats.user_ids)) <= 10

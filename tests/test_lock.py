@@ -29,7 +29,7 @@ with lock.held(open_engine(Settings(database_url=sys.argv[1]), "overnight batch 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
-    engine = open_engine(Settings(database_url=database_url), "overnight test")
+    engine = open_engine(Settings.of(database_url=database_url), "overnight test")
     yield engine
     engine.dispose()
 

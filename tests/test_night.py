@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from batch.runs import ledger
 from batch.training import fit as fitting
 from batch.training.fit import fit
 from batch.training.recipe import RECIPES, Recipe
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.experiment import VARIANTS as NAMES
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from tests.batch_support import execute, live_lists, make_network, query, run_batch, run_here
-from tests.evaluation_support import gathered_of
+from tests.evaluation_support import dataset_of
 from tests.test_point_in_time import LATER
 
 
 @pytest.fixture
 def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Night:
-    settings = Settings(
+    settings = Settings.of(
         database_url=database_url,
         redis_url=redis_url,
         model_dir=str(tmp_path),
@@ -74,15 +73,15 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
 ) -> None:
     make_network(database_url)
     (manifest,) = run_night(night, ("test",))
-    gathered = gathered_of(database_url, clock=LATER)
+    dataset = dataset_of(database_url, clock=LATER)
     recipe = RECIPES[manifest["recipe"]["name"]]
-    model = fit(VARIANTS["test"], gathered, gathered.windows, recipe, night.settings)
+    model = fit(MODELS["test"], dataset, dataset.windows, recipe, night.settings)
     tables, factors = (
-        model.tables(gathered.network, gathered.now),
-        model.factors(gathered.network, gathered.now),
+        model.tables(dataset.network, dataset.now),
+        model.factors(dataset.network, dataset.now),
     )
     assert factors is not None
-    saved = lgb.Booster(model_file=Path(night.settings.model_dir) / manifest["run_id"] / "model.txt")
+    saved = lgb.Booster(model_file=Path(night.settings.night.model_dir) / manifest["run_id"] / "model.txt")
     liked = liked_posts(database_url)
     lists = live_lists(night.redis, "test")
     for place, user_id in enumerate(tables.user_ids.tolist()):
@@ -193,7 +192,7 @@ def test_interactions_of_unknown_users_count_for_nothing(night: Night, database_
         "INSERT INTO recs.interactions SELECT 999999, 101, 'like', happened_at "
         "FROM recs.interactions LIMIT 500",
     )
-    night.gathered = None
+    night.dataset = None
     (after,) = run_night(night, ("control",))
     assert after["left_out"]["of_unknown_users"] == 500
     assert night.redis.get(Keys().popular(after["run_id"])) == popular
@@ -204,7 +203,7 @@ def test_a_run_as_of_an_earlier_day_keeps_the_texts_of_newer_posts(night: Night,
     make_network(database_url)
     run_night(night, ("control",))
     texts = night.redis.hgetall(Keys().posts)
-    night.gathered, night.as_of = None, LATER - timedelta(days=45)
+    night.dataset, night.as_of = None, LATER - timedelta(days=45)
     (manifest,) = run_night(night, ("test",))
     assert manifest["posts"] < len(texts)
     assert night.redis.hgetall(Keys().posts) == texts
@@ -247,7 +246,7 @@ def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, d
     make_network(database_url)
     (ours,) = run_night(night, ("control",))
     other = Night(
-        replace(night.settings, key_prefix="other", keep_runs=1, prune_after_minutes=0),
+        night.settings.replace(key_prefix="other", keep_runs=1, prune_after_minutes=0),
         night.engine,
         night.redis,
         "tests",
@@ -258,7 +257,7 @@ def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, d
     assert len(live_lists(night.redis)) == 60
     states = dict(query(database_url, "SELECT run_id, state FROM recs.runs WHERE state = 'live'"))
     assert set(states) == {ours["run_id"], theirs["run_id"]}
-    assert {folder.name for folder in Path(night.settings.model_dir).iterdir()} == set(states)
+    assert {folder.name for folder in Path(night.settings.night.model_dir).iterdir()} == set(states)
 
 
 def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, database_url: str) -> None:
@@ -272,11 +271,11 @@ def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, databa
 def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> None:
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
-    gathered = gathered_of(database_url, clock=LATER)
-    by_topic = gathered.now.likes_of_group["topic"]
+    dataset = dataset_of(database_url, clock=LATER)
+    by_topic = dataset.now.likes_of_group["topic"]
     assert by_topic.shape == (60, MOST_TOPICS + 1)
-    assert by_topic.sum() == gathered.now.user_counts["likes"].sum()
-    assert gathered.now.groupings.of_post("topic").max() == MOST_TOPICS
+    assert by_topic.sum() == dataset.now.user_counts["likes"].sum()
+    assert dataset.now.groupings.of_post("topic").max() == MOST_TOPICS
     run_night(night, ("control",))
 
 
@@ -296,10 +295,10 @@ def test_there_are_never_more_examples_than_the_setting_allows(
     make_network(database_url, users=200, interactions=10_000)
     if not with_views:
         execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    gathered = gathered_of(database_url, clock=LATER, training_rows=500)
-    assert 100 < len(gathered.holdout) <= 500
-    for windows in (gathered.training, gathered.windows):
+    dataset = dataset_of(database_url, clock=LATER, training_rows=500)
+    assert 100 < len(dataset.holdout) <= 500
+    for windows in (dataset.training, dataset.windows):
         trained.clear()
-        fit(VARIANTS["control"], gathered, windows, recipe, replace(night.settings, training_rows=500))
+        fit(MODELS["control"], dataset, windows, recipe, night.settings.replace(training_rows=500))
         assert 100 < sum(map(len, trained)) <= 500
         assert len(trained) > len(windows) / 2

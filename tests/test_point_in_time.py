@@ -19,7 +19,7 @@ from batch.loading.history import count_history
 from batch.training.recipe import LIKED
 from batch.variants import Variant
 from tests.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.evaluation_support import gathered_of, pulled_of, pulling
+from tests.evaluation_support import dataset_of, pulled_of, pulling
 
 VARIANT = Variant("every kind of feature", with_people=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
@@ -113,17 +113,17 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
 
 def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) -> None:
     make_network(database_url)
-    gathered = gathered_of(database_url, clock=LATER)
-    split = gathered.split
+    dataset = dataset_of(database_url, clock=LATER)
+    split = dataset.split
     assert split.history_end < split.holdout_start < split.cutoff
-    assert gathered.at_history_end.cutoff == split.history_end
-    assert gathered.at_holdout.cutoff == split.holdout_start
-    assert gathered.now.cutoff == split.cutoff
-    assert tuple(each.history.cutoff for each in gathered.windows) == split.windows
-    windows = zip(gathered.windows, pairwise(split.bounds), strict=True)
+    assert dataset.at_history_end.cutoff == split.history_end
+    assert dataset.at_holdout.cutoff == split.holdout_start
+    assert dataset.now.cutoff == split.cutoff
+    assert tuple(each.history.cutoff for each in dataset.windows) == split.windows
+    windows = zip(dataset.windows, pairwise(split.bounds), strict=True)
     for examples, since, until in (
         *((each.views, *bounds) for each, bounds in windows),
-        (gathered.holdout, split.holdout_start, split.cutoff),
+        (dataset.holdout, split.holdout_start, split.cutoff),
     ):
         ((views,),) = query(
             database_url,
@@ -152,9 +152,9 @@ def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> 
 
 def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
     make_network(database_url)
-    then = gathered_of(database_url, CUTOFF, LATER)
+    then = dataset_of(database_url, CUTOFF, LATER)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
-    again = gathered_of(database_url, CUTOFF, LATER)
+    again = dataset_of(database_url, CUTOFF, LATER)
     assert then.split == again.split
     examples = []
     for each in (then, again):

@@ -157,7 +157,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
         with (
             patch("batch.publishing.write.COMMAND_BYTES", 4_000),
             pytest.raises(StoreError, match="raise maxmemory"),
-            redis_client_module.explained(Settings()),
+            redis_client_module.readable_errors(Settings()),
         ):
             write_lists(redis_client, KEYS, RUN_ID, [lists_of(3_000, 40, 50)], np.arange(40))
     finally:

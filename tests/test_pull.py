@@ -282,7 +282,7 @@ def test_a_work_folder_whose_process_was_killed_before_it_took_the_lock_goes_too
 def test_session_options_of_the_url_stay_and_the_time_zone_is_utc(database_url: str) -> None:
     options = "-c statement_timeout=12345 -c timezone=Asia/Tokyo"
     url = sa.make_url(database_url).update_query_dict({"options": options})
-    settings = Settings(database_url=url.render_as_string(hide_password=False))
+    settings = Settings.of(database_url=url.render_as_string(hide_password=False))
     asked = "SELECT current_setting('statement_timeout') || ' ' || current_setting('timezone') AS found"
     with snapshot(open_engine(settings)) as connection:
         assert connection.scalar(sa.text(asked)) == "12345ms UTC"

@@ -84,7 +84,9 @@ def test_a_link_that_leads_nowhere_is_found(link: str) -> None:
 
 
 def test_the_variant_in_sql_is_the_one_that_the_code_makes() -> None:
-    told = variant_sql("user_id", Experiment("default", Settings().experiment_salt, Settings().percent_test))
+    told = variant_sql(
+        "user_id", Experiment("default", Settings().experiment.salt, Settings().experiment.percent_test)
+    )
     assert " ".join(told.split()) in " ".join(SQL[2].split())
 
 

@@ -22,23 +22,23 @@ from batch.evaluation.recipe_choice import RecipeChoice
 from batch.features import build
 from batch.loading.examples import Examples
 from batch.training import fit as fitting
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.fit import MAX_ROWS_OF_A_QUERY, fit
 from batch.training.model import load_model
 from batch.training.model_files import COLUMNS
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.errors import ModelError
 from contract.settings import RECIPE_NAMES
 from tests.batch_live import check_error
 from tests.batch_support import FIRST_DAY, execute, make_network, query, run_here
-from tests.evaluation_support import fitted, gathered_of, settings_of, small_network
+from tests.evaluation_support import dataset_of, fitted, settings_of, small_network
 
 QUICK = {"num_iterations": 60, "learning_rate": 0.1}
 
 
-def chosen(database_url: str, gathered: Gathered, **settings: Any) -> RecipeChoice:
-    return choose_recipe(VARIANTS["control"], gathered, replace(settings_of(database_url), **settings), QUICK)
+def chosen(database_url: str, dataset: Dataset, **settings: Any) -> RecipeChoice:
+    return choose_recipe(MODELS["control"], dataset, settings_of(database_url).replace(**settings), QUICK)
 
 
 def make_network_of_openers(database_url: str) -> None:
@@ -72,13 +72,13 @@ def make_network_of_openers(database_url: str) -> None:
 
 def test_where_people_choose_what_they_open_likes_among_all_posts_are_learnt(database_url: str) -> None:
     make_network_of_openers(database_url)
-    gathered = gathered_of(database_url)
-    choice = chosen(database_url, gathered)
+    dataset = dataset_of(database_url)
+    choice = chosen(database_url, dataset)
     first, other = choice.candidates
     assert (first.recipe, other.recipe, choice.recipe) == (LIKED_IF_VIEWED, LIKED, LIKED)
     assert other.difference == pytest.approx(other.ndcg_at_10 - first.ndcg_at_10)
     assert other.difference > 3 * other.standard_error > 0
-    assert choice.validated == (gathered.before_holdout.cutoff, gathered.split.holdout_start)
+    assert choice.validated == (dataset.before_holdout.cutoff, dataset.split.holdout_start)
     assert choice.users >= MIN_USERS
     assert choice.why.startswith(
         f"NDCG@10 of liked less that of liked-if-viewed is {other.difference:+.4f}, more "
@@ -98,13 +98,13 @@ def test_where_posts_are_shown_at_random_what_is_liked_if_viewed_is_learnt(
 def test_without_views_the_recipes_that_learn_from_views_are_not_tried(database_url: str) -> None:
     make_network(database_url, users=120, interactions=6_000)
     execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    gathered = gathered_of(database_url)
-    assert not gathered.with_views
-    choice = chosen(database_url, gathered)
+    dataset = dataset_of(database_url)
+    assert not dataset.with_views
+    choice = chosen(database_url, dataset)
     assert (choice.recipe, choice.candidates, choice.validated) == (LIKED, (), None)
     assert choice.why == "the network logs no views to learn from"
     with pytest.raises(ModelError, match="OVERNIGHT_RECIPE=liked-if-viewed learns from views"):
-        chosen(database_url, gathered, recipe="liked-if-viewed")
+        chosen(database_url, dataset, recipe="liked-if-viewed")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_too_little_to_choose_by_keeps_the_first_and_says_so(
 
 
 def test_one_window_before_the_holdout_is_too_little(database_url: str) -> None:
-    gathered = small_network(database_url)
-    one = replace(gathered, windows=gathered.windows[len(gathered.training) - 1 :])
+    dataset = small_network(database_url)
+    one = replace(dataset, windows=dataset.windows[len(dataset.training) - 1 :])
     assert len(one.training) == 1
     choice = chosen(database_url, one)
     assert (choice.recipe, choice.candidates) == (LIKED_IF_VIEWED, ())
@@ -184,13 +184,13 @@ def test_the_names_of_the_setting_are_those_of_the_recipes() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_labels_of_one_kind_alone_are_an_error(database_url: str, recipe: Any) -> None:
-    gathered = small_network(database_url)
+    dataset = small_network(database_url)
     windows = [
         replace(each, views=each.views.where(~each.views.liked), later_likes=each.history.likes)
-        for each in gathered.windows
+        for each in dataset.windows
     ]
     with pytest.raises(ModelError, match=r"there are 0 likes among .* both kinds are needed"):
-        fit(VARIANTS["control"], gathered, windows, recipe, settings_of(database_url), QUICK)
+        fit(MODELS["control"], dataset, windows, recipe, settings_of(database_url), QUICK)
 
 
 def test_a_query_is_what_one_user_has_in_one_window(
@@ -203,17 +203,17 @@ def test_a_query_is_what_one_user_has_in_one_window(
             made.update(options, data=data.copy())
             super().__init__(data, **options)
 
-    gathered = small_network(database_url)
+    dataset = small_network(database_url)
     settings = settings_of(database_url)
     monkeypatch.setattr(fitting.lgb, "Dataset", Noted)
-    model = fit(VARIANTS["test"], gathered, gathered.training, RANKED, settings, QUICK)
+    model = fit(MODELS["test"], dataset, dataset.training, RANKED, settings, QUICK)
     start = 0
     groups = list(made["group"])
-    for window in gathered.training:
-        examples = window.examples(RANKED, settings.training_rows, settings.seed)
+    for window in dataset.training:
+        examples = window.examples(RANKED, settings.night.training_rows, settings.night.seed)
         tables, factors = (
-            model.tables(gathered.network, window.history),
-            model.factors(gathered.network, window.history),
+            model.tables(dataset.network, window.history),
+            model.factors(dataset.network, window.history),
         )
         assert factors is not None
         for user in np.unique(examples.users):
@@ -247,18 +247,18 @@ def test_more_rows_than_a_query_may_have_are_cut(database_url: str, monkeypatch:
         fitting._train([tables], [examples], None, parameters)
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", sorted(MODELS))
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_each_recipe_learns_and_is_read_back_as_it_was_kept(
     database_url: str, tmp_path: Path, recipe: Any, variant: str
 ) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered, variant, recipe)
-    model.save(tmp_path, gathered.network)
-    again = load_model(tmp_path, gathered.network)
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset, variant, recipe)
+    model.save(tmp_path, dataset.network)
+    again = load_model(tmp_path, dataset.network)
     assert (again.recipe, again.digest) == (recipe, model.digest)
-    rows = holdout_rows(gathered.holdout)
-    scores = [each.scores(gathered.network, gathered.at_holdout, rows, 1) for each in (model, again)]
+    rows = holdout_rows(dataset.holdout)
+    scores = [each.scores(dataset.network, dataset.at_holdout, rows, 1) for each in (model, again)]
     np.testing.assert_array_equal(scores[0], scores[1])
     assert roc_auc_score(rows.liked, scores[0]) > 0.65
 
@@ -266,19 +266,19 @@ def test_each_recipe_learns_and_is_read_back_as_it_was_kept(
 def test_a_model_of_other_features_or_of_a_version_without_recipes_is_an_error(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered)
-    model.save(tmp_path, gathered.network)
-    model.tables(gathered.network, gathered.now)
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset)
+    model.save(tmp_path, dataset.network)
+    model.tables(dataset.network, dataset.now)
     with monkeypatch.context() as patched:
         patched.setattr(build, "FADING_FEATURES", build.FADING_FEATURES[:-1])
         with pytest.raises(ModelError, match="was trained on other features; run the night again"):
-            load_model(tmp_path, gathered.network).tables(gathered.network, gathered.now)
+            load_model(tmp_path, dataset.network).tables(dataset.network, dataset.now)
     written = json.loads((tmp_path / COLUMNS).read_text())
     del written["recipe"]
     (tmp_path / COLUMNS).write_text(json.dumps(written))
     with pytest.raises(ModelError, match="was saved by an earlier release; run the night again"):
-        load_model(tmp_path, gathered.network)
+        load_model(tmp_path, dataset.network)
 
 
 @pytest.mark.parametrize("recipe", ["auto", "liked", "ranked"])
@@ -295,7 +295,7 @@ def test_the_same_data_give_the_same_choice_and_lists_byte_for_byte(
         "SELECT variant, manifest->>'checksum', manifest->>'model_digest', manifest->'recipe' "
         "FROM recs.runs ORDER BY started_at",
     )
-    assert [variant for variant, *_ in made] == [*VARIANTS, *VARIANTS]
+    assert [variant for variant, *_ in made] == [*MODELS, *MODELS]
     assert made[:2] == made[2:]
     for *_, record in made:
         assert recipe in ("auto", record["name"])

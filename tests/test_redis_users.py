@@ -132,7 +132,7 @@ def test_the_whole_app_works_as_serving(
         client.hset(KEYS.posts, mapping={"1": '{"text": "one"}', "2": '{"text": "two"}'})
         client.sadd(KEYS.blocked, 2)
     with serving(
-        settings_for(url_of(server, "serving"), texts_in_memory=texts_in_memory, exposures="on")
+        settings_for(url_of(server, "serving"), texts_in_memory=texts_in_memory, exposures=True)
     ) as app:
         answer = recommend(app, 42)
         assert (answer["source"], answer["run_id"]) == ("personal", CONTROL_RUN)

@@ -439,7 +439,7 @@ def test_keys_of_runs_are_not_removed_while_a_refresh_is_at_work(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(removing, "PATIENCE_SECONDS", 0)
-    settings = Settings(
+    settings = Settings.of(
         database_url=live.database_url, redis_url=live.redis_url, model_dir=str(live.model_dir)
     )
     engine = engine_of(live.database_url)

@@ -262,15 +262,15 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
 
 def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
     full = small_network(database_url)
-    gathered = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
-    model = fitted(database_url, gathered)
-    rows = judged(model, gathered, 1)
+    dataset = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
+    model = fitted(database_url, dataset)
+    rows = judged(model, dataset, 1)
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": full.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS)),
+        "metrics": evaluate(model, dataset, rows, rank_holdout(model, dataset, 1, MAX_USERS)),
     }  # fmt: skip
-    page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
+    page = Page(report_page(manifest, dataset, model, curves_of(rows), []))
     assert "These rows cannot judge the model: none of the 0 held-out rows is liked." in page.html
     assert "No rule looked at this run." in page.html
     assert page.html.count("Nothing was held out to judge by.") == 3
@@ -279,18 +279,18 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
 
 
 def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
-    gathered = small_network(database_url)
-    model = fitted(database_url, gathered)
-    rows = judged(model, gathered, 1)
+    dataset = small_network(database_url)
+    model = fitted(database_url, dataset)
+    rows = judged(model, dataset, 1)
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(LIKED, 0.0312, 0.0112, 0.004))
-    window = gathered.split.holdout_start - timedelta(days=1), gathered.split.holdout_start
+    window = dataset.split.holdout_start - timedelta(days=1), dataset.split.holdout_start
     manifest = {
-        "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": gathered.split.cutoff.isoformat(),
+        "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": dataset.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, gathered, rows, rank_holdout(model, gathered, 1, MAX_USERS)),
+        "metrics": evaluate(model, dataset, rows, rank_holdout(model, dataset, 1, MAX_USERS)),
         "recipe": RecipeChoice(LIKED, "it is better", tried, window, 1234).record(),
     }  # fmt: skip
-    page = Page(report_page(manifest, gathered, model, curves_of(rows), []))
+    page = Page(report_page(manifest, dataset, model, curves_of(rows), []))
     assert page.tables["What was learnt"] == [
         ["recipe", "NDCG@10", "less liked-if-viewed", "standard error"],
         ["liked-if-viewed", "0.0200", "-", "-"],
@@ -349,8 +349,8 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
 
 
 def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> None:
-    gathered = small_network(database_url)
-    rows = judged(fitted(database_url, gathered), gathered, 1)
+    dataset = small_network(database_url)
+    rows = judged(fitted(database_url, dataset), dataset, 1)
     curves = curves_of(rows)
     labels = (rows.rows.users, rows.rows.posts, rows.rows.liked)
     for judge, scores in (("model", rows.scores), ("popularity", rows.popular)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Place:
         self.client.set(KEYS.popular(run.run_id), "[[7,3]]")
         for user in USERS:
             self.client.set(KEYS.user(run.run_id, user), "[[7,0.5]]")
-        folder = Path(self.settings.model_dir) / run.run_id
+        folder = Path(self.settings.night.model_dir) / run.run_id
         folder.mkdir()
         ledger.note_built(self.engine, run, NOW, "a test", manifest)
         return run, manifest
@@ -75,12 +75,12 @@ class Place:
 
     def tidied(self, **settings: Any) -> set[str]:
         """Clear away as a night does, and return the runs that have keys."""
-        tidy(self.engine, self.client, replace(self.settings, **settings), "a test")
+        tidy(self.engine, self.client, self.settings.replace(**settings), "a test")
         return runs_with_keys(self.client)
 
     def states(self) -> dict[str, str]:
         """Return every run's state in the ledger."""
-        return dict(query(self.settings.database_url, "SELECT run_id, state FROM recs.runs"))
+        return dict(query(self.settings.stores.database_url, "SELECT run_id, state FROM recs.runs"))
 
     def state_in_redis(self, run_id: str) -> str:
         """Return the state that a run's manifest tells."""
@@ -90,14 +90,14 @@ class Place:
     def as_arguments(self) -> dict[str, Any]:
         """Where everything is, for `run_here`."""
         settings = self.settings
-        places = {"database_url": settings.database_url, "redis_url": settings.redis_url}
-        return {**places, "model_dir": Path(settings.model_dir)}
+        places = {"database_url": settings.stores.database_url, "redis_url": settings.stores.redis_url}
+        return {**places, "model_dir": Path(settings.night.model_dir)}
 
 
 @pytest.fixture
 def place(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Place]:
     execute(database_url, "CREATE SCHEMA recs")
-    settings = Settings(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     engine = open_engine(settings)
     ledger.create(engine)
     yield Place(settings, engine, redis_client)
@@ -157,7 +157,7 @@ def test_a_rollback_waits_for_a_switch_under_way_and_goes_back_from_its_outcome(
     waiting = threading.Thread(target=lambda: found.append(place.back()))
     with ledger.switching(place.engine, KEYS.prefix) as connection:
         waiting.start()
-        wait_until(lambda: query(place.settings.database_url, WAITS))
+        wait_until(lambda: query(place.settings.stores.database_url, WAITS))
         ledger.make_live(connection, run, NOW, "a test", manifest=manifest)
         place.client.set(KEYS.live("control"), run.run_id)
     waiting.join(timeout=60)
@@ -198,7 +198,7 @@ def test_the_command_goes_back_and_tells_in_json(place: Place) -> None:
     done = run_here("rollback", "control", "--yes", **place.as_arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {first} stays live")
-    (reason,) = query(place.settings.database_url, "SELECT reason FROM recs.runs WHERE state = 'live'")
+    (reason,) = query(place.settings.stores.database_url, "SELECT reason FROM recs.runs WHERE state = 'live'")
     assert reason == (f"rolled back from {second}: odd",)
 
 
@@ -248,9 +248,9 @@ def test_what_is_live_stays_however_often_and_long_the_job_fails(place: Place) -
 def test_a_run_that_was_live_keeps_its_keys_for_the_minutes_that_are_set(place: Place) -> None:
     old, new = place.published(), place.published()
     assert place.tidied(keep_runs=1, prune_after_minutes=1) == {old, new}
-    execute(place.settings.database_url, "UPDATE recs.run_changes SET at = at - interval '61 s'")
+    execute(place.settings.stores.database_url, "UPDATE recs.run_changes SET at = at - interval '61 s'")
     assert place.tidied(keep_runs=1, prune_after_minutes=1) == {new}
-    assert {folder.name for folder in Path(place.settings.model_dir).iterdir()} == {new}
+    assert {folder.name for folder in Path(place.settings.night.model_dir).iterdir()} == {new}
 
 
 def test_only_the_newest_refused_run_is_kept_for_a_look(place: Place) -> None:
@@ -300,7 +300,7 @@ def test_the_command_prunes_says_what_and_waits_for_nobody(place: Place) -> None
 def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_its_runs(place: Place) -> None:
     first, _ = place.published(), place.published()
     execute(
-        place.settings.database_url,
+        place.settings.stores.database_url,
         "DROP TABLE recs.ledger_version",
         "ALTER TABLE recs.runs DROP COLUMN removed_at",
     )
@@ -314,7 +314,7 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_with_its_runs(place:
 def test_a_ledger_of_version_2_gains_the_tables_of_the_experiment(place: Place) -> None:
     first, _ = place.published(), place.published()
     execute(
-        place.settings.database_url,
+        place.settings.stores.database_url,
         "DROP TABLE recs.experiments, recs.exposures, recs.exposures_drained",
         "UPDATE recs.ledger_version SET version = 2",
     )
@@ -328,7 +328,7 @@ def test_a_ledger_of_version_2_gains_the_tables_of_the_experiment(place: Place) 
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(place: Place) -> None:
-    execute(place.settings.database_url, f"INSERT INTO recs.ledger_version VALUES ({VERSION + 1})")
+    execute(place.settings.stores.database_url, f"INSERT INTO recs.ledger_version VALUES ({VERSION + 1})")
     told = f"of version {VERSION + 1}, this program knows {VERSION}; update the program"
     with pytest.raises(OvernightError, match=told):
         ledger.create(place.engine)
@@ -337,6 +337,6 @@ def test_a_ledger_of_a_newer_version_is_left_alone(place: Place) -> None:
 
 
 def test_a_database_without_a_ledger_has_version_0(database_url: str) -> None:
-    engine = open_engine(Settings(database_url=database_url))
+    engine = open_engine(Settings.of(database_url=database_url))
     assert ledger.schema_version(engine) == 0
     engine.dispose()

@@ -38,7 +38,7 @@ def hook() -> Iterator[Webhook]:
 @pytest.fixture
 def alarm(hook: Webhook) -> Alarm:
     """Posts to the webhook; Postgres and Redis are away."""
-    return Alarm(Settings(webhook_url=hook.url, **NOWHERE))
+    return Alarm(Settings.of(webhook_url=hook.url, **NOWHERE))
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_bad_cron_expression_ends_the_scheduler_with_one_line(start: Start) ->
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """A database with an empty ledger."""
-    engine = open_engine(Settings(database_url=database_url))
+    engine = open_engine(Settings.of(database_url=database_url))
     with engine.begin() as connection:
         connection.execute(sa.schema.CreateSchema(SCHEMA))
     ledger.create(engine)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"
 )
 
-SETTINGS = Settings(embeddings="on", threads=1)
+SETTINGS = Settings.of(embeddings="on", threads=1)
 TEXTS = [
     "The bank raised its interest rates.",
     "Central banks and the cost of money",

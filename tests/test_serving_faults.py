@@ -192,7 +192,7 @@ def test_a_redis_that_wants_a_password_is_unavailable_and_nothing_shows_the_wron
 
 def test_a_redis_url_with_a_bad_option_is_a_settings_error() -> None:
     with pytest.raises(SettingsError, match="REDIS_URL"):
-        open_redis(Settings(redis_url="redis://localhost:6379/0?socket_timeout=abc"), 0.05)
+        open_redis(Settings.of(redis_url="redis://localhost:6379/0?socket_timeout=abc"), 0.05)
 
 
 def _share(app: Flask, file: Path) -> None:

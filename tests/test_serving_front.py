@@ -123,7 +123,7 @@ def test_tokens_and_the_port_of_the_metrics_hold_here_too(redis_url: str, redis_
 
 
 def test_a_request_that_is_to_be_logged_is_answered_by_flask(redis_url: str) -> None:
-    with serving(settings_for(redis_url, access_log="on")) as app:
+    with serving(settings_for(redis_url, access_log=True)) as app:
         assert not isinstance(app.wsgi_app, Front)
 
 

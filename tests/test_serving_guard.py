@@ -126,7 +126,7 @@ def test_a_redis_that_cannot_be_read_is_warned_of() -> None:
 
 
 def test_no_form_of_a_secret_stays_in_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = Settings(
+    settings = Settings.of(
         redis_url="redis://user:p%22q%C3%A9%5C@host/0",
         database_url="postgresql://u:dbpass@host/x?sslpassword=sslpass",
         api_tokens=TOKEN,

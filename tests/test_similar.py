@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ NOBODY = np.empty(0, dtype=np.int64)
 def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Night:
     """A night on a small network, with lists of five similar posts."""
     make_network(database_url)
-    settings = Settings(
+    settings = Settings.of(
         database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path), threads=1, similar_n=5
     )
     return Night(settings, open_engine(settings), redis_client, "tests")
@@ -193,7 +192,7 @@ def test_embedding_columns_of_the_posts_view_make_posts_alike(night: Night, data
 
 
 def test_similar_posts_are_the_same_byte_for_byte_and_go_with_their_run(night: Night) -> None:
-    night.settings = replace(night.settings, keep_runs=1, prune_after_minutes=0)
+    night.settings = night.settings.replace(keep_runs=1, prune_after_minutes=0)
     first, second = run_night(night, ("test", "test"))
     values = [f"{post}\t{value_of(night, second, post)}\n" for post in range(101, 141)]
     assert sha256("".join(values).encode()).hexdigest() == second["similar_checksum"]
@@ -203,7 +202,7 @@ def test_similar_posts_are_the_same_byte_for_byte_and_go_with_their_run(night: N
 
 
 def test_zero_turns_similar_posts_off(night: Night) -> None:
-    night.settings = replace(night.settings, similar_n=0)
+    night.settings = night.settings.replace(similar_n=0)
     (manifest,) = run_night(night, ("control",))
     assert manifest["similar_posts"] == 0
     assert list(night.redis.scan_iter(KEYS.post(manifest["run_id"], 0)[:-1] + "*")) == []

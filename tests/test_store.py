@@ -14,10 +14,10 @@ from batch.loading import pull as pulling_module
 from batch.loading.history import HALF_LIVES, RECENT, History, count_histories
 from batch.loading.post_groups import Groupings
 from batch.loading.pull import REASONS, Pulled
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS
 from tests.batch_support import execute, make_network, query, run_here, topics_of
-from tests.evaluation_support import gathered_of, pulled_of
+from tests.evaluation_support import dataset_of, pulled_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = int((datetime(1, 1, 1, tzinfo=UTC) - EPOCH).total_seconds() - 366 * 86_400) * 1_000_000
@@ -239,10 +239,10 @@ def test_a_log_without_a_time_that_a_calendar_has_is_pulled(database_url: str) -
     assert pulled_of(database_url, UNTIL).store.interactions == len(usable(raw_rows(database_url)))
 
 
-def arrays_of(gathered: Gathered) -> list[Any]:
+def arrays_of(dataset: Dataset) -> list[Any]:
     """Return every array that a night counts."""
-    found: list[Any] = [gathered.split, gathered.left_out, gathered.hidden]
-    for history in (*(each.history for each in gathered.windows), gathered.now):
+    found: list[Any] = [dataset.split, dataset.left_out, dataset.hidden]
+    for history in (*(each.history for each in dataset.windows), dataset.now):
         pairs = history.impressions
         found += [history.user_counts.to_numpy(), history.post_counts.to_numpy()]
         found += [*history.views_of_group.values(), *history.likes_of_group.values()]
@@ -255,9 +255,9 @@ def arrays_of(gathered: Gathered) -> list[Any]:
             pairs.likes,
         ]
     found += [
-        array for each in gathered.windows for array in (each.later_likes.starts, each.later_likes.posts)
+        array for each in dataset.windows for array in (each.later_likes.starts, each.later_likes.posts)
     ]
-    for rows in (gathered.holdout, *(each.views for each in gathered.windows)):
+    for rows in (dataset.holdout, *(each.views for each in dataset.windows)):
         found += [rows.users, rows.posts, rows.liked, rows.viewed, rows.weights]
     return found
 
@@ -266,10 +266,10 @@ def test_parts_chunks_and_threads_make_no_difference_to_any_array(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url, users=90, interactions=6_000)
-    whole = arrays_of(gathered_of(database_url, threads=1))
+    whole = arrays_of(dataset_of(database_url, threads=1))
     in_small_parts(monkeypatch)
     for threads in (1, 2):
-        again = arrays_of(gathered_of(database_url, threads=threads))
+        again = arrays_of(dataset_of(database_url, threads=threads))
         for one, other in zip(whole, again, strict=True):
             np.testing.assert_equal(other, one)
             if isinstance(one, np.ndarray):

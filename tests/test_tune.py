@@ -27,7 +27,7 @@ from contract.keys import Keys
 from contract.settings import Settings
 from tests.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
 from tests.catalogue_cases import a_case, lists_of
-from tests.evaluation_support import gathered_of
+from tests.evaluation_support import dataset_of
 
 OTHER_LIKES = """
     UPDATE recs.interactions SET post_id = 101 + (post_id - 101 + 7) % 40
@@ -94,7 +94,7 @@ def tuning(database_url: str, redis_url: str, tmp_path: Path) -> Tuning:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(model_dir=str(tmp_path))
+    return Settings.of(model_dir=str(tmp_path))
 
 
 def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning: Tuning) -> None:
@@ -124,7 +124,7 @@ def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning
     measured = tuning.kept["measured"]
     assert measured["recipe"] == "liked"
     for name, parameters in (("tuned", tuning.kept["parameters"]), ("default", DEFAULTS)):
-        keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), parameters, {})
+        keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
         for part in ("tuning", "holdout"):
             until = measured[part]["until"]
             done = tuning.batch("evaluate", "--variant", "control", "--as-of", until, "--json", **recipe)
@@ -139,10 +139,10 @@ def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning
 def test_too_few_users_to_judge_end_tuning_before_its_search(
     tuning: Tuning, database_url: str, lacks: str
 ) -> None:
-    split = gathered_of(database_url).split
+    split = dataset_of(database_url).split
     start, end = split.holdout_start, split.cutoff
     if lacks == "tuning":
-        earlier = gathered_of(database_url, as_of=start).split
+        earlier = dataset_of(database_url, as_of=start).split
         start, end = earlier.holdout_start, earlier.cutoff
     execute(database_url, LIKES_OF_FEW.format(start, end))
     done = tuning.batch("tune", "--trials", "1")
@@ -215,7 +215,7 @@ def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_u
 def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, database_url: str) -> None:
     tuning.tune(1)
     (trials,) = tuning.studies
-    earlier = gathered_of(database_url, as_of=gathered_of(database_url).split.holdout_start)
+    earlier = dataset_of(database_url, as_of=dataset_of(database_url).split.holdout_start)
     execute(database_url, OTHER_LIKES.format(earlier.split.holdout_start))
     tuning.tune(1)
     _, others = tuning.studies
@@ -244,7 +244,7 @@ def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
 
 
 def test_where_nothing_beats_the_defaults_nothing_is_kept(tuning: Tuning) -> None:
-    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), DEFAULTS, {})
+    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), DEFAULTS, {})
     before = tuning.file.read_text()
     done = tuning.tune(1)
     assert "no trial beats the defaults by more than one standard error; nothing is kept" in done.stdout
@@ -256,7 +256,7 @@ def test_the_next_run_uses_tuned_parameters_and_records_them(
     tuning: Tuning, redis_client: redis.Redis
 ) -> None:
     parameters = {"num_iterations": 57, "num_leaves": 9}
-    keep_parameters("control", Settings(model_dir=str(tuning.file.parent)), parameters, {})
+    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
     for variant, wanted, trees in (("control", parameters, 57), ("test", {}, DEFAULTS["num_iterations"])):
         done = tuning.batch("run", "--variant", variant)
         assert done.returncode == 0, done.stderr
@@ -298,7 +298,7 @@ def test_a_broken_file_of_parameters_stops_a_run_and_what_is_live_stays(
     ],
 )
 def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, told: str) -> None:
-    file = Path(settings.model_dir) / "parameters-control.json"
+    file = Path(settings.night.model_dir) / "parameters-control.json"
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ParametersError, match="delete it to go back to the defaults") as refused:
         parameters_for("control", settings)

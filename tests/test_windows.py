@@ -18,7 +18,7 @@ from batch.training import dataset as gathering
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
 from tests.batch_support import FIRST_DAY, execute, make_network, query
-from tests.evaluation_support import CLOCK, fitted, gathered_of, pulled_of, small_network
+from tests.evaluation_support import CLOCK, dataset_of, fitted, pulled_of, small_network
 
 HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
@@ -67,15 +67,15 @@ def test_likes_long_before_the_views_have_windows_too(database_url: str) -> None
     )
     split = split_of(database_url)
     assert split.history_end > FIRST_DAY > split.windows[WINDOWS - 1]
-    gathered = gathered_of(database_url)
-    assert [each.history.cutoff for each in gathered.windows] == list(split.windows)
-    assert gathered.before_holdout.cutoff < split.holdout_start
-    labelled = [len(each.examples(LIKED, 10_000, 1)) for each in gathered.windows]
+    dataset = dataset_of(database_url)
+    assert [each.history.cutoff for each in dataset.windows] == list(split.windows)
+    assert dataset.before_holdout.cutoff < split.holdout_start
+    labelled = [len(each.examples(LIKED, 10_000, 1)) for each in dataset.windows]
     assert min(labelled[: WINDOWS - 1]) > 100
     assert labelled[-1] == 0
     # The views were left out of the windows before the end of the history, where there are none.
-    assert [each.views.viewed.any() for each in gathered.windows[: WINDOWS - 1]] == [False] * (WINDOWS - 1)
-    assert gathered.windows[-1].views.viewed.any()
+    assert [each.views.viewed.any() for each in dataset.windows[: WINDOWS - 1]] == [False] * (WINDOWS - 1)
+    assert dataset.windows[-1].views.viewed.any()
 
 
 @pytest.mark.parametrize("second", [0, 30])
@@ -204,10 +204,10 @@ def test_where_no_post_is_known_or_no_like_is_new_there_are_no_examples() -> Non
 
 
 def test_a_window_has_examples_of_the_users_to_keep_alone(database_url: str) -> None:
-    gathered = small_network(database_url)
-    keep = np.arange(len(gathered.network.users)) % 3 == 0
+    dataset = small_network(database_url)
+    keep = np.arange(len(dataset.network.users)) % 3 == 0
     for recipe in (each for each in RECIPES.values() if each.objective == "binary"):
-        for window in gathered.windows:
+        for window in dataset.windows:
             whole, kept = (each.examples(recipe, 10_000, 1) for each in (window, window.keep_users(keep)))
             expected = whole.where(keep[whole.users])
             assert 0 < len(expected) < len(whole)
@@ -228,10 +228,10 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
             f"AND happened_at < '{FIRST_DAY.isoformat()}'::timestamptz + "
             "interval '1 day' * ((i.post_id - 100) * 3 % 28)",
         )
-    gathered = gathered_of(database_url)
-    ids = gathered.network.posts.index.to_numpy()
+    dataset = dataset_of(database_url)
+    ids = dataset.network.posts.index.to_numpy()
     unknown_liked = 0
-    for window, end in zip(gathered.windows, gathered.split.bounds[1:], strict=True):
+    for window, end in zip(dataset.windows, dataset.split.bounds[1:], strict=True):
         start = window.history.cutoff.isoformat()
         by_then = f"created_at <= '{start}'"
         if not with_times:
@@ -250,7 +250,7 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
             f"AND happened_at <= '{end.isoformat()}' GROUP BY 1, 2 HAVING min(happened_at) > '{start}'",
         )
         unknown_liked += sum(post not in ids[known] for _, post in pairs)
-        users = gathered.network.users.index.to_numpy()[examples.users[examples.liked]]
+        users = dataset.network.users.index.to_numpy()[examples.users[examples.liked]]
         new = {(user, post) for user, post in pairs if post in ids[known]}
         assert set(zip(users, ids[examples.posts[examples.liked]], strict=True)) == new
     assert unknown_liked > 10
@@ -260,9 +260,9 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
 def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
     database_url: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gathered = small_network(database_url)
-    model, network = fitted(database_url, gathered, "test", recipe), gathered.network
-    monkeypatch.setattr(gathering, "split_by_time", lambda *_: gathered.split)
+    dataset = small_network(database_url)
+    model, network = fitted(database_url, dataset, "test", recipe), dataset.network
+    monkeypatch.setattr(gathering, "split_by_time", lambda *_: dataset.split)
 
     def features(history: History, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         factors = model.factors(network, history)
@@ -271,19 +271,19 @@ def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
         return rows, factors.dot(examples.users, examples.posts)
 
     changed = 0
-    for index in reversed(range(len(gathered.windows))):
-        window = gathered.windows[index]
+    for index in reversed(range(len(dataset.windows))):
+        window = dataset.windows[index]
         examples = window.examples(recipe, 10_000, 1)
         assert len(examples) > 50
         since = window.history.cutoff.isoformat()
         execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{since}'")
-        again = gathered_of(database_url)
+        again = dataset_of(database_url)
         for one, other in zip(
             features(window.history, examples), features(again.windows[index].history, examples), strict=True
         ):
             np.testing.assert_array_equal(one, other)
         # The features of the time after that do change.
         changed += not np.array_equal(
-            features(gathered.now, examples)[0], features(again.now, examples)[0], equal_nan=True
+            features(dataset.now, examples)[0], features(again.now, examples)[0], equal_nan=True
         )
-    assert changed == len(gathered.windows)
+    assert changed == len(dataset.windows)

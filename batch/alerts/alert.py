@@ -82,14 +82,16 @@ def sent_if_it_fails(settings: Settings, variants: Sequence[str]) -> Iterator[No
 
 def send(settings: Settings, alert: Alert) -> None:
     """Send an alert if there is a webhook; one that is not delivered is logged, never raised."""
-    if not settings.webhook_url:
+    if not settings.schedule.webhook_url:
         return
     try:
         deliver(settings, alert)
     except OvernightError as error:
         log.warning("the alert %s was not delivered: %s", alert.event, error)
     else:
-        log.info("the alert %s was delivered to %s", alert.event, webhook.host_of(settings.webhook_url))
+        log.info(
+            "the alert %s was delivered to %s", alert.event, webhook.host_of(settings.schedule.webhook_url)
+        )
 
 
 def deliver(settings: Settings, alert: Alert) -> None:
@@ -101,7 +103,7 @@ def deliver(settings: Settings, alert: Alert) -> None:
         It was not delivered, or not in time.
     """
     body = _body(settings, alert)
-    (outcome,) = within(DELIVERY_SECONDS, lambda: webhook.post(settings.webhook_url, body))
+    (outcome,) = within(DELIVERY_SECONDS, lambda: webhook.post(settings.schedule.webhook_url, body))
     if isinstance(outcome, OvernightError):
         raise outcome
 
@@ -128,12 +130,12 @@ def _run_ids(settings: Settings, job: Job | None) -> list[str]:
     if job is None:
         return []
     with postgres.connected(settings) as engine:
-        return freshness.unpublished(engine, settings.key_prefix, job.pid, job.began)
+        return freshness.unpublished(engine, settings.stores.key_prefix, job.pid, job.began)
 
 
 def _live(settings: Settings, now: datetime) -> dict[str, Any]:
     with redis_client.connected(settings) as client:
-        return freshness.live_now(client, settings.key_prefix, now)
+        return freshness.live_now(client, settings.stores.key_prefix, now)
 
 
 def _text(event: Event, body: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def alert(settings: Settings, event: str, reason: str) -> None:
 
     Exits 1 if it is not delivered.
     """
-    if not settings.webhook_url:
+    if not settings.schedule.webhook_url:
         raise SettingsError("OVERNIGHT_WEBHOOK_URL is empty: there is nowhere to post an alert to")
     deliver(settings, Alert(Event(event), reason))
-    click.echo(f"the alert {event} was delivered to {host_of(settings.webhook_url)}")
+    click.echo(f"the alert {event} was delivered to {host_of(settings.schedule.webhook_url)}")

@@ -17,7 +17,7 @@ from batch.evaluation.catalogue_case import PROTOCOL
 from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueFigures
 from batch.runs import ledger
 from batch.signals import signals_raise
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.settings import Settings
 
 ALL = "all"
@@ -25,7 +25,7 @@ ALL = "all"
 
 @click.command(epilog="Example: python -m batch backtest --variant control --cutoffs 4")
 @click.option(
-    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to judge."
+    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to judge."
 )
 @click.option(
     "--cutoffs",
@@ -45,7 +45,7 @@ def backtest(
     """
     if cutoffs is not None and at:
         raise click.UsageError("--cutoffs and --at both say which nights; give one of them.")
-    chosen = [VARIANTS[name] for name in (VARIANTS if variant == ALL else (variant,))]
+    chosen = [MODELS[name] for name in (MODELS if variant == ALL else (variant,))]
     who, clock = f"overnight {ledger.actor('batch backtest')}", datetime.now(UTC)
     with (
         threadpool_limits(1, user_api="blas"),  # as in a night, so that figures agree

@@ -16,7 +16,7 @@ from contract.settings import Settings
 @click.pass_obj
 def block(settings: Settings, post_id: int, as_json: bool) -> None:
     """Keep a post out of every answer, within about a second."""
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     with redis_client.connected(settings) as client:
         added = bool(client.sadd(keys.blocked, post_id))
         known = bool(client.hexists(keys.posts, str(post_id)))
@@ -35,7 +35,7 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
 def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
     """Let a blocked post be served again: from lists that hold it still, and by the next run."""
     with redis_client.connected(settings) as client:
-        removed = bool(client.srem(Keys(settings.key_prefix).blocked, post_id))
+        removed = bool(client.srem(Keys(settings.stores.key_prefix).blocked, post_id))
     if as_json:
         click.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
         return

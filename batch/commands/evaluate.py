@@ -22,9 +22,9 @@ from batch.evaluation.labelled_file import judge_views, live_runs, read_views
 from batch.evaluation.protocols import JudgedCutoff, by_cutoffs, by_folds
 from batch.runs import ledger
 from batch.signals import signals_raise
-from batch.training.dataset import gathered_now
+from batch.training.dataset import load_dataset_now
 from batch.training.fit import fit
-from batch.variants import VARIANTS, Variant
+from batch.variants import MODELS, Variant
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -40,7 +40,7 @@ OF_CUTOFF = (
 
 @click.command(epilog="Example: python -m batch evaluate --variant control --folds 5")
 @click.option(
-    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to judge."
+    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to judge."
 )
 @click.option(
     "--folds", type=click.IntRange(2, 100), help="Part the users; judge each part by the rest's model."
@@ -82,8 +82,8 @@ def evaluate(
         raise click.UsageError("--folds, --cutoffs and --views are three ways to judge; give one of them.")
     if views is not None and as_of is not None:
         raise click.UsageError("--views is judged as of the live runs' cutoffs; leave out --as-of.")
-    names = tuple(VARIANTS) if variant == ALL else (variant,)
-    chosen = [VARIANTS[name] for name in names]
+    names = tuple(MODELS) if variant == ALL else (variant,)
+    chosen = [MODELS[name] for name in names]
     rolling: list[JudgedCutoff] = []
     if views is not None:
         found, told = _on_file(settings, names, views)
@@ -99,22 +99,22 @@ def evaluate(
 def _on_holdout(
     settings: Settings, variants: list[Variant], as_of: datetime | None
 ) -> tuple[dict[str, Evaluation], str]:
-    with _batch(settings) as engine, gathered_now(engine, settings, as_of, datetime.now(UTC)) as gathered:
+    with _batch(settings) as engine, load_dataset_now(engine, settings, as_of, datetime.now(UTC)) as dataset:
         found = {}
         for each in variants:
-            recipe = choose_recipe(each, gathered, settings).recipe
-            model = fit(each, gathered, gathered.training, recipe, settings)
-            found[each.name] = evaluated(model, gathered, settings.threads, MAX_USERS_OF_COMMANDS)
-    split = gathered.split
+            recipe = choose_recipe(each, dataset, settings).recipe
+            model = fit(each, dataset, dataset.training, recipe, settings)
+            found[each.name] = evaluated(model, dataset, settings.night.threads, MAX_USERS_OF_COMMANDS)
+    split = dataset.split
     return found, f"time split, {split.holdout_start.isoformat()} to {split.cutoff.isoformat()}"
 
 
 def _on_folds(
     settings: Settings, variants: list[Variant], folds: int, as_of: datetime | None
 ) -> tuple[dict[str, Evaluation], str]:
-    with _batch(settings) as engine, gathered_now(engine, settings, as_of, datetime.now(UTC)) as gathered:
-        found = {each.name: by_folds(each, gathered, folds, settings) for each in variants}
-    split = gathered.split
+    with _batch(settings) as engine, load_dataset_now(engine, settings, as_of, datetime.now(UTC)) as dataset:
+        found = {each.name: by_folds(each, dataset, folds, settings) for each in variants}
+    split = dataset.split
     when = f"{split.history_end.isoformat()} to {split.cutoff.isoformat()}"
     return found, f"{folds} folds by user, {when}"
 
@@ -133,7 +133,7 @@ def _on_cutoffs(
 def _on_file(settings: Settings, names: tuple[str, ...], file: Path) -> tuple[dict[str, Evaluation], str]:
     views = read_views(file)
     with _batch(settings) as engine, redis_client.connected(settings) as client:
-        runs = live_runs(client, Keys(settings.key_prefix), names)
+        runs = live_runs(client, Keys(settings.stores.key_prefix), names)
         found = judge_views(engine, settings, runs, views, datetime.now(UTC))
     return found, f"{file} by " + ", ".join(run.run_id for run in runs)
 

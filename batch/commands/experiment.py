@@ -112,7 +112,7 @@ def drain(settings: Settings, as_json: bool) -> None:
         done = draining.drain(engine, client, settings, datetime.now(UTC))
     text = f"{done.exposures} exposures moved to recs.exposures"
     if done.removed:
-        text += f", {done.removed} older than {settings.exposures_keep_days} days removed there"
+        text += f", {done.removed} older than {settings.experiment.exposures_keep_days} days removed there"
     click.echo(formatting.as_json(asdict(done)) if as_json else text)
 
 

@@ -11,7 +11,7 @@ import click
 from batch import formatting, postgres
 from batch.commands.options import PLANNED_DAYS, Moment, Number, json_option
 from batch.runs import ledger
-from contract.settings import ON, Settings
+from contract.settings import Settings
 
 DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
@@ -83,9 +83,9 @@ def _record(
     with postgres.connected(settings, who) as engine:
         ledger.create(engine)
         with postgres.snapshot(engine) as connection:
-            split = find_split(history(connection, settings.key_prefix), name, until)
+            split = find_split(history(connection, settings.stores.key_prefix), name, until)
             counted = period(split, datetime.now(UTC), since, until, planned)
-            return record(read(connection, counted, settings.exposures == ON, worth))
+            return record(read(connection, counted, settings.experiment.exposures, worth))
 
 
 def _text(found: dict[str, Any]) -> str:

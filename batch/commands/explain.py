@@ -57,7 +57,7 @@ def explain(
 def _explained(
     settings: Settings, user_id: int, post_id: int, run_name: str | None
 ) -> tuple[dict[str, Any], Explained]:
-    keys, who = Keys(settings.key_prefix), f"overnight {ledger.actor('batch explain')}"
+    keys, who = Keys(settings.stores.key_prefix), f"overnight {ledger.actor('batch explain')}"
     with (
         # As in a night, so that the factors come out the same.
         threadpool_limits(1, user_api="blas"),

@@ -26,7 +26,7 @@ LONGEST_TEXT = 60
 def lookup(settings: Settings, user_id: int, limit: int, as_json: bool) -> None:
     """Show what a user gets now: from which run, and the posts with score, topic and text."""
     with redis_client.connected(settings) as client:
-        found = served(client, Keys(settings.key_prefix), user_id)
+        found = served(client, Keys(settings.stores.key_prefix), user_id)
     record = found.record(datetime.now(UTC))
     record |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
     click.echo(formatting.as_json(record) if as_json else _format_list(record))
@@ -83,7 +83,7 @@ def diff(settings: Settings, user_id: int, run_a: str, run_b: str, limit: int, a
     A run is named by its id, or by control or test: the one that is live.
     """
     with redis_client.connected(settings) as client:
-        found = compared(client, Keys(settings.key_prefix), user_id, run_a, run_b)
+        found = compared(client, Keys(settings.stores.key_prefix), user_id, run_a, run_b)
     click.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
 
 

@@ -43,13 +43,13 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
     ):
         ledger.create(engine)
         if dry_run or (not yes and sys.stdin.isatty()):
-            with lock.held(engine, settings.key_prefix):
+            with lock.held(engine, settings.stores.key_prefix):
                 found = remove(engine, client, settings, dry_run=True)
             if found and not dry_run:
                 click.echo(_format_removed(found, "would be removed"), err=True)
                 click.confirm("Remove them for good?", abort=True, err=True)
         if not dry_run:
-            with lock.held(engine, settings.key_prefix):
+            with lock.held(engine, settings.stores.key_prefix):
                 found = tidy(engine, client, settings, who)
     if as_json:
         click.echo(encode_object({"dry_run": dry_run, "runs": [asdict(run) for run in found]}))
@@ -89,7 +89,7 @@ def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: 
         redis_client.connected(settings) as client,
     ):
         ledger.create(engine)
-        done = roll_back(engine, client, Keys(settings.key_prefix), variant, reason, who)
+        done = roll_back(engine, client, Keys(settings.stores.key_prefix), variant, reason, who)
     click.echo(encode_object(vars(done)) if as_json else _format_rollback(done))
 
 

@@ -14,14 +14,14 @@ from batch.runs import ledger
 from batch.signals import signals_raise
 from batch.tuning.tune import DEFAULTS, Tuned
 from batch.tuning.tune import tune as search
-from batch.variants import VARIANTS
+from batch.variants import MODELS
 from contract.experiment import CONTROL
 from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch tune --variant test --minutes 60")
 @click.option(
-    "--variant", type=click.Choice([*VARIANTS]), default=CONTROL, show_default=True, help="Model to tune."
+    "--variant", type=click.Choice([*MODELS]), default=CONTROL, show_default=True, help="Model to tune."
 )
 @click.option(
     "--minutes",
@@ -39,7 +39,7 @@ def tune(
     """Search for better parameters, which the next run uses. Goes on where it was stopped."""
     who = f"overnight {ledger.actor('batch tune')}"
     with postgres.connected(settings, who) as engine, signals_raise(engine):
-        found = search(engine, settings, VARIANTS[variant], as_of, minutes, trials)
+        found = search(engine, settings, MODELS[variant], as_of, minutes, trials)
     click.echo(describe(variant, found))
 
 

@@ -53,11 +53,11 @@ def _postgres(settings: Settings, now: datetime) -> tuple[list[Finding], Known]:
         ):
             found += postgres_checks.examined(connection)
             found.append(finding.postgres_clock(connection))
-            ledgered = entered(connection, settings.key_prefix)
+            ledgered = entered(connection, settings.stores.key_prefix)
             if all(each.check != "views" or each.status is Status.OK for each in found):
                 found += time_index.examined(connection, ledgered, now)
-            found.append(live_runs.unfinished(connection, settings.key_prefix, ledgered))
-            return found, Known(ledgered, split_in_force(connection, settings.key_prefix))
+            found.append(live_runs.unfinished(connection, settings.stores.key_prefix, ledgered))
+            return found, Known(ledgered, split_in_force(connection, settings.stores.key_prefix))
     except SourceError as error:
         told, _, mend = str(error).rpartition("; ")
         return [*found, fail("postgres", told, mend)], Known()
@@ -78,7 +78,7 @@ def _redis(settings: Settings, known: Known, now: datetime) -> list[Finding]:
 
 
 def _served(client: redis.Redis, settings: Settings, known: Known, now: datetime) -> Iterator[Finding]:
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     named = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
     live = {variant: str(run_id) for variant, run_id in named.items() if run_id}
     manifests = dict(_manifests(client, keys, live))
@@ -88,11 +88,11 @@ def _served(client: redis.Redis, settings: Settings, known: Known, now: datetime
         yield from live_runs.orphans(keys, live, known.ledger, counted)
     whole = {variant: run_id for variant, run_id in live.items() if run_id in manifests}
     yield from live_runs.counts(whole, manifests, counted)
-    yield from live_runs.models(Path(settings.model_dir), whole)
-    yield from live_runs.ages(whole, manifests, settings.nightly_cron, now)
+    yield from live_runs.models(Path(settings.night.model_dir), whole)
+    yield from live_runs.ages(whole, manifests, settings.schedule.nightly_cron, now)
     yield redis_checks.enough(redis_checks.free_memory(client), _sizes(client, counted, manifests))
     yield small_keys.experiment(client, keys, live, known.split)
-    yield small_keys.exposures(client, keys, settings.exposures_batches, now)
+    yield small_keys.exposures(client, keys, settings.experiment.exposures_batches, now)
     yield small_keys.blocked(client, keys)
     posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
     yield small_keys.texts(client, keys, max(posts, default=None))

@@ -27,7 +27,7 @@ from batch.loading.history import read_likes
 from batch.loading.pull import pull
 from batch.loading.split import split_by_time
 from batch.progress import track
-from batch.training.dataset import gathered_now
+from batch.training.dataset import load_dataset_now
 from batch.training.fit import fit
 from batch.variants import Variant
 from contract.columns import INTERACTIONS, SCHEMA
@@ -62,7 +62,9 @@ def find_cutoffs(engine: sa.Engine, settings: Settings, count: int, clock: datet
         found: list[datetime] = []
         for number in range(count):
             try:
-                split = split_by_time(pulled.store, end, settings.history_fraction, settings.holdout_fraction)
+                split = split_by_time(
+                    pulled.store, end, settings.night.history_fraction, settings.night.holdout_fraction
+                )
             except SourceError as error:
                 if number == 0:
                     raise
@@ -104,7 +106,7 @@ def backtest(
     steps = ((1, night) for night in _nights(engine, settings, variants, spans, max_users))
     nights = list(track(steps, len(spans), "backtest", "cutoffs"))
     together = {
-        variant.name: measure_cases([night.cases[variant.name] for night in nights], settings.seed)
+        variant.name: measure_cases([night.cases[variant.name] for night in nights], settings.night.seed)
         for variant in variants
     }
     return nights, together
@@ -121,7 +123,7 @@ def _nights(
         night = PastNight(cutoff, until, {}, {})
         try:
             for name, case in _rank(engine, settings, variants, cutoff, until, max_users):
-                night.cases[name], night.found[name] = case, measure_cases([case], settings.seed)
+                night.cases[name], night.found[name] = case, measure_cases([case], settings.night.seed)
                 log.info("%s as of %s: %s", name, cutoff.isoformat(), _in_short(night.found[name]))
         except OvernightError as error:
             raise type(error)(f"as of {cutoff.isoformat()}: {error}") from None
@@ -137,15 +139,15 @@ def _rank(
     max_users: int,
 ) -> Iterator[tuple[str, RankedCase]]:
     """Fit each variant on all that was known at the cutoff, and let it rank."""
-    with gathered_now(engine, settings, cutoff, cutoff) as gathered:
-        network, earlier, now = gathered.network, gathered.windows[-1].history, gathered.now
+    with load_dataset_now(engine, settings, cutoff, cutoff) as dataset:
+        network, earlier, now = dataset.network, dataset.windows[-1].history, dataset.now
         likes = read_likes(now.store, until, len(network.users))
         for variant in variants:
-            recipe = choose_recipe(variant, gathered, settings).recipe
-            model = fit(variant, gathered, gathered.windows, recipe, settings)
+            recipe = choose_recipe(variant, dataset, settings).recipe
+            model = fit(variant, dataset, dataset.windows, recipe, settings)
             yield (
                 variant.name,
-                rank_case(model, network, earlier, now, likes, settings.threads, max_users),
+                rank_case(model, network, earlier, now, likes, settings.night.threads, max_users),
             )
 
 

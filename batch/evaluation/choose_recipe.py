@@ -27,7 +27,7 @@ from batch.evaluation.full_catalogue import FIRST, MAX_USERS, MIN_USERS, rank_by
 from batch.evaluation.ranking_metrics import Floats
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.loading.split import LARGE_INTERACTIONS
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.fit import fit
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES
 from batch.variants import Variant
@@ -41,7 +41,7 @@ MAX_ROWS = 500_000
 
 
 def choose_recipe(
-    variant: Variant, gathered: Gathered, settings: Settings, tuned: Mapping[str, Any] | None = None
+    variant: Variant, dataset: Dataset, settings: Settings, tuned: Mapping[str, Any] | None = None
 ) -> RecipeChoice:
     """Choose what a variant learns, and log it; nothing after the start of the holdout is looked at.
 
@@ -55,45 +55,45 @@ def choose_recipe(
     ModelError
         The setting asks for views, and there are none to learn from.
     """
-    choice = _choose(variant, gathered, settings, tuned)
+    choice = _choose(variant, dataset, settings, tuned)
     log.info("%s learns %s: %s", variant.name, choice.recipe.name, choice.why)
     return choice
 
 
 def _choose(
-    variant: Variant, gathered: Gathered, settings: Settings, tuned: Mapping[str, Any] | None
+    variant: Variant, dataset: Dataset, settings: Settings, tuned: Mapping[str, Any] | None
 ) -> RecipeChoice:
-    wanted = settings.recipe
+    wanted = settings.night.recipe
     if wanted != AUTO_RECIPE:
         recipe = RECIPES[wanted]
-        if recipe.from_views and not gathered.with_views:
+        if recipe.from_views and not dataset.with_views:
             raise ModelError(
                 f"OVERNIGHT_RECIPE={wanted} learns from views, and before the holdout the network logs none "
                 f"that are liked beside others that are not; set it to {LIKED.name} or {AUTO_RECIPE}"
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
-    if not gathered.with_views:
+    if not dataset.with_views:
         return RecipeChoice(LIKED, "the network logs no views to learn from")
-    *earlier, last = gathered.training
-    case = build_case(gathered.network, last.history, last.later_likes, MAX_USERS, settings.seed)
+    *earlier, last = dataset.training
+    case = build_case(dataset.network, last.history, last.later_likes, MAX_USERS, settings.night.seed)
     if not earlier or case.users.size < MIN_USERS:
         why = f"too little to choose by before the holdout: {case.users.size} users in one window"
         return RecipeChoice(LIKED_IF_VIEWED, why)
-    if gathered.interactions >= LARGE_INTERACTIONS:  # each recipe would have factors of its own
+    if dataset.interactions >= LARGE_INTERACTIONS:  # each recipe would have factors of its own
         variant = replace(variant, with_factors=False)
-    settings = replace(settings, training_rows=min(settings.training_rows, MAX_ROWS))
+    settings = settings.replace(training_rows=min(settings.night.training_rows, MAX_ROWS))
     values: list[Floats] = []
     tried: list[Candidate] = []
     for recipe in (LIKED_IF_VIEWED, LIKED):
         try:
-            model = fit(variant, gathered, earlier, recipe, settings, tuned)
+            model = fit(variant, dataset, earlier, recipe, settings, tuned)
         except ModelError as error:
             log.info("recipe %s is left out: %s", recipe.name, error)
             continue
-        lists = rank_by_model(model, gathered.network, last.history, case, settings.threads)
+        lists = rank_by_model(model, dataset.network, last.history, case, settings.night.threads)
         values.append(score_lists(case, lists).values[FIRST])
         tried.append(Candidate(recipe, float(values[-1].mean()), *paired_difference(values[-1], values[0])))
-    validated = (last.history.cutoff, gathered.split.holdout_start)
+    validated = (last.history.cutoff, dataset.split.holdout_start)
     if len(tried) < 2:
         recipe = tried[0].recipe if tried else LIKED_IF_VIEWED
         why = "no other recipe could be tried before the holdout"

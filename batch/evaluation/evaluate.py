@@ -31,9 +31,9 @@ from batch.evaluation.ranking_metrics import (
     ranked_lists,
     rounded,
 )
-from batch.evaluation.scored_rows import TOPIC, Judged, frequent, judge
+from batch.evaluation.scored_rows import TOPIC, ScoredRows, frequent, judge
 from batch.loading.examples import Examples
-from batch.training.dataset import Gathered, Window
+from batch.training.dataset import Dataset, Window
 from batch.training.model import Model
 
 HITRATE = f"hitrate_at_{KS[0]}"
@@ -143,7 +143,7 @@ def flat_catalogue(start: str, found: CatalogueFigures) -> Figures:
     return flat
 
 
-def evaluation(judged: Judged, seed: int, catalogue: CatalogueFigures | None) -> Evaluation:
+def evaluation(judged: ScoredRows, seed: int, catalogue: CatalogueFigures | None) -> Evaluation:
     """Measure what was judged; `catalogue` are the figures over the full catalogue, or None."""
     return Evaluation(
         protocol=judged.protocol,
@@ -156,13 +156,13 @@ def evaluation(judged: Judged, seed: int, catalogue: CatalogueFigures | None) ->
     )
 
 
-def compared(judged: Judged, scores: Floats, seed: int) -> dict[str, Difference]:
+def compared(judged: ScoredRows, scores: Floats, seed: int) -> dict[str, Difference]:
     """Return by metric the difference: the model less other scores of the same rows."""
     mine, theirs = (_ranked(judged, each, None, seed) for each in (judged.scores, scores))
     return mine.minus(theirs)
 
 
-def _viewed(judged: Judged, seed: int) -> dict[str, Measured]:
+def _viewed(judged: ScoredRows, seed: int) -> dict[str, Measured]:
     constant = np.zeros(len(judged.rows))
     found = {
         MODEL: _ranked(judged, judged.scores, judged.probabilities, seed),
@@ -178,28 +178,28 @@ def _viewed(judged: Judged, seed: int) -> dict[str, Measured]:
     return found
 
 
-def _ranked(judged: Judged, scores: Floats, probabilities: Floats | None, seed: int) -> Measured:
+def _ranked(judged: ScoredRows, scores: Floats, probabilities: Floats | None, seed: int) -> Measured:
     lists = by_list(ranked_lists(judged.lists, judged.rows.posts, judged.rows.liked, scores))
     return measure(lists, _owners(judged), _pooled(judged, scores, probabilities), seed)
 
 
-def _pooled(judged: Judged, scores: Floats, probabilities: Floats | None) -> Pooled:
+def _pooled(judged: ScoredRows, scores: Floats, probabilities: Floats | None) -> Pooled:
     return Pooled(judged.rows.users, judged.rows.liked, scores, probabilities)
 
 
-def _owners(judged: Judged) -> Places:
+def _owners(judged: ScoredRows) -> Places:
     """Return (lists,) whose list each is, lists in ascending order."""
     _, first = np.unique(judged.lists, return_index=True)
     return judged.rows.users[first]
 
 
-def _expected(judged: Judged) -> dict[str, Floats]:
+def _expected(judged: ScoredRows) -> dict[str, Floats]:
     _, owner, candidates = np.unique(judged.lists, return_inverse=True, return_counts=True)
     relevant = np.bincount(owner, weights=judged.rows.liked, minlength=candidates.size)
     return expected_of_random(relevant.astype(np.int64), candidates.astype(np.int64))
 
 
-def _segments(judged: Judged, seed: int) -> list[dict[str, Any]]:
+def _segments(judged: ScoredRows, seed: int) -> list[dict[str, Any]]:
     found = []
     for grouping, labels in judged.segments.items():
         names, grouped = frequent(grouping, labels)
@@ -207,7 +207,7 @@ def _segments(judged: Judged, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def _segment(judged: Judged, grouping: str, name: str, within: Any, seed: int) -> dict[str, Any]:
+def _segment(judged: ScoredRows, grouping: str, name: str, within: Any, seed: int) -> dict[str, Any]:
     """Judge the rows of one segment; lists are whole in all groupings but by topic, which has no HitRate."""
     part = judged.within(within)
     whole = grouping != TOPIC
@@ -230,7 +230,7 @@ def _segment(judged: Judged, grouping: str, name: str, within: Any, seed: int) -
     return record
 
 
-def _hitrate(part: Judged, scores: Floats) -> Floats:
+def _hitrate(part: ScoredRows, scores: Floats) -> Floats:
     ranked = ranked_lists(part.lists, part.rows.posts, part.rows.liked, scores)
     return by_list(ranked, KS[:1])[HITRATE]
 
@@ -251,7 +251,7 @@ def _with_bounds(name: str, value: float, bounds: Sequence[float]) -> Figures:
 
 log = logging.getLogger("batch")
 
-__all__ = ["Judged", "evaluate", "evaluated", "holdout_rows", "judged", "rank_holdout"]
+__all__ = ["ScoredRows", "evaluate", "evaluated", "holdout_rows", "judged", "rank_holdout"]
 
 
 def holdout_rows(examples: Examples) -> Examples:
@@ -266,23 +266,23 @@ def share_of_likes(windows: Sequence[Window]) -> float:
     return float(liked.mean()) if liked.size else float("nan")
 
 
-def judged(model: Model, gathered: Gathered, threads: int) -> Judged:
+def judged(model: Model, dataset: Dataset, threads: int) -> ScoredRows:
     """Score the holdout with features as of its start."""
-    rows = holdout_rows(gathered.holdout)
-    like_rate = share_of_likes(gathered.training)
-    return judge(model, gathered.network, gathered.at_holdout, rows, like_rate, threads)
+    rows = holdout_rows(dataset.holdout)
+    like_rate = share_of_likes(dataset.training)
+    return judge(model, dataset.network, dataset.at_holdout, rows, like_rate, threads)
 
 
-def rank_holdout(model: Model, gathered: Gathered, threads: int, max_users: int) -> RankedCase:
+def rank_holdout(model: Model, dataset: Dataset, threads: int, max_users: int) -> RankedCase:
     """Rank the full catalogue as of the holdout's start, for users who liked something in the holdout.
 
     Every like counts, also those that are not among the examples of the holdout.
     """
-    earlier, history = gathered.before_holdout, gathered.at_holdout
-    return rank_case(model, gathered.network, earlier, history, gathered.now.likes, threads, max_users)
+    earlier, history = dataset.before_holdout, dataset.at_holdout
+    return rank_case(model, dataset.network, earlier, history, dataset.now.likes, threads, max_users)
 
 
-def evaluated(model: Model, gathered: Gathered, threads: int, max_users: int = MAX_USERS) -> Evaluation:
+def evaluated(model: Model, dataset: Dataset, threads: int, max_users: int = MAX_USERS) -> Evaluation:
     """Judge a model on the holdout by both protocols, features as of the holdout's start.
 
     Parameters
@@ -290,12 +290,12 @@ def evaluated(model: Model, gathered: Gathered, threads: int, max_users: int = M
     max_users
         How many users to judge over the full catalogue.
     """
-    ranked = rank_holdout(model, gathered, threads, max_users)
-    rows = judged(model, gathered, threads)
+    ranked = rank_holdout(model, dataset, threads, max_users)
+    rows = judged(model, dataset, threads)
     return evaluation(rows, model.seed, measure_cases([ranked], model.seed))
 
 
-def evaluate(model: Model, gathered: Gathered, rows: Judged, ranked: RankedCase) -> dict[str, Any]:
+def evaluate(model: Model, dataset: Dataset, rows: ScoredRows, ranked: RankedCase) -> dict[str, Any]:
     """Measure a model on the holdout; return what the manifest keeps.
 
     Parameters
@@ -313,7 +313,7 @@ def evaluate(model: Model, gathered: Gathered, rows: Judged, ranked: RankedCase)
     and `popularity`, their 95 % `intervals` (low, high), `calibration` by
     deciles and `segments`; None where a figure has no value.
     """
-    found, split = evaluation(rows, model.seed, measure_cases([ranked], model.seed)), gathered.split
+    found, split = evaluation(rows, model.seed, measure_cases([ranked], model.seed)), dataset.split
     for protocol, why in found.cannot_judge_by().items():
         log.warning("%s: the holdout cannot judge the model: %s", protocol, why)
     holdout = {

@@ -140,11 +140,11 @@ def judge_views(
         rows = known_rows(network, views)
         for run in runs:
             _warn_of_logged(pulled.store, run, views)
-            live = load_model(Path(settings.model_dir) / run.run_id, network)
+            live = load_model(Path(settings.night.model_dir) / run.run_id, network)
             history = count_history(pulled.store, network, run.cutoff, live.groupings)
             like_rate = mean_like_rate(history.post_counts["likes"], history.post_counts["views"])
-            judged = judge(live, network, history, rows, like_rate, settings.threads)
-            found[run.variant] = evaluation(judged, settings.seed, None)
+            judged = judge(live, network, history, rows, like_rate, settings.night.threads)
+            found[run.variant] = evaluation(judged, settings.night.seed, None)
     return found
 
 

@@ -21,11 +21,11 @@ from batch.evaluation.evaluate import (
 )
 from batch.evaluation.full_catalogue import RankedCase, measure_cases
 from batch.evaluation.ranking_metrics import Places
-from batch.evaluation.scored_rows import Judged, judge, pooled
+from batch.evaluation.scored_rows import ScoredRows, judge, pooled
 from batch.loading.examples import Examples
 from batch.loading.split import Split
 from batch.progress import track
-from batch.training.dataset import Gathered, gathered_now
+from batch.training.dataset import Dataset, load_dataset_now
 from batch.training.fit import fit
 from batch.variants import Variant
 from contract.errors import OvernightError, SourceError
@@ -37,12 +37,12 @@ class JudgedCutoff:
     """One cutoff: how time was cut, and per variant the scored rows, the ranked case, and their figures."""
 
     split: Split
-    rows: dict[str, Judged]
+    rows: dict[str, ScoredRows]
     cases: dict[str, RankedCase]
     found: dict[str, Evaluation]
 
 
-def by_folds(variant: Variant, gathered: Gathered, folds: int, settings: Settings) -> Evaluation:
+def by_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings) -> Evaluation:
     """Judge each user's labels since the history's end by a model that never saw a label of theirs.
 
     Features are as of the history's end throughout, so no label is in them;
@@ -53,23 +53,23 @@ def by_folds(variant: Variant, gathered: Gathered, folds: int, settings: Setting
     OvernightError
         There are fewer users than folds.
     """
-    since_end = [each for each in gathered.windows if each.history.cutoff >= gathered.split.history_end]
+    since_end = [each for each in dataset.windows if each.history.cutoff >= dataset.split.history_end]
     examples = Examples.together([each.views for each in since_end])
-    rows, fold_of_user = holdout_rows(examples), folds_of_users(examples.users, folds, settings.seed)
-    fold_of_user = np.append(fold_of_user, np.full(len(gathered.network.users) - fold_of_user.size, -1))
-    recipe = choose_recipe(variant, gathered, settings).recipe
+    rows, fold_of_user = holdout_rows(examples), folds_of_users(examples.users, folds, settings.night.seed)
+    fold_of_user = np.append(fold_of_user, np.full(len(dataset.network.users) - fold_of_user.size, -1))
+    recipe = choose_recipe(variant, dataset, settings).recipe
 
-    def judge_fold(fold: int) -> Judged:
-        others = [each.keep_users(fold_of_user != fold) for each in gathered.windows]
+    def judge_fold(fold: int) -> ScoredRows:
+        others = [each.keep_users(fold_of_user != fold) for each in dataset.windows]
         own = rows.where(fold_of_user[rows.users] == fold)
-        model = fit(variant, gathered, others, recipe, settings)
+        model = fit(variant, dataset, others, recipe, settings)
         like_rate = share_of_likes(others)
-        return judge(model, gathered.network, gathered.at_history_end, own, like_rate, settings.threads)
+        return judge(model, dataset.network, dataset.at_history_end, own, like_rate, settings.night.threads)
 
     steps = ((1, judge_fold(fold)) for fold in range(folds))
     parts = list(track(steps, folds, f"folds of {variant.name}", "folds"))
     # Lists of different folds are of different users already; pooling keeps them apart all the same.
-    return evaluation(pooled(parts), settings.seed, None)
+    return evaluation(pooled(parts), settings.night.seed, None)
 
 
 def folds_of_users(users: Places, folds: int, seed: int) -> Places:
@@ -124,8 +124,8 @@ def by_cutoffs(
     together = {
         variant.name: evaluation(
             pooled([each.rows[variant.name] for each in found]),
-            settings.seed,
-            measure_cases([each.cases[variant.name] for each in found], settings.seed),
+            settings.night.seed,
+            measure_cases([each.cases[variant.name] for each in found], settings.night.seed),
         )
         for variant in variants
     }
@@ -144,24 +144,26 @@ def _cutoffs(
     end = as_of
     for index in range(count):
         try:
-            with gathered_now(engine, settings, end, clock) as gathered:
-                judged_cutoff = JudgedCutoff(gathered.split, {}, {}, {})
+            with load_dataset_now(engine, settings, end, clock) as dataset:
+                judged_cutoff = JudgedCutoff(dataset.split, {}, {}, {})
                 for variant in variants:
-                    _judge_cutoff(judged_cutoff, variant, gathered, settings, max_users)
+                    _judge_cutoff(judged_cutoff, variant, dataset, settings, max_users)
         except OvernightError as error:
             if index == 0:
                 raise
             raise SourceError(f"only {index} of {count} cutoffs can be judged: {error}") from None
         yield judged_cutoff
-        end = gathered.split.holdout_start
+        end = dataset.split.holdout_start
 
 
 def _judge_cutoff(
-    into: JudgedCutoff, variant: Variant, gathered: Gathered, settings: Settings, max_users: int
+    into: JudgedCutoff, variant: Variant, dataset: Dataset, settings: Settings, max_users: int
 ) -> None:
-    recipe = choose_recipe(variant, gathered, settings).recipe
-    model = fit(variant, gathered, gathered.training, recipe, settings)
-    rows = judged(model, gathered, settings.threads)
-    case = rank_holdout(model, gathered, settings.threads, max_users)
+    recipe = choose_recipe(variant, dataset, settings).recipe
+    model = fit(variant, dataset, dataset.training, recipe, settings)
+    rows = judged(model, dataset, settings.night.threads)
+    case = rank_holdout(model, dataset, settings.night.threads, max_users)
     into.rows[variant.name], into.cases[variant.name] = rows, case
-    into.found[variant.name] = evaluation(rows, settings.seed, measure_cases([case], settings.seed))
+    into.found[variant.name] = evaluation(
+        rows, settings.night.seed, measure_cases([case], settings.night.seed)
+    )

@@ -22,7 +22,7 @@ Labels = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredRows:
     """Distinct (list, post) rows, where a list is what one user was shown in one window of time.
 
     Attributes
@@ -65,9 +65,9 @@ class Judged:
         """Name of the protocol that such rows allow."""
         return "viewed-only" if self.rows.viewed.any() else "likes beside sampled negatives"
 
-    def within(self, keep: npt.NDArray[np.bool_]) -> Judged:
+    def within(self, keep: npt.NDArray[np.bool_]) -> ScoredRows:
         """Return the rows to keep."""
-        return Judged(
+        return ScoredRows(
             rows=self.rows.where(keep),
             scores=self.scores[keep],
             popular=self.popular[keep],
@@ -81,10 +81,10 @@ class Judged:
 
 def judge(
     model: Model, network: Network, history: History, rows: Examples, base_rate: float, threads: int
-) -> Judged:
+) -> ScoredRows:
     """Score rows with features as of `history.cutoff`."""
     popular, popular_rate = _popularity(history, rows)
-    return Judged(
+    return ScoredRows(
         rows=rows,
         scores=model.scores(network, history, rows, threads),
         popular=popular,
@@ -96,11 +96,11 @@ def judge(
     )
 
 
-def pooled(parts: Sequence[Judged]) -> Judged:
+def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
     """Put the rows of several judgements together; each part's lists stay lists of their own."""
     above = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
     rates = [part.popular_rate for part in parts if part.popular_rate is not None]
-    return Judged(
+    return ScoredRows(
         rows=Examples.together([part.rows for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         popular=np.concatenate([part.popular for part in parts]),

@@ -47,8 +47,8 @@ class Drained:
 
 def drain(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datetime) -> Drained:
     """Move all exposures of the stream, then remove those that are too old; two may do it at once."""
-    keys, done = Keys(settings.key_prefix), Drained()
-    if client.xlen(keys.exposures) >= settings.exposures_batches:
+    keys, done = Keys(settings.stores.key_prefix), Drained()
+    if client.xlen(keys.exposures) >= settings.experiment.exposures_batches:
         log.warning(
             "%s is full, so exposures were lost: drain it more often, or raise OVERNIGHT_EXPOSURES_BATCHES",
             keys.exposures,
@@ -57,7 +57,7 @@ def drain(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datet
         pass
     if done.broken:
         log.warning("%s had %d entries that are no exposures; left out", keys.exposures, done.broken)
-    oldest = now - timedelta(days=settings.exposures_keep_days)
+    oldest = now - timedelta(days=settings.experiment.exposures_keep_days)
     with engine.begin() as connection:
         ours = sa.delete(exposures).where(exposures.c.key_prefix == keys.prefix)
         gone = connection.execute(ours.where(exposures.c.served_at < oldest))

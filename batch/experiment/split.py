@@ -64,7 +64,7 @@ def change(
     What fails leaves both as they were; but if Postgres is lost after Redis was
     told, the next night or refresh takes that back.
     """
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     with history.changing(engine, keys.prefix) as connection:
         before = history.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
         wanted = edit(before.experiment if before else of_settings(settings))
@@ -80,7 +80,7 @@ def change(
 
 def write_back(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datetime, actor: str) -> None:
     """Bring Redis to what Postgres has; where that is nothing, begin with what Redis has, or the settings."""
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     with history.changing(engine, keys.prefix) as connection:
         known = history.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
         if known is None:
@@ -102,7 +102,7 @@ def write_back(engine: sa.Engine, client: redis.Redis, settings: Settings, now: 
 
 def of_settings(settings: Settings) -> Experiment:
     """Return the experiment to begin with."""
-    return Experiment(DEFAULT_NAME, settings.experiment_salt, settings.percent_test)
+    return Experiment(DEFAULT_NAME, settings.experiment.salt, settings.experiment.percent_test)
 
 
 def _adopted(
@@ -194,7 +194,7 @@ def described(experiment: Experiment) -> str:
 
 def standing(engine: sa.Engine, client: redis.Redis, settings: Settings) -> dict[str, Any]:
     """Return the split in force, what Redis has, and every change, newest first."""
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     with engine.connect() as connection:
         changes = history.history(connection, keys.prefix)
     found = split.read(client, keys)

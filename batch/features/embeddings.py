@@ -49,14 +49,14 @@ def find_encoder(settings: Settings) -> TextEncoder | None:
     SettingsError
         OVERNIGHT_EMBEDDINGS is `on` and its packages are missing.
     """
-    if settings.embeddings == EMBEDDINGS_OFF:
+    if settings.night.embeddings == EMBEDDINGS_OFF:
         return None
     if missing := lacking():
-        if settings.embeddings == EMBEDDINGS_ON:
+        if settings.night.embeddings == EMBEDDINGS_ON:
             raise SettingsError(f"OVERNIGHT_EMBEDDINGS=on: {missing}")
         log.info("texts are not embedded: %s", missing)
         return None
-    return SentenceEncoder(settings.threads)
+    return SentenceEncoder(settings.night.threads)
 
 
 def embed(encoder: TextEncoder | None, engine: sa.Engine, texts: pd.Series) -> TextFeatures:

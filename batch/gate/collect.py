@@ -9,13 +9,13 @@ import redis
 import sqlalchemy as sa
 
 from batch.evaluation.full_catalogue import FIRST, RankedCase
-from batch.evaluation.scored_rows import Judged
+from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.compare_with_live import beside_live, find_live
-from batch.gate.inputs import Facts, PopularityComparison
+from batch.gate.inputs import GateInputs, PopularityComparison
 from batch.gate.liked_check import liked_served
-from batch.gate.list_stats import Tally
+from batch.gate.list_stats import ListStats
 from batch.runs.ledger import Run
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -25,13 +25,13 @@ def measure(
     client: redis.Redis,
     settings: Settings,
     run: Run,
-    gathered: Gathered,
-    rows: Judged,
+    dataset: Dataset,
+    rows: ScoredRows,
     ranked: RankedCase,
     metrics: dict[str, Any],
-    tally: Tally,
+    list_stats: ListStats,
     asked: int,
-) -> Facts:
+) -> GateInputs:
     """Collect what the rules look at.
 
     Parameters
@@ -47,21 +47,21 @@ def measure(
     asked
         How many users were to get one.
     """
-    keys, users = Keys(settings.key_prefix), len(gathered.network.users)
+    keys, users = Keys(settings.stores.key_prefix), len(dataset.network.users)
     live = find_live(engine, client, keys, run.variant)
     beside = None
     if live is not None:
-        beside = beside_live(client, settings, live, run.run_id, gathered, rows, ranked, tally.lists)
-    found, read = liked_served(client, keys, run.run_id, gathered, tally.lists, settings.seed)
-    return Facts(
+        beside = beside_live(client, settings, live, run.run_id, dataset, rows, ranked, list_stats.lists)
+    found, read = liked_served(client, keys, run.run_id, dataset, list_stats.lists, settings.night.seed)
+    return GateInputs(
         users_of_network=users,
         users_asked=asked,
-        lists=tally.lists,
-        full=tally.full,
-        of_five=tally.of_five,
-        posts=tally.posts,
-        posts_in_first=tally.posts_in_first,
-        not_finite=tally.not_finite + int((~np.isfinite(rows.scores)).sum()),
+        lists=list_stats.lists,
+        full=list_stats.full,
+        of_five=list_stats.of_five,
+        posts=list_stats.posts,
+        posts_in_first=list_stats.posts_in_first,
+        not_finite=list_stats.not_finite + int((~np.isfinite(rows.scores)).sum()),
         liked_served=found,
         lists_joined=read,
         popularity_comparison=compare_with_popularity(metrics["full_catalogue"]),

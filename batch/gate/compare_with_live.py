@@ -23,7 +23,7 @@ from batch.evaluation.catalogue_case import measure_lists
 from batch.evaluation.evaluate import compared
 from batch.evaluation.full_catalogue import FIRST as FIGURE
 from batch.evaluation.full_catalogue import MIN_USERS, RankedCase, rank_by_model
-from batch.evaluation.scored_rows import Judged
+from batch.evaluation.scored_rows import ScoredRows
 from batch.features.build import profile_columns
 from batch.features.encode import Encoder
 from batch.gate.inputs import BesideLive
@@ -32,7 +32,7 @@ from batch.gate.list_stats import FIRST
 from batch.loading.history import History, regrouped
 from batch.loading.network import Network
 from batch.runs import ledger
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
 from contract.errors import ModelError
 from contract.keys import Keys
@@ -69,8 +69,8 @@ def beside_live(
     settings: Settings,
     live: Live,
     run_id: str,
-    gathered: Gathered,
-    rows: Judged,
+    dataset: Dataset,
+    rows: ScoredRows,
     ranked: RankedCase,
     users: int,
 ) -> BesideLive:
@@ -87,21 +87,21 @@ def beside_live(
     """
     differences, ndcg, why_not, why_no_ndcg = None, None, "", ""
     try:
-        model = _live_model(settings, live, gathered)
-        history = _history(model, gathered)
+        model = _live_model(settings, live, dataset)
+        history = _history(model, dataset)
     except NotComparableError as error:
         why_not = why_no_ndcg = str(error)
     else:
         try:
-            differences = _viewed_differences(model, history, gathered, rows, settings)
+            differences = _viewed_differences(model, history, dataset, rows, settings)
         except NotComparableError as error:
             why_not = str(error)
         try:
-            ndcg = _ndcg_difference(model, history, gathered, ranked, settings)
+            ndcg = _ndcg_difference(model, history, dataset, ranked, settings)
         except NotComparableError as error:
             why_no_ndcg = str(error)
-    heads = _first_fives(client, Keys(settings.key_prefix), (run_id, live.run_id), _drawn(
-        gathered.network.users.index.to_numpy(np.int64)[:users], settings.seed
+    heads = _first_fives(client, Keys(settings.stores.key_prefix), (run_id, live.run_id), _drawn(
+        dataset.network.users.index.to_numpy(np.int64)[:users], settings.night.seed
     ))  # fmt: skip
     shared = [len(now & then) / max(len(now), len(then)) for now, then in heads]
     return BesideLive(
@@ -118,23 +118,23 @@ def beside_live(
     )
 
 
-def _live_model(settings: Settings, live: Live, gathered: Gathered) -> Model:
+def _live_model(settings: Settings, live: Live, dataset: Dataset) -> Model:
     """Return the live run's model that was fit before its own holdout."""
-    if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > gathered.split.holdout_start:
+    if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > dataset.split.holdout_start:
         raise NotComparableError("its model learnt from rows that are held out now")
-    folder = Path(settings.model_dir) / live.run_id / JUDGED_MODEL
+    folder = Path(settings.night.model_dir) / live.run_id / JUDGED_MODEL
     if not folder.is_dir():
         raise NotComparableError("it kept no model that was fit before its holdout")
     try:
-        model = load_model(folder, gathered.network)
+        model = load_model(folder, dataset.network)
     except ModelError as error:
         raise NotComparableError(str(error)) from None
-    _check_columns(model, gathered.network)
+    _check_columns(model, dataset.network)
     return model
 
 
 def _viewed_differences(
-    model: Model, history: History, gathered: Gathered, rows: Judged, settings: Settings
+    model: Model, history: History, dataset: Dataset, rows: ScoredRows, settings: Settings
 ) -> dict[str, Difference]:
     """Return by metric: tonight's model less the live run's, on the same viewed rows."""
     if not (rows.log_odds and model.recipe.from_views):
@@ -142,25 +142,25 @@ def _viewed_differences(
     if not rows.rows.liked.any():
         raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     try:
-        scores = model.scores(gathered.network, history, rows.rows, settings.threads)
+        scores = model.scores(dataset.network, history, rows.rows, settings.night.threads)
     except ModelError:
         raise NotComparableError("its model was made from other features") from None
-    return compared(rows, scores, settings.seed)
+    return compared(rows, scores, settings.night.seed)
 
 
 def _ndcg_difference(
-    model: Model, history: History, gathered: Gathered, ranked: RankedCase, settings: Settings
+    model: Model, history: History, dataset: Dataset, ranked: RankedCase, settings: Settings
 ) -> Difference:
     """Return NDCG@10 over the full catalogue: tonight's model less the live run's, for the same users."""
     case = ranked.case
     if case.users.size < MIN_USERS:
         raise NotComparableError(f"{case.users.size} users can be judged, of {MIN_USERS} needed")
     try:
-        lists = rank_by_model(model, gathered.network, history, case, settings.threads)
+        lists = rank_by_model(model, dataset.network, history, case, settings.night.threads)
     except ModelError:
         raise NotComparableError("its model was made from other features") from None
-    tonight = measure_lists(case, ranked.lists[MODEL], settings.seed)
-    return tonight.minus(measure_lists(case, lists, settings.seed))[FIGURE]
+    tonight = measure_lists(case, ranked.lists[MODEL], settings.night.seed)
+    return tonight.minus(measure_lists(case, lists, settings.night.seed))[FIGURE]
 
 
 def _check_columns(model: Model, network: Network) -> None:
@@ -187,9 +187,9 @@ def _changed_column(encoder: Encoder, frame: pd.DataFrame) -> str | None:
     return None
 
 
-def _history(model: Model, gathered: Gathered) -> History:
+def _history(model: Model, dataset: Dataset) -> History:
     """Return what was known when the holdout began, counted by the model's own groups of posts."""
-    known, groupings = gathered.at_holdout, model.groupings
+    known, groupings = dataset.at_holdout, model.groupings
     alike = groupings.names == known.groupings.names and groupings.sizes == known.groupings.sizes
     if alike and np.array_equal(groupings.groups, known.groupings.groups):
         return known

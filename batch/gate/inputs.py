@@ -65,7 +65,7 @@ class PopularityComparison:
 
 
 @dataclass(frozen=True)
-class Facts:
+class GateInputs:
     """What was measured of a run that is written.
 
     Attributes

@@ -8,7 +8,7 @@ import numpy as np
 import redis
 
 from batch.redis_client import blocks
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from contract.codec import Ranked, decode_list
 from contract.columns import POST_ID, USER_ID
 from contract.keys import Keys
@@ -30,7 +30,7 @@ LIKED = """
 
 
 def liked_served(
-    client: redis.Redis, keys: Keys, run_id: str, gathered: Gathered, users: int, seed: int
+    client: redis.Redis, keys: Keys, run_id: str, dataset: Dataset, users: int, seed: int
 ) -> tuple[int, int]:
     """Return how many posts in the lists are liked by their user, and how many lists were read.
 
@@ -43,7 +43,7 @@ def liked_served(
     users
         How many of the network's users have a list.
     """
-    store, until = gathered.now.store, gathered.now.cutoff
+    store, until = dataset.now.store, dataset.now.cutoff
     liking = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
     if liking.size > MOST_LISTS:
         liking = np.sort(np.random.default_rng(seed).choice(liking, MOST_LISTS, replace=False))

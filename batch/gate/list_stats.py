@@ -17,7 +17,7 @@ FIRST = 5
 KNOWN_USERS = 10
 
 
-class Tally:
+class ListStats:
     """What is known of a run's lists so far.
 
     Attributes

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch.evaluation import NAMES, POPULARITY, RECENCY
-from batch.gate.inputs import BesideLive, Facts
+from batch.gate.inputs import BesideLive, GateInputs
 from batch.gate.list_stats import FIRST
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
-from contract.settings import Settings
+from contract.settings import GateSettings
 
 NOTHING_LIVE = "nothing of this variant is live to compare with"
 
 Found = tuple[float | None, str]
 """A rule's value, None where there is nothing to compare, and what it is or why there is none, in words."""
 
-Bound = Callable[[Settings], float]
+Bound = Callable[[GateSettings], float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Rule:
     """One rule: a value, which must lie from `low` to `high` where these are given."""
 
     name: str
-    value: Callable[[Facts], Found]
+    value: Callable[[GateInputs], Found]
     low: Bound | None = None
     high: Bound | None = None
 
@@ -63,9 +63,9 @@ class Verdict:
         }
 
 
-def judge(facts: Facts, settings: Settings) -> list[Verdict]:
+def judge(inputs: GateInputs, gate: GateSettings) -> list[Verdict]:
     """Hold the facts against every rule, in the order of `RULES`."""
-    return [_verdict(rule, facts, settings) for rule in RULES]
+    return [_verdict(rule, inputs, gate) for rule in RULES]
 
 
 def refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
@@ -76,14 +76,14 @@ def refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
     return "; ".join(refused) or None
 
 
-def _verdict(rule: Rule, facts: Facts, settings: Settings) -> Verdict:
-    value, says = rule.value(facts)
-    bounds = [bound(settings) for bound in (rule.low, rule.high) if bound is not None]
+def _verdict(rule: Rule, inputs: GateInputs, gate: GateSettings) -> Verdict:
+    value, says = rule.value(inputs)
+    bounds = [bound(gate) for bound in (rule.low, rule.high) if bound is not None]
     bound = bounds[0] if len(bounds) == 1 else bounds
     if value is None or math.isnan(value):
         return Verdict(rule.name, None, bound, NOT_COMPARED, says)
-    low = rule.low(settings) if rule.low else -math.inf
-    high = rule.high(settings) if rule.high else math.inf
+    low = rule.low(gate) if rule.low else -math.inf
+    high = rule.high(gate) if rule.high else math.inf
     if value < low:
         says += f"; {_short(value)} is less than the {_short(low)} allowed"
     elif value > high:
@@ -96,12 +96,12 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _less_popular(ranker: str) -> Callable[[Facts], Found]:
+def _less_popular(ranker: str) -> Callable[[GateInputs], Found]:
     """Judge the upper end of the interval of NDCG@10 of the model less that of a ranker."""
     name = NAMES.get(ranker, ranker)
 
-    def value(facts: Facts) -> Found:
-        found = facts.popularity_comparison
+    def value(inputs: GateInputs) -> Found:
+        found = inputs.popularity_comparison
         if found.cannot_judge:
             return None, f"not compared with {name}: {found.cannot_judge} in the holdout"
         difference, low, high = found.differences[ranker]
@@ -111,36 +111,36 @@ def _less_popular(ranker: str) -> Callable[[Facts], Found]:
     return value
 
 
-def _users_covered(facts: Facts) -> Found:
-    return _share(facts.lists, facts.users_asked), f"{facts.lists} lists for {facts.users_asked} users"
+def _users_covered(inputs: GateInputs) -> Found:
+    return _share(inputs.lists, inputs.users_asked), f"{inputs.lists} lists for {inputs.users_asked} users"
 
 
-def _users_kept(facts: Facts) -> Found:
-    if facts.live is None:
+def _users_kept(inputs: GateInputs) -> Found:
+    if inputs.live is None:
         return None, NOTHING_LIVE
-    before = facts.live.users_of_network
-    return _share(facts.users_of_network, before), (
-        f"{facts.users_of_network} users now, {before} for {facts.live.run_id}"
+    before = inputs.live.users_of_network
+    return _share(inputs.users_of_network, before), (
+        f"{inputs.users_of_network} users now, {before} for {inputs.live.run_id}"
     )
 
 
-def _full_lists(facts: Facts) -> Found:
-    return _share(facts.full, facts.lists), f"{facts.full} of {facts.lists} lists are as long as can be"
+def _full_lists(inputs: GateInputs) -> Found:
+    return _share(inputs.full, inputs.lists), f"{inputs.full} of {inputs.lists} lists are as long as can be"
 
 
-def _lists_of_five(facts: Facts) -> Found:
-    says = f"{facts.of_five} of {facts.lists} lists have {FIRST} posts, or as many as a list can have"
-    return _share(facts.of_five, facts.lists), says
+def _lists_of_five(inputs: GateInputs) -> Found:
+    says = f"{inputs.of_five} of {inputs.lists} lists have {FIRST} posts, or as many as a list can have"
+    return _share(inputs.of_five, inputs.lists), says
 
 
-def _coverage(facts: Facts) -> Found:
-    reachable = min(facts.posts, FIRST * facts.lists)
-    says = f"{facts.posts_in_first} of {reachable} posts that could be stand in some list's first {FIRST}"
-    return _share(facts.posts_in_first, reachable), says
+def _coverage(inputs: GateInputs) -> Found:
+    reachable = min(inputs.posts, FIRST * inputs.lists)
+    says = f"{inputs.posts_in_first} of {reachable} posts that could be stand in some list's first {FIRST}"
+    return _share(inputs.posts_in_first, reachable), says
 
 
-def _coverage_of_live(facts: Facts) -> Found:
-    live = facts.live
+def _coverage_of_live(inputs: GateInputs) -> Found:
+    live = inputs.live
     if live is None or live.users == 0:
         return None, _no_users(live)
     says = (
@@ -149,47 +149,47 @@ def _coverage_of_live(facts: Facts) -> Found:
     return _share(live.posts_in_first, live.posts_in_its_first), f"{says} in {live.run_id}"
 
 
-def _overlap(facts: Facts) -> Found:
-    live = facts.live
+def _overlap(inputs: GateInputs) -> Found:
+    live = inputs.live
     if live is None or live.users == 0:
         return None, _no_users(live)
     return live.overlap, f"mean over {live.users} users of what their first {FIRST} share with {live.run_id}"
 
 
-def _not_finite(facts: Facts) -> Found:
-    return float(facts.not_finite), f"{facts.not_finite} scores are infinite or no number"
+def _not_finite(inputs: GateInputs) -> Found:
+    return float(inputs.not_finite), f"{inputs.not_finite} scores are infinite or no number"
 
 
-def _liked_served(facts: Facts) -> Found:
-    says = f"{facts.liked_served} posts that their user likes, in {facts.lists_joined} lists read back"
-    return float(facts.liked_served), says
+def _liked_served(inputs: GateInputs) -> Found:
+    says = f"{inputs.liked_served} posts that their user likes, in {inputs.lists_joined} lists read back"
+    return float(inputs.liked_served), says
 
 
-def _difference(metric: str, name: str) -> Callable[[Facts], Found]:
+def _difference(metric: str, name: str) -> Callable[[GateInputs], Found]:
     """Judge the upper end of the difference's interval: what chance explains refuses no run."""
 
-    def value(facts: Facts) -> Found:
-        if facts.live is None:
+    def value(inputs: GateInputs) -> Found:
+        if inputs.live is None:
             return None, NOTHING_LIVE
-        if facts.live.differences is None:
-            return None, f"not compared with {facts.live.run_id}: {facts.live.why_not}"
-        difference, low, high = facts.live.differences[metric]
+        if inputs.live.differences is None:
+            return None, f"not compared with {inputs.live.run_id}: {inputs.live.why_not}"
+        difference, low, high = inputs.live.differences[metric]
         if math.isnan(high):
             return None, f"the held-out rows give no {name}"
-        says = f"{name} less that of {facts.live.run_id} on the same rows: {difference:+.4f}"
+        says = f"{name} less that of {inputs.live.run_id} on the same rows: {difference:+.4f}"
         return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
 
     return value
 
 
-def _ndcg(facts: Facts) -> Found:
+def _ndcg(inputs: GateInputs) -> Found:
     """Judge the upper end of the interval of NDCG@10 over the full catalogue, less that of the live run."""
-    if facts.live is None:
+    if inputs.live is None:
         return None, NOTHING_LIVE
-    if facts.live.ndcg_at_10 is None:
-        return None, f"not compared with {facts.live.run_id}: {facts.live.why_no_ndcg}"
-    difference, low, high = facts.live.ndcg_at_10
-    says = f"NDCG@10 over the full catalogue less that of {facts.live.run_id}: {difference:+.4f}"
+    if inputs.live.ndcg_at_10 is None:
+        return None, f"not compared with {inputs.live.run_id}: {inputs.live.why_no_ndcg}"
+    difference, low, high = inputs.live.ndcg_at_10
+    says = f"NDCG@10 over the full catalogue less that of {inputs.live.run_id}: {difference:+.4f}"
     return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
 
 
@@ -205,32 +205,32 @@ RULES = (
     Rule(
         "popularity",
         _less_popular(POPULARITY),
-        low=lambda settings: 0 - settings.gate_below_popularity,
+        low=lambda gate: 0 - gate.below_popularity,
     ),
     Rule(
         "recency_popularity",
         _less_popular(RECENCY),
-        low=lambda settings: 0 - settings.gate_below_recency_popularity,
+        low=lambda gate: 0 - gate.below_recency_popularity,
     ),
-    Rule("ndcg_at_10", _ndcg, low=lambda settings: -settings.gate_ndcg_drop),
-    Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda settings: -settings.gate_auc_drop),
+    Rule("ndcg_at_10", _ndcg, low=lambda gate: -gate.ndcg_drop),
+    Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda gate: -gate.auc_drop),
     Rule(
         "hitrate_at_5",
         _difference("hitrate_at_5", "HitRate@5"),
-        low=lambda settings: -settings.gate_hitrate_drop,
+        low=lambda gate: -gate.hitrate_drop,
     ),
-    Rule("users_covered", _users_covered, low=lambda settings: settings.gate_users_covered),
-    Rule("users_kept", _users_kept, low=lambda settings: settings.gate_users_kept),
-    Rule("full_lists", _full_lists, low=lambda settings: settings.gate_full_lists),
-    Rule("lists_of_five", _lists_of_five, low=lambda settings: settings.gate_lists_of_five),
-    Rule("coverage", _coverage, low=lambda settings: settings.gate_coverage),
-    Rule("coverage_of_live", _coverage_of_live, low=lambda settings: settings.gate_coverage_of_live),
+    Rule("users_covered", _users_covered, low=lambda gate: gate.users_covered),
+    Rule("users_kept", _users_kept, low=lambda gate: gate.users_kept),
+    Rule("full_lists", _full_lists, low=lambda gate: gate.full_lists),
+    Rule("lists_of_five", _lists_of_five, low=lambda gate: gate.lists_of_five),
+    Rule("coverage", _coverage, low=lambda gate: gate.coverage),
+    Rule("coverage_of_live", _coverage_of_live, low=lambda gate: gate.coverage_of_live),
     Rule(
         "overlap",
         _overlap,
-        low=lambda settings: settings.gate_overlap_low,
-        high=lambda settings: settings.gate_overlap_high,
+        low=lambda gate: gate.overlap_low,
+        high=lambda gate: gate.overlap_high,
     ),
-    Rule("not_finite", _not_finite, high=lambda settings: settings.gate_not_finite),
-    Rule("liked_served", _liked_served, high=lambda settings: settings.gate_liked_served),
+    Rule("not_finite", _not_finite, high=lambda gate: gate.not_finite),
+    Rule("liked_served", _liked_served, high=lambda gate: gate.liked_served),
 )

@@ -93,7 +93,7 @@ def explained(
         The network knows no such user or post.
     """
     run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
-    folder, clock = Path(settings.model_dir) / run_id, datetime.now(UTC)
+    folder, clock = Path(settings.night.model_dir) / run_id, datetime.now(UTC)
     known = _posts_known(folder)
     with ExitStack() as stack:
         work = stack.enter_context(work_folder(store_folder(settings)))
@@ -116,7 +116,7 @@ def explained(
     pair = np.array([0]), np.array([_find(posts.index, "post", post_id)])
     dot = None if factors is None else float(factors.dot(*pair)[0])
     row = tables.rows(*pair)
-    *parts, base = _parts(model, row, settings.threads)
+    *parts, base = _parts(model, row, settings.night.threads)
     found: list[dict[str, Any]] = [
         {
             "feature": feature.name,

@@ -70,7 +70,7 @@ class StoreOptions:
     @classmethod
     def of(cls, settings: Settings, spill_folder: Path) -> StoreOptions:
         """Take memory and threads from the settings."""
-        return cls(settings.store_memory_mib, settings.threads, spill_folder)
+        return cls(settings.night.store_memory_mib, settings.night.threads, spill_folder)
 
     def as_config(self) -> dict[str, Any]:
         """Return DuckDB's configuration."""

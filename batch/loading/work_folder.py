@@ -19,7 +19,7 @@ LOCK = "lock"
 
 def store_folder(settings: Settings) -> Path:
     """Return the folder of the runs' interaction stores, which has a folder for each run."""
-    return Path(settings.store_dir or settings.model_dir)
+    return Path(settings.night.store_dir or settings.night.model_dir)
 
 
 @contextmanager

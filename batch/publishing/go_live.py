@@ -76,16 +76,16 @@ def abandon(
     What cannot be done now is done before the next run. A run that
     serves already (its ledger entry was lost) is left alone.
     """
-    keys = Keys(settings.key_prefix)
+    keys = Keys(settings.stores.key_prefix)
     redis_client.disconnect(client)  # an interrupted command leaves its answer in the connection
     try:
-        with redis_client.explained(settings):
+        with redis_client.readable_errors(settings):
             if client.get(keys.live(run.variant)) == run.run_id:
                 return
             redis_client.remove_run(client, keys, run.run_id)
     except OvernightError as error:
         log.warning("keys of %s stay until the next run: %s", run.run_id, error)
-    for folder in (Path(settings.model_dir), store_folder(settings)):
+    for folder in (Path(settings.night.model_dir), store_folder(settings)):
         shutil.rmtree(folder / run.run_id, ignore_errors=True)
     try:
         with engine.begin() as connection:

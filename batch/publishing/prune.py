@@ -57,7 +57,7 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
 
     A run that this ledger does not know belongs to somebody else, and is left alone.
     """
-    with redis_client.explained(settings):
+    with redis_client.readable_errors(settings):
         _agree(engine, client, settings, who)
         try:
             removed = prune(engine, client, settings)
@@ -65,9 +65,9 @@ def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -
             removed = []
             log.warning("runs no longer kept stay until the next run: %s", error)
         with engine.connect() as connection:
-            left = ledger.standing(connection, settings.key_prefix)
-        kept = [Run(run.run_id, run.variant, settings.key_prefix) for run in left]
-        go_live.restate(engine, client, Keys(settings.key_prefix), kept)
+            left = ledger.standing(connection, settings.stores.key_prefix)
+        kept = [Run(run.run_id, run.variant, settings.stores.key_prefix) for run in left]
+        go_live.restate(engine, client, Keys(settings.stores.key_prefix), kept)
         return removed
 
 
@@ -85,18 +85,20 @@ def prune(
     LockedError
         A refresh took too long.
     """
-    with lock.held(engine, settings.key_prefix, lock.REFRESH, PATIENCE_SECONDS):
+    with lock.held(engine, settings.stores.key_prefix, lock.REFRESH, PATIENCE_SECONDS):
         return _prune(engine, client, settings, dry_run)
 
 
 def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: bool) -> list[Removed]:
-    keys, now, prefix = Keys(settings.key_prefix), datetime.now(UTC), settings.key_prefix
+    keys, now, prefix = Keys(settings.stores.key_prefix), datetime.now(UTC), settings.stores.key_prefix
     started = dict.fromkeys(ledger.removed(engine, prefix), "its removal was begun")
     with ledger.switching(engine, prefix) as connection:
         serving = {str(run_id) for run_id in _serving(client, keys).values()}
-        before = now - timedelta(minutes=settings.prune_after_minutes)
+        before = now - timedelta(minutes=settings.night.prune_after_minutes)
         found = ledger.standing(connection, prefix)
-        chosen = {run.run_id: WHY[run.state] for run in not_kept(found, serving, settings.keep_runs, before)}
+        chosen = {
+            run.run_id: WHY[run.state] for run in not_kept(found, serving, settings.night.keep_runs, before)
+        }
         if not dry_run:
             ledger.mark_removed(connection, chosen, now)
     going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
@@ -108,7 +110,10 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     if dry_run:
         return with_keys
     removed = _remove_keys(client, keys, with_keys)
-    folders = {store_folder(settings): "interactions", Path(settings.model_dir): "models"}  # often the same
+    folders = {
+        store_folder(settings): "interactions",
+        Path(settings.night.model_dir): "models",
+    }  # often the same
     for folder, kept in folders.items():
         _remove_folders(folder, kept, set(going))
     return removed
@@ -149,7 +154,7 @@ def not_kept(runs: Sequence[Standing], serving: set[str], keep_runs: int, before
 
 def _agree(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> None:
     """Make the ledger say what serves, and close what died."""
-    keys, prefix, now = Keys(settings.key_prefix), settings.key_prefix, datetime.now(UTC)
+    keys, prefix, now = Keys(settings.stores.key_prefix), settings.stores.key_prefix, datetime.now(UTC)
     with ledger.switching(engine, prefix) as connection:
         serving = _serving(client, keys)
         for variant, run_id in serving.items():

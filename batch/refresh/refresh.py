@@ -56,7 +56,7 @@ class Refresh:
     @property
     def keys(self) -> Keys:
         """Key names under the prefix of the settings."""
-        return Keys(self.settings.key_prefix)
+        return Keys(self.settings.stores.key_prefix)
 
 
 def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -71,8 +71,8 @@ def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
     OvernightError
         Something is wrong with a variant; the others are refreshed all the same.
     """
-    alone = lock.held(work.engine, work.settings.key_prefix, lock.REFRESH)
-    with _explained(work.settings), alone as held:
+    alone = lock.held(work.engine, work.settings.stores.key_prefix, lock.REFRESH)
+    with _readable_errors(work.settings), alone as held:
         ledger.create(work.engine)
         stale_users.create(work.engine)
         clock = datetime.now(UTC)
@@ -144,7 +144,7 @@ def _each(
 
 def _due(work: Refresh, connection: sa.Connection, recent: Recent, manifest: dict[str, Any]) -> Due:
     cutoff = datetime.fromisoformat(manifest["cutoff"])
-    known = users_of_run(Path(work.settings.model_dir) / manifest["run_id"])
+    known = users_of_run(Path(work.settings.night.model_dir) / manifest["run_id"])
     marks = fingerprints(recent.store, cutoff - stale_users.LATE, recent.until)
     return stale_users.find(connection, manifest["run_id"], marks, recent.user_ids, known, manifest["users"])
 
@@ -153,7 +153,7 @@ def _due(work: Refresh, connection: sa.Connection, recent: Recent, manifest: dic
 def _set_aside(settings: Settings, manifest: dict[str, Any], failed: list[OvernightError]) -> Iterator[None]:
     """Keep an error for later, so that the other variant is not held up by it."""
     try:
-        with _explained(settings):
+        with _readable_errors(settings):
             yield
     except OvernightError as error:
         log.error("%s is not refreshed: %s", manifest["run_id"], error)
@@ -206,6 +206,6 @@ def _refresh_run(
 
 
 @contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    with postgres.explained(settings), redis_client.explained(settings):
+def _readable_errors(settings: Settings) -> Iterator[None]:
+    with postgres.readable_errors(settings), redis_client.readable_errors(settings):
         yield

@@ -78,7 +78,7 @@ class Rescorer:
 
     @property
     def _keys(self) -> Keys:
-        return Keys(self.settings.key_prefix)
+        return Keys(self.settings.stores.key_prefix)
 
     def rewrite(
         self, manifest: dict[str, Any], due: Due, older: InteractionStore | None, stages: Stages
@@ -113,7 +113,7 @@ class Rescorer:
     def _live_run(self, manifest: dict[str, Any], due: Due, older: InteractionStore | None) -> LiveRun:
         """Read what the night of a run has left for a refresh, and count the posts anew."""
         run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
-        folder = Path(self.settings.model_dir) / run_id
+        folder = Path(self.settings.night.model_dir) / run_id
         model = load_model(folder, self.network)
         if model.digest != manifest["model_digest"]:
             raise ModelError(f"the model in {folder} is not the one that scored the run; run the night again")
@@ -147,7 +147,7 @@ class Rescorer:
             blocked = shared_keys.blocked_places(self.redis, self._keys, tables.post_ids)
             scored = lists_of_all(
                 model.booster, tables, factors, history.likes, blocked, manifest["top_n"], users=len(users),
-                budget_mib=self.settings.memory_budget_mib, threads=self.settings.threads,
+                budget_mib=self.settings.night.memory_budget_mib, threads=self.settings.night.threads,
             )  # fmt: skip
             lists = self._while_held(track(scored, len(users), "score and write", "users"))
             written = write_lists(self.redis, self._keys, manifest["run_id"], lists, tables.post_ids)

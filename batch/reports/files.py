@@ -15,7 +15,7 @@ REPORT = "report.html"
 
 def report_path(settings: Settings, run_id: str) -> Path:
     """Say where a run's report is, beside its model."""
-    return Path(settings.model_dir).absolute() / run_id / REPORT
+    return Path(settings.night.model_dir).absolute() / run_id / REPORT
 
 
 def write_report(path: Path, page: str) -> int:

@@ -18,7 +18,7 @@ from batch.evaluation import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RE
 from batch.evaluation.evaluate import HITRATE
 from batch.evaluation.ranking_metrics import DEPTH, Floats, by_list, expected_of_random, ranked_lists
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
-from batch.evaluation.scored_rows import Judged
+from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.outcomes import count_outcomes, outcome_of
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -26,7 +26,7 @@ from batch.loading.post_groups import frequent_topics
 from batch.reports import run_page
 from batch.reports.charts import Axis, Chart
 from batch.reports.files import REPORT, figure, template
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract import columns
 from contract.codec import decode_list
@@ -44,11 +44,11 @@ HALF = 440
 
 
 def report_page(
-    manifest: dict[str, Any], gathered: Gathered, model: Model, curves: Curves, users: Sequence[Portrait]
+    manifest: dict[str, Any], dataset: Dataset, model: Model, curves: Curves, users: Sequence[Portrait]
 ) -> str:
     """Lay out all that is known of a run; the same data and model give the same page."""
-    band, by_band = run_page.by_band(gathered)
-    missing, full = run_page.missing(gathered.network)
+    band, by_band = run_page.by_band(dataset)
+    missing, full = run_page.missing(dataset.network)
     metrics, recipe = manifest["metrics"], recipe_record(manifest)
     return template(REPORT).render(
         run=manifest,
@@ -61,8 +61,8 @@ def report_page(
         first_figures=FIRST_FIGURES,
         gate=[(outcome_of(verdict), verdict) for verdict in manifest.get("gate", [])],
         gate_counts=count_outcomes(manifest.get("gate", [])),
-        charts=_charts(gathered, metrics, curves),
-        by_topic=run_page.by_topic(gathered),
+        charts=_charts(dataset, metrics, curves),
+        by_topic=run_page.by_topic(dataset),
         band=band,
         by_band=by_band,
         missing=missing,
@@ -83,9 +83,9 @@ def importance(booster: lgb.Booster) -> list[tuple[str, float]]:
     return [(names[place], float(gains[place] / gains.sum())) for place in order if gains[place] > 0]
 
 
-def _charts(gathered: Gathered, metrics: dict[str, Any], curves: Curves) -> dict[str, str]:
+def _charts(dataset: Dataset, metrics: dict[str, Any], curves: Curves) -> dict[str, str]:
     """Draw what there is to draw."""
-    views, likes = (list(counts) for counts in zip(*gathered.split.by_hour, strict=True))
+    views, likes = (list(counts) for counts in zip(*dataset.split.by_hour, strict=True))
     drawn = {
         "hours": Chart(
             "hours", "Views and likes by hour of the day",
@@ -155,7 +155,7 @@ class Curves:
     roc: dict[str, Points]
 
 
-def curves_of(judged: Judged) -> Curves:
+def curves_of(judged: ScoredRows) -> Curves:
     """Draw the model, popularity and random order on the same rows."""
     if len(judged.rows) == 0:
         return Curves({}, {})
@@ -177,7 +177,7 @@ def curves_of(judged: Judged) -> Curves:
     return Curves(hitrate, roc | {"random": [(0.0, 0.0), (1.0, 1.0)]})
 
 
-def _roc(judged: Judged, scores: Floats) -> Points:
+def _roc(judged: ScoredRows, scores: Floats) -> Points:
     passed_wrongly, passed, _ = roc_curve(judged.rows.liked, scores)
     steps = np.linspace(0, 1, ROC_STEPS + 1)
     return [
@@ -213,14 +213,14 @@ class Missing:
     share: float
 
 
-def by_topic(gathered: Gathered) -> list[Actions]:
+def by_topic(dataset: Dataset) -> list[Actions]:
     """Count what users did by the post's topic, most likes first; nothing where no post has a topic."""
-    names = frequent_topics(gathered.network.posts)
+    names = frequent_topics(dataset.network.posts)
     if not names:
         return []
     views, likes = (
         counts[columns.TOPIC].sum(axis=0, dtype=np.float64)
-        for counts in (gathered.now.views_of_group, gathered.now.likes_of_group)
+        for counts in (dataset.now.views_of_group, dataset.now.likes_of_group)
     )
     order = np.lexsort((np.arange(len(names)), -likes[: len(names)]))
     told = [Actions(names[place], int(views[place]), int(likes[place])) for place in order[:MOST_TOPICS]]
@@ -229,17 +229,17 @@ def by_topic(gathered: Gathered) -> list[Actions]:
     return told + ([others] if others.views or others.likes else [])
 
 
-def by_band(gathered: Gathered) -> tuple[str, list[Actions]]:
+def by_band(dataset: Dataset) -> tuple[str, list[Actions]]:
     """Count what users did by bands of the first column of users that is a quantity, say their age.
 
     A band has about as many users as another. Nothing where there is no such column.
     """
-    for name, values in gathered.network.users.items():
+    for name, values in dataset.network.users.items():
         if values.dtype != np.float64:
             continue
         finite = values.where(np.isfinite(values))
         if finite.nunique() > FEWEST_VALUES:
-            return str(name), _bands(finite.reset_index(drop=True), gathered.now.user_counts)
+            return str(name), _bands(finite.reset_index(drop=True), dataset.now.user_counts)
     return "", []
 
 
@@ -305,9 +305,9 @@ class Portrait:
     gets: list[ShownPost]
 
 
-def portraits(client: redis.Redis, keys: Keys, run_id: str, gathered: Gathered, users: int) -> list[Portrait]:
+def portraits(client: redis.Redis, keys: Keys, run_id: str, dataset: Dataset, users: int) -> list[Portrait]:
     """Describe some of the first `users` users, whose lists the run has written."""
-    network, likes = gathered.network, gathered.now.likes
+    network, likes = dataset.network, dataset.now.likes
     topics = network.posts[columns.TOPIC].reset_index(drop=True)
     found = []
     for place in chosen(likes, users):

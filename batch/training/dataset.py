@@ -75,7 +75,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Dataset:
     """The network, and what was known and what happened in each window of time.
 
     Attributes
@@ -142,7 +142,9 @@ class Gathered:
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
-def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None) -> Gathered:
+def load_dataset(
+    pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
+) -> Dataset:
     """Count everything as of a cutoff: the given time, else the last interaction up to the clock.
 
     Parameters
@@ -157,16 +159,16 @@ def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: da
     SourceError
         The views lack something that the night needs.
     """
-    network, store, seed = pulled.network, pulled.store, settings.seed
+    network, store, seed = pulled.network, pulled.store, settings.night.seed
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-    split = split_by_time(store, cutoff, settings.history_fraction, settings.holdout_fraction)
+    split = split_by_time(store, cutoff, settings.night.history_fraction, settings.night.holdout_fraction)
     text = text_features(network.posts[columns.TEXT], seed)
     embeddings = embed(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.beside(embeddings), seed)
     *starts, now = count_histories(store, network, split.bounds, groupings)
-    rows = settings.training_rows
+    rows = settings.night.training_rows
     windows = []
     per_window = rows // len(starts)
     for start, end in pairwise([*starts, now]):
@@ -174,7 +176,7 @@ def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: da
         views = labelled_between(store, start, end.cutoff, per_window, seed, NEGATIVES_PER_LIKE)
         windows.append(Window(start, views.where(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
-    return Gathered(
+    return Dataset(
         network=network,
         text=text,
         embeddings=embeddings,
@@ -188,12 +190,12 @@ def gather(pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: da
 
 
 @contextmanager
-def gathered_now(
+def load_dataset_now(
     engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime
-) -> Iterator[Gathered]:
+) -> Iterator[Dataset]:
     """Lend what `gather` counts from a store of its own, which is removed at the end."""
     with pull(engine, settings, as_of_time or clock) as pulled:
-        yield gather(pulled, settings, engine, as_of_time)
+        yield load_dataset(pulled, settings, engine, as_of_time)
 
 
 def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:

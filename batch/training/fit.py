@@ -16,7 +16,7 @@ from batch.features.factors import fit_log_odds, taste_factors
 from batch.features.population import population_of
 from batch.features.tables import ROWS_BATCH, FeatureTables, Kind
 from batch.loading.examples import Examples
-from batch.training.dataset import Gathered, Window
+from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
 from batch.training.parameters import parameters_for
 from batch.training.recipe import Recipe
@@ -48,7 +48,7 @@ MAX_ROWS_OF_A_QUERY = 10_000
 
 def fit(
     variant: Variant,
-    gathered: Gathered,
+    dataset: Dataset,
     windows: Sequence[Window],
     recipe: Recipe,
     settings: Settings,
@@ -73,16 +73,16 @@ def fit(
         The file of tuned parameters cannot be used.
     """
     tuned = parameters_for(variant.name, settings) if tuned is None else tuned
-    network, seed = gathered.network, settings.seed
-    max_rows = settings.training_rows // max(len(windows), 1)
+    network, seed = dataset.network, settings.night.seed
+    max_rows = settings.night.training_rows // max(len(windows), 1)
     labelled = [(each.history, each.examples(recipe, max_rows, seed)) for each in windows]
     labelled = [(known, labels) for known, labels in labelled if len(labels)]
-    _check_labels([labels for _, labels in labelled], gathered)
+    _check_labels([labels for _, labels in labelled], dataset)
     histories, examples = zip(*labelled, strict=True)
     user_columns, post_columns = profile_columns(network)
     users = Encoder.fit(Kind.USER, user_columns, _distinct([labels.users for labels in examples]))
     posts = Encoder.fit(Kind.POST, post_columns, _distinct([labels.posts for labels in examples]))
-    text = _text(variant, gathered)
+    text = _text(variant, dataset)
     log_odds, start = None, None
     if variant.with_factors:
         factors = [taste_factors(network, known, seed, recipe.factor_negatives) for known in histories]
@@ -95,17 +95,17 @@ def fit(
         build_tables(variant, network, known, population_of(variant, network, known), users, posts, text)
         for known in histories
     ]
-    parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.threads}
+    parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.night.threads}
     of_recipe = {"objective": recipe.objective, "max_bin": recipe.max_bin}
     booster = _train(tables, list(examples), start, parameters | of_recipe)
-    return Model(variant, booster, users, posts, text, gathered.now.groupings, log_odds, seed, recipe)
+    return Model(variant, booster, users, posts, text, dataset.now.groupings, log_odds, seed, recipe)
 
 
-def _check_labels(examples: Sequence[Examples], gathered: Gathered) -> None:
+def _check_labels(examples: Sequence[Examples], dataset: Dataset) -> None:
     liked = sum(int(labels.liked.sum()) for labels in examples)
     rows = sum(map(len, examples))
     if liked in (0, rows):
-        since = gathered.split.windows[0].isoformat()
+        since = dataset.split.windows[0].isoformat()
         raise ModelError(
             f"after {since} there are {liked} likes among {rows} examples; both kinds are needed: "
             "let more interactions gather, or change OVERNIGHT_HISTORY_FRACTION"
@@ -116,11 +116,11 @@ def _distinct(places: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate(places))
 
 
-def _text(variant: Variant, gathered: Gathered) -> TextFeatures:
-    text = TextFeatures.none(len(gathered.network.posts))
+def _text(variant: Variant, dataset: Dataset) -> TextFeatures:
+    text = TextFeatures.none(len(dataset.network.posts))
     if variant.with_text:
-        text = text.beside(gathered.text)
-    return text.beside(gathered.embeddings) if variant.with_embeddings else text
+        text = text.beside(dataset.text)
+    return text.beside(dataset.embeddings) if variant.with_embeddings else text
 
 
 def _train(

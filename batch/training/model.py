@@ -29,7 +29,7 @@ from batch.loading.network import Network, rows_of
 from batch.loading.post_groups import Groupings
 from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encoded, read_forest
 from batch.training.recipe import RECIPES, Recipe
-from batch.variants import VARIANTS, Variant
+from batch.variants import MODELS, Variant
 from contract.columns import TOPIC
 from contract.errors import ModelError
 
@@ -171,7 +171,7 @@ def load_model(folder: Path, network: Network) -> Model:
         place = rows_of(known, network.posts.index.to_numpy(np.int64))
         same = (place >= 0)[:, None]
         return Model(
-            variant=VARIANTS[columns["variant"]],
+            variant=MODELS[columns["variant"]],
             booster=booster,
             users=_encoder(Kind.USER, columns["users"]),
             posts=_encoder(Kind.POST, columns["posts"]),

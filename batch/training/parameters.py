@@ -60,7 +60,7 @@ TUNABLE: dict[str, Range] = {
 
 def parameters_file(variant: str, settings: Settings) -> Path:
     """Return where the tuned parameters of a variant are kept."""
-    return Path(settings.model_dir) / f"parameters-{variant}.json"
+    return Path(settings.night.model_dir) / f"parameters-{variant}.json"
 
 
 def parameters_for(variant: str, settings: Settings) -> dict[str, Any]:

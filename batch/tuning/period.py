@@ -17,7 +17,7 @@ import numpy as np
 from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, build_case, score_lists, summarise
 from batch.evaluation.full_catalogue import MIN_USERS, rank_by_model
 from batch.evaluation.ranking_metrics import rounded
-from batch.training.dataset import Gathered
+from batch.training.dataset import Dataset
 from batch.training.fit import fit
 from batch.training.recipe import Recipe
 from batch.variants import Variant
@@ -43,11 +43,11 @@ class Period:
         The users to judge, with features as of the holdout's start.
     """
 
-    gathered: Gathered
+    dataset: Dataset
     case: CatalogueCase
 
     @classmethod
-    def build(cls, gathered: Gathered, seed: int) -> Period:
+    def build(cls, dataset: Dataset, seed: int) -> Period:
         """Build the case once for all trials.
 
         Raises
@@ -55,16 +55,16 @@ class Period:
         ModelError
             There are fewer than `MIN_USERS` users to judge.
         """
-        history, likes = gathered.at_holdout, gathered.now.likes
-        case = build_case(gathered.network, history, likes, MAX_USERS, seed)
+        history, likes = dataset.at_holdout, dataset.now.likes
+        case = build_case(dataset.network, history, likes, MAX_USERS, seed)
         if case.users.size < MIN_USERS:
-            start, end = history.cutoff.isoformat(), gathered.split.cutoff.isoformat()
+            start, end = history.cutoff.isoformat(), dataset.split.cutoff.isoformat()
             raise ModelError(
                 f"from {start} to {end} only {case.users.size} users liked a post that they had not liked "
                 f"before, of {MIN_USERS} needed to judge parameters; no parameters were changed; let more "
                 "interactions gather, or change OVERNIGHT_HOLDOUT_FRACTION"
             )
-        return cls(gathered, case)
+        return cls(dataset, case)
 
     def score(
         self, variant: Variant, recipe: Recipe, settings: Settings, parameters: Mapping[str, Any]
@@ -76,14 +76,14 @@ class Period:
         ModelError
             Nothing can be learnt from the examples.
         """
-        gathered = self.gathered
-        model = fit(variant, gathered, gathered.training, recipe, settings, parameters)
-        lists = rank_by_model(model, gathered.network, gathered.at_holdout, self.case, settings.threads)
+        dataset = self.dataset
+        model = fit(variant, dataset, dataset.training, recipe, settings, parameters)
+        lists = rank_by_model(model, dataset.network, dataset.at_holdout, self.case, settings.night.threads)
         return ScoredModel(model.digest, score_lists(self.case, lists))
 
     def record(self) -> dict[str, Any]:
         """Return what a file of parameters keeps: from and until (ISO 8601), and the users judged."""
-        split = self.gathered.split
+        split = self.dataset.split
         return {
             "from": split.holdout_start.isoformat(),
             "until": split.cutoff.isoformat(),

@@ -40,7 +40,7 @@ from threadpoolctl import threadpool_limits
 from batch.evaluation.choose_recipe import choose_recipe, paired_difference
 from batch.evaluation.full_catalogue import FIRST
 from batch.progress import Stages
-from batch.training.dataset import gathered_now
+from batch.training.dataset import load_dataset_now
 from batch.training.fit import PARAMETERS
 from batch.training.parameters import TUNABLE, keep_parameters, parameters_file, parameters_for
 from batch.training.recipe import Recipe
@@ -94,11 +94,14 @@ def tune(
     # One thread for linear algebra, as in the night: the same data must give the same study.
     with threadpool_limits(1, user_api="blas"), ExitStack() as stack:
         with stages.stage("load", "interactions") as stats:
-            gathered = stack.enter_context(gathered_now(engine, settings, as_of, now))
-            before_holdout = gathered_now(engine, settings, gathered.split.holdout_start, now)
+            dataset = stack.enter_context(load_dataset_now(engine, settings, as_of, now))
+            before_holdout = load_dataset_now(engine, settings, dataset.split.holdout_start, now)
             earlier = stack.enter_context(before_holdout)
-            stats |= {"interactions": gathered.interactions}
-        period, holdout = Period.build(earlier, settings.seed), Period.build(gathered, settings.seed)
+            stats |= {"interactions": dataset.interactions}
+        period, holdout = (
+            Period.build(earlier, settings.night.seed),
+            Period.build(dataset, settings.night.seed),
+        )
         with stages.stage("choose", "recipes") as stats:
             choice = choose_recipe(variant, earlier, settings, {})
             stats |= {"recipes": len(choice.candidates), "users": choice.users}
@@ -128,14 +131,14 @@ def tune(
         of_both = [
             holdout.score(variant, recipe, settings, parameters).lists for parameters in ({}, found.best)
         ]
-        measured = holdout.record() | compare(of_both[0], of_both[1], settings.seed)
+        measured = holdout.record() | compare(of_both[0], of_both[1], settings.night.seed)
         return _keep(variant, settings, study, found.measured | {"holdout": measured})
 
 
 def _open(variant: Variant, settings: Settings, name: str, holdout: Period) -> Study:
     """Open the study of this very data."""
-    journal = Path(settings.model_dir) / "tuning" / f"{variant.name}.journal"
-    study, cutoff = Study(journal, name, settings.seed), holdout.gathered.split.cutoff.isoformat()
+    journal = Path(settings.night.model_dir) / "tuning" / f"{variant.name}.journal"
+    study, cutoff = Study(journal, name, settings.night.seed), holdout.dataset.split.cutoff.isoformat()
     tried = len(study.complete)
     if tried:
         log.info("going on with the study of the data up to %s: %d trials so far", cutoff, tried)

@@ -41,7 +41,9 @@ class Front:
         self._behind = behind
         self._service = service
         self._tokens = tokens_of(settings)
-        self._metrics_port = str(settings.metrics_port)  # "0", where there is none, is no request's port
+        self._metrics_port = str(
+            settings.serving.metrics_port
+        )  # "0", where there is none, is no request's port
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer the request, or have it answered."""
