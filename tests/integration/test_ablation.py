@@ -1,0 +1,339 @@
+"""What each part pays: what a case changes, what it is compared with, what is left out, the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batch.loading.examples import Examples
+from batch.training import fit
+from batch.training.dataset import Dataset
+from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
+from batch.variants import MODELS
+from benchmarks import ablation, ablation_report
+from benchmarks.ablation import (
+    CASES,
+    COUNTERS,
+    RECENCY,
+    MissingPartError,
+    Options,
+    Setup,
+    choose_cases,
+    cut_into,
+    fit_setup,
+    hide_columns,
+    merge_windows,
+)
+from benchmarks.report import ALL_CUTOFFS
+from benchmarks.scorers import ROOT
+from contract.experiment import CONTROL, TEST
+from tests.support.batch_support import FIRST_DAY, execute, make_network
+from tests.support.evaluation_support import dataset_of, run_benchmark, settings_of, small_network
+
+CUTOFF = FIRST_DAY + timedelta(days=20)
+BY_NAME = {case.name: case for case in CASES}
+FIGURES = ("ndcg_at_10", "low", "high", "recall_at_20", "coverage_at_10", "users", "seconds")
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fit.PARAMETERS, "num_iterations", 10)
+
+
+def features_of(name: str, case: str, dataset: Dataset) -> set[str]:
+    """Fit one case of a variant, and return the names of its features."""
+    setup = BY_NAME[case].change(Setup(MODELS[name], LIKED), dataset)
+    dataset = replace(dataset, network=hide_columns(dataset.network, setup))
+    model = fit_setup(setup, dataset, settings_of("postgresql://unused"))
+    return {feature.name for feature in model.tables(dataset.network, dataset.now).columns}
+
+
+def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    execute(
+        database_url,
+        "ALTER TABLE recs.posts ADD COLUMN length integer",
+        "UPDATE recs.posts SET length = post_id % 9",
+    )
+    dataset = dataset_of(database_url, CUTOFF)
+    profile = {"user_age", "user_city", "user_subscribed"}
+    base = features_of(CONTROL, "base", dataset)
+    text = {feature.name for feature in dataset.text.features}
+    assert text | profile | {"post_length"} < base
+    left_out = {
+        "without fading likes": {name for name in base if "fading" in name},
+        "without recency": {name for name in base if name.startswith(RECENCY)},
+        "without counters of posts": {name for name in base if name.startswith(COUNTERS)},
+        "without columns of posts": {"post_length"},
+        "without text": text,
+        "without profile of users": profile,
+        "without affinity by topic": {"topic_share", "topic_like_rate"},
+        "liked with 8 negatives": set(),
+        "one window": set(),
+    }
+    for case, features in left_out.items():
+        assert base - features_of(CONTROL, case, dataset) == features, case
+    for start in (*COUNTERS, *RECENCY):
+        assert any(name.startswith(start) for name in base), start
+
+
+def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
+    dataset = small_network(database_url)
+    base = features_of(TEST, "base", dataset)
+    of_clusters = {name for name in base if name.startswith("cluster_")}
+    assert {"topic_people", "cluster_people"} < base
+    assert base - features_of(TEST, "without affinity by cluster", dataset) == of_clusters
+    people = {"topic_people", "cluster_people"}
+    assert base - features_of(TEST, "without people like the user", dataset) == people
+    setup = BY_NAME["without factors"].change(Setup(MODELS[TEST], LIKED), dataset)
+    settings = settings_of(database_url)
+    assert fit_setup(setup, dataset, settings).log_odds is None
+    assert fit_setup(Setup(MODELS[TEST], LIKED), dataset, settings).log_odds is not None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: str, count: int) -> None:
+    windows = small_network(database_url).windows
+    assert len(windows) > 3
+    merged = merge_windows(windows, count)
+    assert len(merged) == count
+    assert merged[0].history is windows[0].history
+    starts = [windows.index(next(old for old in windows if old.history is new.history)) for new in merged]
+    sizes = np.diff([*starts, len(windows)])
+    assert max(sizes) - min(sizes) <= 1
+    for new, start, stop in zip(merged, starts, [*starts[1:], len(windows)], strict=True):
+        assert new.later_likes is windows[stop - 1].later_likes
+        views = Examples.together([old.views for old in windows[start:stop]])
+        np.testing.assert_array_equal(new.views.posts, views.posts)
+        np.testing.assert_array_equal(new.views.liked, views.liked)
+    before, after = merged[0].history.likes, merged[0].later_likes
+    liked = merged[0].examples(LIKED, 10**6, 1).liked.sum()
+    assert 0 < liked <= after.posts.size - before.posts.size
+    if count == 1:
+        assert after is windows[-1].later_likes
+
+
+def test_windows_are_not_cut_into_as_many_as_there_are(database_url: str) -> None:
+    dataset = small_network(database_url)
+    few = replace(dataset, windows=dataset.windows[-3:])
+    with pytest.raises(MissingPartError, match="this network has 3 windows"):
+        cut_into(3)(Setup(MODELS[CONTROL], LIKED), few)
+
+
+def test_cases_are_compared_at_several_cutoffs_and_together(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    variables = {
+        "DATABASE_URL": database_url, "CUTOFFS": "2", "NETWORK": "a/small",
+        "CASES": "control, without factors, liked with 8 negatives",
+    }  # fmt: skip
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
+    printed = capsys.readouterr().out
+    assert len({row["cutoff"] for row in rows}) == 3
+    assert "all 2 cutoffs together" in printed
+    assert {row["network"] for row in rows} == {"small"}
+    wanted = {(CONTROL, case.name) for case in CASES if CONTROL in case.variants}
+    wanted |= {(TEST, name) for name in ("base", LIKED.name, "liked with 8 negatives", "without factors")}
+    names = {(row["cutoff"], row["variant"], row["case"]): row for row in rows}
+    assert {name[1:] for name in names} == wanted
+    assert len(names) == len(rows)
+    judged = [row for row in rows if "left_out" not in row]
+    assert len(judged) == len(rows) - 2  # at each cutoff there are no columns of posts
+    for row in judged:
+        assert all(row[figure] is not None for figure in FIGURES)
+        assert row["low"] <= row["ndcg_at_10"] <= row["high"]
+        if (row["variant"], row["case"]) == (CONTROL, "base"):
+            assert row["compared_with"] is row["difference"] is row["difference_high"] is None
+            continue
+        variant, case = row["compared_with"].split(" ", 1)
+        other = names[row["cutoff"], variant, case]
+        assert row["difference"] == pytest.approx(row["ndcg_at_10"] - other["ndcg_at_10"])
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        assert row["users"] == other["users"] > 0
+    compared = {(row["variant"], row["case"]): row["compared_with"] for row in judged}
+    assert compared[TEST, "base"] == "control base"
+    assert compared[TEST, "without factors"] == "test base"
+    assert compared[CONTROL, "liked with 8 negatives"] == "control liked"
+    assert any(row["difference"] for row in judged if row["case"] == "one window")
+
+
+def test_recipes_are_the_named_ones_and_that_of_the_base_is_fitted_once(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    fitted: list[Setup] = []
+    fit_and_rank = ablation.fit_and_rank
+
+    def count(setup: Setup, *rest: Any) -> Any:
+        fitted.append(setup)
+        return fit_and_rank(setup, *rest)
+
+    monkeypatch.setattr(ablation, "fit_and_rank", count)
+    monkeypatch.setenv("OVERNIGHT_RECIPE", RANKED.name)
+    names = [f"{CONTROL} {name}" for name in RECIPES]
+    variables = {"DATABASE_URL": database_url, "CUTOFFS": CUTOFF.isoformat(), "CASES": ",".join(names)}
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
+    assert {row["case"]: row["recipe"] for row in rows} == {"base": RANKED.name} | {n: n for n in RECIPES}
+    assert [setup.recipe for setup in fitted] == [RANKED, LIKED_IF_VIEWED, LIKED]
+    base, same = (next(row for row in rows if row["case"] == name) for name in ("base", RANKED.name))
+    assert (same["difference"], same["ndcg_at_10"]) == (0, base["ndcg_at_10"])
+
+
+def test_what_a_network_does_not_have_is_left_out_with_a_reason(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    drop = [f"ALTER TABLE recs.users DROP COLUMN {name}" for name in ("age", "city", "subscribed")]
+    execute(
+        database_url,
+        *drop,
+        "UPDATE recs.posts SET topic = 'one', text = NULL",
+        "DELETE FROM recs.interactions WHERE action = 'view'",
+    )
+    variables = {
+        "DATABASE_URL": database_url, "CUTOFFS": CUTOFF.isoformat(),
+        "CASES": "test liked-if-viewed,test without columns of posts,test without text,"
+        "test without profile of users,test without affinity by topic,test without people like the user,"
+        "test without sentence embeddings",
+    }  # fmt: skip
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
+    assert {row["case"]: row["left_out"] for row in rows if "left_out" in row} == {
+        "liked-if-viewed": "before the holdout there are no views of both kinds, liked and not",
+        "without columns of posts": "posts have no columns of the network's own",
+        "without text": "there are too few texts",
+        "without profile of users": "users have no columns",
+        "without affinity by topic": "all posts are in one group by topic",
+        "without people like the user": "users have no columns",
+        "without sentence embeddings": "there is no encoder, or too few texts",
+    }
+    assert [row["case"] for row in rows if "left_out" not in row] == ["base"]
+    assert rows[0]["compared_with"] is None  # control was not asked for
+    assert (
+        "test without text                      left out: there are too few texts" in capsys.readouterr().out
+    )
+
+
+def test_a_base_that_cannot_be_fitted_is_left_out_with_its_cases(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
+    monkeypatch.setenv("OVERNIGHT_RECIPE", LIKED_IF_VIEWED.name)
+    variables = {"DATABASE_URL": database_url, "CASES": "without text"}
+    cutoffs = f"{CUTOFF.isoformat()},{FIRST_DAY.isoformat()},2031-01-01"
+    rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables, CUTOFFS=cutoffs)
+    printed = capsys.readouterr().out
+    assert [(row["variant"], row["case"]) for row in rows] == [(CONTROL, "base"), (TEST, "base")] * 2
+    assert "has no likes up to" in rows[0]["left_out"]
+    assert "OVERNIGHT_RECIPE=liked-if-viewed learns from views" in rows[2]["left_out"]
+    assert printed.count("nobody can be judged at this cutoff; choose another") == 1
+    assert "cutoffs together" not in printed
+
+
+def test_variables_say_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NETWORK", "CUTOFFS", "CASES"):
+        monkeypatch.delenv(name, raising=False)
+    found = Options.from_environment()
+    assert (found.network, found.cutoffs) == ("simulated", 1)
+    assert found.cases[TEST] == CASES
+    assert {case.name for case in CASES} - {case.name for case in found.cases[CONTROL]} == {
+        "without affinity by cluster", "without factors", "without people like the user",
+        "without sentence embeddings",
+    }  # fmt: skip
+    monkeypatch.setenv("NETWORK", "some/where/shop")
+    monkeypatch.setenv("CUTOFFS", "2021-12-15")
+    monkeypatch.setenv("CASES", " without factors ,")
+    found = Options.from_environment()
+    assert (found.network, found.cutoffs) == ("shop", (datetime(2021, 12, 15, tzinfo=UTC),))
+    assert {variant: [case.name for case in cases] for variant, cases in found.cases.items()} == {
+        TEST: ["base", "without factors"]
+    }
+
+
+def test_cases_bring_what_they_are_compared_with() -> None:
+    names = [case.name for case in choose_cases(CONTROL, {"control liked with 8 negatives"})]
+    assert names == ["base", "liked", "liked with 8 negatives"]
+    assert choose_cases(TEST, {"control liked with 8 negatives"}) == ()
+    assert choose_cases(TEST, {TEST}) == choose_cases(TEST, set()) == CASES
+
+
+@pytest.mark.parametrize("wrong", ["without magic", "control without factors"])
+def test_a_wrong_case_ends_the_program(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASES", f"base,{wrong}")
+    with pytest.raises(
+        SystemExit, match=f"CASES has {wrong}; there are control, test, base, liked-if-viewed"
+    ):
+        Options.from_environment()
+
+
+def row_of(case: str, *difference: float, **more: Any) -> dict[str, Any]:
+    row = {"network": "shop", "cutoff": "2021-12-15", "case": case, "variant": "test", "recipe": "liked"}
+    row |= {"ndcg_at_10": 0.04, "low": 0.03, "high": 0.05, "recall_at_20": 0.06, "coverage_at_10": 0.0123}
+    row |= {"compared_with": "test base" if difference else None, "users": 1200, "seconds": 12.3}
+    return row | dict(zip(ablation.DIFFERENCE, difference or (None,) * 3, strict=True)) | more
+
+
+def test_rows_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = tmp_path / "models.md"
+    document.write_text(f"before\n{ablation_report.START}\nold\n{ablation_report.END}\nafter\n")
+    monkeypatch.setattr(ablation_report, "DOCUMENT", document)
+    rows = [
+        row_of("base"),
+        row_of("without factors", -0.01, -0.02, -0.001),
+        row_of("liked with 8 negatives", 0.001, -0.002, 0.004, compared_with="test liked"),
+        {"network": "shop", "cutoff": "2021-12-15", "case": "without text", "variant": "test"}
+        | {"left_out": "there are too few texts"},
+    ]
+    together = [{**row, "cutoff": ALL_CUTOFFS, "network": "films", "ndcg_at_10": 0.07} for row in rows[:1]]
+    (tmp_path / "one.json").write_text(json.dumps(rows))
+    (tmp_path / "two.json").write_text(json.dumps([rows[0], rows[3], rows[3], *together]))
+    paths = [str(tmp_path / name) for name in ("one.json", "two.json")]
+    monkeypatch.setattr(sys, "argv", ["ablation_report", *paths])
+    ablation_report.main()
+    ablation_report.main()  # replaces what it wrote
+    head = "\n".join(ablation_report.HEAD)
+    assert document.read_text() == (
+        f"before\n{ablation_report.START}\n"
+        f"**shop**, cutoff 2021-12-15, 1,200 users:\n\n{head}\n"
+        "| test base | liked | 0.0400 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
+        "| test without factors | liked | 0.0400 | 0.0300 to 0.0500 | **-0.0100 [-0.0200, -0.0010]** "
+        "| 0.0600 | 0.0123 | 12 |\n"
+        "| test liked with 8 negatives | liked | 0.0400 | 0.0300 to 0.0500 "
+        "| +0.0010 [-0.0020, +0.0040] to test liked | 0.0600 | 0.0123 | 12 |\n"
+        "\n- test without text is left out: there are too few texts\n\n"
+        f"**films**, all cutoffs together, 1,200 users:\n\n{head}\n"
+        "| test base | liked | 0.0700 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
+        "\n- test without text is left out: there are too few texts\n"
+        f"{ablation_report.END}\nafter\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "variables", "message"),
+    [
+        ("ablation", {"CASES": "without magic"}, "error: CASES has without magic; there are control"),
+        ("ablation_report", {}, "error: name the files that `make bench-features JSON=FILE` wrote"),
+    ],
+)
+def test_modules_run_as_programs(module: str, variables: dict[str, str], message: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+
+
+def test_the_document_has_the_marks() -> None:
+    document = ablation_report.DOCUMENT.read_text(encoding="utf-8")
+    assert ablation_report.replace_tables(document, [[row_of("base")]]) != document

@@ -1,0 +1,148 @@
+"""Who is due for a refresh: however late, early or equal the times of actions are, none is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from batch.loading.since_night import fingerprints, read_recent
+from batch.postgres import snapshot
+from batch.refresh import stale_users
+from batch.runs import ledger
+from batch.runs.ledger import runs
+from contract.settings import Settings
+from tests.support.batch_support import TABLES, engine_of, execute
+
+RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
+CUTOFF = datetime(2026, 11, 22, 3, tzinfo=UTC)
+CLOCK = CUTOFF + timedelta(hours=6)
+KNOWN = np.arange(1, 11, dtype=np.int64)
+NOBODY = sa.select(runs.c.run_id).where(sa.false())
+
+
+@pytest.fixture
+def network(database_url: str) -> Iterator[sa.Engine]:
+    """Ten users without actions, all of them known to the night, and a post."""
+    users = "INSERT INTO recs.users SELECT user_id FROM generate_series(1, 10) user_id"
+    execute(database_url, TABLES, users, "INSERT INTO recs.posts VALUES (101)")
+    engine = engine_of(database_url)
+    ledger.create(engine)
+    stale_users.create(engine)
+    yield engine
+    engine.dispose()
+
+
+def acts(engine: sa.Engine, user: int, at: datetime, post: int = 101) -> None:
+    row = {"user": user, "post": post, "at": at}
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO recs.interactions VALUES (:user, :post, 'like', :at)"), row)
+
+
+def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> stale_users.Due:
+    settings, since = Settings.of(database_url=str(engine.url)), CUTOFF - stale_users.LATE
+    with (
+        TemporaryDirectory(prefix="overnight-tests-") as folder,
+        snapshot(engine) as connection,
+        read_recent(connection, settings, since, clock, Path(folder)) as recent,
+    ):
+        now = fingerprints(recent.store, since, clock)
+        return stale_users.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
+
+
+def refresh(engine: sa.Engine, clock: datetime = CLOCK) -> list[int]:
+    """Find who is due, note them as written, and return them."""
+    who = found(engine, clock)
+    with engine.begin() as connection:
+        stale_users.note(connection, RUN, who, set(who.users), clock, NOBODY)
+    return who.users
+
+
+def test_an_action_is_found_once_whenever_it_happened_and_however_late_it_was_entered(
+    network: sa.Engine,
+) -> None:
+    for at in (CUTOFF, CUTOFF - timedelta(minutes=59), CLOCK, CUTOFF + timedelta(seconds=1), CLOCK):
+        acts(network, 3, at)
+        assert refresh(network) == [3]
+        assert refresh(network) == []
+
+
+def test_an_action_that_the_night_must_have_seen_makes_nobody_due(network: sa.Engine) -> None:
+    acts(network, 3, CUTOFF - timedelta(hours=2))
+    assert refresh(network) == []
+
+
+def test_an_action_from_the_future_is_due_when_its_time_has_come_and_holds_nobody_up(
+    network: sa.Engine,
+) -> None:
+    acts(network, 3, CLOCK + timedelta(days=3))
+    acts(network, 4, CLOCK)
+    assert refresh(network) == [4]
+    assert refresh(network, CLOCK + timedelta(days=4)) == [3]
+
+
+def test_a_user_whose_actions_were_removed_is_due(network: sa.Engine) -> None:
+    acts(network, 3, CLOCK)
+    assert refresh(network) == [3]
+    with network.begin() as connection:
+        connection.execute(sa.text("DELETE FROM recs.interactions"))
+    assert refresh(network) == [3]
+    assert refresh(network) == []
+
+
+def test_what_was_not_noted_is_due_again(network: sa.Engine) -> None:
+    acts(network, 3, CLOCK)
+    assert found(network).users == found(network).users == [3]
+
+
+def test_users_that_the_night_did_not_know_are_new_until_they_are_written(network: sa.Engine) -> None:
+    with network.begin() as connection:
+        connection.execute(sa.text("INSERT INTO recs.users VALUES (11), (12)"))
+    who = found(network)
+    assert (who.users, who.new) == ([11, 12], 2)
+    with network.begin() as connection:
+        stale_users.note(connection, RUN, who, {11}, CLOCK, NOBODY)
+        assert stale_users.refreshed_so_far(connection, RUN) == 1
+    assert refresh(network) == [12]
+    assert refresh(network) == []
+
+
+def test_users_that_the_network_has_no_more_are_not_due(network: sa.Engine) -> None:
+    acts(network, 3, CLOCK)
+    acts(network, 99, CLOCK)
+    with network.begin() as connection:
+        connection.execute(sa.text("DELETE FROM recs.users WHERE user_id = 3"))
+    assert refresh(network) == []
+
+
+def test_of_a_run_that_scored_only_so_many_nobody_else_is_due(network: sa.Engine) -> None:
+    with network.begin() as connection:
+        connection.execute(sa.text("INSERT INTO recs.users VALUES (11)"))
+    for user in (2, 7, 11):
+        acts(network, user, CLOCK)
+    who = found(network, scored=5)
+    assert (who.users, who.new) == ([2], 0)
+
+
+def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
+    with network.begin() as connection:
+        connection.execute(
+            sa.insert(stale_users.refreshed_users),
+            [{"run_id": OTHER, "user_id": 1}, {"run_id": "foreign", "user_id": 1}],
+        )
+        row = {
+            "run_id": OTHER,
+            "variant": "control",
+            "key_prefix": "recs",
+            "state": "retired",
+            "actor": "test",
+        }
+        connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
+        acts_of_nobody = stale_users.Due({}, [], 0, [])
+        stale_users.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
+        assert connection.scalars(sa.select(stale_users.refreshed_users.c.run_id)).all() == ["foreign"]

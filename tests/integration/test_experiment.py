@@ -1,0 +1,373 @@
+"""The split of the users: the same in serving, batch and SQL, changed and recorded by commands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from batch.experiment import history
+from batch.experiment.assignment import bucket_sql, variant_sql
+from batch.experiment.split import MOST_PINS, PinError, pinned, write_back
+from batch.inspection import lists
+from batch.postgres import open_engine
+from batch.runs import ledger
+from contract.codec import decode_object, encode_object
+from contract.experiment import CONTROL, TEST, Experiment
+from contract.keys import Keys
+from contract.settings import Settings
+from serving.cursor import PERSONAL
+from serving.state import Run, State
+from serving.texts import Texts
+from tests.support.batch_support import TABLES, execute, run_here
+from tests.support.serving_support import (
+    CONTROL_RUN,
+    NEXT_CONTROL_RUN,
+    TEST_RUN,
+    publish,
+    recommend,
+    refresh,
+    serving,
+    settings_for,
+    wait_until,
+)
+from tests.support.serving_support import PERSONAL as POSTS
+
+KEYS = Keys()
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MANY = 100_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database with the schema, an empty Redis, and the command line over both."""
+
+    settings: Settings
+    engine: sa.Engine
+    client: redis.Redis
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run `python -m batch experiment ...`; return stdout, or stderr where it must fail."""
+        places = {
+            "database_url": self.settings.stores.database_url,
+            "redis_url": self.settings.stores.redis_url,
+        }
+        done = run_here("experiment", *arguments, **places, model_dir=Path(self.settings.night.model_dir))
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    def stored(self) -> Experiment:
+        """Return what serving would go by."""
+        return Experiment.from_fields(decode_object(str(self.client.get(KEYS.experiment))))
+
+    def history(self) -> list[Experiment]:
+        """Return what is recorded, newest first."""
+        with self.engine.connect() as connection:
+            return [change.experiment for change in history.history(connection, KEYS.prefix)]
+
+    def write_back(self, now: datetime = NOW) -> None:
+        """Do what a night does."""
+        write_back(self.engine, self.client, self.settings, now, "a night")
+
+
+@pytest.fixture
+def place(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Place]:
+    execute(database_url, TABLES)
+    settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
+    engine = open_engine(settings)
+    ledger.create(engine)
+    yield Place(settings, engine, redis_client)
+    engine.dispose()
+
+
+# The rule
+
+
+def variants_in_sql(engine: sa.Engine, experiment: Experiment, users: range) -> list[str]:
+    """Let Postgres say the variants, by the SQL that analysts are shown."""
+    query = f"""
+        SELECT {variant_sql("user_id", experiment)} FROM generate_series({users[0]}, {users[-1]}) AS user_id
+        ORDER BY user_id
+    """
+    with engine.connect() as connection:
+        return list(connection.exec_driver_sql(query, execution_options={"no_parameters": True}).scalars())
+
+
+def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) -> None:
+    salt, percent = "my_salt", 37
+    published = [int(hashlib.md5((str(user) + salt).encode()).hexdigest(), 16) % 100 for user in range(MANY)]
+    by_clients = [TEST if bucket < percent else CONTROL for bucket in published]
+    place.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
+    split = lists.experiment_of(place.client, KEYS)
+    runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
+    state = State(runs, split, frozenset(), Texts({}))
+    assert [state.run_for(user).variant for user in range(MANY)] == by_clients
+    assert [split.variant_of(user) for user in range(MANY)] == by_clients
+    assert variants_in_sql(place.engine, split, range(MANY)) == by_clients
+    with place.engine.connect() as connection:
+        query = f"SELECT {bucket_sql('user_id', ':salt')} FROM generate_series(0, {MANY - 1}) AS user_id"
+        assert list(connection.scalars(sa.text(query), {"salt": salt})) == published
+
+
+@pytest.mark.parametrize("salt", ["o'clock", "соль", "100%", ":x ::y", "\\"])
+def test_sql_takes_any_salt_and_any_user_and_knows_who_is_pinned(place: Place, salt: str) -> None:
+    users = range(2**63 - 300, 2**63 - 1)
+    split = Experiment("odd", salt, 50, {users[0]: TEST, users[1]: CONTROL})
+    assert variants_in_sql(place.engine, split, users) == [split.variant_of(user) for user in users]
+
+
+# The commands
+
+
+def test_the_first_set_starts_from_the_settings_and_every_change_is_recorded(place: Place) -> None:
+    assert place.run("show").startswith("no experiment is recorded; Redis has nothing")
+    place.run("set", "--percent-test", "10")
+    assert place.stored() == Experiment("default", "overnight", 10)
+    place.run("pin", "42", "test")
+    told = place.run("set", "--percent-test", "30")
+    assert "the same experiment: 20 % of users go to test" in told
+    assert "42 test" in told
+    place.run("unpin", "42")
+    shown = json.loads(place.run("show", "--json"))
+    assert [(row["percent_test"], row["pins"]) for row in shown["history"]] == [
+        (30, {}), (30, {"42": "test"}), (10, {"42": "test"}), (10, {}),
+    ]  # fmt: skip
+    times = [datetime.fromisoformat(row["set_at"]) for row in shown["history"]]
+    assert times == sorted(times, reverse=True)
+    assert abs(times[0] - datetime.now(UTC)) < timedelta(minutes=10)
+    assert shown["history"][0]["actor"].startswith("batch experiment unpin by ")
+    assert shown["began_at"] == shown["history"][-1]["set_at"]
+    assert shown["in_force"] == shown["history"][0]
+    assert shown["redis"]["agrees"] is True
+    text = place.run("show")
+    assert "default: 30 % of users in test, salt 'overnight'" in text
+    assert "Redis has the same" in text
+
+
+def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_them(place: Place) -> None:
+    told = place.run("set", "--name", "first", "--percent-test", "50", "--days", "14")
+    assert "planned for 14 days from now on" in told
+    place.run("pin", "42", "test")
+    place.run("set", "--percent-test", "60")
+    assert "nothing changes" in place.run("set", "--days", "14")
+    assert "it was 14 when the split was set, and reports say so" in place.run("set", "--days", "21")
+    shown = json.loads(place.run("show", "--json"))
+    began, ends = (
+        datetime.fromisoformat(each) for each in (shown["history"][1]["set_at"], shown["planned_end"])
+    )
+    assert (shown["in_force"]["planned_days"], ends - began) == (21, timedelta(days=21))
+    assert "planned for 21 days, until" in place.run("show")
+    assert "no end is planned" in place.run("set", "--name", "second")
+    assert json.loads(place.run("set", "--salt", "new", "--days", "7", "--json"))["planned_days"] == 7
+    shown = json.loads(place.run("show", "--json"))
+    assert [row["planned_days"] for row in shown["history"]] == [7, None, 21, 14, 14, 14]
+    assert "days" not in str(place.client.get(KEYS.experiment))
+
+
+def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(place: Place) -> None:
+    place.run("set", "--percent-test", "10")
+    place.client.delete(KEYS.experiment)
+    assert "nothing changes" in place.run("set", "--percent-test", "10")
+    assert place.stored().percent_test == 10
+    assert len(place.history()) == 1
+    assert "nothing changes" in place.run("unpin", "42")
+    assert len(place.history()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--salt", "pepper", "users are drawn anew"), ("--name", "second", "the same users are in test")],
+)
+def test_another_name_or_salt_is_said_to_be_a_new_experiment(
+    place: Place, option: str, value: str, says: str
+) -> None:
+    place.run("set", "--name", "first", "--salt", "salt", "--percent-test", "50")
+    told = place.run("set", option, value)
+    assert "a new experiment begins: what was seen under first does not count for it" in told
+    assert says in told
+    assert ("give each experiment a --name of its own" in told) is (option == "--salt")
+    shown = json.loads(place.run("show", "--json"))
+    assert shown["began_at"] == shown["history"][0]["set_at"]
+    assert json.loads(place.run("set", "--percent-test", "60", "--json"))["new_experiment"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["set"], "Give at least one of --name, --salt, --percent-test and --days"),
+        (["set", "--days", "0"], "1<=x<=365"),
+        (["set", "--days", "366"], "1<=x<=365"),
+        (["set", "--percent-test", "101"], "0<=x<=100"),
+        (["set", "--percent-test", "-1"], "0<=x<=100"),
+        (["set", "--percent-test", "ten"], "'ten' is not a valid integer"),
+        (["set", "--name", " "], "1 to 100 printable characters"),
+        (["set", "--salt", "a\nb"], "1 to 100 printable characters"),
+        (["set", "--salt", "a" * 101], "1 to 100 printable characters"),
+        (["pin", "42", "best"], "'best' is not one of 'control', 'test'"),
+        (["pin", "somebody", "test"], "'somebody' is not a valid integer"),
+        (["pin", str(2**63), "test"], "not in the range"),
+        (["unpin", "1.5"], "not a valid integer"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(
+    place: Place, arguments: list[str], says: str
+) -> None:
+    (line,) = place.run(*arguments, code=2).splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert (place.history(), place.client.get(KEYS.experiment)) == ([], None)
+
+
+def test_not_everyone_can_be_pinned() -> None:
+    split = Experiment("a", "b", 0, dict.fromkeys(range(MOST_PINS), TEST))
+    assert pinned(split, 0, CONTROL).variant_of(0) == CONTROL
+    with pytest.raises(PinError, match="1000 users are pinned") as caught:
+        pinned(split, MOST_PINS, TEST)
+    assert caught.value.exit_code == 2
+
+
+def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(place: Place) -> None:
+    place.run("set", "--percent-test", "10")
+    place.client.config_set("min-replicas-to-write", 1)
+    try:
+        assert "NOREPLICAS" in place.run("set", "--percent-test", "20", code=1)
+    finally:
+        place.client.config_set("min-replicas-to-write", 0)
+    assert [split.percent_test for split in place.history()] == [10]
+    assert place.stored().percent_test == 10
+
+
+# Postgres is the truth
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda client: client.flushall(), "Redis has nothing, and serving keeps the split it had"),
+        (lambda client: client.set(KEYS.experiment, "{"), "Redis has what is no experiment"),
+        (lambda client: client.rename(KEYS.experiment, "x") and client.sadd(KEYS.experiment, "1"),
+         "(the key is no string), and serving keeps the split it had"),
+        (lambda client: client.set(KEYS.experiment, '{"name":"mine","salt":"s","percent_test":99}'),
+         "Redis has mine: 99 % of users in test, salt 's', and serving goes by that"),
+    ],
+)  # fmt: skip
+def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_recorded(
+    place: Place, caplog: pytest.LogCaptureFixture, spoil: Any, says: str
+) -> None:
+    place.run("set", "--percent-test", "10")
+    place.run("pin", "7", "test")
+    spoil(place.client)
+    shown = place.run("show")
+    assert says in shown
+    assert "at once: python -m batch experiment set --percent-test 10" in shown
+    place.write_back()
+    place.write_back()
+    assert place.stored() == Experiment("default", "overnight", 10, {7: TEST})
+    assert len(place.history()) == 2
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (not says.startswith("Redis has nothing"))
+    assert all("which `experiment set` did not put there" in message for message in warned)
+
+
+def test_what_redis_had_before_there_was_a_record_is_taken_over(place: Place) -> None:
+    split = Experiment("by hand", "s", 25)
+    place.client.set(KEYS.experiment, encode_object(split.to_fields()))
+    place.write_back()
+    assert place.history() == [split]
+    assert place.stored() == split
+
+
+def test_a_first_night_records_the_split_of_the_settings(place: Place) -> None:
+    place.write_back()
+    assert place.history() == [place.stored()] == [Experiment("default", "overnight", 50)]
+
+
+def test_a_change_is_the_newest_even_if_the_clock_went_back(place: Place) -> None:
+    place.write_back(datetime.now(UTC) + timedelta(days=1))
+    place.run("set", "--percent-test", "0")
+    assert [split.percent_test for split in place.history()] == [0, 50]
+
+
+def test_two_prefixes_of_one_database_have_a_split_each(place: Place) -> None:
+    place.run("set", "--percent-test", "10")
+    other = Settings.of(**{**vars(place.settings), "key_prefix": "other", "percent_test": 70})
+    write_back(place.engine, place.client, other, NOW, "a night")
+    assert [split.percent_test for split in place.history()] == [10]
+    assert decode_object(str(place.client.get("other:experiment")))["percent_test"] == 70
+
+
+# What serving makes of it
+
+
+def test_a_set_reaches_serving_within_two_seconds_without_a_run_and_0_and_100_put_everyone_in_one(
+    place: Place,
+) -> None:
+    users = range(50)
+    for run_id in (CONTROL_RUN, TEST_RUN):
+        publish(place.client, run_id, dict.fromkeys(users, POSTS))
+    with serving(settings_for(place.settings.stores.redis_url, state_refresh_seconds=0.05)) as app:
+
+        def served() -> set[str]:
+            answers = [recommend(app, user) for user in users]
+            assert all(answer["source"] == PERSONAL for answer in answers)
+            assert all(answer["variant"] == answer["assigned_variant"] for answer in answers)
+            return {answer["variant"] for answer in answers}
+
+        for percent, variants in (("50", {CONTROL, TEST}), ("100", {TEST}), ("0", {CONTROL})):
+            place.run("set", "--percent-test", percent)
+            wait_until(lambda variants=variants: served() == variants, seconds=2)
+        place.run("pin", "7", "test")
+        wait_until(lambda: recommend(app, 7)["variant"] == TEST, seconds=2)
+        assert {recommend(app, user)["variant"] for user in users if user != 7} == {CONTROL}
+
+
+def test_each_variant_goes_live_and_back_alone_and_a_variant_without_a_run_gets_the_others_lists(
+    place: Place,
+) -> None:
+    split = Experiment("half", "salt", 50)
+    users = {split.variant_of(user): user for user in range(20)}
+    place.client.set(KEYS.experiment, encode_object(split.to_fields()))
+    lists = dict.fromkeys(users.values(), POSTS)
+    publish(place.client, CONTROL_RUN, lists)
+    with serving(settings_for(place.settings.stores.redis_url)) as app:
+
+        def answered(variant: str) -> tuple[str, str, str]:
+            answer = recommend(app, users[variant])
+            return answer["assigned_variant"], answer["variant"], answer["run_id"]
+
+        def counted() -> float:
+            found = re.search(r'other_variant_total{assigned="test"} (\S+)', metrics(app))
+            return float(found[1]) if found else 0.0
+
+        assert answered(CONTROL) == (CONTROL, CONTROL, CONTROL_RUN)
+        assert answered(TEST) == (TEST, CONTROL, CONTROL_RUN)
+        compat = app.test_client().get(f"/post/recommendations/?id={users[TEST]}").get_json()
+        assert compat["exp_group"] == CONTROL
+        assert set(compat) == {"exp_group", "recommendations"}
+        assert counted() == 2
+        publish(place.client, TEST_RUN, lists)
+        refresh(app)
+        assert answered(TEST) == (TEST, TEST, TEST_RUN)
+        publish(place.client, NEXT_CONTROL_RUN, lists)
+        refresh(app)
+        assert answered(CONTROL)[2] == NEXT_CONTROL_RUN
+        assert answered(TEST)[2] == TEST_RUN
+        place.client.set(KEYS.live(CONTROL), CONTROL_RUN)  # as a rollback does
+        refresh(app)
+        assert answered(CONTROL)[2] == CONTROL_RUN
+        assert answered(TEST)[2] == TEST_RUN
+        assert counted() == 2
+
+
+def metrics(app: Any) -> str:
+    """Return the metrics in Prometheus's text format."""
+    return str(app.test_client().get("/metrics").get_data(as_text=True))

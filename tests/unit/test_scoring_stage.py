@@ -1,0 +1,196 @@
+"""The scoring stage as a whole: its lists, its chunks in other processes, its memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import Executor, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from batch.features.factors import Factors
+from batch.features.tables import Kind
+from batch.loading.likes import Likes
+from batch.scoring.chunk import bytes_per_chunk
+from batch.scoring.compile import prepare
+from batch.scoring.score import lists_of_all, user_rows, users_per_chunk
+from tests.support.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
+
+USERS, POSTS, N = 3000, 150, 10
+COLUMNS: list[Kind | int] = [Kind.USER, Kind.USER, Kind.POST, Kind.POST, 0, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    random = np.random.default_rng(5)
+    contents = ["number", "category", "number", "count", "number", "sparse", "number"]
+    matrix = make_matrix(random, 2000, contents)
+    booster = train(random, matrix, contents, {"objective": "binary", "num_leaves": 15}, 20)
+    return Case(booster, make_tables(random, matrix, COLUMNS, USERS, POSTS), matrix)
+
+
+@pytest.fixture(scope="module")
+def likes() -> Likes:
+    random = np.random.default_rng(6)
+    users, posts = random.integers(0, USERS, 60_000), random.integers(0, POSTS, 60_000)
+    everything = np.full(POSTS, 7), np.arange(POSTS)
+    nearly = np.full(POSTS - 4, 8), np.arange(POSTS - 4)
+    pairs = np.concatenate([np.stack([users, posts]), everything, nearly], axis=1).astype(np.int32)
+    return Likes.from_pairs(pairs[0], pairs[1], USERS)
+
+
+@pytest.fixture(scope="module")
+def factors() -> Factors:
+    random = np.random.default_rng(7)
+    return Factors(
+        random.normal(size=(USERS, 8)).astype(np.float32), random.normal(size=(POSTS, 8)).astype(np.float32)
+    )
+
+
+def stage(
+    case: Case,
+    factors: Factors,
+    likes: Likes,
+    *,
+    budget_mib: int,
+    threads: int,
+    users: int = USERS,
+    executor: Executor | None = None,
+    blocked: np.ndarray = NO_BLOCK,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run the stage: user ids, posts, scores."""
+    chunks = [
+        lists
+        for _, lists in lists_of_all(
+            case.booster, case.tables, factors, likes, blocked, N,
+            users=users, budget_mib=budget_mib, threads=threads, executor=executor,
+        )
+    ]  # fmt: skip
+    return (
+        np.concatenate([lists.user_ids for lists in chunks]),
+        np.concatenate([lists.posts for lists in chunks]),
+        np.concatenate([lists.scores for lists in chunks]),
+    )
+
+
+def test_liked_and_blocked_posts_are_left_out_and_the_best_of_the_rest_listed(
+    case: Case, factors: Factors, likes: Likes
+) -> None:
+    blocked = np.array([0, 3, 77, POSTS - 1])
+    ids, posts, scores = stage(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
+    assert ids.tolist() == case.tables.user_ids.tolist()
+    expected = plain_scores(case.booster, case.tables, factors)
+    expected[likes.users, likes.posts] = -np.inf
+    expected[:, blocked] = -np.inf
+    left = np.minimum(N, np.isfinite(expected).sum(axis=1))
+    assert left[7] == 0
+    assert left[8] == 3
+    assert ((posts >= 0).sum(axis=1) == left).all()
+    assert (np.isnan(scores) == (posts < 0)).all()
+    for user in range(USERS):
+        kept = posts[user, : left[user]]
+        np.testing.assert_allclose(scores[user, : left[user]], expected[user, kept], atol=1e-5)
+        np.testing.assert_allclose(expected[user, kept], -np.sort(-expected[user])[: left[user]], atol=1e-5)
+
+
+def test_chunks_threads_and_processes_give_the_same_lists(case: Case, factors: Factors, likes: Likes) -> None:
+    whole = stage(case, factors, likes, budget_mib=512, threads=1)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
+        others = [
+            stage(case, factors, likes, budget_mib=2, threads=1),
+            stage(case, factors, likes, budget_mib=5, threads=3),
+            stage(case, factors, likes, budget_mib=20, threads=2, executor=processes),
+        ]
+    for other in others:
+        for found, expected in zip(other, whole, strict=True):
+            assert found.tobytes() == expected.tobytes()
+
+
+def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, likes: Likes) -> None:
+    rows = user_rows(case.tables, factors, likes, 100, 200)
+    assert len(pickle.dumps(rows)) < len(pickle.dumps((case.tables, factors, likes))) / 20
+    side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
+    assert len(pickle.dumps(side)) < 2**21
+
+
+def test_the_memory_budget_says_how_many_users_make_a_chunk(case: Case, factors: Factors) -> None:
+    side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
+    fixed = bytes_per_chunk(side) / 2**20
+    budgets = (0.001, fixed + 1, fixed + 2, fixed + 4)
+    sizes = [users_per_chunk(side, case.tables, N, 10**7, budget_mib) for budget_mib in budgets]
+    assert sizes[0] == 1
+    assert 100 < sizes[1] < 1000
+    assert sizes[2:] == pytest.approx([2 * sizes[1], 4 * sizes[1]], rel=0.01)
+    assert users_per_chunk(side, case.tables, N, 3 * sizes[1] - 1, fixed + 1) <= sizes[1]
+
+
+def test_the_lists_of_some_users_and_of_none_are_made(case: Case, factors: Factors, likes: Likes) -> None:
+    ids, posts, _ = stage(case, factors, likes, budget_mib=64, threads=2, users=41)
+    assert len(ids) == len(posts) == 41
+    arguments = (case.booster, case.tables, factors, likes, NO_BLOCK, N)
+    assert list(lists_of_all(*arguments, users=0, budget_mib=64, threads=2)) == []
+
+
+def test_a_network_whose_posts_are_all_blocked_gets_empty_lists(
+    case: Case, factors: Factors, likes: Likes
+) -> None:
+    _, posts, _ = stage(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
+    assert (posts == -1).all()
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from batch.loading.likes import Likes
+from batch.scoring.score import lists_of_all
+from batch.features.tables import Kind
+from tests.support.scoring_cases import make_matrix, make_tables, train
+
+users, budget_mib, allowed_mib = (int(word) for word in sys.argv[1:])
+random = np.random.default_rng(0)
+kinds = [Kind.USER, Kind.USER, Kind.POST, Kind.POST, 0]
+matrix = make_matrix(random, 2000, ["number"] * 5)
+booster = train(random, matrix, ["number"] * 5, {"objective": "binary", "num_leaves": 31}, 30)
+likes = Likes(np.zeros(users + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
+
+def stage(count):
+    tables = make_tables(np.random.default_rng(1), matrix, kinds, users, 300)
+    chunks = lists_of_all(
+        booster, tables, None, likes, np.empty(0, dtype=np.int64), 100,
+        users=count, budget_mib=budget_mib, threads=2,
+    )
+    return sum(int((lists.posts >= 0).sum()) for _, lists in chunks)
+
+stage(10)  # compiles, which takes memory of its own
+used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (used + allowed_mib * 2**20,) * 2)
+try:
+    np.ones(allowed_mib * 2**17 + 2**20)
+    raise SystemExit("the limit does not hold")
+except MemoryError:
+    pass
+assert stage(users) == users * 100
+print("done")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
+@pytest.mark.parametrize("users", [20_000, 100_000])
+def test_the_stage_keeps_a_hard_limit_however_many_users_there_are(users: int) -> None:
+    root = Path(__file__).parents[2]
+    # All users at once would need 700 MiB for 100,000; the features themselves are 10 to 50 MiB.
+    ran = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(users), "32", "256"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "MALLOC_ARENA_MAX": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.strip() == "done", ran.stderr[-2000:]
