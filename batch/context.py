@@ -1,0 +1,60 @@
+"""Stores: the connections and settings that a command works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+import sqlalchemy as sa
+
+from batch import postgres, redis_client
+from contract.keys import Keys
+from contract.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Settings, Postgres, Redis and who acts; entry points open it with `open_stores`.
+
+    `actor` is what the ledger records: command, user, host and process, see `runs.ledger.actor`.
+    """
+
+    settings: Settings
+    engine: sa.Engine
+    redis: redis.Redis
+    actor: str
+
+    @property
+    def keys(self) -> Keys:
+        """Key names under the prefix of the settings."""
+        return Keys(self.settings.stores.key_prefix)
+
+    @contextmanager
+    def readable_errors(self) -> Iterator[None]:
+        """Turn errors of Postgres and Redis into one line that shows no secret.
+
+        Raises
+        ------
+        SourceError, StoreError
+            In place of the libraries' errors.
+        """
+        with postgres.readable_errors(self.settings), redis_client.readable_errors(self.settings):
+            yield
+
+
+@contextmanager
+def open_stores(settings: Settings, actor: str) -> Iterator[Stores]:
+    """Lend the connections to Postgres and Redis, and close them.
+
+    Raises
+    ------
+    SettingsError, SourceError, StoreError
+        As `postgres.connected` and `redis_client.connected` do.
+    """
+    with (
+        postgres.connected(settings, f"overnight {actor}") as engine,
+        redis_client.connected(settings) as client,
+    ):
+        yield Stores(settings, engine, client, actor)
