@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from batch import postgres, redis_client
 from batch.arrays import Int64s
+from batch.context import Stores
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import evaluate, judged, rank_holdout
 from batch.evaluation.full_catalogue import MAX_USERS, RankedCase
@@ -188,7 +189,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     stages = Stages()
     tuned = parameters_for(variant.name, night.settings)
     shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
-    write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
+    write_back(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     dataset = _load(night, run, stages)
     folder = Path(night.settings.night.model_dir) / run.run_id
     choice = _choose(night.settings, dataset, variant, tuned, stages)
@@ -401,7 +402,7 @@ def _report(
 
 def _clear_away(night: Night) -> None:
     """Move exposures to Postgres; remove runs that are no longer kept, and texts of posts that are gone."""
-    drain(night.engine, night.redis, night.settings, datetime.now(UTC))
+    drain(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     tidy(night.engine, night.redis, night.settings, night.actor)
     if (
         night.dataset is not None and night.as_of is None

@@ -14,12 +14,12 @@ import click
 import numpy as np
 import redis
 
-from batch.experiment.history import history
+from batch.experiment.history import read_changes
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.period import find_split, period
-from batch.experiment.render import check_place, told, write_page
-from batch.experiment.report import record, report
-from batch.experiment.statistics import BEFORE
+from batch.experiment.period import find_split_period, limit_period
+from batch.experiment.render import check_writable, render_text, write_page
+from batch.experiment.report import read_report
+from batch.experiment.statistics import BEFORE_PREFIX
 from batch.formatting import as_json
 from batch.postgres import snapshot
 from contract.errors import LockedError
@@ -60,7 +60,7 @@ def experiment(folder: Path, settings: Settings, wanted: Wanted) -> None:
         If the page cannot be written where it is wanted.
     """
     if wanted.html is not None:
-        check_place(wanted.html)
+        check_writable(wanted.html)
     servers = servers_in(folder / FOLDER)
     try:
         with lock(up_lock(servers.folder), wait=False), stoppable(), _started(servers) as own:
@@ -73,12 +73,12 @@ def _conduct(servers: Servers, settings: Settings, wanted: Wanted) -> None:
     with redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client:
         shown = _replayed(servers, settings, client, wanted.network)
     with snapshot(engine_of(settings.stores.database_url)) as connection:
-        split = find_split(history(connection, settings.stores.key_prefix), None)
-        counted = period(split, datetime.now(UTC))
+        split = find_split_period(read_changes(connection, settings.stores.key_prefix), None)
+        counted = limit_period(split, datetime.now(UTC))
         if not (wanted.aa or wanted.ab):
-            tell(record(report(connection, counted, recorded=True)), shown, wanted)
+            tell(read_report(connection, counted, exposures_recorded=True).as_dict(), shown, wanted)
             return
-        before = read_outcomes(connection, counted, recorded=True).users.filter(like=BEFORE)
+        before = read_outcomes(connection, counted, exposures_recorded=True).users.filter(like=BEFORE_PREFIX)
     trials = run_trials(
         shown, before, counted, wanted.aa or wanted.ab, wanted.network.seed, same=bool(wanted.aa)
     )
@@ -131,7 +131,7 @@ def tell(found: dict[str, Any], shown: Shown, wanted: Wanted) -> None:
         value, interval = truth[each["metric"]], each["relative"]
         holds = "within" if interval["low"] <= value <= interval["high"] else "outside"
         lines.append(f"{each['title']}: {100 * value:+.2f} %, {holds} the interval")
-    click.echo(told(found) + "\n\nThe truth, which only a simulation knows\n" + "\n".join(lines))
+    click.echo(render_text(found) + "\n\nThe truth, which only a simulation knows\n" + "\n".join(lines))
 
 
 def _trials_told(trials: Trials) -> str:

@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
+from batch.context import Stores
 from batch.experiment.exposures import drain
-from batch.experiment.split import change
+from batch.experiment.split import change_split
 from batch.pipeline import Night, run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
@@ -79,7 +80,8 @@ def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
     engine = network.engine_of(settings.stores.database_url)
     experiment = Experiment(NAME, SALT, PERCENT_TEST)
     ledger.create(engine)
-    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, wanted.days)
+    stores = Stores(settings, engine, client, ACTOR)
+    change_split(stores, first_day(), lambda _: experiment, wanted.days)
     days = []
     begun = datetime.now(UTC)
     with _quiet():
@@ -94,7 +96,7 @@ def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
             days.append(shown)
             if day < wanted.days - 1:
                 _night(settings, engine, client)
-            drain(engine, client, settings, datetime.now(UTC))
+            drain(stores, datetime.now(UTC))
             _move_exposures(engine, begun, first_day() + timedelta(days=day))
     return Shown.together(days)
 

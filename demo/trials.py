@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from batch.experiment.outcomes import FIRST_POSTS
 from batch.experiment.period import Period
-from batch.experiment.report import judge
+from batch.experiment.report import analyse
 from batch.experiment.statistics import (
     CONFIDENCE,
     DAYS,
@@ -93,9 +93,9 @@ def run_trials(
         liked = rng.random(place.size) < np.where(in_test[place], probabilities[1], probabilities[0])
         frame = _frame(shown, place, users.size, liked).assign(**{IN_TEST: in_test}).set_index(ids)
         split = replace(period.split, experiment=experiment)
-        judgement = judge(frame.join(before), replace(period, split=split))
-        called += judgement.verdict.winner is not None
-        found.append({each.metric.name: each for each in judgement.differences})
+        analysis = analyse(frame.join(before), replace(period, split=split))
+        called += analysis.verdict.winner is not None
+        found.append({each.metric.name: each for each in analysis.differences})
     bounds = stats.binom.interval(CONFIDENCE, tests, SIGNIFICANCE)
     metrics = {name: _counted([each[name] for each in found], value) for name, value in truth.items()}
     coverage = metrics[LIKE_RATE.name]["covered"]

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from batch.doctor.finding import Finding, fail, ok, warn
-from batch.experiment import history
+from batch.experiment.history import read_current_change
 from batch.features import embedding_cache
 from batch.loading.schema import check_views
 from batch.refresh import stale_users
@@ -169,7 +169,7 @@ def split_in_force(connection: sa.Connection, key_prefix: str) -> Experiment | N
     """Return the split of the users that is recorded; None where none is, or none that can be read."""
     if not connection.scalar(READABLE, {"name": f"{SCHEMA}.{experiments.name}"}):
         return None
-    found = history.in_force(connection, key_prefix)
+    found = read_current_change(connection, key_prefix)
     return found.experiment if found else None
 
 

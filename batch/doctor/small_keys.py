@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from batch.doctor.finding import Finding, fail, ok, warn
-from batch.experiment import split
+from batch.experiment.split import describe_split
 from batch.inspection import lists
 from contract.codec import decode_object
 from contract.errors import StoreError
@@ -40,10 +40,10 @@ def experiment(client: redis.Redis, keys: Keys, live: dict[str, str], recorded: 
             "experiment", f"{told}; serving keeps the split it had, new workers put all in control", mend
         )
     if recorded is not None and found != recorded:
-        held = "nothing: every user is in control" if found == NO_EXPERIMENT else split.described(found)
+        held = "nothing: every user is in control" if found == NO_EXPERIMENT else describe_split(found)
         return warn(
             "experiment",
-            f"{keys.experiment} holds {held}; recorded is {split.described(recorded)}",
+            f"{keys.experiment} holds {held}; recorded is {describe_split(recorded)}",
             "the next night or refresh writes that back; "
             f"at once: python -m batch experiment set --percent-test {recorded.percent_test}",
         )

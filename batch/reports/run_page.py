@@ -25,7 +25,7 @@ from batch.loading.network import Network
 from batch.loading.post_groups import frequent_topics
 from batch.reports import run_page
 from batch.reports.charts import Axis, Chart
-from batch.reports.files import REPORT, figure, template
+from batch.reports.files import REPORT, format_number, load_template
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract import columns
@@ -50,7 +50,7 @@ def report_page(
     band, by_band = run_page.by_band(dataset)
     missing, full = run_page.missing(dataset.network)
     metrics, recipe = manifest["metrics"], recipe_record(manifest)
-    return template(REPORT).render(
+    return load_template(REPORT).render(
         run=manifest,
         metrics=metrics,
         recipe=recipe,
@@ -99,7 +99,7 @@ def _charts(dataset: Dataset, metrics: dict[str, Any], curves: Curves) -> dict[s
             Axis("k", DEPTH), Axis("HitRate@k", 1),
         ).lines(curves.hitrate)  # fmt: skip
     if curves.roc:
-        area = {judge: figure(metrics[judge]["roc_auc"]) for judge in JUDGES}
+        area = {judge: format_number(metrics[judge]["roc_auc"]) for judge in JUDGES}
         drawn["roc"] = Chart(
             "roc", "ROC curve", "Area below: " + ", ".join(f"{judge} {area[judge]}" for judge in area) + ".",
             Axis("share of rows not liked", 1), Axis("share of liked rows", 1), HALF,
@@ -121,7 +121,9 @@ def _most(counts: list[int]) -> int:
 
 def _at_five(hitrate: dict[str, Points]) -> str:
     return (
-        "At 5: " + ", ".join(f"{judge} {figure(dict(points)[5])}" for judge, points in hitrate.items()) + "."
+        "At 5: "
+        + ", ".join(f"{judge} {format_number(dict(points)[5])}" for judge, points in hitrate.items())
+        + "."
     )
 
 

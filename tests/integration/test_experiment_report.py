@@ -16,12 +16,12 @@ import redis
 import sqlalchemy as sa
 from scipy import stats
 
-from batch.experiment.guardrails import read_guard_rails, read_latencies
-from batch.experiment.history import Recorded, history
+from batch.experiment.guardrails import read_guardrails, read_latencies
+from batch.experiment.history import SplitChange, read_changes
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.period import ExperimentError, Period, find_split, period
-from batch.experiment.report import record, report
-from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.period import ExperimentError, Period, find_split_period, limit_period
+from batch.experiment.report import read_report
+from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.experiment import CONTROL, TEST, Experiment
@@ -121,9 +121,9 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     exposures, actions = fill(database_url)
     counted = fourteen_days(pinned=(7, 8))
     with engine_of(database_url).connect() as connection:
-        outcomes = read_outcomes(connection, counted, recorded=True)
-        rails = read_guard_rails(connection, counted, recorded=True)
-        latencies = read_latencies(connection, counted, recorded=True)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=True)
+        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        latencies = read_latencies(connection, counted, exposures_recorded=True)
     first: dict[int, datetime] = {}
     for user, *_, at, _ in exposures:
         if user not in (7, 8) and START <= at < counted.until:
@@ -135,7 +135,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     for user, row in outcomes.users.iterrows():
         assert row[IN_TEST] == (EXPERIMENT.variant_of(int(user)) == TEST)
         assert row[list(COUNTS)].to_dict() == within[int(user)]
-        assert {name: row[BEFORE + name] for name in COUNTS} == past[int(user)]
+        assert {name: row[BEFORE_PREFIX + name] for name in COUNTS} == past[int(user)]
     days = outcomes.days
     assert days.views.sum() == outcomes.users.views.sum()
     assert days.likes_likes.sum() >= days.likes.sum() > 0
@@ -160,8 +160,8 @@ def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(da
     _, actions = fill(database_url)
     counted = fourteen_days()
     with engine_of(database_url).connect() as connection:
-        outcomes = read_outcomes(connection, counted, recorded=False)
-        rails = read_guard_rails(connection, counted, recorded=False)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=False)
+        rails = read_guardrails(connection, counted, exposures_recorded=False)
     viewed = [a for a in actions if a[2] == "view" and START <= a[3] < counted.until]
     first = {user: min(a[3] for a in viewed if a[0] == user) for user, *_ in viewed}
     within = counted_slowly(actions, first, START, counted.until)
@@ -186,14 +186,14 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert len(found["by_day"]) == 7
     assert found["guard_rails"]["latency"]["sentence"] == "too few answers to compare p99"
     html = Page(page.read_text())
-    assert html.headings == ["Metrics", "Day by day", "Guard rails", "What this rests on"]
+    assert html.headings == ["Metrics", "Day by day", "Guardrails", "What this is based on"]
     assert html.tables["Metrics"][1][0] == "likes per view"
-    assert html.tables["Guard rails"][-1][0] == "p99 of how long an answer took"
+    assert html.tables["Guardrails"][-1][0] == "p99 of latency"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)
     assert json.loads(ended.stdout)["verdict"]["standing"] in ("undecided", "called")
-    none = "No plan was recorded when the experiment began; this report counts with 14 days."
+    none = "No plan was recorded when the experiment began; this report assumes 14 days."
     assert json.loads(ended.stdout)["plan"]["sentence"] == none
     assert json.loads(ended.stdout)["period"]["until"] == "2022-01-17T00:00:00+00:00"
     text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **places)
@@ -246,7 +246,7 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
     planned = json.loads(run_here("experiment", "report", "--json", **places).stdout)
     assert planned["period"]["until"] == "2022-01-13T00:00:00+00:00"
     assert (planned["plan"]["days"], planned["plan"]["deviates"]) == (10, False)
-    says = "The plan recorded when the experiment began was 10 days; this report counts with 4 days."
+    says = "The plan recorded when the experiment began was 10 days; this report assumes 4 days."
     page = tmp_path / "page.html"
     text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
     assert text.split("\n\n")[2] == says
@@ -261,26 +261,26 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
 
 def change_of(
     day: int, name: str, salt: str, percent: int, planned_days: int | None = None, **pins: str
-) -> Recorded:
+) -> SplitChange:
     pinned = {int(user.removeprefix("user")): variant for user, variant in pins.items()}
-    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
+    return SplitChange(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
 
 
 def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_changed_back() -> None:
     def counted(*days: int | None) -> Period:
         changes = [change_of(day, "first", "a", 50, planned) for day, planned in enumerate(days)]
         earlier = change_of(-1, "first", "a", 10, 30)
-        return period(find_split([*changes[::-1], earlier], None), START + 90 * DAY)
+        return limit_period(find_split_period([*changes[::-1], earlier], None), START + 90 * DAY)
 
     def told(found: Period) -> tuple[bool, str]:
-        return found.split.plan.deviates(found.planned_days), found.split.plan.told(found.planned_days)
+        return found.split.plan.deviates(found.planned_days), found.split.plan.describe(found.planned_days)
 
     assert told(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
     moved = counted(20, 5)
     assert moved.until == START + 5 * DAY
     assert told(moved) == (
         True,
-        "The plan recorded when the experiment began was 20 days; this report counts with 5 days. "
+        "The plan recorded when the experiment began was 20 days; this report assumes 5 days. "
         "The plan was set to 5 days on 2022-01-04 00:00 UTC, after the experiment had begun.",
     )
     deviates, text = told(counted(20, 5, 20))
@@ -288,7 +288,7 @@ def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_
     assert text.count("after the experiment had begun") == 2
     deviates, text = told(counted(None, None, 1))
     assert deviates
-    assert text.startswith("No plan was recorded when the experiment began; this report counts with 1 day.")
+    assert text.startswith("No plan was recorded when the experiment began; this report assumes 1 day.")
 
 
 def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_change_it() -> None:
@@ -299,33 +299,33 @@ def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_c
         change_of(3, "first", "a", 50, user7="test"),
         change_of(0, "first", "a", 10),
     ]
-    now = find_split(newest_first, None)
+    now = find_split_period(newest_first, None)
     assert (now.experiment.name, now.since, now.ended) == ("second", START + 9 * DAY, None)
-    first = find_split(newest_first, "first")
+    first = find_split_period(newest_first, "first")
     assert (first.since, first.ended, first.pinned) == (START + 3 * DAY, START + 9 * DAY, (3, 7))
-    counted = period(first, START + 90 * DAY)
+    counted = limit_period(first, START + 90 * DAY)
     assert (counted.until, counted.reached) == (START + 9 * DAY, False)
     # Before day 3 a tenth of the users were in test already: that is no time before the experiment.
     assert counted.before_until == START
-    assert find_split(newest_first, None, START + 9 * DAY) == first
-    assert find_split(newest_first, "first", START + 3 * DAY).experiment.percent_test == 10
-    assert find_split(newest_first, "first", START - DAY) == first
+    assert find_split_period(newest_first, None, START + 9 * DAY) == first
+    assert find_split_period(newest_first, "first", START + 3 * DAY).experiment.percent_test == 10
+    assert find_split_period(newest_first, "first", START - DAY) == first
     with pytest.raises(ExperimentError, match="--from must not be earlier"):
-        period(first, START + 90 * DAY, since=START)
+        limit_period(first, START + 90 * DAY, since=START)
     with pytest.raises(ExperimentError, match="is empty"):
-        period(now, START + 9 * DAY)
+        limit_period(now, START + 9 * DAY)
     with pytest.raises(ExperimentError, match="no experiment was set yet"):
-        find_split([], None)
+        find_split_period([], None)
 
 
 def test_what_comes_after_the_planned_end_is_not_counted_and_a_later_begin_does_not_move_it() -> None:
-    split = find_split([change_of(0, "first", "a", 50)], None)
-    whole = period(split, START + 90 * DAY)
-    late = period(split, START + 90 * DAY, since=START + 2 * DAY)
+    split = find_split_period([change_of(0, "first", "a", 50)], None)
+    whole = limit_period(split, START + 90 * DAY)
+    late = limit_period(split, START + 90 * DAY, since=START + 2 * DAY)
     assert (whole.until, whole.reached, whole.planned_end) == (START + 14 * DAY, True, START + 14 * DAY)
     assert (late.planned_end, late.days) == (whole.planned_end, 12)
-    assert period(split, START + 90 * DAY, planned=20 * DAY).until == START + 20 * DAY
-    assert period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
+    assert limit_period(split, START + 90 * DAY, planned=20 * DAY).until == START + 20 * DAY
+    assert limit_period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
 
 
 def shown_at_random(effect: float, users: int = 300, days: int = 3) -> tuple[Shown, pd.DataFrame]:
@@ -338,7 +338,7 @@ def shown_at_random(effect: float, users: int = 300, days: int = 3) -> tuple[Sho
         found.append(show(tastes, visits, day, (lists[0], lists[1]), effect))
     shown = Shown.together(found)
     ids = np.unique(shown.users) + FIRST_USER_ID
-    before = pd.DataFrame(0, index=ids, columns=[BEFORE + name for name in COUNTS])
+    before = pd.DataFrame(0, index=ids, columns=[BEFORE_PREFIX + name for name in COUNTS])
     return shown, before
 
 
@@ -387,21 +387,21 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     shown = replay(settings, redis_client, network)
     engine = engine_of(database_url)
     with engine.connect() as connection:
-        split = find_split(history(connection, "recs"), None)
+        split = find_split_period(read_changes(connection, "recs"), None)
         assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
-        counted = period(split, datetime.now(UTC), planned=DAY)
-        outcomes = read_outcomes(connection, counted, recorded=True)
-        rails = read_guard_rails(connection, counted, recorded=True)
-        found = record(report(connection, counted, recorded=True))
+        counted = limit_period(split, datetime.now(UTC), planned=DAY)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=True)
+        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        found = read_report(connection, counted, exposures_recorded=True).as_dict()
     tell(found, shown, Wanted(network, 0, 0, as_json=False, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(shown, outcomes.users.filter(like=BEFORE), counted, 3, seed=1, same=True)
+    trials = run_trials(shown, outcomes.users.filter(like=BEFORE_PREFIX), counted, 3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(shown.users + FIRST_USER_ID)
     assert outcomes.users.views.sum() == shown.users.size
-    assert outcomes.users[BEFORE + "views"].sum() > 0
+    assert outcomes.users[BEFORE_PREFIX + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
     by_user = [outcomes.users.loc[shown.users + FIRST_USER_ID, IN_TEST].to_numpy()]
     expected = np.where(by_user[0], shown.in_test, shown.in_control)
