@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+
+from batch.arrays import Float64s
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 1 - CONFIDENCE
@@ -96,8 +97,8 @@ def compare_metric(users: pd.DataFrame, metric: Metric) -> Difference | None:
 
 
 def _cuped(
-    control: Floats, test: Floats, before: Floats | None, in_test: np.ndarray
-) -> tuple[Floats, Floats]:
+    control: Float64s, test: Float64s, before: Float64s | None, in_test: np.ndarray
+) -> tuple[Float64s, Float64s]:
     """Subtract from each user's value what the same metric before the experiment predicts.
 
     CUPED (Deng, Xu, Kohavi and Walker, 2013). The slope is the pooled slope
@@ -124,7 +125,7 @@ class _Welch:
     standard_error: float
 
 
-def _welch(control: Floats, test: Floats) -> _Welch:
+def _welch(control: Float64s, test: Float64s) -> _Welch:
     found = stats.ttest_ind(test, control, equal_var=False)
     bounds = found.confidence_interval(CONFIDENCE)
     value = float(test.mean() - control.mean())
@@ -133,7 +134,7 @@ def _welch(control: Floats, test: Floats) -> _Welch:
     return _Welch(interval, float(found.pvalue), standard_error)
 
 
-def _relative(control: Floats, test: Floats) -> Interval | None:
+def _relative(control: Float64s, test: Float64s) -> Interval | None:
     """Return mean(test) / mean(control) - 1 with its interval by the delta method: a linearised ratio."""
     base = float(control.mean())
     if base <= 0:
@@ -186,8 +187,6 @@ def _rate(row: pd.Series) -> tuple[float, float] | None:
     return rate, variance**0.5 / views
 
 
-Floats = npt.NDArray[np.float64]
-
 IN_TEST = "in_test"
 VIEWS, LIKES, DAYS, HITS = "views", "likes", "days", "hits"
 COUNTS = (VIEWS, LIKES, DAYS, HITS)
@@ -204,7 +203,7 @@ class Metric:
     numerator: str
     denominator: str | None
 
-    def values(self, users: pd.DataFrame, before: bool = False) -> Floats | None:
+    def values(self, users: pd.DataFrame, before: bool = False) -> Float64s | None:
         """Return (users,) values whose mean is the metric and whose variance is the ratio's.
 
         That is the delta method (Deng, Knoblich and Lu, 2018): a user's value

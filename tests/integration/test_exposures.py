@@ -411,9 +411,8 @@ def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
 def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.add(*[some(1)] * 100)
     replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
-    assert any(
-        "recs:exposures is full: the oldest exposures were lost" in message for message in caplog.messages
-    )
+    warning = "recs:exposures is full: the oldest exposures were lost"
+    assert any(warning in message for message in caplog.messages)
 
 
 def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:
