@@ -165,7 +165,7 @@ def read_latencies(connection: sa.Connection, period: Period, exposures_recorded
     def read_frames(sql: str, **more: float) -> dict[str, pd.DataFrame]:
         frames = stream(connection, sql.format(population=population), parameters | more)
         rows = pd.concat(frames, ignore_index=True)
-        return {_variant(in_test): group for in_test, group in rows.groupby(IN_TEST)}
+        return {_variant(str(in_test)): group for in_test, group in rows.groupby(IN_TEST)}
 
     times = read_frames(ANSWERS_BY_TIME)
     p99 = {variant: time_quantile(rows, P99) for variant, rows in times.items()}

@@ -19,7 +19,7 @@ from batch.context import Stores
 from batch.experiment.assignment import bucket_sql, variant_sql
 from batch.experiment.history import read_changes
 from batch.experiment.split import MAX_PINS, PinError, pin_user, write_back
-from batch.inspection import lists
+from batch.inspection.lists import read_experiment
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import decode_object, encode_object
@@ -112,7 +112,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) 
     published = [int(hashlib.md5((str(user) + salt).encode()).hexdigest(), 16) % 100 for user in range(MANY)]
     by_clients = [TEST if bucket < percent else CONTROL for bucket in published]
     place.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
-    split = lists.experiment_of(place.client, KEYS)
+    split = read_experiment(place.stores)
     runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
     state = State(runs, split, frozenset(), Texts({}))
     assert [state.run_for(user).variant for user in range(MANY)] == by_clients
