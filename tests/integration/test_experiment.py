@@ -304,7 +304,7 @@ def test_a_change_is_the_newest_even_if_the_clock_went_back(place: Place) -> Non
 
 def test_two_prefixes_of_one_database_have_a_split_each(place: Place) -> None:
     place.run("set", "--percent-test", "10")
-    other = Settings.of(**{**vars(place.settings), "key_prefix": "other", "percent_test": 70})
+    other = place.settings.replace(key_prefix="other", percent_test=70)
     write_back(Stores(other, place.engine, place.client, "a night"), NOW)
     assert [split.percent_test for split in place.history()] == [10]
     assert decode_object(str(place.client.get("other:experiment")))["percent_test"] == 70

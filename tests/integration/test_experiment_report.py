@@ -201,7 +201,7 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     html = Page(page.read_text())
     assert html.headings == ["Metrics", "Day by day", "Guardrails", "What this is based on"]
     assert html.tables["Metrics"][1][0] == "likes per view"
-    assert html.tables["Guardrails"][-1][0] == "p99 of latency"
+    assert html.tables["Guardrails"][-1][0] == "p99 latency of an answer"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)
