@@ -44,7 +44,8 @@ from batch.publishing.write import Written, verify, write_lists, write_similar
 from batch.refresh import stale_users
 from batch.refresh.refresh import Refresh, refresh
 from batch.reports.files import report_path, write_report
-from batch.reports.run_page import curves_of, portraits, report_page
+from batch.reports.run_page import compute_curves, render_run_page
+from batch.reports.user_examples import read_user_examples
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
@@ -391,8 +392,10 @@ def _report(
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
     with stages.stage("report", "bytes") as stats:
-        users = portraits(night.redis, night.keys, run_id, dataset, manifest["users"])
-        page = report_page(manifest, dataset, model, curves_of(rows), users)
+        users = read_user_examples(
+            Stores(night.settings, night.engine, night.redis, night.actor), run_id, dataset, manifest["users"]
+        )
+        page = render_run_page(manifest, dataset, model, compute_curves(rows), users)
         stats |= {"bytes": 0}
         try:
             stats |= {"bytes": write_report(path, page)}
