@@ -100,10 +100,10 @@ class Chart:
 
     def _draw_frame(self, x_ticks: Sequence[float]) -> Tree.Element:
         """Draw the title, the grid, the ticks and the labels of the axes."""
-        ids = {"role": "img", "aria-labelledby": f"{self.name}-title {self.name}-description"}
+        ids = {"role": "img", "aria-labelledby": f"{self.name}-title {self.name}-desc"}
         svg = Tree.Element("svg", {"viewBox": f"0 0 {self.width} {HEIGHT}", **ids})
         Tree.SubElement(svg, "title", {"id": f"{self.name}-title"}).text = self.title
-        Tree.SubElement(svg, "desc", {"id": f"{self.name}-description"}).text = self.description
+        Tree.SubElement(svg, "desc", {"id": f"{self.name}-desc"}).text = self.description
         for value in self.y.ticks:
             y = self._pixel_y(value)
             Tree.SubElement(svg, "line", _attributes(x1=LEFT, x2=LEFT + self._plot_width, y1=y, y2=y))

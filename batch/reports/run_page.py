@@ -128,7 +128,7 @@ def _draw_charts(dataset: Dataset, metrics: dict[str, Any], curves: Curves) -> d
             f"{ranker} {format_number(metrics[ranker]['roc_auc'])}" for ranker in VIEWED_RANKERS
         )
         charts["roc"] = Chart(
-            "roc", "ROC curve", f"ROC AUC: {description}.",
+            "roc", "ROC curve", f"ROC AUC: {areas}.",
             Axis("false positive rate", 1), Axis("true positive rate", 1), HALF_WIDTH,
         ).lines(curves.roc)  # fmt: skip
     if deciles := metrics["calibration"]:
