@@ -1,4 +1,7 @@
-"""Real servers for the tests: one Postgres and one Valkey a session, a fresh database a test."""
+"""Fixtures for all tests: one Postgres and one Valkey per session, an empty database per test.
+
+Tests in tests/unit may not use them: `make quick` runs those without any server.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ from demo.processes import free_port
 from tests.support.evaluation_support import OPEN_STORES
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+SERVER_FIXTURES = {"postgres_server", "valkey_server"}
 
 OWN_FOLDER = pytest.StashKey[Path]()
 
@@ -46,6 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="overnight-tests-")
         config.stash[OWN_FOLDER] = Path(config.option.basetemp)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse unit tests that request a server."""
+    wrong = [
+        item.nodeid
+        for item in items
+        if UNIT_TESTS in item.path.parents and SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
+    ]
+    if wrong:
+        raise pytest.UsageError(f"unit tests may not use a server; move them to tests/integration: {wrong}")
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from batch.loading.examples import Examples, labelled_between
+from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
@@ -77,17 +77,6 @@ def test_more_rows_than_wanted_are_thinned_by_whole_users(database_url: str) -> 
     users, counts = np.unique([user for user, *_ in found], return_counts=True)
     assert 10 < users.size < 50
     assert set(counts) == {10}
-
-
-def test_distinct_rows_are_liked_if_any_of_their_rows_is() -> None:
-    yes, no = True, False
-    examples = Examples(
-        np.array([1, 0, 1]), np.array([5, 5, 5]), np.array([no, no, yes]), np.array([yes, yes, yes]),
-        np.ones(3, dtype=np.float32),
-    )  # fmt: skip
-    distinct = examples.distinct()
-    assert distinct.users.tolist() == [0, 1]
-    assert distinct.liked.tolist() == [no, yes]
 
 
 def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url: str) -> None:

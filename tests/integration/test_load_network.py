@@ -20,8 +20,7 @@ from batch.loading.schema import check_views
 from contract.errors import EXIT_USAGE, OvernightError
 from demo import course_files, view_files
 from demo.network import transaction
-from demo.networks import folder_in_use, folder_to_load
-from demo.processes import DemoUsageError, free_port
+from demo.processes import free_port
 from demo.real_network import ENDINGS, Format, load, recognise
 from tests.support.batch_support import run_here
 from tests.support.demo_support import demo, processes_of
@@ -361,10 +360,6 @@ def test_the_networks_of_other_shapes_are_loaded_whole(
     assert (*found, columns) == counts
 
 
-def test_the_first_network_is_recognised(real_network: Path) -> None:
-    assert recognise(real_network) is Format.FIRST_NETWORK
-
-
 def busy(users: int, posts: int, seed: int) -> Tables:
     """A network without any optional column, in which everybody likes posts next to their own number."""
     likes = [(user, (user * seed + step * step) % posts) for user in range(users) for step in range(6)]
@@ -434,19 +429,6 @@ def test_a_name_that_is_taken_or_unknown_is_told(base: Path, tmp_path: Path) -> 
     unknown = demo(base, "exec", "--name", "typo", "--", "true")
     assert unknown == (2, "", "error: there is no network 'typo'; there are data, simulated\n")
     assert not (base / "networks" / "typo").exists()
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden"])
-def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DemoUsageError, match="cannot be called"):
-        folder_to_load(tmp_path, name, None)
-
-
-def test_a_network_is_called_as_its_folder_and_the_simulated_one_lies_at_the_base(tmp_path: Path) -> None:
-    assert folder_to_load(tmp_path, None, Path("/somewhere/films")).path == tmp_path / "networks" / "films"
-    assert folder_to_load(tmp_path, None, None).path == tmp_path
-    assert folder_in_use(tmp_path, None).path == tmp_path
-    assert folder_to_load(tmp_path, "two words", None).option == " --name 'two words'"
 
 
 def test_a_night_copes_with_odd_names_and_empty_columns(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +16,11 @@ import sqlalchemy as sa
 import batch.pipeline
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
-from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
 from batch.postgres import open_engine, snapshot
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.support.batch_support import (
     FIRST_DAY,
-    ROOT,
     execute,
     live_lists,
     live_run,
@@ -242,41 +236,6 @@ def test_where_files_cannot_have_two_names_the_second_variant_gets_a_copy(
     assert one.read_bytes() == other.read_bytes()
     execute(places["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
     assert run_here("refresh", **places).returncode == 0
-
-
-HOLD = "import sys; from pathlib import Path; from batch.loading.work_folder import work_folder\n"
-HOLD += (
-    "with work_folder(Path(sys.argv[1])) as folder: (folder / 'rows').touch(); print(1, flush=True); input()"
-)
-
-
-def test_a_work_folder_goes_once_its_process_is_killed_and_not_before(tmp_path: Path) -> None:
-    parent = tmp_path / "a run"
-    command = [sys.executable, "-c", HOLD, str(parent)]
-    with (
-        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-        work_folder(tmp_path) as own,
-    ):
-        assert process.stdout is not None
-        process.stdout.readline()
-        (folder,) = parent.glob(f"{PREFIX}*")
-        remove_abandoned(tmp_path)
-        assert folder.is_dir()
-        assert own.is_dir()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        remove_abandoned(tmp_path)
-        assert not folder.exists()
-        assert own.is_dir()
-    assert not own.exists()
-
-
-def test_a_work_folder_whose_process_was_killed_before_it_took_the_lock_goes_too(tmp_path: Path) -> None:
-    folder = tmp_path / f"{PREFIX}abc"
-    folder.mkdir()
-    os.utime(folder, (0, 0))
-    remove_abandoned(tmp_path)
-    assert not folder.exists()
 
 
 def test_session_options_of_the_url_stay_and_the_time_zone_is_utc(database_url: str) -> None:

@@ -177,11 +177,6 @@ def test_the_setting_decides(database_url: str, monkeypatch: pytest.MonkeyPatch,
     assert (record["candidates"], record["validated"], record["users"]) == ([], None, 0)
 
 
-def test_the_names_of_the_setting_are_those_of_the_recipes() -> None:
-    assert tuple(RECIPES) == RECIPE_NAMES
-    assert all(name == recipe.name for name, recipe in RECIPES.items())
-
-
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_labels_of_one_kind_alone_are_an_error(database_url: str, recipe: Any) -> None:
     dataset = small_network(database_url)

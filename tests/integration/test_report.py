@@ -26,8 +26,7 @@ from batch.evaluation.evaluate import evaluate, judged, rank_holdout
 from batch.evaluation.full_catalogue import MAX_USERS
 from batch.evaluation.ranking_metrics import ranking_metrics
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
-from batch.loading.likes import Likes
-from batch.reports.run_page import chosen, curves_of, report_page
+from batch.reports.run_page import curves_of, report_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
 from tests.support.batch_live import check_error
@@ -373,14 +372,3 @@ def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> 
     none = curves_of(rows.within(np.zeros(len(rows.rows), dtype=bool)))
     assert none.hitrate == none.roc == {}
     assert curves_of(rows.within(rows.rows.liked)).roc == {}
-
-
-def test_users_are_chosen_from_few_likes_to_many_and_only_of_those_with_lists() -> None:
-    counts = np.array([0, 9, 1, 0, 4, 2, 30, 7, 50])
-    users = np.repeat(np.arange(9), counts).astype(np.int32)
-    posts = np.concatenate([np.arange(count) for count in counts]).astype(np.int32)
-    likes = Likes.from_pairs(users, posts, 9)
-    assert chosen(likes, 8).tolist() == [2, 5, 7, 1, 6]
-    assert chosen(likes, 5).tolist() == [2, 4, 1]
-    nobody = Likes.from_pairs(users[:0], posts[:0], 3)
-    assert chosen(nobody, 3).tolist() == [0, 1, 2]
