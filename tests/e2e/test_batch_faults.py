@@ -21,8 +21,8 @@ from batch.loading import copy
 from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
+from tests.support.batch import engine_of, execute, live_lists, query, runs_with_keys, wait_until
 from tests.support.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
-from tests.support.batch_support import engine_of, execute, live_lists, query, runs_with_keys, wait_until
 
 pytest_plugins = ["tests.support.batch_fixtures"]
 

@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from batch.runs import ledger
 from contract.errors import OvernightError
-from tests.support.batch_live import MANY_USERS, LiveNetwork, check_error, ended
-from tests.support.batch_support import (
+from tests.support.batch import (
     engine_of,
     execute,
     live_lists,
@@ -22,6 +21,7 @@ from tests.support.batch_support import (
     runs_with_keys,
     started_process,
 )
+from tests.support.batch_live import MANY_USERS, LiveNetwork, check_error, ended
 
 pytest_plugins = ["tests.support.batch_fixtures"]
 

@@ -15,9 +15,9 @@ from contract.errors import SettingsError, StoreError
 from contract.settings import Settings
 from tests.e2e.test_redis_users import LINES
 from tests.integration.test_publishing import RUN_ID, cut, lists_of, posts_frame
-from tests.support.batch_support import KEYS, live_run, make_network, run_here
-from tests.support.cluster_support import cluster, keys_a_node
-from tests.support.serving_support import ask, publish, recommend, serving
+from tests.support.batch import KEYS, live_run, make_network, run_here
+from tests.support.cluster import cluster, keys_a_node
+from tests.support.serving import ask, publish, recommend, serving
 
 
 @pytest.fixture(scope="module")

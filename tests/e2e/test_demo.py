@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
-from tests.support.demo_support import Done, demo, demo_until, processes_of
+from tests.support.demo import Done, demo, demo_until, processes_of
 
 SMALL = ("--users", "200", "--posts", "50", "--interactions", "5000")
 RIGHT = "Every answer is right."

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import redis
 
-from tests.support.demo_support import Done, demo, processes_of
+from tests.support.demo import Done, demo, processes_of
 
 REMEMBER = """
 import os, psycopg2, redis

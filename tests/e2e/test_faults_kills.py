@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from functools import partial
 
+from tests.support.batch import live_run, query, started_batch
 from tests.support.batch_live import ended
-from tests.support.batch_support import live_run, query, started_batch
 from tests.support.faulty_nights import NIGHT, Place, Reader, kill, moments, rehearsed, struck
 from tests.support.kept_learning import take_over
 from tests.support.wires import Wires

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from batch.loading.schema import OPTIONAL, check_views
 from demo.simulate import simulate
-from tests.support.batch_support import engine_of, execute, live_run, query, run_batch, run_here
+from tests.support.batch import engine_of, execute, live_run, query, run_batch, run_here
 from tests.support.readme_checks import (
     ROOT,
 )

@@ -21,6 +21,7 @@ from batch.loading.interaction_store import FILE
 from batch.publishing import prune
 from batch.runs import lock
 from contract.keys import Keys
+from tests.support.batch import engine_of, execute, live_run, query, run_apart, started_batch
 from tests.support.batch_live import (
     WAITING,
     LiveNetwork,
@@ -31,7 +32,6 @@ from tests.support.batch_live import (
     network_with_a_live_run,
     restore,
 )
-from tests.support.batch_support import engine_of, execute, live_run, query, run_apart, started_batch
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from batch.loading import interaction_store, pull
+from tests.support.batch import execute, make_network, query, started_batch
 from tests.support.batch_live import ended
-from tests.support.batch_support import execute, make_network, query, started_batch
 
 USERS, POSTS, INTERACTIONS = 5_000, 300, 3_000_000
 ROWS_AT_A_TIME = 250_000

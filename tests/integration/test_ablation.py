@@ -28,8 +28,8 @@ from benchmarks.ablation import (
     merge_windows,
 )
 from contract.experiment import CONTROL, TEST
-from tests.support.batch_support import FIRST_DAY, execute, make_network
-from tests.support.evaluation_support import dataset_of, run_benchmark, settings_of, small_network
+from tests.support.batch import FIRST_DAY, execute, make_network
+from tests.support.evaluation import dataset_of, run_benchmark, settings_of, small_network
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}

@@ -22,10 +22,10 @@ from contract.codec import encode_object
 from contract.columns import SCHEMA
 from contract.errors import RefusedError
 from contract.settings import Settings
-from tests.support.batch_support import KEYS, make_network, query, run_here
-from tests.support.webhook_support import SECRET_PATH, Webhook
+from tests.support.batch import KEYS, make_network, query, run_here
+from tests.support.webhook import SECRET_PATH, Webhook
 
-pytest_plugins = ("tests.support.webhook_support",)
+pytest_plugins = ("tests.support.webhook",)
 
 PASSWORD = "sw0rdfish"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

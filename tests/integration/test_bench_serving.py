@@ -8,7 +8,7 @@ import redis
 
 from benchmarks.serving import write_users
 from contract.keys import Keys
-from tests.support.serving_support import CONTROL_RUN, publish
+from tests.support.serving import CONTROL_RUN, publish
 
 
 def test_users_are_those_with_a_list(redis_client: redis.Redis, tmp_path: Path) -> None:

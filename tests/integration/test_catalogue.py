@@ -10,8 +10,8 @@ from batch.evaluation.catalogue_case import (
     rank_by_score,
 )
 from batch.training.dataset import Dataset
-from tests.support.batch_support import execute, make_network, query
-from tests.support.evaluation_support import dataset_of, small_network
+from tests.support.batch import execute, make_network, query
+from tests.support.evaluation import dataset_of, small_network
 
 
 def case_of(dataset: Dataset, max_users: int = 10_000) -> CatalogueCase:

@@ -20,9 +20,9 @@ from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import engine_of
+from tests.support.batch import execute, query
 from tests.support.batch_live import dump
-from tests.support.batch_support import execute, query
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 

@@ -17,7 +17,7 @@ from batch.refresh import stale_users
 from batch.runs import ledger
 from batch.runs.ledger import runs
 from contract.settings import Settings
-from tests.support.batch_support import TABLES, engine_of, execute
+from tests.support.batch import TABLES, engine_of, execute
 
 RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
 CUTOFF = datetime(2026, 11, 22, 3, tzinfo=UTC)

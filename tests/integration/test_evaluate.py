@@ -26,9 +26,9 @@ from batch.postgres import open_engine
 from batch.variants import MODELS
 from contract.errors import OvernightError
 from demo.processes import free_port
+from tests.support.batch import execute, make_network, query, run_here
 from tests.support.batch_live import check_error, copied_database
-from tests.support.batch_support import execute, make_network, query, run_here
-from tests.support.evaluation_support import CLOCK, fitted, settings_of, small_network
+from tests.support.evaluation import CLOCK, fitted, settings_of, small_network
 
 ASKED = ("hitrate_at_5", "roc_auc", "random_hitrate_at_5", "popularity_hitrate_at_5", "users")
 HEADER = "timestamp,user_id,post_id,action,target"

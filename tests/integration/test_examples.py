@@ -11,8 +11,8 @@ from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
-from tests.support.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation_support import pulled_of, pulling
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.support.evaluation import pulled_of, pulling
 
 END = FIRST_DAY + timedelta(days=DAYS)
 

@@ -28,8 +28,8 @@ from contract.settings import Settings
 from serving.cursor import PERSONAL
 from serving.state import Run, State
 from serving.texts import Texts
-from tests.support.batch_support import TABLES, execute, run_here
-from tests.support.serving_support import (
+from tests.support.batch import TABLES, execute, run_here
+from tests.support.serving import (
     CONTROL_RUN,
     NEXT_CONTROL_RUN,
     TEST_RUN,
@@ -40,7 +40,7 @@ from tests.support.serving_support import (
     settings_for,
     wait_until,
 )
-from tests.support.serving_support import PERSONAL as POSTS
+from tests.support.serving import PERSONAL as POSTS
 
 KEYS = Keys()
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -29,8 +29,8 @@ from demo.postgres import engine_of
 from demo.replay import FIRST_MIDNIGHT, Network, replay
 from demo.trials import run_trials
 from tests.integration.test_report import Page
-from tests.support.batch_support import execute, make_network, run_here
-from tests.support.experiment_support import START, a_period
+from tests.support.batch import execute, make_network, run_here
+from tests.support.experiment import START, a_period
 
 EXPERIMENT = Experiment("first", "pepper", 50)
 USERS, POSTS = 60, 15

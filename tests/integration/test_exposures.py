@@ -30,10 +30,10 @@ from contract.settings import Settings
 from demo.processes import free_port
 from serving import exposures
 from serving.app import EXTENSION
-from tests.support.batch_support import TABLES, execute, query, run_here
-from tests.support.experiment_support import make_exposures
-from tests.support.gunicorn_support import get, gunicorn
-from tests.support.serving_support import (
+from tests.support.batch import TABLES, execute, query, run_here
+from tests.support.experiment import make_exposures
+from tests.support.gunicorn import get, gunicorn
+from tests.support.serving import (
     CONTROL_RUN,
     TEST_RUN,
     ask,

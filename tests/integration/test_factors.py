@@ -17,8 +17,8 @@ from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED
-from tests.support.batch_support import execute, topics_of
-from tests.support.evaluation_support import dataset_of, small_network
+from tests.support.batch import execute, topics_of
+from tests.support.evaluation import dataset_of, small_network
 
 SHUFFLES = 6
 

@@ -25,8 +25,8 @@ from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.history import FADING, HALF_LIVES, count_histories, read_likes
 from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
-from tests.support.batch_support import execute
-from tests.support.evaluation_support import CLOCK, fitted, pulled_of, small_network
+from tests.support.batch import execute
+from tests.support.evaluation import CLOCK, fitted, pulled_of, small_network
 
 MANY = 10_000
 

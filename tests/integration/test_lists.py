@@ -13,8 +13,8 @@ from benchmarks import lists
 from benchmarks.lists import make_stages, without_counters
 from benchmarks.report import ALL_CUTOFFS
 from contract.errors import SourceError
-from tests.support.batch_support import FIRST_DAY, execute, make_network
-from tests.support.evaluation_support import pulled_of, run_benchmark
+from tests.support.batch import FIRST_DAY, execute, make_network
+from tests.support.evaluation import pulled_of, run_benchmark
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 VOLATILE = ("seconds", "tuned_seconds")

@@ -22,8 +22,8 @@ from demo import course_files, view_files
 from demo.network import transaction
 from demo.processes import free_port
 from demo.real_network import ENDINGS, Format, load, recognise
-from tests.support.batch_support import run_here
-from tests.support.demo_support import demo, processes_of
+from tests.support.batch import run_here
+from tests.support.demo import demo, processes_of
 
 Tables = dict[str, pa.Table]
 ODD = 'height in "cm" (100 %), größe'

@@ -26,8 +26,8 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from tests.integration.test_point_in_time import LATER
-from tests.support.batch_support import execute, live_lists, make_network, query, run_batch, run_here
-from tests.support.evaluation_support import dataset_of
+from tests.support.batch import execute, live_lists, make_network, query, run_batch, run_here
+from tests.support.evaluation import dataset_of
 
 
 @pytest.fixture

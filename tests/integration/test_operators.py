@@ -19,10 +19,10 @@ from batch.training.recipe import RECIPES, Recipe
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from tests.support.batch_support import execute, live_lists, query
-from tests.support.evaluation_support import pulled_of
-from tests.support.operators_support import TOP_N, Operated
-from tests.support.serving_support import recommend, refresh, serving, settings_for
+from tests.support.batch import execute, live_lists, query
+from tests.support.evaluation import pulled_of
+from tests.support.operators import TOP_N, Operated
+from tests.support.serving import recommend, refresh, serving, settings_for
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 

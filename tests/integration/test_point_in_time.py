@@ -18,8 +18,8 @@ from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
 from batch.training.recipe import LIKED
 from batch.variants import Variant
-from tests.support.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation_support import dataset_of, pulled_of, pulling
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.support.evaluation import dataset_of, pulled_of, pulling
 
 VARIANT = Variant("every kind of feature", with_people=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)

@@ -19,7 +19,7 @@ from batch.loading.arrow_reader import read_batches
 from batch.postgres import open_engine, snapshot
 from contract.errors import SourceError
 from contract.settings import Settings
-from tests.support.batch_support import (
+from tests.support.batch import (
     FIRST_DAY,
     execute,
     live_lists,
@@ -28,7 +28,7 @@ from tests.support.batch_support import (
     query,
     run_here,
 )
-from tests.support.evaluation_support import pulled_of
+from tests.support.evaluation import pulled_of
 
 PASSWORD = "p@ss w/rd'\\\"%: 名"
 

@@ -30,9 +30,9 @@ from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
 from contract.errors import ModelError
 from contract.settings import RECIPE_NAMES
+from tests.support.batch import FIRST_DAY, execute, make_network, query, run_here
 from tests.support.batch_live import check_error
-from tests.support.batch_support import FIRST_DAY, execute, make_network, query, run_here
-from tests.support.evaluation_support import dataset_of, fitted, settings_of, small_network
+from tests.support.evaluation import dataset_of, fitted, settings_of, small_network
 
 QUICK = {"num_iterations": 60, "learning_rate": 0.1}
 

@@ -29,9 +29,9 @@ from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
+from tests.support.batch import engine_of, execute, live_lists, live_run, live_values, query
 from tests.support.batch_live import LiveNetwork, check_error, copied_night, dump, network_with_a_live_run
-from tests.support.batch_support import engine_of, execute, live_lists, live_run, live_values, query
-from tests.support.serving_support import serving, settings_for
+from tests.support.serving import serving, settings_for
 
 KEYS = Keys()
 POSTS = 30

@@ -29,8 +29,7 @@ from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.reports.run_page import curves_of, report_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
-from tests.support.batch_live import check_error
-from tests.support.batch_support import (
+from tests.support.batch import (
     execute,
     live_lists,
     live_run,
@@ -39,7 +38,8 @@ from tests.support.batch_support import (
     run_apart,
     run_here,
 )
-from tests.support.evaluation_support import fitted, small_network
+from tests.support.batch_live import check_error
+from tests.support.evaluation import fitted, small_network
 
 SECTIONS = [
     "What was learnt", "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments",

@@ -26,7 +26,7 @@ from contract.codec import encode_object
 from contract.errors import OvernightError
 from contract.keys import Keys
 from contract.settings import Settings
-from tests.support.batch_support import execute, live_run, query, run_here, runs_with_keys, wait_until
+from tests.support.batch import execute, live_run, query, run_here, runs_with_keys, wait_until
 
 KEYS = Keys()
 NOW = datetime.now(UTC)

@@ -11,7 +11,7 @@ from batch.commands.runs import summary
 from batch.evaluation import FIRST_FIGURES
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 

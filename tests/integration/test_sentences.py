@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from batch.features import embeddings
 from batch.features.embeddings import SentenceEncoder, embed, find_encoder
 from contract.settings import Settings
-from tests.support.batch_support import engine_of, execute
+from tests.support.batch import engine_of, execute
 
 pytestmark = pytest.mark.skipif(
     embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"

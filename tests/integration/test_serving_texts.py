@@ -9,7 +9,7 @@ import redis
 from flask import Flask
 
 from contract.codec import encode_object
-from tests.support.serving_support import (
+from tests.support.serving import (
     KEYS,
     NEXT_CONTROL_RUN,
     PERSONAL,

@@ -16,8 +16,8 @@ from batch.loading.post_groups import Groupings
 from batch.loading.pull import REASONS, Pulled
 from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS
-from tests.support.batch_support import execute, make_network, query, run_here, topics_of
-from tests.support.evaluation_support import dataset_of, pulled_of
+from tests.support.batch import execute, make_network, query, run_here, topics_of
+from tests.support.evaluation import dataset_of, pulled_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = int((datetime(1, 1, 1, tzinfo=UTC) - EPOCH).total_seconds() - 366 * 86_400) * 1_000_000

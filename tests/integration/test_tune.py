@@ -21,8 +21,8 @@ from batch.tuning.period import COMPARED
 from batch.tuning.tune import DEFAULTS
 from contract.keys import Keys
 from contract.settings import Settings
-from tests.support.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
-from tests.support.evaluation_support import dataset_of
+from tests.support.batch import execute, live_run, live_values, make_network, run_here, started_batch
+from tests.support.evaluation import dataset_of
 
 OTHER_LIKES = """
     UPDATE recs.interactions SET post_id = 101 + (post_id - 101 + 7) % 40

@@ -14,8 +14,8 @@ from batch.loading.split import WINDOWS, Split, split_by_time
 from batch.training import dataset as gathering
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
-from tests.support.batch_support import FIRST_DAY, execute, make_network, query
-from tests.support.evaluation_support import CLOCK, dataset_of, fitted, pulled_of, small_network
+from tests.support.batch import FIRST_DAY, execute, make_network, query
+from tests.support.evaluation import CLOCK, dataset_of, fitted, pulled_of, small_network
 
 HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
-from tests.support.batch_support import (
+from tests.support.batch import (
     DEADLINE_SECONDS,
     engine_of,
     live_values,
@@ -29,7 +29,7 @@ from tests.support.batch_support import (
     wait_until,
 )
 from tests.support.forked_batch import Forked
-from tests.support.serving_support import ask, recommend, serving, settings_for
+from tests.support.serving import ask, recommend, serving, settings_for
 
 MANY_USERS = 4_000
 """So many that writing their lists takes a moment, in which things can be made to fail."""

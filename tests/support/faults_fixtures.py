@@ -9,8 +9,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from tests.support.batch import make_network
 from tests.support.batch_live import copied_database
-from tests.support.batch_support import make_network
 from tests.support.faulty_nights import LENGTHS, USERS, Place
 from tests.support.wires import Wires
 

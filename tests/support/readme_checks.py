@@ -23,7 +23,7 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
-from tests.support.compose_support import SERVICES
+from tests.support.compose import SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -11,10 +11,10 @@ from batch.alerts.alert import RUNBOOK, SECTIONS, SENTENCES, Alert, Event, Job, 
 from batch.alerts.webhook import within
 from contract.errors import OvernightError, SettingsError
 from contract.settings import Settings
-from tests.support.batch_support import ROOT
-from tests.support.webhook_support import SECRET_PATH, Webhook
+from tests.support.batch import ROOT
+from tests.support.webhook import SECRET_PATH, Webhook
 
-pytest_plugins = ("tests.support.webhook_support",)
+pytest_plugins = ("tests.support.webhook",)
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

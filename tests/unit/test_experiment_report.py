@@ -19,7 +19,7 @@ from demo.ground_truth import draw_tastes
 from demo.population import FIRST_USER_ID
 from demo.replay import FIRST_MIDNIGHT, Network, Shown, draw_visits, show
 from demo.trials import run_trials, true_effects
-from tests.support.experiment_support import START, a_period, within_binomial_bounds
+from tests.support.experiment import START, a_period, within_binomial_bounds
 
 DAY = timedelta(days=1)
 

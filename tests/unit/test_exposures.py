@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.exposures import Exposure, decode, encode
-from tests.support.experiment_support import make_exposures
+from tests.support.experiment import make_exposures
 
 words = st.sampled_from(["control", "test", "popular", "R"])
 exposure = st.builds(

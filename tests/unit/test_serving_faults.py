@@ -9,7 +9,7 @@ from contract.errors import SettingsError
 from contract.settings import Settings
 from serving.app import EXTENSION
 from serving.list_store import open_redis
-from tests.support.serving_support import (
+from tests.support.serving import (
     ask,
     serving,
     settings_for,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.support.serving_support import (
+from tests.support.serving import (
     serving,
     settings_for,
 )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
-from tests.support.batch_support import (
+from tests.support.batch import (
     ROOT,
 )
 

@@ -23,7 +23,7 @@ from batch.training.model import Model
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.variants import MODELS
 from contract.settings import Settings
-from tests.support.batch_support import DAYS, FIRST_DAY, make_network
+from tests.support.batch import DAYS, FIRST_DAY, make_network
 
 CLOCK = FIRST_DAY + timedelta(days=DAYS * 2)
 
