@@ -67,7 +67,7 @@ class _Reader(threading.Thread):
         self._queue: Queue[pa.RecordBatch | BaseException | None] = Queue(BATCHES_AHEAD)
         self._stopped = threading.Event()
         self._cursor: dbapi.Cursor | None = None  # only while a query may be cancelled
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         try:
@@ -92,7 +92,7 @@ class _Reader(threading.Thread):
                         if not self._put(batch):
                             return
             finally:
-                with self._guard:  # it is closed next, which must not meet a cancellation
+                with self._lock:  # it is closed next, which must not meet a cancellation
                     self._cursor = None
 
     def _put(self, item: pa.RecordBatch | BaseException | None) -> bool:
@@ -117,7 +117,7 @@ class _Reader(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        with self._guard, suppress(adbc_driver_manager.Error):
+        with self._lock, suppress(adbc_driver_manager.Error):
             if self._cursor is not None:
                 self._cursor.adbc_cancel()
         with suppress(Empty):

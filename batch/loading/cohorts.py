@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.loading.likes import Likes
 
-MOST_VALUES = 12
+MAX_VALUES = 12
 """Most values told apart of one attribute; the rest, and a missing value, are one more."""
 
 BANDS = 8
@@ -59,17 +59,17 @@ class Cohorts:
         edges, words, sizes = {}, {}, {}
         for name, column in users.items():
             known = column[column.notna()]
-            if column.dtype == np.float64 and known.nunique() > MOST_VALUES:
+            if column.dtype == np.float64 and known.nunique() > MAX_VALUES:
                 edges[str(name)] = np.unique(np.quantile(known, np.linspace(0, 1, BANDS + 1)[1:-1])).tolist()
             else:
                 counts = known.map(str).value_counts()
-                ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]
+                ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
                 words[str(name)] = [str(value) for value, _ in ranked]
             codes = cls(edges, words, {})._codes(str(name), column)
             sizes[str(name)] = int(codes.max(initial=0)) + 1
         return cls(edges, words, sizes)
 
-    def rows(self, users: pd.DataFrame) -> Int64s:
+    def encode(self, users: pd.DataFrame) -> Int64s:
         """Number each user's value of each attribute.
 
         Returns
@@ -98,7 +98,7 @@ class Cohorts:
 
 
 def one_hot(values: Int64s, count: int) -> csr_matrix:
-    """Return (users, count), 1 where a user has the value, from `Cohorts.rows`."""
+    """Return (users, count), 1 where a user has the value, from `Cohorts.encode`."""
     users, attributes = values.shape
     starts = np.arange(users + 1) * attributes
     ones = np.ones(values.size, dtype=np.float32)
@@ -138,7 +138,7 @@ def cohort_log_odds(values: Int64s, lift: Float32s) -> Float32s:
     Parameters
     ----------
     values
-        (users, attributes) from `Cohorts.rows`.
+        (users, attributes) from `Cohorts.encode`.
     lift
         (values, groups) from `cohort_lift`.
     """

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from contract import columns
 from contract.errors import SourceError
 
-ROWS_AT_A_TIME = 1_000_000
+ROWS_BATCH = 1_000_000
 MEMORY_BYTES = 16 * 2**20
 
 
-def stream(
+def copy_out(
     connection: sa.Connection, query: str, parameters: dict[str, Any], text: tuple[str, ...] = ()
 ) -> Iterator[pd.DataFrame]:
     """Yield a query's rows in frames of at most a million rows, in the query's order.
@@ -47,7 +47,7 @@ def stream(
                 cursor.copy_expert(f"COPY ({statement}) TO STDOUT WITH (FORMAT csv, HEADER true)", file)
             file.seek(0)
             yield from pd.read_csv(
-                file, chunksize=ROWS_AT_A_TIME, dtype=kinds, keep_default_na=False, na_values=[""]
+                file, chunksize=ROWS_BATCH, dtype=kinds, keep_default_na=False, na_values=[""]
             )
     except OSError as error:
         place, reason = tempfile.gettempdir(), f"{error.strerror}; free space or set TMPDIR"

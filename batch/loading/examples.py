@@ -32,7 +32,7 @@ LOOK_BACK = timedelta(days=1)
 LIKE_RATE_WITHOUT_VIEWS = 0.2
 """Assumed where a network logs no views: four sampled negatives a like."""
 
-MOST_NEGATIVES_PER_LIKE = 20
+MAX_NEGATIVES_PER_LIKE = 20
 
 MOSTLY = 0.9
 """Of so many posts the views must not fall short of the likes, or they do not tell how often one is shown."""
@@ -82,7 +82,7 @@ class Examples:
         return self.users.size
 
     @classmethod
-    def together(cls, parts: Sequence[Examples]) -> Examples:
+    def concatenate(cls, parts: Sequence[Examples]) -> Examples:
         """Put rows one part after another."""
         return cls(
             np.concatenate([part.users for part in parts]),
@@ -92,7 +92,7 @@ class Examples:
             np.concatenate([part.weights for part in parts]),
         )
 
-    def where(self, keep: Bools | Int64s) -> Examples:
+    def select(self, keep: Bools | Int64s) -> Examples:
         """Return the rows to keep, or rows in an order given."""
         return Examples(
             self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep], self.weights[keep]
@@ -113,13 +113,13 @@ class Examples:
         return Examples(*(frame[name].to_numpy() for name in frame.columns))
 
 
-def labelled_between(
+def collect_labelled(
     store: InteractionStore,
     before: History,
     until: datetime,
-    most_rows: int,
+    max_rows: int,
     seed: int,
-    negatives_per_like: float = MOST_NEGATIVES_PER_LIKE,
+    negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
 ) -> Examples:
     """Collect the examples of `before.cutoff` < happened_at <= until.
 
@@ -130,7 +130,7 @@ def labelled_between(
     """
     since = before.cutoff
     when: dict[str, Any] = {"since": since, "until": until}
-    share = most_rows / max(store.scalar(COUNT, when), 1)
+    share = max_rows / max(store.scalar(COUNT, when), 1)
     when |= {"look_back": since - LOOK_BACK}
     if share < 1:
         drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
@@ -143,11 +143,11 @@ def labelled_between(
         rows["viewed"],
         np.ones(rows["liked"].size, np.float32),
     )
-    examples = with_negatives(labels, before, negatives_per_like, seed)
-    return thinned(examples, most_rows, seed)
+    examples = add_negatives(labels, before, negatives_per_like, seed)
+    return limit_rows(examples, max_rows, seed)
 
 
-def likes_among_all_posts(
+def collect_likes(
     before: History, later: Likes, negatives_per_like: int, max_rows: int, seed: int
 ) -> Examples:
     """Collect the likes that came after a cutoff, and for each as many posts drawn evenly.
@@ -177,14 +177,14 @@ def likes_among_all_posts(
     most = max(max_rows // (1 + negatives_per_like), 1)
     if new.size > most:
         new = np.sort(random.choice(new, most, replace=False))
-    drawn = draw_evenly(new // posts, before.known, keys, negatives_per_like, random)
+    drawn = draw_unliked_posts(new // posts, before.known, keys, negatives_per_like, random)
     pairs = np.concatenate([new, drawn])
     liked = np.arange(pairs.size) < new.size
     weights = np.ones(pairs.size, np.float32)
     return Examples(pairs // posts, pairs % posts, liked, np.zeros(pairs.size, bool), weights)
 
 
-def draw_evenly(
+def draw_unliked_posts(
     users: Int64s, known: Bools, liked: Int64s, per_like: int, random: np.random.Generator
 ) -> Int64s:
     """Draw posts evenly over the known ones, and leave out those that the user likes.
@@ -214,15 +214,15 @@ def draw_evenly(
     return fresh
 
 
-def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
+def limit_rows(examples: Examples, max_rows: int, seed: int) -> Examples:
     """Keep as many whole users, in random order, as have at most so many rows together."""
-    if len(examples) <= most_rows:
+    if len(examples) <= max_rows:
         return examples
     rows_of_user = np.bincount(examples.users)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(rows_of_user))
     kept = np.zeros(rows_of_user.size, dtype=bool)
-    kept[order[np.cumsum(rows_of_user[order]) <= most_rows]] = True
-    return examples.where(kept[examples.users])
+    kept[order[np.cumsum(rows_of_user[order]) <= max_rows]] = True
+    return examples.select(kept[examples.users])
 
 
 def like_rate(viewed: Bools, liked: Bools) -> float:
@@ -231,8 +231,8 @@ def like_rate(viewed: Bools, liked: Bools) -> float:
     return positive / np.count_nonzero(viewed) if positive else LIKE_RATE_WITHOUT_VIEWS
 
 
-def with_negatives(
-    examples: Examples, before: History, most_per_like: float, seed: int, rate: float | None = None
+def add_negatives(
+    examples: Examples, before: History, max_per_like: float, seed: int, rate: float | None = None
 ) -> Examples:
     """Add sampled negatives for the likes without a view, to the like rate of the views.
 
@@ -245,15 +245,15 @@ def with_negatives(
     rate
         Like rate to draw to; None takes that of the examples' own views.
     """
-    alone = examples.where(~examples.viewed)
+    alone = examples.select(~examples.viewed)
     if len(alone) == 0:
         return examples
     if rate is None:
         rate = like_rate(examples.viewed, examples.liked)
-    per_like = min((1 - rate) / rate, MOST_NEGATIVES_PER_LIKE)
+    per_like = min((1 - rate) / rate, MAX_NEGATIVES_PER_LIKE)
     if per_like == 0:
         return examples
-    drawn_per_like = min(per_like, most_per_like)
+    drawn_per_like = min(per_like, max_per_like)
     random = np.random.default_rng(seed)
     users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
     posts = len(before.post_counts)
@@ -262,7 +262,7 @@ def with_negatives(
     fresh = ~(among_examples | before.likes.contain(users, drawn, posts))
     count = int(fresh.sum())
     no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
-    return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
+    return Examples.concatenate([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
 
 
 def _shown(before: History) -> Float64s:

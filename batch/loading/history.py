@@ -50,20 +50,20 @@ FADING = tuple(f"likes_fading_{name}" for name in HALF_LIVES)
 FADING_UNIT = 2**30
 """Fading likes are added up as whole numbers of 1/FADING_UNIT: exact, in whatever order threads add."""
 
-OF_USERS = "user_row >= $start AND user_row < $stop"
+USER_RANGE = "user_row >= $start AND user_row < $stop"
 
 USER_COUNTS = f"""
     SELECT user_row, {{period}} AS period, count(*) FILTER (action = 'view') AS views,
            count(*) FILTER (action = 'like') AS likes, epoch_us(max(happened_at)) AS latest
-    FROM interactions WHERE {OF_USERS} AND happened_at <= $until GROUP BY ALL
+    FROM interactions WHERE {USER_RANGE} AND happened_at <= $until GROUP BY ALL
 """
 GROUP_ROWS = f"""
     SELECT user_row, post_row, action = 'like' AS liked, {{period}} AS period
-    FROM interactions WHERE {OF_USERS} AND happened_at <= $until
+    FROM interactions WHERE {USER_RANGE} AND happened_at <= $until
 """
 FIRST_LIKES = f"""
     SELECT user_row, post_row, min({{period}})::UTINYINT AS period
-    FROM interactions WHERE {OF_USERS} AND action = 'like' AND happened_at <= $until
+    FROM interactions WHERE {USER_RANGE} AND action = 'like' AND happened_at <= $until
     GROUP BY ALL ORDER BY ALL
 """
 POST_COUNTS = """
@@ -85,7 +85,7 @@ POST_LIKES = """
 IMPRESSIONS = f"""
     SELECT user_row, post_row, count(*) FILTER (action = 'view') AS views,
            count(*) FILTER (action = 'like') AS likes
-    FROM interactions WHERE {OF_USERS} AND happened_at <= $until GROUP BY ALL ORDER BY user_row, post_row
+    FROM interactions WHERE {USER_RANGE} AND happened_at <= $until GROUP BY ALL ORDER BY user_row, post_row
 """
 
 
@@ -197,7 +197,7 @@ def count_histories(
     bounds = sorted({moment for cutoff in cutoffs for moment in (cutoff - RECENT, cutoff)})
     users = _UserCounts(len(network.users), bounds)
     groups = _GroupCounts(len(network.users), sorted(set(cutoffs)), groupings)
-    likes = _first_likes(store, sorted(set(cutoffs)), len(network.users))
+    likes = _read_first_likes(store, sorted(set(cutoffs)), len(network.users))
     for start, stop in store.user_ranges():
         users.add(store, {"start": start, "stop": stop})
         groups.add(store, {"start": start, "stop": stop})
@@ -225,12 +225,12 @@ def count_histories(
 
 def read_likes(store: InteractionStore, until: datetime, user_count: int) -> Likes:
     """Read every like up to a time; `user_count` are the users of the network."""
-    return _first_likes(store, [until], user_count).until(until)
+    return _read_first_likes(store, [until], user_count).until(until)
 
 
-def _first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
+def _read_first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
     """Find the first like of each pair, up to the last of the times."""
-    query, parts = FIRST_LIKES.format(period=period_of(times)), []
+    query, parts = FIRST_LIKES.format(period=period_sql(times)), []
     for start, stop in store.user_ranges():
         parts.append(store.arrays(query, {"start": start, "stop": stop, "until": times[-1]}))
     users, posts, periods = (
@@ -246,7 +246,7 @@ def count_history(
     return count_histories(store, network, [cutoff], groupings)[0]
 
 
-def regrouped(history: History, groupings: Groupings) -> History:
+def regroup(history: History, groupings: Groupings) -> History:
     """Count views and likes of a history by other groups of posts."""
     counts = _GroupCounts(len(history.user_counts), [history.cutoff], groupings)
     for start, stop in history.store.user_ranges():
@@ -284,7 +284,7 @@ class _UserCounts:
 
     def add(self, store: InteractionStore, part: dict[str, int]) -> None:
         """Count a range of users."""
-        query = USER_COUNTS.format(period=period_of(self._bounds))
+        query = USER_COUNTS.format(period=period_sql(self._bounds))
         found = store.arrays(query, part | {"until": self._bounds[-1]})
         at = (found["period"], found["user_row"])
         self._views[at], self._likes[at], self._latest[at] = found["views"], found["likes"], found["latest"]
@@ -315,7 +315,7 @@ class _GroupCounts:
 
     def add(self, store: InteractionStore, part: dict[str, int]) -> None:
         """Count a range of users."""
-        query = GROUP_ROWS.format(period=period_of(self.cutoffs))
+        query = GROUP_ROWS.format(period=period_sql(self.cutoffs))
         found = store.arrays(query, part | {"until": self.cutoffs[-1]})
         of_user = found["liked"].astype(np.int64) * len(self.cutoffs) + found["period"]
         of_user = of_user * self._users + found["user_row"]
@@ -356,7 +356,7 @@ class PostCounts:
         self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
     ) -> None:
         """Count the interactions of a store that a condition lets through, on posts that are counted here."""
-        period = period_of(self._bounds)
+        period = period_sql(self._bounds)
         found = store.arrays(POST_COUNTS.format(period=period, where=where), parameters)
         at, known = self._at(found)
         self._views[at] += found["views"][known]
@@ -367,7 +367,7 @@ class PostCounts:
         )
         ends = [_microseconds(bound) for bound in self._bounds]
         query = POST_LIKES.format(
-            period=period, period_end=_case(self._bounds, ends), fading=fading, where=where
+            period=period, period_end=_case_sql(self._bounds, ends), fading=fading, where=where
         )
         found = store.arrays(query, (parameters or {}) | {"until": self._bounds[-1]})
         at, known = self._at(found)
@@ -416,12 +416,12 @@ class PostCounts:
         return total
 
 
-def period_of(bounds: Sequence[datetime]) -> str:
+def period_sql(bounds: Sequence[datetime]) -> str:
     """Return SQL for the period of `happened_at`: 0 up to the first bound, and so on; bounds ascend."""
-    return _case(bounds, range(len(bounds) + 1))
+    return _case_sql(bounds, range(len(bounds) + 1))
 
 
-def _case(bounds: Sequence[datetime], values: Sequence[int]) -> str:
+def _case_sql(bounds: Sequence[datetime], values: Sequence[int]) -> str:
     """Return SQL for one value a period; without a value for the period after the last bound, null there."""
     times = (bound.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ") for bound in bounds)
     cases = " ".join(

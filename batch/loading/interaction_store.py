@@ -187,7 +187,7 @@ def to_time(microseconds: int) -> datetime:
     return EPOCH + timedelta(microseconds=max(microseconds, earliest))
 
 
-def share(store: InteractionStore, folder: Path) -> None:
+def share_store(store: InteractionStore, folder: Path) -> None:
     """Give another run of the same night the same store: a second name of one file, or a copy of it.
 
     Raises
@@ -281,7 +281,7 @@ def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptio
     return store
 
 
-def identity(store: InteractionStore) -> dict[str, Any]:
+def store_identity(store: InteractionStore) -> dict[str, Any]:
     """Return what the manifest of a run keeps of its store, so that `open_store` can check it."""
     size = 0 if store.path is None else store.path.stat().st_size
     return store.about() | {"bytes": size}

@@ -20,7 +20,7 @@ from contract.errors import SourceError
 
 log = logging.getLogger("batch")
 
-ROWS_AT_A_TIME = 50_000
+ROWS_BATCH = 50_000
 
 NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
 CATEGORICAL = ("text", "character varying", "character", "boolean")
@@ -60,7 +60,7 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
     """
     views = check_views(connection)
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
-    posts = _with_every_column(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
+    posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
@@ -69,17 +69,19 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
     relation = f"{columns.SCHEMA}.{view}"
-    wanted = [column for column, kind in types.items() if _usable(view, column, kind)]
+    wanted = [column for column, kind in types.items() if _is_usable(view, column, kind)]
     for column in [column for column in types if column not in wanted]:
         kind = types[column]
         log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
-    rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
-    query = sa.select(rows_of).order_by(rows_of.c[key])
+    source = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
+    query = sa.select(source).order_by(source.c[key])
     try:
-        result = connection.execute(query, execution_options={"yield_per": ROWS_AT_A_TIME})
+        result = connection.execute(query, execution_options={"yield_per": ROWS_BATCH})
         blocks = [
-            _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
-            for rows in result.partitions(ROWS_AT_A_TIME)
+            _convert_types(
+                pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key
+            )
+            for rows in result.partitions(ROWS_BATCH)
         ]
     except ValueError as error:  # the driver's, of a time before the year 1 or after 9999
         raise SourceError(
@@ -102,12 +104,12 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     return frame.set_index(key)
 
 
-def _usable(view: str, column: str, kind: str) -> bool:
+def _is_usable(view: str, column: str, kind: str) -> bool:
     made = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
     return made or kind in NUMERIC + CATEGORICAL
 
 
-def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
+def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
     """Give every column but the key the one type it has in all blocks: float64, object or UTC time."""
     for column in block.columns:
         if column == key:
@@ -121,7 +123,7 @@ def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame
     return block
 
 
-def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
+def _add_missing_columns(posts: pd.DataFrame) -> pd.DataFrame:
     absent: dict[str, Any] = {
         columns.TOPIC: None,
         columns.TEXT: None,
@@ -138,7 +140,7 @@ def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
     return posts
 
 
-def rows_of(known: Int64s, wanted: Int64s) -> Int64s:
+def rows_of_ids(known: Int64s, wanted: Int64s) -> Int64s:
     """Return the row of each wanted id among the known ids, which ascend; -1 for none."""
     if known.size == 0:
         return np.full(wanted.size, -1)
@@ -146,8 +148,8 @@ def rows_of(known: Int64s, wanted: Int64s) -> Int64s:
     return np.where(known[at] == wanted, at, -1)
 
 
-def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
+def rows_of_nullable_ids(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
     """Return in which row of the frame (index ascending) each id stands, -1 for none and for null."""
     known = frame.index.to_numpy()
-    rows = rows_of(known, ids.fillna(known[0]).to_numpy(np.int64))
+    rows = rows_of_ids(known, ids.fillna(known[0]).to_numpy(np.int64))
     return np.where(ids.notna().to_numpy(), rows, -1)

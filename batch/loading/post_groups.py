@@ -10,7 +10,7 @@ import pandas as pd
 from batch.arrays import Int32s
 from contract import columns
 
-MOST_TOPICS = 50
+MAX_TOPICS = 50
 
 CLUSTER = "cluster"
 """The grouping by what posts are about, see batch/features/text.py."""
@@ -59,4 +59,4 @@ def frequent_topics(posts: pd.DataFrame) -> tuple[str, ...]:
     """Return the topics with most posts, in alphabetical order."""
     counts = posts[columns.TOPIC].value_counts()
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(sorted(str(topic) for topic, _ in ranked[:MOST_TOPICS]))
+    return tuple(sorted(str(topic) for topic, _ in ranked[:MAX_TOPICS]))

@@ -74,7 +74,7 @@ IDENTITY = sa.text("""
 
 
 @dataclass(frozen=True)
-class Pulled:
+class PullResult:
     """What one pull read, all of it in one snapshot.
 
     Attributes
@@ -95,7 +95,7 @@ class Pulled:
 @contextmanager
 def pull(
     engine: sa.Engine, settings: Settings, until: datetime, folder: Path | None = None
-) -> Iterator[Pulled]:
+) -> Iterator[PullResult]:
     """Copy the source into a store, written aside and renamed when it is whole; lend it, open.
 
     Parameters
@@ -124,10 +124,10 @@ def pull(
                 _record(database, connection, (folder or work).name)
                 database.execute("CHECKPOINT")  # closing does it too, but says nothing of a full disk
         if folder is not None:
-            path = _renamed(path, folder / FILE)
+            path = _rename_synced(path, folder / FILE)
         store = InteractionStore(path, options)
         try:
-            yield Pulled(network, store, latest, left_out)
+            yield PullResult(network, store, latest, left_out)
         finally:
             store.close()
 
@@ -140,7 +140,7 @@ def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPy
         yield database
 
 
-def _renamed(unfinished: Path, path: Path) -> Path:
+def _rename_synced(unfinished: Path, path: Path) -> Path:
     try:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())

@@ -58,10 +58,10 @@ def check_views(connection: sa.Connection) -> Columns:
     SourceError
         Names the first view or column that is missing, unreadable or of the wrong type.
     """
-    return Columns(*(_checked(connection, view) for view in REQUIRED))
+    return Columns(*(_read_columns(connection, view) for view in REQUIRED))
 
 
-def _checked(connection: sa.Connection, view: str) -> dict[str, str]:
+def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
     relation = f"{columns.SCHEMA}.{view}"
     if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):
         raise SourceError(f"the schema {columns.SCHEMA} is missing; {HOW_TO_MEND}")

@@ -47,7 +47,7 @@ PER_MINUTE = """
 
 
 @dataclass(frozen=True)
-class Split:
+class TimeSplit:
     """Times (UTC) that part history, training labels, holdout labels and what is to come.
 
     Attributes
@@ -73,7 +73,7 @@ class Split:
 
 def split_by_time(
     store: InteractionStore, cutoff: datetime, history_fraction: float, holdout_fraction: float
-) -> Split:
+) -> TimeSplit:
     """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
 
     The windows hold equally many likes each, except that `history_end` and
@@ -102,20 +102,20 @@ def split_by_time(
             f"{relation}: all labels lie in {len(per_minute)} minute(s); "
             "history, training and holdout need one each"
         )
-    first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
+    first, second = _cut_indices(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
     ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
     fixed = (ends[first], ends[second])
-    windows = _windows(every_minute[every_minute["likes"] > 0], fixed, cutoff, history_fraction)
-    return Split(windows, *fixed, cutoff, _by_hour(every_minute))
+    windows = _window_starts(every_minute[every_minute["likes"] > 0], fixed, cutoff, history_fraction)
+    return TimeSplit(windows, *fixed, cutoff, _count_by_hour(every_minute))
 
 
-def _by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+def _count_by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
     hour = per_minute["minute"].astype(np.int64) // 3_600 % 24
     counted = per_minute[["views", "likes"]].groupby(hour).sum().reindex(range(24), fill_value=0)
     return tuple((int(views), int(likes)) for views, likes in counted.to_numpy())
 
 
-def _windows(
+def _window_starts(
     per_minute: pd.DataFrame, fixed: tuple[datetime, datetime], cutoff: datetime, history_fraction: float
 ) -> tuple[datetime, ...]:
     """Return the starts of the windows, ascending.
@@ -143,7 +143,7 @@ def _windows(
     return tuple(sorted(starts))
 
 
-def _cuts(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
+def _cut_indices(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
     """Return the minutes that end history and training, so that each of the three parts has one at least."""
     share = np.cumsum(labels) / labels.sum()
     second = min(int(np.searchsorted(share, 1 - holdout)), labels.size - 2)

@@ -36,7 +36,7 @@ def work_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder, descriptor = _locked_folder(parent)
+        folder, descriptor = _make_locked_folder(parent)
     except OSError as error:
         reason = f"{error.strerror}; set OVERNIGHT_STORE_DIR to a folder that can be written"
         raise InteractionStoreError(f"cannot keep interactions in {parent}: {reason}") from None
@@ -47,7 +47,7 @@ def work_folder(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _locked_folder(parent: Path) -> tuple[Path, int]:
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
     """Make a folder and lock it; again, if `remove_abandoned` has taken it before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))

@@ -200,7 +200,7 @@ def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
     says = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
     with _full_disk(tmp_path / "full") as folder, engine_of(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        rows = copy.stream(connection, "SELECT * FROM recs.interactions", {})
+        rows = copy.copy_out(connection, "SELECT * FROM recs.interactions", {})
         with pytest.raises(SourceError, match=says):
             next(rows)
 

@@ -104,7 +104,7 @@ def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: s
     assert max(sizes) - min(sizes) <= 1
     for new, start, stop in zip(merged, starts, [*starts[1:], len(windows)], strict=True):
         assert new.later_likes is windows[stop - 1].later_likes
-        views = Examples.together([old.views for old in windows[start:stop]])
+        views = Examples.concatenate([old.views for old in windows[start:stop]])
         np.testing.assert_array_equal(new.views.posts, views.posts)
         np.testing.assert_array_equal(new.views.liked, views.liked)
     before, after = merged[0].history.likes, merged[0].later_likes

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.since_night import fingerprints, read_recent
+from batch.loading.combined_store import fingerprints, read_recent
 from batch.postgres import snapshot
 from batch.refresh import stale_users
 from batch.runs import ledger

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from batch.loading.examples import labelled_between
+from batch.loading.examples import collect_labelled
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
@@ -17,7 +17,7 @@ from tests.support.evaluation import pulled_of, pulling
 END = FIRST_DAY + timedelta(days=DAYS)
 
 
-def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[tuple[int, int, bool, bool]]:
+def examples_of(database_url: str, *rows: str, max_rows: int = 1_000) -> list[tuple[int, int, bool, bool]]:
     """Put rows 'user post action minute' in place of all interactions; return what they make."""
     values = []
     for user, post, action, minute in (row.split() for row in rows):
@@ -28,7 +28,7 @@ def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[t
     with pulling(database_url, END) as pulled:
         network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
         before = count_history(pulled.store, network, noon, topics_of(network))
-        found = labelled_between(pulled.store, before, END, most_rows, seed=1)
+        found = collect_labelled(pulled.store, before, END, max_rows, seed=1)
     users, posts = network.users.index[found.users], network.posts.index[found.posts]
     return list(zip(users, posts, found.liked.tolist(), found.viewed.tolist(), strict=True))
 
@@ -73,7 +73,7 @@ def test_likes_without_views_get_negatives_that_were_never_liked(database_url: s
 def test_more_rows_than_wanted_are_thinned_by_whole_users(database_url: str) -> None:
     make_network(database_url, interactions=100)
     rows = [f"{user} {post} view {post}" for user in range(1, 61) for post in range(101, 111)]
-    found = examples_of(database_url, *rows, most_rows=300)
+    found = examples_of(database_url, *rows, max_rows=300)
     users, counts = np.unique([user for user, *_ in found], return_counts=True)
     assert 10 < users.size < 50
     assert set(counts) == {10}

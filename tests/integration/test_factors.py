@@ -100,7 +100,7 @@ def test_without_a_like_there_are_no_factors(dataset: Dataset) -> None:
     assert not found.posts.any()
     state = FactorState.from_arrays(factor_state(dataset.network, history, seed=1).to_arrays())
     network, rows = dataset.network, np.arange(len(dataset.network.posts))
-    assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
+    assert not state.factors(history, network.cohorts.encode(network.users), rows, seed=1).users.any()
 
 
 def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(dataset: Dataset) -> None:
@@ -116,12 +116,12 @@ def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(data
         likes=history.likes.of_users(20, 50),
     )
     rows = np.arange(len(network.posts))
-    found = state.factors(some, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+    found = state.factors(some, network.cohorts.encode(network.users)[20:50], rows, seed=1)
     np.testing.assert_allclose(found.users, night.users[20:50], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.posts, night.posts)
     other_groups = replace(some, groupings=topics_of(network))
     with pytest.raises(ValueError, match="attributes"):
-        state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+        state.factors(other_groups, network.cohorts.encode(network.users)[20:50], rows, seed=1)
 
 
 def test_a_like_without_a_view_is_told_from_one_with(database_url: str, dataset: Dataset) -> None:
@@ -240,7 +240,7 @@ def test_factors_from_even_trials_rank_what_is_liked_later(dataset: Dataset) -> 
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
     assert state.negatives_per_like == PER_LIKE
-    values, rows = dataset.network.cohorts.rows(dataset.network.users), np.arange(found.posts.shape[0])
+    values, rows = dataset.network.cohorts.encode(dataset.network.users), np.arange(found.posts.shape[0])
     again = state.factors(history, values, rows, 1)
     np.testing.assert_allclose(again.users, found.users, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(again.posts, found.posts)

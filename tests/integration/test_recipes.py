@@ -181,7 +181,7 @@ def test_the_setting_decides(database_url: str, monkeypatch: pytest.MonkeyPatch,
 def test_labels_of_one_kind_alone_are_an_error(database_url: str, recipe: Any) -> None:
     dataset = small_network(database_url)
     windows = [
-        replace(each, views=each.views.where(~each.views.liked), later_likes=each.history.likes)
+        replace(each, views=each.views.select(~each.views.liked), later_likes=each.history.likes)
         for each in dataset.windows
     ]
     with pytest.raises(ModelError, match=r"there are 0 likes among .* both kinds are needed"):
@@ -212,7 +212,7 @@ def test_a_query_is_what_one_user_has_in_one_window(
         )
         assert factors is not None
         for user in np.unique(examples.users):
-            own = examples.where(examples.users == user)
+            own = examples.select(examples.users == user)
             assert groups.pop(0) == len(own)
             rows = slice(start, start + len(own))
             start = rows.stop

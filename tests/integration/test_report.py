@@ -269,7 +269,7 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
 
 def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
     full = small_network(database_url)
-    dataset = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
+    dataset = replace(full, holdout=full.holdout.select(np.zeros(len(full.holdout), dtype=bool)))
     model = fitted(database_url, dataset)
     rows = judged(model, dataset, 1)
     manifest = {

@@ -13,7 +13,7 @@ from batch.loading import arrow_reader, interaction_store
 from batch.loading import pull as pulling_module
 from batch.loading.history import HALF_LIVES, RECENT, History, count_histories
 from batch.loading.post_groups import Groupings
-from batch.loading.pull import REASONS, Pulled
+from batch.loading.pull import REASONS, PullResult
 from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS
 from tests.support.batch import execute, make_network, query, run_here, topics_of
@@ -114,7 +114,7 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def check_history(history: History, rows: pd.DataFrame, pulled: Pulled) -> None:
+def check_history(history: History, rows: pd.DataFrame, pulled: PullResult) -> None:
     """Check every field of a history against what the rows say."""
     cutoff = microseconds(history.cutoff)
     until = rows[rows["at"] <= cutoff]

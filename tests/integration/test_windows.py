@@ -10,7 +10,7 @@ import pytest
 
 from batch.loading.examples import Examples
 from batch.loading.history import History
-from batch.loading.split import WINDOWS, Split, split_by_time
+from batch.loading.split import WINDOWS, TimeSplit, split_by_time
 from batch.training import dataset as gathering
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
@@ -21,7 +21,7 @@ HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 
 
-def split_of(database_url: str) -> Split:
+def split_of(database_url: str) -> TimeSplit:
     """Cut the time of a database, and check what holds of any network."""
     pulled = pulled_of(database_url)
     assert pulled.latest is not None
@@ -103,7 +103,7 @@ def test_a_window_has_examples_of_the_users_to_keep_alone(database_url: str) -> 
     for recipe in (each for each in RECIPES.values() if each.objective == "binary"):
         for window in dataset.windows:
             whole, kept = (each.examples(recipe, 10_000, 1) for each in (window, window.keep_users(keep)))
-            expected = whole.where(keep[whole.users])
+            expected = whole.select(keep[whole.users])
             assert 0 < len(expected) < len(whole)
             for name in ("users", "posts", "liked", "viewed", "weights"):
                 np.testing.assert_array_equal(getattr(kept, name), getattr(expected, name))

@@ -54,7 +54,7 @@ UP_TO, AFTER = "<=", ">"
 
 
 @dataclass(frozen=True)
-class Recent:
+class RecentInteractions:
     """What Postgres has logged after `since`.
 
     Attributes
@@ -81,7 +81,7 @@ class Recent:
 @contextmanager
 def read_recent(
     connection: sa.Connection, settings: Settings, since: datetime, until: datetime, spill_folder: Path
-) -> Iterator[Recent]:
+) -> Iterator[RecentInteractions]:
     """Read what was logged after `since`, seen by the transaction of `connection`.
 
     Raises
@@ -97,12 +97,12 @@ def read_recent(
         )
         query = interactions_since(connection, since)
         latest, _ = copy_interactions(connection, settings, database, until, query)
-        yield Recent(InteractionStore(None, options, database), since, until, latest)
+        yield RecentInteractions(InteractionStore(None, options, database), since, until, latest)
 
 
 @contextmanager
-def read_older(
-    connection: sa.Connection, settings: Settings, recent: Recent, user_ids: list[int]
+def read_new_users(
+    connection: sa.Connection, settings: Settings, recent: RecentInteractions, user_ids: list[int]
 ) -> Iterator[InteractionStore | None]:
     """Read all interactions of users whom the night did not know; None if there are no such users.
 
@@ -142,7 +142,7 @@ def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> d
 
 
 @dataclass(frozen=True)
-class SinceNight:
+class CombinedStore:
     """The night's store up to `since`, and what was logged after that.
 
     `older` has the interactions of users whom the night did not know.
@@ -150,8 +150,8 @@ class SinceNight:
 
     night: InteractionStore
     since: datetime
-    recent: Recent
-    older: InteractionStore | None = None
+    recent: RecentInteractions
+    new_users: InteractionStore | None = None
 
     @property
     def cutoff(self) -> datetime:
@@ -199,4 +199,4 @@ class SinceNight:
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
         sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
-        return sources if self.older is None else [*sources, (self.older, UP_TO)]
+        return sources if self.new_users is None else [*sources, (self.new_users, UP_TO)]
