@@ -15,9 +15,9 @@ import redis
 from threadpoolctl import threadpool_limits
 
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
-from batch.loading.history import PostCounts
 from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.network import Network
+from batch.loading.period_counts import PostCounts
 from batch.progress import Stages, track
 from batch.publishing import shared_keys
 from batch.publishing.write import verify, write_lists
