@@ -15,7 +15,7 @@ from batch.arrays import Bools, Int64s
 from batch.features.build import TextFeatures
 from batch.features.embeddings import embed, find_encoder
 from batch.features.text import clusters, content_vectors, text_features
-from batch.loading.examples import Examples, collect_labelled, collect_likes, limit_rows
+from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -61,7 +61,13 @@ class Window:
         """Return what a recipe learns from, at most so many rows."""
         if recipe.negatives_per_like is None:
             return limit_rows(self.views, max_rows, seed)
-        found = collect_likes(self.history, self.later_likes, recipe.negatives_per_like, max_rows, seed)
+        found = collect_likes(
+            self.history,
+            self.later_likes,
+            negatives_per_like=recipe.negatives_per_like,
+            max_rows=max_rows,
+            seed=seed,
+        )
         return found if self.labelled_users is None else found.select(self.labelled_users[found.users])
 
     def keep_users(self, keep: Bools) -> Window:
@@ -168,7 +174,9 @@ def load_dataset(
     per_window = rows // len(starts)
     for start, end in pairwise([*starts, now]):
         early = start.cutoff < split.history_end
-        views = collect_labelled(store, start, end.cutoff, per_window, seed, NEGATIVES_PER_LIKE)
+        views = collect_labelled_views(
+            store, start, end.cutoff, max_rows=per_window, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE
+        )
         windows.append(Window(start, views.select(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     return Dataset(
@@ -178,7 +186,7 @@ def load_dataset(
         split=split,
         windows=tuple(windows),
         now=now,
-        holdout=collect_labelled(store, at_holdout, cutoff, rows, seed),
+        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )

@@ -167,7 +167,7 @@ def kill_when_called(module: str, name: str) -> None:
             (
                 "batch.loading.pull._insert",
                 "batch.loading.pull._renamed",
-                "batch.training.dataset.collect_labelled",
+                "batch.training.dataset.collect_labelled_views",
             ),
         ),
         ("control", ("batch.refresh.stale_users.note_night",)),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from batch.loading.examples import collect_labelled
+from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
@@ -28,7 +28,7 @@ def examples_of(database_url: str, *rows: str, max_rows: int = 1_000) -> list[tu
     with pulling(database_url, END) as pulled:
         network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
         before = count_history(pulled.store, network, noon, topics_of(network))
-        found = collect_labelled(pulled.store, before, END, max_rows, seed=1)
+        found = collect_labelled_views(pulled.store, before, END, max_rows=max_rows, seed=1)
     users, posts = network.users.index[found.users], network.posts.index[found.posts]
     return list(zip(users, posts, found.liked.tolist(), found.viewed.tolist(), strict=True))
 

@@ -48,7 +48,7 @@ def keys_of(users: np.ndarray, posts: np.ndarray) -> np.ndarray:
 
 def test_positives_are_the_new_likes_of_known_posts_and_no_liked_post_is_drawn() -> None:
     before, later, known = likes_before_and_after()
-    found = collect_likes(history_of(before, known), later, 8, 10_000, seed=1)
+    found = collect_likes(history_of(before, known), later, negatives_per_like=8, max_rows=10_000, seed=1)
     earlier, until = keys_of(before.users, before.posts), keys_of(later.users, later.posts)
     expected = np.setdiff1d(until, earlier)
     assert (~known[expected % POSTS]).sum() > 10
@@ -76,7 +76,7 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
     users = np.concatenate([np.arange(USERS), np.flatnonzero(random.random(USERS) < 0.5)]).astype(np.int32)
     posts = np.where(np.arange(users.size) < USERS, 1, 2).astype(np.int32)
     later = Likes.from_pairs(users, posts, USERS)
-    drawn = collect_likes(history_of(nothing, known), later, 400, 10**6, seed=2)
+    drawn = collect_likes(history_of(nothing, known), later, negatives_per_like=400, max_rows=10**6, seed=2)
     counts = np.bincount(drawn.posts[~drawn.liked], minlength=POSTS)
     assert not counts[~known].any()
     assert counts[1] == 0
@@ -92,8 +92,10 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
 def test_likes_are_thinned_to_the_rows_allowed_and_one_seed_gives_one_set() -> None:
     before, later, known = likes_before_and_after()
     history = history_of(before, known)
-    whole = collect_likes(history, later, 8, 10_000, seed=1)
-    thin, again, other = (collect_likes(history, later, 8, 300, seed) for seed in (1, 1, 2))
+    whole = collect_likes(history, later, negatives_per_like=8, max_rows=10_000, seed=1)
+    thin, again, other = (
+        collect_likes(history, later, negatives_per_like=8, max_rows=300, seed=seed) for seed in (1, 1, 2)
+    )
     assert thin.liked.sum() == 300 // 9
     assert len(thin) <= 300
     everything = keys_of(whole.users[whole.liked], whole.posts[whole.liked])
@@ -112,4 +114,4 @@ def test_where_no_post_is_known_or_no_like_is_new_there_are_no_examples() -> Non
         (history_of(before, np.zeros(POSTS, bool)), later),
         (history_of(later, known), later),
     ):
-        assert len(collect_likes(history, likes, 8, 10_000, seed=1)) == 0
+        assert len(collect_likes(history, likes, negatives_per_like=8, max_rows=10_000, seed=1)) == 0
