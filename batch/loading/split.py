@@ -1,16 +1,15 @@
-"""Cuts time into history, training and holdout, and all labels into windows.
+"""Splits time into history, training and holdout, and the labels into windows.
 
     |----- history ------|---- training labels ----|-- holdout labels --|
     first           history_end               holdout_start        cutoff
               |-----|-----|-----|-----|------|-------|---------|--------|
                             windows
 
-Evaluation uses features as of `holdout_start` and labels after that; the night
-itself uses features as of the cutoff, for which the labels are still to come.
-Training takes the labels of a window with the features as of its start, so that
-features are as fresh there as they are when they serve. The model that is
-judged learns from the windows before the holdout, the one that goes live from
-all of them.
+Evaluation uses features as of `holdout_start` and the labels after it. The
+night's lists use features as of the cutoff. Training uses the labels of each
+window with the features as of the window's start, so that features are as fresh
+in training as in serving. The evaluated model is trained on the windows before
+the holdout, the model that goes live on all windows.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ MINUTE = timedelta(minutes=1)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 
 WINDOWS = 7
-"""Windows with equally many likes, from the end of the history to the cutoff."""
+"""Number of windows from the end of the history to the cutoff, with equally many likes each."""
 
 WINDOWS_IF_LARGE = 3
 LARGE_INTERACTIONS = 20_000_000
-"""From so many interactions up there are fewer windows: each costs a factorisation, and has labels enough."""
+"""With at least this many interactions there are fewer windows: each needs a factorisation."""
 
 PER_MINUTE = """
     SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
@@ -48,7 +47,7 @@ PER_MINUTE = """
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """Times (UTC) that part history, training labels, holdout labels and what is to come.
+    """Times (UTC) that separate history, training labels, holdout labels and the future.
 
     Attributes
     ----------
@@ -56,7 +55,7 @@ class TimeSplit:
         Starts of the windows, ascending; `history_end` and `holdout_start` are
         among them. Each ends where the next begins, the last at the cutoff.
     by_hour
-        (views, likes) in each of the 24 hours of the day (UTC), up to the cutoff.
+        (views, likes) in each hour of the day (UTC), up to the cutoff.
     """
 
     windows: tuple[datetime, ...]
@@ -74,15 +73,15 @@ class TimeSplit:
 def split_by_time(
     store: InteractionStore, cutoff: datetime, history_fraction: float, holdout_fraction: float
 ) -> TimeSplit:
-    """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
+    """Split so that each part has its fraction of the views, or of the likes if no view is logged.
 
-    The windows hold equally many likes each, except that `history_end` and
-    `holdout_start` take the place of the starts that are near them.
+    The windows have equally many likes each, except that `history_end` and
+    `holdout_start` replace the starts near them.
 
     Raises
     ------
     SourceError
-        There are no likes, all lie in so few minutes that time cannot be cut, or some lie before the year 1.
+        There are no likes, all labels are in less than three minutes, or a time is before the year 1.
     """
     per_minute = pd.DataFrame(store.arrays(PER_MINUTE, {"cutoff": cutoff}))
     relation = f"{SCHEMA}.{INTERACTIONS}"
@@ -125,7 +124,7 @@ def _window_starts(
     per_minute
         Minutes with likes.
     fixed
-        Starts that must be among them.
+        Starts that must be included.
     history_fraction
         Share of the likes before the first window.
     """
@@ -134,17 +133,17 @@ def _window_starts(
     share = np.cumsum(per_minute["likes"].to_numpy(np.float64)) / per_minute["likes"].sum()
     ends = per_minute["minute"].to_numpy(np.int64) + 60
     step = (1 - history_fraction) / count
-    of_fixed = [share[ends <= time.timestamp()].max(initial=0.0) for time in fixed]
+    fixed_shares = [share[ends <= time.timestamp()].max(initial=0.0) for time in fixed]
     starts = set(fixed)
     for wanted in history_fraction + step * np.arange(count):
         start = datetime.fromtimestamp(int(ends[np.searchsorted(share, wanted)]), UTC)
-        if start < cutoff and min(abs(wanted - known) for known in of_fixed) > step / 2:
+        if start < cutoff and min(abs(wanted - known) for known in fixed_shares) > step / 2:
             starts.add(start)
     return tuple(sorted(starts))
 
 
 def _cut_indices(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
-    """Return the minutes that end history and training, so that each of the three parts has one at least."""
+    """Return the indices of the last minutes of history and training; each part has at least one minute."""
     share = np.cumsum(labels) / labels.sum()
     second = min(int(np.searchsorted(share, 1 - holdout)), labels.size - 2)
     second = max(second, 1)
