@@ -74,9 +74,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    descriptor = os.open(
-        folder / LOCK, os.O_CREAT | os.O_RDWR
-    )  # a killed process may not have made it
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)  # a killed process may not have made it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
         shutil.rmtree(folder, ignore_errors=True)

@@ -59,8 +59,8 @@ class Night:
 
     def run(self, variant: str = "control") -> dict[int, Ranked]:
         """Run the night, which must succeed; return control's lists, one for every user."""
-        places: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
-        done = run_here("run", "--variant", variant, model_dir=self.model_dir, **places)
+        servers: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
+        done = run_here("run", "--variant", variant, model_dir=self.model_dir, **servers)
         assert done.returncode == 0, done.stderr
         self.told = done.stderr
         lists = live_lists(self.redis_client)

@@ -35,7 +35,7 @@ from tests.support.batch import (
     run_here,
     runs_with_keys,
 )
-from tests.support.batch_live import copied_database
+from tests.support.batch_live import copy_database
 from tests.support.evaluation import shuffled_window
 
 KEYS = Keys()
@@ -52,7 +52,7 @@ def network(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     """A network with a live run of control, where the tests that follow try what the gate lets through."""
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
-        copied_database(postgres_server) as database_url,
+        copy_database(postgres_server) as database_url,
         pytest.MonkeyPatch.context() as patched,
     ):
         for name, value in FEW_TREES.items():

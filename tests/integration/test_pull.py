@@ -34,7 +34,7 @@ PASSWORD = "p@ss w/rd'\\\"%: 名"
 
 
 @pytest.fixture
-def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+def servers(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
     """A small network, and where its runs go."""
     make_network(database_url)
     return {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path / "models"}
@@ -64,14 +64,14 @@ class Statements:
                 yield line.partition("LOG:")[2]
 
 
-def test_a_night_reads_interactions_once_and_a_refresh_only_what_is_new(places: dict[str, Any]) -> None:
-    statements = Statements(places["database_url"])
-    assert run_here("run", **places).returncode == 0
+def test_a_night_reads_interactions_once_and_a_refresh_only_what_is_new(servers: dict[str, Any]) -> None:
+    statements = Statements(servers["database_url"])
+    assert run_here("run", **servers).returncode == 0
     whole, *caught_up = statements.reads()
     assert "WHERE" not in whole
     assert len(caught_up) == 1  # the refresh that a night ends with
-    execute(places["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
-    assert run_here("refresh", **places).returncode == 0
+    execute(servers["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
+    assert run_here("refresh", **servers).returncode == 0
     *_, refreshed = reads = statements.reads()
     assert len(reads) == 3
     for read in (caught_up[0], refreshed):
@@ -176,7 +176,7 @@ def test_options_of_the_url_hold_for_the_pull(database_url: str, options: str, t
 
 
 def test_a_like_that_comes_in_while_the_night_runs_refuses_nothing_and_is_out_of_the_lists(
-    places: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    servers: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liked: list[int] = []
     write_lists = batch.pipeline.write_lists
@@ -185,11 +185,13 @@ def test_a_like_that_comes_in_while_the_night_runs_refuses_nothing_and_is_out_of
         written = write_lists(client, keys, run_id, *rest)
         post_id, _ = json.loads(str(client.get(keys.user(run_id, 7))))[0]
         liked.append(post_id)
-        execute(places["database_url"], f"INSERT INTO recs.interactions VALUES (7, {post_id}, 'like', now())")
+        execute(
+            servers["database_url"], f"INSERT INTO recs.interactions VALUES (7, {post_id}, 'like', now())"
+        )
         return written
 
     monkeypatch.setattr(batch.pipeline, "write_lists", write_and_like)
-    done = run_here("run", **places)
+    done = run_here("run", **servers)
     assert done.returncode == 0, done.stderr
     assert len(liked) == 2
     for variant in ("control", "test"):
@@ -197,26 +199,26 @@ def test_a_like_that_comes_in_while_the_night_runs_refuses_nothing_and_is_out_of
         assert not {post for post, _ in lists[7]} & set(liked)
         run_id = str(live_run(redis_client, variant))
         ((manifest,),) = query(
-            places["database_url"], f"SELECT manifest FROM recs.runs WHERE run_id = '{run_id}'"
+            servers["database_url"], f"SELECT manifest FROM recs.runs WHERE run_id = '{run_id}'"
         )
         assert (manifest["caught_up"]["users"], manifest["caught_up"]["new_users"]) == (1, 0)
         assert json.loads(str(redis_client.get(f"recs:run:{run_id}:manifest")))["caught_up"]["users"] == 1
-        shown = run_here("show", run_id, **places).stdout
+        shown = run_here("show", run_id, **servers).stdout
         assert "1 users acted while the night ran, and have new lists" in shown
-    (record, _) = json.loads(run_here("refresh", "--json", **places).stdout)
+    (record, _) = json.loads(run_here("refresh", "--json", **servers).stdout)
     assert record["users"] == 0
 
 
-def test_variants_share_one_file_which_goes_with_the_last_of_their_runs(places: dict[str, Any]) -> None:
-    stores = places["model_dir"].parent / "stores"
+def test_variants_share_one_file_which_goes_with_the_last_of_their_runs(servers: dict[str, Any]) -> None:
+    stores = servers["model_dir"].parent / "stores"
     keep = {"OVERNIGHT_STORE_DIR": str(stores), "OVERNIGHT_KEEP_RUNS": "1"}
     keep["OVERNIGHT_PRUNE_AFTER_MINUTES"] = "0"
-    assert run_here("run", **places, **keep).returncode == 0
+    assert run_here("run", **servers, **keep).returncode == 0
     files = sorted(stores.glob("*/*"))
     assert [file.name for file in files] == [interaction_store.FILE] * 2
     assert len({file.stat().st_ino for file in files}) == 1
-    assert run_here("run", "--variant", "control", **places, **keep).returncode == 0
-    kept = sorted(run for (run,) in query(places["database_url"], "SELECT run_id FROM recs.runs"))[1:]
+    assert run_here("run", "--variant", "control", **servers, **keep).returncode == 0
+    kept = sorted(run for (run,) in query(servers["database_url"], "SELECT run_id FROM recs.runs"))[1:]
     assert sorted(folder.name for folder in stores.iterdir()) == kept
     for folder in stores.iterdir():
         (file,) = folder.iterdir()
@@ -224,18 +226,18 @@ def test_variants_share_one_file_which_goes_with_the_last_of_their_runs(places: 
 
 
 def test_where_files_cannot_have_two_names_the_second_variant_gets_a_copy(
-    places: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(interaction_store.os, "link", refuse)
-    assert run_here("run", **places).returncode == 0
-    one, other = places["model_dir"].glob(f"*/{interaction_store.FILE}")
+    assert run_here("run", **servers).returncode == 0
+    one, other = servers["model_dir"].glob(f"*/{interaction_store.FILE}")
     assert one.stat().st_ino != other.stat().st_ino
     assert one.read_bytes() == other.read_bytes()
-    execute(places["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
-    assert run_here("refresh", **places).returncode == 0
+    execute(servers["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
+    assert run_here("refresh", **servers).returncode == 0
 
 
 def test_session_options_of_the_url_stay_and_the_time_zone_is_utc(database_url: str) -> None:

@@ -35,7 +35,7 @@ from tests.support.batch import (
     live_run,
     make_network,
     query,
-    run_apart,
+    run_forked,
     run_here,
 )
 from tests.support.batch_live import check_error
@@ -348,10 +348,10 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     browser.chmod(0o755)
     run_id = str(live_run(redis_client))
-    done = run_apart("report", run_id, "--open", BROWSER=str(browser), **places)
+    done = run_forked("report", run_id, "--open", BROWSER=str(browser), **places)
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == Path(done.stdout.strip()).as_uri()
-    failing = run_apart("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
+    failing = run_forked("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
     check_error(failing, 1, "no browser could be started")
 
 

@@ -281,10 +281,10 @@ def test_parts_chunks_and_threads_make_no_difference_to_any_list(
     database_url: str, redis_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url)
-    places = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    assert run_here("run", **places).returncode == 0
+    servers = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    assert run_here("run", **servers).returncode == 0
     in_small_parts(monkeypatch)
-    assert run_here("run", **places, OVERNIGHT_THREADS="2", OVERNIGHT_STORE_MEMORY_MIB="64").returncode == 0
+    assert run_here("run", **servers, OVERNIGHT_THREADS="2", OVERNIGHT_STORE_MEMORY_MIB="64").returncode == 0
     names = "variant, manifest->>'checksum', manifest->>'similar_checksum', manifest->>'model_digest'"
     made = query(database_url, f"SELECT {names} FROM recs.runs ORDER BY started_at")
     assert [variant for variant, *_ in made] == [*VARIANTS, *VARIANTS]

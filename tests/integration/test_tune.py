@@ -21,7 +21,7 @@ from batch.tuning.period import COMPARED
 from batch.tuning.tune import DEFAULTS
 from contract.keys import Keys
 from contract.settings import Settings
-from tests.support.batch import execute, live_run, live_values, make_network, run_here, started_batch
+from tests.support.batch import execute, live_run, live_values, make_network, run_here, start_batch
 from tests.support.evaluation import dataset_of
 
 OTHER_LIKES = """
@@ -213,7 +213,7 @@ def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, datab
 
 
 def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
-    with started_batch("tune", "--trials", "100000", **tuning.places) as process:
+    with start_batch("tune", "--trials", "100000", **tuning.places) as process:
         assert process.stderr is not None
         default = 0.0
         for line in process.stderr:
