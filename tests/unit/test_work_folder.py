@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
-from tests.support.batch import (
-    ROOT,
-)
+from tests.support.batch import ROOT
 
 HOLD = (
     "import sys; from pathlib import Path; from batch.loading.work_folder import work_folder\n"
@@ -18,7 +16,7 @@ HOLD = (
 """Make a work folder, and keep it until the process ends."""
 
 
-def test_a_work_folder_goes_once_its_process_is_killed_and_not_before(tmp_path: Path) -> None:
+def test_a_work_folder_is_removed_only_after_its_process_is_killed(tmp_path: Path) -> None:
     parent = tmp_path / "a run"
     command = [sys.executable, "-c", HOLD, str(parent)]
     with (
@@ -39,7 +37,7 @@ def test_a_work_folder_goes_once_its_process_is_killed_and_not_before(tmp_path: 
     assert not own.exists()
 
 
-def test_a_work_folder_whose_process_was_killed_before_it_took_the_lock_goes_too(tmp_path: Path) -> None:
+def test_a_work_folder_of_a_process_killed_before_it_made_the_lock_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / f"{PREFIX}abc"
     folder.mkdir()
     os.utime(folder, (0, 0))
