@@ -21,7 +21,7 @@ from batch.loading import copy
 from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
-from tests.support.batch import engine_of, execute, live_lists, query, runs_with_keys, wait_until
+from tests.support.batch import execute, live_lists, make_engine, query, runs_with_keys, wait_until
 from tests.support.batch_live import (
     MANY_USERS,
     WAITING,
@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
 ) -> None:
     monkeypatch.setattr(copy, "MEMORY_BYTES", 1_000)
     message = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
-    with _full_disk(tmp_path / "full") as folder, engine_of(live.database_url).connect() as connection:
+    with _full_disk(tmp_path / "full") as folder, make_engine(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         rows = copy.copy_out(connection, "SELECT * FROM recs.interactions", {})
         with pytest.raises(SourceError, match=message):

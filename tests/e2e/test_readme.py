@@ -1,4 +1,4 @@
-"""README and the guide against the code: commands, settings, keys, routes, columns, files, SQL and links."""
+"""The SQL of README against Postgres: the views and the role are enough for a night."""
 
 from __future__ import annotations
 
@@ -10,36 +10,33 @@ import sqlalchemy as sa
 
 from batch.loading.schema import OPTIONAL, check_views
 from demo.simulate import simulate
-from tests.support.batch import engine_of, execute, live_run, query, run_batch, run_here
-from tests.support.readme_checks import (
-    ROOT,
-)
+from tests.support.batch import execute, live_run, make_engine, query, run_batch, run_here
+from tests.support.readme_checks import ROOT
 
-README = (ROOT / "README.md").read_text() + (ROOT / "docs" / "guide.md").read_text()
-SQL = re.findall(r"^```sql\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SQL = re.findall(r"^```sql\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_the_views_and_the_role_in_readme_are_enough_for_a_night(
     database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    views, role, _ = SQL
+    views, role = SQL
     simulate(database_url, users=100, posts=50, interactions=5_000, seed=1)
     execute(database_url, "DROP SCHEMA recs CASCADE", views, role)
     url = sa.make_url(database_url).set(username="overnight", password="change-me")
     as_role = url.render_as_string(hide_password=False)
     try:
-        with engine_of(as_role).connect() as connection:
+        with make_engine(as_role).connect() as connection:
             assert set(check_views(connection).posts) >= {"post_id", *OPTIONAL["posts"]}
             for table in ('"user"', "post", "feed_action"):
-                may = sa.text(f"SELECT has_table_privilege('{table}', 'SELECT')")
-                assert not connection.scalar(may)
-        done = run_here(
+                granted = sa.text(f"SELECT has_table_privilege('{table}', 'SELECT')")
+                assert not connection.scalar(granted)
+        night = run_here(
             "run", "--variant", "control", database_url=as_role, redis_url=redis_url, model_dir=tmp_path
         )
-        assert done.returncode == 0, done.stderr
-        found = query(database_url, "SELECT run_id, state FROM recs.runs")
-        assert found == [(live_run(redis_client), "live")]
+        assert night.returncode == 0, night.stderr
+        runs = query(database_url, "SELECT run_id, state FROM recs.runs")
+        assert runs == [(live_run(redis_client), "live")]
         listed = run_batch("runs", database_url=as_role, redis_url=redis_url, model_dir=tmp_path)
-        assert listed.stdout.splitlines()[1].startswith(found[0][0])
+        assert listed.stdout.splitlines()[1].startswith(runs[0][0])
     finally:
         execute(database_url, "DROP OWNED BY overnight", "DROP ROLE overnight")

@@ -21,7 +21,7 @@ from batch.loading.interaction_store import FILE
 from batch.publishing import prune
 from batch.runs import lock
 from contract.keys import Keys
-from tests.support.batch import engine_of, execute, live_run, query, run_forked, start_batch
+from tests.support.batch import execute, live_run, make_engine, query, run_forked, start_batch
 from tests.support.batch_live import (
     WAITING,
     LiveNetwork,
@@ -226,7 +226,7 @@ def test_a_night_while_a_refresh_is_at_work_goes_live_and_leaves_who_acted_to_th
 ) -> None:
     monkeypatch.setattr(prune, "PATIENCE_SECONDS", 0)
     before = live_run(client)
-    with lock.held(engine_of(live.database_url), KEYS.prefix, lock.REFRESH):
+    with lock.held(make_engine(live.database_url), KEYS.prefix, lock.REFRESH):
         done = live.run(*CONTROL)
     assert done.returncode == 0, done.stderr
     assert "users who acted during the night are left to the next refresh: another refresh" in done.stderr

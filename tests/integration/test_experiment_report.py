@@ -23,11 +23,18 @@ from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
-from demo.experiment import Wanted, tell
+from demo.experiment import (
+    ExperimentOptions,
+    print_report,
+    run_trials,
+)
 from demo.population import FIRST_USER_ID
-from demo.postgres import engine_of
-from demo.replay import FIRST_MIDNIGHT, Network, replay
-from demo.trials import run_trials
+from demo.postgres import make_engine
+from demo.replay import (
+    FIRST_MIDNIGHT,
+    ReplayParameters,
+    replay,
+)
 from tests.integration.test_report import Page
 from tests.support.batch import execute, make_network, run_here
 from tests.support.experiment import START, a_period
@@ -47,7 +54,7 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
     """
     random, durations = np.random.default_rng(seed), np.random.default_rng(seed)
     make_network(database_url, users=USERS, posts=POSTS, interactions=10)
-    engine = engine_of(database_url)
+    engine = make_engine(database_url)
     ledger.create(engine)
     elsewhere = (
         "INSERT INTO recs.exposures "
@@ -116,7 +123,7 @@ def fourteen_days(pinned: tuple[int, ...] = ()) -> Period:
 def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> None:
     exposures, actions = fill(database_url)
     counted = fourteen_days(pinned=(7, 8))
-    with engine_of(database_url).connect() as connection:
+    with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
         latencies = read_latencies(connection, counted, recorded=True)
@@ -155,7 +162,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
 def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(database_url: str) -> None:
     _, actions = fill(database_url)
     counted = fourteen_days()
-    with engine_of(database_url).connect() as connection:
+    with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=False)
         rails = read_guard_rails(connection, counted, recorded=False)
     viewed = [a for a in actions if a[2] == "view" and START <= a[3] < counted.until]
@@ -208,7 +215,7 @@ def test_what_was_found_before_everyone_got_the_winner_is_read_by_the_time_of_th
         "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor)"
         " VALUES ('first', 'pepper', 100, '{}', '2022-01-18 00:00+00', 'me')"
     )
-    with engine_of(database_url).begin() as connection:
+    with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql(everyone)
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     now = json.loads(run_here("experiment", "report", "--json", **places).stdout)["verdict"]
@@ -224,7 +231,7 @@ def test_the_page_of_a_network_that_logs_no_views_begins_with_the_metric_that_de
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     fill(database_url)
-    with engine_of(database_url).begin() as connection:
+    with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql("DELETE FROM recs.interactions WHERE action = 'view'")
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     page = tmp_path / "experiment.html"
@@ -269,9 +276,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         threads=1,
         embeddings="off",
     )
-    network = Network(users=150, posts=50, days=1, seed=3, effect=0.5)
-    shown = replay(settings, redis_client, network)
-    engine = engine_of(database_url)
+    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5)
+    impressions = replay(settings, redis_client, parameters)
+    engine = make_engine(database_url)
     with engine.connect() as connection:
         split = find_split(history(connection, "recs"), None)
         assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
@@ -279,18 +286,18 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
         found = record(report(connection, counted, recorded=True))
-    tell(found, shown, Wanted(network, 0, 0, as_json=False, html=tmp_path / "page.html"))
+    print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(shown, outcomes.users.filter(like=BEFORE), counted, 3, seed=1, same=True)
+    trials = run_trials(impressions, outcomes.users.filter(like=BEFORE), counted, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
-    assert set(outcomes.users.index) == set(shown.users + FIRST_USER_ID)
-    assert outcomes.users.views.sum() == shown.users.size
+    assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
+    assert outcomes.users.views.sum() == impressions.users.size
     assert outcomes.users[BEFORE + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
-    by_user = [outcomes.users.loc[shown.users + FIRST_USER_ID, IN_TEST].to_numpy()]
-    expected = np.where(by_user[0], shown.in_test, shown.in_control)
+    by_user = [outcomes.users.loc[impressions.users + FIRST_USER_ID, IN_TEST].to_numpy()]
+    expected = np.where(by_user[0], impressions.in_test, impressions.in_control)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert rails[TEST].other_share == rails[CONTROL].other_share == 0

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from batch.features import embeddings
 from batch.features.embeddings import SentenceEncoder, embed, find_encoder
 from contract.settings import Settings
-from tests.support.batch import engine_of, execute
+from tests.support.batch import execute, make_engine
 
 pytestmark = pytest.mark.skipif(
     embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"
@@ -26,7 +26,7 @@ TEXTS = [
 
 def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(database_url, "CREATE SCHEMA recs")
-    engine: sa.Engine = engine_of(database_url)
+    engine: sa.Engine = make_engine(database_url)
     texts = pd.Series([f"{text} {place}" for place in range(4) for text in TEXTS], dtype=object)
     first = embed(find_encoder(SETTINGS), engine, texts)
     assert 1 <= first.values.shape[1] < len(texts)

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from tests.support.batch import (
     DEADLINE_SECONDS,
-    engine_of,
     live_values,
+    make_engine,
     make_network,
     query,
     run_here,
@@ -114,7 +114,7 @@ class LiveNetwork:
     def hold_while_loading(self) -> Iterator[Forked]:
         """Start a run, and yield its process while a table lock blocks its read of the interactions."""
         with (
-            engine_of(self.database_url).begin() as connection,
+            make_engine(self.database_url).begin() as connection,
             start_batch("run", "--variant", "control", **self.servers) as process,
         ):
             connection.execute(sa.text("LOCK TABLE recs.interactions IN ACCESS EXCLUSIVE MODE"))

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import pytest
-
-from batch.alerts import webhook
-
 SECRET_PATH = "services/T0KEN/hush-hush"
 
 
@@ -77,11 +73,3 @@ def listening() -> Iterator[Webhook]:
             webhook.hold.set()
             server.shutdown()
             thread.join()
-
-
-@pytest.fixture
-def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    """A webhook that takes everything, and no pauses between tries."""
-    monkeypatch.setattr(webhook, "PAUSES_SECONDS", (0.0, 0.0))
-    with listening() as found:
-        yield found

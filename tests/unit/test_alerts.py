@@ -14,7 +14,7 @@ from contract.settings import Settings
 from tests.support.batch import ROOT
 from tests.support.webhook import SECRET_PATH, Webhook
 
-pytest_plugins = ("tests.support.webhook",)
+pytest_plugins = ("tests.support.webhook_fixtures",)
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

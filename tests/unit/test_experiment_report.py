@@ -14,11 +14,22 @@ from batch.experiment.statistics import BEFORE, COUNTS
 from contract.errors import OvernightError
 from contract.experiment import Experiment
 from contract.settings import Settings
-from demo.experiment import Wanted, experiment
-from demo.ground_truth import draw_tastes
+from demo.experiment import (
+    ExperimentOptions,
+    run_experiment,
+    run_trials,
+    true_effects,
+)
+from demo.ground_truth import draw_ground_truth
 from demo.population import FIRST_USER_ID
-from demo.replay import FIRST_MIDNIGHT, Network, Shown, draw_visits, show
-from demo.trials import run_trials, true_effects
+from demo.replay import (
+    FIRST_MIDNIGHT,
+    Impressions,
+    ListsOfVisits,
+    ReplayParameters,
+    build_impressions,
+    draw_visits,
+)
 from tests.support.experiment import START, a_period, within_binomial_bounds
 
 DAY = timedelta(days=1)
@@ -93,49 +104,50 @@ def test_what_comes_after_the_planned_end_is_not_counted_and_a_later_begin_does_
     assert period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
 
 
-def shown_at_random(effect: float, users: int = 300, days: int = 3) -> tuple[Shown, pd.DataFrame]:
-    """Show users random posts, in place of what serving would; nobody did anything before."""
-    tastes, random = draw_tastes(5, users, 60), np.random.default_rng(5)
+def random_impressions(effect: float, users: int = 300, days: int = 3) -> tuple[Impressions, pd.DataFrame]:
+    """Show users random posts instead of serving's; no user has outcomes before the experiment."""
+    truth, random = draw_ground_truth(5, users, 60), np.random.default_rng(5)
     found = []
     for day in range(days):
-        visits = draw_visits(random, tastes, FIRST_MIDNIGHT + day * 86_400)
+        visits = draw_visits(random, truth, FIRST_MIDNIGHT + day * 86_400)
         lists = [[random.permutation(60)[:20] for _ in visits.users] for _ in range(2)]
-        found.append(show(tastes, visits, day, (lists[0], lists[1]), effect))
-    shown = Shown.together(found)
-    ids = np.unique(shown.users) + FIRST_USER_ID
+        found.append(build_impressions(truth, visits, day, ListsOfVisits(*lists), effect))
+    impressions = Impressions.concat(found)
+    ids = np.unique(impressions.users) + FIRST_USER_ID
     before = pd.DataFrame(0, index=ids, columns=[BEFORE + name for name in COUNTS])
-    return shown, before
+    return impressions, before
 
 
 @pytest.mark.parametrize("effect", [-0.1, 0.0, 0.2])
 def test_the_effect_asked_for_is_the_true_one_whatever_the_lists_differ_by(effect: float) -> None:
-    shown, _ = shown_at_random(effect)
-    assert shown.in_test.sum() == pytest.approx((1 + effect) * shown.in_control.sum())
-    truth = true_effects(shown, (shown.in_control, shown.in_test))
+    impressions, _ = random_impressions(effect)
+    assert impressions.in_test.sum() == pytest.approx((1 + effect) * impressions.in_control.sum())
+    truth = true_effects(impressions, (impressions.in_control, impressions.in_test))
     assert truth["like_rate"] == pytest.approx(effect)
-    assert ((shown.in_test > 0) & (shown.in_test < 1)).all()
-    assert (np.diff(shown.times)[np.diff(shown.ranks) > 0] > 50).all()
+    assert ((impressions.in_test > 0) & (impressions.in_test < 1)).all()
+    assert (np.diff(impressions.times)[np.diff(impressions.ranks) > 0] > 50).all()
 
 
 def test_without_an_effect_the_report_calls_as_seldom_as_it_says_and_with_one_it_covers_the_truth() -> None:
     tests = 40
-    shown, before = shown_at_random(0.2)
-    alike = run_trials(shown, before, a_period(), tests, seed=1, same=True)
+    impressions, before = random_impressions(0.2)
+    alike = run_trials(impressions, before, a_period(), tests=tests, seed=1, same=True)
     assert alike.tests == tests
     assert alike.truth["like_rate"] == 0
     assert within_binomial_bounds(alike.called, tests, 0.05)
-    raised = run_trials(shown, before, a_period(), tests, seed=2, same=False)
+    raised = run_trials(impressions, before, a_period(), tests=tests, seed=2, same=False)
     assert raised.called > alike.called
     for name, figures in raised.metrics.items():
         assert within_binomial_bounds(round(figures["covered"] * tests), tests, 0.95), name
         assert figures["mean_relative"] == pytest.approx(raised.truth[name], abs=0.05)
     assert stats.binom.interval(0.95, tests, 0.05) == (alike.called_low, alike.called_high)
-    cut = run_trials(shown, before, a_period(days=13), 5, seed=2, same=False)
+    cut = run_trials(impressions, before, a_period(days=13), tests=5, seed=2, same=False)
     assert cut.called == 0, "called before the planned end"
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_the_replay(tmp_path: Path) -> None:
-    wanted = Wanted(Network(40, 10, 2, 1, 0.0), 0, 0, as_json=False, html=tmp_path / "missing" / "page.html")
+    page = tmp_path / "missing" / "page.html"
+    options = ExperimentOptions(ReplayParameters(40, 10, 2, 1, 0.0), html=page)
     with pytest.raises(OvernightError, match="there is no folder"):
-        experiment(tmp_path, Settings(), wanted)
+        run_experiment(tmp_path, Settings(), options)
     assert not any(tmp_path.iterdir())
