@@ -13,7 +13,7 @@ from scipy import stats
 from batch.experiment.outcomes import has_exposures, population_sql, query_parameters
 from batch.experiment.period import Period
 from batch.experiment.statistics import CONFIDENCE, IN_TEST, MIN_USERS, Interval
-from batch.loading.copy import stream
+from batch.loading.copy import copy_out
 from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, VIEW_ACTION
 from contract.experiment import CONTROL, TEST
 
@@ -74,7 +74,7 @@ def read_guardrails(
     parameters = query_parameters(period)
 
     def read_rows(sql: str) -> dict[str, pd.Series]:
-        frames = stream(connection, sql.format(population=population), parameters)
+        frames = copy_out(connection, sql.format(population=population), parameters)
         rows = pd.concat(frames, ignore_index=True)
         return {_variant(row[IN_TEST]): row for _, row in rows.iterrows()}
 
@@ -163,7 +163,7 @@ def read_latencies(connection: sa.Connection, period: Period, exposures_recorded
     parameters = query_parameters(period)
 
     def read_frames(sql: str, **more: float) -> dict[str, pd.DataFrame]:
-        frames = stream(connection, sql.format(population=population), parameters | more)
+        frames = copy_out(connection, sql.format(population=population), parameters | more)
         rows = pd.concat(frames, ignore_index=True)
         return {_variant(str(in_test)): group for in_test, group in rows.groupby(IN_TEST)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,19 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctor import finding as doctor_finding
-from batch.doctor import live_runs, redis_checks, time_index
+from batch.doctor import live_runs, time_index
 from batch.doctor.doctor import run_checks
 from batch.doctor.finding import Finding, Status, worst_status
 from batch.doctor.live_runs import LiveRuns
-from batch.doctor.redis_checks import FreeMemory, count_keys
+from batch.doctor.redis_checks import count_keys
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
+from tests.support.batch import execute, query
 from tests.support.batch_live import dump
-from tests.support.batch_support import execute, query
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
@@ -352,7 +350,7 @@ def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) 
     }
 
 
-def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_findings_of(spoilt: Operated) -> None:
+def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoilt: Operated) -> None:
     url = sa.make_url(spoilt.database_url).set(username="explainer", password="x")
     settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
@@ -444,7 +442,7 @@ def test_before_the_first_night_doctor_names_what_is_to_be_made(
     assert_found(found, "live", Status.WARN, "no run is live yet", "python -m batch run")
 
 
-def test_what_cannot_be_reached_is_named_and_the_rest_is_findings_of(night: Operated) -> None:
+def test_what_cannot_be_reached_is_named_and_the_rest_is_checked(night: Operated) -> None:
     no_postgres = night.settings.replace(database_url="postgresql://u:s3cret@127.0.0.1:1/none")
     found = findings_of(no_postgres)
     assert_found(found, "postgres", Status.FAIL, "Postgres at 127.0.0.1", "check that it is up")
@@ -453,24 +451,6 @@ def test_what_cannot_be_reached_is_named_and_the_rest_is_findings_of(night: Oper
     found = findings_of(night.settings.replace(redis_url="redis://127.0.0.1:1/0"))
     assert_found(found, "redis", Status.FAIL, "Redis at 127.0.0.1", "check that it is up")
     assert found[0].found.startswith("PostgreSQL")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "status"), [(0, "ok"), (-2, "ok"), (3, "warn"), (-59, "warn"), (61, "fail"), (-7200, "fail")]
-)
-def test_clocks_that_differ_are_told_by_how_much(seconds: int, status: str) -> None:
-    ahead = doctor_finding.measure_skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
-    assert abs(ahead.total_seconds() - seconds) < 1
-    assert doctor_finding.check_skew("clock", timedelta(seconds=seconds)).status == status
-
-
-def test_memory_is_enough_for_all_variants_together_or_it_is_not() -> None:
-    assert redis_checks.check_memory(FreeMemory(100, True), [40, 61]).status == Status.FAIL
-    assert redis_checks.check_memory(FreeMemory(100, True), [40, 40]).status == Status.WARN
-    assert redis_checks.check_memory(FreeMemory(1000, False), [40, None]).status == Status.OK
-    assert redis_checks.check_memory(None, [40]).status == Status.OK
-    forecast = {"forecast_bytes": 12345}
-    assert redis_checks.measure_run_bytes(None, None, forecast) == 12345  # type: ignore[arg-type]
 
 
 def test_a_count_of_keys_that_is_cut_short_says_so_and_reports_no_missing_keys(night: Operated) -> None:
@@ -483,10 +463,3 @@ def test_a_count_of_keys_that_is_cut_short_says_so_and_reports_no_missing_keys(n
     live = {"control": night.run_of("control")}
     findings = live_runs.check_pointers(LiveRuns(KEYS, live, {}, part), {})
     assert all("has no keys" not in finding.found for finding in findings)
-
-
-def test_the_worst_finding_names_the_whole() -> None:
-    findings = [Finding("a", status, "") for status in (Status.OK, Status.FAIL, Status.WARN)]
-    assert worst_status(findings) is Status.FAIL
-    assert worst_status(findings[::2]) is Status.WARN
-    assert json.dumps(worst_status([])) == '"ok"'

@@ -29,17 +29,17 @@ from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.reports.run_page import compute_curves, render_run_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
-from tests.support.batch_live import check_error
-from tests.support.batch_support import (
+from tests.support.batch import (
     execute,
     live_lists,
     live_run,
     make_network,
     query,
-    run_apart,
+    run_forked,
     run_here,
 )
-from tests.support.evaluation_support import fitted, small_network
+from tests.support.batch_live import check_error
+from tests.support.evaluation import fitted, small_network
 
 SECTIONS = [
     "Training", "Data summary", "HitRate@k", "ROC", "Calibration", "Segments",
@@ -269,7 +269,7 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
 
 def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
     full = small_network(database_url)
-    dataset = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
+    dataset = replace(full, holdout=full.holdout.select(np.zeros(len(full.holdout), dtype=bool)))
     model = fitted(database_url, dataset)
     rows = judged(model, dataset, 1)
     manifest = {
@@ -350,10 +350,10 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     browser.chmod(0o755)
     run_id = str(live_run(redis_client))
-    done = run_apart("report", run_id, "--open", BROWSER=str(browser), **places)
+    done = run_forked("report", run_id, "--open", BROWSER=str(browser), **places)
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == Path(done.stdout.strip()).as_uri()
-    failing = run_apart("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
+    failing = run_forked("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
     check_error(failing, 1, "no browser could be started")
 
 
