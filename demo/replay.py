@@ -130,7 +130,8 @@ def _served(
                 raise DemoError(f"serving answered user {user} with status {response.status_code}")
             answered = [row["post_id"] for row in response.get_json()["recommendations"]]
             unasked = CONTROL if assigned == TEST else TEST
-            would = other.recommend(everybody[unasked], user, size, None).recommendations
+            state = everybody[unasked]
+            would = other.recommend(state, state.assign(user), size, None).recommendations
             for variant, posts in ((assigned, answered), (unasked, [each.post_id for each in would])):
                 lists[variant].append(np.array(posts, dtype=np.int64) - FIRST_POST_ID)
     finally:

@@ -149,7 +149,7 @@ def test_an_emptied_redis_is_told_from_users_without_lists(happened: Happened) -
 
 
 def test_a_worker_that_starts_without_redis_serves_what_another_had_loaded(happened: Happened) -> None:
-    assert happened.log.count("as another worker saved it") == 2
+    assert happened.log.count("from the state that another worker saved") == 2
     assert "Traceback" not in happened.log
 
 
