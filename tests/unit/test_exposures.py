@@ -29,7 +29,7 @@ def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_
     def rounded(rows: list[Exposure]) -> Counter[Any]:
         return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
 
-    assert rounded(decode_exposures(encode(batch))) == rounded(batch)
+    assert rounded(decode_exposures(encode_exposures(batch))) == rounded(batch)
 
 
 def test_a_batch_reads_well() -> None:
@@ -41,7 +41,7 @@ def test_a_batch_reads_well() -> None:
 def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
     batch = [row._replace(took_ms=None) for row in make_exposures(1)]
     assert "[[1,0]]" in encode_exposures(batch)
-    assert decode_exposures(encode(batch)) == batch
+    assert decode_exposures(encode_exposures(batch)) == batch
 
 
 @pytest.mark.parametrize(
