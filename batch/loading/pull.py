@@ -9,7 +9,6 @@ does either.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
+from batch.files import move_into_place
 from batch.loading.arrow_reader import read_batches
 from batch.loading.interaction_store import (
     FILE,
@@ -142,9 +142,7 @@ def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPy
 
 def _renamed(unfinished: Path, path: Path) -> Path:
     try:
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        return unfinished.replace(path)
+        return move_into_place(unfinished, path)
     except OSError as error:
         reason = f"{error.strerror}; free space or set OVERNIGHT_STORE_DIR"
         raise InteractionStoreError(f"cannot keep interactions in {path}: {reason}") from None

@@ -1,4 +1,4 @@
-"""A run that fails or is refused posts an alert; a webhook in trouble changes nothing else."""
+"""A failed or refused run posts an alert; a webhook that fails changes nothing else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from batch import pipeline
 from batch.alerts import alert, webhook
-from batch.alerts.alert import RUNBOOK, SECTIONS, SENTENCES, Alert, Event, Job, deliver
-from batch.alerts.webhook import within
+from batch.alerts.alert import RUNBOOK, SECTIONS, SENTENCES, Alert, Event, Process, deliver
+from batch.alerts.webhook import call_with_deadline
 from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
 from contract.codec import encode_object
@@ -35,7 +35,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    """A webhook that takes everything, and no pauses between tries."""
+    """A webhook that accepts everything, without pauses between tries."""
     monkeypatch.setattr(webhook, "PAUSES_SECONDS", (0.0, 0.0))
     with listening() as found:
         yield found
@@ -48,10 +48,10 @@ Batch = Callable[..., subprocess.CompletedProcess[str]]
 def batch(database_url: str, redis_url: str, tmp_path: Path, hook: Webhook) -> Batch:
     """Run the command line on an empty database with a password, posting to the webhook."""
     url = sa.make_url(database_url).set(password=PASSWORD).render_as_string(hide_password=False)
-    places: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "model_dir": tmp_path}
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_here(*arguments, **places, **({"OVERNIGHT_WEBHOOK_URL": hook.url} | environment))
+        return run_here(*arguments, **servers, **({"OVERNIGHT_WEBHOOK_URL": hook.url} | environment))
 
     return run
 
@@ -109,7 +109,7 @@ def test_no_secret_is_in_an_alert_or_the_log_of_one(
     assert "it answered 404; check OVERNIGHT_WEBHOOK_URL" in done_again.stderr
 
 
-def test_a_refused_run_is_told_from_a_failed_one_and_named(
+def test_a_refused_run_has_its_own_event_and_is_named(
     batch: Batch, hook: Webhook, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -134,22 +134,28 @@ def test_a_run_by_hand_that_finds_the_lock_held_posts_nothing(
     assert hook.posts == []
 
 
-def test_without_a_webhook_a_run_fails_as_ever(batch: Batch, hook: Webhook) -> None:
+def test_without_a_webhook_a_run_fails_as_usual(batch: Batch, hook: Webhook) -> None:
     done = batch("run", OVERNIGHT_WEBHOOK_URL="")
     assert done.returncode == 1
     assert "the alert" not in done.stderr
     assert hook.posts == []
 
 
-def test_an_alert_is_posted_while_postgres_and_redis_are_away(hook: Webhook) -> None:
-    away = {"database_url": "postgresql://postgres@127.0.0.1:1/none", "redis_url": "redis://127.0.0.1:1/0"}
-    deliver(Settings.of(webhook_url=hook.url, **away), Alert(Event.RUN_FAILED, "why", job=Job(7, NOON)))
+def test_an_alert_is_posted_while_postgres_and_redis_are_unreachable(hook: Webhook) -> None:
+    unreachable = {
+        "database_url": "postgresql://postgres@127.0.0.1:1/none",
+        "redis_url": "redis://127.0.0.1:1/0",
+    }
+    deliver(
+        Settings.of(webhook_url=hook.url, **unreachable),
+        Alert(Event.RUN_FAILED, "why", process=Process(7, NOON)),
+    )
     (post,) = hook.posts
     assert (post["live"], post["run_ids"]) == (None, [])
-    assert "What is served cannot be told." in post["text"]
+    assert "What is served is unknown: Redis did not answer." in post["text"]
 
 
-def test_a_webhook_that_fails_for_a_moment_is_tried_again(hook: Webhook) -> None:
+def test_a_webhook_that_fails_briefly_is_tried_again(hook: Webhook) -> None:
     hook.answers = [500, 429]
     webhook.post(hook.url, {"event": "x"})
     assert hook.events == ["x", "x", "x"]
@@ -158,7 +164,7 @@ def test_a_webhook_that_fails_for_a_moment_is_tried_again(hook: Webhook) -> None
 @pytest.mark.parametrize(
     ("answers", "tries"), [([503] * 9, 3), ([400, 200], 1), ([302, 200], 1), ([307, 200], 1)]
 )
-def test_a_webhook_that_does_not_take_an_alert_is_named(
+def test_a_webhook_that_does_not_accept_an_alert_is_named(
     answers: list[int], tries: int, hook: Webhook
 ) -> None:
     hook.answers = list(answers)
@@ -171,10 +177,10 @@ def test_a_webhook_that_is_slow_or_down_changes_no_exit_code(
     batch: Batch, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "TRY_SECONDS", 0.1)
-    hook.hold.clear()
+    hook.may_answer.clear()
     slow = batch("run")
     assert slow.returncode == 1
-    assert "the alert run_failed was not delivered: the webhook at 127.0.0.1 did not take an" in slow.stderr
+    assert "the alert run_failed was not delivered: the webhook at 127.0.0.1 did not accept an" in slow.stderr
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/hook"
     down = batch("run", OVERNIGHT_WEBHOOK_URL=url)
@@ -183,9 +189,9 @@ def test_a_webhook_that_is_slow_or_down_changes_no_exit_code(
     assert down.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_nobody_waits_longer_than_was_said() -> None:
+def test_calls_end_at_the_deadline() -> None:
     never = threading.Event()
-    late, quick, failed = within(0.05, never.wait, lambda: "yes", _fail)
+    late, quick, failed = call_with_deadline(0.05, never.wait, lambda: "yes", _fail)
     never.set()
     assert isinstance(late, OvernightError)
     assert str(late) == "no answer within 0.05 s"
@@ -197,24 +203,26 @@ def _fail() -> None:
     raise OvernightError("no")
 
 
-def test_the_bounds_hold_all_tries() -> None:
+def test_all_tries_fit_in_the_deadline() -> None:
     tries = (len(webhook.PAUSES_SECONDS) + 1) * webhook.TRY_SECONDS + sum(webhook.PAUSES_SECONDS)
     assert tries <= alert.DELIVERY_SECONDS
-    assert alert.LOOK_SECONDS + alert.DELIVERY_SECONDS <= 15
+    assert alert.QUERY_SECONDS + alert.DELIVERY_SECONDS <= 15
 
 
 def test_the_command_tries_the_webhook(batch: Batch, hook: Webhook) -> None:
     done = batch("alert")
     assert (done.returncode, done.stdout) == (0, "the alert test was delivered to 127.0.0.1\n")
-    assert batch("alert", "--event", "run_late", "--reason", "as told").returncode == 0
+    assert batch("alert", "--event", "run_late", "--reason", "no run since last night").returncode == 0
     assert [(post["event"], post["reason"]) for post in hook.posts] == [
         ("test", "sent by hand"),
-        ("run_late", "as told"),
+        ("run_late", "no run since last night"),
     ]
     hook.answers = [403]
     refused = batch("alert")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: the webhook at 127.0.0.1 did not take an alert: it answered 403")
+    assert refused.stderr.startswith(
+        "error: the webhook at 127.0.0.1 did not accept an alert: it answered 403"
+    )
     off = batch("alert", OVERNIGHT_WEBHOOK_URL="")
     assert off.returncode == 2
     assert "OVERNIGHT_WEBHOOK_URL is empty" in off.stderr
@@ -231,13 +239,13 @@ def test_a_webhook_that_cannot_be_posted_to_is_refused_and_not_shown(url: str) -
     assert "secret" not in str(refused.value)
 
 
-def test_a_webhook_shows_in_no_repr_and_a_short_path_blots_out_nothing() -> None:
+def test_a_webhook_is_in_no_repr_and_a_short_path_is_not_redacted() -> None:
     assert SECRET_PATH not in repr(Settings.of(webhook_url=f"https://host/{SECRET_PATH}"))
     assert Settings.of(webhook_url="https://host/in").secrets() == ["https://host/in"]
     assert Settings().secrets() == []
 
 
-def test_every_event_has_its_words_and_its_section_in_the_runbook() -> None:
+def test_every_event_has_a_sentence_and_a_section_in_the_runbook() -> None:
     headings = re.findall(r"^#+ (.*)$", (ROOT / RUNBOOK).read_text(), re.MULTILINE)
     assert set(SENTENCES) == set(SECTIONS) == set(Event)
     assert set(SECTIONS.values()) <= set(headings)
@@ -249,28 +257,28 @@ def test_a_run_counts_as_fresh_when_it_first_went_live(engine: sa.Engine) -> Non
             ledger.move(connection, run.run_id, ledger.State.LIVE, NOON + timedelta(hours=hours), "x")
 
     runs = [
-        ledger.start(engine, "control", NOON - timedelta(hours=9 - place), "x", prefix)
-        for place, prefix in enumerate(("recs", "recs", "other"))
+        ledger.start(engine, "control", NOON - timedelta(hours=9 - index), "x", prefix)
+        for index, prefix in enumerate(("recs", "recs", "other"))
     ]
     assert freshness.latest_live(engine, "recs") == NOON - timedelta(hours=9)
     for hours, run in enumerate(runs):
         go_live(run, hours)
     assert freshness.latest_live(engine, "recs") == NOON + timedelta(hours=1)
-    go_live(runs[0], 5)  # rolled back to
+    go_live(runs[0], 5)  # a rollback
     assert freshness.latest_live(engine, "recs") == NOON + timedelta(hours=1)
     assert freshness.latest_live(engine, "nobody") is None
 
 
-def test_only_a_job_s_own_runs_that_are_not_live_are_named(engine: sa.Engine) -> None:
+def test_only_runs_of_the_process_that_are_not_live_are_named(engine: sa.Engine) -> None:
     host = socket.gethostname()
-    for place, (who, state) in enumerate([
+    for index, (actor, state) in enumerate([
         (f"batch run by me@{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "live"),
         (f"batch run by me@{host} pid 77", "failed"),
         (f"batch run by me@other-{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "building"),
     ]):  # fmt: skip
-        run = ledger.start(engine, "test", NOON + timedelta(minutes=place), who)
+        run = ledger.start(engine, "test", NOON + timedelta(minutes=index), actor)
         with engine.begin() as connection:
             ledger.move(connection, run.run_id, ledger.State(state), NOON, "x")
     first, last = "20261121T120000Z-test", "20261121T120400Z-test"
