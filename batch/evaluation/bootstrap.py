@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from batch.arrays import Bools, Float64s, Int64s
 from batch.evaluation.pointwise_metrics import BINS, Auc, Calibration, calibration_error, losses
-from batch.evaluation.ranking_metrics import Flags, Floats, Places
 
 FEWEST_DRAWS, MOST_DRAWS = 100, 500
 ROWS_DRAWN = 100_000_000
@@ -39,10 +39,10 @@ class Pooled:
         (rows,) probabilities of a like; None where the scores tell none.
     """
 
-    users: Places
-    liked: Flags
-    scores: Floats
-    probabilities: Floats | None
+    users: Int64s
+    liked: Bools
+    scores: Float64s
+    probabilities: Float64s | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Measured:
     """Every metric's value, and its values in the draws (none for a metric without an interval)."""
 
     values: dict[str, float]
-    draws: dict[str, Floats]
+    draws: dict[str, Float64s]
     deciles: tuple[dict[str, float], ...] = ()
 
     def interval(self, name: str) -> Interval:
@@ -66,7 +66,7 @@ class Measured:
         }
 
 
-def measure(lists: dict[str, Floats], user_of_list: Places, pooled: Pooled | None, seed: int) -> Measured:
+def measure(lists: dict[str, Float64s], user_of_list: Int64s, pooled: Pooled | None, seed: int) -> Measured:
     """Average every metric of the lists, judge the pooled rows, and bootstrap both over users.
 
     Parameters
@@ -91,7 +91,7 @@ def measure(lists: dict[str, Floats], user_of_list: Places, pooled: Pooled | Non
     )
 
 
-def resamples(users: int, draws: int, seed: int) -> Iterator[Floats]:
+def resamples(users: int, draws: int, seed: int) -> Iterator[Float64s]:
     """Yield a draw at a time (users,) how often each was drawn, with replacement, as many as there are."""
     random = np.random.default_rng(seed)
     for _ in range(draws if users else 0):
@@ -101,7 +101,9 @@ def resamples(users: int, draws: int, seed: int) -> Iterator[Floats]:
 class _Sums:
     """What a draw adds up: one matrix product for all that is a ratio of sums, and the AUC by itself."""
 
-    def __init__(self, lists: dict[str, Floats], owner: Places, users: Places, pooled: Pooled | None) -> None:
+    def __init__(
+        self, lists: dict[str, Float64s], owner: Int64s, users: Int64s, pooled: Pooled | None
+    ) -> None:
         self._names = list(lists)
         count = users.size
         tops = [np.bincount(owner, np.nan_to_num(values), count) for values in lists.values()]
@@ -121,7 +123,7 @@ class _Sums:
             self._bins = calibration.sums.reshape(count, 3 * BINS)
             self.deciles = calibration.deciles()
 
-    def weighed(self, weights: Floats) -> dict[str, float]:
+    def weighed(self, weights: Float64s) -> dict[str, float]:
         """Return every metric under these weights of the users."""
         found: dict[str, float] = {}
         if self._rates is not None:
@@ -141,7 +143,7 @@ def _ratio(top: float, bottom: float) -> float:
     return float(top / bottom) if bottom > 0 else float("nan")
 
 
-def _interval(drawn: Floats) -> Interval:
+def _interval(drawn: Float64s) -> Interval:
     known = drawn[~np.isnan(drawn)]
     if known.size == 0:
         return float("nan"), float("nan")

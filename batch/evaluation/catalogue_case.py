@@ -28,18 +28,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from batch.arrays import Int32s
+from batch.arrays import Bools, Float64s, Int32s, Int64s
 from batch.evaluation.bootstrap import Measured, measure
-from batch.evaluation.ranking_metrics import (
-    DEPTH,
-    KS,
-    Flags,
-    Floats,
-    Places,
-    RankedLists,
-    by_list,
-    expected_of_random,
-)
+from batch.evaluation.ranking_metrics import DEPTH, KS, RankedLists, by_list, expected_of_random
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -70,39 +61,39 @@ class CatalogueCase:
         (posts,) likes up to the cutoff.
     """
 
-    users: Places
-    user_ids: Places
+    users: Int64s
+    user_ids: Int64s
     likes: Likes
-    hidden: Places
-    liked_later: Places
-    popularity: Floats
+    hidden: Int64s
+    liked_later: Int64s
+    popularity: Float64s
 
     @property
-    def known(self) -> Flags:
+    def known(self) -> Bools:
         """(posts,) whether the post may be shown."""
         known = np.ones(self.popularity.size, dtype=bool)
         known[self.hidden] = False
         return known
 
     @property
-    def warm(self) -> Flags:
+    def warm(self) -> Bools:
         """(users,) whether the user had liked something by the cutoff."""
-        warm: Flags = np.diff(self.likes.starts) > 0
+        warm: Bools = np.diff(self.likes.starts) > 0
         return warm
 
     @property
-    def relevant(self) -> Places:
+    def relevant(self) -> Int64s:
         """(users,) how many likes there are to find."""
         return np.bincount(self.liked_later // self.popularity.size, minlength=self.users.size)
 
     @property
-    def candidates(self) -> Places:
+    def candidates(self) -> Int64s:
         """(users,) how many posts may be shown to each user."""
         known = self.known
         liked = np.bincount(self.likes.users, weights=known[self.likes.posts], minlength=self.users.size)
         return int(known.sum()) - liked.astype(np.int64)
 
-    def keep_users(self, keep: Flags) -> CatalogueCase:
+    def keep_users(self, keep: Bools) -> CatalogueCase:
         """Return the case of some of the users: `keep` is (users,)."""
         posts, index = self.popularity.size, np.cumsum(keep) - 1
         owner, post = np.divmod(self.liked_later, posts)
@@ -130,8 +121,8 @@ class ScoredLists:
         `coverage_at_k` -> value for all lists together.
     """
 
-    user_ids: Places
-    values: dict[str, Floats]
+    user_ids: Int64s
+    values: dict[str, Float64s]
     coverage: dict[str, float]
 
 
@@ -166,7 +157,7 @@ def build_case(
     )
 
 
-def rank_by_score(case: CatalogueCase, scores: Floats) -> Int32s:
+def rank_by_score(case: CatalogueCase, scores: Float64s) -> Int32s:
     """Rank the same scores for every user, less what they may not be shown.
 
     Parameters
@@ -238,7 +229,7 @@ def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
     return ScoredLists(case.user_ids, values, coverage)
 
 
-def _overlap(case: CatalogueCase, heads: Int32s) -> Floats:
+def _overlap(case: CatalogueCase, heads: Int32s) -> Float64s:
     """Return (users,) the share of each user's posts that another user is shown; NaN for one user alone."""
     shown = heads >= 0
     others = np.bincount(heads[shown], minlength=case.popularity.size) - 1
@@ -263,7 +254,7 @@ def score_random(case: CatalogueCase) -> ScoredLists:
     return ScoredLists(case.user_ids, values, coverage)
 
 
-def _expected_overlap(case: CatalogueCase) -> Floats:
+def _expected_overlap(case: CatalogueCase) -> Float64s:
     """Return what `_overlap` is expected to be of random lists.
 
     Another user is shown a post that may be shown to them with probability

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from batch.arrays import Float64s
 from batch.evaluation.catalogue_case import build_case, score_lists
 from batch.evaluation.full_catalogue import FIRST, MAX_USERS, MIN_USERS, rank_by_model
-from batch.evaluation.ranking_metrics import Floats
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.loading.split import LARGE_INTERACTIONS
 from batch.training.dataset import Dataset
@@ -82,7 +82,7 @@ def _choose(
     if dataset.interactions >= LARGE_INTERACTIONS:  # each recipe would have factors of its own
         variant = replace(variant, with_factors=False)
     settings = settings.replace(training_rows=min(settings.night.training_rows, MAX_ROWS))
-    values: list[Floats] = []
+    values: list[Float64s] = []
     tried: list[Candidate] = []
     for recipe in (LIKED_IF_VIEWED, LIKED):
         try:
@@ -108,7 +108,7 @@ def _choose(
     return RecipeChoice(chosen, why, tuple(tried), validated, int(case.users.size))
 
 
-def paired_difference(values: Floats, others: Floats) -> tuple[float, float]:
+def paired_difference(values: Float64s, others: Float64s) -> tuple[float, float]:
     """Return the mean difference of two rankers' figures, paired by user, and its standard error."""
     differences = values - others
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(differences.size))

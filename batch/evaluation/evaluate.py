@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from batch.arrays import Float64s, Int64s
 from batch.evaluation import FIRST_FIGURES, MODEL, POPULARITY, RANDOM
 from batch.evaluation.bootstrap import Difference, Measured, Pooled, measure
 from batch.evaluation.catalogue_case import PROTOCOL as FULL_CATALOGUE
@@ -22,15 +23,7 @@ from batch.evaluation.full_catalogue import (
     rank_case,
     record_of_rankers,
 )
-from batch.evaluation.ranking_metrics import (
-    KS,
-    Floats,
-    Places,
-    by_list,
-    expected_of_random,
-    ranked_lists,
-    rounded,
-)
+from batch.evaluation.ranking_metrics import KS, by_list, expected_of_random, ranked_lists, rounded
 from batch.evaluation.scored_rows import TOPIC, ScoredRows, frequent, judge
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
@@ -156,7 +149,7 @@ def evaluation(judged: ScoredRows, seed: int, catalogue: CatalogueFigures | None
     )
 
 
-def compared(judged: ScoredRows, scores: Floats, seed: int) -> dict[str, Difference]:
+def compared(judged: ScoredRows, scores: Float64s, seed: int) -> dict[str, Difference]:
     """Return by metric the difference: the model less other scores of the same rows."""
     mine, theirs = (_ranked(judged, each, None, seed) for each in (judged.scores, scores))
     return mine.minus(theirs)
@@ -178,22 +171,22 @@ def _viewed(judged: ScoredRows, seed: int) -> dict[str, Measured]:
     return found
 
 
-def _ranked(judged: ScoredRows, scores: Floats, probabilities: Floats | None, seed: int) -> Measured:
+def _ranked(judged: ScoredRows, scores: Float64s, probabilities: Float64s | None, seed: int) -> Measured:
     lists = by_list(ranked_lists(judged.lists, judged.rows.posts, judged.rows.liked, scores))
     return measure(lists, _owners(judged), _pooled(judged, scores, probabilities), seed)
 
 
-def _pooled(judged: ScoredRows, scores: Floats, probabilities: Floats | None) -> Pooled:
+def _pooled(judged: ScoredRows, scores: Float64s, probabilities: Float64s | None) -> Pooled:
     return Pooled(judged.rows.users, judged.rows.liked, scores, probabilities)
 
 
-def _owners(judged: ScoredRows) -> Places:
+def _owners(judged: ScoredRows) -> Int64s:
     """Return (lists,) whose list each is, lists in ascending order."""
     _, first = np.unique(judged.lists, return_index=True)
     return judged.rows.users[first]
 
 
-def _expected(judged: ScoredRows) -> dict[str, Floats]:
+def _expected(judged: ScoredRows) -> dict[str, Float64s]:
     _, owner, candidates = np.unique(judged.lists, return_inverse=True, return_counts=True)
     relevant = np.bincount(owner, weights=judged.rows.liked, minlength=candidates.size)
     return expected_of_random(relevant.astype(np.int64), candidates.astype(np.int64))
@@ -230,7 +223,7 @@ def _segment(judged: ScoredRows, grouping: str, name: str, within: Any, seed: in
     return record
 
 
-def _hitrate(part: ScoredRows, scores: Floats) -> Floats:
+def _hitrate(part: ScoredRows, scores: Float64s) -> Float64s:
     ranked = ranked_lists(part.lists, part.rows.posts, part.rows.liked, scores)
     return by_list(ranked, KS[:1])[HITRATE]
 

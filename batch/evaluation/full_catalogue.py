@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.arrays import Int32s
+from batch.arrays import Bools, Int32s
 from batch.evaluation import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
 from batch.evaluation.bootstrap import Difference, Measured
 from batch.evaluation.catalogue_case import (
@@ -28,7 +28,7 @@ from batch.evaluation.catalogue_case import (
     score_random,
     summarise,
 )
-from batch.evaluation.ranking_metrics import DEPTH, Flags, rounded
+from batch.evaluation.ranking_metrics import DEPTH, rounded
 from batch.features.factors import Factors
 from batch.loading.history import HALF_LIVES, History
 from batch.loading.likes import Likes
@@ -94,7 +94,7 @@ class RankedCase:
     lists: dict[str, Int32s]
     half_life: HalfLife
 
-    def score(self, keep: Flags | None = None) -> dict[str, ScoredLists]:
+    def score(self, keep: Bools | None = None) -> dict[str, ScoredLists]:
         """Score the lists of each ranker, of all users or those to keep (users,)."""
         case, chosen = self.case, slice(None) if keep is None else keep
         if keep is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.evaluation.ranking_metrics import Flags, Floats, Places
+from batch.arrays import Bools, Float64s, Int64s
 
 BINS = 10
 SMALLEST_PROBABILITY = 1e-6
@@ -19,7 +19,7 @@ class Auc:
     higher, a tie counted as half; a pair weighs the product of its rows' weights.
     """
 
-    def __init__(self, liked: Flags, scores: Floats) -> None:
+    def __init__(self, liked: Bools, scores: Float64s) -> None:
         self.order = np.argsort(scores, kind="stable")
         self._liked = liked[self.order].astype(np.float64)
         in_order = scores[self.order]
@@ -27,7 +27,7 @@ class Auc:
         new[1:] = in_order[1:] != in_order[:-1]
         self._starts = np.flatnonzero(new)
 
-    def of(self, weights: Floats) -> float:
+    def of(self, weights: Float64s) -> float:
         """Return the AUC; NaN where the labels are all alike.
 
         Parameters
@@ -46,10 +46,10 @@ class Auc:
         return float(yes @ (lower - no / 2) / pairs) if pairs > 0 else float("nan")
 
 
-def losses(liked: Flags, probabilities: Floats) -> Floats:
+def losses(liked: Bools, probabilities: Float64s) -> Float64s:
     """Return the log loss of every row (natural logarithm), probabilities kept off 0 and 1."""
     clipped = np.clip(probabilities, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    found: Floats = -np.log(np.where(liked, clipped, 1 - clipped))
+    found: Float64s = -np.log(np.where(liked, clipped, 1 - clipped))
     return found
 
 
@@ -65,10 +65,10 @@ class Calibration:
         may be empty.
     """
 
-    sums: Floats
+    sums: Float64s
 
     @classmethod
-    def of(cls, users: Places, user_count: int, liked: Flags, probabilities: Floats) -> Calibration:
+    def of(cls, users: Int64s, user_count: int, liked: Bools, probabilities: Float64s) -> Calibration:
         """Sort the rows into bins and add them up by user; `users` are places below `user_count`."""
         if users.size == 0:
             return cls(np.zeros((user_count, 3, BINS)))
@@ -88,7 +88,7 @@ class Calibration:
         ]
 
 
-def calibration_error(sums: Floats) -> float:
+def calibration_error(sums: Float64s) -> float:
     """Return the expected calibration error: mean distance of predicted and liked, bins weighed by rows.
 
     Parameters

@@ -10,6 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from sklearn.model_selection import GroupKFold
 
+from batch.arrays import Int64s
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import (
     Evaluation,
@@ -20,7 +21,6 @@ from batch.evaluation.evaluate import (
     share_of_likes,
 )
 from batch.evaluation.full_catalogue import RankedCase, measure_cases
-from batch.evaluation.ranking_metrics import Places
 from batch.evaluation.scored_rows import ScoredRows, judge, pooled
 from batch.loading.examples import Examples
 from batch.loading.split import Split
@@ -72,7 +72,7 @@ def by_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings)
     return evaluation(pooled(parts), settings.night.seed, None)
 
 
-def folds_of_users(users: Places, folds: int, seed: int) -> Places:
+def folds_of_users(users: Int64s, folds: int, seed: int) -> Int64s:
     """Return the fold of each user place up to the highest, -1 for one without a row.
 
     Raises

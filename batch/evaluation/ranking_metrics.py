@@ -14,17 +14,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Places = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+from batch.arrays import Bools, Float64s, Int64s
 
 KS = (5, 10)
 DEPTH = 20
 """How deep a list is judged: a report draws HitRate@k so far."""
 
-DISCOUNT: Floats = 1 / np.log2(np.arange(DEPTH) + 2)
+DISCOUNT: Float64s = 1 / np.log2(np.arange(DEPTH) + 2)
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,12 @@ class RankedLists:
         (lists,) how many posts were there to be ranked.
     """
 
-    hits: Flags
-    relevant: Places
-    candidates: Places
+    hits: Bools
+    relevant: Int64s
+    candidates: Int64s
 
 
-def ranked_lists(lists: Places, posts: Places, liked: Flags, scores: Floats) -> RankedLists:
+def ranked_lists(lists: Int64s, posts: Int64s, liked: Bools, scores: Float64s) -> RankedLists:
     """Rank the rows of each list by score, equal scores the lower post first.
 
     Parameters
@@ -67,13 +64,13 @@ def ranked_lists(lists: Places, posts: Places, liked: Flags, scores: Floats) -> 
     return RankedLists(hits, relevant, np.bincount(owner, minlength=first.size))
 
 
-def by_list(ranked: RankedLists, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
+def by_list(ranked: RankedLists, ks: tuple[int, ...] = KS) -> dict[str, Float64s]:
     """Return every metric of every list, (lists,) each, NaN where it is not defined."""
     liking = np.where(ranked.relevant > 0, ranked.relevant, np.nan)
     so_far = ranked.hits.cumsum(axis=1, dtype=np.float64)
     precision_at_hits = np.where(ranked.hits, so_far / np.arange(1, DEPTH + 1), 0.0).cumsum(axis=1)
     gain = (ranked.hits * DISCOUNT).cumsum(axis=1)
-    found: dict[str, Floats] = {}
+    found: dict[str, Float64s] = {}
     for k in ks:
         hits = so_far[:, k - 1]
         found |= {
@@ -87,7 +84,7 @@ def by_list(ranked: RankedLists, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
 
 
 def ranking_metrics(
-    users: Places, posts: Places, liked: Flags, scores: Floats, k: int = KS[0]
+    users: Int64s, posts: Int64s, liked: Bools, scores: Float64s, k: int = KS[0]
 ) -> dict[str, float]:
     """Return each metric's mean over the users it is defined for; NaN where there are none.
 
@@ -101,7 +98,7 @@ def ranking_metrics(
     return {name: float(of_user.mean()) if of_user.size else np.nan for name, of_user in known.items()}
 
 
-def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...] = KS) -> dict[str, Floats]:
+def expected_of_random(relevant: Int64s, candidates: Int64s, ks: tuple[int, ...] = KS) -> dict[str, Float64s]:
     """Return what every metric of every list is expected to be if the order is random.
 
     With r of n posts relevant, each rank holds a relevant one with probability
@@ -116,10 +113,10 @@ def expected_of_random(relevant: Places, candidates: Places, ks: tuple[int, ...]
     misses = np.asarray(none_there.cumprod(axis=1), np.float64)
     # Given a relevant post at a rank, each rank before it holds one with probability (r-1)/(n-1).
     precision_there = (1 + rank * (r - 1) / np.maximum(n - 1, 1)) / (rank + 1)
-    found: dict[str, Floats] = {}
+    found: dict[str, Float64s] = {}
     for k in ks:
         upto = slice(0, k)
-        hits: Floats = at_rank[:, upto].sum(axis=1)
+        hits: Float64s = at_rank[:, upto].sum(axis=1)
         found |= {
             f"hitrate_at_{k}": 1 - misses[:, k - 1],
             f"precision_at_{k}": hits / k,
@@ -135,9 +132,9 @@ def rounded(value: float, digits: int = 6) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def _best_gain(liking: Floats, k: int) -> Floats:
+def _best_gain(liking: Float64s, k: int) -> Float64s:
     """Return the gain of a list with all relevant posts first; NaN where there are none."""
     sums = DISCOUNT[:k].cumsum()
     places = np.minimum(np.nan_to_num(liking, nan=1.0), k).astype(np.int64) - 1
-    best: Floats = np.where(np.isnan(liking), np.nan, sums[places])
+    best: Float64s = np.where(np.isnan(liking), np.nan, sums[places])
     return best

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from batch.evaluation.ranking_metrics import Floats, Places
+from batch.arrays import Bools, Float64s, Int64s
 from batch.features.build import post_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import History
@@ -47,16 +47,16 @@ class ScoredRows:
     """
 
     rows: Examples
-    scores: Floats
-    popular: Floats
-    popular_rate: Floats | None
-    base_rate: Floats
-    lists: Places
+    scores: Float64s
+    popular: Float64s
+    popular_rate: Float64s | None
+    base_rate: Float64s
+    lists: Int64s
     segments: dict[str, Labels]
     log_odds: bool = True
 
     @property
-    def probabilities(self) -> Floats | None:
+    def probabilities(self) -> Float64s | None:
         """(rows,) the model's probability of a like; None where its scores tell none."""
         return expit(self.scores) if self.log_odds else None
 
@@ -65,7 +65,7 @@ class ScoredRows:
         """Name of the protocol that such rows allow."""
         return "viewed-only" if self.rows.viewed.any() else "likes beside sampled negatives"
 
-    def within(self, keep: npt.NDArray[np.bool_]) -> ScoredRows:
+    def within(self, keep: Bools) -> ScoredRows:
         """Return the rows to keep."""
         return ScoredRows(
             rows=self.rows.where(keep),
@@ -114,11 +114,11 @@ def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
     )
 
 
-def _popularity(history: History, rows: Examples) -> tuple[Floats, Floats | None]:
+def _popularity(history: History, rows: Examples) -> tuple[Float64s, Float64s | None]:
     """Return the score of each row's post by like rate, or by likes where views are not known."""
     rate = post_like_rate(history)
     if np.isnan(rate).any():
-        likes: Floats = history.post_counts["likes"].to_numpy(np.float64)[rows.posts]
+        likes: Float64s = history.post_counts["likes"].to_numpy(np.float64)[rows.posts]
         return likes, None
     return rate[rows.posts], rate[rows.posts]
 

@@ -9,10 +9,9 @@ from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
+from batch.arrays import Bools, Int64s
 from batch.features.build import TextFeatures
 from batch.features.embeddings import embed, find_encoder
 from batch.features.text import clusters, content_vectors, text_features
@@ -32,8 +31,6 @@ NEGATIVES_PER_LIKE = 2.0
 """Sampled to learn from views; the holdout is judged on as many as the like rate asks for."""
 
 CLUSTERS = 20
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ class Window:
     history: History
     views: Examples
     later_likes: Likes
-    labelled_users: Flags | None = None
+    labelled_users: Bools | None = None
 
     def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
         """Return what a recipe learns from, at most so many rows."""
@@ -69,7 +66,7 @@ class Window:
         )
         return found if self.labelled_users is None else found.where(self.labelled_users[found.users])
 
-    def keep_users(self, keep: Flags) -> Window:
+    def keep_users(self, keep: Bools) -> Window:
         """Return the window with the labels of some users: `keep` is (users,). What was known stays."""
         return replace(self, views=self.views.where(keep[self.views.users]), labelled_users=keep)
 

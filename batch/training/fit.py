@@ -7,9 +7,8 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 
-from batch.arrays import Float32s
+from batch.arrays import Float32s, Int64s
 from batch.features.build import TextFeatures, build_tables, profile_columns
 from batch.features.encode import Encoder
 from batch.features.factors import fit_log_odds, taste_factors
@@ -112,7 +111,7 @@ def _check_labels(examples: Sequence[Examples], dataset: Dataset) -> None:
         )
 
 
-def _distinct(places: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+def _distinct(places: list[Int64s]) -> Int64s:
     return np.unique(np.concatenate(places))
 
 
@@ -169,7 +168,7 @@ def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
     return matrix
 
 
-def _query_sizes(users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _query_sizes(users: Int64s) -> Int64s:
     """Return how many rows each user has, users in ascending order; none has too many for LightGBM."""
     sizes = np.unique(users, return_counts=True)[1]
     parts = -(-sizes // MAX_ROWS_OF_A_QUERY)

@@ -13,10 +13,9 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Int32s
+from batch.arrays import Bools, Float64s, Int32s
 from batch.features.build import TextFeatures, build_tables
 from batch.features.encode import Encoder
 from batch.features.factors import Factors, taste_factors
@@ -32,8 +31,6 @@ from batch.training.recipe import RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from contract.columns import TOPIC
 from contract.errors import ModelError
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,7 @@ class Model:
         factors = taste_factors(network, history, self.seed, self.recipe.factor_negatives)
         return factors.as_log_odds(*self.log_odds)
 
-    def scores(
-        self, network: Network, history: History, rows: Examples, threads: int
-    ) -> npt.NDArray[np.float64]:
+    def scores(self, network: Network, history: History, rows: Examples, threads: int) -> Float64s:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
         if len(rows) == 0:
             return np.empty(0)
@@ -192,7 +187,7 @@ def load_model(folder: Path, network: Network) -> Model:
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
-def _grouped(network: Network, sizes: dict[str, int], known: Flags, groups: Int32s) -> Groupings:
+def _grouped(network: Network, sizes: dict[str, int], known: Bools, groups: Int32s) -> Groupings:
     """Group the posts that the model knows as it did, others by topic or in the last group of a grouping."""
     groups = np.where(known, groups, np.array([*sizes.values()], np.int32) - 1)
     if TOPIC in sizes:
