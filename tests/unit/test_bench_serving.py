@@ -1,4 +1,4 @@
-"""The benchmark of serving reads wrk right, compares round by round, and says what it misses."""
+"""The serving benchmark parses wrk's output, compares round by round, and lists missed targets."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 import redis
 
-from benchmarks.load import Measured, find_wrk, gunicorn, read_figures, read_sources
-from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, missed, row_of, write_users
+from benchmarks.load import LoadResult, find_wrk, gunicorn, read_figures, read_sources
+from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, list_missed_targets, make_row, write_users
 from contract.keys import Keys
 from tests.support.serving_support import CONTROL_RUN, publish
 
-TOLD = 'Running 1s test\n{"requests": 500, "failed": %d, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25}\n'
+WRK_OUTPUT = (
+    'Running 1s test\n{"requests": 500, "failed": %d, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25}\n'
+)
 
 
-def test_what_wrk_tells_becomes_rates_and_times() -> None:
-    assert read_figures(TOLD % 0, cpu_seconds=0.25) == Measured(250.0, 1.5, 9.25, 500.0)
+def test_the_output_of_wrk_becomes_rates_and_times() -> None:
+    assert read_figures(WRK_OUTPUT % 0, cpu_seconds=0.25) == LoadResult(250.0, 1.5, 9.25, 500.0)
 
 
 @pytest.mark.parametrize(
     ("output", "error"),
-    [(TOLD % 3, "3 of 500 requests failed"), ("unable to connect\n", "unable to connect")],
+    [(WRK_OUTPUT % 3, "3 of 500 requests failed"), ("unable to connect\n", "unable to connect")],
 )
 def test_a_failed_request_or_a_failed_wrk_ends_the_benchmark(output: str, error: str) -> None:
     with pytest.raises(SystemExit, match=error):
@@ -38,27 +40,28 @@ def test_without_wrk_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 def test_answers_are_summed_by_source() -> None:
     sample = 'overnight_requests_total{route="%s",status="200",source="%s",variant="control"} %d\n'
-    lines = [sample % told for told in [("/a", "personal", 5), ("/b", "personal", 2), ("/a", "popular", 3)]]
+    counts = [("/a", "personal", 5), ("/b", "personal", 2), ("/a", "popular", 3)]
+    lines = [sample % count for count in counts]
     text = "# TYPE overnight_requests_total counter\n" + "".join(lines) + sample % ("/healthz", "", 9)
     assert read_sources(text) == {"personal": 7, "popular": 3}
 
 
-def _row(route: str, ours: list[tuple[float, float]]) -> dict[str, Any]:
-    bare = [Measured(1000, 1, 10, 100), Measured(500, 1, 30, 100), Measured(100, 1, 80, 100)]
-    rounds = {BARE: bare, route: [Measured(rps, 1, p99, 150) for rps, p99 in ours]}
-    return row_of(route, rounds, (30.0, 45.0))
+def _make_row(route: str, ours: list[tuple[float, float]]) -> dict[str, Any]:
+    bare = [LoadResult(1000, 1, 10, 100), LoadResult(500, 1, 30, 100), LoadResult(100, 1, 80, 100)]
+    rounds = {BARE: bare, route: [LoadResult(rps, 1, p99, 150) for rps, p99 in ours]}
+    return make_row(route, rounds, (30.0, 45.0))
 
 
 def test_each_round_is_compared_with_the_bare_app_of_that_round() -> None:
-    row = _row(USERS, [(900, 20), (400, 30), (85, 100)])
+    row = _make_row(USERS, [(900, 20), (400, 30), (85, 100)])
     assert (row["rps"], row["rps_ratio_to_bare"]) == (400, 0.85)
     assert (row["p99_ms"], row["p99_ratio_to_bare"]) == (30, 1.25)
 
 
 def test_every_missed_target_is_named() -> None:
-    met, slow = _row(USERS, [(900, 20)] * 3), _row(POST, [(100, 300)] * 3)
-    assert missed([met]) == []
-    assert [line.split(": ")[1] for line in missed([met, slow | {"worker_mib": 90.0}])] == [
+    met, slow = _make_row(USERS, [(900, 20)] * 3), _make_row(POST, [(100, 300)] * 3)
+    assert list_missed_targets([met]) == []
+    assert [line.split(": ")[1] for line in list_missed_targets([met, slow | {"worker_mib": 90.0}])] == [
         "throughput 0.20 of bare, not 0.8",
         "p99 10.00 of bare's, not 2.0",
         "94 MB a worker, not under 80",
@@ -73,12 +76,12 @@ def test_users_are_those_with_a_list(redis_client: redis.Redis, tmp_path: Path) 
 
 def test_the_plot_shows_every_route(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    draw([_row(BARE, [(900, 20)] * 3), _row(USERS, [(900, 20)] * 3)], tmp_path / "plot.svg")
+    draw([_make_row(BARE, [(900, 20)] * 3), _make_row(USERS, [(900, 20)] * 3)], tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").stat().st_size > 1_000
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here")
-def test_wrk_asks_a_bare_app_and_its_workers_are_measured(
+def test_wrk_loads_a_bare_app_and_its_workers_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OVERNIGHT_WORKERS", "1")
