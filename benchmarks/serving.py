@@ -5,7 +5,7 @@ after one Redis GET, and the two routes of the feed, for all users with a list;
 the first route also with a request that Flask has to answer. The figures are
 medians over rounds; a ratio is the median of the rounds' ratios. The lists are
 the live ones in `REDIS_URL`; without any, a night is run first. `JSON` names a
-file for the rows. The plot is written to docs/serving.svg.
+file for the rows. The plot is written to docs/serving.png.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5, help="load on each route in each round")
     parser.add_argument("--connections", type=int, default=8, help="connections of wrk")
     parser.add_argument("--limit-users", type=int, help="users of the night, if one has to be run")
-    parser.add_argument("--plot", type=Path, default=Path("docs/serving.svg"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/serving.png"))
     return parser.parse_args()
 
 
@@ -176,7 +176,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.margins(x=0.15)
     panels[0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
