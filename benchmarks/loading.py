@@ -107,7 +107,7 @@ class Network:
 
     @classmethod
     def of(cls, interactions: int) -> Network:
-        """Return a size with the proportions of the real network, rounded up, and at least MIN_POSTS posts."""
+        """Return a size with the proportions of the real network, rounded up; at least MIN_POSTS posts."""
         users, posts = (-(-interactions * real // REAL_INTERACTIONS) for real in (REAL_USERS, REAL_POSTS))
         return cls(interactions, users, max(posts, MIN_POSTS))
 

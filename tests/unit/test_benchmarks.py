@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import exposures, loading, publish
+from benchmarks import loading, publish
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
 from benchmarks.scorers import SAMPLES, Measured, error, measure
 from contract.errors import OvernightError
-from contract.settings import Settings
-from demo.postgres import make_engine
-from demo.servers import prepare_servers
 
 USERS, POSTS = 300, 90
 
@@ -44,75 +41,10 @@ def test_our_lists_have_the_scores_of_lightgbm(tmp_path: Path, case: Case, facto
     assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
 
 
-def test_publishing_is_compared_with_redis_cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if shutil.which("redis-cli") is None and shutil.which("valkey-cli") is None:
-        pytest.skip("no redis-cli here")
-    monkeypatch.setattr(publish, "USERS", 1_000)
-    monkeypatch.setattr(publish, "ROUNDS", 1)
-    monkeypatch.setenv("JSON", str(tmp_path / "figures.json"))
-    publish.main()
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert {"users_per_second", "pipe_users_per_second", "bytes_per_user"} <= set(figures)
-    assert min(figures.values()) > 0
-    assert "redis-cli --pipe" in capsys.readouterr().out
-
-
 def test_publishing_is_not_measured_without_redis_cli(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(SystemExit, match="apt-get install redis-tools"):
         publish.main()
-
-
-def test_the_cost_of_exposures_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if shutil.which("wrk") is None:
-        pytest.skip("no wrk here")
-    for name, value in (("USERS", 100), ("WARM_UP_ROUNDS", 0), ("ROUNDS", 1), ("SECONDS", 1)):
-        monkeypatch.setattr(exposures, name, value)
-    monkeypatch.setenv("JSON", str(tmp_path / "figures.json"))
-    exposures.main()
-    (figures,) = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["requests_per_second_on"] > 0
-    printed = capsys.readouterr().out
-    assert "cost to throughput" in printed
-    assert "exposures dropped: 0" in printed
-
-
-SMALL = loading.Network(interactions=5_000, users=100, posts=50)
-REQUIRED_COLUMNS = {
-    "interactions", "copy_seconds", "load_seconds", "ratio_to_copy", "night_seconds", "refresh_seconds",
-    "peak_mib", "store_mib",
-}  # fmt: skip
-
-
-def test_loading_a_night_and_a_refresh_are_measured_on_a_network_that_stays_unchanged(tmp_path: Path) -> None:
-    row = loading.measure(SMALL, tmp_path)
-    assert row.keys() >= REQUIRED_COLUMNS
-    assert row.keys() == loading.COLUMNS.keys()
-    assert min(row.values()) > 0
-    assert (row["interactions"], row["refreshed_users"]) == (5_000, 100)
-    servers, seed = prepare_servers(tmp_path), Settings.from_environment().night.seed
-    assert servers.postgres.process() is None
-    servers.start()
-    try:
-        engine = make_engine(servers.postgres.url())
-        assert loading.is_simulated(SMALL, engine, seed)
-        assert not loading.is_simulated(SMALL, engine, seed + 1)
-        assert not loading.is_simulated(replace(SMALL, users=101), engine, seed)
-        with loading.add_actions(engine, 7) as users:
-            assert users == 7
-            assert not loading.is_simulated(SMALL, engine, seed)
-        assert loading.is_simulated(SMALL, engine, seed)
-        assert list((tmp_path / "models").iterdir())
-        loading.clear(servers, engine)
-        assert not (tmp_path / "models").exists()
-        with engine.connect() as connection:
-            assert connection.scalars(loading.OWN_TABLES, {"schema": "recs"}).all() == []
-    finally:
-        servers.stop()
 
 
 def test_networks_have_the_proportions_of_the_real_one() -> None:

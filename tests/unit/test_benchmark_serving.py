@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from benchmarks.load import LoadResult, find_wrk, gunicorn, read_figures, read_sources
-from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, list_missed_targets, make_row, write_users
-from contract.keys import Keys
-from tests.support.serving_support import CONTROL_RUN, publish
+from benchmarks.load import LoadResult, find_wrk, read_figures, read_sources
+from benchmarks.serving import BARE, POST, USERS, draw, list_missed_targets, make_row
 
 WRK_OUTPUT = (
     'Running 1s test\n{"requests": 500, "failed": %d, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25}\n'
@@ -68,29 +65,7 @@ def test_every_missed_target_is_named() -> None:
     ]
 
 
-def test_users_are_those_with_a_list(redis_client: redis.Redis, tmp_path: Path) -> None:
-    publish(redis_client, lists={7: [(1, 1.0)], 2**63 - 1: [(1, 1.0)]})
-    assert write_users(redis_client, Keys(), CONTROL_RUN, tmp_path / "users") == 2
-    assert set((tmp_path / "users").read_text().split()) == {"7", str(2**63 - 1)}
-
-
 def test_the_plot_shows_every_route(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw([_make_row(BARE, [(900, 20)] * 3), _make_row(USERS, [(900, 20)] * 3)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1_000
-
-
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here")
-def test_wrk_loads_a_bare_app_and_its_workers_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OVERNIGHT_WORKERS", "1")
-    (tmp_path / "users").write_text("1\n2\n")
-    with gunicorn(BARE_CONF, "benchmarks.bare_flask:bare()", "/") as server:
-        measured = server.load(find_wrk(), "/", tmp_path / "users", connections=2, seconds=1)
-        assert measured.rps > 0
-        assert measured.worker_us > 0
-        pss, rss = server.memory()
-        assert 0 < pss <= rss
-        with pytest.raises(SystemExit, match="requests failed"):
-            server.load(find_wrk(), "/nothing/<id>", tmp_path / "users", connections=2, seconds=1)
