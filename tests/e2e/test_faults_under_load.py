@@ -27,7 +27,7 @@ from benchmarks.faults.faults import (
 from benchmarks.faults.report import COLUMNS, list_errors, make_row
 from benchmarks.faults.run_fault import Fault, FaultResult, run_fault
 from benchmarks.report import print_head, print_row
-from tests.support.gunicorn_support import Reply, get
+from tests.support.gunicorn import Reply, get
 
 USERS, CLIENTS, REQUESTS_PER_SECOND = 100, 6, 60
 FAULT_SECONDS, NORMAL_SECONDS = 0.8, 0.6

@@ -16,8 +16,9 @@ from benchmarks.serving import BARE_CONF, write_users
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
-from tests.support.serving_support import CONTROL_RUN
-from tests.support.serving_support import publish as publish_lists
+from demo.servers import prepare_servers
+from tests.support.serving import CONTROL_RUN
+from tests.support.serving import publish as publish_lists
 
 
 def test_publishing_is_compared_with_redis_cli(

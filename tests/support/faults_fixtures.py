@@ -9,8 +9,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from tests.support.batch_live import copied_database
-from tests.support.batch_support import make_network
+from tests.support.batch import make_network
+from tests.support.batch_live import copy_database
 from tests.support.faulty_nights import LENGTHS, USERS, FaultyNetwork
 from tests.support.store_proxies import StoreProxies
 
@@ -22,7 +22,7 @@ def network(
     """A small network after a few successful nights; prints its counts at the end."""
     for folder in ("models", "learning"):
         (tmp_path / folder).mkdir()
-    with copied_database(postgres_server) as database_url:
+    with copy_database(postgres_server) as database_url:
         make_network(database_url, users=USERS)
         network = FaultyNetwork(
             database_url, redis_url, tmp_path / "models", tmp_path / "learning", redis_client

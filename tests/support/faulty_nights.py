@@ -19,10 +19,10 @@ from typing import Any
 import redis
 
 from contract.keys import Keys
-from tests.support.batch_live import ended
-from tests.support.batch_support import live_lists, live_run, query, run_here, runs_with_keys, started_batch
+from tests.support.batch import live_lists, live_run, query, run_here, runs_with_keys, start_batch
+from tests.support.batch_live import wait_for_exit
 from tests.support.kept_learning import take_over, taken_over
-from tests.support.serving_support import posts_of, serving, settings_for
+from tests.support.serving import posts_of, serving, settings_for
 from tests.support.store_proxies import Choose, StoreProxies
 
 KEYS = Keys()
@@ -236,10 +236,10 @@ def run_with_fault(
     servers = network.servers | {"redis_url": proxies.redis_url, "database_url": proxies.database_url}
     variables = network.environment | environment
     prepare = partial(take_over, network.learning)
-    with started_batch(*command, **servers, prepare=prepare, **variables) as process:
+    with start_batch(*command, **servers, prepare=prepare, **variables) as process:
         pid[0] = process.pid
         started.set()
-        done = ended(process)
+        done = wait_for_exit(process)
     proxies.wait_until_closed()
     return done
 
