@@ -1,6 +1,6 @@
 """Answer plain requests for the two feed routes in front of Flask.
 
-Measured gain: TODO
+Measured gain: without it a request takes 1.64 times the processor time (docs/serving.md).
 
 Flask's context, routing, hooks and response take longer than everything else
 that serving does for a request. A plain request needs none of them: a GET of

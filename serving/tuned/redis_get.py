@@ -1,6 +1,7 @@
 """A GET without the overhead of redis-py's client.
 
-Measured gain: TODO
+Measured gain: with redis-py's pool a request takes 1.24 times the processor time
+(docs/serving.md).
 
 For each command, redis-py's client takes a connection from its pool, checks
 whether Redis has closed it, wraps the command in retries and measurements, and
