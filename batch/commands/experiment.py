@@ -12,7 +12,7 @@ import click
 
 from batch import formatting
 from batch.commands.experiment_report import report
-from batch.commands.options import MAX_ID, PLANNED_DAYS, json_option
+from batch.commands.options import PLANNED_DAYS, json_option
 from batch.context import Stores, open_stores
 from batch.experiment import exposures
 from batch.experiment.split import (
@@ -25,6 +25,7 @@ from batch.experiment.split import (
     unpin_user,
 )
 from batch.runs import ledger
+from contract.columns import MAX_ID
 from contract.experiment import VARIANTS, Experiment
 from contract.settings import Settings
 

@@ -13,9 +13,6 @@ from contract.experiment import VARIANTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-MAX_ID = 2**63 - 1
-"""Largest id of a user or post: Postgres's bigint."""
-
 PLANNED_DAYS = click.IntRange(1, 365)
 """Days that an experiment may be planned to last."""
 

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import insert
 from batch.context import Stores
 from batch.runs.tables import drained, exposures
 from contract.columns import SCHEMA
-from contract.exposures import FIELD, Exposure, decode
+from contract.exposures import FIELD, Exposure, decode_exposures
 
 log = logging.getLogger("batch")
 
@@ -115,7 +115,7 @@ def _decode_entries(entries: Iterable[tuple[str, dict[str, str]]], done: Drained
     """Yield the exposures of entries; count those that cannot be decoded in `done.broken`."""
     for _, fields in entries:
         try:
-            yield from decode(fields.get(FIELD, ""))
+            yield from decode_exposures(fields.get(FIELD, ""))
         except ValueError:
             done.broken += 1
 

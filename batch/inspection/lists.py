@@ -13,8 +13,7 @@ from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.run_id import parse_run_id
-
-PERSONAL, POPULAR = "personal", "popular"
+from contract.score_kind import PERSONAL, POPULAR
 
 HEAD_POSTS = 5
 """How many posts a feed shows first; users notice changes among them."""
