@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from batch.experiment.guardrails import P99, Latency, compare_latencies, measure_latency, time_quantile
-from tests.support.experiment_support import within_binomial_bounds
+from tests.support.experiment import within_binomial_bounds
 
 TRIALS = 200
 
