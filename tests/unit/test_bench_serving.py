@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import Measured, find_wrk, gunicorn, read_figures, read_sources
-from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, missed, row_of
+from benchmarks.load import Measured, find_wrk, read_figures, read_sources
+from benchmarks.serving import BARE, POST, USERS, draw, missed, row_of
 
 TOLD = 'Running 1s test\n{"requests": 500, "failed": %d, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25}\n'
 
@@ -66,19 +66,3 @@ def test_the_plot_shows_every_route(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     draw([_row(BARE, [(900, 20)] * 3), _row(USERS, [(900, 20)] * 3)], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1_000
-
-
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk here")
-def test_wrk_asks_a_bare_app_and_its_workers_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OVERNIGHT_WORKERS", "1")
-    (tmp_path / "users").write_text("1\n2\n")
-    with gunicorn(BARE_CONF, "benchmarks.bare_flask:bare()", "/") as server:
-        measured = server.load(find_wrk(), "/", tmp_path / "users", connections=2, seconds=1)
-        assert measured.rps > 0
-        assert measured.worker_us > 0
-        pss, rss = server.memory()
-        assert 0 < pss <= rss
-        with pytest.raises(SystemExit, match="requests failed"):
-            server.load(find_wrk(), "/nothing/<id>", tmp_path / "users", connections=2, seconds=1)
