@@ -1,4 +1,4 @@
-"""What serving is measured beside: Flask that answers `{}`, and the same after one lookup of a list."""
+"""Flask apps that serving is compared with: one answers `{}`, one does one Redis GET before that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contract.settings import Settings
 
 
 def bare() -> Flask:
-    """Make an app whose one route answers `{}`."""
+    """Make an app whose only route returns `{}`."""
     app = Flask("bare", static_folder=None)
 
     @app.get("/")
@@ -22,7 +22,7 @@ def bare() -> Flask:
 
 
 def one_get(run_id: str) -> Flask:
-    """Make an app whose one route gets a user's list from Redis, as serving does, and answers `{}`."""
+    """Make an app whose only route gets a user's list from Redis, as serving does, and returns `{}`."""
     from serving.list_store import open_redis
     from serving.redis_get import Lookup
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from batch.features.tables import Kind
 from tests.support.scoring_cases import (
@@ -16,15 +13,6 @@ from tests.support.scoring_cases import (
     make_tables,
     train,
 )
-
-MODELS = 150
-slow_data = settings(
-    max_examples=MODELS,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
-)
-seen: Counter[str] = Counter()
 
 
 @pytest.mark.parametrize(
