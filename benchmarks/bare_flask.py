@@ -24,15 +24,15 @@ def bare() -> Flask:
 def one_get(run_id: str) -> Flask:
     """Make an app whose only route gets a user's list from Redis, as serving does, and returns `{}`."""
     from serving.list_store import open_redis
-    from serving.redis_get import Lookup
+    from serving.tuned.redis_get import RedisGet
 
     app = Flask("one_get", static_folder=None)
     settings = Settings.from_environment()
-    keys, lookup = Keys(settings.stores.key_prefix), Lookup(open_redis(settings, 1.0))
+    keys, redis_get = Keys(settings.stores.key_prefix), RedisGet(open_redis(settings, 1.0))
 
     @app.get("/<int:user_id>")
     def get(user_id: int) -> dict[str, Any]:
-        lookup.get(keys.user(run_id, user_id))
+        redis_get.get(keys.user(run_id, user_id))
         return {}
 
     return app

@@ -29,7 +29,7 @@ from contract.codec import decode_list, decode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.list_store import open_redis
-from serving.redis_get import Lookup
+from serving.tuned.redis_get import RedisGet
 
 DEFAULT = "16 threads"
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -105,9 +105,10 @@ def time_parts(client: redis.Redis, keys: Keys, run_id: str, settings: Settings)
     with_texts = {"exp_group": "control", "recommendations": texts}
     ways: dict[tuple[str, str], Callable[[], object]] = {
         ("GET", "Redis.get"): partial(serving_client.get, key),
-        ("GET", "Lookup.get"): partial(Lookup(serving_client).get, key),
-        ("decode a list", "all of it"): partial(decode_list, stored),
-        ("decode a list", "six posts"): partial(decode_list, stored, 6),
+        ("GET", "RedisGet.get"): partial(RedisGet(serving_client).get, key),
+        ("decode a list", "json"): partial(json.loads, stored),
+        ("decode a list", "orjson"): partial(orjson.loads, stored),
+        ("decode a list", "and check it"): partial(decode_list, stored),
         ("write 5 posts", "json"): partial(encoder.encode, plain),
         ("write 5 posts", "orjson"): partial(orjson.dumps, plain),
         ("write 5 texts", "json"): partial(encoder.encode, with_texts),

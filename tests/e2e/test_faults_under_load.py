@@ -160,7 +160,7 @@ def test_an_emptied_redis_is_distinguished_from_users_without_lists(results: Pro
 
 
 def test_a_worker_that_starts_without_redis_serves_what_another_had_loaded(results: ProxiedResults) -> None:
-    assert results.log.count("as another worker saved it") == 2
+    assert results.log.count("from the state that another worker saved") == 2
     assert "Traceback" not in results.log
 
 
