@@ -46,7 +46,7 @@ def run(
         night = Night(settings, engine, client, who, as_of, limit_users, force)
         manifests = run_night(night, variants)
         for manifest in manifests:
-            click.echo(runs.summary(manifest))
+            click.echo(runs.render_summary(manifest))
         _check_refusals(manifests)
 
 
