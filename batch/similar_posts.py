@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.features.build import profile_columns
@@ -70,7 +69,7 @@ class Neighbours:
 def similar_posts(
     blocks: Sequence[Block],
     post_ids: Int64s,
-    blocked: npt.NDArray[np.int64],
+    blocked: Int64s,
     n: int,
     pairs_at_a_time: int = PAIRS_AT_A_TIME,
 ) -> Iterator[tuple[int, Neighbours]]:
@@ -86,7 +85,7 @@ def similar_posts(
     post_ids
         (posts,) int64, ascending.
     blocked
-        Places of posts that are nobody's neighbour.
+        Rows of posts that are nobody's neighbour.
     n
         Longest list.
     """

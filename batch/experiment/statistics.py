@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+
+from batch.arrays import Float64s
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 1 - CONFIDENCE
@@ -96,8 +97,8 @@ def compare(users: pd.DataFrame, metric: Metric) -> Difference | None:
 
 
 def _cuped(
-    control: Floats, test: Floats, before: Floats | None, in_test: np.ndarray
-) -> tuple[Floats, Floats]:
+    control: Float64s, test: Float64s, before: Float64s | None, in_test: np.ndarray
+) -> tuple[Float64s, Float64s]:
     """Take out of each user's number what the same metric before the experiment foretold.
 
     CUPED (Deng, Xu, Kohavi and Walker, 2013). The slope is that within the
@@ -122,7 +123,7 @@ class _Welch:
     standard_error: float
 
 
-def _welch(control: Floats, test: Floats) -> _Welch:
+def _welch(control: Float64s, test: Float64s) -> _Welch:
     found = stats.ttest_ind(test, control, equal_var=False)
     bounds = found.confidence_interval(CONFIDENCE)
     value = float(test.mean() - control.mean())
@@ -131,7 +132,7 @@ def _welch(control: Floats, test: Floats) -> _Welch:
     return _Welch(interval, float(found.pvalue), standard_error)
 
 
-def _relative(control: Floats, test: Floats) -> Interval | None:
+def _relative(control: Float64s, test: Float64s) -> Interval | None:
     """Return mean(test) / mean(control) - 1 by the delta method: a ratio of means, made linear once more."""
     base = float(control.mean())
     if base <= 0:
@@ -184,8 +185,6 @@ def _rate(row: pd.Series) -> tuple[float, float] | None:
     return rate, variance**0.5 / views
 
 
-Floats = npt.NDArray[np.float64]
-
 IN_TEST = "in_test"
 VIEWS, LIKES, DAYS, HITS = "views", "likes", "days", "hits"
 COUNTS = (VIEWS, LIKES, DAYS, HITS)
@@ -201,7 +200,7 @@ class Metric:
     top: str
     bottom: str | None
 
-    def values(self, users: pd.DataFrame, before: bool = False) -> Floats | None:
+    def values(self, users: pd.DataFrame, before: bool = False) -> Float64s | None:
         """Return (users,) numbers whose mean is the metric and whose variance is the ratio's.
 
         That is the delta method (Deng, Knoblich and Lu, 2018): a user's number

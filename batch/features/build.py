@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Int64s
+from batch.arrays import Float32s, Float64s, Int64s
 from batch.features.encode import Encoder
 from batch.features.population import GroupPopulation, Population, mean_like_rate
 from batch.features.tables import Affinity, Feature, FeatureTables, Kind
@@ -23,8 +22,6 @@ from batch.loading.history import History
 from batch.loading.network import Network
 from batch.variants import Variant
 from contract import columns
-
-Floats = npt.NDArray[np.float64]
 
 PRIOR_VIEWS_OF_USER = 20.0
 PRIOR_VIEWS_OF_POST = 100.0
@@ -111,7 +108,7 @@ def _beside(*blocks: Any) -> Float32s:
     return np.ascontiguousarray(np.concatenate(blocks, axis=1), dtype=np.float32)
 
 
-def _activity(history: History, population: Population) -> Floats:
+def _activity(history: History, population: Population) -> Float64s:
     """What the user did: counts as logarithms, days since the last action, shrunk like rate."""
     counts = history.user_counts
     rate = shrunk_rate(counts["likes"], counts["views"], population.like_rate, PRIOR_VIEWS_OF_USER)
@@ -119,7 +116,7 @@ def _activity(history: History, population: Population) -> Floats:
     return np.column_stack([logged, counts["days_since"], rate])
 
 
-def _traction(network: Network, history: History) -> Floats:
+def _traction(network: Network, history: History) -> Float64s:
     """How the post does.
 
     Its age, length, likes in all and in the last seven days, trend (the recent
@@ -147,10 +144,10 @@ def _traction(network: Network, history: History) -> Floats:
     return np.column_stack([np.asarray(column, np.float64) for column in numbers])
 
 
-def post_like_rate(history: History) -> Floats:
+def post_like_rate(history: History) -> Float64s:
     """Return each post's shrunk like rate, (posts,); NaN where views are not known."""
     likes, views = history.post_counts["likes"].to_numpy(), history.post_counts["views"].to_numpy()
-    rate: Floats = shrunk_rate(likes, views, mean_like_rate(likes, views), PRIOR_VIEWS_OF_POST)
+    rate: Float64s = shrunk_rate(likes, views, mean_like_rate(likes, views), PRIOR_VIEWS_OF_POST)
     return rate if (views > 0).any() else np.full_like(rate, np.nan)
 
 

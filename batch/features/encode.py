@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s
+from batch.arrays import Float32s, Int64s
 from batch.features.tables import Feature, Kind
 
 FEWEST_ROWS = 10
@@ -32,7 +31,7 @@ class Encoder:
     categories: dict[str, tuple[str, ...] | None]
 
     @classmethod
-    def fit(cls, kind: Kind, frame: pd.DataFrame, trained_on: npt.NDArray[np.int64]) -> Encoder:
+    def fit(cls, kind: Kind, frame: pd.DataFrame, trained_on: Int64s) -> Encoder:
         """Learn the categories from the rows that the training examples touch.
 
         A category with fewer than ten such rows is not worth a number of its
@@ -41,7 +40,7 @@ class Encoder:
         Parameters
         ----------
         trained_on
-            Places of rows, distinct.
+            Distinct rows.
         """
         seen = frame.iloc[trained_on]
         return cls(

@@ -34,14 +34,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_matrix, diags, vstack
 from sklearn.utils.extmath import randomized_svd
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from batch.loading.impressions import Impressions
-
-Flags = npt.NDArray[np.bool_]
 
 ROUNDS = 4
 
@@ -77,10 +74,10 @@ class Trials:
     """
 
     impressions: Impressions
-    sampled: Flags | None = None
+    sampled: Bools | None = None
     sampled_weight: float = 1.0
 
-    def counts(self, pairs: slice) -> Floats:
+    def counts(self, pairs: slice) -> Float64s:
         """Return (pairs,) number of trials of some pairs."""
         counts = np.maximum(self.impressions.views[pairs], self.impressions.likes[pairs]).astype(np.float64)
         if self.sampled is not None:
@@ -120,12 +117,12 @@ class FactorRounds:
     """
 
     level: float
-    post_means: Floats
+    post_means: Float64s
     post_covariances: Float32s
-    post_effects: Floats
-    post_prior_covariances: Floats
-    user_effects: Floats
-    user_prior_covariances: Floats
+    post_effects: Float64s
+    post_prior_covariances: Float64s
+    user_effects: Float64s
+    user_prior_covariances: Float64s
 
     def of_posts(self, rows: Int64s, attributes: csr_matrix) -> FactorRounds:
         """Return the record for another list of posts.
@@ -162,7 +159,7 @@ class _Block:
         posts = self.trials.impressions.posts
         return posts if self.post_rows is None else self.post_rows[posts]
 
-    def csr(self, data: Floats) -> csr_matrix:
+    def csr(self, data: Float64s) -> csr_matrix:
         """Return (users, posts) CSR with one number per pair."""
         shape = (self.users.stop - self.users.start, self.post_count)
         return csr_matrix((data, self.posts, self.trials.impressions.starts), shape=shape)
@@ -176,7 +173,7 @@ class _Blocks:
     level: float
     executor: ThreadPoolExecutor
 
-    def update_users(self, users: FactorPosterior, post_means: Floats, post_moments: Floats) -> None:
+    def update_users(self, users: FactorPosterior, post_means: Float64s, post_moments: Float64s) -> None:
         """Update the users' posterior from the posts' means and second moments."""
         prior_precision, linear = users.prior_terms()
         post_design = design(post_means)
@@ -195,7 +192,7 @@ class _Blocks:
     def update_posts(self, users: FactorPosterior, posts: FactorPosterior) -> None:
         """Update the posts' posterior from that of the users."""
 
-        def sums(block: _Block) -> tuple[Floats, Floats]:
+        def sums(block: _Block) -> tuple[Float64s, Float64s]:
             curvature, slope = _bound(block, self.level, users.means, posts.means, of_users=False)
             means = users.means[block.users]
             moments = second_moments(means, users.covariances[block.users])
@@ -218,7 +215,7 @@ def factorise(
     post_attributes: csr_matrix,
     factors: int,
     seed: int,
-) -> tuple[Floats, FactorRounds]:
+) -> tuple[Float64s, FactorRounds]:
     """Fit the model; the same arguments give the same numbers, whatever the number of threads.
 
     A user or a post without trials gets its prior mean.
@@ -263,7 +260,7 @@ def factorise(
     return means, record.rounds()
 
 
-def infer_users(rounds: FactorRounds, trials: Sequence[Trials], attributes: csr_matrix) -> Floats:
+def infer_users(rounds: FactorRounds, trials: Sequence[Trials], attributes: csr_matrix) -> Float64s:
     """Repeat the users' updates of `factorise` for some users, the posts being as they were.
 
     A user with the trials and attributes of then gets the numbers of then, up
@@ -300,10 +297,10 @@ def infer_users(rounds: FactorRounds, trials: Sequence[Trials], attributes: csr_
 class _Recorder:
     """Collects a `FactorRounds`; posts without trials have the means and covariance of their prior."""
 
-    def __init__(self, level: float, seen_posts: Flags, post_attributes: csr_matrix) -> None:
+    def __init__(self, level: float, seen_posts: Bools, post_attributes: csr_matrix) -> None:
         self._level, self._seen, self._attributes = level, seen_posts, post_attributes
-        self._users: list[tuple[Floats, Floats]] = []
-        self._posts: list[tuple[Floats, Float32s, Floats, Floats]] = []
+        self._users: list[tuple[Float64s, Float64s]] = []
+        self._posts: list[tuple[Float64s, Float32s, Float64s, Float64s]] = []
 
     def add(self, users: FactorPosterior, posts: FactorPosterior) -> None:
         """Add the state before a round, or the final one."""
@@ -332,7 +329,7 @@ class _Recorder:
         )
 
 
-def _blocks(trials: Sequence[Trials], posts: Flags, with_unseen_users: bool = False) -> list[_Block]:
+def _blocks(trials: Sequence[Trials], posts: Bools, with_unseen_users: bool = False) -> list[_Block]:
     """Cut trials into blocks of at most `PAIRS_PER_BLOCK`; rows count users and posts with trials only."""
     post_rows = None if posts.all() else (np.cumsum(posts) - 1).astype(np.int32)
     blocks, first = [], 0
@@ -378,8 +375,8 @@ def _start_matrices(blocks: Sequence[_Block], seed: int) -> tuple[csr_matrix, cs
 
 
 def _bound(
-    block: _Block, level: float, user_means: Floats, post_means: Floats, of_users: bool
-) -> tuple[Floats, Floats]:
+    block: _Block, level: float, user_means: Float64s, post_means: Float64s, of_users: bool
+) -> tuple[Float64s, Float64s]:
     """Return (pairs,) curvature and slope of the quadratic bound at each pair.
 
     The level is subtracted from the slope, and the bias of the side that is
@@ -403,7 +400,7 @@ def _bound(
     return curvature, slope
 
 
-def _initial_factors(counts: csr_matrix, likes: csr_matrix, factors: int, seed: int) -> Floats:
+def _initial_factors(counts: csr_matrix, likes: csr_matrix, factors: int, seed: int) -> Float64s:
     """Return (posts, factors) of mean square 1: singular vectors of the likes less each post's like rate.
 
     There are fewer factors than asked for if there are too few users or posts.
@@ -420,11 +417,9 @@ def _initial_factors(counts: csr_matrix, likes: csr_matrix, factors: int, seed: 
     if rank < 1:
         return np.zeros((surprise.shape[1], 0))
     right = randomized_svd(surprise, rank, random_state=seed)[2]
-    start: Floats = right.T * np.sqrt(len(right.T))
+    start: Float64s = right.T * np.sqrt(len(right.T))
     return start
 
-
-Floats = npt.NDArray[np.float64]
 
 INITIAL_VARIANCE = 0.06
 """Prior variance of a bias, and of a user's factors, before the first round learns it."""
@@ -458,15 +453,15 @@ class FactorPosterior:
         (1 + factors, 1 + factors).
     """
 
-    means: Floats
+    means: Float64s
     covariances: Float32s
     attributes: csr_matrix
-    effects: Floats
-    prior_means: Floats
-    prior_covariance: Floats
+    effects: Float64s
+    prior_means: Float64s
+    prior_covariance: Float64s
 
     @classmethod
-    def start(cls, attributes: csr_matrix, factors: Floats, variance: float) -> FactorPosterior:
+    def start(cls, attributes: csr_matrix, factors: Float64s, variance: float) -> FactorPosterior:
         """Start from these factors without a bias.
 
         Parameters
@@ -486,12 +481,12 @@ class FactorPosterior:
             prior_covariance=np.diag([INITIAL_VARIANCE] + [variance] * (size - 1)),
         )
 
-    def prior_terms(self) -> tuple[Floats, Floats]:
+    def prior_terms(self) -> tuple[Float64s, Float64s]:
         """Return the prior's precision matrix, and its linear terms in the shape of `means`."""
         precision: np.ndarray = np.linalg.inv(self.prior_covariance)
         return precision, self.prior_means @ precision
 
-    def update(self, rows: slice, precision: Floats, linear: Floats, prior_precision: Floats) -> None:
+    def update(self, rows: slice, precision: Float64s, linear: Float64s, prior_precision: Float64s) -> None:
         """Set the posterior of some entities from the sums over their pairs.
 
         Parameters
@@ -537,13 +532,13 @@ class FactorPosterior:
         rest = self.means - self.prior_means
         self.prior_covariance = (rest.T @ rest + covariance_sum) / len(rest) + MIN_VARIANCE * np.eye(size)
 
-    def set_prior(self, effects: Floats, prior_covariance: Floats) -> None:
+    def set_prior(self, effects: Float64s, prior_covariance: Float64s) -> None:
         """Do what `learn_prior` does, with effects and a prior covariance that are already known."""
         precision = np.linalg.inv(self.prior_covariance)
         self._move_means(self._residuals(precision), precision, effects)
         self.prior_covariance = prior_covariance
 
-    def _residuals(self, precision: np.ndarray) -> Floats:
+    def _residuals(self, precision: np.ndarray) -> Float64s:
         """Return (entities, 1 + factors) what the means would be if the prior means were zero."""
         residuals = np.empty_like(self.means)
         for rows in batches(0, len(self.means)):
@@ -551,7 +546,7 @@ class FactorPosterior:
             residuals[rows] = self.means[rows] - np.einsum("eij,ej->ei", shift, self.prior_means[rows])
         return residuals
 
-    def _move_means(self, residuals: Floats, precision: np.ndarray, effects: Floats) -> None:
+    def _move_means(self, residuals: Float64s, precision: np.ndarray, effects: Float64s) -> None:
         """Set the effects, and the means that follow from them."""
         self.effects, self.prior_means = effects, self.attributes @ effects
         for rows in batches(0, len(self.means)):
@@ -559,12 +554,12 @@ class FactorPosterior:
             self.means[rows] = residuals[rows] + np.einsum("eij,ej->ei", shift, self.prior_means[rows])
 
 
-def design(means: Floats) -> Floats:
+def design(means: Float64s) -> Float64s:
     """Return (entities, 1 + factors) what the other side's numbers multiply: 1, then the factors."""
     return np.hstack([np.ones((len(means), 1)), means[:, 1:]])
 
 
-def second_moments(means: Floats, covariances: Float32s) -> Floats:
+def second_moments(means: Float64s, covariances: Float32s) -> Float64s:
     """Return (entities, entries of a lower triangle) expected products of the design's columns.
 
     Parameters
@@ -575,7 +570,7 @@ def second_moments(means: Floats, covariances: Float32s) -> Floats:
         (entities, 1 + factors, 1 + factors), or their (entities, entries) lower triangles.
     """
     columns, (row, column) = design(means), np.tril_indices(means.shape[1])
-    moments: Floats = columns[:, row] * columns[:, column]
+    moments: Float64s = columns[:, row] * columns[:, column]
     random = column > 0  # the first column is the constant 1
     if covariances.ndim == 3:
         moments[:, random] += covariances[:, row[random], column[random]]
@@ -590,7 +585,7 @@ def batches(start: int, stop: int) -> Iterator[slice]:
         yield slice(first, min(first + ENTITIES_BATCH, stop))
 
 
-def _add_products(gram: Floats, attributes: csr_matrix, matrices: Floats) -> None:
+def _add_products(gram: Float64s, attributes: csr_matrix, matrices: Float64s) -> None:
     """Add to `gram[a, b]` the sum of the entities' matrices, times their attributes a and b."""
     flat = matrices.reshape(len(matrices), -1)
     for column, of_column in enumerate(attributes.T.tocsr()):

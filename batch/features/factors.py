@@ -15,11 +15,10 @@ from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
-from batch.arrays import Float32s, Int64s
+from batch.arrays import Float32s, Float64s, Int64s
 from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
 from batch.loading.cohorts import one_hot
 from batch.loading.examples import Examples, draw_evenly, like_rate, with_negatives
@@ -45,9 +44,7 @@ class Factors:
     posts: Float32s
 
     @classmethod
-    def from_means(
-        cls, level: float, users: npt.NDArray[np.float64], posts: npt.NDArray[np.float64]
-    ) -> Factors:
+    def from_means(cls, level: float, users: Float64s, posts: Float64s) -> Factors:
         """Turn biases into factors: the dot product is level + bias + bias + user . post.
 
         Parameters

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Float32s
+from batch.arrays import Float32s, Float64s
 from batch.loading.cohorts import Cohorts, cohort_lift, one_hot
 from batch.loading.history import History
 from batch.loading.network import Network
 from batch.variants import Variant
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class GroupPopulation:
         (values of attributes, groups) float32 from `cohort_lift`; None for a variant without cohorts.
     """
 
-    share: Floats
-    like_rate: Floats
+    share: Float64s
+    like_rate: Float64s
     lift: Float32s | None
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from batch.arrays import Float32s, Int32s
+from batch.arrays import Bools, Float32s, Float64s, Int32s
 from batch.features.build import NOT_FEATURES, TextFeatures
 from batch.features.tables import Feature, Kind
 
@@ -23,7 +22,7 @@ FEWEST_POSTS = 2
 STATISTICS = ("post_tfidf_sum", "post_tfidf_mean", "post_tfidf_max", "post_words")
 
 
-def with_text(texts: pd.Series) -> npt.NDArray[np.bool_]:
+def with_text(texts: pd.Series) -> Bools:
     """Tell which posts have a text with anything but blanks in it, (posts,)."""
     return np.asarray(texts.notna() & (texts.astype(object).fillna("").str.strip() != ""), dtype=bool)
 
@@ -139,7 +138,7 @@ def content_vectors(posts: pd.DataFrame, text: TextFeatures) -> Float32s:
     return vectors
 
 
-def standardised(columns: npt.NDArray[np.float64]) -> Float32s:
+def standardised(columns: Float64s) -> Float32s:
     """Bring columns of any scale to mean 0 and deviation 1; missing values become the mean.
 
     Values that float32 cannot hold are missing, a constant column becomes zeros.

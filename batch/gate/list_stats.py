@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from batch.arrays import Int64s
 from batch.loading.likes import Likes
@@ -73,7 +72,7 @@ class ListStats:
             some = [user for user in (*self.user_ids, first) if user != last]
             self.user_ids = [*list(dict.fromkeys(some))[: KNOWN_USERS - 1], last]
 
-    def _left(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+    def _left(self, start: int, stop: int) -> Int64s:
         """Return how many posts each of some users may be shown: neither blocked nor liked."""
         likes = self._liked.of_users(start, stop)
         taken = np.bincount(likes.users, weights=self._allowed[likes.posts], minlength=stop - start)

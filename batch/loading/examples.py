@@ -19,10 +19,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s
+from batch.arrays import Bools, Float32s, Float64s, Int64s
 from batch.loading.history import History
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
@@ -56,9 +55,6 @@ LABELLED = """
 """
 SAMPLED = "AND user_row IN (SELECT unnest($users))"
 
-Places = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -76,10 +72,10 @@ class Examples:
         (rows,) float32: 1, or how many views a sampled negative stands for.
     """
 
-    users: Places
-    posts: Places
-    liked: Flags
-    viewed: Flags
+    users: Int64s
+    posts: Int64s
+    liked: Bools
+    viewed: Bools
     weights: Float32s
 
     def __len__(self) -> int:
@@ -96,7 +92,7 @@ class Examples:
             np.concatenate([part.weights for part in parts]),
         )
 
-    def where(self, keep: Flags | Places) -> Examples:
+    def where(self, keep: Bools | Int64s) -> Examples:
         """Return the rows to keep, or rows in an order given."""
         return Examples(
             self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep], self.weights[keep]
@@ -189,8 +185,8 @@ def likes_among_all_posts(
 
 
 def draw_evenly(
-    users: Places, known: Flags, liked: Places, per_like: int, random: np.random.Generator
-) -> Places:
+    users: Int64s, known: Bools, liked: Int64s, per_like: int, random: np.random.Generator
+) -> Int64s:
     """Draw posts evenly over the known ones, and leave out those that the user likes.
 
     Parameters
@@ -214,7 +210,7 @@ def draw_evenly(
     owners = np.repeat(users, per_like)
     drawn = owners * known.size + random.choice(choice, owners.size)
     nearest = liked[np.minimum(np.searchsorted(liked, drawn), liked.size - 1)]
-    fresh: Places = drawn[nearest != drawn]
+    fresh: Int64s = drawn[nearest != drawn]
     return fresh
 
 
@@ -229,7 +225,7 @@ def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
     return examples.where(kept[examples.users])
 
 
-def like_rate(viewed: Flags, liked: Flags) -> float:
+def like_rate(viewed: Bools, liked: Bools) -> float:
     """Return the share of the viewed rows that are liked; `LIKE_RATE_WITHOUT_VIEWS` if none is."""
     positive = np.count_nonzero(viewed & liked)
     return positive / np.count_nonzero(viewed) if positive else LIKE_RATE_WITHOUT_VIEWS
@@ -269,10 +265,10 @@ def with_negatives(
     return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
 
 
-def _shown(before: History) -> npt.NDArray[np.float64]:
+def _shown(before: History) -> Float64s:
     """Return how often the network shows each post, as shares; equal ones where no view is known."""
     views = before.post_counts["views"].to_numpy(np.float64)
     told = (views >= before.post_counts["likes"]).mean() > MOSTLY
     shown = views + 1 if told else np.ones(views.size)
-    shares: npt.NDArray[np.float64] = shown / shown.sum()
+    shares: Float64s = shown / shown.sum()
     return shares

@@ -22,15 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Int32s
+from batch.arrays import Bools, Bytes, Float32s, Float64s, Int32s
 from batch.loading.impressions import Impressions
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.post_groups import Groupings
 from contract import columns
-
-Flags = npt.NDArray[np.bool_]
 
 RECENT = timedelta(days=7)
 
@@ -131,12 +129,12 @@ class History:
     given_impressions: Impressions | None = field(default=None, repr=False)
 
     @property
-    def known(self) -> Flags:
+    def known(self) -> Bools:
         """(posts,) whether the post existed at the cutoff, see `post_counts`."""
         return self.post_counts["known"].to_numpy() > 0
 
     @property
-    def fading_likes(self) -> npt.NDArray[np.float64]:
+    def fading_likes(self) -> Float64s:
         """(posts, len(HALF_LIVES)) likes up to the cutoff, fading with each half-life."""
         return self.post_counts[list(FADING)].to_numpy(np.float64)
 
@@ -172,7 +170,7 @@ class FirstLikes:
 
     users: Int32s
     posts: Int32s
-    periods: npt.NDArray[np.uint8]
+    periods: Bytes
     times: list[datetime]
     user_count: int
 
@@ -379,7 +377,7 @@ class PostCounts:
 
     def _at(
         self, found: dict[str, npt.NDArray[Any]]
-    ) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Flags]:
+    ) -> tuple[tuple[npt.NDArray[Any], npt.NDArray[Any]], Bools]:
         """Return (periods, rows of posts) of rows of a query, and which of its rows are of known posts."""
         rows = self._posts.index.get_indexer(pd.Index(found["post_id"]))
         known = rows >= 0
@@ -408,7 +406,7 @@ class PostCounts:
         names = ["views", "likes", "recent_likes", "last_like", *FADING]
         return pd.DataFrame(found, index=self._posts.index)[names].assign(known=known.astype(np.float64))
 
-    def _faded(self, cutoff: datetime) -> npt.NDArray[np.float64]:
+    def _faded(self, cutoff: datetime) -> Float64s:
         """Return (posts, len(HALF_LIVES)): the periods' fading likes, faded on to the cutoff and added up."""
         total = np.zeros(self._fading.shape[1:])
         half_lives = np.array([half_life / timedelta(days=1) for half_life in HALF_LIVES.values()])

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Int32s, Int64s
-
-Flags = npt.NDArray[np.bool_]
+from batch.arrays import Bools, Int32s, Int64s
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,14 @@ class Likes:
         liked = np.repeat(self.starts[users] - starts[:-1], counts) + np.arange(starts[-1])
         return Likes(starts, self.posts[liked])
 
-    def contain(self, users: npt.NDArray[np.int64], posts: npt.NDArray[np.int64], post_count: int) -> Flags:
+    def contain(self, users: Int64s, posts: Int64s, post_count: int) -> Bools:
         """Return (pairs,) whether each user likes each post."""
         distinct, rows = np.unique(users, return_inverse=True)
         theirs = self.of_places(distinct)
         known = theirs.users.astype(np.int64) * post_count + theirs.posts  # ascending
         wanted = rows * post_count + posts
         at = np.searchsorted(known, wanted)
-        found: Flags = np.zeros(wanted.size, dtype=bool)
+        found: Bools = np.zeros(wanted.size, dtype=bool)
         inside = at < known.size
         found[inside] = known[at[inside]] == wanted[inside]
         return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from batch.arrays import Int32s
@@ -36,7 +35,7 @@ class Groupings:
     sizes: tuple[int, ...]
 
     @classmethod
-    def of(cls, **groupings: tuple[npt.NDArray[np.int32], int]) -> Groupings:
+    def of(cls, **groupings: tuple[Int32s, int]) -> Groupings:
         """Put groupings together: name=((posts,) group of each post, how many groups)."""
         groups = np.stack([group for group, _ in groupings.values()], axis=1).astype(np.int32)
         return cls(tuple(groupings), groups, tuple(size for _, size in groupings.values()))

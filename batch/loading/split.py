@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from batch.arrays import Float64s
 from batch.loading.interaction_store import InteractionStore
 from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA
 from contract.errors import SourceError
@@ -143,7 +143,7 @@ def _windows(
     return tuple(sorted(starts))
 
 
-def _cuts(labels: npt.NDArray[np.float64], history: float, holdout: float) -> tuple[int, int]:
+def _cuts(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
     """Return the minutes that end history and training, so that each of the three parts has one at least."""
     share = np.cumsum(labels) / labels.sum()
     second = min(int(np.searchsorted(share, 1 - holdout)), labels.size - 2)

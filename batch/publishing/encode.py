@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Bytes, Float32s, Int32s, Int64s
 from batch.scoring.simd import compiled, copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
@@ -26,7 +25,6 @@ from contract.errors import ModelError
 GREATEST_SCORE = 1e12
 """Scores below have so few digits that those of their thousandths are what Python's own encoder chooses."""
 
-Bytes = npt.NDArray[np.uint8]
 
 _UNITS = 10**SCORE_DECIMALS
 _TEN = np.uint64(10)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import redis
 
-from batch.arrays import Int64s
+from batch.arrays import Float64s, Int64s
 from batch.loading.history import History
 from batch.redis_client import blocks
 from contract import columns
@@ -24,9 +23,7 @@ def begin(client: redis.Redis, keys: Keys, run_id: str) -> None:
     client.set(keys.manifest(run_id), encode_object({"run_id": run_id, "state": "building"}))
 
 
-def popular_posts(
-    likes: npt.NDArray[np.float64], post_ids: Int64s, blocked: npt.NDArray[np.int64], n: int
-) -> list[tuple[int, float]]:
+def popular_posts(likes: Float64s, post_ids: Int64s, blocked: Int64s, n: int) -> list[tuple[int, float]]:
     """Return the n most liked posts with their likes, most first, ties to the lower id."""
     order = np.lexsort((post_ids, -likes))
     order = order[~np.isin(order, blocked)][:n]
@@ -39,7 +36,7 @@ def write_popular(
     run_id: str,
     history: History,
     post_ids: Int64s,
-    blocked: npt.NDArray[np.int64],
+    blocked: Int64s,
     n: int,
 ) -> None:
     """Write the fallback for users without a list: the n most liked posts."""
@@ -77,7 +74,7 @@ def write_help(client: redis.Redis, keys: Keys) -> None:
     client.set(keys.help, HELP_TEXT.format(prefix=keys.prefix))
 
 
-def blocked_places(client: redis.Redis, keys: Keys, post_ids: Int64s) -> npt.NDArray[np.int64]:
+def blocked_places(client: redis.Redis, keys: Keys, post_ids: Int64s) -> Int64s:
     """Return the places of the posts that operators blocked; what is no post's id blocks nothing."""
     blocked = client.smembers(keys.blocked)
     return np.flatnonzero(np.isin(post_ids.astype(str), np.array(sorted(blocked), dtype=str)))

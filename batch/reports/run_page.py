@@ -13,10 +13,10 @@ import pandas as pd
 import redis
 from sklearn.metrics import roc_curve
 
-from batch.arrays import Int64s
+from batch.arrays import Float64s, Int64s
 from batch.evaluation import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RECENCY
 from batch.evaluation.evaluate import HITRATE
-from batch.evaluation.ranking_metrics import DEPTH, Floats, by_list, expected_of_random, ranked_lists
+from batch.evaluation.ranking_metrics import DEPTH, by_list, expected_of_random, ranked_lists
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
 from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.outcomes import count_outcomes, outcome_of
@@ -177,7 +177,7 @@ def curves_of(judged: ScoredRows) -> Curves:
     return Curves(hitrate, roc | {"random": [(0.0, 0.0), (1.0, 1.0)]})
 
 
-def _roc(judged: ScoredRows, scores: Floats) -> Points:
+def _roc(judged: ScoredRows, scores: Float64s) -> Points:
     passed_wrongly, passed, _ = roc_curve(judged.rows.liked, scores)
     steps = np.linspace(0, 1, ROC_STEPS + 1)
     return [

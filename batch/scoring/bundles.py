@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from batch.arrays import Int64s
 from batch.scoring.parts import LEAVES, Masks, Part, SplitTree
 from contract.errors import ModelError
 
@@ -43,7 +43,7 @@ class Digit:
         (base, parts) leaves of each part that each value of the digit keeps.
     """
 
-    values: dict[int, npt.NDArray[np.int64]]
+    values: dict[int, Int64s]
     masks: Masks
 
 
@@ -74,7 +74,7 @@ class Bundle:
             rows = (rows[:, None, :] & digit.masks[None, :, :]).reshape(-1, len(self.parts))
         return rows
 
-    def places(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    def places(self) -> Iterator[tuple[int, Int64s]]:
         """Give what each column adds to the row number: column, (bins,) place values."""
         place = self.rows
         for digit in self.digits:

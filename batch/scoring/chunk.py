@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Bytes, Float32s, Int32s, Int64s
 from batch.loading.likes import Likes
-from batch.scoring.compile import BUNDLES_AT_ONCE, Bytes, PostSide
+from batch.scoring.compile import BUNDLES_AT_ONCE, PostSide
 from batch.scoring.leaf_tables import STRIDE
 from batch.scoring.parts import Masks
 from batch.scoring.simd import WIDTH, add_rows, aligned, compiled, dot_rows

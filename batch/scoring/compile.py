@@ -25,7 +25,7 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Float32s, Int32s
+from batch.arrays import Bytes, Float32s, Float64s, Int32s, Int64s
 from batch.features.tables import FeatureTables, Kind
 from batch.scoring.bundles import Bundle, bundle_up, cut
 from batch.scoring.forest import Forest, read_forest
@@ -42,8 +42,6 @@ BUNDLES_AT_ONCE = 128
 
 # A model is refused whose forest may be further off than this, at so many standard deviations.
 TOLERANCE, SIGMAS = 1e-5, 6
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def prepare(
     booster: lgb.Booster,
     tables: FeatureTables,
     post_factors: Float32s | None,
-    blocked: npt.NDArray[np.int64],
+    blocked: Int64s,
 ) -> PostSide:
     """Make the post side of a model.
 
@@ -108,7 +106,7 @@ def prepare(
     post_factors
         (posts, factors), or None.
     blocked
-        Places of posts that no list may hold.
+        Rows of posts that no list may hold.
 
     Raises
     ------
@@ -183,7 +181,7 @@ def _places(bundles: list[Bundle], bins: list[Bins]) -> list[Bytes]:
 _STRONG = 0.25
 
 
-def strength(booster: lgb.Booster, tables: FeatureTables) -> npt.NDArray[np.float64]:
+def strength(booster: lgb.Booster, tables: FeatureTables) -> Float64s:
     """Score the posts for a user of whom nothing is known."""
     rows = np.full((len(tables.post_ids), len(tables.columns)), np.nan, dtype=np.float32)
     first = len(tables.user_features)
@@ -191,9 +189,7 @@ def strength(booster: lgb.Booster, tables: FeatureTables) -> npt.NDArray[np.floa
     return np.asarray(booster.predict(rows, raw_score=True)) if len(rows) else np.empty(0)
 
 
-def lay_out_strips(
-    tables: FeatureTables, blocked: npt.NDArray[np.int64], strength: npt.NDArray[np.float64]
-) -> tuple[Int32s, Int32s]:
+def lay_out_strips(tables: FeatureTables, blocked: Int64s, strength: Float64s) -> tuple[Int32s, Int32s]:
     """Lay out the posts, less those blocked, in strips: places and groups.
 
     The strongest come first, as a user's list is then soon close to final, and

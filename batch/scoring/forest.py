@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import lightgbm
 import numpy as np
-import numpy.typing as npt
 
+from batch.arrays import Bools, Float64s, Int64s
 from contract.errors import ModelError
 
 # Values this close to zero are zero to LightGBM, in splits and when it reads a dense row.
@@ -43,15 +43,15 @@ class Tree:
         (leaves,) float64 raw scores; one leaf and no split for a constant tree.
     """
 
-    columns: npt.NDArray[np.int64]
-    thresholds: npt.NDArray[np.float64]
-    decisions: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
-    right: npt.NDArray[np.int64]
-    categories: tuple[npt.NDArray[np.int64], ...]
-    values: npt.NDArray[np.float64]
+    columns: Int64s
+    thresholds: Float64s
+    decisions: Int64s
+    left: Int64s
+    right: Int64s
+    categories: tuple[Int64s, ...]
+    values: Float64s
 
-    def goes_left(self, split: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def goes_left(self, split: int, values: Float64s) -> Bools:
         """Tell which values of the split's column go to its left child.
 
         Parameters
@@ -72,7 +72,7 @@ class Tree:
             missing = (np.abs(values) <= ZERO) & bool(bits & _MISSING_ZERO)
         return np.where(missing, bool(bits & _DEFAULT_LEFT), values <= self.thresholds[split])
 
-    def changes(self, split: int) -> npt.NDArray[np.float64]:
+    def changes(self, split: int) -> Float64s:
         """Give the points between which all of the column's values go the same way at a split.
 
         A point is the greatest value of the stretch that it ends.
@@ -148,7 +148,7 @@ def _tree(fields: dict[str, str]) -> Tree:
     )
 
 
-def _category_sets(fields: dict[str, str]) -> list[npt.NDArray[np.int64]]:
+def _category_sets(fields: dict[str, str]) -> list[Int64s]:
     """Unpack the tree's sets of categories: a bit for each category, in 32-bit words."""
     if fields["num_cat"] == "0":
         return []
@@ -158,5 +158,5 @@ def _category_sets(fields: dict[str, str]) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(row) for row in bits]
 
 
-def _whole(text: str) -> npt.NDArray[np.int64]:
+def _whole(text: str) -> Int64s:
     return np.array(text.split(), dtype=np.int64)

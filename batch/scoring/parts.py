@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Bools, Float32s, Float64s, Int64s
 from batch.scoring.forest import ZERO, Forest, Tree
 
 LEAVES = 31
@@ -38,14 +39,14 @@ class Bins:
         of each bin. One more bin, the last, holds NaN.
     """
 
-    ends: npt.NDArray[np.float32]
+    ends: Float32s
 
-    def find(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    def find(self, values: Float32s) -> npt.NDArray[np.intp]:
         """Find the bin of each value; any shape. NaN sorts after infinity."""
         return np.searchsorted(self.ends, values)
 
     @property
-    def examples(self) -> npt.NDArray[np.float64]:
+    def examples(self) -> Float64s:
         """One value of each bin."""
         ends = np.where(np.abs(self.ends) <= ZERO, 0, self.ends)
         return np.append(ends, np.nan).astype(np.float64)
@@ -60,7 +61,7 @@ def column_bins(forest: Forest) -> list[Bins]:
     return [Bins(np.unique(_round_down(np.concatenate(found)))) for found in ends]
 
 
-def _round_down(ends: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _round_down(ends: Float64s) -> Float32s:
     """Give the greatest float32 up to each end: a float32 is below both or above both.
 
     What LightGBM takes for zero lies in one bin, on zero's side of every end.
@@ -86,7 +87,7 @@ class Part:
         For each column that rules out some leaf: (bins,) the leaves it keeps.
     """
 
-    values: npt.NDArray[np.float64]
+    values: Float64s
     everything: int
     keep: dict[int, Masks]
 
@@ -108,10 +109,10 @@ class SplitTree:
         For each split: (bins,) whether a value in that bin goes left.
     """
 
-    values: npt.NDArray[np.float64]
-    columns: npt.NDArray[np.int64]
-    spans: npt.NDArray[np.int64]
-    left: list[npt.NDArray[np.bool_]]
+    values: Float64s
+    columns: Int64s
+    spans: Int64s
+    left: list[Bools]
 
     def part(self, first: int, end: int) -> Part:
         """Make the part that holds the leaves first to end - 1, at most 31."""

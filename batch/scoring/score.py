@@ -16,8 +16,8 @@ from contextlib import nullcontext
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 
+from batch.arrays import Int64s
 from batch.features.factors import Factors
 from batch.features.tables import FeatureTables
 from batch.loading.likes import Likes
@@ -36,7 +36,7 @@ def lists_of_all(
     tables: FeatureTables,
     factors: Factors | None,
     liked: Likes,
-    blocked: npt.NDArray[np.int64],
+    blocked: Int64s,
     n: int,
     *,
     users: int,
@@ -57,7 +57,7 @@ def lists_of_all(
     liked
         Posts left out of each user's list.
     blocked
-        Places of posts left out of all lists.
+        Rows of posts left out of all lists.
     n
         Longest list.
     users

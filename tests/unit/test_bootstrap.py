@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from batch.arrays import Float64s
 from batch.evaluation import bootstrap
 from batch.evaluation.bootstrap import FEWEST_DRAWS, MOST_DRAWS, Pooled, measure, resamples
-from batch.evaluation.ranking_metrics import Floats
 
 
 def pooled_of(users: int, rows_each: int, seed: int) -> Pooled:
     """Make rows whose users differ in how often they like, scored by a noisy guess."""
     random = np.random.default_rng(seed)
     user = np.repeat(np.arange(users), rows_each)
-    probability: Floats = random.beta(2, 4, users)[user]
+    probability: Float64s = random.beta(2, 4, users)[user]
     liked = random.random(user.size) < probability
     return Pooled(user, liked, probability + random.normal(0, 0.1, user.size), probability)
 
