@@ -54,7 +54,9 @@ class Result:
     "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to evaluate."
 )
 @click.option(
-    "--folds", type=click.IntRange(2, 100), help="Split the users; evaluate each fold by a model of the other folds."
+    "--folds",
+    type=click.IntRange(2, 100),
+    help="Split the users; evaluate each fold by a model of the other folds.",
 )
 @click.option(
     "--cutoffs",

@@ -51,7 +51,7 @@ class PastNight:
 
 
 def find_cutoffs(engine: sa.Engine, settings: Settings, count: int, clock: datetime) -> list[datetime]:
-    """Return the cutoffs of `evaluate --cutoffs`, ascending: each is where the holdout before the next starts.
+    """Return the cutoffs of `evaluate --cutoffs`, ascending.
 
     Raises
     ------

@@ -212,9 +212,7 @@ def _measure_segments(rows: ScoredRows, seed: int) -> list[dict[str, Any]]:
     return records
 
 
-def _measure_segment(
-    rows: ScoredRows, grouping: str, name: str, keep: Bools, seed: int
-) -> dict[str, Any]:
+def _measure_segment(rows: ScoredRows, grouping: str, name: str, keep: Bools, seed: int) -> dict[str, Any]:
     """Measure the rows of one segment. A topic has parts of lists only, and so no HitRate."""
     part = rows.where(keep)
     whole_lists = grouping != TOPIC
@@ -253,4 +251,8 @@ def _flatten(
 
 def _with_bounds(name: str, value: float, bounds: Sequence[float]) -> FlatMetrics:
     low, high = bounds
-    return {name: round_or_none(value), f"{name}_low": round_or_none(low), f"{name}_high": round_or_none(high)}
+    return {
+        name: round_or_none(value),
+        f"{name}_low": round_or_none(low),
+        f"{name}_high": round_or_none(high),
+    }

@@ -44,7 +44,7 @@ LOGGED = """
 
 
 class ViewsError(OvernightError):
-    """Raised when a file of labelled views is invalid; the message names the file, the line and the reason."""
+    """Raised when a file of labelled views is invalid; names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,7 @@ class Calibration:
     sums: Float64s
 
     @classmethod
-    def from_rows(
-        cls, users: Int64s, user_count: int, liked: Bools, probabilities: Float64s
-    ) -> Calibration:
+    def from_rows(cls, users: Int64s, user_count: int, liked: Bools, probabilities: Float64s) -> Calibration:
         """Sort the rows into bins and add them up by user; `users` are indices below `user_count`."""
         if users.size == 0:
             return cls(np.zeros((user_count, 3, BINS)))

@@ -125,7 +125,9 @@ def evaluate_cutoffs(
     for variant in variants:
         holdouts = [each.holdouts[variant.name] for each in evaluated]
         rows = concat_rows([each.rows for each in holdouts])
-        pooled[variant.name] = evaluate_rows(rows, seed, measure_cases([each.ranked for each in holdouts], seed))
+        pooled[variant.name] = evaluate_rows(
+            rows, seed, measure_cases([each.ranked for each in holdouts], seed)
+        )
     return evaluated, pooled
 
 

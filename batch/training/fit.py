@@ -1,9 +1,9 @@
 """Fitting of one variant's model.
 
-    for each window:
-        count the features as of its start, encode the columns
-        with factors: the initial score is their dot product, in log-odds
-    train one forest on the examples of all windows, from these initial scores
+for each window:
+    count the features as of its start, encode the columns
+    with factors: the initial score is their dot product, in log-odds
+train one forest on the examples of all windows, from these initial scores
 """
 
 from __future__ import annotations

@@ -87,9 +87,7 @@ class Model:
         factors = taste_factors(network, history, self.seed, self.recipe.factor_negatives)
         return factors.as_log_odds(*self.log_odds)
 
-    def scores(
-        self, network: Network, history: History, rows: Examples, threads: int
-    ) -> Float64s:
+    def scores(self, network: Network, history: History, rows: Examples, threads: int) -> Float64s:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
         if len(rows) == 0:
             return np.empty(0)

@@ -88,9 +88,9 @@ def load_parameters(variant: str, settings: Settings) -> dict[str, Any]:
     for name, value in tuned.items():
         if name not in TUNABLE:
             raise _invalid(path, f"names {name!r}, which is not one of {', '.join(TUNABLE)}")
-        error = TUNABLE[name].find_error(value)
-        if error:
-            raise _invalid(path, f"{name}={value!r} {error}")
+        expected = TUNABLE[name].find_error(value)
+        if expected:
+            raise _invalid(path, f"{name}={value!r} {expected}")
     return tuned
 
 

@@ -83,7 +83,7 @@ class Budget:
 
     @property
     def expected_trials(self) -> int | None:
-        """Expected total of trials, from the mean duration so far; before the first trial, the limit or None."""
+        """Expected total of trials by the mean duration so far; the limit (or None) before the first."""
         if self.completed == 0:
             return self.trials
         mean = max((self._last - self._started) / self.completed, 1e-9)

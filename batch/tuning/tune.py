@@ -165,9 +165,7 @@ def _measure(study: Study, period: Period, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _save_best(
-    variant: Variant, settings: Settings, study: Study, measured: dict[str, Any]
-) -> TuningResult:
+def _save_best(variant: Variant, settings: Settings, study: Study, measured: dict[str, Any]) -> TuningResult:
     """Save the best parameters if they beat the defaults in the tuning period."""
     best, score = study.best
     if not score.beats_defaults:

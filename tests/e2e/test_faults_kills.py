@@ -8,7 +8,7 @@ from functools import partial
 from tests.support.batch_live import ended
 from tests.support.batch_support import live_run, query, started_batch
 from tests.support.faulty_nights import NIGHT, Place, Reader, kill, moments, rehearsed, struck
-from tests.support.kept_learning import take_over
+from tests.support.reused_training import reuse_training
 from tests.support.wires import Wires
 
 pytest_plugins = ["tests.support.faults_fixtures"]
@@ -49,7 +49,7 @@ def _killed(place: Place, wires: Wires, moment: tuple[int, float], *command: str
 
 def _kill_at_stages(place: Place, reader: Reader) -> None:
     """Kill nights as soon as they tell of a stage, two on end."""
-    prepare = partial(take_over, place.learning)
+    prepare = partial(reuse_training, place.learning)
     for turn, stage in enumerate(STAGES, start=1):
         before = live_run(place.client)
         place.turn += 1

@@ -116,7 +116,7 @@ def test_a_refused_run_is_told_from_a_failed_one_and_named(
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-    monkeypatch.setattr(pipeline, "gather", refuse)
+    monkeypatch.setattr(pipeline, "load_dataset", refuse)
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])

@@ -12,7 +12,7 @@ from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
 from tests.support.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation_support import pulled_of, pulling
+from tests.support.evaluation_support import pull_database, pulled_database
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
@@ -25,7 +25,7 @@ def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[t
         values.append(f"({user}, {post}, '{action}', '{moment.isoformat()}')")
     execute(database_url, "DELETE FROM recs.interactions")
     execute(database_url, f"INSERT INTO recs.interactions VALUES {', '.join(values)}")
-    with pulling(database_url, END) as pulled:
+    with pulled_database(database_url, END) as pulled:
         network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
         before = count_history(pulled.store, network, noon, topics_of(network))
         found = labelled_between(pulled.store, before, END, most_rows, seed=1)
@@ -92,7 +92,7 @@ def test_distinct_rows_are_liked_if_any_of_their_rows_is() -> None:
 
 def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url: str) -> None:
     make_network(database_url)
-    split = split_by_time(pulled_of(database_url).store, END, 0.3, 0.2)
+    split = split_by_time(pull_database(database_url).store, END, 0.3, 0.2)
     total, before, held = (
         query(
             database_url,
@@ -111,6 +111,6 @@ def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url
 def test_time_that_cannot_be_cut_is_named(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '2021-10-10 12:00Z'")
-    store = pulled_of(database_url).store
+    store = pull_database(database_url).store
     with pytest.raises(SourceError, match="1 minute"):
         split_by_time(store, END, 0.3, 0.2)

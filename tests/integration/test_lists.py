@@ -42,7 +42,7 @@ from benchmarks.scorers import ROOT
 from benchmarks.worker_client import GRIDS, start_worker
 from contract.errors import SourceError
 from tests.support.batch_support import FIRST_DAY, execute, make_network
-from tests.support.evaluation_support import pulled_of, run_benchmark
+from tests.support.evaluation_support import pull_database, run_benchmark
 
 DAY = 86_400 * 1_000_000
 CUTOFF = FIRST_DAY + timedelta(days=20)
@@ -272,7 +272,7 @@ def test_variables_say_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_stage_knows_what_happened_by_then_and_judges_warm_users(database_url: str) -> None:
     make_network(database_url, users=120, interactions=6_000)
-    pulled = pulled_of(database_url, CUTOFF)
+    pulled = pull_database(database_url, CUTOFF)
     validation, test = make_stages(without_counters(pulled), CUTOFF, seed=1)
     rows = pulled.store.arrays(
         "SELECT user_row, post_row, action::VARCHAR AS action, happened_at FROM interactions"

@@ -34,7 +34,7 @@ from tests.support.batch_support import (
     query,
     run_here,
 )
-from tests.support.evaluation_support import pulled_of
+from tests.support.evaluation_support import pull_database
 
 PASSWORD = "p@ss w/rd'\\\"%: 名"
 
@@ -88,7 +88,7 @@ def test_what_is_committed_between_two_reads_of_a_pull_is_not_seen(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url)
-    before = pulled_of(database_url)
+    before = pull_database(database_url)
     copy_interactions = pull.copy_interactions
 
     def copy_later(*arguments: Any) -> Any:
@@ -102,12 +102,12 @@ def test_what_is_committed_between_two_reads_of_a_pull_is_not_seen(
         return copy_interactions(*arguments)
 
     monkeypatch.setattr(pull, "copy_interactions", copy_later)
-    after = pulled_of(database_url)
+    after = pull_database(database_url)
     assert (len(after.network.users), len(after.network.posts)) == (60, 40)
     assert after.store.interactions == before.store.interactions
     assert after.left_out == before.left_out == dict.fromkeys(before.left_out, 0)
     monkeypatch.undo()
-    assert pulled_of(database_url).store.interactions > before.store.interactions * 2
+    assert pull_database(database_url).store.interactions > before.store.interactions * 2
 
 
 def test_a_connection_that_is_lost_while_rows_come_is_told_in_one_line(
@@ -128,7 +128,7 @@ def test_a_connection_that_is_lost_while_rows_come_is_told_in_one_line(
 
     monkeypatch.setattr(pull, "_insert", lose_and_insert)
     with pytest.raises(SourceError) as raised:
-        pulled_of(database_url)
+        pull_database(database_url)
     assert "\n" not in str(raised.value)
     assert "; " in str(raised.value)
 
@@ -154,9 +154,9 @@ def test_a_password_with_any_sign_is_taken_and_a_wrong_one_is_told_and_shown_now
     database_url: str, with_password: str
 ) -> None:
     make_network(database_url)
-    assert pulled_of(with_password).store.interactions == pulled_of(database_url).store.interactions
+    assert pull_database(with_password).store.interactions == pull_database(database_url).store.interactions
     with pytest.raises(SourceError, match="password authentication failed") as raised:
-        pulled_of(with_password.replace(quote(PASSWORD, safe=""), "wr0ng%40"))
+        pull_database(with_password.replace(quote(PASSWORD, safe=""), "wr0ng%40"))
     assert "wr0ng" not in str(raised.value)
 
 
@@ -173,10 +173,10 @@ def test_a_password_with_any_sign_is_taken_and_a_wrong_one_is_told_and_shown_now
 )
 def test_options_of_the_url_hold_for_the_pull(database_url: str, options: str, tmp_path: Path) -> None:
     make_network(database_url)
-    expected = pulled_of(database_url)
+    expected = pull_database(database_url)
     there, _, socket = database_url.partition("?host=")
     given = options.format(socket=socket, dead=quote(str(tmp_path), safe=""))
-    found = pulled_of(f"{there}?{given}")
+    found = pull_database(f"{there}?{given}")
     assert found.store.interactions == expected.store.interactions
     assert found.latest == expected.latest
 

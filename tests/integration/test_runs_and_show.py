@@ -10,9 +10,9 @@ import pytest
 
 from batch.cli import MODULES, cli
 from batch.commands.runs import summary
-from batch.evaluation import FIRST_FIGURES
+from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
-from batch.evaluation.render import in_order
+from batch.evaluation.render import sort_metrics
 from batch.formatting import one_line, table
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
 from tests.support.operators_support import Operated
@@ -54,7 +54,7 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
 
 def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
     of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
-    assert in_order(sorted(of_the_night, key=len)) == of_the_night
+    assert sort_metrics(sorted(of_the_night, key=len)) == of_the_night
 
 
 NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
@@ -84,7 +84,7 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     assert full < viewed
     assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
     told = [line.split()[0] for line in lines[full + 3 : full + 9]]
-    assert told == list(FIRST_FIGURES)
+    assert told == list(PRIMARY_METRICS)
     assert any(line.startswith("ndcg_at_10 of the model less that of recency popularity") for line in lines)
     assert any(line.startswith("warm users: ") for line in lines[full:viewed])
     silent = {"judged": False, "why_not_judged": "no user liked a post"}

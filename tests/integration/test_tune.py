@@ -1,4 +1,4 @@
-"""Tuning: what it keeps and goes on with; the next run uses it, and the holdout has no part in it."""
+"""Tuning: what it saves and continues; the next run uses it, and the holdout does not influence it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import redis
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from batch.commands.tune import describe
+from batch.commands.tune import render_result
 from batch.evaluation.catalogue_case import score_lists
-from batch.training.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.training.parameters import TUNABLE, ParametersError, load_parameters, save_parameters
 from batch.tuning.period import COMPARED, compare
 from batch.tuning.study import Budget, Study, TrialScore
-from batch.tuning.tune import DEFAULTS, Tuned
+from batch.tuning.tune import DEFAULTS, TuningResult
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.support.batch_support import execute, live_run, live_values, make_network, run_here, started_batch
-from tests.support.catalogue_cases import a_case, lists_of
-from tests.support.evaluation_support import dataset_of
+from tests.support.catalogue_cases import make_case, pad_lists
+from tests.support.evaluation_support import load_database
 
 OTHER_LIKES = """
     UPDATE recs.interactions SET post_id = 101 + (post_id - 101 + 7) % 40
@@ -40,10 +40,10 @@ LIKES_OF_FEW = """
 
 
 class Tuning:
-    """A small network, the command line on it, and what tuning left behind."""
+    """A small network, the command line on it, and the files that tuning writes."""
 
     def __init__(self, database_url: str, redis_url: str, model_dir: Path) -> None:
-        self.places: dict[str, Any] = {
+        self.servers: dict[str, Any] = {
             "database_url": database_url,
             "redis_url": redis_url,
             "model_dir": model_dir,
@@ -53,10 +53,10 @@ class Tuning:
 
     def batch(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         """Run a command to its end."""
-        return run_here(*arguments, **self.places, **environment)
+        return run_here(*arguments, **self.servers, **environment)
 
     def tune(self, trials: int) -> CompletedProcess[str]:
-        """Tune so many trials; it must succeed."""
+        """Tune with a number of trials; it must succeed."""
         done = self.batch("tune", "--trials", str(trials))
         assert done.returncode == 0, done.stderr
         return done
@@ -80,8 +80,8 @@ class Tuning:
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What the file of parameters holds."""
+    def saved(self) -> dict[str, Any]:
+        """The content of the file of parameters."""
         found: dict[str, Any] = json.loads(self.file.read_text())
         return found
 
@@ -106,9 +106,9 @@ def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning:
     assert best.value is not None
     assert default.value is not None
     assert best.value > default.value + best.user_attrs["standard_error"] > default.value
-    assert tuning.kept["variant"] == "control"
-    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
-    measured = tuning.kept["measured"]
+    assert tuning.saved["variant"] == "control"
+    assert tuning.saved["parameters"] == pytest.approx(best.params, rel=1e-3)
+    measured = tuning.saved["measured"]
     assert measured["trials"] == 5
     assert measured["tuning"]["ndcg_at_10"]["default"] == pytest.approx(default.value, abs=1e-6)
     assert measured["tuning"]["ndcg_at_10"]["tuned"] == pytest.approx(best.value, abs=1e-6)
@@ -121,10 +121,10 @@ def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning:
 def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning: Tuning) -> None:
     recipe = {"OVERNIGHT_RECIPE": "liked"}
     assert tuning.batch("tune", "--trials", "2", **recipe).returncode == 0
-    measured = tuning.kept["measured"]
+    measured = tuning.saved["measured"]
     assert measured["recipe"] == "liked"
-    for name, parameters in (("tuned", tuning.kept["parameters"]), ("default", DEFAULTS)):
-        keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
+    for name, parameters in (("tuned", tuning.saved["parameters"]), ("default", DEFAULTS)):
+        save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
         for part in ("tuning", "holdout"):
             until = measured[part]["until"]
             done = tuning.batch("evaluate", "--variant", "control", "--as-of", until, "--json", **recipe)
@@ -139,10 +139,10 @@ def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning
 def test_too_few_users_to_judge_end_tuning_before_its_search(
     tuning: Tuning, database_url: str, lacks: str
 ) -> None:
-    split = dataset_of(database_url).split
+    split = load_database(database_url).split
     start, end = split.holdout_start, split.cutoff
     if lacks == "tuning":
-        earlier = dataset_of(database_url, as_of=start).split
+        earlier = load_database(database_url, as_of=start).split
         start, end = earlier.holdout_start, earlier.cutoff
     execute(database_url, LIKES_OF_FEW.format(start, end))
     done = tuning.batch("tune", "--trials", "1")
@@ -162,7 +162,7 @@ def test_a_study_by_log_loss_is_not_continued(tuning: Tuning) -> None:
     old.add_trial(optuna.trial.create_trial(value=0.4))
     done = tuning.tune(1)
     by_name = dict(zip(tuning.names, tuning.studies, strict=True))
-    assert "starting afresh" in done.stderr
+    assert "starting a new study" in done.stderr
     assert [trial.value for trial in by_name.pop("control-0123456789abcdef")] == [0.4]
     (default, tried), *others = by_name.values()
     assert not others
@@ -177,13 +177,13 @@ def test_a_second_tuning_of_the_same_data_goes_on_with_the_first(tuning: Tuning)
     tuning.tune(2)
     again = tuning.tune(2)
     (trials,) = tuning.studies
-    assert "going on with the study" in again.stderr
+    assert "continuing the study" in again.stderr
     assert len(trials) == 5
     assert len({json.dumps(trial.params) for trial in trials}) == 5
 
 
 def test_the_same_data_and_seed_give_the_same_trials(tuning: Tuning, tmp_path: Path) -> None:
-    elsewhere = Tuning(**(tuning.places | {"model_dir": tmp_path / "elsewhere"}))
+    elsewhere = Tuning(**(tuning.servers | {"model_dir": tmp_path / "elsewhere"}))
     tuning.tune(2)
     elsewhere.tune(2)
     ((*here,),), ((*there,),) = tuning.studies, elsewhere.studies
@@ -192,22 +192,22 @@ def test_the_same_data_and_seed_give_the_same_trials(tuning: Tuning, tmp_path: P
 
 def test_other_data_start_a_study_afresh_that_tries_what_was_kept(tuning: Tuning, database_url: str) -> None:
     tuning.tune(3)
-    kept = tuning.kept["parameters"]
+    kept = tuning.saved["parameters"]
     execute(database_url, "DELETE FROM recs.interactions WHERE user_id = 1")
     again = tuning.tune(1)
     first, second = tuning.studies
-    assert "starting afresh" in again.stderr
+    assert "starting a new study" in again.stderr
     assert len(first) == 4
     assert [trial.params for trial in second] == [DEFAULTS, kept]
 
 
 def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_url: str) -> None:
     tuning.tune(3)
-    first = tuning.kept["measured"]
+    first = tuning.saved["measured"]
     execute(database_url, OTHER_LIKES.format(first["holdout"]["from"]))
     done = tuning.batch("tune", "--trials", "1")
     (trials,) = tuning.studies
-    assert "going on with the study" in done.stderr
+    assert "continuing the study" in done.stderr
     assert len(trials) == 5
     assert first["tuning"]["ndcg_at_10"]["default"] == pytest.approx(trials[0].value, abs=1e-6)
 
@@ -215,7 +215,7 @@ def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_u
 def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, database_url: str) -> None:
     tuning.tune(1)
     (trials,) = tuning.studies
-    earlier = dataset_of(database_url, as_of=dataset_of(database_url).split.holdout_start)
+    earlier = load_database(database_url, as_of=load_database(database_url).split.holdout_start)
     execute(database_url, OTHER_LIKES.format(earlier.split.holdout_start))
     tuning.tune(1)
     _, others = tuning.studies
@@ -223,7 +223,7 @@ def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, datab
 
 
 def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
-    with started_batch("tune", "--trials", "100000", **tuning.places) as process:
+    with started_batch("tune", "--trials", "100000", **tuning.servers) as process:
         assert process.stderr is not None
         default = 0.0
         for line in process.stderr:
@@ -237,17 +237,17 @@ def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
     assert rest.splitlines()[-1].startswith("error: stopped by SIGINT")
     (trials,) = tuning.studies
     best = max(trials, key=lambda trial: trial.value or 0.0)
-    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
-    assert tuning.kept["measured"]["holdout"] is None
+    assert tuning.saved["parameters"] == pytest.approx(best.params, rel=1e-3)
+    assert tuning.saved["measured"]["holdout"] is None
     tuning.tune(1)
     assert len(tuning.studies[0]) == len(trials) + 1
 
 
 def test_where_nothing_beats_the_defaults_nothing_is_kept(tuning: Tuning) -> None:
-    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), DEFAULTS, {})
+    save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), DEFAULTS, {})
     before = tuning.file.read_text()
     done = tuning.tune(1)
-    assert "no trial beats the defaults by more than one standard error; nothing is kept" in done.stdout
+    assert "no trial beats the defaults by more than one standard error; nothing is saved" in done.stdout
     assert "delete it to go back" in done.stderr
     assert tuning.file.read_text() == before
 
@@ -256,7 +256,7 @@ def test_the_next_run_uses_tuned_parameters_and_records_them(
     tuning: Tuning, redis_client: redis.Redis
 ) -> None:
     parameters = {"num_iterations": 57, "num_leaves": 9}
-    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
+    save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
     for variant, wanted, trees in (("control", parameters, 57), ("test", {}, DEFAULTS["num_iterations"])):
         done = tuning.batch("run", "--variant", variant)
         assert done.returncode == 0, done.stderr
@@ -281,7 +281,7 @@ def test_a_broken_file_of_parameters_stops_a_run_and_what_is_live_stays(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "is not JSON"),
         ("\udcff", "is not JSON"),
@@ -297,24 +297,26 @@ def test_a_broken_file_of_parameters_stops_a_run_and_what_is_live_stays(
         ('{"variant": "control", "parameters": {"lambda_l2": NaN}}', "a number from 0.01 to 200"),
     ],
 )
-def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, told: str) -> None:
+def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, message: str) -> None:
     file = Path(settings.night.model_dir) / "parameters-control.json"
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ParametersError, match="delete it to go back to the defaults") as refused:
-        parameters_for("control", settings)
+        load_parameters("control", settings)
     assert str(refused.value).startswith(f"{file}: ")
-    assert told in str(refused.value)
-    assert parameters_for("test", settings) == {}
+    assert message in str(refused.value)
+    assert load_parameters("test", settings) == {}
 
 
 def test_parameters_are_read_as_they_were_kept(settings: Settings) -> None:
-    keep_parameters("test", settings, DEFAULTS, {"trials": 1})
-    assert parameters_for("test", settings) == DEFAULTS
-    assert parameters_for("control", settings) == {}
+    save_parameters("test", settings, DEFAULTS, {"trials": 1})
+    assert load_parameters("test", settings) == DEFAULTS
+    assert load_parameters("control", settings) == {}
 
 
 def test_the_defaults_lie_where_is_searched() -> None:
-    assert {name: TUNABLE[name].wrong_in(value) for name, value in DEFAULTS.items()} == dict.fromkeys(TUNABLE)
+    assert {name: TUNABLE[name].find_error(value) for name, value in DEFAULTS.items()} == dict.fromkeys(
+        TUNABLE
+    )
 
 
 def test_a_journal_that_cannot_be_read_is_named(tuning: Tuning) -> None:
@@ -330,11 +332,11 @@ def test_a_folder_that_cannot_be_written_is_named(tuning: Tuning) -> None:
     tuning.journal.parent.write_text("a file where the folder should be")
     done = tuning.batch("tune", "--trials", "1")
     assert done.returncode == 1
-    assert f"cannot keep trials in {tuning.journal}" in done.stderr.splitlines()[-1]
+    assert f"cannot store trials in {tuning.journal}" in done.stderr.splitlines()[-1]
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -349,10 +351,10 @@ def test_a_budget_begins_no_trial_that_would_not_end_in_time() -> None:
     for seconds, left in ((20, 40), (10, 30), (9, 21), (2, 19)):
         assert budget.allows_another()
         clock.seconds += seconds
-        budget.note_trial()
+        budget.record_trial()
         assert budget.seconds_left == left
     assert not budget.allows_another()
-    assert budget.done == 4
+    assert budget.completed == 4
 
 
 def test_a_budget_of_trials_ends_before_its_minutes() -> None:
@@ -361,15 +363,15 @@ def test_a_budget_of_trials_ends_before_its_minutes() -> None:
     assert budget.expected_trials == 3
     while budget.allows_another():
         clock.seconds += 10
-        budget.note_trial()
-    assert (budget.done, budget.expected_trials, budget.seconds_left) == (3, 3, 570)
+        budget.record_trial()
+    assert (budget.completed, budget.expected_trials, budget.seconds_left) == (3, 3, 570)
 
 
 def test_a_budget_expects_as_many_trials_as_its_minutes_hold() -> None:
     clock = Clock()
     budget = Budget(1.0, trials=50, clock=clock)
     clock.seconds += 5
-    budget.note_trial()
+    budget.record_trial()
     assert budget.expected_trials == 12
 
 
@@ -395,9 +397,9 @@ def test_the_defaults_are_beaten_by_more_than_one_standard_error(
 
 
 def test_two_models_are_compared_for_the_same_users_and_paired_by_user() -> None:
-    case = a_case()  # user 0 will like posts 0 and 3, user 1 post 4
+    case = make_case()  # user 0 will like posts 0 and 3, user 1 post 4
     default, tuned = (
-        score_lists(case, lists) for lists in (lists_of([1, 4], [1, 4]), lists_of([0, 1], [4, 1]))
+        score_lists(case, lists) for lists in (pad_lists([1, 4], [1, 4]), pad_lists([0, 1], [4, 1]))
     )
     found = compare(default, tuned, seed=1)
     gain = 1 / np.log2(np.arange(2) + 2)
@@ -419,8 +421,8 @@ def test_two_models_are_compared_for_the_same_users_and_paired_by_user() -> None
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
-        (-0.03, -0.01, "on the holdout they are worse than the defaults: better delete that file"),
-        (-0.01, 0.03, "the holdout does not tell them from the defaults"),
+        (-0.03, -0.01, "on the holdout they are worse than the defaults: consider deleting that file"),
+        (-0.01, 0.03, "on the holdout they do not differ from the defaults"),
         (0.01, 0.03, ""),
     ],
 )
@@ -433,5 +435,7 @@ def test_what_the_holdout_says_of_kept_parameters_is_printed(low: float, high: f
         "tuning": period | {"ndcg_at_10": figures | {"standard_error": 0.01}},
         "holdout": period | {"ndcg_at_10": figures | {"low": low, "high": high}},
     }
-    last = describe("control", Tuned(DEFAULTS, measured, Path("parameters-control.json"))).splitlines()[-1]
-    assert "kept in parameters-control.json" in last if message == "" else message in last
+    last = render_result(
+        "control", TuningResult(DEFAULTS, measured, Path("parameters-control.json"))
+    ).splitlines()[-1]
+    assert "saved in parameters-control.json" in last if message == "" else message in last

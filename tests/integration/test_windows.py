@@ -1,4 +1,4 @@
-"""Windows of time, and the likes beside evenly drawn posts learnt in each; nothing knows its future."""
+"""Windows of time, their likes and drawn negatives; features do not depend on later data."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.post_groups import Groupings
 from batch.loading.split import WINDOWS, Split, split_by_time
-from batch.training import dataset as gathering
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
 from tests.support.batch_support import FIRST_DAY, execute, make_network, query
-from tests.support.evaluation_support import CLOCK, dataset_of, fitted, pulled_of, small_network
+from tests.support.evaluation_support import (
+    CLOCK,
+    fit_model,
+    load_database,
+    load_small_network,
+    pull_database,
+)
 
 HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 
 
-def split_of(database_url: str) -> Split:
-    """Cut the time of a database, and check what holds of any network."""
-    pulled = pulled_of(database_url)
+def split_database(database_url: str) -> Split:
+    """Split the time of a database, and check what holds for any network."""
+    pulled = pull_database(database_url)
     assert pulled.latest is not None
     split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT)
     assert all(one < other for one, other in pairwise(split.windows))
@@ -36,7 +41,7 @@ def split_of(database_url: str) -> Split:
     return split
 
 
-def likes_up_to(database_url: str, times: tuple[datetime, ...]) -> list[int]:
+def count_likes(database_url: str, times: tuple[datetime, ...]) -> list[int]:
     counts = ", ".join(f"count(*) FILTER (WHERE happened_at <= '{time.isoformat()}')" for time in times)
     (found,) = query(database_url, f"SELECT {counts} FROM recs.interactions WHERE action = 'like'")
     return list(found)
@@ -47,8 +52,8 @@ def test_windows_hold_equally_many_likes(database_url: str, with_views: bool) ->
     make_network(database_url, interactions=10_000)
     if not with_views:
         execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    split = split_of(database_url)
-    shares = np.array(likes_up_to(database_url, split.bounds)) / likes_up_to(database_url, (CLOCK,))[0]
+    split = split_database(database_url)
+    shares = np.array(count_likes(database_url, split.bounds)) / count_likes(database_url, (CLOCK,))[0]
     step = (1 - HISTORY) / WINDOWS
     fixed = np.isin(split.windows, (split.history_end, split.holdout_start))
     positions = (shares[:-1][~fixed] - HISTORY) / step
@@ -65,9 +70,9 @@ def test_likes_long_before_the_views_have_windows_too(database_url: str) -> None
         "UPDATE recs.posts SET created_at = NULL",
         "UPDATE recs.interactions SET happened_at = happened_at - interval '90 days' WHERE action = 'like'",
     )
-    split = split_of(database_url)
+    split = split_database(database_url)
     assert split.history_end > FIRST_DAY > split.windows[WINDOWS - 1]
-    dataset = dataset_of(database_url)
+    dataset = load_database(database_url)
     assert [each.history.cutoff for each in dataset.windows] == list(split.windows)
     assert dataset.before_holdout.cutoff < split.holdout_start
     labelled = [len(each.examples(LIKED, 10_000, 1)) for each in dataset.windows]
@@ -93,18 +98,18 @@ def test_three_minutes_can_be_cut_and_fewer_cannot(database_url: str, action: st
         "DELETE FROM recs.interactions",
         f"INSERT INTO recs.interactions VALUES {', '.join(rows)}",
     )
-    split = split_of(database_url)
+    split = split_database(database_url)
     assert split.windows == (NOON + timedelta(minutes=1), NOON + timedelta(minutes=2))
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{moments[1].isoformat()}'")
     with pytest.raises(SourceError, match=r"2 minute\(s\)"):
-        split_of(database_url)
+        split_database(database_url)
 
 
 USERS, POSTS = 60, 50
 
 
-def history_of(likes: Likes, known: np.ndarray) -> History:
-    """Return a history with nothing but likes, and which posts are known."""
+def make_history(likes: Likes, known: np.ndarray) -> History:
+    """Return a history that has likes and known posts only."""
     return History(
         cutoff=NOON,
         user_counts=pd.DataFrame(index=range(USERS)),
@@ -117,8 +122,8 @@ def history_of(likes: Likes, known: np.ndarray) -> History:
     )
 
 
-def likes_before_and_after() -> tuple[Likes, Likes, np.ndarray]:
-    """Draw likes before and up to a later time, and known posts: four of five, also of those liked."""
+def draw_likes() -> tuple[Likes, Likes, np.ndarray]:
+    """Draw likes up to two times, and known posts: four of five, whether liked or not."""
     random = np.random.default_rng(3)
     before, new = random.random((2, USERS, POSTS)) < np.array([0.04, 0.08])[:, None, None]
     new[7] = False
@@ -129,19 +134,19 @@ def likes_before_and_after() -> tuple[Likes, Likes, np.ndarray]:
     return earlier, later, np.arange(POSTS) % 5 > 0
 
 
-def keys_of(users: np.ndarray, posts: np.ndarray) -> np.ndarray:
+def pair_keys(users: np.ndarray, posts: np.ndarray) -> np.ndarray:
     keys: np.ndarray = users.astype(np.int64) * POSTS + posts
     return keys
 
 
 def test_positives_are_the_new_likes_of_known_posts_and_no_liked_post_is_drawn() -> None:
-    before, later, known = likes_before_and_after()
-    found = likes_among_all_posts(history_of(before, known), later, 8, 10_000, seed=1)
-    earlier, until = keys_of(before.users, before.posts), keys_of(later.users, later.posts)
+    before, later, known = draw_likes()
+    found = likes_among_all_posts(make_history(before, known), later, 8, 10_000, seed=1)
+    earlier, until = pair_keys(before.users, before.posts), pair_keys(later.users, later.posts)
     expected = np.setdiff1d(until, earlier)
     assert (~known[expected % POSTS]).sum() > 10
     expected = expected[known[expected % POSTS]]
-    keys = keys_of(found.users, found.posts)
+    keys = pair_keys(found.users, found.posts)
     np.testing.assert_array_equal(keys[found.liked], expected)
     assert found.liked[: expected.size].all()
     drawn = keys[~found.liked]
@@ -164,7 +169,7 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
     users = np.concatenate([np.arange(USERS), np.flatnonzero(random.random(USERS) < 0.5)]).astype(np.int32)
     posts = np.where(np.arange(users.size) < USERS, 1, 2).astype(np.int32)
     later = Likes.from_pairs(users, posts, USERS)
-    drawn = likes_among_all_posts(history_of(nothing, known), later, 400, 10**6, seed=2)
+    drawn = likes_among_all_posts(make_history(nothing, known), later, 400, 10**6, seed=2)
     counts = np.bincount(drawn.posts[~drawn.liked], minlength=POSTS)
     assert not counts[~known].any()
     assert counts[1] == 0
@@ -178,33 +183,33 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
 
 
 def test_likes_are_thinned_to_the_rows_allowed_and_one_seed_gives_one_set() -> None:
-    before, later, known = likes_before_and_after()
-    history = history_of(before, known)
+    before, later, known = draw_likes()
+    history = make_history(before, known)
     whole = likes_among_all_posts(history, later, 8, 10_000, seed=1)
     thin, again, other = (likes_among_all_posts(history, later, 8, 300, seed) for seed in (1, 1, 2))
     assert thin.liked.sum() == 300 // 9
     assert len(thin) <= 300
-    everything = keys_of(whole.users[whole.liked], whole.posts[whole.liked])
+    everything = pair_keys(whole.users[whole.liked], whole.posts[whole.liked])
     for found in (thin, other):
-        positive = keys_of(found.users[found.liked], found.posts[found.liked])
+        positive = pair_keys(found.users[found.liked], found.posts[found.liked])
         assert (np.diff(positive) > 0).all()
         assert np.isin(positive, everything).all()
         assert set(found.users) == set(positive // POSTS)
-    np.testing.assert_array_equal(keys_of(thin.users, thin.posts), keys_of(again.users, again.posts))
+    np.testing.assert_array_equal(pair_keys(thin.users, thin.posts), pair_keys(again.users, again.posts))
     assert not np.array_equal(thin.users[thin.liked], other.users[other.liked])
 
 
 def test_where_no_post_is_known_or_no_like_is_new_there_are_no_examples() -> None:
-    before, later, known = likes_before_and_after()
+    before, later, known = draw_likes()
     for history, likes in (
-        (history_of(before, np.zeros(POSTS, bool)), later),
-        (history_of(later, known), later),
+        (make_history(before, np.zeros(POSTS, bool)), later),
+        (make_history(later, known), later),
     ):
         assert len(likes_among_all_posts(history, likes, 8, 10_000, seed=1)) == 0
 
 
 def test_a_window_has_examples_of_the_users_to_keep_alone(database_url: str) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     keep = np.arange(len(dataset.network.users)) % 3 == 0
     for recipe in (each for each in RECIPES.values() if each.objective == "binary"):
         for window in dataset.windows:
@@ -228,7 +233,7 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
             f"AND happened_at < '{FIRST_DAY.isoformat()}'::timestamptz + "
             "interval '1 day' * ((i.post_id - 100) * 3 % 28)",
         )
-    dataset = dataset_of(database_url)
+    dataset = load_database(database_url)
     ids = dataset.network.posts.index.to_numpy()
     unknown_liked = 0
     for window, end in zip(dataset.windows, dataset.split.bounds[1:], strict=True):
@@ -260,9 +265,9 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
 def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
     database_url: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = small_network(database_url)
-    model, network = fitted(database_url, dataset, "test", recipe), dataset.network
-    monkeypatch.setattr(gathering, "split_by_time", lambda *_: dataset.split)
+    dataset = load_small_network(database_url)
+    model, network = fit_model(database_url, dataset, "test", recipe), dataset.network
+    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_: dataset.split)
 
     def features(history: History, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         factors = model.factors(network, history)
@@ -277,7 +282,7 @@ def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
         assert len(examples) > 50
         since = window.history.cutoff.isoformat()
         execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{since}'")
-        again = dataset_of(database_url)
+        again = load_database(database_url)
         for one, other in zip(
             features(window.history, examples), features(again.windows[index].history, examples), strict=True
         ):

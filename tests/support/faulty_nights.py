@@ -21,7 +21,7 @@ import redis
 from contract.keys import Keys
 from tests.support.batch_live import ended
 from tests.support.batch_support import live_lists, live_run, query, run_here, runs_with_keys, started_batch
-from tests.support.kept_learning import take_over, taken_over
+from tests.support.reused_training import reuse_training, reused_training
 from tests.support.serving_support import posts_of, serving, settings_for
 from tests.support.wires import Choice, Wires
 
@@ -79,7 +79,7 @@ class Place:
 
     def night(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a night, or what the arguments say, in this process."""
-        with taken_over(self.learning):
+        with reused_training(self.learning):
             return run_here(*(arguments or NIGHT), **self.places, **(self.environment | environment))
 
     def served(self) -> dict[int, list[int]]:
@@ -212,7 +212,9 @@ def struck(
     wires.expect(chosen, strike, share)
     led = place.places | {"redis_url": wires.redis_url, "database_url": wires.database_url}
     variables = place.environment | environment
-    with started_batch(*command, **led, prepare=partial(take_over, place.learning), **variables) as process:
+    with started_batch(
+        *command, **led, prepare=partial(reuse_training, place.learning), **variables
+    ) as process:
         pid[0] = process.pid
         known.set()
         done = ended(process)
