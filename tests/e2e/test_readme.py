@@ -15,7 +15,7 @@ from batch.loading.schema import OPTIONAL, check_views
 from contract.experiment import Experiment
 from contract.settings import Settings
 from demo.simulate import simulate
-from tests.support.batch_support import engine_of, execute, live_run, query, run_batch, run_here
+from tests.support.batch_support import execute, live_run, make_engine, query, run_batch, run_here
 from tests.support.readme_checks import (
     CHECKS,
     ROOT,
@@ -99,7 +99,7 @@ def test_the_views_and_the_role_in_readme_are_enough_for_a_night(
     url = sa.make_url(database_url).set(username="overnight", password="change-me")
     as_role = url.render_as_string(hide_password=False)
     try:
-        with engine_of(as_role).connect() as connection:
+        with make_engine(as_role).connect() as connection:
             assert set(check_views(connection).posts) >= {"post_id", *OPTIONAL["posts"]}
             for table in ('"user"', "post", "feed_action"):
                 may = sa.text(f"SELECT has_table_privilege('{table}', 'SELECT')")
