@@ -31,17 +31,17 @@ def test_the_same_seed_gives_the_same_draws() -> None:
 
 
 def test_draws_agree_with_metrics_of_rows_taken_one_by_one() -> None:
-    rows = make_rows(users=25, rows_each=8, seed=2)
+    pointwise = make_rows(users=25, rows_each=8, seed=2)
     lists = {"hitrate_at_5": np.random.default_rng(3).random(25)}
-    result = bootstrap(lists, np.arange(25), rows, seed=4)
+    result = bootstrap(lists, np.arange(25), pointwise, seed=4)
     for draw, weights in enumerate(draw_weights(25, 5, seed=4)):
         drawn = np.repeat(np.arange(25), weights.astype(int))
-        rows = np.concatenate([np.flatnonzero(rows.users == user) for user in drawn])
-        auc = roc_auc_score(rows.liked[rows], rows.scores[rows])
+        rows = np.concatenate([np.flatnonzero(pointwise.users == user) for user in drawn])
+        auc = roc_auc_score(pointwise.liked[rows], pointwise.scores[rows])
         assert result.draws["roc_auc"][draw] == pytest.approx(auc)
         assert result.draws["hitrate_at_5"][draw] == pytest.approx(lists["hitrate_at_5"][drawn].mean())
-        assert rows.probabilities is not None
-        picked = np.where(rows.liked, rows.probabilities, 1 - rows.probabilities)[rows]
+        assert pointwise.probabilities is not None
+        picked = np.where(pointwise.liked, pointwise.probabilities, 1 - pointwise.probabilities)[rows]
         assert result.draws["log_loss"][draw] == pytest.approx(-np.log(picked).mean())
 
 
