@@ -246,7 +246,7 @@ def test_more_rows_than_a_query_may_have_are_cut(database_url: str, monkeypatch:
     )
     parameters = {"objective": "lambdarank", "num_iterations": 2, "verbosity": -1}
     assert fitting._train([tables], [examples], None, parameters).num_trees() == 2
-    monkeypatch.setattr(fitting, "MAX_ROWS_OF_A_QUERY", 30_000)
+    monkeypatch.setattr(fitting, "MAX_QUERY_ROWS", 30_000)
     with pytest.raises(ModelError, match="LightGBM could not train"):
         fitting._train([tables], [examples], None, parameters)
 
