@@ -90,7 +90,7 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "cannot judge a model: no user liked a post" in summary(manifest)
+    assert "too little data to evaluate a model: no user liked a post" in summary(manifest)
 
 
 def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> None:
@@ -114,7 +114,7 @@ def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated)
     choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
     lines = summary(manifest | {"recipe": choice.record()}).splitlines()
     at = lines.index(
-        "recipe ranked: likes, each beside 8 drawn posts; objective lambdarank; "
+        "recipe ranked: likes, each with 8 drawn posts; objective lambdarank; "
         f"score: {RANKED.score_meaning}"
     )
     assert lines[at + 1 : at + 6] == [
