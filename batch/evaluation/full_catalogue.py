@@ -30,9 +30,10 @@ from batch.evaluation.catalogue_case import (
 )
 from batch.evaluation.ranking_metrics import DEPTH, round_or_none
 from batch.features.factors import Factors
-from batch.loading.history import HALF_LIVES, History
+from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
+from batch.loading.period_counts import HALF_LIVES
 from batch.scoring.score import lists_of_all
 from batch.training.model import Model
 

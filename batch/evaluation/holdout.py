@@ -92,7 +92,7 @@ def rank_holdout(model: Model, dataset: Dataset, threads: int, max_users: int) -
 
 def select_rows(examples: Examples) -> Examples:
     """Return the distinct (user, post) pairs to evaluate: logged views, or all rows if none is logged."""
-    views = examples.where(examples.viewed)
+    views = examples.select(examples.viewed)
     return (views if len(views) else examples).distinct()
 
 

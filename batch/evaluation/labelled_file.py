@@ -20,7 +20,7 @@ from batch.features.population import mean_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.network import Network, places_of
+from batch.loading.network import Network, rows_of_nullable_ids
 from batch.loading.pull import pull
 from batch.training.model import load_model
 from contract.codec import decode_object
@@ -162,7 +162,10 @@ def select_known_rows(network: Network, views: pd.DataFrame) -> Examples:
     ViewsError
         There are no such views.
     """
-    user, post = places_of(network.users, views[USER_ID]), places_of(network.posts, views[POST_ID])
+    user, post = (
+        rows_of_nullable_ids(network.users, views[USER_ID]),
+        rows_of_nullable_ids(network.posts, views[POST_ID]),
+    )
     for name, rows in ((USER_ID, user), (POST_ID, post)):
         unknown = views.loc[rows < 0, name]
         if len(unknown):

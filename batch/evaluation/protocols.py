@@ -17,7 +17,7 @@ from batch.evaluation.full_catalogue import measure_cases
 from batch.evaluation.holdout import HoldoutEvaluation, compute_like_rate, evaluate_holdout, select_rows
 from batch.evaluation.scored_rows import ScoredRows, concat_rows, score_rows
 from batch.loading.examples import Examples
-from batch.loading.split import Split
+from batch.loading.split import TimeSplit
 from batch.progress import track
 from batch.training.dataset import Dataset, open_dataset
 from batch.training.fit import fit
@@ -30,7 +30,7 @@ from contract.settings import Settings
 class CutoffEvaluation:
     """One cutoff: how time was split, and variant -> its evaluation on the holdout."""
 
-    split: Split
+    split: TimeSplit
     holdouts: dict[str, HoldoutEvaluation]
 
 
@@ -46,14 +46,14 @@ def evaluate_folds(variant: Variant, dataset: Dataset, folds: int, settings: Set
         There are fewer users than folds.
     """
     since_end = [each for each in dataset.windows if each.history.cutoff >= dataset.split.history_end]
-    examples = Examples.together([each.views for each in since_end])
+    examples = Examples.concatenate([each.views for each in since_end])
     rows, fold_of_user = select_rows(examples), assign_folds(examples.users, folds, settings.night.seed)
     fold_of_user = np.append(fold_of_user, np.full(len(dataset.network.users) - fold_of_user.size, -1))
     recipe = choose_recipe(variant, dataset, settings).recipe
 
     def score_fold(fold: int) -> ScoredRows:
         others = [each.keep_users(fold_of_user != fold) for each in dataset.windows]
-        own = rows.where(fold_of_user[rows.users] == fold)
+        own = rows.select(fold_of_user[rows.users] == fold)
         model = fit(variant, dataset, windows=others, recipe=recipe, settings=settings)
         return score_rows(
             model,

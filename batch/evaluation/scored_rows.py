@@ -68,7 +68,7 @@ class ScoredRows:
     def where(self, keep: Bools) -> ScoredRows:
         """Return the rows to keep; `keep` is (rows,)."""
         return ScoredRows(
-            rows=self.rows.where(keep),
+            rows=self.rows.select(keep),
             scores=self.scores[keep],
             popular=self.popular[keep],
             popular_rate=None if self.popular_rate is None else self.popular_rate[keep],
@@ -101,7 +101,7 @@ def concat_rows(parts: Sequence[ScoredRows]) -> ScoredRows:
     offset = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
     rates = [part.popular_rate for part in parts if part.popular_rate is not None]
     return ScoredRows(
-        rows=Examples.together([part.rows for part in parts]),
+        rows=Examples.concatenate([part.rows for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         popular=np.concatenate([part.popular for part in parts]),
         popular_rate=np.concatenate(rates) if len(rates) == len(parts) else None,

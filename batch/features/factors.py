@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from batch.arrays import Float32s, Float64s, Int64s
 from batch.features.factorisation import PAIRS_PER_BLOCK, FactorRounds, Trials, factorise, infer_users
 from batch.loading.cohorts import one_hot
-from batch.loading.examples import Examples, draw_evenly, like_rate, with_negatives
+from batch.loading.examples import Examples, add_negatives, draw_unliked_posts, like_rate
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.network import Network
@@ -202,7 +202,7 @@ def _learn(network: Network, history: History, seed: int, negatives_per_like: in
     if not (likes and others):
         nothing = Factors.zeros(len(network.users), len(network.posts))
         return nothing, FactorState(None, rate, negatives_per_like)
-    of_users = _user_attributes(network.cohorts.rows(network.users), network.cohorts.count)
+    of_users = _user_attributes(network.cohorts.encode(network.users), network.cohorts.count)
     of_posts = _post_attributes(history.groupings)
     users, rounds = factorise(trials, of_users, of_posts, FACTORS, seed)
     factors = Factors.from_means(rounds.level, users, rounds.post_means[-1])
@@ -298,7 +298,7 @@ def _add_drawn_posts(likes: Impressions, known: np.ndarray, negatives_per_like: 
     """Add evenly drawn posts to the likes of some users."""
     users, posts = likes.users.astype(np.int64), known.size
     liked = users * posts + likes.posts
-    drawn = draw_evenly(users, known, liked, negatives_per_like, np.random.default_rng(seed))
+    drawn = draw_unliked_posts(users, known, liked, negatives_per_like, np.random.default_rng(seed))
     keys, draws = np.unique(drawn, return_counts=True)
     pairs = np.concatenate([liked, keys])
     order = np.argsort(pairs, kind="stable")
@@ -329,7 +329,7 @@ def _complete(pairs: Impressions, history: History, seed: int, rate: float) -> T
         pairs.views > 0,
         np.maximum(pairs.views, pairs.likes).astype(np.float32),
     )
-    completed = with_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
+    completed = add_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
     negatives = slice(len(examples), None)
     posts = len(history.post_counts)
     keys, draws = np.unique(

@@ -15,13 +15,13 @@ from batch.arrays import Bools, Int64s
 from batch.features.build import TextFeatures
 from batch.features.embeddings import embed, find_encoder
 from batch.features.text import clusters, content_vectors, text_features
-from batch.loading.examples import Examples, labelled_between, likes_among_all_posts, thinned
+from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER, Groupings, by_topic
-from batch.loading.pull import Pulled, pull
-from batch.loading.split import Split, split_by_time
+from batch.loading.pull import PullResult, pull
+from batch.loading.split import TimeSplit, split_by_time
 from batch.training.recipe import Recipe
 from contract import columns
 from contract.errors import SourceError
@@ -60,17 +60,21 @@ class Window:
     def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
         """Return the examples that a recipe learns from, at most `max_rows`."""
         if recipe.negatives_per_like is None:
-            return thinned(self.views, max_rows, seed)
-        examples = likes_among_all_posts(
-            self.history, self.later_likes, recipe.negatives_per_like, max_rows, seed
+            return limit_rows(self.views, max_rows, seed)
+        examples = collect_likes(
+            self.history,
+            self.later_likes,
+            negatives_per_like=recipe.negatives_per_like,
+            max_rows=max_rows,
+            seed=seed,
         )
         if self.labelled_users is None:
             return examples
-        return examples.where(self.labelled_users[examples.users])
+        return examples.select(self.labelled_users[examples.users])
 
     def keep_users(self, keep: Bools) -> Window:
         """Return the window with the labels of a part of the users; `keep` is (users,). The history stays."""
-        return replace(self, views=self.views.where(keep[self.views.users]), labelled_users=keep)
+        return replace(self, views=self.views.select(keep[self.views.users]), labelled_users=keep)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Dataset:
     network: Network
     text: TextFeatures
     embeddings: TextFeatures
-    split: Split
+    split: TimeSplit
     windows: tuple[Window, ...]
     now: History
     holdout: Examples
@@ -141,7 +145,7 @@ class Dataset:
 
 
 def load_dataset(
-    pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
+    pulled: PullResult, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
 ) -> Dataset:
     """Count histories and examples as of a cutoff: the given time, else the last interaction pulled.
 
@@ -171,8 +175,10 @@ def load_dataset(
     per_window = rows // len(starts)
     for start, end in pairwise([*starts, now]):
         early = start.cutoff < split.history_end
-        views = labelled_between(store, start, end.cutoff, per_window, seed, NEGATIVES_PER_LIKE)
-        windows.append(Window(start, views.where(views.viewed) if early else views, end.likes))
+        views = collect_labelled_views(
+            store, start, end.cutoff, max_rows=per_window, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE
+        )
+        windows.append(Window(start, views.select(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     return Dataset(
         network=network,
@@ -181,7 +187,7 @@ def load_dataset(
         split=split,
         windows=tuple(windows),
         now=now,
-        holdout=labelled_between(store, at_holdout, cutoff, rows, seed),
+        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )

@@ -151,7 +151,7 @@ def _train(
     columns, groups = tables[0].columns, None
     if parameters["objective"] != "binary":
         orders = [np.argsort(each.users, kind="stable") for each in examples]
-        examples = [each.where(order) for each, order in zip(examples, orders, strict=True)]
+        examples = [each.select(order) for each, order in zip(examples, orders, strict=True)]
         if initial_scores is not None:
             initial_scores = [scores[order] for scores, order in zip(initial_scores, orders, strict=True)]
         groups = np.concatenate([_query_sizes(each.users) for each in examples])

@@ -24,7 +24,7 @@ from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
 from batch.files import write_atomically
 from batch.loading.examples import Examples
 from batch.loading.history import History
-from batch.loading.network import Network, rows_of
+from batch.loading.network import Network, rows_of_ids
 from batch.loading.post_groups import Groupings
 from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest
 from batch.training.recipe import RECIPES, Recipe
@@ -163,7 +163,7 @@ def load_model(folder: Path, network: Network) -> Model:
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as saved:
             post_ids, text, groups = saved["post_ids"], saved["text"], saved["groups"]
-        rows = rows_of(post_ids, network.posts.index.to_numpy(np.int64))
+        rows = rows_of_ids(post_ids, network.posts.index.to_numpy(np.int64))
         known = (rows >= 0)[:, None]
         return Model(
             variant=MODELS[columns["variant"]],

@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from batch.arrays import Float32s
 from batch.features import embedding_cache, embeddings
 from batch.features.embedding_cache import content_hash
-from batch.features.embeddings import embed, find_encoder, reduce, remove_stale
+from batch.features.embeddings import embed, find_encoder, remove_stale
 from batch.pipeline import Night, run_night
 from batch.postgres import open_engine
 from batch.redis_client import open_redis
 from batch.training import dataset as gather_module
-from contract.errors import ModelError, SettingsError
+from contract.errors import ModelError
 from contract.settings import Settings
-from tests.support.batch_support import execute, make_engine, make_network, query
+from tests.support.batch import execute, make_engine, make_network, query
 
 WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade", "virus"]
 
@@ -146,25 +146,6 @@ def test_too_few_texts_give_no_columns(engine: sa.Engine) -> None:
     assert encoder.given == []
 
 
-def test_the_components_kept_hold_the_variance_asked_for_and_no_more() -> None:
-    random = np.random.default_rng(5)
-    vectors = (random.normal(size=(400, 80)) * np.linspace(3, 0.1, 80)).astype(np.float32)
-    reduced = reduce(vectors)
-    whole = vectors.var(axis=0).sum()
-    assert reduced[:, :-1].var(axis=0).sum() / whole < 0.7 <= reduced.var(axis=0).sum() / whole
-    assert reduce(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 100)
-
-
-def test_the_order_of_the_texts_does_not_turn_a_component_over() -> None:
-    vectors = np.random.default_rng(6).normal(size=(300, 40)).astype(np.float32)
-    backwards = reduce(np.ascontiguousarray(vectors[::-1]))[::-1]
-    np.testing.assert_allclose(reduce(vectors), backwards, atol=1e-4)
-
-
-def test_vectors_all_alike_give_no_component() -> None:
-    assert reduce(np.ones((20, 5), np.float32)).shape == (20, 0)
-
-
 def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,19 +153,6 @@ def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     for settings in (Settings.of(embeddings="off"), Settings.of(embeddings="auto")):
         assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
-
-
-def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
-    with pytest.raises(
-        SettingsError, match=r"^OVERNIGHT_EMBEDDINGS=on: not_installed_anywhere not installed.*txt$"
-    ):
-        find_encoder(Settings.of(embeddings="on"))
-
-
-def test_a_word_that_is_no_choice_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"^OVERNIGHT_EMBEDDINGS='maybe': must be one of auto, on, off$"):
-        Settings.from_environment({"OVERNIGHT_EMBEDDINGS": "maybe"})
 
 
 def test_a_night_with_an_encoder_embeds_once_and_clears_away_what_no_post_has(

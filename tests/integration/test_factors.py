@@ -7,171 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_matrix
-from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from batch.features import factorisation, factors
-from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
+from batch.features import factors
+from batch.features.factorisation import Trials
 from batch.features.factors import FactorState, draw_even_trials, draw_trials, factor_state, taste_factors
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED
-from tests.support.batch_support import execute, topics_of
-from tests.support.evaluation_support import load_database, load_small_network
+from tests.support.batch import execute, topics_of
+from tests.support.evaluation import load_database, load_small_network
 
-USERS, POSTS, KINDS, SHUFFLES = 400, 60, 4, 6
-POST_ATTRIBUTES = csr_matrix(np.hstack([np.ones((POSTS, 1)), np.eye(2)[np.arange(POSTS) % 2]]))
-
-
-def planted() -> tuple[Impressions, csr_matrix, np.ndarray]:
-    """Draw impressions of 400 users of 4 kinds; return them, the users' attributes and the true log-odds.
-
-    Users of a kind differ a little. Of the last user only the kind is known.
-    """
-    random = np.random.default_rng(0)
-    kind = np.arange(USERS) % KINDS
-    taste = random.normal(0, 1, (KINDS, 3))[kind] + random.normal(0, 0.7, (USERS, 3))
-    taste[-1] = taste[kind == kind[-1]].mean(axis=0)
-    truth = taste @ random.normal(0, 1, (POSTS, 3)).T + random.normal(0, 0.5, POSTS) - 1
-    seen = random.random((USERS, POSTS)) < 0.6
-    seen[-1] = False
-    liked = random.random((USERS, POSTS)) < expit(truth)
-    attributes = csr_matrix(np.hstack([np.ones((USERS, 1)), np.eye(KINDS)[kind]]))
-    users, posts = np.nonzero(seen)
-    return Impressions.from_pairs(users, posts, seen[seen], liked[seen], USERS), attributes, truth
-
-
-def learn(impressions: Impressions, attributes: csr_matrix) -> tuple[np.ndarray, FactorRounds]:
-    return factorise([Trials(impressions)], attributes, POST_ATTRIBUTES, 3, seed=1)
-
-
-def log_odds(impressions: Impressions, attributes: csr_matrix) -> np.ndarray:
-    """Return (users, posts) estimated log-odds."""
-    users, rounds = learn(impressions, attributes)
-    posts = rounds.post_means[-1]
-    found: np.ndarray = rounds.level + users[:, :1] + posts[:, 0] + users[:, 1:] @ posts[:, 1:].T
-    return found
-
-
-def hidden_pairs(impressions: Impressions) -> np.ndarray:
-    hidden = np.ones((USERS, POSTS), dtype=bool)
-    hidden[impressions.users, impressions.posts] = False
-    return hidden
-
-
-def test_impressions_are_the_same_whatever_the_order_of_pairs() -> None:
-    impressions, _, _ = planted()
-    order = np.random.default_rng(1).permutation(impressions.posts.size)
-    views = impressions.views.astype(np.int64)
-    views[5] = 256
-    again = Impressions.from_pairs(
-        impressions.users[order], impressions.posts[order], views[order], impressions.likes[order], USERS
-    )
-    np.testing.assert_array_equal(again.starts, impressions.starts)
-    np.testing.assert_array_equal(again.posts, impressions.posts)
-    np.testing.assert_array_equal(again.users, impressions.users)
-    np.testing.assert_array_equal(again.views, views)
-    np.testing.assert_array_equal(again.likes, impressions.likes)
-    assert (again.starts.dtype, again.posts.dtype) == (np.int64, np.int32)
-    assert (again.views.dtype, again.likes.dtype) == (np.uint16, np.uint8)
-
-
-def test_impressions_are_cut_between_users_and_joined_again() -> None:
-    impressions, _, _ = planted()
-    bounds = list(impressions.blocks(1_000))
-    parts = [impressions.of_users(start, stop) for start, stop in bounds]
-    assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
-    assert bounds[-1][1] == USERS
-    assert all(part.posts.size <= 1_000 for part in parts)
-    assert all(np.shares_memory(part.posts, impressions.posts) for part in parts)
-    assert list(impressions.blocks(1)) == [(user, user + 1) for user in range(USERS)]
-    joined = Impressions.concatenate(parts)
-    assert parts == []
-    for name in ("starts", "posts", "views", "likes"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(impressions, name))
-
-
-def test_planted_tastes_are_found_for_pairs_never_shown_and_for_users_never_seen() -> None:
-    impressions, attributes, truth = planted()
-    found, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
-    assert np.corrcoef(found[hidden], truth[hidden])[0, 1] > 0.8
-    assert np.corrcoef(found[-1], truth[-1])[0, 1] > 0.8
-    assert np.abs(expit(found[hidden]).mean() - expit(truth[hidden]).mean()) < 0.03
-
-
-def test_where_likes_are_chance_the_factors_fade() -> None:
-    impressions, attributes, _ = planted()
-    by_chance = np.random.default_rng(2).random(impressions.likes.size) < 0.3
-    found = log_odds(replace(impressions, likes=by_chance.astype(np.uint8)), attributes)
-    assert found.std() < log_odds(impressions, attributes).std() / 5
-
-
-def test_several_blocks_find_the_same_tastes_whatever_the_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    impressions, attributes, truth = planted()
-    whole, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
-    monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", 3_000)
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(factorisation, "THREADS", threads)
-        found.append(log_odds(impressions, attributes))
-    assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
-    assert np.corrcoef(found[0][hidden], truth[hidden])[0, 1] > 0.8
-    assert np.corrcoef(found[0][hidden], whole[hidden])[0, 1] > 0.97
-
-
-@pytest.mark.parametrize("pairs_per_block", [1_000_000, 3_000])
-def test_users_inferred_anew_are_as_they_were(monkeypatch: pytest.MonkeyPatch, pairs_per_block: int) -> None:
-    impressions, attributes, _ = planted()
-    monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", pairs_per_block)
-    users, rounds = learn(impressions, attributes)
-    for start, stop in ((0, USERS), (7, 8), (100, 300), (USERS - 1, USERS)):
-        some = infer_users(rounds, [Trials(impressions.of_users(start, stop))], attributes[start:stop])
-        np.testing.assert_allclose(some, users[start:stop], rtol=0, atol=1e-9)
-
-
-def test_a_user_inferred_from_new_likes_moves_towards_them() -> None:
-    impressions, attributes, truth = planted()
-    _, rounds = learn(impressions, attributes)
-    posts = np.arange(POSTS)
-    likes = truth[7] > np.median(truth[7])
-    shown = Impressions.from_pairs(np.zeros(POSTS, np.int64), posts, np.ones(POSTS), likes, 1)
-    (user,) = infer_users(rounds, [Trials(shown)], attributes[-1])
-    dots = rounds.post_means[-1][:, 0] + rounds.post_means[-1][:, 1:] @ user[1:]
-    assert roc_auc_score(likes, dots) > 0.9
-
-
-def test_a_new_post_is_what_its_group_is_and_others_stay() -> None:
-    impressions, attributes, _ = planted()
-    users, rounds = learn(impressions, attributes)
-    rows = np.append(np.arange(POSTS)[::-1], -1)
-    grown = rounds.of_posts(rows, csr_matrix(POST_ATTRIBUTES.toarray()[np.append(rows[:-1], 1)]))
-    np.testing.assert_array_equal(grown.post_means[:, :-1], rounds.post_means[:, ::-1])
-    np.testing.assert_allclose(grown.post_means[-1, -1], rounds.post_effects[-1, [0, 2]].sum(axis=0))
-    mirrored = Impressions.from_pairs(
-        impressions.users, POSTS - 1 - impressions.posts, impressions.views, impressions.likes, USERS
-    )
-    some = infer_users(grown, [Trials(mirrored)], attributes)
-    np.testing.assert_allclose(some, users, rtol=0, atol=1e-9)
-
-
-def test_a_post_without_impressions_is_in_the_record_as_its_group_is() -> None:
-    impressions, attributes, _ = planted()
-    kept = impressions.posts != 4
-    without = Impressions.from_pairs(
-        *(
-            column[kept]
-            for column in (impressions.users, impressions.posts, impressions.views, impressions.likes)
-        ),
-        USERS,
-    )
-    users, rounds = learn(without, attributes)
-    np.testing.assert_allclose(rounds.post_means[-1, 4], rounds.post_effects[-1, [0, 1]].sum(axis=0))
-    np.testing.assert_allclose(infer_users(rounds, [Trials(without)], attributes), users, rtol=0, atol=1e-9)
+SHUFFLES = 6
 
 
 @pytest.fixture
@@ -251,7 +100,7 @@ def test_without_a_like_there_are_no_factors(dataset: Dataset) -> None:
     assert not found.posts.any()
     state = FactorState.from_arrays(factor_state(dataset.network, history, seed=1).to_arrays())
     network, rows = dataset.network, np.arange(len(dataset.network.posts))
-    assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
+    assert not state.factors(history, network.cohorts.encode(network.users), rows, seed=1).users.any()
 
 
 def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(dataset: Dataset) -> None:
@@ -267,12 +116,12 @@ def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(data
         likes=history.likes.of_users(20, 50),
     )
     rows = np.arange(len(network.posts))
-    found = state.factors(some, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+    found = state.factors(some, network.cohorts.encode(network.users)[20:50], rows, seed=1)
     np.testing.assert_allclose(found.users, night.users[20:50], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.posts, night.posts)
     other_groups = replace(some, groupings=topics_of(network))
     with pytest.raises(ValueError, match="attributes"):
-        state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+        state.factors(other_groups, network.cohorts.encode(network.users)[20:50], rows, seed=1)
 
 
 def test_a_like_without_a_view_is_told_from_one_with(database_url: str, dataset: Dataset) -> None:
@@ -391,7 +240,7 @@ def test_factors_from_even_trials_rank_what_is_liked_later(dataset: Dataset) -> 
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
     assert state.negatives_per_like == PER_LIKE
-    values, rows = dataset.network.cohorts.rows(dataset.network.users), np.arange(found.posts.shape[0])
+    values, rows = dataset.network.cohorts.encode(dataset.network.users), np.arange(found.posts.shape[0])
     again = state.factors(history, values, rows, 1)
     np.testing.assert_allclose(again.users, found.users, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(again.posts, found.posts)

@@ -25,8 +25,8 @@ from batch.training.model import Model
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from tests.integration import test_point_in_time
-from tests.support.batch_support import execute, make_network
-from tests.support.evaluation_support import (
+from tests.support.batch import execute, make_network
+from tests.support.evaluation import (
     fit_model,
     load_database,
     load_small_network,

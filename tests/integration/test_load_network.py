@@ -19,8 +19,8 @@ from demo import view_files
 from demo.network import transaction
 from demo.processes import free_port
 from demo.real_network import ENDINGS, load_network
-from tests.support.batch_support import run_here
-from tests.support.demo_support import find_processes, run_demo
+from tests.support.batch import run_here
+from tests.support.demo import find_processes, run_demo
 from tests.support.network_files import (
     ODD,
     UNREACHABLE,

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from batch import pipeline
-from batch.loading.pull import Pulled
+from batch.loading.pull import PullResult
 from batch.publishing import write
 
 LOAD = "load_dataset"
@@ -45,7 +45,7 @@ class Reused:
 class ReusedDataset(Reused):
     """The same for `load_dataset`; a loaded dataset reads from the store of its own night."""
 
-    def __call__(self, pulled: Pulled, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, pulled: PullResult, *arguments: Any, **options: Any) -> Any:
         dataset = super().__call__(pulled, *arguments, **options)
         windows = tuple(
             replace(window, history=replace(window.history, store=pulled.store)) for window in dataset.windows

@@ -17,7 +17,7 @@ import pytest
 from batch.arrays import Bools, Float64s, Int64s
 from batch.evaluation.ranking_metrics import KS, compute_metrics, rank_rows
 from batch.loading.likes import Likes
-from batch.loading.pull import Pulled, pull
+from batch.loading.pull import PullResult, pull
 from batch.postgres import connected
 from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
@@ -25,7 +25,7 @@ from batch.training.model import Model
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.variants import MODELS
 from contract.settings import Settings
-from tests.support.batch_support import DAYS, FIRST_DAY, make_network
+from tests.support.batch import DAYS, FIRST_DAY, make_network
 
 CLOCK = FIRST_DAY + timedelta(days=DAYS * 2)
 
@@ -38,7 +38,7 @@ def make_settings(database_url: str) -> Settings:
 
 
 @contextmanager
-def pulled_database(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iterator[Pulled]:
+def pulled_database(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iterator[PullResult]:
     """Pull a database into a store that is removed at the end."""
     with TemporaryDirectory(prefix="overnight-tests-") as folder:
         options = {"threads": 1, "store_dir": folder} | settings
@@ -47,7 +47,7 @@ def pulled_database(database_url: str, until: datetime = CLOCK, **settings: Any)
             yield pulled
 
 
-def pull_database(database_url: str, until: datetime = CLOCK, **settings: Any) -> Pulled:
+def pull_database(database_url: str, until: datetime = CLOCK, **settings: Any) -> PullResult:
     """Pull a database into a store that stays open until the end of the test."""
     return OPEN_STORES.enter_context(pulled_database(database_url, until, **settings))
 
