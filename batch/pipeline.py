@@ -33,7 +33,7 @@ from batch.loading.combined_store import fingerprints
 from batch.loading.interaction_store import share_store, store_identity
 from batch.loading.pull import PullResult, pull
 from batch.loading.work_folder import store_folder
-from batch.progress import Stages, Waiting, track
+from batch.progress import Stages, TimedIterator, track
 from batch.publishing import go_live, shared_keys
 from batch.publishing.go_live import KNOWN_USERS
 from batch.publishing.memory import Forecast, before_writing
@@ -318,7 +318,7 @@ def _score_and_write(
             model.booster, tables, factors, dataset.now.likes, blocked, settings.night.top_n,
             users=users, budget_mib=settings.night.memory_budget_mib, threads=settings.night.threads,
         )  # fmt: skip
-        chunks = Waiting(scored)
+        chunks = TimedIterator(scored)
         lists, forecast = before_writing(
             client, keys, run.run_id, track(chunks, users, "score and write", "users"),
             dataset.network.posts, users=users, similar_n=settings.night.similar_n,

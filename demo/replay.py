@@ -132,11 +132,12 @@ def _request_lists(
             if response.status_code != 200:
                 raise DemoError(f"serving answered user {user} with status {response.status_code}")
             other = CONTROL if assigned == TEST else TEST
+            state = everyone_in[other]
             posts = {
                 assigned: [row["post_id"] for row in response.get_json()["recommendations"]],
                 other: [
                     row.post_id
-                    for row in second_service.recommend(everyone_in[other], user, size, None).recommendations
+                    for row in second_service.recommend(state, state.assign(user), size, None).recommendations
                 ],
             }
             for variant in VARIANTS:

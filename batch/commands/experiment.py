@@ -19,11 +19,11 @@ from batch.experiment import exposures as draining
 from batch.experiment import split
 from batch.experiment.split import Changed, change, edited, pinned, standing, unpinned
 from batch.runs import ledger
+from contract.columns import MAX_ID
 from contract.experiment import VARIANTS, Experiment
 from contract.settings import Settings
 
-MOST_ID = 2**63 - 1
-USER = click.IntRange(0, MOST_ID)
+USER = click.IntRange(0, MAX_ID)
 
 
 class Word(click.ParamType[str]):

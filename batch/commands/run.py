@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batch import postgres, redis_client
-from batch.alerts.alert import sent_if_it_fails
+from batch.alerts.alert import alert_on_failure
 from batch.commands import runs
 from batch.commands.options import Moment
 from batch.gate import rules
@@ -43,7 +43,7 @@ def run(
     who = ledger.actor("batch run")
     variants = VARIANTS if variant == ALL else (variant,)
     with (
-        sent_if_it_fails(settings, variants),
+        alert_on_failure(settings, variants),
         postgres.connected(settings, f"overnight {who}") as engine,
         signals_raise(engine),
         redis_client.connected(settings) as client,

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from batch.runs.tables import drained, exposures
 from contract.columns import SCHEMA
-from contract.exposures import FIELD, Exposure, decode
+from contract.exposures import FIELD, Exposure, decode_exposures
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -106,7 +106,7 @@ def _exposures(entries: Iterable[tuple[str, dict[str, str]]], done: Drained) -> 
     """Yield the exposures of entries; what is none is counted."""
     for _, fields in entries:
         try:
-            yield from decode(fields.get(FIELD, ""))
+            yield from decode_exposures(fields.get(FIELD, ""))
         except ValueError:
             done.broken += 1
 

@@ -15,8 +15,7 @@ from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.keys import Keys
 from contract.run_id import parse_run_id
-
-PERSONAL, POPULAR = "personal", "popular"
+from contract.score_kind import PERSONAL, POPULAR
 
 
 def experiment_of(client: redis.Redis, keys: Keys) -> Experiment:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from batch.files import write_atomically
 from contract.settings import Settings
 
 REPORT = "report.html"
@@ -26,10 +27,9 @@ def write_report(path: Path, page: str) -> int:
     OSError
         The disk is full or the folder cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    size = unfinished.write_bytes(page.encode())
-    unfinished.replace(path)
-    return size
+    content = page.encode()
+    write_atomically(path, content)
+    return len(content)
 
 
 @cache

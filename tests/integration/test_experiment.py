@@ -24,8 +24,8 @@ from batch.runs import ledger
 from contract.codec import decode_object, encode_object
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.keys import Keys
+from contract.score_kind import PERSONAL
 from contract.settings import Settings
-from serving.cursor import PERSONAL
 from serving.state import Run, State
 from serving.texts import Texts
 from tests.support.batch import TABLES, execute, run_here
@@ -110,7 +110,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) 
     split = lists.experiment_of(place.client, KEYS)
     runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
     state = State(runs, split, frozenset(), Texts({}))
-    assert [state.run_for(user).variant for user in range(MANY)] == by_clients
+    assert [state.assign(user).run.variant for user in range(MANY)] == by_clients
     assert [split.variant_of(user) for user in range(MANY)] == by_clients
     assert variants_in_sql(place.engine, split, range(MANY)) == by_clients
     with place.engine.connect() as connection:

@@ -24,7 +24,7 @@ from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
 from contract.experiment import CONTROL, TEST
-from contract.exposures import FIELD, Exposure, decode, encode
+from contract.exposures import FIELD, Exposure, decode_exposures, encode_exposures
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
@@ -59,7 +59,7 @@ ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY ser
 def noted(client: redis.Redis) -> list[Exposure]:
     """Return what is in the stream."""
     entries: Any = client.xrange(KEYS.exposures)
-    return [row for _, fields in entries for row in decode(fields[FIELD])]
+    return [row for _, fields in entries for row in decode_exposures(fields[FIELD])]
 
 
 def counted(app: Flask) -> tuple[float, float]:
@@ -130,7 +130,7 @@ def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
     app: Flask, redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommend(app, 42)
-    monkeypatch.setattr(exposures, "BATCH", 50)
+    monkeypatch.setattr(exposures, "MAX_BATCH", 50)
     with monitored(redis_url) as commands:
         for _ in range(120):
             recommend(app, 42)
@@ -145,7 +145,7 @@ def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
 def test_a_feed_that_is_asked_seldom_is_noted_all_the_same(
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(exposures, "MAX_WAIT_SECONDS", 0.0)
     recommend(app, 42)
     wait_until(lambda: [row.user_id for row in noted(redis_client)] == [42])
 
@@ -153,7 +153,7 @@ def test_a_feed_that_is_asked_seldom_is_noted_all_the_same(
 def test_what_the_queue_has_no_room_for_is_dropped_and_counted(
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "MOST_WAITING", 3)
+    monkeypatch.setattr(exposures, "MAX_QUEUED", 3)
     for _ in range(5):
         recommend(app, 42)
     stop(app)
@@ -165,7 +165,7 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "serving.exposures")
-    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(exposures, "MAX_WAIT_SECONDS", 0.0)
     redis_client.set(KEYS.exposures, "in the way")
     for place in (1, 2):
         assert recommend(app, 42)["source"] == "personal"
@@ -176,8 +176,8 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     assert len(noted(redis_client)) == 1
     told = [record.message for record in caplog.records if "exposures are" in record.message]
     assert len(told) == 2
-    assert told[0].startswith("exposures are dropped, Redis does not take them: WRONGTYPE")
-    assert told[1] == "exposures are noted again"
+    assert told[0].startswith("exposures are dropped, answers are unaffected: Redis refuses them: WRONGTYPE")
+    assert told[1] == "exposures are recorded again"
 
 
 def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
@@ -200,7 +200,7 @@ def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
 def test_the_stream_keeps_the_newest_batches_when_nobody_drains_it(
     redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "BATCH", 1)
+    monkeypatch.setattr(exposures, "MAX_BATCH", 1)
     redis_client.config_set("stream-node-max-entries", 10)
     publish(redis_client)
     with serving(settings_for(redis_url, exposures=True, exposures_batches=100)) as app:
@@ -236,7 +236,7 @@ class Place:
     def add(self, *batches: list[Exposure]) -> None:
         """Put batches in the stream, as serving does."""
         for batch in batches:
-            self.client.xadd(KEYS.exposures, {FIELD: encode(batch)})
+            self.client.xadd(KEYS.exposures, {FIELD: encode_exposures(batch)})
 
     def drain(self, now: datetime = NOW) -> Drained:
         """Drain once."""

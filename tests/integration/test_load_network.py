@@ -158,7 +158,7 @@ def without(table: str, column: str) -> Change:
     return lambda content: content.update({table: content[table].drop_columns([column])})
 
 
-def emptied(table: str) -> Change:
+def without_rows(table: str) -> Change:
     return lambda content: content.update({table: content[table].slice(0, 0)})
 
 
@@ -186,13 +186,13 @@ def emptied(table: str) -> Change:
             "interactions",
             "'action' is missing in 1 rows",
         ),
-        (emptied("users"), "users", "has no rows"),
-        (emptied("interactions"), "interactions", "has no rows"),
+        (without_rows("users"), "users", "has no rows"),
+        (without_rows("interactions"), "interactions", "has no rows"),
     ],
 )
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
 def test_the_error_names_invalid_input_and_the_previous_network_stays(
-    database_url: str, tmp_path: Path, ending: str, change: Change, file: str, message: str
+    database_url: str, tmp_path: Path, *, ending: str, change: Change, file: str, message: str
 ) -> None:
     load_network(database_url, write_network(tmp_path / "good", ".parquet", make_tables()))
     content = make_tables()
