@@ -18,8 +18,7 @@ from threadpoolctl import threadpool_limits
 from batch import postgres, redis_client
 from batch.arrays import Int64s
 from batch.evaluation.choose_recipe import choose_recipe
-from batch.evaluation.evaluate import evaluate, judged, rank_holdout
-from batch.evaluation.full_catalogue import MAX_USERS, RankedCase
+from batch.evaluation.holdout import HoldoutEvaluation, evaluate_holdout
 from batch.evaluation.recipe_choice import RecipeChoice
 from batch.evaluation.scored_rows import ScoredRows
 from batch.experiment.exposures import drain
@@ -52,7 +51,7 @@ from batch.similar_posts import blocks_of, similar_posts
 from batch.training.dataset import Dataset, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
-from batch.training.parameters import parameters_for
+from batch.training.parameters import load_parameters
 from batch.training.recipe import Recipe
 from batch.training.refresh_state import RefreshState
 from batch.variants import MODELS, Variant
@@ -186,13 +185,14 @@ def _note_actions(night: Night, run: Run, manifest: dict[str, Any]) -> None:
 def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     """Load, learn, judge, score and write one run aside; return its manifest."""
     stages = Stages()
-    tuned = parameters_for(variant.name, night.settings)
+    tuned = load_parameters(variant.name, night.settings)
     shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
     write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
     dataset = _load(night, run, stages)
     folder = Path(night.settings.night.model_dir) / run.run_id
     choice = _choose(night.settings, dataset, variant, tuned, stages)
-    metrics, rows, ranked = _judge(night.settings, folder, dataset, variant, choice.recipe, tuned, stages)
+    holdout = _evaluate(night.settings, folder, dataset, variant, choice.recipe, tuned, stages)
+    metrics = holdout.record(dataset)
     model = _learn(night.settings, dataset, variant, choice.recipe, tuned, stages)
     model.save(folder, dataset.network)
     _keep_state(folder, dataset, model, stages)
@@ -222,10 +222,10 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "left_out": dataset.left_out,
         "store": store_identity(dataset.now.store),
         KNOWN_USERS: list_stats.user_ids,
-        **_gate(night, run, dataset, rows, ranked, metrics, list_stats, stages),
+        **_gate(night, run, dataset, holdout, metrics, list_stats, stages),
         "stages": stages.rows,
     }
-    _report(night, manifest, dataset, model, rows, stages)
+    _report(night, manifest, dataset, model, holdout.rows, stages)
     return manifest
 
 
@@ -262,7 +262,7 @@ def _choose(
     return choice
 
 
-def _judge(
+def _evaluate(
     settings: Settings,
     folder: Path,
     dataset: Dataset,
@@ -270,18 +270,17 @@ def _judge(
     recipe: Recipe,
     tuned: dict[str, Any],
     stages: Stages,
-) -> tuple[dict[str, Any], ScoredRows, RankedCase]:
-    """Fit on what came before the holdout, evaluate on the holdout, and keep the model for later nights."""
+) -> HoldoutEvaluation:
+    """Fit on the data before the holdout, evaluate on the holdout, and keep the model for later nights."""
     with stages.stage("fit", "windows") as stats:
-        model = fit(variant, dataset, dataset.training, recipe, settings, tuned)
+        model = fit(variant, dataset, windows=dataset.training, recipe=recipe, settings=settings, tuned=tuned)
         stats |= {"windows": len(dataset.training)}
     with stages.stage("evaluate", "rows") as stats:
-        rows = judged(model, dataset, settings.night.threads)
-        ranked = rank_holdout(model, dataset, settings.night.threads, MAX_USERS)
-        metrics = evaluate(model, dataset, rows, ranked)
-        stats |= {"rows": int(metrics["holdout"]["views"])}
+        holdout = evaluate_holdout(model, dataset, settings.night.threads)
+        holdout.metrics.warn_if_insufficient()
+        stats |= {"rows": holdout.metrics.rows}
     model.save(folder / JUDGED_MODEL, dataset.network)
-    return metrics, rows, ranked
+    return holdout
 
 
 def _learn(
@@ -295,13 +294,13 @@ def _learn(
     """Fit again on everything up to the cutoff."""
     with stages.stage("refit", "windows") as stats:
         stats |= {"windows": len(dataset.windows)}
-        return fit(variant, dataset, dataset.windows, recipe, settings, tuned)
+        return fit(variant, dataset, windows=dataset.windows, recipe=recipe, settings=settings, tuned=tuned)
 
 
 def _keep_state(folder: Path, dataset: Dataset, model: Model, stages: Stages) -> None:
     """Learn the factors as of the cutoff, and keep what refreshes take over from the night."""
     with stages.stage("refresh_state", "users") as stats:
-        RefreshState.of_night(model, dataset.network, dataset.now).save(folder)
+        RefreshState.from_night(model, dataset.network, dataset.now).save(folder)
         stats |= {"users": len(dataset.network.users)}
 
 
@@ -364,8 +363,7 @@ def _gate(
     night: Night,
     run: Run,
     dataset: Dataset,
-    rows: ScoredRows,
-    ranked: RankedCase,
+    holdout: HoldoutEvaluation,
     metrics: dict[str, Any],
     list_stats: ListStats,
     stages: Stages,
@@ -374,8 +372,9 @@ def _gate(
     asked = min(night.limit_users or len(dataset.network.users), len(dataset.network.users))
     with stages.stage("gate", "rules") as stats:
         inputs = measure(
-            night.engine, night.redis, night.settings, run, dataset, rows, ranked, metrics, list_stats, asked
-        )
+            night.engine, night.redis, night.settings, run, dataset, holdout.rows, holdout.ranked, metrics,
+            list_stats, asked,
+        )  # fmt: skip
         gate = [verdict.record() for verdict in rules.judge(inputs, night.settings.gate)]
         outcomes = [outcome_of(verdict) for verdict in gate]
         stats |= {"rules": len(gate), "refused": outcomes.count(REFUSED)}

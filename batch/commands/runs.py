@@ -150,7 +150,7 @@ def summary(manifest: dict[str, Any]) -> str:
             "",
             recipe_choice.render(recipe_choice.recipe_record(manifest)),
             "",
-            render.of_run(manifest["metrics"]),
+            render.render_run(manifest["metrics"]),
             "",
             *_gate(manifest),
             table(["stage", "seconds", "peak MiB", ""], stages),

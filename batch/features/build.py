@@ -85,7 +85,7 @@ def build_tables(
     population
         Of the network that the users belong to; `network` and `history` may have some of its users only.
     """
-    cohorts = population.cohorts.encode(network.users) if variant.with_people else None
+    cohorts = population.cohorts.encode(network.users) if variant.with_cohorts else None
     user_columns, post_columns = profile_columns(network)
     tables = FeatureTables(
         user_ids=network.users.index.to_numpy(np.int64),

@@ -8,7 +8,9 @@ import numpy as np
 import redis
 import sqlalchemy as sa
 
-from batch.evaluation.full_catalogue import FIRST, RankedCase
+from batch.evaluation import PRIMARY_METRIC
+from batch.evaluation.bootstrap import Difference
+from batch.evaluation.full_catalogue import RankedCase
 from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.compare_with_live import beside_live, find_live
 from batch.gate.inputs import GateInputs, PopularityComparison
@@ -73,6 +75,6 @@ def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
     """Take what the rules look at from the figures over the full catalogue, see `CatalogueFigures.record`."""
     differences = {}
     for ranker, found in record["differences"].items():
-        difference, low, high = (np.nan if number is None else number for number in found[FIRST])
-        differences[ranker] = (difference, low, high)
+        difference, low, high = (np.nan if number is None else number for number in found[PRIMARY_METRIC])
+        differences[ranker] = Difference(difference, low, high)
     return PopularityComparison(record["users"], differences, record["why_not_judged"])

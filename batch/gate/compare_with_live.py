@@ -17,11 +17,10 @@ import redis
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.evaluation import MODEL
+from batch.evaluation import MODEL, PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
 from batch.evaluation.catalogue_case import measure_lists
-from batch.evaluation.evaluate import compared
-from batch.evaluation.full_catalogue import FIRST as FIGURE
+from batch.evaluation.evaluate import compare_scores
 from batch.evaluation.full_catalogue import MIN_USERS, RankedCase, rank_by_model
 from batch.evaluation.scored_rows import ScoredRows
 from batch.features.build import profile_columns
@@ -145,7 +144,7 @@ def _viewed_differences(
         scores = model.scores(dataset.network, history, rows.rows, settings.night.threads)
     except ModelError:
         raise NotComparableError("its model was made from other features") from None
-    return compared(rows, scores, settings.night.seed)
+    return compare_scores(rows, scores, settings.night.seed)
 
 
 def _ndcg_difference(
@@ -160,7 +159,7 @@ def _ndcg_difference(
     except ModelError:
         raise NotComparableError("its model was made from other features") from None
     tonight = measure_lists(case, ranked.lists[MODEL], settings.night.seed)
-    return tonight.minus(measure_lists(case, lists, settings.night.seed))[FIGURE]
+    return tonight.minus(measure_lists(case, lists, settings.night.seed))[PRIMARY_METRIC]
 
 
 def _check_columns(model: Model, network: Network) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batch.evaluation import NAMES, POPULARITY, RECENCY
+from batch.evaluation import POPULARITY, RANKER_LABELS, RECENCY
 from batch.gate.inputs import BesideLive, GateInputs
 from batch.gate.list_stats import FIRST
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
@@ -98,7 +98,7 @@ def _short(value: float) -> str:
 
 def _less_popular(ranker: str) -> Callable[[GateInputs], Found]:
     """Judge the upper end of the interval of NDCG@10 of the model less that of a ranker."""
-    name = NAMES.get(ranker, ranker)
+    name = RANKER_LABELS.get(ranker, ranker)
 
     def value(inputs: GateInputs) -> Found:
         found = inputs.popularity_comparison

@@ -28,7 +28,7 @@ from batch.publishing import go_live
 from batch.refresh import stale_users
 from batch.refresh.stale_users import Due
 from batch.runs import ledger, lock
-from batch.training.model_files import users_of_run
+from batch.training.model_files import read_user_ids
 from contract.codec import decode_object
 from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
@@ -146,7 +146,7 @@ def _due(
     work: Refresh, connection: sa.Connection, recent: RecentInteractions, manifest: dict[str, Any]
 ) -> Due:
     cutoff = datetime.fromisoformat(manifest["cutoff"])
-    known = users_of_run(Path(work.settings.night.model_dir) / manifest["run_id"])
+    known = read_user_ids(Path(work.settings.night.model_dir) / manifest["run_id"])
     marks = fingerprints(recent.store, cutoff - stale_users.LATE, recent.until)
     return stale_users.find(connection, manifest["run_id"], marks, recent.user_ids, known, manifest["users"])
 

@@ -14,9 +14,9 @@ import redis
 from sklearn.metrics import roc_curve
 
 from batch.arrays import Float64s, Int64s
-from batch.evaluation import FIRST_FIGURES, MODEL, NAMES, POPULARITY, RANDOM, RECENCY
+from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRICS, RANDOM, RANKER_LABELS, RECENCY
 from batch.evaluation.evaluate import HITRATE
-from batch.evaluation.ranking_metrics import DEPTH, by_list, expected_of_random, ranked_lists
+from batch.evaluation.ranking_metrics import DEPTH, compute_metrics, compute_random_metrics, rank_rows
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
 from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.outcomes import count_outcomes, outcome_of
@@ -35,7 +35,7 @@ from contract.keys import Keys
 JUDGES = ("model", "popularity", "random")
 """In the order of the page, which puts what is hardest to beat beside the model."""
 
-NAMED_RANKERS = [(name, NAMES.get(name, name)) for name in (MODEL, RECENCY, POPULARITY, RANDOM)]
+NAMED_RANKERS = [(name, RANKER_LABELS.get(name, name)) for name in (MODEL, RECENCY, POPULARITY, RANDOM)]
 MOST_FEATURES = 20
 KS_TOLD = (1, 3, 5, 10, 20)
 
@@ -58,7 +58,7 @@ def report_page(
         hitrate=HITRATE,
         judges=JUDGES,
         rankers=NAMED_RANKERS,
-        first_figures=FIRST_FIGURES,
+        first_figures=PRIMARY_METRICS,
         gate=[(outcome_of(verdict), verdict) for verdict in manifest.get("gate", [])],
         gate_counts=count_outcomes(manifest.get("gate", [])),
         charts=_charts(dataset, metrics, curves),
@@ -162,11 +162,11 @@ def curves_of(judged: ScoredRows) -> Curves:
     scored = {"model": judged.scores, "popularity": judged.popular}
     rows = judged.rows
     ranked = {
-        judge: ranked_lists(judged.lists, rows.posts, rows.liked, scores) for judge, scores in scored.items()
+        judge: rank_rows(judged.lists, rows.posts, rows.liked, scores) for judge, scores in scored.items()
     }
-    found = {judge: by_list(lists, KS_OF_CURVE) for judge, lists in ranked.items()}
+    found = {judge: compute_metrics(lists, KS_OF_CURVE) for judge, lists in ranked.items()}
     every = ranked["model"]
-    found["random"] = expected_of_random(every.relevant, every.candidates, KS_OF_CURVE)
+    found["random"] = compute_random_metrics(every.relevant, every.candidates, KS_OF_CURVE)
     hitrate = {
         judge: [(float(k), float(values[f"hitrate_at_{k}"].mean())) for k in KS_OF_CURVE]
         for judge, values in found.items()

@@ -24,7 +24,7 @@ from tests.support.batch import (
     run_here,
     topics_of,
 )
-from tests.support.evaluation import pulled_of
+from tests.support.evaluation import pull_database
 from tests.support.serving import posts_of, recommend, serving, settings_for
 
 USERS, POSTS = 60, 40
@@ -199,7 +199,7 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None
         "UPDATE recs.posts SET topic = '7' WHERE post_id % 5 = 3",
     )
     cutoff = FIRST_DAY + timedelta(days=DAYS)
-    pulled = pulled_of(night.database_url, cutoff)
+    pulled = pull_database(night.database_url, cutoff)
     network = pulled.network
     history = count_history(pulled.store, network, cutoff, topics_of(network))
     counted = query(

@@ -204,13 +204,13 @@ def test_a_refresh_and_an_evaluation_while_a_night_runs_are_in_nobodys_way(
 ) -> None:
     fit, others = batch.pipeline.fit, []
 
-    def fit_beside_others(*arguments: Any) -> Any:
+    def fit_beside_others(*arguments: Any, **options: Any) -> Any:
         if not others:
             execute(live.database_url, "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
             explain = ("explain", "7", "102", "--run", "control")
             for command in (("refresh",), ("evaluate", "--variant", "control"), explain, CONTROL):
                 others.append(run_forked(*command, **live.servers))  # noqa: PERF401 - in this order
-        return fit(*arguments)
+        return fit(*arguments, **options)
 
     before = live_run(client)
     monkeypatch.setattr(batch.pipeline, "fit", fit_beside_others)

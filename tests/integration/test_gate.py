@@ -36,7 +36,7 @@ from tests.support.batch import (
     runs_with_keys,
 )
 from tests.support.batch_live import copy_database
-from tests.support.evaluation import shuffled_window
+from tests.support.evaluation import shuffle_window
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -83,11 +83,11 @@ def broken(manifest: dict[str, Any]) -> set[str]:
     return {verdict["rule"] for verdict in manifest["gate"] if verdict["outcome"] == "refused"}
 
 
-def fit_to_shuffled(variant: Any, dataset: Any, windows: Any, *rest: Any) -> Model:
-    """Fit control to labels that tell nothing, and other variants as they should be."""
+def fit_to_shuffled(variant: Any, dataset: Any, *, windows: Any, **options: Any) -> Model:
+    """Fit control to shuffled labels, and other variants to the true ones."""
     if variant.name == "control":
-        windows = [shuffled_window(window, seed=1) for window in windows]
-    return honest_fit(variant, dataset, windows, *rest)
+        windows = [shuffle_window(window, seed=1) for window in windows]
+    return honest_fit(variant, dataset, windows=windows, **options)
 
 
 def test_the_same_data_again_pass_with_every_rule_compared(network: Places, client: redis.Redis) -> None:
@@ -168,7 +168,7 @@ def test_liked_posts_that_the_night_overlooked_are_found_even_where_no_model_can
         return replace(dataset, now=replace(dataset.now, likes=Likes(starts, dataset.now.likes.posts[:0])))
 
     before = live_run(client)
-    monkeypatch.setattr(batch.pipeline, "gather", forgetful)
+    monkeypatch.setattr(batch.pipeline, "load_dataset", forgetful)
     assert run_here(*CONTROL, **network | {"model_dir": tmp_path}).returncode == 3
     run_id, _, manifest = newest(network)
     verdicts = {verdict["rule"]: verdict for verdict in manifest["gate"]}

@@ -27,7 +27,7 @@ from contract.settings import Settings
 from serving.app import create_app
 from tests.integration.test_point_in_time import LATER
 from tests.support.batch import execute, live_lists, make_network, query, run_batch, run_here
-from tests.support.evaluation import dataset_of
+from tests.support.evaluation import load_database
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
 ) -> None:
     make_network(database_url)
     (manifest,) = run_night(night, ("test",))
-    dataset = dataset_of(database_url, clock=LATER)
+    dataset = load_database(database_url, clock=LATER)
     recipe = RECIPES[manifest["recipe"]["name"]]
-    model = fit(MODELS["test"], dataset, dataset.windows, recipe, night.settings)
+    model = fit(MODELS["test"], dataset, windows=dataset.windows, recipe=recipe, settings=night.settings)
     tables, factors = (
         model.tables(dataset.network, dataset.now),
         model.factors(dataset.network, dataset.now),
@@ -271,7 +271,7 @@ def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, databa
 def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> None:
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
-    dataset = dataset_of(database_url, clock=LATER)
+    dataset = load_database(database_url, clock=LATER)
     by_topic = dataset.now.likes_of_group["topic"]
     assert by_topic.shape == (60, MAX_TOPICS + 1)
     assert by_topic.sum() == dataset.now.user_counts["likes"].sum()
@@ -295,10 +295,16 @@ def test_there_are_never_more_examples_than_the_setting_allows(
     make_network(database_url, users=200, interactions=10_000)
     if not with_views:
         execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    dataset = dataset_of(database_url, clock=LATER, training_rows=500)
+    dataset = load_database(database_url, clock=LATER, training_rows=500)
     assert 100 < len(dataset.holdout) <= 500
     for windows in (dataset.training, dataset.windows):
         trained.clear()
-        fit(MODELS["control"], dataset, windows, recipe, night.settings.replace(training_rows=500))
+        fit(
+            MODELS["control"],
+            dataset,
+            windows=windows,
+            recipe=recipe,
+            settings=night.settings.replace(training_rows=500),
+        )
         assert 100 < sum(map(len, trained)) <= 500
         assert len(trained) > len(windows) / 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batch.commands.runs import summary
-from batch.evaluation import FIRST_FIGURES
+from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
 from tests.support.operators import Operated
@@ -75,13 +75,13 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     assert full < viewed
     assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
     told = [line.split()[0] for line in lines[full + 3 : full + 9]]
-    assert told == list(FIRST_FIGURES)
+    assert told == list(PRIMARY_METRICS)
     assert any(line.startswith("ndcg_at_10 of the model less that of recency popularity") for line in lines)
     assert any(line.startswith("warm users: ") for line in lines[full:viewed])
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "cannot judge a model: no user liked a post" in summary(manifest)
+    assert "too little data to evaluate a model: no user liked a post" in summary(manifest)
 
 
 def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> None:
@@ -105,15 +105,14 @@ def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated)
     choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
     lines = summary(manifest | {"recipe": choice.record()}).splitlines()
     at = lines.index(
-        "recipe ranked: likes, each beside 8 drawn posts; objective lambdarank; "
-        f"score: {RANKED.score_meaning}"
+        f"recipe ranked: likes, each with 8 drawn posts; objective lambdarank; score: {RANKED.score_meaning}"
     )
     assert lines[at + 1 : at + 6] == [
         "chosen before the holdout, by the likes of 321 users from 2026-11-20T00:00:00+00:00 to "
         "2026-11-22T00:00:00+00:00: it is best",
-        "recipe           ndcg@10  less liked-if-viewed  standard error",
-        "liked-if-viewed  0.0200   -                     -",
-        "ranked           0.0312   +0.0112               0.0040",
+        "recipe           ndcg@10  minus liked-if-viewed  standard error",
+        "liked-if-viewed  0.0200   -                      -",
+        "ranked           0.0312   +0.0112                0.0040",
         "",
     ]
 

@@ -27,7 +27,7 @@ from batch.loading import interaction_store
 from batch.loading.schema import OPTIONAL, REQUIRED
 from batch.reports.files import REPORT
 from batch.training import model_files, refresh_state
-from batch.training.parameters import parameters_file
+from batch.training.parameters import parameters_path
 from contract import errors
 from contract.columns import SCHEMA
 from contract.experiment import VARIANTS
@@ -319,7 +319,7 @@ def check_files(text: str) -> list[str]:
     names = (model_files.FOREST, model_files.COLUMNS, model_files.POSTS, model_files.USERS)
     run = [*names, refresh_state.FILE, REPORT, f"{JUDGED_MODEL}/"]
     written = {f"{model}/RUN/{name}" for name in run} | {f"{store}/RUN/{interaction_store.FILE}"}
-    written |= {f"{model}/{parameters_file('VARIANT', Settings()).name}"}
+    written |= {f"{model}/{parameters_path('VARIANT', Settings()).name}"}
     return differences({row[0] for row in rows(text, "File")}, written)
 
 
