@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, o
 from batch.reports.files import report_path
 from batch.runs import ledger
 from contract.errors import OvernightError
+from contract.manifest import Manifest
 from contract.score_kind import recipe_of
 from contract.settings import Settings
 
@@ -126,31 +128,34 @@ def show(settings: Settings, run_id: str, as_json: bool) -> None:
     if found is None:
         raise OvernightError(f"there is no run {run_id}; `python -m batch runs` lists them")
     run, changes = found
-    told = [[change.at, change.state, change.actor, change.reason] for change in changes]
+    history = [[change.at, change.state, change.actor, change.reason] for change in changes]
     if as_json:
-        story = [dict(zip(CHANGE, values, strict=True)) for values in told]
+        story = [dict(zip(CHANGE, values, strict=True)) for values in history]
         click.echo(formatting.as_json(of_row(run) | {"manifest": run.manifest, "changes": story}))
         return
-    # The manifest was written when the run went live; the ledger knows what became of it.
-    made = summary(run.manifest | {"state": run.state}) if run.manifest else f"{run_id}: {run.state}\n"
-    click.echo(f"{made}\n{table(['at', 'state', 'by', 'reason'], told)}")
+    # The manifest has the state when the run went live; the ledger has the current one.
+    if run.manifest:
+        text = describe_run(replace(Manifest.from_record(run.manifest), state=run.state))
+    else:
+        text = f"{run_id}: {run.state}\n"
+    click.echo(f"{text}\n{table(['at', 'state', 'by', 'reason'], history)}")
 
 
-def summary(manifest: dict[str, Any]) -> str:
-    """Render a run: what it wrote and learnt, metrics beside the baselines, the gate's rules, stages."""
-    stages = [[row["stage"], row["seconds"], row["peak_mib"], _details(row)] for row in manifest["stages"]]
+def describe_run(manifest: Manifest) -> str:
+    """Render a run: its lists, recipe, metrics with the baselines, gate rules and stages."""
+    stages = [[row["stage"], row["seconds"], row["peak_mib"], _details(row)] for row in manifest.stages]
     return "\n".join(
         [
-            f"{manifest['run_id']}: {manifest['state']}, {manifest['users']} users x "
-            f"{manifest['posts']} posts, top {manifest['top_n']}, {manifest['bytes_per_user']} bytes a user",
-            f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
-            f"checksum {manifest['checksum'][:16]}",
-            *_memory(manifest.get("publish") or {}),
-            *_caught_up(manifest.get("caught_up") or {}),
+            f"{manifest.run_id}: {manifest.state}, {manifest.users} users x "
+            f"{manifest.posts} posts, top {manifest.top_n}, {manifest.bytes_per_user} bytes a user",
+            f"lists: {manifest.short_lists} short, {manifest.empty_lists} empty, "
+            f"checksum {manifest.checksum[:16]}",
+            *_memory(manifest.publish),
+            *_caught_up(manifest.caught_up or {}),
             "",
-            recipe_choice.render(recipe_choice.recipe_record(manifest)),
+            recipe_choice.render(recipe_choice.recipe_record(manifest.to_record())),
             "",
-            render.render_run(manifest["metrics"]),
+            render.render_run(manifest.metrics),
             "",
             *_gate(manifest),
             table(["stage", "seconds", "peak MiB", ""], stages),
@@ -160,27 +165,27 @@ def summary(manifest: dict[str, Any]) -> str:
 
 
 def _memory(publish: dict[str, Any]) -> list[str]:
-    """Tell what the run was to take of Redis, and what Redis reported; nothing where neither is kept."""
+    """Describe the memory that the run was expected to take and that Redis reported, if recorded."""
     if not publish:
         return []
     taken = publish["redis_bytes"]
-    reported = "may not be asked" if taken is None else f"reported {taken / 2**20:.1f} MiB more"
+    reported = "INFO is not allowed" if taken is None else f"reported {taken / 2**20:.1f} MiB more"
     return [f"Redis: forecast {publish['forecast_bytes'] / 2**20:.1f} MiB, {reported}"]
 
 
 def _caught_up(caught_up: dict[str, Any]) -> list[str]:
-    """Tell how many lists were written anew at the end of the night; nothing where none were looked for."""
+    """Describe the refresh at the end of the night, if there was one."""
     if not caught_up:
         return []
     return [f"{caught_up['users']} users acted while the night ran, and have new lists"]
 
 
-def _gate(manifest: dict[str, Any]) -> list[str]:
-    """Tell the rules, those that refuse first and those not compared next; nothing where there were none."""
-    rules = sorted(manifest.get("gate") or [], key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
+def _gate(manifest: Manifest) -> list[str]:
+    """Render the rules: those that refuse first, then those not compared."""
+    rules = sorted(manifest.gate, key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
     if not rules:
         return []
-    forced = ", published against it by --force" if manifest.get("forced") else ""
+    forced = ", published against it by --force" if manifest.forced else ""
     rows = [
         [
             LABELS.get(outcome_of(rule), outcome_of(rule)),
@@ -196,7 +201,7 @@ def _gate(manifest: dict[str, Any]) -> list[str]:
 
 
 def _bound(bound: Any) -> Any:
-    """Write a bound from below and above as a range."""
+    """Format [low, high] as a range."""
     return " to ".join(map(str, bound)) if isinstance(bound, list) else bound
 
 

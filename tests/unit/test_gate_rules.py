@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from batch.gate.collect import compare_with_popularity
-from batch.gate.inputs import BesideLive, GateInputs, PopularityComparison
 from batch.gate.list_stats import ListStats
+
+from batch.gate.inputs import BesideLive, GateInputs, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
 from batch.loading.likes import Likes
