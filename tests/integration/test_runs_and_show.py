@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from batch.commands.runs import summary
+from batch.commands.runs import describe_run
 from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.evaluation.render import sort_metrics
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
+from contract.manifest import Manifest
 from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -48,6 +50,11 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
     ]  # fmt: skip
 
 
+def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
+    of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
+    assert sort_metrics(sorted(of_the_night, key=len)) == of_the_night
+
+
 NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
 """What manifests of earlier releases do not have."""
 
@@ -60,7 +67,7 @@ GATE: list[dict[str, Any]] = [
 
 def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: Operated) -> None:
     manifest = night.told("show", night.run_of("control"))["manifest"]
-    lines = summary(manifest | {"gate": GATE, "forced": True}).splitlines()
+    lines = describe_run(Manifest.from_record(manifest | {"gate": GATE, "forced": True})).splitlines()
     at = lines.index("gate: 1 of 3 rules passed, 1 refused, 1 not compared, published against it by --force")
     assert lines[at + 2].split() == ["REFUSED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
     assert lines[at + 3].startswith("not compared  roc_auc")
@@ -69,7 +76,7 @@ def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night:
 
 def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(night: Operated) -> None:
     manifest = night.told("show", night.run_of("control"))["manifest"]
-    lines = summary(manifest).splitlines()
+    lines = describe_run(Manifest.from_record(manifest)).splitlines()
     (full,) = [number for number, line in enumerate(lines) if line.startswith("full catalogue with likes")]
     (viewed,) = [number for number, line in enumerate(lines) if line.startswith("holdout (viewed-only)")]
     assert full < viewed
@@ -81,7 +88,7 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "too little data to evaluate a model: no user liked a post" in summary(manifest)
+    assert "cannot judge a model: no user liked a post" in describe_run(Manifest.from_record(manifest))
 
 
 def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> None:
@@ -93,7 +100,7 @@ def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> Non
         for metric in ("overlap_at_10", "recall_at_20"):
             manifest["metrics"]["full_catalogue"][ranker].pop(metric)
     manifest["gate"] = GATE
-    lines = summary(manifest).splitlines()
+    lines = describe_run(Manifest.from_record(manifest)).splitlines()
     assert [line.split() for line in lines].count(["metric", "model", "random", "popularity"]) == 2
     assert not any("recency" in line or "overlap" in line for line in lines)
 
@@ -103,7 +110,7 @@ def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated)
     window = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(RANKED, 0.0312, 0.0112, 0.004))
     choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
-    lines = summary(manifest | {"recipe": choice.record()}).splitlines()
+    lines = describe_run(Manifest.from_record(manifest | {"recipe": choice.record()})).splitlines()
     at = lines.index(
         f"recipe ranked: likes, each with 8 drawn posts; objective lambdarank; score: {RANKED.score_meaning}"
     )
@@ -129,7 +136,8 @@ def test_show_has_one_line_where_there_was_no_choice(
 ) -> None:
     manifest = night.told("show", night.run_of("control"))["manifest"]
     del manifest["recipe"]
-    lines = summary(manifest | ({} if choice is None else {"recipe": choice.record()})).splitlines()
+    record = manifest | ({} if choice is None else {"recipe": choice.record()})
+    lines = describe_run(Manifest.from_record(record)).splitlines()
     at = lines.index(
         f"recipe liked-if-viewed ({why}): logged views; objective binary; "
         f"score: {LIKED_IF_VIEWED.score_meaning}"
