@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
@@ -62,6 +63,10 @@ class Factors:
     def zeros(cls, users: int, posts: int) -> Factors:
         """Return factors whose dot product is zero throughout."""
         return cls(np.zeros((users, 1), np.float32), np.zeros((posts, 1), np.float32))
+
+    def of_users(self, rows: npt.NDArray[np.intp]) -> Factors:
+        """Return the factors of some users, in the order of the rows, and of all posts."""
+        return Factors(self.users[rows], self.posts)
 
     def dot(self, users: np.ndarray, posts: np.ndarray) -> Float32s:
         """Return (pairs,) float32 dot products of (user, post) rows."""
@@ -161,7 +166,7 @@ Learnt = tuple[Factors, FactorState]
 _of_histories: WeakKeyDictionary[History, dict[tuple[int, int | None], Learnt]] = WeakKeyDictionary()
 
 
-def taste_factors(
+def fit_factors(
     network: Network, history: History, seed: int, negatives_per_like: int | None = None
 ) -> Factors:
     """Learn factors from what happened up to `history.cutoff`; the same arguments give the same factors.
@@ -178,7 +183,7 @@ def taste_factors(
     return _learnt(network, history, seed, negatives_per_like)[0]
 
 
-def factor_state(
+def fit_factor_state(
     network: Network, history: History, seed: int, negatives_per_like: int | None = None
 ) -> FactorState:
     """Return what a refresh needs of the factors that `taste_factors` gives for the same arguments."""

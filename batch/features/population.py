@@ -84,7 +84,7 @@ class Population:
         return cls(float(arrays["population_like_rate"]), Cohorts(**about), groups)
 
 
-def population_of(variant: Variant, network: Network, history: History) -> Population:
+def compute_population(variant: Variant, network: Network, history: History) -> Population:
     """Compute the means of a network as of `history.cutoff`."""
     values = None
     if variant.with_people:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from batch.arrays import Float32s
 from batch.features import embedding_cache, embeddings
 from batch.features.embedding_cache import content_hash
-from batch.features.embeddings import embed, find_encoder, reduce, remove_stale
+from batch.features.embeddings import embed_texts, find_encoder, reduce_by_pca, remove_stale_vectors
 from batch.pipeline import Night, run_night
 from batch.postgres import open_engine
 from batch.redis_client import open_redis
@@ -58,15 +58,15 @@ def kept(database_url: str, encoder: str = "counting") -> set[bytes]:
 
 def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, database_url: str) -> None:
     texts = some_texts()
-    first = embed(CountingEncoder(), engine, texts)
+    first = embed_texts(CountingEncoder(), engine, texts)
     again = CountingEncoder()
-    second = embed(again, engine, texts)
+    second = embed_texts(again, engine, texts)
     assert again.given == []
     np.testing.assert_array_equal(first.values, second.values)
     texts[3] = "a changed text"
     texts[len(texts)] = "a new text"
     third = CountingEncoder()
-    embed(third, engine, texts)
+    embed_texts(third, engine, texts)
     assert sorted(third.given) == ["a changed text", "a new text"]
     assert {content_hash("a changed text"), content_hash("a new text")} <= kept(database_url)
 
@@ -74,42 +74,43 @@ def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, dat
 def test_a_text_that_many_posts_share_is_embedded_once(engine: sa.Engine) -> None:
     texts = pd.concat([some_texts(), some_texts()], ignore_index=True)
     encoder = CountingEncoder()
-    values = embed(encoder, engine, texts).values
+    values = embed_texts(encoder, engine, texts).values
     assert sorted(encoder.given) == sorted(set(texts))
     np.testing.assert_array_equal(values[:30], values[30:])
 
 
 def test_another_encoder_does_not_get_the_vectors_of_the_first(engine: sa.Engine, database_url: str) -> None:
     texts = some_texts()
-    embed(CountingEncoder(), engine, texts)
+    embed_texts(CountingEncoder(), engine, texts)
     other = CountingEncoder("other")
-    embed(other, engine, texts)
+    embed_texts(other, engine, texts)
     assert len(other.given) == len(set(texts))
     assert kept(database_url) == kept(database_url, "other")
 
 
 def test_kept_vectors_come_back_to_the_last_bit(engine: sa.Engine) -> None:
-    embedding_cache.create(engine)
+    embedding_cache.create_table(engine)
     values = {b"a": np.array([1 / 3, -1e-30, 3.4e38, 0], np.float32), b"b": np.ones(4, np.float32)}
-    embedding_cache.keep(engine, "some", values)
-    found = embedding_cache.stored(engine, "some", [b"a", b"c"])
+    embedding_cache.store_vectors(engine, "some", values)
+    found = embedding_cache.load_vectors(engine, "some", [b"a", b"c"])
     assert list(found) == [b"a"]
     assert found[b"a"].tobytes() == values[b"a"].tobytes()
 
 
 def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> None:
-    embedding_cache.create(engine)
-    embedding_cache.keep(engine, "some", {b"a": np.zeros(2, np.float32)})
-    embedding_cache.keep(engine, "some", {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)})
-    assert embedding_cache.stored(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
+    embedding_cache.create_table(engine)
+    embedding_cache.store_vectors(engine, "some", {b"a": np.zeros(2, np.float32)})
+    other = {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)}
+    embedding_cache.store_vectors(engine, "some", other)
+    assert embedding_cache.load_vectors(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
 
 
 def test_vectors_of_texts_that_no_post_has_any_more_are_removed(engine: sa.Engine, database_url: str) -> None:
-    remove_stale(engine, some_texts())  # before the first night there is no table
+    remove_stale_vectors(engine, some_texts())  # before the first night there is no table
     for encoder in (CountingEncoder(), CountingEncoder("other")):
-        embed(encoder, engine, some_texts())
+        embed_texts(encoder, engine, some_texts())
     left = some_texts()[:20]
-    remove_stale(engine, pd.concat([left, pd.Series([None])]))
+    remove_stale_vectors(engine, pd.concat([left, pd.Series([None])]))
     assert kept(database_url) == kept(database_url, "other") == {content_hash(text) for text in left}
 
 
@@ -125,7 +126,7 @@ def test_what_was_embedded_before_a_failure_is_kept(
     monkeypatch.setattr(embeddings, "KEPT_AT_A_TIME", 10)
     failing = FailingEncoder()
     with pytest.raises(ModelError):
-        embed(failing, engine, some_texts())
+        embed_texts(failing, engine, some_texts())
     assert kept(database_url) == {content_hash(text) for text in failing.given[:20]}
 
 
@@ -133,7 +134,7 @@ def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
     texts = some_texts()
     texts[4], texts[5] = None, " \n"
     encoder = CountingEncoder()
-    found = embed(encoder, engine, texts)
+    found = embed_texts(encoder, engine, texts)
     assert np.isnan(found.values[[4, 5]]).all()
     assert np.isfinite(np.delete(found.values, [4, 5], axis=0)).all()
     assert [feature.name for feature in found.features][:2] == ["post_embedding_0", "post_embedding_1"]
@@ -142,27 +143,27 @@ def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
 
 def test_too_few_texts_give_no_columns(engine: sa.Engine) -> None:
     encoder = CountingEncoder()
-    assert embed(encoder, engine, some_texts(9)).values.shape == (9, 0)
+    assert embed_texts(encoder, engine, some_texts(9)).values.shape == (9, 0)
     assert encoder.given == []
 
 
 def test_the_components_kept_hold_the_variance_asked_for_and_no_more() -> None:
     random = np.random.default_rng(5)
     vectors = (random.normal(size=(400, 80)) * np.linspace(3, 0.1, 80)).astype(np.float32)
-    reduced = reduce(vectors)
+    reduced = reduce_by_pca(vectors)
     whole = vectors.var(axis=0).sum()
     assert reduced[:, :-1].var(axis=0).sum() / whole < 0.7 <= reduced.var(axis=0).sum() / whole
-    assert reduce(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 100)
+    assert reduce_by_pca(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 100)
 
 
 def test_the_order_of_the_texts_does_not_turn_a_component_over() -> None:
     vectors = np.random.default_rng(6).normal(size=(300, 40)).astype(np.float32)
-    backwards = reduce(np.ascontiguousarray(vectors[::-1]))[::-1]
-    np.testing.assert_allclose(reduce(vectors), backwards, atol=1e-4)
+    backwards = reduce_by_pca(np.ascontiguousarray(vectors[::-1]))[::-1]
+    np.testing.assert_allclose(reduce_by_pca(vectors), backwards, atol=1e-4)
 
 
 def test_vectors_all_alike_give_no_component() -> None:
-    assert reduce(np.ones((20, 5), np.float32)).shape == (20, 0)
+    assert reduce_by_pca(np.ones((20, 5), np.float32)).shape == (20, 0)
 
 
 def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
@@ -170,7 +171,7 @@ def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
 ) -> None:
     monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
     for settings in (Settings.of(embeddings="off"), Settings.of(embeddings="auto")):
-        assert embed(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
+        assert embed_texts(find_encoder(settings), engine, some_texts()).values.shape == (30, 0)
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
 

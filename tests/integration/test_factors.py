@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from batch.features import factorisation, factors
 from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
-from batch.features.factors import FactorState, draw_even_trials, draw_trials, factor_state, taste_factors
+from batch.features.factors import FactorState, draw_even_trials, draw_trials, fit_factor_state, fit_factors
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
@@ -181,7 +181,7 @@ def dataset(database_url: str) -> Dataset:
 
 def auc_of(dataset: Dataset, history: History) -> float:
     """Return how well factors of a history tell the holdout's likes from the rest."""
-    found, rows = taste_factors(dataset.network, history, seed=1), dataset.holdout
+    found, rows = fit_factors(dataset.network, history, seed=1), dataset.holdout
     return float(roc_auc_score(rows.liked, found.dot(rows.users, rows.posts)))
 
 
@@ -204,7 +204,7 @@ def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str
         "INSERT INTO recs.interactions SELECT * FROM other_order",
     )
     again = dataset_of(database_url)
-    first, second = (taste_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
+    first, second = (fit_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
     assert first.users.tobytes() == second.users.tobytes()
     assert first.posts.tobytes() == second.posts.tobytes()
 
@@ -246,18 +246,18 @@ def test_without_a_like_there_are_no_factors(dataset: Dataset) -> None:
     impressions = dataset.at_holdout.impressions
     none = replace(impressions, likes=np.zeros_like(impressions.likes), views=np.ones_like(impressions.views))
     history = dataset.at_holdout.with_impressions(none)
-    found = taste_factors(dataset.network, history, seed=1)
+    found = fit_factors(dataset.network, history, seed=1)
     assert not found.users.any()
     assert not found.posts.any()
-    state = FactorState.from_arrays(factor_state(dataset.network, history, seed=1).to_arrays())
+    state = FactorState.from_arrays(fit_factor_state(dataset.network, history, seed=1).to_arrays())
     network, rows = dataset.network, np.arange(len(dataset.network.posts))
     assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
 
 
 def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(dataset: Dataset) -> None:
     network, history = dataset.network, dataset.at_holdout
-    night, file = taste_factors(network, history, seed=1), io.BytesIO()
-    np.savez(file, **factor_state(network, history, seed=1).to_arrays())
+    night, file = fit_factors(network, history, seed=1), io.BytesIO()
+    np.savez(file, **fit_factor_state(network, history, seed=1).to_arrays())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
@@ -375,7 +375,7 @@ def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(da
         replace(history, post_counts=history.post_counts.assign(known=0.0)),
         replace(history, likes=Likes(np.zeros_like(history.likes.starts), history.likes.posts[:0])),
     ):
-        found = taste_factors(dataset.network, nothing, 1, PER_LIKE)
+        found = fit_factors(dataset.network, nothing, 1, PER_LIKE)
         assert not found.users.any()
         assert not found.posts.any()
 
@@ -383,10 +383,10 @@ def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(da
 def test_factors_from_even_trials_rank_what_is_liked_later(dataset: Dataset) -> None:
     examples = dataset.windows[-1].examples(LIKED, 100_000, 1)
     history = dataset.windows[-1].history
-    found = taste_factors(dataset.network, history, 1, PER_LIKE)
+    found = fit_factors(dataset.network, history, 1, PER_LIKE)
     assert roc_auc_score(examples.liked, found.dot(examples.users, examples.posts)) > 0.6
     file = io.BytesIO()
-    np.savez(file, **factor_state(dataset.network, history, 1, PER_LIKE).to_arrays())
+    np.savez(file, **fit_factor_state(dataset.network, history, 1, PER_LIKE).to_arrays())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)

@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batch.features.build import build_tables, profile_columns
-from batch.features.encode import Encoder
-from batch.features.factors import taste_factors
-from batch.features.population import population_of
+from batch.features.build import build_tables, select_profile_columns
+from batch.features.encode import ColumnEncoder
+from batch.features.factors import fit_factors
+from batch.features.population import compute_population
 from batch.features.tables import FeatureTables, Kind
-from batch.features.text import text_features
+from batch.features.text import compute_text_features
 from batch.loading.examples import labelled_between
 from batch.loading.history import count_history
 from batch.training.recipe import LIKED
@@ -29,16 +29,16 @@ LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
     with pulling(database_url, LATER) as pulled:
         network = pulled.network
-        users, posts = profile_columns(network)
+        users, posts = select_profile_columns(network)
         history = count_history(pulled.store, network, cutoff, topics_of(network))
         return build_tables(
             VARIANT,
             network,
             history,
-            population_of(VARIANT, network, history),
-            Encoder.fit(Kind.USER, users, np.arange(len(users))),
-            Encoder.fit(Kind.POST, posts, np.arange(len(posts))),
-            text_features(network.posts["text"], seed=1),
+            compute_population(VARIANT, network, history),
+            users=ColumnEncoder.fit(Kind.USER, users, np.arange(len(users))),
+            posts=ColumnEncoder.fit(Kind.POST, posts, np.arange(len(posts))),
+            text=compute_text_features(network.posts["text"], seed=1),
         )
 
 
@@ -101,10 +101,10 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
     found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
     assert set(found) == set(expected)
-    before = taste_factors(network, history, seed=1)
+    before = fit_factors(network, history, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     cut = count_history(pulled_of(database_url, LATER).store, network, CUTOFF, topics_of(network))
-    after = taste_factors(network, cut, seed=1)
+    after = fit_factors(network, cut, seed=1)
     for name in ("starts", "posts", "views", "likes"):
         np.testing.assert_array_equal(getattr(cut.impressions, name), getattr(history.impressions, name))
     np.testing.assert_array_equal(before.users, after.users)

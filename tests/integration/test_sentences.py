@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from batch.features import embeddings
-from batch.features.embeddings import SentenceEncoder, embed, find_encoder
+from batch.features.embeddings import SentenceEncoder, embed_texts, find_encoder
 from contract.errors import ModelError
 from contract.settings import Settings
 from tests.support.batch_support import engine_of, execute
 
 pytestmark = pytest.mark.skipif(
-    embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"
+    embeddings.describe_missing_packages() is not None, reason="requirements-embeddings.txt is not installed"
 )
 
 SETTINGS = Settings.of(embeddings="on", threads=1)
@@ -72,14 +72,14 @@ def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: 
     execute(database_url, "CREATE SCHEMA recs")
     engine: sa.Engine = engine_of(database_url)
     texts = pd.Series([f"{text} {place}" for place in range(4) for text in TEXTS], dtype=object)
-    first = embed(find_encoder(SETTINGS), engine, texts)
+    first = embed_texts(find_encoder(SETTINGS), engine, texts)
     assert 1 <= first.values.shape[1] < len(texts)
 
     def refuse(_: SentenceEncoder) -> None:
         raise AssertionError("the model was loaded")
 
     monkeypatch.setattr(SentenceEncoder, "_model", property(refuse))
-    np.testing.assert_array_equal(first.values, embed(find_encoder(SETTINGS), engine, texts).values)
+    np.testing.assert_array_equal(first.values, embed_texts(find_encoder(SETTINGS), engine, texts).values)
 
 
 def test_a_package_that_cannot_be_loaded_is_told_in_one_line(
