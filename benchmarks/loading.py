@@ -47,10 +47,9 @@ from contract.errors import OvernightError
 from contract.experiment import CONTROL
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.child_processes import ROOT, Stopped, run_stage, stoppable
-from demo.postgres import engine_of
-from demo.processes import last_lines
-from demo.servers import Servers, servers_in
+from demo.postgres import make_engine
+from demo.processes import ROOT, Stopped, raise_on_signal, read_last_lines, run_module
+from demo.servers import Servers, prepare_servers
 
 FOLDER = ROOT / ".bench"
 LOAD = "load"
@@ -132,7 +131,7 @@ def main() -> None:
         return
     asked = arguments()
     try:
-        with stoppable():
+        with raise_on_signal():
             compare([Network.of(number) for number in asked.interactions], keep=asked.keep)
     except OvernightError as error:
         sys.exit(f"error: {error}")
@@ -172,14 +171,14 @@ def measure(network: Network, folder: Path) -> dict[str, Any]:
     OvernightError
         A server or a process ended badly, or did not do all that was to be measured.
     """
-    servers = servers_in(folder)
+    servers = prepare_servers(folder)
     try:
         servers.start()
         environment = servers.environment() | {
             "OVERNIGHT_MODEL_DIR": str(folder / "models"),
             "OVERNIGHT_STORE_DIR": "",
         }
-        engine = engine_of(servers.postgres.url())
+        engine = make_engine(servers.postgres.url())
         simulate(network, engine, environment)
         clear(servers, engine)
         log = folder / "bench.log"
@@ -227,7 +226,7 @@ def simulate(network: Network, engine: sa.Engine, environment: dict[str, str]) -
     if not is_there(network, engine, seed):
         numbers = {**vars(network), "seed": seed}
         options = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
-        run_stage("demo", ["simulate", *options], environment)
+        run_module("demo", ["simulate", *options], environment)
 
 
 def is_there(network: Network, engine: sa.Engine, seed: int) -> bool:
@@ -306,7 +305,7 @@ def run(module: str, options: list[str], environment: dict[str, str], log: Path)
         seconds = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode != 0:
-            raise OvernightError(f"python -m {' '.join([module, *options])} failed: {last_lines(log)}")
+            raise OvernightError(f"python -m {' '.join([module, *options])} failed: {read_last_lines(log)}")
         output.seek(0)
         return Ended(output.read(), seconds, usage.ru_maxrss / 1024)
 

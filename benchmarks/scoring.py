@@ -100,8 +100,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     panels[0].legend()
     figure.tight_layout()
     folder.mkdir(exist_ok=True)
-    for kind in ("png", "svg"):
-        figure.savefig(folder / f"scoring.{kind}", dpi=150)
+    figure.savefig(folder / "scoring.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ GET from Redis, and the two routes that a feed asks, for as many users as have a
 list; the first of these also with a request that Flask has to answer. Medians
 count, and the ratio is the median of the rounds' own ratios. The lists are
 those live in `REDIS_URL`; where none are, a night is run first. `JSON` names a
-file for the rows. The plot goes to docs/serving.svg.
+file for the rows. The plot goes to docs/serving.png.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5, help="of load on each route in each round")
     parser.add_argument("--connections", type=int, default=8, help="that ask at the same time")
     parser.add_argument("--limit-users", type=int, help="for the night, where one has to be run")
-    parser.add_argument("--plot", type=Path, default=Path("docs/serving.svg"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/serving.png"))
     return parser.parse_args()
 
 
@@ -174,7 +174,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.margins(x=0.15)
     panels[0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

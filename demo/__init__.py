@@ -1,4 +1,4 @@
-"""Everything on one machine: embedded servers, networks to load, and a conductor.
+"""The demo: embedded servers, simulated and real networks, and one command that runs everything.
 
 Nothing outside `demo` and the tests imports this package.
 """

@@ -1,15 +1,15 @@
-"""Load the rows of the real network from a folder of files into Postgres.
+"""Load the first real network from a folder of files into Postgres.
 
-| file | becomes |
+| file | loaded as |
 |---|---|
 | users.csv.gz | "user" |
 | posts.csv.gz, post_features.parquet | post |
-| history_users.csv.gz | views and likes as they are |
-| views_evening.csv.gz | views, and for each with target 1 a like at the view's own time |
-| liked_views.parquet | likes without views: the users' other views are not known |
+| history_users.csv.gz | views and likes, unchanged |
+| views_evening.csv.gz | views, and for each with target 1 a like at the time of the view |
+| liked_views.parquet | likes without views: the files lack the other views of these users |
 
-A row that repeats another file's view (same user, post and second) enters
-once. Times have no zone in the files and are taken as UTC.
+A view in two files (same user, post and second) is loaded once. Times have no
+zone in the files and are read as UTC.
 """
 
 from __future__ import annotations
@@ -60,28 +60,28 @@ EVENT_TYPES = {"timestamp": TIME, "user_id": WHOLE, "post_id": WHOLE}
 ACTION = {"action": TEXT}
 TARGET = {"target": WHOLE}
 
-VIEW_OF_FEED = ["user_id", "post_id", "timestamp"]
-"""What tells one view from another."""
+VIEW_KEY = ["user_id", "post_id", "timestamp"]
+"""Columns that identify a view."""
 
 
-def load(database_url: str, folder: Path) -> None:
+def load_network(database_url: str, folder: Path) -> None:
     """Replace the network in the database by the one whose files are in `folder`.
 
     Raises
     ------
     NetworkError
-        If a file or column is missing, cannot be read, or holds impossible values; names it.
+        If a file or column is missing, cannot be read, or has invalid values; names it.
     """
-    users = read(folder / USERS, USER_TYPES)[[*USER_TYPES]].rename(columns={"user_id": "id"})
+    users = read_file(folder / USERS, USER_TYPES)[[*USER_TYPES]].rename(columns={"user_id": "id"})
     check_ids(folder / USERS, users["id"])
-    posts, features = _posts(folder)
-    actions = _feed_actions(folder)
+    posts, features = _read_posts(folder)
+    actions = _read_feed_actions(folder)
     with network.transaction(database_url) as connection:
-        network.create_tables(connection, _post_table(features))
+        network.create_tables(connection, _post_table_ddl(features))
         network.copy_frame(connection, '"user"', users)
         network.copy_frame(connection, "post", posts)
         network.copy_frame(connection, network.FEED_ACTION, actions)
-        network.create_views(connection, _posts_view(features))
+        network.create_views(connection, _posts_view_ddl(features))
     counts = actions["action"].value_counts()
     logger.info(
         "loaded %s users, %s posts, %s views and %s likes",
@@ -89,59 +89,59 @@ def load(database_url: str, folder: Path) -> None:
     )
 
 
-def _posts(folder: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows of the table post, and which of its columns are the further features."""
-    posts = read(folder / POSTS, POST_TYPES)[[*POST_TYPES]]
+def _read_posts(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of the table post, and the names of the features of POST_FEATURES."""
+    posts = read_file(folder / POSTS, POST_TYPES)[[*POST_TYPES]]
     check_ids(folder / POSTS, posts["post_id"])
-    features = read(folder / POST_FEATURES, {"post_id": WHOLE})
+    features = read_file(folder / POST_FEATURES, {"post_id": WHOLE})
     check_ids(folder / POST_FEATURES, features["post_id"])
     names = [str(name) for name in features if name != "post_id"]
-    odd = [
+    invalid = [
         name for name in names if not name.isidentifier() or not pd.api.types.is_numeric_dtype(features[name])
     ]
-    if odd:
-        raise network.NetworkError(
-            f"{folder / POST_FEATURES}: the column {odd[0]!r} is not a number with a plain name"
+    if invalid:
+        raise NetworkError(
+            f"{folder / POST_FEATURES}: the column {invalid[0]!r} is not a number with a plain name"
         )
     posts = posts.merge(features, on="post_id", how="left", validate="one_to_one")
     return posts.rename(columns={"post_id": "id"}), names
 
 
-def _feed_actions(folder: Path) -> pd.DataFrame:
-    """Return the rows of feed_action, ordered by time as a network would have written them."""
-    history = read(folder / HISTORY, EVENT_TYPES | ACTION)
-    evening = read(folder / EVENING, EVENT_TYPES | TARGET)
-    liked = read(folder / LIKED, EVENT_TYPES)
+def _read_feed_actions(folder: Path) -> pd.DataFrame:
+    """Return the rows of feed_action, ordered by time, user, and view before like."""
+    history = read_file(folder / HISTORY, EVENT_TYPES | ACTION)
+    evening = read_file(folder / EVENING, EVENT_TYPES | TARGET)
+    liked = read_file(folder / LIKED, EVENT_TYPES)
     check_values(folder / HISTORY, history["action"], {VIEW_ACTION, LIKE_ACTION})
     check_values(folder / EVENING, evening["target"], {0, 1})
     views = history[history["action"] == VIEW_ACTION]
-    new_evening = _without(evening, views)
-    new_liked = _without(liked, pd.concat([views[VIEW_OF_FEED], evening[VIEW_OF_FEED]]))
+    new_evening = _exclude_views(evening, views)
+    new_liked = _exclude_views(liked, pd.concat([views[VIEW_KEY], evening[VIEW_KEY]]))
     logger.info(
-        "left out %d rows of %s and %d rows of %s that repeat another file's view",
+        "skipped %d rows of %s and %d rows of %s that repeat another file's view",
         len(evening) - len(new_evening), EVENING, len(liked) - len(new_liked), LIKED,
     )  # fmt: skip
-    parts = [
+    tables = [
         history,
         new_evening.assign(action=VIEW_ACTION),
         new_evening[new_evening["target"] == 1].assign(action=LIKE_ACTION),
         new_liked.assign(action=LIKE_ACTION),
     ]
-    actions = pd.concat([part[[*VIEW_OF_FEED, "action"]] for part in parts])
-    # Descending by action puts a view before its like where both have one time.
+    actions = pd.concat([table[[*VIEW_KEY, "action"]] for table in tables])
+    # Descending by action puts a view before a like of the same time.
     actions = actions.sort_values(
         ["timestamp", "user_id", "action"], ascending=[True, True, False], kind="stable"
     )
     return actions.rename(columns={"timestamp": "time"})
 
 
-def _without(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows whose user, post and time are among the known views."""
-    keys = pd.MultiIndex.from_frame(rows[VIEW_OF_FEED])
-    return rows[~keys.isin(pd.MultiIndex.from_frame(known[VIEW_OF_FEED]))]
+def _exclude_views(rows: pd.DataFrame, views: pd.DataFrame) -> pd.DataFrame:
+    """Drop the rows whose user, post and time are in `views`."""
+    keys = pd.MultiIndex.from_frame(rows[VIEW_KEY])
+    return rows[~keys.isin(pd.MultiIndex.from_frame(views[VIEW_KEY]))]
 
 
-def _post_table(features: list[str]) -> str:
+def _post_table_ddl(features: list[str]) -> str:
     columns = "".join(f",\n    {name} double precision" for name in features)
     return f"""
 CREATE TABLE post (
@@ -150,7 +150,7 @@ CREATE TABLE post (
 )"""
 
 
-def _posts_view(features: list[str]) -> str:
+def _posts_view_ddl(features: list[str]) -> str:
     columns = "".join(f", {name}" for name in features)
     return f"""
 CREATE VIEW recs.posts AS
@@ -159,18 +159,18 @@ SELECT id AS post_id, topic, text, views_total AS view_count, likes_total AS lik
 FROM post"""
 
 
-def read(path: Path, types: dict[str, str]) -> pd.DataFrame:
-    """Read a CSV or Parquet file whole and give the named columns their types.
+def read_file(path: Path, types: dict[str, str]) -> pd.DataFrame:
+    """Read a CSV or Parquet file and convert the named columns to their types.
 
     Parameters
     ----------
     types
-        WHOLE, NUMBER, TEXT or TIME by column; other columns stay as they are.
+        WHOLE, NUMBER, TEXT or TIME by column; other columns are not converted.
 
     Raises
     ------
     NetworkError
-        If the file is missing or damaged, or lacks a column, or a value is not of the type.
+        If the file is missing or damaged, or lacks a column, or a value is not of its type.
     """
     try:
         if path.suffix == ".parquet":
@@ -185,7 +185,7 @@ def read(path: Path, types: dict[str, str]) -> pd.DataFrame:
         if column not in rows:
             raise NetworkError(f"{path} lacks the column {column!r}")
         try:
-            rows[column] = _typed(rows[column], kind)
+            rows[column] = _convert(rows[column], kind)
         except (ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise NetworkError(f"{path}: {column!r} must be a {kind}: {reason}") from error
@@ -193,36 +193,38 @@ def read(path: Path, types: dict[str, str]) -> pd.DataFrame:
 
 
 def check_ids(path: Path, ids: pd.Series[int]) -> None:
-    """Raise a NetworkError if an id stands twice."""
-    twice = ids[ids.duplicated()]
-    if not twice.empty:
-        raise NetworkError(f"{path} has {twice.nunique()} ids more than once, first {twice.iloc[0]}")
+    """Raise NetworkError if an id is not unique."""
+    duplicates = ids[ids.duplicated()]
+    if not duplicates.empty:
+        raise NetworkError(
+            f"{path} has {duplicates.nunique()} ids more than once, first {duplicates.iloc[0]}"
+        )
 
 
 def check_values(path: Path, values: pd.Series, allowed: set[object]) -> None:
-    """Raise a NetworkError if a value is not one of those allowed."""
-    odd = values[~values.isin(allowed)]
-    if not odd.empty:
+    """Raise NetworkError if a value is not in `allowed`."""
+    invalid = values[~values.isin(allowed)]
+    if not invalid.empty:
         names = " or ".join(sorted(map(str, allowed)))
-        raise NetworkError(f"{path}: {values.name!r} must be {names}, not {odd.iloc[0]}")
+        raise NetworkError(f"{path}: {values.name!r} must be {names}, not {invalid.iloc[0]}")
 
 
 def parse_times(values: pd.Series) -> pd.Series:
-    """Parse times in ISO 8601, to the microsecond; those without an offset are in UTC, null stays null.
+    """Parse times in ISO 8601, to the microsecond; without an offset they are in UTC; null stays null.
 
     Raises
     ------
     ValueError
-        Names the first value that is no time.
+        If a value is not in ISO 8601; names the first.
     """
     times = pd.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
-    odd = values[times.isna() & values.notna()]
-    if not odd.empty:
-        raise ValueError(f"{odd.iloc[0]!r} is not in ISO 8601")
+    invalid = values[times.isna() & values.notna()]
+    if not invalid.empty:
+        raise ValueError(f"{invalid.iloc[0]!r} is not in ISO 8601")
     return times.astype("datetime64[us, UTC]")
 
 
-def _typed(values: pd.Series, kind: str) -> pd.Series:
+def _convert(values: pd.Series, kind: str) -> pd.Series:
     if kind == TEXT:
         return values
     if kind == TIME:

@@ -1,4 +1,4 @@
-"""Who lives in a simulated network: its users and its posts, drawn from a seed."""
+"""Users and posts of a simulated network, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ END = int(np.datetime64("2021-12-29T23:59:00", "s").astype(int))
 DAY = 86_400
 DAYS = (END - START) // DAY + 1
 
-# Shares close to those of the network that Overnight was first designed for.
+# Shares close to those of the first real network.
 TOPICS = {
     "business": 0.09,
     "covid": 0.22,
@@ -46,22 +46,22 @@ SOURCES = {"ads": 0.62, "organic": 0.38}
 EXP_GROUPS = 5
 
 INACTIVE = 0.1
-"""Share of users who never open the feed."""
+"""Share of users without any view."""
 NEWCOMERS = 0.4
-"""Share of users who join while the feed is running."""
+"""Share of users who join after START."""
 NEW_POSTS = 0.25
-"""Share of posts created while the feed is running."""
+"""Share of posts created after START."""
 _ACTIVITY_EXPONENT = 1.1
-_MOST_ACTIVE = 60.0
-"""The most active user acts this many times as often as the least active one."""
+_MAX_ACTIVITY = 60.0
+"""Upper bound of the ratio between the activities of two active users."""
 
 
 @dataclass(frozen=True)
 class Users:
-    """One entry for each user, in the order of ids; categories are codes from 0 up.
+    """One entry for each user, ordered by id; categories are codes from 0.
 
-    `activity` is a share of the feed (sums to 1, power law, 0 for some);
-    `joined` is the first day, 0 to DAYS - 1, on which the user may act.
+    `activity` is the user's share of all views (sums to 1, power law, 0 for some);
+    `joined` is the first day, 0 to DAYS - 1, on which the user may have a view.
     """
 
     gender: Ints
@@ -77,7 +77,7 @@ class Users:
 
 @dataclass(frozen=True)
 class Posts:
-    """One entry for each post, in the order of ids, which is that of `created` (seconds UTC)."""
+    """One entry for each post, ordered by id and by `created` (seconds UTC)."""
 
     topic: Ints
     theme: Ints
@@ -85,11 +85,11 @@ class Posts:
 
 
 def draw_users(rng: np.random.Generator, users: int) -> Users:
-    """Draw the users' attributes, activity and first days."""
-    country = _category(rng, COUNTRIES, users)
-    # The k-th city of a country is k + 1 times as rare as the first.
-    rarity = 1 / np.arange(1, CITIES_PER_COUNTRY + 1)
-    city = country * CITIES_PER_COUNTRY + rng.choice(CITIES_PER_COUNTRY, users, p=rarity / rarity.sum())
+    """Draw attributes, activity and first days."""
+    country = _draw_categories(rng, COUNTRIES, users)
+    # City k of a country, from 0, has 1 / (k + 1) of the users of city 0.
+    weights = 1 / np.arange(1, CITIES_PER_COUNTRY + 1)
+    city = country * CITIES_PER_COUNTRY + rng.choice(CITIES_PER_COUNTRY, users, p=weights / weights.sum())
     newcomer = rng.random(users) < NEWCOMERS
     return Users(
         gender=(rng.random(users) < 0.55).astype(np.int64),
@@ -97,37 +97,37 @@ def draw_users(rng: np.random.Generator, users: int) -> Users:
         country=country,
         city=city,
         exp_group=rng.integers(EXP_GROUPS, size=users),
-        os=_category(rng, OSES, users),
-        source=_category(rng, SOURCES, users),
-        activity=_activity(rng, users),
+        os=_draw_categories(rng, OSES, users),
+        source=_draw_categories(rng, SOURCES, users),
+        activity=_draw_activity(rng, users),
         joined=np.where(newcomer, rng.integers(DAYS, size=users), 0),
     )
 
 
 def draw_posts(rng: np.random.Generator, posts: int) -> Posts:
-    """Draw the posts' topics, themes within the topic, and times of creation; the first is old."""
+    """Draw topics, themes within the topic, and times of creation; the first post is 180 days old."""
     new = rng.random(posts) < NEW_POSTS
     age = np.where(new, rng.integers(START - END, 0, posts), rng.integers(1, 180 * DAY, posts))
     created = np.sort(START - age)
-    created[0] = START - 180 * DAY  # so that there is always a post to show
+    created[0] = START - 180 * DAY  # a view at START needs a post
     return Posts(
-        topic=_category(rng, TOPICS, posts),
+        topic=_draw_categories(rng, TOPICS, posts),
         theme=rng.integers(THEMES, size=posts),
         created=created,
     )
 
 
-def _category(rng: np.random.Generator, shares: dict[str, float], size: int) -> Ints:
+def _draw_categories(rng: np.random.Generator, shares: dict[str, float], size: int) -> Ints:
     weights = np.array(list(shares.values()))
     return rng.choice(len(shares), size, p=weights / weights.sum())
 
 
-def _activity(rng: np.random.Generator, users: int) -> Floats:
-    # The inverse of a Pareto distribution function cut off at _MOST_ACTIVE.
-    uniform = rng.random(users) * (1 - _MOST_ACTIVE**-_ACTIVITY_EXPONENT)
+def _draw_activity(rng: np.random.Generator, users: int) -> Floats:
+    # Inverse distribution function of a Pareto distribution truncated at _MAX_ACTIVITY.
+    uniform = rng.random(users) * (1 - _MAX_ACTIVITY**-_ACTIVITY_EXPONENT)
     activity: Floats = (1 - uniform) ** (-1 / _ACTIVITY_EXPONENT)
     inactive = rng.random(users) < INACTIVE
-    inactive[0] = False  # somebody must act, however few users there are
+    inactive[0] = False  # at least one user must be active
     activity[inactive] = 0.0
     activity /= activity.sum()
     return activity
@@ -185,21 +185,21 @@ _WORDS = {
 _VOCABULARY = {topic: np.array(words.split()).reshape(THEMES, -1) for topic, words in _WORDS.items()}
 _COMMON_WORDS = np.array(_COMMON.split())
 
-_TEXTLESS = 0.05
+_WITHOUT_TEXT_SHARE = 0.05
 """Share of posts without text."""
-_THEME_WORDS, _TOPIC_WORDS = 0.4, 0.25
-"""Shares of a text's words that belong to its theme, and to any theme of its topic."""
+_THEME_WORDS_SHARE, _TOPIC_WORDS_SHARE = 0.4, 0.25
+"""Shares of a text's words from its theme, and from any theme of its topic."""
 
 
 def write_text(rng: np.random.Generator, topic: int, theme: int) -> str | None:
-    """Write a title and a body of some 10 to 400 words, or nothing for some posts."""
-    if rng.random() < _TEXTLESS:
+    """Return a title and a body of 10 to 400 words in all; None for some posts."""
+    if rng.random() < _WITHOUT_TEXT_SHARE:
         return None
     vocabulary = _VOCABULARY[list(TOPICS)[topic]]
     length = int(np.clip(rng.lognormal(4.2, 0.8), 10, 400))
-    pool = rng.choice(3, length, p=[_THEME_WORDS, _TOPIC_WORDS, 1 - _THEME_WORDS - _TOPIC_WORDS])
+    shares = [_THEME_WORDS_SHARE, _TOPIC_WORDS_SHARE, 1 - _THEME_WORDS_SHARE - _TOPIC_WORDS_SHARE]
     words = np.choose(
-        pool,
+        rng.choice(3, length, p=shares),
         [
             rng.choice(vocabulary[theme], length),
             rng.choice(vocabulary.ravel(), length),
@@ -207,5 +207,5 @@ def write_text(rng: np.random.Generator, topic: int, theme: int) -> str | None:
         ],
     )
     title, body = words[:5], words[5:]
-    sentences = [" ".join(body[at : at + 12]).capitalize() + "." for at in range(0, len(body), 12)]
+    sentences = [" ".join(body[i : i + 12]).capitalize() + "." for i in range(0, len(body), 12)]
     return " ".join(title).capitalize() + "\n\n" + " ".join(sentences)

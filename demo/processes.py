@@ -1,4 +1,4 @@
-"""Processes that outlive the one that started them: found again, stopped in order."""
+"""Processes: find and stop daemons by pid file, run modules as children, file locks, signals."""
 
 from __future__ import annotations
 
@@ -7,99 +7,160 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
+import click
 import psutil
 
 from contract.errors import EXIT_USAGE, OvernightError
 
+ROOT = Path(__file__).resolve().parents[1]
+
 POLL_SECONDS = 0.05
-OWN_PORTS = range(10_000, 32_768)
-"""Below those that Linux gives to outgoing connections."""
+CHILD_STOP_SECONDS = 30
+SERVER_PORTS = range(10_000, 32_768)
+"""Below the range from which Linux assigns ports to outgoing connections."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(OvernightError):
-    """Raised when the demo's servers, its network or its answers are not as they should be."""
+    """Raised when a server does not start, a network is not found, or an answer is wrong."""
 
 
 class DemoUsageError(OvernightError):
-    """Raised when the demo is asked for something that cannot work here, like a taken port."""
+    """Raised when the arguments cannot work on this machine, for example a port in use."""
 
     exit_code = EXIT_USAGE
 
 
-def running(pid_file: Path, mark: str) -> psutil.Process | None:
-    """Return the live process that the file names on its first line.
+class ChildError(OvernightError):
+    """Raised when a child process fails; it has printed the reason, and its exit code becomes ours."""
 
-    After a reboot the number may belong to another program, so it counts only
-    if `mark` is one of the arguments on its command line.
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Stopped(BaseException):
+    """Raised in the main thread on SIGINT, SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def find_process(pid_file: Path, argument: str) -> psutil.Process | None:
+    """Return the live process whose id is on the first line of the file, None if there is none.
+
+    The process must have `argument` on its command line: after a reboot the id
+    may belong to another program.
     """
     try:
         process = psutil.Process(int(pid_file.read_text().partition("\n")[0]))
-        alive = process.status() != psutil.STATUS_ZOMBIE and mark in process.cmdline()
+        alive = process.status() != psutil.STATUS_ZOMBIE and argument in process.cmdline()
     except (OSError, ValueError, psutil.Error):
         return None
     return process if alive else None
 
 
-def stop(process: psutil.Process, sign: signal.Signals, seconds: float) -> None:
+def stop_process(process: psutil.Process, sign: signal.Signals, seconds: float) -> None:
     """Send the signal and wait until the process has ended; kill it after `seconds`."""
     with suppress(psutil.NoSuchProcess):
         process.send_signal(sign)
         deadline = time.monotonic() + seconds
-        while not _ended(process):
+        while not _has_ended(process):
             if time.monotonic() > deadline:
                 process.kill()
                 deadline = float("inf")
             time.sleep(POLL_SECONDS)
 
 
-def _ended(process: psutil.Process) -> bool:
-    """True for a zombie too: in a container nobody may be there to reap it."""
+def _has_ended(process: psutil.Process) -> bool:
+    """Return whether the process has ended; a zombie has, since a container may have no init to reap it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 
 
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now.
+def run_module(module: str, arguments: list[str], environment: dict[str, str]) -> None:
+    """Run `python -m module arguments` to its end, in a session that Ctrl-C does not reach.
 
-    Not one that the system would hand out itself: until we listen on it, it
-    might give the same to somebody's outgoing connection.
+    Raises
+    ------
+    ChildError
+        If its exit code is not 0.
+    Stopped
+        On a signal, after the child was sent SIGTERM and has ended.
     """
-    for port in random.sample(OWN_PORTS, len(OWN_PORTS)):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise DemoError(f"no port between {OWN_PORTS[0]} and {OWN_PORTS[-1]} is free")
-
-
-def last_lines(log: Path, lines: int = 5) -> str:
-    """Return the end of a log as one line, for an error message."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        found = log.read_text(errors="replace").strip().splitlines()[-lines:]
-    except OSError:
-        return f"{log} cannot be read"
-    return " | ".join(line.strip() for line in found) or f"{log} is empty"
+        code = child.wait()
+    except BaseException:
+        stop_process(psutil.Process(child.pid), signal.SIGTERM, CHILD_STOP_SECONDS)
+        child.wait()
+        raise
+    if code != 0:
+        exit_code = code if code > 0 else 128 - code
+        command = " ".join(["python -m", module, *arguments])
+        raise ChildError(f"{command} ended with exit code {exit_code}", exit_code)
 
 
 @contextmanager
-def lock(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a lock that the kernel drops when this process ends, however it ends.
+def print_duration(title: str) -> Iterator[None]:
+    """Print the title of a step before it, and the seconds it took after it."""
+    click.echo(f"==> {title}")
+    started = time.monotonic()
+    yield
+    click.echo(f"    {time.monotonic() - started:.1f} s")
 
-    The file names the holder's process id on its first line.
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 on which nothing listens now.
+
+    It lies in SERVER_PORTS: the system may assign any other port to an outgoing
+    connection before a server listens on it.
+    """
+    for port in random.sample(SERVER_PORTS, len(SERVER_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DemoError(f"no port between {SERVER_PORTS[0]} and {SERVER_PORTS[-1]} is free")
+
+
+def read_last_lines(log: Path, lines: int = 5) -> str:
+    """Return the last lines of a log joined into one, for an error message."""
+    try:
+        last = log.read_text(errors="replace").strip().splitlines()[-lines:]
+    except OSError:
+        return f"{log} cannot be read"
+    return " | ".join(line.strip() for line in last) or f"{log} is empty"
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a file lock; the kernel releases it when this process ends, however it ends.
+
+    The holder's process id is on the first line of the file.
 
     Raises
     ------
     BlockingIOError
-        If another process holds it and `wait` is false.
+        If another process holds the lock and `wait` is false.
     """
     with path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +170,8 @@ def lock(path: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
-def holder(path: Path) -> psutil.Process | None:
-    """Return the process that holds the lock, if one does."""
+def find_lock_holder(path: Path) -> psutil.Process | None:
+    """Return the process that holds the lock, None if there is none."""
     try:
         with path.open("r+") as file:
             try:
@@ -123,18 +184,42 @@ def holder(path: Path) -> psutil.Process | None:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold signals back until the block is done: nothing half started that nobody would find."""
+def defer_signals() -> Iterator[None]:
+    """Deliver signals at the end of the block, so that no server is left half started."""
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, on_signal) for number in SIGNALS}
+    handlers = {number: signal.signal(number, on_signal) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     if received:
         os.kill(os.getpid(), received[0])
+
+
+@contextmanager
+def raise_on_signal() -> Iterator[None]:
+    """Raise `Stopped` on the first signal and ignore further ones, so that cleaning up completes."""
+
+    def on_signal(number: int, frame: FrameType | None) -> NoReturn:
+        ignore_signals()
+        raise Stopped(number)
+
+    # nohup ignores SIGHUP; keep that.
+    caught = [s for s in SIGNALS if s is not signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, on_signal) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """Ignore all further signals."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

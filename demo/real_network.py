@@ -1,4 +1,4 @@
-"""Real networks in folders of files: which format a folder has, and loading it."""
+"""Real networks in folders of files: detect a folder's format and load it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FormatError(OvernightError):
 
 
 class Format(Enum):
-    """What the files of a folder are.
+    """Format of a folder of files.
 
     `VIEWS` is one file for each of the three views (demo/view_files.py), `FIRST_NETWORK`
     the six files of the network that Overnight was first made for (demo/course_files.py).
@@ -36,17 +36,17 @@ class Format(Enum):
     FIRST_NETWORK = "first network"
 
 
-def recognise(folder: Path) -> Format:
-    """Tell a folder's format by the names of its files.
+def detect_format(folder: Path) -> Format:
+    """Detect a folder's format by the names of its files.
 
     Raises
     ------
     FormatError
-        If there is no such folder, or it is in no known format; says what was looked for.
+        If the folder does not exist or is in no known format; lists the file names of both.
     """
     if not folder.is_dir():
         raise FormatError(f"there is no folder {folder}")
-    if _files(folder, columns.INTERACTIONS):
+    if _find_files(folder, columns.INTERACTIONS):
         for table in TABLES:
             find_file(folder, table)
         return Format.VIEWS
@@ -61,14 +61,14 @@ def recognise(folder: Path) -> Format:
 
 
 def find_file(folder: Path, table: str) -> Path:
-    """Return the one file of a table, whatever its ending.
+    """Return the one file of a table, with any of ENDINGS.
 
     Raises
     ------
     FormatError
         If there is none, or more than one.
     """
-    files = _files(folder, table)
+    files = _find_files(folder, table)
     if not files:
         names = " or ".join(f"{table}{ending}" for ending in ENDINGS)
         raise FormatError(f"{folder} has no file {names}")
@@ -77,7 +77,7 @@ def find_file(folder: Path, table: str) -> Path:
     return files[0]
 
 
-def load(database_url: str, folder: Path) -> None:
+def load_network(database_url: str, folder: Path) -> None:
     """Replace the network in the database by the one whose files are in `folder`.
 
     Raises
@@ -85,14 +85,14 @@ def load(database_url: str, folder: Path) -> None:
     FormatError
         If the folder is in no known format.
     NetworkError
-        If a file is not as it should be. What was there stays.
+        If a file is invalid. The previous network stays.
     """
-    # pandas and Arrow only where files are read.
+    # pandas and Arrow are imported only where files are read.
     from demo import course_files, view_files
 
-    loader = view_files.load if recognise(folder) is Format.VIEWS else course_files.load
-    loader(database_url, folder)
+    module = view_files if detect_format(folder) is Format.VIEWS else course_files
+    module.load_network(database_url, folder)
 
 
-def _files(folder: Path, table: str) -> list[Path]:
+def _find_files(folder: Path, table: str) -> list[Path]:
     return [path for ending in ENDINGS if (path := folder / f"{table}{ending}").exists()]

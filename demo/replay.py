@@ -1,8 +1,8 @@
-"""A simulated network lived through day by day: serving answers, users like, the night learns.
+"""Replay of an experiment day by day: serving answers, users view and like, the night trains.
 
-All of it is real, on real servers, but the users and the calendar. The network's days lie in
-2021 and 2022; what serving notes today about a replayed day is moved to that
-day once it is in Postgres.
+Serving, the night and the servers are real; users and dates are simulated. The
+days lie in 2021 and 2022, so exposures, which serving records with today's
+time, are moved to the replayed day once they are in Postgres.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import click
 import numpy as np
-import numpy.typing as npt
 import redis
 import sqlalchemy as sa
 from scipy.optimize import brentq
@@ -28,8 +28,9 @@ from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
 from contract.settings import Settings
 from demo import feed, network
-from demo.ground_truth import HOUR_SHARES, Tastes, draw_tastes
+from demo.ground_truth import HOUR_SHARES, GroundTruth, draw_ground_truth
 from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
+from demo.postgres import make_engine
 from demo.processes import DemoError
 from demo.simulate import COUNTERS, simulate
 from serving.app import EXTENSION, create_app
@@ -38,20 +39,20 @@ NAME = "replay"
 SALT = "replay"
 PERCENT_TEST = 50
 ACTOR = "demo experiment"
-HISTORY = 30
-"""Views and likes per user of the time before the experiment."""
+HISTORY_ROWS_PER_USER = 30
+"""Views and likes per user before the experiment."""
 
 TRAINING_ROWS = 20_000
-"""Of a night: as a replay has many, each is made a short one."""
+"""Training rows of a night: few, because a replay has many nights."""
 
 FIRST_MIDNIGHT = (END // DAY + 1) * DAY
 KEEP_DAYS = 3_650
-"""Of exposures: replayed days are years ago, and must not be taken for outdated."""
+"""Days for which exposures are kept: replayed days are years ago."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """How big the replay is, and how test's users differ."""
+class ReplayParameters:
+    """Size of the replay, and the true relative effect of test on likes per view."""
 
     users: int
     posts: int
@@ -61,113 +62,124 @@ class Network:
 
 
 def first_day() -> datetime:
-    """Return when the experiment begins."""
+    """Return when the experiment starts."""
     return datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
 
 
-def replay(settings: Settings, client: redis.Redis, wanted: Network) -> Shown:
-    """Simulate a network, begin an experiment on it, and live through its days.
+def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters) -> Impressions:
+    """Simulate a network, start an experiment on it, and replay its days.
 
-    Interactions, exposures and runs are in Postgres afterwards, as a network's
-    would be. Returned is what a network does not know: every true probability.
+    Afterwards interactions, exposures and runs are in Postgres, as those of a
+    real network. Returns the impressions with their true like probabilities.
     """
-    simulate(settings.stores.database_url, wanted.users, wanted.posts, wanted.users * HISTORY, wanted.seed)
-    tastes = draw_tastes(wanted.seed, wanted.users, wanted.posts)
+    users, posts, seed = parameters.users, parameters.posts, parameters.seed
+    simulate(settings.stores.database_url, users, posts, users * HISTORY_ROWS_PER_USER, seed)
+    truth = draw_ground_truth(seed, users, posts)
     settings = settings.replace(
         exposures=True, exposures_keep_days=KEEP_DAYS, training_rows=TRAINING_ROWS, threads=1
     )
-    engine = network.engine_of(settings.stores.database_url)
+    engine = make_engine(settings.stores.database_url)
     experiment = Experiment(NAME, SALT, PERCENT_TEST)
     ledger.create(engine)
-    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, wanted.days)
+    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, parameters.days)
     days = []
-    begun = datetime.now(UTC)
-    with _quiet():
+    started = datetime.now(UTC)
+    with _log_warnings_only():
         click.echo("==> The night before", err=True)
-        _night(settings, engine, client)
-        for day in range(wanted.days):
-            click.echo(f"==> Day {day + 1} of {wanted.days}, and its night", err=True)
-            rng = np.random.default_rng([wanted.seed, 6, day])
-            visits = draw_visits(rng, tastes, FIRST_MIDNIGHT + day * DAY)
-            shown = show(tastes, visits, day, _served(settings, client, experiment, visits), wanted.effect)
-            _note(engine, rng, shown, experiment)
-            days.append(shown)
-            if day < wanted.days - 1:
-                _night(settings, engine, client)
+        _run_night(settings, engine, client)
+        for day in range(parameters.days):
+            click.echo(f"==> Day {day + 1} of {parameters.days}, and its night", err=True)
+            rng = np.random.default_rng([seed, 6, day])
+            visits = draw_visits(rng, truth, FIRST_MIDNIGHT + day * DAY)
+            lists = _request_lists(settings, client, experiment, visits)
+            impressions = build_impressions(truth, visits, day, lists, parameters.effect)
+            _write_interactions(engine, rng, impressions, experiment)
+            days.append(impressions)
+            if day < parameters.days - 1:
+                _run_night(settings, engine, client)
             drain(engine, client, settings, datetime.now(UTC))
-            _move_exposures(engine, begun, first_day() + timedelta(days=day))
-    return Shown.together(days)
+            _move_exposures(engine, started, first_day() + timedelta(days=day))
+    return Impressions.concat(days)
 
 
-def _night(settings: Settings, engine: sa.Engine, client: redis.Redis) -> None:
-    """Run the night of both variants; one that the gate refuses leaves what was live, as ever."""
+def _run_night(settings: Settings, engine: sa.Engine, client: redis.Redis) -> None:
+    """Run the night of both variants; if the gate refuses a run, the live run stays."""
     run_night(Night(settings, engine, client, ACTOR), VARIANTS)
 
 
-def _served(
+def _request_lists(
     settings: Settings, client: redis.Redis, experiment: Experiment, visits: Visits
-) -> tuple[list[Ints], list[Ints]]:
-    """Return for each visit the places of the posts of control's list and of test's.
+) -> ListsOfVisits:
+    """Return the lists of each visit under both variants.
 
-    The list of the user's own variant is what the route answers, which notes
-    the exposure; that of the other is what it would answer under a split that
-    has everybody there.
+    The list of the user's own variant is the answer of the route, which records
+    the exposure. The list of the other is the answer of a second app under a
+    split that has everyone in that variant; it records nothing.
     """
-    app, aside = create_app(settings, client), create_app(settings.replace(exposures=False), client)
-    service, other = app.extensions[EXTENSION], aside.extensions[EXTENSION]
-    other.live.refresh()
-    everybody = {
-        variant: replace(other.state(), experiment=Experiment(NAME, SALT, 100 * (variant == TEST)))
+    app, second_app = create_app(settings, client), create_app(settings.replace(exposures=False), client)
+    service, second_service = app.extensions[EXTENSION], second_app.extensions[EXTENSION]
+    second_service.live.refresh()
+    everyone_in = {
+        variant: replace(second_service.state(), experiment=Experiment(NAME, SALT, 100 * (variant == TEST)))
         for variant in VARIANTS
     }
     lists: dict[str, list[Ints]] = {variant: [] for variant in VARIANTS}
-    web = app.test_client()
+    http = app.test_client()
     try:
         for user, size in zip((visits.users + FIRST_USER_ID).tolist(), visits.sizes.tolist(), strict=True):
             assigned = experiment.variant_of(user)
-            response = web.get(f"/users/{user}/recommendations?limit={size}")
+            response = http.get(f"/users/{user}/recommendations?limit={size}")
             if response.status_code != 200:
                 raise DemoError(f"serving answered user {user} with status {response.status_code}")
-            answered = [row["post_id"] for row in response.get_json()["recommendations"]]
-            unasked = CONTROL if assigned == TEST else TEST
-            would = other.recommend(everybody[unasked], user, size, None).recommendations
-            for variant, posts in ((assigned, answered), (unasked, [each.post_id for each in would])):
-                lists[variant].append(np.array(posts, dtype=np.int64) - FIRST_POST_ID)
+            other = CONTROL if assigned == TEST else TEST
+            posts = {
+                assigned: [row["post_id"] for row in response.get_json()["recommendations"]],
+                other: [
+                    row.post_id
+                    for row in second_service.recommend(everyone_in[other], user, size, None).recommendations
+                ],
+            }
+            for variant in VARIANTS:
+                lists[variant].append(np.array(posts[variant], dtype=np.int64) - FIRST_POST_ID)
     finally:
         service.live.stop()
         service.exposures.stop()
-    return lists[CONTROL], lists[TEST]
+    return ListsOfVisits(lists[CONTROL], lists[TEST])
 
 
-def _note(engine: sa.Engine, rng: np.random.Generator, shown: Shown, experiment: Experiment) -> None:
-    """Let users like by their variant's probabilities, and write views and likes where a network would."""
-    ids, place = np.unique(shown.users, return_inverse=True)
-    in_test = np.array([experiment.variant_of(int(user) + FIRST_USER_ID) == TEST for user in ids])[place]
-    probabilities = np.where(in_test, shown.in_test, shown.in_control)
+def _write_interactions(
+    engine: sa.Engine, rng: np.random.Generator, impressions: Impressions, experiment: Experiment
+) -> None:
+    """Draw likes by the probabilities of each user's variant; append views and likes to feed_action."""
+    users, user_index = np.unique(impressions.users, return_inverse=True)
+    is_test = np.array([experiment.variant_of(int(user) + FIRST_USER_ID) == TEST for user in users])
+    in_test = is_test[user_index]
+    probabilities = np.where(in_test, impressions.in_test, impressions.in_control)
+    size = impressions.users.size
     views = feed.Views(
-        users=shown.users,
-        posts=np.where(in_test, shown.test, shown.control),
-        times=shown.times,
-        dwell=dwell(rng, shown.users.size),
+        users=impressions.users,
+        posts=np.where(in_test, impressions.test, impressions.control),
+        times=impressions.times,
+        dwell_seconds=rng.integers(_DWELL_SECONDS[0], _DWELL_SECONDS[1] + 1, size),
         probabilities=probabilities,
-        liked=rng.random(shown.users.size) < probabilities,
+        liked=rng.random(size) < probabilities,
     )
     with engine.begin() as connection:
-        rows = feed.to_copy([views])
+        rows = feed.encode_copy([views])
         network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, rows, new=False)
         connection.execute(sa.text(COUNTERS))
 
 
-def _move_exposures(engine: sa.Engine, begun: datetime, day: datetime) -> None:
-    """Let what was noted since the replay began have happened at the begin of the replayed day."""
-    move = sa.text("UPDATE recs.exposures SET served_at = :day WHERE served_at >= :begun")
+def _move_exposures(engine: sa.Engine, started: datetime, day: datetime) -> None:
+    """Set the time of the exposures recorded since the replay started to the start of the replayed day."""
+    move = sa.text("UPDATE recs.exposures SET served_at = :day WHERE served_at >= :started")
     with engine.begin() as connection:
-        connection.execute(move, {"day": day, "begun": begun})
+        connection.execute(move, {"day": day, "started": started})
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Let only warnings through: a replay has more nights than anybody wants to read about."""
+def _log_warnings_only() -> Iterator[None]:
+    """Suppress log records below WARNING: the nights of a replay log too many."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.WARNING)
@@ -177,40 +189,55 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-FEWEST_SHOWN, MOST_SHOWN = 5, 15
-"""Posts that a user looks at in a visit; one visit a day."""
+MIN_VISIT_POSTS, MAX_VISIT_POSTS = 5, 15
+"""Posts that a user views in a visit; a user has at most one visit a day."""
 
-_LATEST_START = 1_800
-"""Seconds into its hour, so that a visit ends on the day on which it began."""
+_MAX_START_SECONDS = 1_800
+"""Latest start of a visit within its hour, so that it ends on the same day."""
 _DWELL_SECONDS = (8, 50)
 _PAUSE_SECONDS = 2
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Visits:
-    """Who looks at the feed on a day: places of users ascending, when (seconds UTC), at how many posts."""
+    """Visits of a day, ordered by user; one entry per visit.
+
+    Attributes
+    ----------
+    users
+        Row indices.
+    starts
+        Seconds since 1970 UTC.
+    sizes
+        Maximum number of posts that the user views.
+    """
 
     users: Ints
     starts: Ints
     sizes: Ints
 
 
+class ListsOfVisits(NamedTuple):
+    """Rows of the posts served on each visit, best first, under control and under test."""
+
+    control: list[Ints]
+    test: list[Ints]
+
+
 @dataclass(frozen=True)
-class Shown:
-    """Every post that users look at, ordered by day, user and rank; one row each.
+class Impressions:
+    """Posts that users view, ordered by day, user and rank; one entry per impression.
 
     Attributes
     ----------
     users, days, ranks
-        Place of the user, day from 0, rank from 0.
+        Row index of the user, day from 0, rank from 0.
     times
-        Seconds UTC.
+        Seconds since 1970 UTC.
     control, test
-        Places of the posts that control's and test's list have at that rank.
+        Row indices of the posts at that rank of the list under control and under test.
     in_control, in_test
-        True like probabilities of those.
+        True like probabilities of these posts.
     """
 
     users: Ints
@@ -223,59 +250,50 @@ class Shown:
     in_test: Floats
 
     @classmethod
-    def together(cls, days: list[Shown]) -> Shown:
-        """Join days, in their order."""
-        return cls(*(np.concatenate([getattr(day, each.name) for day in days]) for each in fields(cls)))
+    def concat(cls, days: list[Impressions]) -> Impressions:
+        """Concatenate days in their order."""
+        return cls(*(np.concatenate([getattr(day, field.name) for day in days]) for field in fields(cls)))
 
 
-def draw_visits(rng: np.random.Generator, tastes: Tastes, midnight: int) -> Visits:
-    """Draw a day's visits: the more active a user, the likelier is one."""
-    activity = tastes.users.activity * len(tastes.users.activity)
+def draw_visits(rng: np.random.Generator, truth: GroundTruth, midnight: int) -> Visits:
+    """Draw the visits of a day; their probability grows with the user's activity."""
+    activity = truth.users.activity * len(truth.users.activity)
     users = np.flatnonzero(rng.random(len(activity)) < -np.expm1(-activity)).astype(np.int64)
     hours = rng.choice(24, users.size, p=HOUR_SHARES)
-    seconds = rng.integers(_LATEST_START, size=users.size)
-    sizes = rng.integers(FEWEST_SHOWN, MOST_SHOWN + 1, users.size)
+    seconds = rng.integers(_MAX_START_SECONDS, size=users.size)
+    sizes = rng.integers(MIN_VISIT_POSTS, MAX_VISIT_POSTS + 1, users.size)
     return Visits(users, midnight + hours * 3_600 + seconds, sizes)
 
 
-def show(
-    tastes: Tastes, visits: Visits, day: int, lists: tuple[list[Ints], list[Ints]], effect: float
-) -> Shown:
-    """Say what each visitor looks at, and would like, in either variant.
+def build_impressions(
+    truth: GroundTruth, visits: Visits, day: int, lists: ListsOfVisits, effect: float
+) -> Impressions:
+    """Return the impressions of a day under both variants.
 
-    Parameters
-    ----------
-    lists
-        Of control and of test: for each visit the places of the posts served,
-        best first. A visit ends where the shorter one does.
+    A visit ends where its shorter list ends. Test's like probabilities are
+    scaled so that their sum is (1 + effect) times that of control's.
     """
-    control, test = lists
-    pairs = zip(visits.sizes, control, test, strict=True)
-    sizes = np.array([min(int(size), len(a), len(b)) for size, a, b in pairs], dtype=np.int64)
+    lengths = zip(visits.sizes, lists.control, lists.test, strict=True)
+    sizes = np.array([min(int(size), len(a), len(b)) for size, a, b in lengths], dtype=np.int64)
     users = np.repeat(visits.users, sizes)
     ranks = np.arange(users.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     times = np.repeat(visits.starts, sizes) + ranks * (_DWELL_SECONDS[1] + _PAUSE_SECONDS)
-    posts = [
-        np.concatenate([each[:size] for each, size in zip(some, sizes, strict=True)] or [users])
-        for some in (control, test)
-    ]
+    control, test = (
+        np.concatenate([posts[:size] for posts, size in zip(of_visits, sizes, strict=True)] or [users])
+        for of_visits in lists
+    )
     hours = times % DAY // 3_600
-    in_control, raw = (tastes.probabilities(users, each, hours) for each in posts)
-    in_test = raised(raw, (1 + effect) * float(in_control.sum()))
+    in_control, unscaled = (truth.probabilities(users, posts, hours) for posts in (control, test))
+    in_test = scale_odds(unscaled, (1 + effect) * float(in_control.sum()))
     days = np.full(users.size, day, dtype=np.int64)
-    return Shown(users, days, ranks, times, posts[0], posts[1], in_control, in_test)
+    return Impressions(users, days, ranks, times, control, test, in_control, in_test)
 
 
-def raised(probabilities: Floats, total: float) -> Floats:
-    """Multiply the odds of all by one factor, so that the probabilities come to `total`."""
+def scale_odds(probabilities: Floats, total: float) -> Floats:
+    """Multiply all odds by one factor, such that the probabilities sum to `total`."""
     if probabilities.size == 0:
         return probabilities
     logits = logit(probabilities)
-    shift = brentq(lambda by: float(expit(logits + by).sum()) - total, -30, 30)
+    shift = brentq(lambda value: float(expit(logits + value).sum()) - total, -30, 30)
     result: Floats = expit(logits + shift)
     return result
-
-
-def dwell(rng: np.random.Generator, views: int) -> Ints:
-    """Draw how many seconds after its view each like comes, before the next view."""
-    return rng.integers(_DWELL_SECONDS[0], _DWELL_SECONDS[1] + 1, views)

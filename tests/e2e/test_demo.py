@@ -1,4 +1,4 @@
-"""`python -m demo up`, from an empty folder to right answers, on a small simulated network."""
+"""`python -m demo up` on a small simulated network: from an empty folder to right answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
-from tests.support.demo_support import Done, demo, demo_until, processes_of
+from tests.support.demo_support import CommandResult, find_processes, run_demo, start_demo
 
 SMALL = ("--users", "200", "--posts", "50", "--interactions", "5000")
 RIGHT = "Every answer is right."
-STAYS = "Ctrl-C stops everything"
-REVERSE_THE_POPULAR_LISTS = """
+SERVES = "Ctrl-C stops everything"
+REVERSE_POPULAR_LISTS = """
 import json, os, redis
 client = redis.Redis.from_url(os.environ["REDIS_URL"])
 for key in client.keys("recs:run:*:popular"):
@@ -25,71 +25,71 @@ for key in client.keys("recs:run:*:popular"):
 """
 
 
-def up_once(folder: Path) -> Done:
-    return demo(folder, "up", "--once", "--port", str(free_port()))
+def up_once(folder: Path) -> CommandResult:
+    return run_demo(folder, "up", "--once", "--port", str(free_port()))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a small network in it, and the servers that `simulate` started."""
+    """Data folder with a small network; `simulate` has started its servers."""
     path = tmp_path_factory.mktemp("demo") / "folder"
-    simulated = demo(path, "simulate", *SMALL, "--seed", "7")
-    assert simulated.code == 0, simulated.errors
+    simulated = run_demo(path, "simulate", *SMALL, "--seed", "7")
+    assert simulated.code == 0, simulated.stderr
     yield path
-    demo(path, "stop")
-    assert processes_of(path) == []
+    run_demo(path, "stop")
+    assert find_processes(path) == []
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path) -> Done:
-    """What the first `up --once` printed; the network and its night are there from then on."""
+def first(folder: Path) -> CommandResult:
+    """Result of the first `up --once`, which runs the night."""
     return up_once(folder)
 
 
-def test_the_first_start_runs_the_night_and_gets_right_answers(folder: Path, first: Done) -> None:
-    assert (first.code, RIGHT in first.out) == (0, True), first
-    assert "Running the night" in first.out
+def test_the_first_start_runs_the_night_and_gets_right_answers(folder: Path, first: CommandResult) -> None:
+    assert (first.code, RIGHT in first.stdout) == (0, True), first
+    assert "Running the night" in first.stdout
     for path in (
         "/recommendations?limit=5",
         "/posts/popular?limit=5",
         "/post/recommendations/?id=",
         "GET recs:run:",
     ):
-        assert path in first.out
-    assert processes_of(folder) == []
+        assert path in first.stdout
+    assert find_processes(folder) == []
 
 
-def test_the_next_start_takes_what_is_there(folder: Path, first: Done) -> None:
+def test_the_next_start_skips_what_is_done(folder: Path, first: CommandResult) -> None:
     again = up_once(folder)
-    assert (again.code, RIGHT in again.out) == (0, True), again
-    assert "Network already loaded (simulated): 200 users, 50 posts, 5,000 interactions" in again.out
-    assert "Night already run" in again.out
-    assert "Running the night" not in again.out
+    assert (again.code, RIGHT in again.stdout) == (0, True), again
+    assert "Network already loaded (simulated): 200 users, 50 posts, 5,000 interactions" in again.stdout
+    assert "Night already run" in again.stdout
+    assert "Running the night" not in again.stdout
 
 
-def test_a_wrong_answer_is_named(folder: Path, first: Done) -> None:
-    demo(folder, "exec", "--", sys.executable, "-c", REVERSE_THE_POPULAR_LISTS)
-    done = up_once(folder)
-    demo(folder, "exec", "--", sys.executable, "-c", REVERSE_THE_POPULAR_LISTS)
-    demo(folder, "stop")
-    assert done.code == 1
-    assert RIGHT not in done.out
-    assert done.error.startswith("error: /users/")
-    assert "/posts/popular?limit=5: posts with " in done.error
+def test_the_error_names_a_wrong_answer(folder: Path, first: CommandResult) -> None:
+    run_demo(folder, "exec", "--", sys.executable, "-c", REVERSE_POPULAR_LISTS)
+    result = up_once(folder)
+    run_demo(folder, "exec", "--", sys.executable, "-c", REVERSE_POPULAR_LISTS)
+    run_demo(folder, "stop")
+    assert result.code == 1
+    assert RIGHT not in result.stdout
+    assert result.error.startswith("error: /users/")
+    assert "/posts/popular?limit=5: posts with " in result.error
 
 
-def test_a_taken_port_is_told_before_anything_starts(folder: Path, first: Done) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = demo(folder, "up", "--once", "--port", str(port))
-    assert (done.code, done.out) == (2, "")
-    assert done.errors.startswith(f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)")
-    assert done.errors.count("\n") == 1
-    assert processes_of(folder) == []
+def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path, first: CommandResult) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        result = run_demo(folder, "up", "--once", "--port", str(port))
+    assert (result.code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)")
+    assert result.stderr.count("\n") == 1
+    assert find_processes(folder) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "named"),
+    ("arguments", "environment", "message"),
     [
         (["up", "--network", "no-such-folder"], {}, "error: there is no folder no-such-folder"),
         (["up"], {"OVERNIGHT_PORT": "http"}, "error: OVERNIGHT_PORT='http': must be a number"),
@@ -97,62 +97,64 @@ def test_a_taken_port_is_told_before_anything_starts(folder: Path, first: Done) 
         (["simulate", "--users", "many"], {}, "--users"),
     ],
 )
-def test_a_wrong_option_or_setting_is_named(
-    tmp_path: Path, arguments: list[str], environment: dict[str, str], named: str
+def test_the_error_names_an_invalid_option_or_setting(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    done = demo(tmp_path, *arguments, **environment)
-    assert (done.code, named in done.error) == (2, True), done
-    assert processes_of(tmp_path) == []
+    result = run_demo(tmp_path, *arguments, **environment)
+    assert (result.code, message in result.error) == (2, True), result
+    assert find_processes(tmp_path) == []
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_everything_in_order(folder: Path, first: Done, sign: signal.Signals) -> None:
-    with demo_until(STAYS, folder, "up", "--port", str(free_port())) as process:
-        assert len(processes_of(folder)) > 3
-        os.killpg(process.pid, sign)  # as a terminal does: to the whole group
+def test_a_signal_stops_everything_in_order(folder: Path, first: CommandResult, sign: signal.Signals) -> None:
+    with start_demo(SERVES, folder, "up", "--port", str(free_port())) as process:
+        assert len(find_processes(folder)) > 3
+        os.killpg(process.pid, sign)  # a terminal signals the whole group
         assert process.wait() == 0
-    assert processes_of(folder) == []
+    assert find_processes(folder) == []
 
 
-def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: Done) -> None:
-    with demo_until(STAYS, folder, "up", "--port", str(free_port())) as process:
+def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: CommandResult) -> None:
+    with start_demo(SERVES, folder, "up", "--port", str(free_port())) as process:
         second = up_once(folder)
-        assert (second.code, second.out) == (4, "")
+        assert (second.code, second.stdout) == (4, "")
         assert f"(process {process.pid})" in second.error
-        assert demo(folder, "exec", "true").code == 0
+        assert run_demo(folder, "exec", "true").code == 0
         assert process.poll() is None
-        assert demo(folder, "stop") == (0, "Stopped; the data stays.\n", "")
+        assert run_demo(folder, "stop") == (0, "Stopped; the data stays.\n", "")
         assert process.wait() == 0
-    assert processes_of(folder) == []
+    assert find_processes(folder) == []
 
 
-def test_what_a_killed_up_leaves_is_taken_over(folder: Path, first: Done) -> None:
+def test_up_replaces_what_a_killed_up_left(folder: Path, first: CommandResult) -> None:
     port = str(free_port())
-    with demo_until(STAYS, folder, "up", "--port", port) as process:
+    with start_demo(SERVES, folder, "up", "--port", port) as process:
         process.kill()
         process.wait()
-    assert len(processes_of(folder)) > 3
-    done = demo(folder, "up", "--once", "--port", port)
-    assert (done.code, RIGHT in done.out) == (0, True), done
-    assert processes_of(folder) == []
+    assert len(find_processes(folder)) > 3
+    result = run_demo(folder, "up", "--once", "--port", port)
+    assert (result.code, RIGHT in result.stdout) == (0, True), result
+    assert find_processes(folder) == []
 
 
 def test_a_new_network_needs_a_new_night_and_an_interrupted_one_does_not_count(
-    folder: Path, first: Done
+    folder: Path, first: CommandResult
 ) -> None:
-    assert demo(folder, "simulate", *SMALL, "--seed", "8").code == 0
-    with demo_until("Running the night", folder, "up", "--port", str(free_port())) as process:
+    assert run_demo(folder, "simulate", *SMALL, "--seed", "8").code == 0
+    with start_demo("Running the night", folder, "up", "--port", str(free_port())) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
-    assert processes_of(folder) == []
-    done = up_once(folder)
-    assert "Network already loaded" in done.out
-    assert "Running the night" in done.out
-    assert (done.code, RIGHT in done.out) == (0, True), done
+    assert find_processes(folder) == []
+    result = up_once(folder)
+    assert "Network already loaded" in result.stdout
+    assert "Running the night" in result.stdout
+    assert (result.code, RIGHT in result.stdout) == (0, True), result
 
 
 def test_simulate_uses_the_database_of_the_environment(tmp_path: Path, database_url: str) -> None:
-    done = demo(tmp_path / "unused", "simulate", *SMALL, DATABASE_URL=database_url)
-    assert (done.code, done.out.startswith("200 users, 50 posts, 5,000 interactions")) == (0, True), done
+    result = run_demo(tmp_path / "unused", "simulate", *SMALL, DATABASE_URL=database_url)
+    assert (result.code, result.stdout.startswith("200 users, 50 posts, 5,000 interactions")) == (0, True), (
+        result
+    )
     assert not (tmp_path / "unused").exists()
-    assert demo(tmp_path / "unused", "oracle", DATABASE_URL=database_url).code == 0
+    assert run_demo(tmp_path / "unused", "oracle", DATABASE_URL=database_url).code == 0

@@ -1,4 +1,4 @@
-"""The demo's servers: found again, stopped, and never mistaken for something else."""
+"""The demo's servers: they outlive a command, are found again and stopped; passwords and pid files."""
 
 from __future__ import annotations
 
@@ -11,101 +11,101 @@ import psycopg2
 import pytest
 import redis
 
-from tests.support.demo_support import Done, demo, processes_of
+from tests.support.demo_support import CommandResult, find_processes, run_demo
 
-REMEMBER = """
+WRITE = """
 import os, psycopg2, redis
 redis.Redis.from_url(os.environ["REDIS_URL"]).set("noted", "in Valkey")
 with psycopg2.connect(os.environ["DATABASE_URL"]) as connection:
-    connection.cursor().execute("CREATE TABLE noted AS SELECT 'in Postgres' AS place")
+    connection.cursor().execute("CREATE TABLE noted AS SELECT 'in Postgres' AS value")
 """
-RECALL = """
+READ = """
 import os, psycopg2, redis
 print(redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True).get("noted"))
 with psycopg2.connect(os.environ["DATABASE_URL"]) as connection:
     cursor = connection.cursor()
-    cursor.execute("SELECT place FROM noted")
+    cursor.execute("SELECT value FROM noted")
     print(*cursor.fetchone())
 """
-BOTH = "in Valkey\nin Postgres\n"
+VALUES = "in Valkey\nin Postgres\n"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder whose path holds a space and is too long for a socket's name."""
+    """Data folder whose path has a space and is too long for a Unix socket."""
     path = tmp_path / "a checkout" / ("deep" * 30)
     yield path
-    demo(path, "stop")
-    assert processes_of(path) == []
+    run_demo(path, "stop")
+    assert find_processes(path) == []
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for tests that start servers only."""
+    """Data folder shared by tests that only start servers."""
     path = tmp_path_factory.mktemp("demo")
     yield path
-    demo(path, "stop")
-    assert processes_of(path) == []
+    run_demo(path, "stop")
+    assert find_processes(path) == []
 
 
-def run_python(folder: Path, program: str) -> Done:
-    return demo(folder, "exec", "--", sys.executable, "-c", program)
+def run_python(folder: Path, program: str) -> CommandResult:
+    return run_demo(folder, "exec", "--", sys.executable, "-c", program)
 
 
-def test_servers_and_data_outlive_the_command_and_data_outlives_the_servers(folder: Path) -> None:
-    assert run_python(folder, REMEMBER).code == 0
-    running = processes_of(folder)
+def test_servers_outlive_the_command_and_data_outlives_the_servers(folder: Path) -> None:
+    assert run_python(folder, WRITE).code == 0
+    running = find_processes(folder)
     assert len(running) == 2
-    assert run_python(folder, RECALL).out == BOTH
-    assert processes_of(folder) == running
-    assert demo(folder, "stop") == (0, "Stopped; the data stays.\n", "")
-    assert processes_of(folder) == []
-    assert run_python(folder, RECALL).out == BOTH
+    assert run_python(folder, READ).stdout == VALUES
+    assert find_processes(folder) == running
+    assert run_demo(folder, "stop") == (0, "Stopped; the data stays.\n", "")
+    assert find_processes(folder) == []
+    assert run_python(folder, READ).stdout == VALUES
 
 
-def test_exec_passes_on_input_output_and_exit_code(started: Path) -> None:
-    done = demo(started, "exec", "--", "sh", "-c", "cat; exit 7", entered="typed")
-    assert (done.code, done.out) == (7, "typed")
-    done = demo(started, "exec", "sh", "-c", 'echo "$0"', "--once")
-    assert (done.code, done.out) == (0, "--once\n")
+def test_exec_passes_input_output_and_exit_code_through(started: Path) -> None:
+    result = run_demo(started, "exec", "--", "sh", "-c", "cat; exit 7", stdin="typed")
+    assert (result.code, result.stdout) == (7, "typed")
+    result = run_demo(started, "exec", "sh", "-c", 'echo "$0"', "--once")
+    assert (result.code, result.stdout) == (0, "--once\n")
 
 
-def test_exec_says_which_command_is_missing(started: Path) -> None:
-    done = demo(started, "exec", "--", "no-such-command")
-    assert (done.code, done.error) == (127, "error: there is no command 'no-such-command'")
-    assert demo(started, "exec").code == 2
+def test_exec_names_a_command_that_does_not_exist(started: Path) -> None:
+    result = run_demo(started, "exec", "--", "no-such-command")
+    assert (result.code, result.error) == (127, "error: there is no command 'no-such-command'")
+    assert run_demo(started, "exec").code == 2
 
 
 def test_killed_servers_are_started_again(folder: Path) -> None:
-    run_python(folder, REMEMBER)
-    demo(folder, "stop")
+    run_python(folder, WRITE)
+    run_demo(folder, "stop")
     run_python(folder, "")
-    for process in processes_of(folder):
+    for process in find_processes(folder):
         process.kill()
-    assert run_python(folder, RECALL).out == BOTH
+    assert run_python(folder, READ).stdout == VALUES
 
 
-def test_a_pid_file_that_names_another_program_is_no_server(folder: Path) -> None:
-    run_python(folder, REMEMBER)
+def test_a_pid_file_with_the_id_of_another_program_is_ignored(folder: Path) -> None:
+    run_python(folder, WRITE)
     pid_files = [folder / "postgres" / "postmaster.pid", folder / "valkey" / "valkey.pid"]
-    left_by_a_crash = [file.read_text() for file in pid_files]
-    demo(folder, "stop")
-    for file, text in zip(pid_files, left_by_a_crash, strict=True):
+    contents = [file.read_text() for file in pid_files]
+    run_demo(folder, "stop")
+    for file, text in zip(pid_files, contents, strict=True):
         file.write_text(text.replace(text.partition("\n")[0], str(os.getpid()), 1))
-    assert demo(folder, "stop") == (0, "Nothing was running.\n", "")
-    assert run_python(folder, RECALL).out == BOTH
+    assert run_demo(folder, "stop") == (0, "Nothing was running.\n", "")
+    assert run_python(folder, READ).stdout == VALUES
 
 
-def test_stopping_where_nothing_ever_ran_is_fine(tmp_path: Path) -> None:
-    assert demo(tmp_path / "nowhere", "stop") == (0, "Nothing was running.\n", "")
+def test_stop_without_a_data_folder_creates_none(tmp_path: Path) -> None:
+    assert run_demo(tmp_path / "nowhere", "stop") == (0, "Nothing was running.\n", "")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_password_is_needed_and_not_on_any_command_line(started: Path) -> None:
-    urls = run_python(started, "import os; print(os.environ['DATABASE_URL'], os.environ['REDIS_URL'])").out
+def test_servers_need_the_password_which_is_on_no_command_line(started: Path) -> None:
+    urls = run_python(started, "import os; print(os.environ['DATABASE_URL'], os.environ['REDIS_URL'])").stdout
     password = (started / "password").read_text()
     assert urls.count(password) == 2
-    for process in processes_of(started):
+    for process in find_processes(started):
         assert not any(password in argument for argument in process.cmdline())
     database_url, redis_url = urls.split()
     with (
@@ -117,8 +117,8 @@ def test_the_password_is_needed_and_not_on_any_command_line(started: Path) -> No
         psycopg2.connect(database_url.replace(password, "x"))
 
 
-def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_with_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "folder"
-    done = demo(folder, "exec", "true")
-    assert done == (2, "", f"error: {folder} cannot hold the demo's data: Not a directory\n")
+    result = run_demo(folder, "exec", "true")
+    assert result == (2, "", f"error: {folder} cannot hold the demo's data: Not a directory\n")

@@ -31,7 +31,7 @@ from tests.support.batch_live import (
     network_with_a_live_run,
     restore,
 )
-from tests.support.batch_support import engine_of, execute, live_run, query, run_apart, started_batch
+from tests.support.batch_support import execute, live_run, make_engine, query, run_apart, started_batch
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -226,7 +226,7 @@ def test_a_night_while_a_refresh_is_at_work_goes_live_and_leaves_who_acted_to_th
 ) -> None:
     monkeypatch.setattr(prune, "PATIENCE_SECONDS", 0)
     before = live_run(client)
-    with lock.held(engine_of(live.database_url), KEYS.prefix, lock.REFRESH):
+    with lock.held(make_engine(live.database_url), KEYS.prefix, lock.REFRESH):
         done = live.run(*CONTROL)
     assert done.returncode == 0, done.stderr
     assert "users who acted during the night are left to the next refresh: another refresh" in done.stderr

@@ -21,7 +21,7 @@ from batch.doctor.redis_checks import census
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.postgres import engine_of
+from demo.postgres import make_engine
 from tests.support.batch_live import dump
 from tests.support.batch_support import execute, query
 from tests.support.operators_support import Operated
@@ -277,7 +277,7 @@ def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_
     estimated = int(finding.found.partition(" rows")[0].rpartition(" ")[2].replace(",", ""))
     assert 0.5 * rows < estimated < 2 * rows
     assert finding.mend is not None
-    engine = engine_of(over_a_feed.database_url)
+    engine = make_engine(over_a_feed.database_url)
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql(finding.mend)
     (finding,) = about_the_index(over_a_feed)

@@ -17,7 +17,7 @@ from batch.refresh import stale_users
 from batch.runs import ledger
 from batch.runs.ledger import runs
 from contract.settings import Settings
-from tests.support.batch_support import TABLES, engine_of, execute
+from tests.support.batch_support import TABLES, execute, make_engine
 
 RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
 CUTOFF = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -31,7 +31,7 @@ def network(database_url: str) -> Iterator[sa.Engine]:
     """Ten users without actions, all of them known to the night, and a post."""
     users = "INSERT INTO recs.users SELECT user_id FROM generate_series(1, 10) user_id"
     execute(database_url, TABLES, users, "INSERT INTO recs.posts VALUES (101)")
-    engine = engine_of(database_url)
+    engine = make_engine(database_url)
     ledger.create(engine)
     stale_users.create(engine)
     yield engine

@@ -21,7 +21,7 @@ from batch.redis_client import open_redis
 from batch.training import dataset as gather_module
 from contract.errors import ModelError, SettingsError
 from contract.settings import Settings
-from tests.support.batch_support import engine_of, execute, make_network, query
+from tests.support.batch_support import execute, make_engine, make_network, query
 
 WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade", "virus"]
 
@@ -43,7 +43,7 @@ class CountingEncoder:
 @pytest.fixture
 def engine(database_url: str) -> sa.Engine:
     execute(database_url, "CREATE SCHEMA recs")
-    return engine_of(database_url)
+    return make_engine(database_url)
 
 
 def some_texts(count: int = 30) -> pd.Series:

@@ -26,12 +26,25 @@ from batch.runs import ledger
 from contract.errors import OvernightError
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
-from demo.experiment import Wanted, experiment, tell
-from demo.ground_truth import draw_tastes
+from demo.experiment import (
+    ExperimentOptions,
+    print_report,
+    run_experiment,
+    run_trials,
+    true_effects,
+)
+from demo.ground_truth import draw_ground_truth
 from demo.population import FIRST_USER_ID
-from demo.postgres import engine_of
-from demo.replay import FIRST_MIDNIGHT, Network, Shown, draw_visits, replay, show
-from demo.trials import run_trials, true_effects
+from demo.postgres import make_engine
+from demo.replay import (
+    FIRST_MIDNIGHT,
+    Impressions,
+    ListsOfVisits,
+    ReplayParameters,
+    build_impressions,
+    draw_visits,
+    replay,
+)
 from tests.integration.test_report import Page
 from tests.support.batch_support import execute, make_network, run_here
 from tests.support.experiment_support import START, a_period, within_binomial_bounds
@@ -51,7 +64,7 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
     """
     random, durations = np.random.default_rng(seed), np.random.default_rng(seed)
     make_network(database_url, users=USERS, posts=POSTS, interactions=10)
-    engine = engine_of(database_url)
+    engine = make_engine(database_url)
     ledger.create(engine)
     elsewhere = (
         "INSERT INTO recs.exposures "
@@ -120,7 +133,7 @@ def fourteen_days(pinned: tuple[int, ...] = ()) -> Period:
 def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> None:
     exposures, actions = fill(database_url)
     counted = fourteen_days(pinned=(7, 8))
-    with engine_of(database_url).connect() as connection:
+    with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
         latencies = read_latencies(connection, counted, recorded=True)
@@ -159,7 +172,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
 def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(database_url: str) -> None:
     _, actions = fill(database_url)
     counted = fourteen_days()
-    with engine_of(database_url).connect() as connection:
+    with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, recorded=False)
         rails = read_guard_rails(connection, counted, recorded=False)
     viewed = [a for a in actions if a[2] == "view" and START <= a[3] < counted.until]
@@ -212,7 +225,7 @@ def test_what_was_found_before_everyone_got_the_winner_is_read_by_the_time_of_th
         "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor)"
         " VALUES ('first', 'pepper', 100, '{}', '2022-01-18 00:00+00', 'me')"
     )
-    with engine_of(database_url).begin() as connection:
+    with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql(everyone)
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     now = json.loads(run_here("experiment", "report", "--json", **places).stdout)["verdict"]
@@ -228,7 +241,7 @@ def test_the_page_of_a_network_that_logs_no_views_begins_with_the_metric_that_de
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     fill(database_url)
-    with engine_of(database_url).begin() as connection:
+    with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql("DELETE FROM recs.interactions WHERE action = 'view'")
     places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     page = tmp_path / "experiment.html"
@@ -328,44 +341,44 @@ def test_what_comes_after_the_planned_end_is_not_counted_and_a_later_begin_does_
     assert period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
 
 
-def shown_at_random(effect: float, users: int = 300, days: int = 3) -> tuple[Shown, pd.DataFrame]:
-    """Show users random posts, in place of what serving would; nobody did anything before."""
-    tastes, random = draw_tastes(5, users, 60), np.random.default_rng(5)
+def random_impressions(effect: float, users: int = 300, days: int = 3) -> tuple[Impressions, pd.DataFrame]:
+    """Show users random posts instead of serving's; no user has outcomes before the experiment."""
+    truth, random = draw_ground_truth(5, users, 60), np.random.default_rng(5)
     found = []
     for day in range(days):
-        visits = draw_visits(random, tastes, FIRST_MIDNIGHT + day * 86_400)
+        visits = draw_visits(random, truth, FIRST_MIDNIGHT + day * 86_400)
         lists = [[random.permutation(60)[:20] for _ in visits.users] for _ in range(2)]
-        found.append(show(tastes, visits, day, (lists[0], lists[1]), effect))
-    shown = Shown.together(found)
-    ids = np.unique(shown.users) + FIRST_USER_ID
+        found.append(build_impressions(truth, visits, day, ListsOfVisits(*lists), effect))
+    impressions = Impressions.concat(found)
+    ids = np.unique(impressions.users) + FIRST_USER_ID
     before = pd.DataFrame(0, index=ids, columns=[BEFORE + name for name in COUNTS])
-    return shown, before
+    return impressions, before
 
 
 @pytest.mark.parametrize("effect", [-0.1, 0.0, 0.2])
 def test_the_effect_asked_for_is_the_true_one_whatever_the_lists_differ_by(effect: float) -> None:
-    shown, _ = shown_at_random(effect)
-    assert shown.in_test.sum() == pytest.approx((1 + effect) * shown.in_control.sum())
-    truth = true_effects(shown, (shown.in_control, shown.in_test))
+    impressions, _ = random_impressions(effect)
+    assert impressions.in_test.sum() == pytest.approx((1 + effect) * impressions.in_control.sum())
+    truth = true_effects(impressions, (impressions.in_control, impressions.in_test))
     assert truth["like_rate"] == pytest.approx(effect)
-    assert ((shown.in_test > 0) & (shown.in_test < 1)).all()
-    assert (np.diff(shown.times)[np.diff(shown.ranks) > 0] > 50).all()
+    assert ((impressions.in_test > 0) & (impressions.in_test < 1)).all()
+    assert (np.diff(impressions.times)[np.diff(impressions.ranks) > 0] > 50).all()
 
 
 def test_without_an_effect_the_report_calls_as_seldom_as_it_says_and_with_one_it_covers_the_truth() -> None:
     tests = 40
-    shown, before = shown_at_random(0.2)
-    alike = run_trials(shown, before, a_period(), tests, seed=1, same=True)
+    impressions, before = random_impressions(0.2)
+    alike = run_trials(impressions, before, a_period(), tests=tests, seed=1, same=True)
     assert alike.tests == tests
     assert alike.truth["like_rate"] == 0
     assert within_binomial_bounds(alike.called, tests, 0.05)
-    raised = run_trials(shown, before, a_period(), tests, seed=2, same=False)
+    raised = run_trials(impressions, before, a_period(), tests=tests, seed=2, same=False)
     assert raised.called > alike.called
     for name, figures in raised.metrics.items():
         assert within_binomial_bounds(round(figures["covered"] * tests), tests, 0.95), name
         assert figures["mean_relative"] == pytest.approx(raised.truth[name], abs=0.05)
     assert stats.binom.interval(0.95, tests, 0.05) == (alike.called_low, alike.called_high)
-    cut = run_trials(shown, before, a_period(days=13), 5, seed=2, same=False)
+    cut = run_trials(impressions, before, a_period(days=13), tests=5, seed=2, same=False)
     assert cut.called == 0, "called before the planned end"
 
 
@@ -383,9 +396,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         threads=1,
         embeddings="off",
     )
-    network = Network(users=150, posts=50, days=1, seed=3, effect=0.5)
-    shown = replay(settings, redis_client, network)
-    engine = engine_of(database_url)
+    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5)
+    impressions = replay(settings, redis_client, parameters)
+    engine = make_engine(database_url)
     with engine.connect() as connection:
         split = find_split(history(connection, "recs"), None)
         assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
@@ -393,25 +406,26 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         outcomes = read_outcomes(connection, counted, recorded=True)
         rails = read_guard_rails(connection, counted, recorded=True)
         found = record(report(connection, counted, recorded=True))
-    tell(found, shown, Wanted(network, 0, 0, as_json=False, html=tmp_path / "page.html"))
+    print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(shown, outcomes.users.filter(like=BEFORE), counted, 3, seed=1, same=True)
+    trials = run_trials(impressions, outcomes.users.filter(like=BEFORE), counted, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
-    assert set(outcomes.users.index) == set(shown.users + FIRST_USER_ID)
-    assert outcomes.users.views.sum() == shown.users.size
+    assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
+    assert outcomes.users.views.sum() == impressions.users.size
     assert outcomes.users[BEFORE + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
-    by_user = [outcomes.users.loc[shown.users + FIRST_USER_ID, IN_TEST].to_numpy()]
-    expected = np.where(by_user[0], shown.in_test, shown.in_control)
+    by_user = [outcomes.users.loc[impressions.users + FIRST_USER_ID, IN_TEST].to_numpy()]
+    expected = np.where(by_user[0], impressions.in_test, impressions.in_control)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert rails[TEST].other_share == rails[CONTROL].other_share == 0
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_the_replay(tmp_path: Path) -> None:
-    wanted = Wanted(Network(40, 10, 2, 1, 0.0), 0, 0, as_json=False, html=tmp_path / "missing" / "page.html")
+    page = tmp_path / "missing" / "page.html"
+    options = ExperimentOptions(ReplayParameters(40, 10, 2, 1, 0.0), html=page)
     with pytest.raises(OvernightError, match="there is no folder"):
-        experiment(tmp_path, Settings(), wanted)
+        run_experiment(tmp_path, Settings(), options)
     assert not any(tmp_path.iterdir())

@@ -1,8 +1,9 @@
-"""The oracles of a simulated network: better than anything that does not know the true probabilities."""
+"""Oracles of a simulated network: better than any ranking without the true probabilities."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from scipy.special import expit
 from contract.codec import encode_list
 from contract.keys import Keys
 from demo import oracle
-from demo.ground_truth import draw_tastes
+from demo.ground_truth import draw_ground_truth
 from demo.network import NetworkError, transaction
-from demo.oracle import worth_of_lists
+from demo.oracle import evaluate_lists
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
 from demo.simulate import simulate
 
@@ -23,8 +24,8 @@ USERS, POSTS, INTERACTIONS, SEED = 1_500, 200, 150_000, 11
 FROM, UNTIL = "2021-12-15T00:00:00+00:00", "2021-12-28T12:00:00+00:00"
 
 
-def note_runs(database_url: str, runs: list[dict[str, object]]) -> None:
-    """Make the ledger as the batch would, with what the report reads of it."""
+def write_runs(database_url: str, runs: list[dict[str, object]]) -> None:
+    """Create the ledger with the columns that the report reads."""
     with transaction(database_url) as connection:
         connection.execute(
             sa.text(
@@ -39,7 +40,8 @@ def note_runs(database_url: str, runs: list[dict[str, object]]) -> None:
             )
 
 
-def a_run(run_id: str, state: str, hitrate: float, users: int) -> dict[str, object]:
+def make_run(run_id: str, state: str, hitrate: float, users: int) -> dict[str, object]:
+    """Return the row of a run in the ledger."""
     metrics = {
         "holdout": {"from": FROM, "until": UNTIL, "users": users, "views": 1},
         "model": {"hitrate_at_5": hitrate},
@@ -53,10 +55,10 @@ def a_run(run_id: str, state: str, hitrate: float, users: int) -> dict[str, obje
 
 def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_url: str) -> None:
     simulate(database_url, USERS, POSTS, INTERACTIONS, SEED)
-    tastes = draw_tastes(SEED, USERS, POSTS)
+    truth = draw_ground_truth(SEED, USERS, POSTS)
     with transaction(database_url) as connection:
-        [window] = oracle.holdout_windows(connection)
-        pairs = oracle.pairs_of(connection, tastes, window.start, window.until, (0, USERS))
+        [window] = oracle.read_holdout_windows(connection)
+        pairs = oracle.read_pairs(connection, truth, window, (0, USERS))
         counts = connection.execute(
             sa.text(
                 "SELECT post_id - 1, count(*) FILTER (WHERE action = 'like') / count(*)::float "
@@ -65,47 +67,32 @@ def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_
             {"start": window.start},
         )
         rates = np.zeros(POSTS)
-        for place, rate in counts:
-            rates[place] = rate
+        for row, rate in counts:
+            rates[row] = rate
     users = len(np.unique(pairs.users))
 
-    def reached(scores: np.ndarray) -> np.ndarray:
-        return np.array(oracle.hits_at_k(pairs, scores)) / users
+    def hit_rates(scores: np.ndarray) -> np.ndarray:
+        return np.array(oracle.count_hits(pairs, scores)) / users
 
     rng = np.random.default_rng(0)
-    random = np.mean([reached(rng.random(len(pairs.users))) for _ in range(10)], axis=0)
-    popularity = reached(rates[pairs.posts])
-    attributes = reached(tastes.user_topic[pairs.users, tastes.posts.topic[pairs.posts]])
-    night, hour = reached(pairs.logit), reached(pairs.like_probability)
+    random = np.mean([hit_rates(rng.random(len(pairs.users))) for _ in range(10)], axis=0)
+    popularity = hit_rates(rates[pairs.posts])
+    attributes = hit_rates(truth.user_topic[pairs.users, truth.posts.topic[pairs.posts]])
+    night, hour = hit_rates(pairs.logit), hit_rates(pairs.like_probability)
     for weaker in (random, popularity, attributes):
         assert (night > weaker + 0.03).all()
-    assert hour[1] >= night[1]  # nothing is expected to beat knowing everything
+    assert hour[1] >= night[1]  # no ranking has a higher expectation than the one by the true probabilities
     assert abs(night[0] - night[1]) < 4 * np.sqrt(0.25 / users)
-
-
-def test_hits_agree_with_a_count_by_hand() -> None:
-    pairs = oracle.Pairs(
-        users=np.array([1, 1, 1, 4, 4]),
-        posts=np.array([0, 5, 7, 2, 3]),
-        liked=np.array([False, False, True, True, False]),
-        like_probability=np.array([0.1, 0.2, 0.5, 0.3, 0.4]),
-        logit=np.zeros(5),
-    )
-    scores = np.array([1.0, 3.0, 2.0, 1.0, 1.0])
-    # First of user 1 is post 5 (not liked), of user 4 post 2: scores tie, so the lower post.
-    assert oracle.hits_at_k(pairs, scores, k=1) == pytest.approx((1, 0.2 + 0.3))
-    both = (1 - 0.8 * 0.5) + (1 - 0.7 * 0.6)
-    assert oracle.hits_at_k(pairs, scores, k=2) == pytest.approx((2, both))
 
 
 def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
     simulate(database_url, 300, 60, 9_000, SEED)
-    tastes = draw_tastes(SEED, 300, 60)
+    truth = draw_ground_truth(SEED, 300, 60)
     with transaction(database_url) as connection:
-        [window] = oracle.holdout_windows(connection)
-        whole = oracle.judge(connection, tastes, window.start, window.until)
-        sliced = oracle.judge(connection, tastes, window.start, window.until, slices=150)
-        nothing = oracle.judge(connection, tastes, window.until, window.until)
+        [window] = oracle.read_holdout_windows(connection)
+        whole = oracle.evaluate_oracles(connection, truth, window)
+        sliced = oracle.evaluate_oracles(connection, truth, window, slices=150)
+        nothing = oracle.evaluate_oracles(connection, truth, replace(window, start=window.until))
     assert whole is not None
     assert sliced is not None
     assert (sliced.users, sliced.pairs, sliced.ceiling) == (whole.users, whole.pairs, whole.ceiling)
@@ -114,13 +101,13 @@ def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
     assert nothing is None
 
 
-def test_the_report_sets_each_variants_live_run_beside_the_oracles(database_url: str) -> None:
+def test_the_report_shows_each_variants_live_run_and_the_oracles(database_url: str) -> None:
     simulate(database_url, 300, 60, 9_000, SEED)
-    live = a_run("20220101T030000Z-control", "live", 0.5111, users=9)
-    newer = a_run("20220102T030000Z-control", "refused", 0.5222, users=9)
-    test = a_run("20220101T030000Z-test", "retired", 0.5333, users=9)
-    note_runs(database_url, [live, newer, test])
-    report = oracle.report(database_url)
+    live = make_run("20220101T030000Z-control", "live", 0.5111, users=9)
+    newer = make_run("20220102T030000Z-control", "refused", 0.5222, users=9)
+    test = make_run("20220101T030000Z-test", "retired", 0.5333, users=9)
+    write_runs(database_url, [live, newer, test])
+    report = oracle.build_report(database_url)
     lines = [" ".join(line.split()) for line in report.splitlines()]
     assert "Holdout 2021-12-15 00:00:00 to 2021-12-28 12:00:00 UTC" in report
     assert "random 0.4321" in lines
@@ -128,13 +115,13 @@ def test_the_report_sets_each_variants_live_run_beside_the_oracles(database_url:
     assert "20220101T030000Z-control (live) 0.5111" in lines
     assert "20220101T030000Z-test (retired) 0.5333" in lines
     assert "20220102T030000Z-control" not in report
-    assert "20220101T030000Z-test was judged on 9 users" in report
+    assert "20220101T030000Z-test was evaluated on 9 users" in report
     assert any(line.startswith("best for a list made the night before 0.") for line in lines)
 
 
-def test_the_report_counts_just_the_views_of_the_runs_holdout(database_url: str) -> None:
+def test_the_report_counts_only_the_views_of_the_runs_holdout(database_url: str) -> None:
     simulate(database_url, 300, 60, 9_000, SEED)
-    note_runs(database_url, [a_run("20220101T030000Z-control", "live", 0.5, users=9)])
+    write_runs(database_url, [make_run("20220101T030000Z-control", "live", 0.5, users=9)])
     with transaction(database_url) as connection:
         viewed = connection.execute(
             sa.text(
@@ -144,47 +131,49 @@ def test_the_report_counts_just_the_views_of_the_runs_holdout(database_url: str)
             ),
             {"start": FROM, "until": UNTIL},
         ).one()
-    assert f"UTC: {viewed.users:,} users, {viewed.pairs:,} (user, post) pairs" in oracle.report(database_url)
+    assert f"UTC: {viewed.users:,} users, {viewed.pairs:,} (user, post) pairs" in oracle.build_report(
+        database_url
+    )
 
 
-def test_without_a_run_the_report_says_so_and_takes_the_last_views(database_url: str) -> None:
+def test_without_a_run_the_report_says_so_and_uses_the_last_views(database_url: str) -> None:
     simulate(database_url, 300, 60, 9_000, SEED)
-    report = oracle.report(database_url)
+    report = oracle.build_report(database_url)
     assert "No run has been evaluated yet, so these are the last 20% of the views." in report
     assert "best that knows the hour of each view" in report
 
 
-def test_live_lists_are_worth_what_the_true_probabilities_say(
-    database_url: str, redis_client: redis.Redis
-) -> None:
+def test_live_lists_are_rated_by_the_true_probabilities(database_url: str, redis_client: redis.Redis) -> None:
     users, posts, keys = 300, 60, Keys()
     simulate(database_url, users, posts, 9_000, SEED)
-    tastes = draw_tastes(SEED, users, posts)
+    truth = draw_ground_truth(SEED, users, posts)
     with transaction(database_url) as connection:
-        assert worth_of_lists(connection, tastes, redis_client, keys) is None  # nothing is live yet
+        assert evaluate_lists(connection, truth, redis_client, keys) is None  # nothing is live yet
         rows = connection.execute(
             sa.text("SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'")
         )
         liked = {(user - FIRST_USER_ID, post - FIRST_POST_ID) for user, post in rows}
         misses = []
-        for user in range(0, users, 2):  # every other user has a list: the five best in truth, worst first
-            logits = tastes.logits(np.full(posts, user), np.arange(posts))
-            fresh = [post for post in np.argsort(-logits) if (user, int(post)) not in liked][:5]
-            misses.append(np.prod(1 - expit(logits[fresh])))
-            ranked = encode_list((int(post) + FIRST_POST_ID, 0.0) for post in fresh[::-1])
+        for user in range(
+            0, users, 2
+        ):  # every second user has a list: the five best by true probability, worst first
+            logits = truth.logits(np.full(posts, user), np.arange(posts))
+            best = [post for post in np.argsort(-logits) if (user, int(post)) not in liked][:5]
+            misses.append(np.prod(1 - expit(logits[best])))
+            ranked = encode_list((int(post) + FIRST_POST_ID, 0.0) for post in best[::-1])
             redis_client.set(keys.user("a-run", user + FIRST_USER_ID), ranked)
         redis_client.set(keys.live("control"), "a-run")
-        worth = worth_of_lists(connection, tastes, redis_client, keys)
-    assert worth is not None
-    assert worth.users == users / 2
-    assert worth.best == pytest.approx(1 - np.mean(misses))
-    assert worth.runs == {"a-run": pytest.approx(worth.best)}
-    assert worth.random < worth.popularity - 0.03 < worth.best - 0.06
-    assert "a-run" + " " * 35 + f"{worth.best:>9.4f}    100.0%" in oracle.report(
+        result = evaluate_lists(connection, truth, redis_client, keys)
+    assert result is not None
+    assert result.users == users / 2
+    assert result.best == pytest.approx(1 - np.mean(misses))
+    assert result.runs == {"a-run": pytest.approx(result.best)}
+    assert result.random < result.popularity - 0.03 < result.best - 0.06
+    assert "a-run" + " " * 35 + f"{result.best:>9.4f}    100.0%" in oracle.build_report(
         database_url, redis_client, keys
     )
 
 
 def test_a_network_that_was_not_simulated_has_no_oracle(database_url: str) -> None:
     with pytest.raises(NetworkError, match="not a simulated one"):
-        oracle.report(database_url)
+        oracle.build_report(database_url)

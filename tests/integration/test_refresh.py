@@ -30,7 +30,7 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
 from tests.support.batch_live import LiveNetwork, check_error, copied_night, dump, network_with_a_live_run
-from tests.support.batch_support import engine_of, execute, live_lists, live_run, live_values, query
+from tests.support.batch_support import execute, live_lists, live_run, live_values, make_engine, query
 from tests.support.serving_support import serving, settings_for
 
 KEYS = Keys()
@@ -442,7 +442,7 @@ def test_keys_of_runs_are_not_removed_while_a_refresh_is_at_work(
     settings = Settings.of(
         database_url=live.database_url, redis_url=live.redis_url, model_dir=str(live.model_dir)
     )
-    engine = engine_of(live.database_url)
+    engine = make_engine(live.database_url)
     gone = ledger.start(engine, "control", datetime.now(UTC), "test")
     client.set(KEYS.manifest(gone.run_id), "{}")
     with lock.held(engine, KEYS.prefix, lock.REFRESH):
@@ -459,7 +459,7 @@ def test_a_new_post_is_in_the_group_of_its_topic(live: LiveNetwork, client: redi
         f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', NULL, now())",
         f"INSERT INTO recs.posts VALUES ({NEW_POST + 1}, 'chess', NULL, now())",
     )
-    with engine_of(live.database_url).connect() as connection:
+    with make_engine(live.database_url).connect() as connection:
         network = load_network(connection, datetime.now(UTC))
     model = load_model(live.model_dir / str(live_run(client, "test")), network)
     topics, groups = network.posts["topic"], model.groupings.of_post("topic")

@@ -14,7 +14,7 @@ from batch.features import embeddings
 from batch.features.embeddings import SentenceEncoder, embed_texts, find_encoder
 from contract.errors import ModelError
 from contract.settings import Settings
-from tests.support.batch_support import engine_of, execute
+from tests.support.batch_support import execute, make_engine
 
 pytestmark = pytest.mark.skipif(
     embeddings.describe_missing_packages() is not None, reason="requirements-embeddings.txt is not installed"
@@ -70,7 +70,7 @@ def test_a_long_text_loses_its_end(encoder: SentenceEncoder) -> None:
 
 def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(database_url, "CREATE SCHEMA recs")
-    engine: sa.Engine = engine_of(database_url)
+    engine: sa.Engine = make_engine(database_url)
     texts = pd.Series([f"{text} {place}" for place in range(4) for text in TEXTS], dtype=object)
     first = embed_texts(find_encoder(SETTINGS), engine, texts)
     assert 1 <= first.values.shape[1] < len(texts)

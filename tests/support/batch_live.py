@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from tests.support.batch_support import (
     DEADLINE_SECONDS,
-    engine_of,
     live_values,
+    make_engine,
     make_network,
     query,
     run_here,
@@ -114,7 +114,7 @@ class LiveNetwork:
     def held_while_loading(self) -> Iterator[Forked]:
         """Start a run, and yield its process while another's lock keeps it waiting for its rows."""
         with (
-            engine_of(self.database_url).begin() as connection,
+            make_engine(self.database_url).begin() as connection,
             started_batch("run", "--variant", "control", **self.places) as process,
         ):
             connection.execute(sa.text("LOCK TABLE recs.interactions IN ACCESS EXCLUSIVE MODE"))

@@ -28,7 +28,7 @@ from batch.loading.post_groups import Groupings, by_topic
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from demo.postgres import engine_of
+from demo.postgres import make_engine
 from tests.support.forked_batch import Forked, Prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +67,7 @@ def make_network(
     About a fifth of the interactions are likes. The same arguments make the
     same network.
     """
-    engine = engine_of(database_url)
+    engine = make_engine(database_url)
     with engine.begin() as connection:
         connection.execute(sa.text(TABLES))
         driver: Any = connection.connection.cursor()
@@ -130,7 +130,7 @@ def topics_of(network: Network) -> Groupings:
 
 def execute(database_url: str, *statements: str) -> None:
     """Execute statements, each in a transaction of its own that commits."""
-    engine = engine_of(database_url)
+    engine = make_engine(database_url)
     for statement in statements:
         with engine.begin() as connection:
             connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
@@ -138,7 +138,7 @@ def execute(database_url: str, *statements: str) -> None:
 
 def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     """Return the rows of a query."""
-    with engine_of(database_url).connect() as connection:
+    with make_engine(database_url).connect() as connection:
         rows = connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
         return [tuple(row) for row in rows]
 

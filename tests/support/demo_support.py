@@ -1,4 +1,4 @@
-"""What the tests of the demo share: its command line, run as a user would."""
+"""Run the demo's command line as a user does, and find the processes it leaves."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from typing import NamedTuple
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 300
 
 
-class Done(NamedTuple):
-    """How a command ended, and what it printed."""
+class CommandResult(NamedTuple):
+    """Exit code and output of a command."""
 
     code: int
-    out: str
-    errors: str
+    stdout: str
+    stderr: str
 
     @property
     def error(self) -> str:
         """The last line on stderr."""
-        return self.errors.rstrip("\n").rpartition("\n")[2]
+        return self.stderr.rstrip("\n").rpartition("\n")[2]
 
 
-def demo(folder: Path, *arguments: str, entered: str = "", **environment: str) -> Done:
-    """Run `python -m demo` to its end, with its data in the folder."""
-    done = subprocess.run(
+def run_demo(folder: Path, *arguments: str, stdin: str = "", **environment: str) -> CommandResult:
+    """Run `python -m demo` to its end, with the folder as its data folder."""
+    result = subprocess.run(
         [sys.executable, "-m", "demo", *arguments],
         cwd=ROOT,
         env=_environment(folder) | environment,
-        input=entered,
+        input=stdin,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return CommandResult(result.returncode, result.stdout, result.stderr)
 
 
 @contextmanager
-def demo_until(text: str, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `python -m demo` and wait until it prints the text; kill it at the end if it still runs."""
+def start_demo(text: str, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `python -m demo` and wait until it prints the text; kill it at the end of the block."""
     output = folder.parent / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -69,24 +69,26 @@ def demo_until(text: str, folder: Path, *arguments: str) -> Iterator[subprocess.
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    return own | {"OVERNIGHT_DEMO_DIR": str(folder)}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")
+    }
+    return inherited | {"OVERNIGHT_DEMO_DIR": str(folder)}
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Return every live process that names the folder on its command line."""
-    found = []
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return every live process with the folder on its command line."""
+    processes = []
     for process in psutil.process_iter(["cmdline", "status"]):
         arguments = process.info["cmdline"] or []
-        named = any(str(folder) in argument for argument in arguments)
-        if named and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+        has_folder = any(str(folder) in argument for argument in arguments)
+        if has_folder and process.info["status"] != psutil.STATUS_ZOMBIE:
+            processes.append(process)
+    return processes
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Return when it is true; fail when it takes too long."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not true():
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when the condition is true; fail after TIMEOUT_SECONDS."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)

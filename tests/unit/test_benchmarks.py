@@ -17,8 +17,8 @@ from benchmarks.network import make_likes, make_tables, train
 from benchmarks.scorers import SAMPLES, Measurement, error, measure
 from contract.errors import OvernightError
 from contract.settings import Settings
-from demo.postgres import engine_of
-from demo.servers import servers_in
+from demo.postgres import make_engine
+from demo.servers import prepare_servers
 
 USERS, POSTS = 300, 90
 
@@ -94,11 +94,11 @@ def test_loading_a_night_and_a_refresh_are_measured_on_a_network_that_stays_as_i
     assert row.keys() == loading.COLUMNS.keys()
     assert min(row.values()) > 0
     assert (row["interactions"], row["refreshed_users"]) == (5_000, 100)
-    servers, seed = servers_in(tmp_path), Settings.from_environment().night.seed
+    servers, seed = prepare_servers(tmp_path), Settings.from_environment().night.seed
     assert servers.postgres.process() is None
     servers.start()
     try:
-        engine = engine_of(servers.postgres.url())
+        engine = make_engine(servers.postgres.url())
         assert loading.is_there(LOADED, engine, seed)
         assert not loading.is_there(LOADED, engine, seed + 1)
         assert not loading.is_there(replace(LOADED, users=101), engine, seed)
