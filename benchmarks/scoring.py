@@ -29,7 +29,7 @@ BUDGET_MIB = 256
 STYLES = {"booster": ("tab:red", 6), "lleaves": ("tab:orange", -13), "overnight": ("tab:blue", 6)}
 """Each scorer's colour, and the distance in points of the labels above its line."""
 COLUMNS: Columns = {
-    "way": ("way", ">10"),
+    "way": ("scorer", ">10"),
     "trees": ("trees", "6"),
     "posts": ("posts", "7"),
     "ns_per_pair": ("ns/pair", "9.1f"),

@@ -1,4 +1,4 @@
-"""Sentence embeddings: each text is embedded once, kept by content, and reduced alike every time."""
+"""Sentence embeddings: each text is embedded once, stored by its hash, and reduced deterministically."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from batch.arrays import Float32s
 from batch.features import embedding_cache, embeddings
 from batch.features.embedding_cache import content_hash
-from batch.features.embeddings import embed_texts, find_encoder, reduce_by_pca, remove_stale_vectors
+from batch.features.embeddings import embed_texts, find_encoder, remove_stale_vectors
 from batch.pipeline import Night, run_night
 from batch.postgres import open_engine
 from batch.redis_client import open_redis
-from batch.training import dataset as gather_module
-from contract.errors import ModelError, SettingsError
+from batch.training import dataset as dataset_module
+from contract.errors import ModelError
 from contract.settings import Settings
 from tests.support.batch_support import execute, make_engine, make_network, query
 
@@ -27,7 +27,7 @@ WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade",
 
 
 class CountingEncoder:
-    """Adds up a fixed random vector for each word; notes every text it is given."""
+    """Sums a fixed random vector for each word; records every text it encodes."""
 
     def __init__(self, name: str = "counting") -> None:
         self.name = name
@@ -51,7 +51,7 @@ def some_texts(count: int = 30) -> pd.Series:
     return pd.Series([" ".join(random.choice(WORDS, size=8)) for _ in range(count)], dtype=object)
 
 
-def kept(database_url: str, encoder: str = "counting") -> set[bytes]:
+def stored_hashes(database_url: str, encoder: str = "counting") -> set[bytes]:
     rows = query(database_url, f"SELECT content_hash FROM recs.text_vectors WHERE encoder = '{encoder}'")
     return {bytes(row[0]) for row in rows}
 
@@ -68,10 +68,10 @@ def test_a_second_night_embeds_only_new_and_changed_texts(engine: sa.Engine, dat
     third = CountingEncoder()
     embed_texts(third, engine, texts)
     assert sorted(third.given) == ["a changed text", "a new text"]
-    assert {content_hash("a changed text"), content_hash("a new text")} <= kept(database_url)
+    assert {content_hash("a changed text"), content_hash("a new text")} <= stored_hashes(database_url)
 
 
-def test_a_text_that_many_posts_share_is_embedded_once(engine: sa.Engine) -> None:
+def test_a_text_of_several_posts_is_embedded_once(engine: sa.Engine) -> None:
     texts = pd.concat([some_texts(), some_texts()], ignore_index=True)
     encoder = CountingEncoder()
     values = embed_texts(encoder, engine, texts).values
@@ -79,16 +79,16 @@ def test_a_text_that_many_posts_share_is_embedded_once(engine: sa.Engine) -> Non
     np.testing.assert_array_equal(values[:30], values[30:])
 
 
-def test_another_encoder_does_not_get_the_vectors_of_the_first(engine: sa.Engine, database_url: str) -> None:
+def test_encoders_do_not_share_vectors(engine: sa.Engine, database_url: str) -> None:
     texts = some_texts()
     embed_texts(CountingEncoder(), engine, texts)
     other = CountingEncoder("other")
     embed_texts(other, engine, texts)
     assert len(other.given) == len(set(texts))
-    assert kept(database_url) == kept(database_url, "other")
+    assert stored_hashes(database_url) == stored_hashes(database_url, "other")
 
 
-def test_kept_vectors_come_back_to_the_last_bit(engine: sa.Engine) -> None:
+def test_stored_vectors_keep_every_bit(engine: sa.Engine) -> None:
     embedding_cache.create_table(engine)
     values = {b"a": np.array([1 / 3, -1e-30, 3.4e38, 0], np.float32), b"b": np.ones(4, np.float32)}
     embedding_cache.store_vectors(engine, "some", values)
@@ -97,7 +97,7 @@ def test_kept_vectors_come_back_to_the_last_bit(engine: sa.Engine) -> None:
     assert found[b"a"].tobytes() == values[b"a"].tobytes()
 
 
-def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> None:
+def test_a_vector_stored_by_another_run_in_the_meantime_stays(engine: sa.Engine) -> None:
     embedding_cache.create_table(engine)
     embedding_cache.store_vectors(engine, "some", {b"a": np.zeros(2, np.float32)})
     other = {b"a": np.ones(2, np.float32), b"b": np.ones(2, np.float32)}
@@ -105,16 +105,20 @@ def test_a_vector_that_another_run_added_meanwhile_stays(engine: sa.Engine) -> N
     assert embedding_cache.load_vectors(engine, "some", [b"a", b"b"])[b"a"].tolist() == [0, 0]
 
 
-def test_vectors_of_texts_that_no_post_has_any_more_are_removed(engine: sa.Engine, database_url: str) -> None:
-    remove_stale_vectors(engine, some_texts())  # before the first night there is no table
+def test_vectors_of_texts_that_no_post_has_are_deleted(engine: sa.Engine, database_url: str) -> None:
+    remove_stale_vectors(engine, some_texts())  # before the first night the table does not exist
     for encoder in (CountingEncoder(), CountingEncoder("other")):
         embed_texts(encoder, engine, some_texts())
     left = some_texts()[:20]
     remove_stale_vectors(engine, pd.concat([left, pd.Series([None])]))
-    assert kept(database_url) == kept(database_url, "other") == {content_hash(text) for text in left}
+    assert (
+        stored_hashes(database_url)
+        == stored_hashes(database_url, "other")
+        == {content_hash(text) for text in left}
+    )
 
 
-def test_what_was_embedded_before_a_failure_is_kept(
+def test_vectors_embedded_before_a_failure_are_stored(
     engine: sa.Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FailingEncoder(CountingEncoder):
@@ -123,11 +127,11 @@ def test_what_was_embedded_before_a_failure_is_kept(
                 raise ModelError("no more")
             return super().encode(text)
 
-    monkeypatch.setattr(embeddings, "KEPT_AT_A_TIME", 10)
+    monkeypatch.setattr(embeddings, "VECTORS_BATCH", 10)
     failing = FailingEncoder()
     with pytest.raises(ModelError):
         embed_texts(failing, engine, some_texts())
-    assert kept(database_url) == {content_hash(text) for text in failing.given[:20]}
+    assert stored_hashes(database_url) == {content_hash(text) for text in failing.given[:20]}
 
 
 def test_a_post_without_text_has_no_value(engine: sa.Engine) -> None:
@@ -147,26 +151,7 @@ def test_too_few_texts_give_no_columns(engine: sa.Engine) -> None:
     assert encoder.given == []
 
 
-def test_the_components_kept_hold_the_variance_asked_for_and_no_more() -> None:
-    random = np.random.default_rng(5)
-    vectors = (random.normal(size=(400, 80)) * np.linspace(3, 0.1, 80)).astype(np.float32)
-    reduced = reduce_by_pca(vectors)
-    whole = vectors.var(axis=0).sum()
-    assert reduced[:, :-1].var(axis=0).sum() / whole < 0.7 <= reduced.var(axis=0).sum() / whole
-    assert reduce_by_pca(random.normal(size=(2_000, 300)).astype(np.float32)).shape == (2_000, 100)
-
-
-def test_the_order_of_the_texts_does_not_turn_a_component_over() -> None:
-    vectors = np.random.default_rng(6).normal(size=(300, 40)).astype(np.float32)
-    backwards = reduce_by_pca(np.ascontiguousarray(vectors[::-1]))[::-1]
-    np.testing.assert_allclose(reduce_by_pca(vectors), backwards, atol=1e-4)
-
-
-def test_vectors_all_alike_give_no_component() -> None:
-    assert reduce_by_pca(np.ones((20, 5), np.float32)).shape == (20, 0)
-
-
-def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
+def test_embeddings_off_or_without_their_packages_give_no_columns(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
@@ -175,25 +160,12 @@ def test_embeddings_that_are_off_or_lack_their_packages_give_no_columns(
     assert not sa.inspect(engine).has_table("text_vectors", schema="recs")
 
 
-def test_embeddings_asked_for_without_their_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batch.features.embeddings.MODULES", ("not_installed_anywhere",))
-    with pytest.raises(
-        SettingsError, match=r"^OVERNIGHT_EMBEDDINGS=on: not_installed_anywhere not installed.*txt$"
-    ):
-        find_encoder(Settings.of(embeddings="on"))
-
-
-def test_a_word_that_is_no_choice_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"^OVERNIGHT_EMBEDDINGS='maybe': must be one of auto, on, off$"):
-        Settings.from_environment({"OVERNIGHT_EMBEDDINGS": "maybe"})
-
-
-def test_a_night_with_an_encoder_embeds_once_and_clears_away_what_no_post_has(
+def test_a_night_embeds_each_text_once_and_deletes_unused_vectors(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url)
     encoder = CountingEncoder()
-    monkeypatch.setattr(gather_module, "find_encoder", lambda settings: encoder)
+    monkeypatch.setattr(dataset_module, "find_encoder", lambda settings: encoder)
     settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     night = Night(settings, open_engine(settings), open_redis(settings), "test")
     (manifest,) = run_night(night, ("test",))

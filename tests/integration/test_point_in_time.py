@@ -1,4 +1,4 @@
-"""No feature, factor or label may see past its cutoff."""
+"""No feature, factor or label depends on data after its cutoff."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def assert_equal(found: FeatureTables, expected: FeatureTables) -> None:
         np.testing.assert_array_equal(one.values, other.values)
 
 
-def with_counters(database_url: str) -> None:
-    """Give the posts the network's own counters, which stand at what they are now."""
+def add_counters(database_url: str) -> None:
+    """Add the network's own counters to the posts, with their current values."""
     counted = "SELECT count(*) FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action ="
     execute(
         database_url,
@@ -63,20 +63,18 @@ def with_counters(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("counters", [False, True], ids=["without counters", "with the network's counters"])
-def test_features_are_the_same_whether_or_not_the_future_has_happened(
-    database_url: str, counters: bool
-) -> None:
+def test_features_do_not_depend_on_later_interactions(database_url: str, counters: bool) -> None:
     make_network(database_url)
     if counters:
-        with_counters(database_url)
+        add_counters(database_url)
     with_future = features_at(database_url, CUTOFF)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     if counters:
-        with_counters(database_url)
+        add_counters(database_url)
     assert_equal(features_at(database_url, CUTOFF), with_future)
 
 
-def test_features_do_change_with_what_happened_before_the_cutoff(database_url: str) -> None:
+def test_features_depend_on_interactions_before_the_cutoff(database_url: str) -> None:
     make_network(database_url)
     whole = features_at(database_url, CUTOFF)
     earlier = CUTOFF - timedelta(days=2)
@@ -111,7 +109,7 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     np.testing.assert_array_equal(before.posts, after.posts)
 
 
-def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) -> None:
+def test_labels_are_later_than_their_features(database_url: str) -> None:
     make_network(database_url)
     dataset = dataset_of(database_url, clock=LATER)
     split = dataset.split
@@ -133,7 +131,7 @@ def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) 
         assert int(examples.viewed.sum()) == views
 
 
-def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> None:
+def test_a_label_does_not_depend_on_a_like_after_its_window(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(
         database_url,
@@ -150,7 +148,7 @@ def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> 
         assert examples.liked.tolist() == [liked]
 
 
-def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
+def test_as_of_computes_the_features_of_that_day(database_url: str) -> None:
     make_network(database_url)
     then = dataset_of(database_url, CUTOFF, LATER)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")

