@@ -30,9 +30,9 @@ from batch.gate.collect import measure
 from batch.gate.compare_with_live import JUDGED_MODEL
 from batch.gate.list_stats import ListStats
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
-from batch.loading.interaction_store import identity, share
-from batch.loading.pull import Pulled, pull
-from batch.loading.since_night import fingerprints
+from batch.loading.combined_store import fingerprints
+from batch.loading.interaction_store import share_store, store_identity
+from batch.loading.pull import PullResult, pull
 from batch.loading.work_folder import store_folder
 from batch.progress import Stages, Waiting, track
 from batch.publishing import go_live, shared_keys
@@ -82,7 +82,7 @@ class Night:
     as_of: datetime | None = None
     limit_users: int | None = None
     force: bool = False
-    pulled: Pulled | None = field(default=None, init=False)
+    pulled: PullResult | None = field(default=None, init=False)
     dataset: Dataset | None = field(default=None, init=False)
     open_until_the_end: ExitStack = field(default_factory=ExitStack, init=False)
 
@@ -220,7 +220,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
         "publish": forecast.record(night.redis),
         "metrics": metrics,
         "left_out": dataset.left_out,
-        "store": identity(dataset.now.store),
+        "store": store_identity(dataset.now.store),
         KNOWN_USERS: list_stats.user_ids,
         **_gate(night, run, dataset, rows, ranked, metrics, list_stats, stages),
         "stages": stages.rows,
@@ -248,7 +248,7 @@ def _load(night: Night, run: Run, stages: Stages) -> Dataset:
                 "likes": night.dataset.now.likes.posts.size,
             }
     else:
-        share(night.pulled.store, folder)
+        share_store(night.pulled.store, folder)
     return night.dataset
 
 

@@ -19,13 +19,13 @@ from contract.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 10
 
-HOW_TO_MEND = "the README's 'Connect your own database' shows the three views"
+HOW_TO_FIX = "the README's 'Connect your own database' shows the three views"
 
 ADVICE = {
     errorcodes.INVALID_PASSWORD: "check the user and password in DATABASE_URL",
     errorcodes.INVALID_AUTHORIZATION_SPECIFICATION: "check the user and password in DATABASE_URL",
     errorcodes.INVALID_CATALOG_NAME: "check the database's name in DATABASE_URL",
-    errorcodes.INVALID_SCHEMA_NAME: HOW_TO_MEND,
+    errorcodes.INVALID_SCHEMA_NAME: HOW_TO_FIX,
     errorcodes.INSUFFICIENT_PRIVILEGE: (
         f"GRANT USAGE, CREATE ON SCHEMA {columns.SCHEMA} to this role, SELECT on the three views in it, "
         "and let it own the other tables there"

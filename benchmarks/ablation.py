@@ -43,7 +43,7 @@ from batch.evaluation.full_catalogue import rank_by_model
 from batch.loading.examples import Examples
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER
-from batch.loading.pull import Pulled, pull
+from batch.loading.pull import PullResult, pull
 from batch.postgres import open_engine, readable_errors
 from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
@@ -355,7 +355,7 @@ def main() -> None:
 
 
 def judge_cutoff(
-    pulled: Pulled, cutoff: datetime, settings: Settings, options: Options, engine: sa.Engine
+    pulled: PullResult, cutoff: datetime, settings: Settings, options: Options, engine: sa.Engine
 ) -> Iterator[Result | LeftOut]:
     """Yield a result for each case of each variant, or why there is none."""
     print(f"\n{options.network}, {cutoff.isoformat()}", end=": ", flush=True)
@@ -439,7 +439,7 @@ def merge_windows(windows: Sequence[Window], count: int) -> tuple[Window, ...]:
     return tuple(
         replace(
             part[0],
-            views=Examples.together([window.views for window in part]),
+            views=Examples.concatenate([window.views for window in part]),
             later_likes=part[-1].later_likes,
         )
         for part in parts

@@ -52,7 +52,7 @@ from batch.loading.history import History, count_histories, read_likes
 from batch.loading.interaction_store import to_time
 from batch.loading.network import Network
 from batch.loading.post_groups import Groupings, by_topic
-from batch.loading.pull import Pulled, pull
+from batch.loading.pull import PullResult, pull
 from batch.postgres import open_engine, readable_errors
 from batch.training.dataset import Dataset, load_dataset
 from batch.training.fit import fit
@@ -247,14 +247,14 @@ def choose_cutoffs(engine: sa.Engine, cutoffs: tuple[datetime, ...] | int) -> tu
     return tuple(sorted({_in_utc(each) for each in times}))
 
 
-def without_counters(pulled: Pulled) -> Pulled:
+def without_counters(pulled: PullResult) -> PullResult:
     """Leave the network's own counters of likes and views out: they stand at what they are now."""
     posts = pulled.network.posts.assign(**{columns.LIKE_COUNT: np.nan, columns.VIEW_COUNT: np.nan})
     return replace(pulled, network=Network(pulled.network.users, posts))
 
 
 def judge_cutoff(
-    pulled: Pulled,
+    pulled: PullResult,
     cutoff: datetime,
     others: list[Recommender],
     settings: Settings,
@@ -283,7 +283,7 @@ def judge_cutoff(
         yield from judge_ours(name, dataset, test, settings)
 
 
-def make_stages(pulled: Pulled, cutoff: datetime, seed: int) -> tuple[Stage, Stage]:
+def make_stages(pulled: PullResult, cutoff: datetime, seed: int) -> tuple[Stage, Stage]:
     """Return the validation stage, judged by likes up to the cutoff, and the stage as of the cutoff."""
     network, store = pulled.network, pulled.store
     until = store.scalar(VALIDATION_TIME, {"until": cutoff, "share": VALIDATION_SHARE})

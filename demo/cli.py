@@ -78,6 +78,7 @@ def demo(context: click.Context, folder: Path) -> None:
 @click.pass_obj
 def up_command(
     folder: Path,
+    *,
     port: int | None,
     network: Path | None,
     limit_users: int | None,
@@ -138,7 +139,7 @@ def stop_command(folder: Path, name: str | None) -> None:
 @name_option("simulated")
 @click.pass_obj
 def simulate_command(
-    folder: Path, users: int, posts: int, interactions: int, seed: int | None, name: str | None
+    folder: Path, *, users: int, posts: int, interactions: int, seed: int | None, name: str | None
 ) -> None:
     """Replace the network of that name by a simulated one.
 
@@ -239,6 +240,7 @@ def oracle_command(folder: Path, name: str | None) -> None:
 @click.pass_obj
 def experiment_command(
     folder: Path,
+    *,
     effect: float,
     users: int,
     posts: int,

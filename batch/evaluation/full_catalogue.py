@@ -29,9 +29,10 @@ from batch.evaluation.catalogue_case import (
     summarise,
 )
 from batch.evaluation.ranking_metrics import DEPTH, rounded
-from batch.loading.history import HALF_LIVES, History
+from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
+from batch.loading.period_counts import HALF_LIVES
 from batch.training.model import Model
 
 MAX_USERS = 2_000

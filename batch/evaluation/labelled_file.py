@@ -20,7 +20,7 @@ from batch.features.population import mean_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.network import Network, places_of
+from batch.loading.network import Network, rows_of_nullable_ids
 from batch.loading.pull import pull
 from batch.training.model import load_model
 from contract.codec import decode_object
@@ -156,7 +156,10 @@ def known_rows(network: Network, views: pd.DataFrame) -> Examples:
     ViewsError
         There are none.
     """
-    user, post = places_of(network.users, views[USER_ID]), places_of(network.posts, views[POST_ID])
+    user, post = (
+        rows_of_nullable_ids(network.users, views[USER_ID]),
+        rows_of_nullable_ids(network.posts, views[POST_ID]),
+    )
     for name, place in ((USER_ID, user), (POST_ID, post)):
         unknown = views.loc[place < 0, name]
         if len(unknown):

@@ -23,7 +23,7 @@ from batch.evaluation.evaluate import (
 from batch.evaluation.full_catalogue import RankedCase, measure_cases
 from batch.evaluation.scored_rows import ScoredRows, judge, pooled
 from batch.loading.examples import Examples
-from batch.loading.split import Split
+from batch.loading.split import TimeSplit
 from batch.progress import track
 from batch.training.dataset import Dataset, load_dataset_now
 from batch.training.fit import fit
@@ -36,7 +36,7 @@ from contract.settings import Settings
 class JudgedCutoff:
     """One cutoff: how time was cut, and per variant the scored rows, the ranked case, and their figures."""
 
-    split: Split
+    split: TimeSplit
     rows: dict[str, ScoredRows]
     cases: dict[str, RankedCase]
     found: dict[str, Evaluation]
@@ -54,14 +54,14 @@ def by_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings)
         There are fewer users than folds.
     """
     since_end = [each for each in dataset.windows if each.history.cutoff >= dataset.split.history_end]
-    examples = Examples.together([each.views for each in since_end])
+    examples = Examples.concatenate([each.views for each in since_end])
     rows, fold_of_user = holdout_rows(examples), folds_of_users(examples.users, folds, settings.night.seed)
     fold_of_user = np.append(fold_of_user, np.full(len(dataset.network.users) - fold_of_user.size, -1))
     recipe = choose_recipe(variant, dataset, settings).recipe
 
     def judge_fold(fold: int) -> ScoredRows:
         others = [each.keep_users(fold_of_user != fold) for each in dataset.windows]
-        own = rows.where(fold_of_user[rows.users] == fold)
+        own = rows.select(fold_of_user[rows.users] == fold)
         model = fit(variant, dataset, others, recipe, settings)
         like_rate = share_of_likes(others)
         return judge(model, dataset.network, dataset.at_history_end, own, like_rate, settings.night.threads)

@@ -68,7 +68,7 @@ class ScoredRows:
     def within(self, keep: Bools) -> ScoredRows:
         """Return the rows to keep."""
         return ScoredRows(
-            rows=self.rows.where(keep),
+            rows=self.rows.select(keep),
             scores=self.scores[keep],
             popular=self.popular[keep],
             popular_rate=None if self.popular_rate is None else self.popular_rate[keep],
@@ -101,7 +101,7 @@ def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
     above = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
     rates = [part.popular_rate for part in parts if part.popular_rate is not None]
     return ScoredRows(
-        rows=Examples.together([part.rows for part in parts]),
+        rows=Examples.concatenate([part.rows for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         popular=np.concatenate([part.popular for part in parts]),
         popular_rate=np.concatenate(rates) if len(rates) == len(parts) else None,
@@ -130,7 +130,7 @@ NEW, LIGHT, HEAVY = "new (0)", "light (1-9)", "heavy (10+)"
 
 HEAVY_FROM = 10
 MOST_COUNTRIES = 5
-MOST_TOPICS = 10
+MAX_TOPICS = 10
 REST, UNKNOWN = "all others", "not known"
 
 
@@ -156,7 +156,7 @@ def frequent(grouping: str, labels: Labels) -> tuple[list[str], Labels]:
     """Keep the names with most rows, put the rest together; return the names in the order to print."""
     if grouping == ACTIVITY:
         return [name for name in (NEW, LIGHT, HEAVY) if (labels == name).any()], labels
-    most = MOST_COUNTRIES if grouping == COUNTRY else MOST_TOPICS
+    most = MOST_COUNTRIES if grouping == COUNTRY else MAX_TOPICS
     names, counts = np.unique(labels.astype(str), return_counts=True)
     kept = [str(names[place]) for place in np.lexsort((names, -counts))[:most]]
     grouped = np.where(np.isin(labels.astype(str), kept), labels, REST).astype(object)

@@ -13,7 +13,7 @@ from scipy import stats
 from batch.experiment.outcomes import POPULATION, came, parameters
 from batch.experiment.period import Period
 from batch.experiment.statistics import CONFIDENCE, FEWEST_USERS, IN_TEST, Interval
-from batch.loading.copy import stream
+from batch.loading.copy import copy_out
 from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, VIEW_ACTION
 from contract.experiment import CONTROL, TEST
 
@@ -72,7 +72,7 @@ def read_guard_rails(connection: sa.Connection, period: Period, recorded: bool) 
     asked = parameters(period)
 
     def rows(sql: str) -> dict[str, pd.Series]:
-        found = pd.concat(stream(connection, sql.format(came=query), asked), ignore_index=True)
+        found = pd.concat(copy_out(connection, sql.format(came=query), asked), ignore_index=True)
         return {TEST if row[IN_TEST] == "t" else CONTROL: row for _, row in found.iterrows()}
 
     answers, shown = rows(ANSWERS), rows(SHOWN)
@@ -154,7 +154,7 @@ def read_latencies(connection: sa.Connection, period: Period, recorded: bool) ->
     asked, query = parameters(period), came(connection, period, recorded)
 
     def rows(sql: str, **more: float) -> dict[str, pd.DataFrame]:
-        found = pd.concat(stream(connection, sql.format(came=query), asked | more), ignore_index=True)
+        found = pd.concat(copy_out(connection, sql.format(came=query), asked | more), ignore_index=True)
         return {TEST if in_test == "t" else CONTROL: part for in_test, part in found.groupby(IN_TEST)}
 
     times = rows(TIMES)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from batch.experiment.assignment import bucket_sql
 from batch.experiment.period import Period
 from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
-from batch.loading.copy import stream
+from batch.loading.copy import copy_out
 from batch.runs.tables import exposures
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
 
@@ -134,7 +134,7 @@ def read_outcomes(connection: sa.Connection, period: Period, recorded: bool) -> 
 
 
 def _sums(connection: sa.Connection, query: str, asked: dict[str, Any]) -> pd.DataFrame:
-    rows = pd.concat(stream(connection, SUMS.format(came=query), asked, text=(DAY,)), ignore_index=True)
+    rows = pd.concat(copy_out(connection, SUMS.format(came=query), asked, text=(DAY,)), ignore_index=True)
     return rows.assign(**{IN_TEST: rows[IN_TEST] == "t"})
 
 

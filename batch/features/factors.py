@@ -186,7 +186,7 @@ def fit_factors(
 def fit_factor_state(
     network: Network, history: History, seed: int, negatives_per_like: int | None = None
 ) -> FactorState:
-    """Return what a refresh needs of the factors that `taste_factors` gives for the same arguments."""
+    """Return the state of the factors that `fit_factors` returns for the same arguments."""
     return _fit_cached(network, history, seed, negatives_per_like).state
 
 
@@ -207,7 +207,7 @@ def _fit(network: Network, history: History, seed: int, negatives_per_like: int 
     if not (likes and others):
         zeros = Factors.zeros(len(network.users), len(network.posts))
         return _Fitted(zeros, FactorState(None, rate, negatives_per_like))
-    user_attributes = _user_attributes(network.cohorts.rows(network.users), network.cohorts.count)
+    user_attributes = _user_attributes(network.cohorts.encode(network.users), network.cohorts.count)
     post_attributes = _post_attributes(history.groupings)
     users, rounds = factorise(trials, user_attributes, post_attributes, FACTORS, seed)
     factors = Factors.from_means(rounds.level, users, rounds.post_means[-1])

@@ -88,7 +88,7 @@ def compute_population(variant: Variant, network: Network, history: History) -> 
     """Compute the statistics of a network as of `history.cutoff`."""
     values = None
     if variant.with_people:
-        values = one_hot(network.cohorts.rows(network.users), network.cohorts.count)
+        values = one_hot(network.cohorts.encode(network.users), network.cohorts.count)
     groups = {}
     for name in variant.groupings:
         likes, views = history.likes_of_group[name], history.views_of_group[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from batch.arrays import Bools, Float64s
-from batch.loading.examples import Examples, draw_evenly, with_negatives
+from batch.loading.examples import Examples, add_negatives, draw_unliked_posts
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 
@@ -110,7 +110,7 @@ def _add_drawn_posts(likes: Impressions, known: np.ndarray, negatives_per_like: 
     """Add uniformly drawn posts to the likes of some users."""
     users, posts = likes.users.astype(np.int64), known.size
     liked = users * posts + likes.posts
-    drawn = draw_evenly(users, known, liked, negatives_per_like, np.random.default_rng(seed))
+    drawn = draw_unliked_posts(users, known, liked, negatives_per_like, np.random.default_rng(seed))
     keys, draws = np.unique(drawn, return_counts=True)
     pairs = np.concatenate([liked, keys])
     order = np.argsort(pairs, kind="stable")
@@ -141,7 +141,7 @@ def _complete(pairs: Impressions, history: History, seed: int, rate: float) -> T
         pairs.views > 0,
         np.maximum(pairs.views, pairs.likes).astype(np.float32),
     )
-    completed = with_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
+    completed = add_negatives(examples, history, NEGATIVES_PER_LIKE, seed, rate)
     negatives = slice(len(examples), None)
     posts = len(history.post_counts)
     keys, draws = np.unique(

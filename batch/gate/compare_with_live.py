@@ -29,7 +29,7 @@ from batch.features.encode import ColumnEncoder
 from batch.gate.inputs import BesideLive
 from batch.gate.liked_check import lists_of
 from batch.gate.list_stats import FIRST
-from batch.loading.history import History, regrouped
+from batch.loading.history import History, regroup
 from batch.loading.network import Network
 from batch.runs import ledger
 from batch.training.dataset import Dataset
@@ -193,7 +193,7 @@ def _history(model: Model, dataset: Dataset) -> History:
     alike = groupings.names == known.groupings.names and groupings.sizes == known.groupings.sizes
     if alike and np.array_equal(groupings.groups, known.groupings.groups):
         return known
-    return regrouped(known, groupings)
+    return regroup(known, groupings)
 
 
 def _drawn(user_ids: Int64s, seed: int) -> list[int]:

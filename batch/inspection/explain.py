@@ -19,9 +19,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from batch.features.tables import Feature, Kind
+from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.interaction_store import open_store
 from batch.loading.network import Network, load_network
-from batch.loading.since_night import SinceNight, read_recent
 from batch.loading.work_folder import store_folder, work_folder
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
@@ -108,9 +108,9 @@ def explained(
         network = Network(network.users.iloc[[user]], posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
         night = stack.enter_context(closing(open_store(settings, manifest, recent.store.options)))
-        since_night = SinceNight(night, cutoff - LATE, recent)
-        counts = since_night.post_counts(posts, cutoff)
-        history = stack.enter_context(since_night.history(network, cutoff, model.groupings, counts))
+        combined = CombinedStore(night, cutoff - LATE, recent)
+        counts = combined.post_counts(posts, cutoff)
+        history = stack.enter_context(combined.history(network, cutoff, model.groupings, counts))
         tables = model.tables(network, history, state.population)
         factors = state.factors(model, network, history, changed=set())
     pair = np.array([0]), np.array([_find(posts.index, "post", post_id)])

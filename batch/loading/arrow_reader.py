@@ -1,4 +1,4 @@
-"""Reads a query's rows out of Postgres as Arrow batches: ADBC's driver, over binary COPY, in a thread."""
+"""Reads a Postgres query as Arrow batches: ADBC's driver over binary COPY, in a thread."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from batch.postgres import connection_string, source_error
 from contract.settings import Settings
 
 BATCH_BYTES = 8 * 2**20
-"""Size of one batch."""
 
 BATCHES_AHEAD = 2
-"""Read before they are asked for."""
+"""Number of batches read ahead."""
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 10
@@ -33,21 +32,21 @@ PRIMARY_MESSAGE = "PG_DIAG_MESSAGE_PRIMARY"
 def read_batches(
     connection: sa.Connection, settings: Settings, query: str
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Lend the batches of a query, which sees what the open transaction of `connection` sees.
+    """Yield the batches of a query, which runs in the snapshot of the transaction of `connection`.
 
-    The driver works in a thread of its own. So the caller can be stopped by a
-    signal at any time (the driver's calls would hold signals back), and works
-    on one batch while the next is read. Leaving the block cancels the query.
+    The driver runs in its own thread. So signals reach the caller at any time
+    (the driver's calls block them), and the next batch is read while the caller
+    processes one. Leaving the block cancels the query.
 
     Parameters
     ----------
     connection
-        In a REPEATABLE READ transaction, which exports its snapshot.
+        In a REPEATABLE READ transaction, whose snapshot is exported.
 
     Raises
     ------
     SourceError
-        Postgres refuses the query, or the connection is lost.
+        Postgres rejects the query, or the connection is lost.
     """
     snapshot = connection.scalar(sa.text("SELECT pg_export_snapshot()"))
     reader = _Reader(connection_string(connection), str(snapshot), query)
@@ -59,15 +58,15 @@ def read_batches(
 
 
 class _Reader(threading.Thread):
-    """Puts batches into a queue, then None or the error that ended the query."""
+    """Puts batches into a queue, then None, or the exception that ended the query."""
 
     def __init__(self, connection_string: str, snapshot: str, query: str) -> None:
         super().__init__(name="read-batches", daemon=True)
         self._arguments = (connection_string, snapshot, query)
         self._queue: Queue[pa.RecordBatch | BaseException | None] = Queue(BATCHES_AHEAD)
         self._stopped = threading.Event()
-        self._cursor: dbapi.Cursor | None = None  # only while a query may be cancelled
-        self._guard = threading.Lock()
+        self._cursor: dbapi.Cursor | None = None  # set while the query may be cancelled
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         try:
@@ -92,11 +91,11 @@ class _Reader(threading.Thread):
                         if not self._put(batch):
                             return
             finally:
-                with self._guard:  # it is closed next, which must not meet a cancellation
+                with self._lock:  # the cursor is closed next; it must not be cancelled meanwhile
                     self._cursor = None
 
     def _put(self, item: pa.RecordBatch | BaseException | None) -> bool:
-        """Wait for room in the queue; return False if nobody takes from it any more."""
+        """Put an item into the queue, waiting for space; return False once the reader is stopped."""
         while not self._stopped.is_set():
             with suppress(Full):
                 self._queue.put(item, timeout=POLL_SECONDS)
@@ -107,7 +106,7 @@ class _Reader(threading.Thread):
         while (item := self._queue.get()) is not None:
             if isinstance(item, adbc_driver_manager.Error):
                 raise source_error(settings, item.sqlstate, _primary_message(item)) from None
-            if isinstance(item, OSError):  # what pyarrow makes of an error while rows come
+            if isinstance(item, OSError):  # pyarrow's exception for an error during the read
                 _, refused, message = str(item).partition("ERROR:")
                 code = errorcodes.INTERNAL_ERROR if refused else None
                 raise source_error(settings, code, message or str(item)) from None
@@ -117,7 +116,7 @@ class _Reader(threading.Thread):
 
     def stop(self) -> None:
         self._stopped.set()
-        with self._guard, suppress(adbc_driver_manager.Error):
+        with self._lock, suppress(adbc_driver_manager.Error):
             if self._cursor is not None:
                 self._cursor.adbc_cancel()
         with suppress(Empty):
@@ -127,7 +126,7 @@ class _Reader(threading.Thread):
 
 
 def _primary_message(error: Any) -> str:
-    """Return Postgres's own message, without the query and the driver's words."""
+    """Return the message of Postgres, without the query and the driver's text."""
     for name, value in error.details or ():
         if (name.decode() if isinstance(name, bytes) else name) == PRIMARY_MESSAGE:
             return str(value.decode() if isinstance(value, bytes) else value)

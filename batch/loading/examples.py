@@ -1,14 +1,15 @@
 """Labelled examples: what happened after a cutoff, for training and for the holdout.
 
-There are two kinds, see batch/training/recipe.py. `labelled_between` collects
-the logged views:
+There are two kinds, one per recipe of batch/training/recipe.py:
 
-A view whose next event by the same user on the same post is a like is a
-positive example, any other view a negative one. A like that no view precedes
-is a positive too; for those, posts not liked are sampled as negatives: a post
-as often as the network shows it, and together of the weight that keeps the
-like rate of the views. `likes_among_all_posts` collects the likes, and posts
-drawn evenly over all that existed.
+`collect_labelled_views` returns the logged views. A view is positive if the
+next event of the same user on the same post is a like, else negative. A like
+without a preceding view is a positive too. For those likes, negatives are
+sampled from the posts that the user has not liked: each post in proportion to
+its impressions, with weights that keep the like rate of the views.
+
+`collect_likes` returns the likes, and negatives sampled uniformly from all
+posts that existed.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
 
 LOOK_BACK = timedelta(days=1)
-"""A like this long after the cutoff still finds a view before it."""
+"""A like up to this long after the cutoff is still matched with a view before the cutoff."""
 
 LIKE_RATE_WITHOUT_VIEWS = 0.2
-"""Assumed where a network logs no views: four sampled negatives a like."""
+"""Assumed if a network logs no views: four sampled negatives per like."""
 
-MOST_NEGATIVES_PER_LIKE = 20
+MAX_NEGATIVES_PER_LIKE = 20
 
-MOSTLY = 0.9
-"""Of so many posts the views must not fall short of the likes, or they do not tell how often one is shown."""
+MIN_SHARE_VIEWS_COUNTED = 0.9
+"""Views count as impressions only if at least this share of the posts has no more likes than views."""
 
 COUNT = "SELECT count(*) FROM interactions WHERE happened_at > $since AND happened_at <= $until"
 LABELLED = """
@@ -63,13 +64,13 @@ class Examples:
     Attributes
     ----------
     users, posts
-        (rows,) places in the network's frames.
+        (rows,) row indices in the network's frames.
     liked
         (rows,) the label.
     viewed
         (rows,) whether the row is a view that the network logged.
     weights
-        (rows,) float32: 1, or how many views a sampled negative stands for.
+        (rows,) float32: 1, or the number of views that a sampled negative represents.
     """
 
     users: Int64s
@@ -82,8 +83,8 @@ class Examples:
         return self.users.size
 
     @classmethod
-    def together(cls, parts: Sequence[Examples]) -> Examples:
-        """Put rows one part after another."""
+    def concatenate(cls, parts: Sequence[Examples]) -> Examples:
+        """Join the rows of several parts, in order."""
         return cls(
             np.concatenate([part.users for part in parts]),
             np.concatenate([part.posts for part in parts]),
@@ -92,8 +93,8 @@ class Examples:
             np.concatenate([part.weights for part in parts]),
         )
 
-    def where(self, keep: Bools | Int64s) -> Examples:
-        """Return the rows to keep, or rows in an order given."""
+    def select(self, keep: Bools | Int64s) -> Examples:
+        """Return the rows chosen by a mask or by row indices."""
         return Examples(
             self.users[keep], self.posts[keep], self.liked[keep], self.viewed[keep], self.weights[keep]
         )
@@ -113,29 +114,34 @@ class Examples:
         return Examples(*(frame[name].to_numpy() for name in frame.columns))
 
 
-def labelled_between(
+def collect_labelled_views(
     store: InteractionStore,
     before: History,
     until: datetime,
-    most_rows: int,
+    *,
+    max_rows: int,
     seed: int,
-    negatives_per_like: float = MOST_NEGATIVES_PER_LIKE,
+    negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
 ) -> Examples:
-    """Collect the examples of `before.cutoff` < happened_at <= until.
+    """Collect the examples with `before.cutoff` < happened_at <= until.
 
-    At most `negatives_per_like` are sampled; fewer than the like rate asks for weigh the more.
-    Where there would be more than `most_rows`, whole users are left out, so
-    that those who stay keep all their rows: first users drawn at random, then
-    as many as sampled negatives make too many.
+    Parameters
+    ----------
+    max_rows
+        More rows are reduced by leaving out whole users at random, so that the
+        others keep all their rows: first before negatives are sampled, then after.
+    negatives_per_like
+        Maximum number of sampled negatives per like. If the like rate calls for
+        more, each has a higher weight.
     """
     since = before.cutoff
-    when: dict[str, Any] = {"since": since, "until": until}
-    share = most_rows / max(store.scalar(COUNT, when), 1)
-    when |= {"look_back": since - LOOK_BACK}
+    parameters: dict[str, Any] = {"since": since, "until": until}
+    share = max_rows / max(store.scalar(COUNT, parameters), 1)
+    parameters |= {"look_back": since - LOOK_BACK}
     if share < 1:
         drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
-        when |= {"users": np.flatnonzero(drawn).tolist()}
-    rows = store.arrays(LABELLED.format(sampled=SAMPLED if share < 1 else ""), when)
+        parameters |= {"users": np.flatnonzero(drawn).tolist()}
+    rows = store.arrays(LABELLED.format(sampled=SAMPLED if share < 1 else ""), parameters)
     labels = Examples(
         rows["user_row"].astype(np.int64),
         rows["post_row"].astype(np.int64),
@@ -143,30 +149,30 @@ def labelled_between(
         rows["viewed"],
         np.ones(rows["liked"].size, np.float32),
     )
-    examples = with_negatives(labels, before, negatives_per_like, seed)
-    return thinned(examples, most_rows, seed)
+    examples = add_negatives(labels, before, negatives_per_like, seed)
+    return limit_rows(examples, max_rows, seed)
 
 
-def likes_among_all_posts(
-    before: History, later: Likes, negatives_per_like: int, max_rows: int, seed: int
+def collect_likes(
+    before: History, later: Likes, *, negatives_per_like: int, max_rows: int, seed: int
 ) -> Examples:
-    """Collect the likes that came after a cutoff, and for each as many posts drawn evenly.
+    """Collect the likes after a cutoff, and uniformly sampled negatives for each.
 
-    Only posts that existed at the cutoff are liked or drawn here: what a list
-    can hold. A post that the user likes by the later time is never drawn.
+    Only posts that existed at the cutoff are used, as in a list. A post that
+    the user likes by the later time is never a negative.
 
     Parameters
     ----------
     before
         As of the cutoff.
     later
-        Every like up to the later time; those of `before` are left out.
+        All likes up to the later time; those of `before` are left out.
     max_rows
-        More likes than make so many rows are thinned at random.
+        Likes are sampled if there would be more rows.
 
     Returns
     -------
-    Likes first, ascending by user, then post; `viewed` is False throughout and all weights are 1.
+    Likes first, ascending by user, then post. `viewed` is False and the weight is 1 in all rows.
     """
     posts = len(before.post_counts)
     keys = later.users.astype(np.int64) * posts + later.posts  # ascending
@@ -174,35 +180,35 @@ def likes_among_all_posts(
     new = np.setdiff1d(keys, known, assume_unique=True)
     new = new[before.known[new % posts]]
     random = np.random.default_rng(seed)
-    most = max(max_rows // (1 + negatives_per_like), 1)
-    if new.size > most:
-        new = np.sort(random.choice(new, most, replace=False))
-    drawn = draw_evenly(new // posts, before.known, keys, negatives_per_like, random)
+    max_likes = max(max_rows // (1 + negatives_per_like), 1)
+    if new.size > max_likes:
+        new = np.sort(random.choice(new, max_likes, replace=False))
+    drawn = draw_unliked_posts(new // posts, before.known, keys, negatives_per_like, random)
     pairs = np.concatenate([new, drawn])
     liked = np.arange(pairs.size) < new.size
     weights = np.ones(pairs.size, np.float32)
     return Examples(pairs // posts, pairs % posts, liked, np.zeros(pairs.size, bool), weights)
 
 
-def draw_evenly(
+def draw_unliked_posts(
     users: Int64s, known: Bools, liked: Int64s, per_like: int, random: np.random.Generator
 ) -> Int64s:
-    """Draw posts evenly over the known ones, and leave out those that the user likes.
+    """Sample posts uniformly from the known ones, and drop those that the user likes.
 
     Parameters
     ----------
     users
         (likes,) row of the user of each like.
     known
-        (posts,) which posts can be drawn.
+        (posts,) whether each post can be drawn.
     liked
-        Keys of the pairs that are not to be drawn, ascending.
+        Keys of the liked pairs, ascending.
     per_like
-        Draws for each like.
+        Number of draws for each like.
 
     Returns
     -------
-    Keys of the pairs drawn: user row * posts + post row.
+    Keys of the sampled pairs: user row * posts + post row.
     """
     choice = np.flatnonzero(known)
     if choice.size == 0 or liked.size == 0:
@@ -214,61 +220,64 @@ def draw_evenly(
     return fresh
 
 
-def thinned(examples: Examples, most_rows: int, seed: int) -> Examples:
-    """Keep as many whole users, in random order, as have at most so many rows together."""
-    if len(examples) <= most_rows:
+def limit_rows(examples: Examples, max_rows: int, seed: int) -> Examples:
+    """Keep whole users, in random order, as long as they have at most `max_rows` rows in total."""
+    if len(examples) <= max_rows:
         return examples
     rows_of_user = np.bincount(examples.users)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(rows_of_user))
     kept = np.zeros(rows_of_user.size, dtype=bool)
-    kept[order[np.cumsum(rows_of_user[order]) <= most_rows]] = True
-    return examples.where(kept[examples.users])
+    kept[order[np.cumsum(rows_of_user[order]) <= max_rows]] = True
+    return examples.select(kept[examples.users])
 
 
 def like_rate(viewed: Bools, liked: Bools) -> float:
-    """Return the share of the viewed rows that are liked; `LIKE_RATE_WITHOUT_VIEWS` if none is."""
+    """Return the share of viewed rows that are liked; `LIKE_RATE_WITHOUT_VIEWS` if none is."""
     positive = np.count_nonzero(viewed & liked)
     return positive / np.count_nonzero(viewed) if positive else LIKE_RATE_WITHOUT_VIEWS
 
 
-def with_negatives(
-    examples: Examples, before: History, most_per_like: float, seed: int, rate: float | None = None
+def add_negatives(
+    examples: Examples, before: History, max_per_like: float, seed: int, rate: float | None = None
 ) -> Examples:
-    """Add sampled negatives for the likes without a view, to the like rate of the views.
+    """Add sampled negatives for the likes without a view, to match the like rate of the views.
 
-    Likes alone tell how often a post is shown and liked; negatives drawn as
-    often as posts are shown leave how much it is liked. A post that the user
-    liked before, or that stands among their examples, is never drawn.
+    The frequency of a post among the likes depends on how often it is shown and
+    on how well it is liked. Negatives are sampled in proportion to impressions,
+    so that only the latter remains. A post that the user liked before, or that
+    is among the user's examples, is never sampled.
 
     Parameters
     ----------
+    max_per_like
+        Maximum number of negatives per like; see `collect_labelled_views`.
     rate
-        Like rate to draw to; None takes that of the examples' own views.
+        Like rate to match; None uses that of the views in `examples`.
     """
-    alone = examples.where(~examples.viewed)
-    if len(alone) == 0:
+    unviewed = examples.select(~examples.viewed)
+    if len(unviewed) == 0:
         return examples
     if rate is None:
         rate = like_rate(examples.viewed, examples.liked)
-    per_like = min((1 - rate) / rate, MOST_NEGATIVES_PER_LIKE)
+    per_like = min((1 - rate) / rate, MAX_NEGATIVES_PER_LIKE)
     if per_like == 0:
         return examples
-    drawn_per_like = min(per_like, most_per_like)
+    drawn_per_like = min(per_like, max_per_like)
     random = np.random.default_rng(seed)
-    users = random.choice(alone.users, size=round(len(alone) * drawn_per_like))
+    users = random.choice(unviewed.users, size=round(len(unviewed) * drawn_per_like))
     posts = len(before.post_counts)
-    drawn = random.choice(posts, size=users.size, p=_shown(before))
+    drawn = random.choice(posts, size=users.size, p=_impression_shares(before))
     among_examples = np.isin(users * posts + drawn, examples.users * posts + examples.posts)
     fresh = ~(among_examples | before.likes.contain(users, drawn, posts))
     count = int(fresh.sum())
-    no, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
-    return Examples.together([examples, Examples(users[fresh], drawn[fresh], no, no, weight)])
+    false, weight = np.zeros(count, dtype=bool), np.full(count, per_like / drawn_per_like, np.float32)
+    return Examples.concatenate([examples, Examples(users[fresh], drawn[fresh], false, false, weight)])
 
 
-def _shown(before: History) -> Float64s:
-    """Return how often the network shows each post, as shares; equal ones where no view is known."""
+def _impression_shares(before: History) -> Float64s:
+    """Return (posts,) each post's share of all impressions; equal shares if views are not counted."""
     views = before.post_counts["views"].to_numpy(np.float64)
-    told = (views >= before.post_counts["likes"]).mean() > MOSTLY
-    shown = views + 1 if told else np.ones(views.size)
-    shares: Float64s = shown / shown.sum()
+    counted = (views >= before.post_counts["likes"]).mean() > MIN_SHARE_VIEWS_COUNTED
+    impressions = views + 1 if counted else np.ones(views.size)
+    shares: Float64s = impressions / impressions.sum()
     return shares

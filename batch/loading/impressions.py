@@ -1,4 +1,4 @@
-"""What users were shown and liked, as a compact sparse structure."""
+"""Impressions: which posts users were shown or liked, as a compact sparse matrix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Counts = npt.NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True, eq=False)
 class Impressions:
-    """Pairs of a user and a post that the user was shown or liked, in CSR form.
+    """Pairs of a user and a post that the user viewed or liked, in CSR form.
 
     A pair takes six bytes as long as no count exceeds 255.
 
@@ -39,16 +39,16 @@ class Impressions:
     def from_pairs(
         cls, users: Integers, posts: Integers, views: npt.ArrayLike, likes: npt.ArrayLike, user_count: int
     ) -> Impressions:
-        """Build from distinct pairs in any order.
+        """Build from distinct pairs, in any order.
 
         Parameters
         ----------
         users, posts
             (pairs,) rows.
         views, likes
-            (pairs,) whole numbers from 0 up, of any type.
+            (pairs,) non-negative integers of any type.
         user_count
-            Number of users, those without a pair included.
+            Number of users, including those without a pair.
         """
         views, likes = _smallest(np.asarray(views)), _smallest(np.asarray(likes))
         starts = np.zeros(user_count + 1, np.int64)
@@ -64,8 +64,8 @@ class Impressions:
     def concatenate(cls, parts: list[Impressions]) -> Impressions:
         """Join the impressions of consecutive users; `parts` is empty afterwards.
 
-        Each part is released as soon as it is copied, so the memory needed is
-        that of the result and one part, unless the caller keeps the parts.
+        Each part is released once it is copied, so peak memory is the result
+        and one part, unless the caller holds references to the parts.
         """
         user_counts = [part.starts.size - 1 for part in parts]
         pairs = sum(part.posts.size for part in parts)
@@ -102,11 +102,11 @@ class Impressions:
         )
 
     def blocks(self, max_pairs: int) -> Iterator[tuple[int, int]]:
-        """Cut the users into runs of at most so many pairs; a user with more is a run alone.
+        """Cut the users into blocks of at most `max_pairs`; a user with more pairs is a block alone.
 
         Yields
         ------
-        First row of a run, and the one after its last. There is at least one run, unless there are no users.
+        First user row of a block, and the row after its last.
         """
         start, users = 0, self.starts.size - 1
         while start < users:
@@ -117,7 +117,7 @@ class Impressions:
 
 
 def _smallest(counts: npt.NDArray[np.generic]) -> Counts:
-    """Store counts in the smallest unsigned type that holds their maximum."""
+    """Convert counts to the smallest unsigned type that holds their maximum."""
     kind = np.min_scalar_type(int(counts.max(initial=0)))
     smallest: Counts = counts.astype(kind, copy=False)
     return smallest

@@ -1,15 +1,15 @@
-"""The night's copy of the interactions: a DuckDB file that pull.py writes and the modules beside it read.
+"""The night's copy of the interactions: a DuckDB file, written by pull.py and read by this package.
 
 Tables of a store:
 
     users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids
     posts (post_row INTEGER, post_id BIGINT)
     interactions (user_row INTEGER, post_row INTEGER, action ENUM, happened_at TIMESTAMP)
-    about (name VARCHAR, value VARCHAR)          what the store is a copy of, as JSON values
+    about (name VARCHAR, value VARCHAR)          source, version and row counts, as JSON values
 
 `interactions` holds the views and likes of known users and posts that have a
-time (UTC). Each stretch of rows that was inserted at once is sorted by user,
-so that a query for a range of users reads a fraction of the file.
+time (UTC). The rows of each insert are sorted by user, so that a query for a
+range of users reads a fraction of the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.loading.work_folder import store_folder
+from batch.loading.work_folder import folder_error, store_folder
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
 from contract.settings import Settings
@@ -38,10 +38,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
 NO_TIME = -(2**62)
 VERSION = 1
-"""Of the tables above; a store of another version is refused."""
+"""Version of the tables above; stores of other versions are refused."""
 
 PART_ROWS = 2_000_000
-"""About so many interactions are counted at a time; it bounds the memory."""
+"""Approximate number of interactions per range of users; it bounds the memory of a query."""
 
 USERS_PER_BUCKET = 256
 
@@ -61,7 +61,7 @@ TABLES = f"""
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Memory in MiB, threads (0: every core), and the folder for what does not fit in memory."""
+    """Memory in MiB, threads (0: all cores), and the folder for temporary files."""
 
     memory_mib: int
     threads: int
@@ -69,7 +69,7 @@ class StoreOptions:
 
     @classmethod
     def of(cls, settings: Settings, spill_folder: Path) -> StoreOptions:
-        """Take memory and threads from the settings."""
+        """Build from the settings for memory and threads."""
         return cls(settings.night.store_memory_mib, settings.night.threads, spill_folder)
 
     def as_config(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class StoreOptions:
         return threads | {
             "memory_limit": f"{self.memory_mib}MiB",
             "temp_directory": str(self.spill_folder),
-            "preserve_insertion_order": False,  # every query here orders its rows itself
+            "preserve_insertion_order": False,  # queries that need an order have ORDER BY
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
@@ -86,12 +86,12 @@ class StoreOptions:
 
 @dataclass
 class InteractionStore:
-    """A store that is open, or is opened when it is first asked.
+    """An interaction store; it is opened by its first query.
 
     Attributes
     ----------
     path
-        The DuckDB file; None for a store in memory, whose connection is given.
+        The DuckDB file; None for a store in memory, which needs a connection.
     """
 
     path: Path | None
@@ -116,7 +116,7 @@ class InteractionStore:
             self._connection = None
 
     def release(self) -> None:
-        """Give the memory of a file's connection back; the next query opens the file again."""
+        """Free the memory of the connection to a file; the next query opens the file again."""
         if self.path is not None:
             self.close()
 
@@ -124,12 +124,12 @@ class InteractionStore:
         return {"path": self.path, "options": self.options, "_connection": None}
 
     def arrays(self, query: str, parameters: dict[str, Any] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of a query's result; no value of it may be null.
+        """Run a query and return its columns; no value may be null.
 
         Parameters
         ----------
         parameters
-            Values by name, `$name` in the query; times are taken as UTC.
+            Values by name, `$name` in the query; times are converted to UTC.
         """
         naive = {
             name: value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
@@ -140,19 +140,19 @@ class InteractionStore:
         return {name: np.asarray(column) for name, column in found.items()}
 
     def scalar(self, query: str, parameters: dict[str, Any] | None = None) -> Any:
-        """Return the one value of a query's result."""
+        """Run a query that returns one value, and return the value."""
         (column,) = self.arrays(query, parameters).values()
         return column[0].item()
 
     def latest(self, until: datetime) -> datetime | None:
-        """Return when the last interaction up to a time happened (UTC); None if none did."""
+        """Return the time (UTC) of the last interaction up to `until`; None if there is none."""
         latest = self.scalar(LATEST, {"until": until, "none": NO_TIME})
         return None if latest == NO_TIME else to_time(latest)
 
     def user_ranges(self) -> list[tuple[int, int]]:
-        """Return ranges of user rows (start, stop) that have about `PART_ROWS` interactions each.
+        """Return ranges (start, stop) of user rows with about `PART_ROWS` interactions each.
 
-        Together they cover all users, in order.
+        The ranges cover all users, in order.
         """
         users = self.scalar("SELECT count(*) FROM users")
         counted = self.arrays(
@@ -166,7 +166,7 @@ class InteractionStore:
 
     @property
     def interactions(self) -> int:
-        """How many interactions the store holds."""
+        """Number of interactions in the store."""
         return int(self.scalar("SELECT count(*) FROM interactions"))
 
     @property
@@ -175,20 +175,20 @@ class InteractionStore:
         return 0.0 if self.path is None else round(self.path.stat().st_size / 2**20, 1)
 
     def about(self) -> dict[str, Any]:
-        """Return what pull.py recorded of the store."""
+        """Return what pull.py recorded about the store."""
         with readable_errors(self.path):
             rows = self.connection.execute("SELECT name, value FROM about").fetchall()
         return {name: json.loads(value) for name, value in rows}
 
 
 def to_time(microseconds: int) -> datetime:
-    """Return the time (UTC) so long after 1970; the year 1 for what is earlier."""
+    """Convert microseconds since 1970 to a time (UTC); earlier than the year 1 becomes the year 1."""
     earliest = (YEAR_ONE - EPOCH) // timedelta(microseconds=1)
     return EPOCH + timedelta(microseconds=max(microseconds, earliest))
 
 
-def share(store: InteractionStore, folder: Path) -> None:
-    """Give another run of the same night the same store: a second name of one file, or a copy of it.
+def share_store(store: InteractionStore, folder: Path) -> None:
+    """Put the store into the folder of another run of the same night: a hard link, or else a copy.
 
     Raises
     ------
@@ -204,18 +204,17 @@ def share(store: InteractionStore, folder: Path) -> None:
         except OSError:  # a file system without hard links
             shutil.copyfile(store.path, folder / FILE)
     except OSError as error:
-        reason = f"{error.strerror}; free space or set OVERNIGHT_STORE_DIR"
-        raise InteractionStoreError(f"cannot keep interactions in {folder}: {reason}") from None
+        raise folder_error(folder, error) from None
 
 
 @contextmanager
 def readable_errors(path: Path | None) -> Iterator[None]:
-    """Turn DuckDB's errors into one line that says what to do.
+    """Convert DuckDB's errors to one line with advice.
 
     Raises
     ------
     InteractionStoreError
-        In place of DuckDB's error.
+        Instead of DuckDB's error.
     """
     try:
         yield
@@ -225,7 +224,7 @@ def readable_errors(path: Path | None) -> Iterator[None]:
         if "no space" in lower or "temp_directory" in lower or "could not write" in lower:
             advice = "free space or set OVERNIGHT_STORE_DIR"
         elif "set lock" in lower:
-            advice = "close the process that has it open; the next refresh does what this one did not"
+            advice = "close the process that has it open; the next refresh includes the users of this one"
         elif isinstance(error, duckdb.OutOfMemoryException):
             advice = "raise OVERNIGHT_STORE_MEMORY_MIB"
         else:
@@ -235,17 +234,17 @@ def readable_errors(path: Path | None) -> Iterator[None]:
 
 
 def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptions) -> InteractionStore:
-    """Open the store of a run, and check that it is whole and is the one that the run's manifest records.
+    """Open the store of a run, and check that it is complete and belongs to the run.
 
     Parameters
     ----------
     manifest
-        Its `store` is what `identity` says of the store; a run made before there were stores has none.
+        Its `store` is from `store_identity`; runs older than interaction stores have none.
 
     Raises
     ------
     InteractionStoreError
-        There is none, it is cut short, of another version, of another run or of another database.
+        The store is missing, truncated, of another version, of another run or of another database.
     """
     path, expected = store_folder(settings) / manifest["run_id"] / FILE, manifest.get("store")
     again = "run the night again"
@@ -281,7 +280,7 @@ def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptio
     return store
 
 
-def identity(store: InteractionStore) -> dict[str, Any]:
-    """Return what the manifest of a run keeps of its store, so that `open_store` can check it."""
+def store_identity(store: InteractionStore) -> dict[str, Any]:
+    """Return what a run's manifest records of its store, for the checks of `open_store`."""
     size = 0 if store.path is None else store.path.stat().st_size
     return store.about() | {"bytes": size}

@@ -1,4 +1,4 @@
-"""The queries for interactions that nights and refreshes read and `doctor` explains."""
+"""SQL of the interactions that nights and refreshes read; `doctor` explains its plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from contract.columns import ACTION, HAPPENED_AT, INTERACTIONS, POST_ID, SCHEMA, USER_ID
 
 FIRST_TIME, LAST_TIME = "0001-01-01 00:00:00 BC", "9999-12-31 23:59:59"
-"""What stands for `-infinity` and `infinity`, which Arrow has no values for."""
+"""Substitutes for `-infinity` and `infinity`, which Arrow cannot represent."""
 
 TIME_TYPE = sa.text("""
     SELECT format_type(atttypid, NULL) FROM pg_attribute
@@ -19,15 +19,15 @@ TIME_TYPE = sa.text("""
 
 
 def interactions_since(connection: sa.Connection, since: datetime | None) -> str:
-    """Return the query for the interactions after a time, all of them for None.
+    """Return the query for the interactions after a time; None for all of them.
 
-    The time is compared in the column's own type, so that an index on it is used.
+    The time is compared in the type of the column, so that an index on it is used.
     """
     kind = _time_type(connection)
     if since is None:
         return _interactions(kind)
-    in_utc = since.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-    return _interactions(kind) + f" WHERE {HAPPENED_AT} > {kind} '{in_utc}'"
+    time = since.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
+    return _interactions(kind) + f" WHERE {HAPPENED_AT} > {kind} '{time}'"
 
 
 def interactions_of(connection: sa.Connection, user_ids: Iterable[int]) -> str:
@@ -42,7 +42,7 @@ def _time_type(connection: sa.Connection) -> str:
 
 
 def _interactions(kind: str) -> str:
-    """Return the query for all interactions; the session's time zone is UTC."""
+    """Return the query for all interactions; it assumes that the session's time zone is UTC."""
     first, last = (f"{kind} '{time}'" for time in (FIRST_TIME, LAST_TIME))
     return (
         f"SELECT {USER_ID}::bigint AS {USER_ID}, {POST_ID}::bigint AS {POST_ID}, {ACTION}::text AS {ACTION}, "

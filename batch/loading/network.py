@@ -1,4 +1,4 @@
-"""Reads users and posts: one row each, checked at the boundary."""
+"""Reads users and posts from Postgres, and checks their rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from contract.errors import SourceError
 
 log = logging.getLogger("batch")
 
-ROWS_AT_A_TIME = 50_000
+ROWS_BATCH = 50_000
 
 NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
 CATEGORICAL = ("text", "character varying", "character", "boolean")
@@ -37,7 +37,7 @@ class Network:
     posts
         Indexed by `post_id`, ascending and unique; always with the columns
         `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
-        (None, NaT or NaN where the view has none), then one per post feature.
+        (None, NaT or NaN if the view lacks them), then one per post feature.
     """
 
     users: pd.DataFrame
@@ -45,22 +45,22 @@ class Network:
 
     @cached_property
     def cohorts(self) -> Cohorts:
-        """How the values of the users' attributes are numbered."""
+        """Codes of the users' attributes."""
         return Cohorts.fit(self.users)
 
 
 def load_network(connection: sa.Connection, until: datetime) -> Network:
-    """Read both relations, posts as far as they were created by `until`.
+    """Read users and posts; leave out posts created after `until`.
 
     Raises
     ------
     SourceError
         A view or column is missing or of the wrong type, an id is null or
-        stands twice, or there are no users or no posts.
+        duplicated, or there are no users or no posts.
     """
     views = check_views(connection)
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
-    posts = _with_every_column(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
+    posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
@@ -69,46 +69,48 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
     relation = f"{columns.SCHEMA}.{view}"
-    wanted = [column for column, kind in types.items() if _usable(view, column, kind)]
+    wanted = [column for column, kind in types.items() if _is_usable(view, column, kind)]
     for column in [column for column in types if column not in wanted]:
         kind = types[column]
         log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
-    rows_of = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
-    query = sa.select(rows_of).order_by(rows_of.c[key])
+    source = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
+    query = sa.select(source).order_by(source.c[key])
     try:
-        result = connection.execute(query, execution_options={"yield_per": ROWS_AT_A_TIME})
+        result = connection.execute(query, execution_options={"yield_per": ROWS_BATCH})
         blocks = [
-            _typed(pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key)
-            for rows in result.partitions(ROWS_AT_A_TIME)
+            _convert_types(
+                pd.DataFrame.from_records([tuple(row) for row in rows], columns=wanted), types, key
+            )
+            for rows in result.partitions(ROWS_BATCH)
         ]
-    except ValueError as error:  # the driver's, of a time before the year 1 or after 9999
+    except ValueError as error:  # from the driver: a time before the year 1 or after 9999
         raise SourceError(
-            f"{relation} has a value that cannot be read: {error}; mend it in the view"
+            f"{relation} has a value that cannot be read: {error}; correct it in the view"
         ) from None
     if not blocks:
-        raise SourceError(f"{relation} has no rows; there is nobody and nothing to recommend")
+        raise SourceError(f"{relation} has no rows; there is nothing to recommend")
     frame = pd.concat(blocks, ignore_index=True)
     if frame[key].isna().any():
         raise SourceError(
             f"{relation}.{key} is null in {int(frame[key].isna().sum())} rows; leave them out in the view"
         )
     frame[key] = frame[key].astype(np.int64)
-    twice = frame.loc[frame[key].duplicated(), key]
-    if not twice.empty:
+    duplicates = frame.loc[frame[key].duplicated(), key]
+    if not duplicates.empty:
         raise SourceError(
-            f"{relation} has {twice.nunique()} ids more than once, first {key} {twice.iloc[0]}; "
-            "make the view give one row an id"
+            f"{relation} has {duplicates.nunique()} ids more than once, first {key} {duplicates.iloc[0]}; "
+            "make the view return one row per id"
         )
     return frame.set_index(key)
 
 
-def _usable(view: str, column: str, kind: str) -> bool:
-    made = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
-    return made or kind in NUMERIC + CATEGORICAL
+def _is_usable(view: str, column: str, kind: str) -> bool:
+    is_creation_time = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
+    return is_creation_time or kind in NUMERIC + CATEGORICAL
 
 
-def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
-    """Give every column but the key the one type it has in all blocks: float64, object or UTC time."""
+def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
+    """Convert every column but the key to the same type in all blocks: float64, object or UTC time."""
     for column in block.columns:
         if column == key:
             continue
@@ -121,8 +123,8 @@ def _typed(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame
     return block
 
 
-def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
-    absent: dict[str, Any] = {
+def _add_missing_columns(posts: pd.DataFrame) -> pd.DataFrame:
+    defaults: dict[str, Any] = {
         columns.TOPIC: None,
         columns.TEXT: None,
         columns.CREATED_AT: pd.NaT,
@@ -130,24 +132,24 @@ def _with_every_column(posts: pd.DataFrame) -> pd.DataFrame:
         columns.VIEW_COUNT: np.nan,
     }
     posts = posts.copy()
-    for column, value in absent.items():
+    for column, value in defaults.items():
         if column not in posts:
             posts[column] = value
-    posts.loc[posts[columns.TOPIC] == "", columns.TOPIC] = None  # COPY's rows cannot tell these two apart
+    posts.loc[posts[columns.TOPIC] == "", columns.TOPIC] = None  # COPY as CSV does not distinguish the two
     posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
     return posts
 
 
-def rows_of(known: Int64s, wanted: Int64s) -> Int64s:
-    """Return the row of each wanted id among the known ids, which ascend; -1 for none."""
+def rows_of_ids(known: Int64s, wanted: Int64s) -> Int64s:
+    """Return the row of each wanted id among the known ids, which ascend; -1 for unknown ids."""
     if known.size == 0:
         return np.full(wanted.size, -1)
-    at = np.searchsorted(known, wanted).clip(max=known.size - 1)
-    return np.where(known[at] == wanted, at, -1)
+    rows = np.searchsorted(known, wanted).clip(max=known.size - 1)
+    return np.where(known[rows] == wanted, rows, -1)
 
 
-def places_of(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
-    """Return in which row of the frame (index ascending) each id stands, -1 for none and for null."""
+def rows_of_nullable_ids(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
+    """Return the row of each id in the frame, whose index ascends; -1 for unknown ids and nulls."""
     known = frame.index.to_numpy()
-    rows = rows_of(known, ids.fillna(known[0]).to_numpy(np.int64))
+    rows = rows_of_ids(known, ids.fillna(known[0]).to_numpy(np.int64))
     return np.where(ids.notna().to_numpy(), rows, -1)

@@ -1,4 +1,4 @@
-"""Ways to group the posts, for features of (user, group of posts): by topic, by what they are about."""
+"""Groupings of the posts, for features of (user, group of posts): by topic, by text cluster."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pandas as pd
 from batch.arrays import Int32s
 from contract import columns
 
-MOST_TOPICS = 50
+MAX_TOPICS = 50
 
 CLUSTER = "cluster"
-"""The grouping by what posts are about, see batch/features/text.py."""
+"""Name of the grouping by text clusters, see batch/features/text.py."""
 
 
 @dataclass(frozen=True)
 class Groupings:
-    """Every post's group under each grouping.
+    """The group of every post under each grouping.
 
     Attributes
     ----------
     names
-        Of the groupings.
+        Names of the groupings.
     groups
         (posts, groupings) int32, each column 0 to its size - 1.
     sizes
-        How many groups each grouping has.
+        Number of groups of each grouping.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Groupings:
 
     @classmethod
     def of(cls, **groupings: tuple[Int32s, int]) -> Groupings:
-        """Put groupings together: name=((posts,) group of each post, how many groups)."""
+        """Build from name=((posts,) group of each post, number of groups)."""
         groups = np.stack([group for group, _ in groupings.values()], axis=1).astype(np.int32)
         return cls(tuple(groupings), groups, tuple(size for _, size in groupings.values()))
 
@@ -46,17 +46,18 @@ class Groupings:
 
 
 def by_topic(posts: pd.DataFrame) -> tuple[Int32s, int]:
-    """Group posts by their topic: the most frequent ones in alphabetical order, all others in the last group.
+    """Return the topic group of each post, and the number of groups.
 
-    What is kept per user and topic must not grow with the number of topics.
+    The MAX_TOPICS most frequent topics, in alphabetical order, have a group
+    each; all other posts are in the last group. The limit bounds the memory per user.
     """
     topics = frequent_topics(posts)
-    places = posts[columns.TOPIC].map({topic: place for place, topic in enumerate(topics)})
-    return places.fillna(len(topics)).to_numpy().astype(np.int32), len(topics) + 1
+    groups = posts[columns.TOPIC].map({topic: group for group, topic in enumerate(topics)})
+    return groups.fillna(len(topics)).to_numpy().astype(np.int32), len(topics) + 1
 
 
 def frequent_topics(posts: pd.DataFrame) -> tuple[str, ...]:
-    """Return the topics with most posts, in alphabetical order."""
+    """Return the topics with the most posts, in alphabetical order."""
     counts = posts[columns.TOPIC].value_counts()
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(sorted(str(topic) for topic, _ in ranked[:MOST_TOPICS]))
+    return tuple(sorted(str(topic) for topic, _ in ranked[:MAX_TOPICS]))

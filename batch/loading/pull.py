@@ -1,9 +1,8 @@
-"""Copies users, posts and interactions out of Postgres, in one read-only snapshot.
+"""Copies users, posts and interactions from Postgres, in one read-only snapshot.
 
-Interactions come through ADBC's Postgres driver (Arrow batches over binary
-COPY) and go into a DuckDB file, see interaction_store.py. On the way ids become
-rows, and what cannot be used is left out and counted; nothing else of the batch
-does either.
+Interactions are read by ADBC's Postgres driver (Arrow batches over binary COPY)
+and written to a DuckDB file, see interaction_store.py. Only this module maps ids
+to rows, and leaves out and counts the interactions that cannot be used.
 """
 
 from __future__ import annotations
@@ -35,15 +34,14 @@ from batch.loading.interaction_store import (
 )
 from batch.loading.interactions_query import interactions_since
 from batch.loading.network import Network, load_network
-from batch.loading.work_folder import store_folder, work_folder
+from batch.loading.work_folder import folder_error, store_folder, work_folder
 from batch.postgres import snapshot
 from batch.progress import track
 from contract.columns import SCHEMA
-from contract.errors import InteractionStoreError
 from contract.settings import Settings
 
 CHUNK_ROWS = 2_000_000
-"""Inserted at a time: about 150 MB in memory."""
+"""Rows per insert, about 150 MB in memory."""
 
 MAP_CHUNK = """
     CREATE OR REPLACE TEMP TABLE chunk AS
@@ -74,16 +72,16 @@ IDENTITY = sa.text("""
 
 
 @dataclass(frozen=True)
-class Pulled:
-    """What one pull read, all of it in one snapshot.
+class PullResult:
+    """What one pull read, in one snapshot.
 
     Attributes
     ----------
     latest
-        When the last interaction not later than `until` happened (UTC), be it
-        of an unknown user or post; None if there is none.
+        Time (UTC) of the last interaction up to `until`, including those of
+        unknown users and posts; None if there is none.
     left_out
-        Interactions that are not in the store, and those later than `until`, by reason.
+        Reason -> number of interactions that are not in the store, or later than `until`.
     """
 
     network: Network
@@ -95,21 +93,20 @@ class Pulled:
 @contextmanager
 def pull(
     engine: sa.Engine, settings: Settings, until: datetime, folder: Path | None = None
-) -> Iterator[Pulled]:
-    """Copy the source into a store, written aside and renamed when it is whole; lend it, open.
+) -> Iterator[PullResult]:
+    """Copy the source into a store and yield it; the file is renamed once it is complete.
 
     Parameters
     ----------
     until
-        Posts created later are not read. Interactions of all times are.
+        Posts created later are not read; interactions of all times are.
     folder
-        Where store.duckdb stays, a folder of the run that it is recorded under;
-        None removes the store at the end.
+        Folder of the run, for store.duckdb; None removes the store at the end.
 
     Raises
     ------
     SourceError
-        Postgres or one of the three views cannot give what is needed.
+        Postgres or one of the three views cannot be read, or lacks what is needed.
     InteractionStoreError
         The disk is full, or the folder cannot be written.
     """
@@ -122,36 +119,35 @@ def pull(
                 query = interactions_since(connection, None)
                 latest, left_out = copy_interactions(connection, settings, database, until, query)
                 _record(database, connection, (folder or work).name)
-                database.execute("CHECKPOINT")  # closing does it too, but says nothing of a full disk
+                database.execute("CHECKPOINT")  # close() also does it, but ignores a full disk
         if folder is not None:
-            path = _renamed(path, folder / FILE)
+            path = _rename_synced(path, folder / FILE)
         store = InteractionStore(path, options)
         try:
-            yield Pulled(network, store, latest, left_out)
+            yield PullResult(network, store, latest, left_out)
         finally:
             store.close()
 
 
 @contextmanager
 def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Lend a new store to fill; it is whole on disk once the block has ended."""
+    """Yield a new store to fill; it is complete on disk after the block."""
     with duckdb.connect(str(path), config=options.as_config()) as database:
         database.execute(TABLES)
         yield database
 
 
-def _renamed(unfinished: Path, path: Path) -> Path:
+def _rename_synced(unfinished: Path, path: Path) -> Path:
     try:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         return unfinished.replace(path)
     except OSError as error:
-        reason = f"{error.strerror}; free space or set OVERNIGHT_STORE_DIR"
-        raise InteractionStoreError(f"cannot keep interactions in {path}: {reason}") from None
+        raise folder_error(path, error) from None
 
 
 def fill_ids(database: duckdb.DuckDBPyConnection, user_ids: Int64s, post_ids: Int64s) -> None:
-    """Write the ids of users and posts, ascending, and their rows."""
+    """Insert the ids of users and posts, which ascend, with their rows."""
     for table, ids in (("users", user_ids), ("posts", post_ids)):
         database.register("ids", pa.table({"id_row": np.arange(ids.size, dtype=np.int32), "id": ids}))
         database.execute(f"INSERT INTO {table} SELECT id_row, id FROM ids")
@@ -170,14 +166,14 @@ def copy_interactions(
     Parameters
     ----------
     until
-        Where the counts end: later interactions are copied, and counted as `in_the_future`.
+        Later interactions are copied and counted as `in_the_future`.
     query
         From interactions_query.py.
 
     Returns
     -------
-    When the last interaction up to `until` happened, None if none did; and
-    how many interactions are not used, by reason.
+    Time of the last interaction up to `until` (None if there is none), and
+    reason -> number of interactions that are not used.
     """
     latest: int | None = None
     left_out: dict[str, int] = {}
@@ -208,19 +204,19 @@ def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 def _insert(
     database: duckdb.DuckDBPyConnection, chunk: list[pa.RecordBatch], until: datetime
 ) -> tuple[Any, ...]:
-    """Insert what can be used; return the counts of the rest, and the chunk's latest time up to `until`."""
+    """Insert the usable rows; return the counts of the others, and the latest time up to `until`."""
     database.register("pulled", pa.Table.from_batches(chunk))
     database.execute(MAP_CHUNK)
     database.unregister("pulled")
     database.execute(INSERT_CHUNK)
-    asked = {"until": until.astimezone(UTC).replace(tzinfo=None)}
-    (counts,) = database.execute(COUNT_CHUNK, asked).fetchall()
+    parameters = {"until": until.astimezone(UTC).replace(tzinfo=None)}
+    (counts,) = database.execute(COUNT_CHUNK, parameters).fetchall()
     database.execute("DROP TABLE chunk")
     return counts
 
 
 def _expected_rows(connection: sa.Connection, query: str) -> int:
-    """Return about how many rows a query has, as Postgres estimates; nothing is read for that."""
+    """Return the number of rows that Postgres estimates for a query, without running it."""
     plan: Any = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar()
     return max(int(plan[0]["Plan"]["Plan Rows"]), 1)
 
@@ -239,5 +235,5 @@ def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pull
 
 
 def database_identity(connection: sa.Connection) -> str:
-    """Return what tells this database from others: its name, and the ids of database and schema."""
+    """Return an identifier of the database: its name, and the ids of database and schema."""
     return str(connection.scalar(IDENTITY, {"schema": SCHEMA}))

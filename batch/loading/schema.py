@@ -1,4 +1,4 @@
-"""The check of the three views: every column there that must be, of a type that can be used."""
+"""Check that the three views have the required columns, of usable types."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from batch.postgres import HOW_TO_MEND
+from batch.postgres import HOW_TO_FIX
 from contract import columns
 from contract.errors import SourceError
 
@@ -43,7 +43,7 @@ COLUMN_TYPES = sa.text("""
 
 @dataclass(frozen=True)
 class Columns:
-    """Column -> Postgres type of each of the three views, in their own order."""
+    """Column -> Postgres type for each of the three views, in the order of the view."""
 
     users: dict[str, str]
     posts: dict[str, str]
@@ -51,28 +51,28 @@ class Columns:
 
 
 def check_views(connection: sa.Connection) -> Columns:
-    """Look at the columns of the three views before any row is read.
+    """Check the columns of the three views before any row is read.
 
     Raises
     ------
     SourceError
-        Names the first view or column that is missing, unreadable or of the wrong type.
+        A view or column is missing, unreadable or of the wrong type; the message names the first.
     """
-    return Columns(*(_checked(connection, view) for view in REQUIRED))
+    return Columns(*(_read_columns(connection, view) for view in REQUIRED))
 
 
-def _checked(connection: sa.Connection, view: str) -> dict[str, str]:
+def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
     relation = f"{columns.SCHEMA}.{view}"
     if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):
-        raise SourceError(f"the schema {columns.SCHEMA} is missing; {HOW_TO_MEND}")
+        raise SourceError(f"the schema {columns.SCHEMA} is missing; {HOW_TO_FIX}")
     found = {row.attname: row.type for row in connection.execute(COLUMN_TYPES, {"relation": relation})}
     if not found:
-        raise SourceError(f"the view {relation} is missing; {HOW_TO_MEND}")
+        raise SourceError(f"the view {relation} is missing; {HOW_TO_FIX}")
     if not connection.scalar(sa.text("SELECT has_table_privilege(:name, 'SELECT')"), {"name": relation}):
         raise SourceError(f"no right to read {relation}; GRANT SELECT ON {relation} to this role")
     for column, types in REQUIRED[view].items():
         if column not in found:
-            raise SourceError(f"the view {relation} lacks the column {column}; {HOW_TO_MEND}")
+            raise SourceError(f"the view {relation} lacks the column {column}; {HOW_TO_FIX}")
         _check_type(relation, column, found[column], types)
     for column, types in OPTIONAL.get(view, {}).items():
         if column in found:

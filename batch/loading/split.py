@@ -1,16 +1,15 @@
-"""Cuts time into history, training and holdout, and all labels into windows.
+"""Splits time into history, training and holdout, and the labels into windows.
 
     |----- history ------|---- training labels ----|-- holdout labels --|
     first           history_end               holdout_start        cutoff
               |-----|-----|-----|-----|------|-------|---------|--------|
                             windows
 
-Evaluation uses features as of `holdout_start` and labels after that; the night
-itself uses features as of the cutoff, for which the labels are still to come.
-Training takes the labels of a window with the features as of its start, so that
-features are as fresh there as they are when they serve. The model that is
-judged learns from the windows before the holdout, the one that goes live from
-all of them.
+Evaluation uses features as of `holdout_start` and the labels after it. The
+night's lists use features as of the cutoff. Training uses the labels of each
+window with the features as of the window's start, so that features are as fresh
+in training as in serving. The evaluated model is trained on the windows before
+the holdout, the model that goes live on all windows.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ MINUTE = timedelta(minutes=1)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC).timestamp()
 
 WINDOWS = 7
-"""Windows with equally many likes, from the end of the history to the cutoff."""
+"""Number of windows from the end of the history to the cutoff, with equally many likes each."""
 
 WINDOWS_IF_LARGE = 3
 LARGE_INTERACTIONS = 20_000_000
-"""From so many interactions up there are fewer windows: each costs a factorisation, and has labels enough."""
+"""With at least this many interactions there are fewer windows: each needs a factorisation."""
 
 PER_MINUTE = """
     SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
@@ -47,8 +46,8 @@ PER_MINUTE = """
 
 
 @dataclass(frozen=True)
-class Split:
-    """Times (UTC) that part history, training labels, holdout labels and what is to come.
+class TimeSplit:
+    """Times (UTC) that separate history, training labels, holdout labels and the future.
 
     Attributes
     ----------
@@ -56,7 +55,7 @@ class Split:
         Starts of the windows, ascending; `history_end` and `holdout_start` are
         among them. Each ends where the next begins, the last at the cutoff.
     by_hour
-        (views, likes) in each of the 24 hours of the day (UTC), up to the cutoff.
+        (views, likes) in each hour of the day (UTC), up to the cutoff.
     """
 
     windows: tuple[datetime, ...]
@@ -73,16 +72,16 @@ class Split:
 
 def split_by_time(
     store: InteractionStore, cutoff: datetime, history_fraction: float, holdout_fraction: float
-) -> Split:
-    """Cut so that each part holds its fraction of the labelled views (of the likes, where no view is logged).
+) -> TimeSplit:
+    """Split so that each part has its fraction of the views, or of the likes if no view is logged.
 
-    The windows hold equally many likes each, except that `history_end` and
-    `holdout_start` take the place of the starts that are near them.
+    The windows have equally many likes each, except that `history_end` and
+    `holdout_start` replace the starts near them.
 
     Raises
     ------
     SourceError
-        There are no likes, all lie in so few minutes that time cannot be cut, or some lie before the year 1.
+        There are no likes, all labels are in less than three minutes, or a time is before the year 1.
     """
     per_minute = pd.DataFrame(store.arrays(PER_MINUTE, {"cutoff": cutoff}))
     relation = f"{SCHEMA}.{INTERACTIONS}"
@@ -102,20 +101,20 @@ def split_by_time(
             f"{relation}: all labels lie in {len(per_minute)} minute(s); "
             "history, training and holdout need one each"
         )
-    first, second = _cuts(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
+    first, second = _cut_indices(labels[labels > 0].to_numpy(np.float64), history_fraction, holdout_fraction)
     ends = [datetime.fromtimestamp(int(minute), UTC) + MINUTE for minute in per_minute["minute"]]
     fixed = (ends[first], ends[second])
-    windows = _windows(every_minute[every_minute["likes"] > 0], fixed, cutoff, history_fraction)
-    return Split(windows, *fixed, cutoff, _by_hour(every_minute))
+    windows = _window_starts(every_minute[every_minute["likes"] > 0], fixed, cutoff, history_fraction)
+    return TimeSplit(windows, *fixed, cutoff, _count_by_hour(every_minute))
 
 
-def _by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+def _count_by_hour(per_minute: pd.DataFrame) -> tuple[tuple[int, int], ...]:
     hour = per_minute["minute"].astype(np.int64) // 3_600 % 24
     counted = per_minute[["views", "likes"]].groupby(hour).sum().reindex(range(24), fill_value=0)
     return tuple((int(views), int(likes)) for views, likes in counted.to_numpy())
 
 
-def _windows(
+def _window_starts(
     per_minute: pd.DataFrame, fixed: tuple[datetime, datetime], cutoff: datetime, history_fraction: float
 ) -> tuple[datetime, ...]:
     """Return the starts of the windows, ascending.
@@ -125,7 +124,7 @@ def _windows(
     per_minute
         Minutes with likes.
     fixed
-        Starts that must be among them.
+        Starts that must be included.
     history_fraction
         Share of the likes before the first window.
     """
@@ -134,17 +133,17 @@ def _windows(
     share = np.cumsum(per_minute["likes"].to_numpy(np.float64)) / per_minute["likes"].sum()
     ends = per_minute["minute"].to_numpy(np.int64) + 60
     step = (1 - history_fraction) / count
-    of_fixed = [share[ends <= time.timestamp()].max(initial=0.0) for time in fixed]
+    fixed_shares = [share[ends <= time.timestamp()].max(initial=0.0) for time in fixed]
     starts = set(fixed)
     for wanted in history_fraction + step * np.arange(count):
         start = datetime.fromtimestamp(int(ends[np.searchsorted(share, wanted)]), UTC)
-        if start < cutoff and min(abs(wanted - known) for known in of_fixed) > step / 2:
+        if start < cutoff and min(abs(wanted - known) for known in fixed_shares) > step / 2:
             starts.add(start)
     return tuple(sorted(starts))
 
 
-def _cuts(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
-    """Return the minutes that end history and training, so that each of the three parts has one at least."""
+def _cut_indices(labels: Float64s, history: float, holdout: float) -> tuple[int, int]:
+    """Return the indices of the last minutes of history and training; each part has at least one minute."""
     share = np.cumsum(labels) / labels.sum()
     second = min(int(np.searchsorted(share, 1 - holdout)), labels.size - 2)
     second = max(second, 1)

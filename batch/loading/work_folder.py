@@ -1,4 +1,4 @@
-"""Where stores are kept, and folders for temporary files, which are removed even after a kill."""
+"""The folder of the stores, and temporary folders that are removed even after a kill."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ LOCK = "lock"
 
 
 def store_folder(settings: Settings) -> Path:
-    """Return the folder of the runs' interaction stores, which has a folder for each run."""
+    """Return the folder of the interaction stores; it has a subfolder for each run."""
     return Path(settings.night.store_dir or settings.night.model_dir)
+
+
+def folder_error(
+    path: Path, error: OSError, advice: str = "free space or set OVERNIGHT_STORE_DIR"
+) -> InteractionStoreError:
+    """Return the error for a folder or file that cannot be written."""
+    return InteractionStoreError(f"cannot keep interactions in {path}: {error.strerror}; {advice}")
 
 
 @contextmanager
 def work_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder of this process alone under `parent`, and remove it at the end.
+    """Make a temporary folder under `parent`, and remove it at the end.
 
-    The process holds a file lock on it, which ends with the process: so
-    `remove_abandoned` can tell a folder in use from one whose process was killed.
+    The process holds a file lock on the folder. The lock ends with the process,
+    so `remove_abandoned` recognises the folders of killed processes.
 
     Raises
     ------
@@ -36,10 +43,9 @@ def work_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder, descriptor = _locked_folder(parent)
+        folder, descriptor = _make_locked_folder(parent)
     except OSError as error:
-        reason = f"{error.strerror}; set OVERNIGHT_STORE_DIR to a folder that can be written"
-        raise InteractionStoreError(f"cannot keep interactions in {parent}: {reason}") from None
+        raise folder_error(parent, error, "set OVERNIGHT_STORE_DIR to a folder that can be written") from None
     try:
         yield folder
     finally:
@@ -47,8 +53,8 @@ def work_folder(parent: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _locked_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder and lock it; again, if `remove_abandoned` has taken it before it was locked."""
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder and lock it; retry if `remove_abandoned` removed it before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         with suppress(FileNotFoundError):
@@ -60,7 +66,7 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the work folders directly under `parent` and under its subfolders whose process has ended."""
+    """Remove the work folders of ended processes in `parent` and in its subfolders."""
     for pattern in (f"{PREFIX}*", f"*/{PREFIX}*"):
         for folder in parent.glob(pattern):
             with suppress(OSError):
@@ -68,7 +74,7 @@ def remove_abandoned(parent: Path) -> None:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)  # its process may have died before
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)  # a killed process may not have made it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
         shutil.rmtree(folder, ignore_errors=True)

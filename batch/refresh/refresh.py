@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from batch import postgres, redis_client
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
+from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.since_night import Recent, fingerprints, read_older, read_recent
 from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
 from batch.publishing import go_live
@@ -123,7 +123,7 @@ def _each(
                 for manifest in manifests:
                     with _set_aside(work.settings, manifest, failed):
                         who = _due(work, connection, recent, manifest)
-                        read = read_older(connection, work.settings, recent, who.unknown)
+                        read = read_new_users(connection, work.settings, recent, who.unknown)
                         found.append((manifest, who, stack.enter_context(read)))
                 stats |= {"users": sum(len(who.users) for _, who, _ in found)}
             if any(who.users for _, who, _ in found):
@@ -133,16 +133,18 @@ def _each(
                     network = load_network(connection, clock)
                     stats |= {"users": len(network.users)}
         rescorer = None if network is None else _rescorer(work, recent, network, held)
-        for manifest, who, older in found:
+        for manifest, who, new_users in found:
             with _set_aside(work.settings, manifest, failed):
-                record = _refresh_run(work, manifest, who, older, rescorer)
+                record = _refresh_run(work, manifest, who, new_users, rescorer)
                 done.append(record | {"stages": stages.rows + record["stages"]})
     if failed:
         raise failed[0]
     return done
 
 
-def _due(work: Refresh, connection: sa.Connection, recent: Recent, manifest: dict[str, Any]) -> Due:
+def _due(
+    work: Refresh, connection: sa.Connection, recent: RecentInteractions, manifest: dict[str, Any]
+) -> Due:
     cutoff = datetime.fromisoformat(manifest["cutoff"])
     known = users_of_run(Path(work.settings.night.model_dir) / manifest["run_id"])
     marks = fingerprints(recent.store, cutoff - stale_users.LATE, recent.until)
@@ -160,7 +162,7 @@ def _set_aside(settings: Settings, manifest: dict[str, Any], failed: list[Overni
         failed.append(error)
 
 
-def _rescorer(work: Refresh, recent: Recent, network: Network, held: lock.Lock) -> Rescorer:
+def _rescorer(work: Refresh, recent: RecentInteractions, network: Network, held: lock.Lock) -> Rescorer:
     from batch.refresh.rescore import Rescorer  # takes seconds to load, and mostly nobody is due
 
     return Rescorer(work.settings, work.redis, recent, network, held)
@@ -170,13 +172,13 @@ def _refresh_run(
     work: Refresh,
     manifest: dict[str, Any],
     who: Due,
-    older: InteractionStore | None,
+    new_users: InteractionStore | None,
     rescorer: Rescorer | None,
 ) -> dict[str, Any]:
     """Score and write who is due in one run, and only then note it; return the record."""
     run_id, stages, written, new_posts = manifest["run_id"], Stages(), set[int](), 0
     if rescorer is not None and who.users:
-        written, new_posts = rescorer.rewrite(manifest, who, older, stages)
+        written, new_posts = rescorer.rewrite(manifest, who, new_users, stages)
     now = datetime.now(UTC)
     with work.engine.begin() as connection:
         if who.marks or written:

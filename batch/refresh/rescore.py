@@ -14,10 +14,10 @@ import pandas as pd
 import redis
 from threadpoolctl import threadpool_limits
 
-from batch.loading.history import PostCounts
+from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.network import Network
-from batch.loading.since_night import Recent, SinceNight, fingerprints
+from batch.loading.period_counts import PostCounts
 from batch.progress import Stages, track
 from batch.publishing import shared_keys
 from batch.publishing.write import verify, write_lists
@@ -51,7 +51,7 @@ class LiveRun:
 
     model: Model
     state: RefreshState
-    since_night: SinceNight
+    combined: CombinedStore
     cutoff: datetime
     post_counts: PostCounts
     changed: set[int]
@@ -72,7 +72,7 @@ class Rescorer:
 
     settings: Settings
     redis: redis.Redis
-    recent: Recent
+    recent: RecentInteractions
     network: Network
     held: Lock
 
@@ -81,14 +81,14 @@ class Rescorer:
         return Keys(self.settings.stores.key_prefix)
 
     def rewrite(
-        self, manifest: dict[str, Any], due: Due, older: InteractionStore | None, stages: Stages
+        self, manifest: dict[str, Any], due: Due, new_users: InteractionStore | None, stages: Stages
     ) -> tuple[set[int], int]:
         """Score users with a run's own model and write their lists into it, and the texts of new posts.
 
         Parameters
         ----------
         older
-            From `read_older`, for the users of `due.unknown`.
+            From `read_new_users`, for the users of `due.unknown`.
 
         Returns
         -------
@@ -103,14 +103,14 @@ class Rescorer:
         """
         users = self.network.users[self.network.users.index.isin(due.users)]
         with stages.stage("read", "posts") as stats:
-            run = self._live_run(manifest, due, older)
+            run = self._live_run(manifest, due, new_users)
             stats |= {"posts": len(self.network.posts)}
-        with closing(run.since_night.night):
+        with closing(run.combined.night):
             for start in range(0, len(users), USERS_BATCH):
                 self._rewrite(manifest, run, users[start : start + USERS_BATCH], stages)
         return set(users.index.tolist()), self._write_new_texts()
 
-    def _live_run(self, manifest: dict[str, Any], due: Due, older: InteractionStore | None) -> LiveRun:
+    def _live_run(self, manifest: dict[str, Any], due: Due, new_users: InteractionStore | None) -> LiveRun:
         """Read what the night of a run has left for a refresh, and count the posts anew."""
         run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
         folder = Path(self.settings.night.model_dir) / run_id
@@ -119,21 +119,21 @@ class Rescorer:
             raise ModelError(f"the model in {folder} is not the one that scored the run; run the night again")
         state = load_refresh_state(folder)
         night = open_store(self.settings, manifest, self.recent.store.options)
-        since_night = SinceNight(night, cutoff - LATE, self.recent, older)
+        combined = CombinedStore(night, cutoff - LATE, self.recent, new_users)
         known = fingerprints(night, cutoff - LATE, cutoff)
         return LiveRun(
             model=model,
             state=state,
-            since_night=since_night,
-            cutoff=since_night.cutoff,
-            post_counts=since_night.post_counts(self.network.posts, since_night.cutoff),
+            combined=combined,
+            cutoff=combined.cutoff,
+            post_counts=combined.post_counts(self.network.posts, combined.cutoff),
             changed={user for user, mark in due.marks.items() if mark != known.get(user)},
         )
 
     def _rewrite(self, manifest: dict[str, Any], run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
         """Score and write a batch of users."""
         network, model = Network(users, self.network.posts), run.model
-        history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
+        history_of = run.combined.history(network, run.cutoff, model.groupings, run.post_counts)
         # One thread for linear algebra, as in the night: more would sum in another order.
         with (
             stages.stage("features", "users") as stats,

@@ -187,7 +187,7 @@ def _roc(judged: ScoredRows, scores: Float64s) -> Points:
 
 NOT_KNOWN, OTHERS = "not known", "all others"
 
-MOST_TOPICS = 15
+MAX_TOPICS = 15
 """Told one by one."""
 
 BANDS = 8
@@ -223,8 +223,8 @@ def by_topic(dataset: Dataset) -> list[Actions]:
         for counts in (dataset.now.views_of_group, dataset.now.likes_of_group)
     )
     order = np.lexsort((np.arange(len(names)), -likes[: len(names)]))
-    told = [Actions(names[place], int(views[place]), int(likes[place])) for place in order[:MOST_TOPICS]]
-    rest = [*order[MOST_TOPICS:].tolist(), len(names)]
+    told = [Actions(names[place], int(views[place]), int(likes[place])) for place in order[:MAX_TOPICS]]
+    rest = [*order[MAX_TOPICS:].tolist(), len(names)]
     others = Actions(f"{OTHERS}, or {NOT_KNOWN}", int(views[rest].sum()), int(likes[rest].sum()))
     return told + ([others] if others.views or others.likes else [])
 

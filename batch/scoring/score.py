@@ -54,7 +54,7 @@ class CompiledModel:
             self,
             tables=self.tables.of_users(rows),
             factors=None if self.factors is None else self.factors.of_users(rows),
-            liked=self.liked.of_places(rows),
+            liked=self.liked.of_rows(rows),
         )
 
     def score(

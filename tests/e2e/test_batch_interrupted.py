@@ -12,16 +12,16 @@ import sqlalchemy as sa
 
 from batch.runs import ledger
 from contract.errors import OvernightError
-from tests.support.batch_live import MANY_USERS, LiveNetwork, check_error, ended
-from tests.support.batch_support import (
+from tests.support.batch import (
     execute,
     live_lists,
     live_run,
     make_engine,
     query,
     runs_with_keys,
-    started_process,
+    start_process,
 )
+from tests.support.batch_live import MANY_USERS, LiveNetwork, check_error, wait_for_exit
 
 pytest_plugins = ["tests.support.batch_fixtures"]
 
@@ -55,30 +55,30 @@ def _check_next_run(live: LiveNetwork, client: redis.Redis) -> None:
 def test_a_run_stopped_while_a_lock_keeps_it_from_loading_ends_at_once(
     live: LiveNetwork, by: signal.Signals
 ) -> None:
-    with live.held_while_loading() as process:
+    with live.hold_while_loading() as process:
         process.send_signal(by)
-        check_error(ended(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
         _check_stopped(live, by)
 
 
 def test_a_run_stopped_while_it_learns_leaves_what_is_live(live: LiveNetwork) -> None:
     by = signal.SIGINT
-    with started_process(*CONTROL, **live.places) as process:
+    with start_process(*CONTROL, **live.servers) as process:
         assert process.stderr is not None
         while "batch: count: " not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(by)
-        check_error(ended(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
     _check_stopped(live, by)
 
 
 def test_a_run_stopped_mid_publish_removes_its_keys(live: LiveNetwork, client: redis.Redis) -> None:
     by = signal.SIGTERM
-    with live.stopped_mid_publish(client) as (process, _):
+    with live.stop_mid_publish(client) as (process, _):
         process.send_signal(by)
         process.send_signal(by)
         process.send_signal(signal.SIGCONT)
-        check_error(ended(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
     _check_stopped(live, by)
     _check_next_run(live, client)
 
@@ -86,7 +86,7 @@ def test_a_run_stopped_mid_publish_removes_its_keys(live: LiveNetwork, client: r
 def test_a_run_killed_mid_publish_is_noted_and_cleared_away_by_the_next(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
-    with live.stopped_mid_publish(client) as (process, half):
+    with live.stop_mid_publish(client) as (process, half):
         process.kill()
         process.wait()
     live.check_live()
@@ -100,7 +100,7 @@ def test_a_run_killed_mid_publish_is_noted_and_cleared_away_by_the_next(
 
 def test_a_second_run_is_refused_and_told_who_runs_and_since_when(live: LiveNetwork) -> None:
     execute(live.database_url, "CREATE ROLE other LOGIN")
-    with live.held_while_loading() as process:
+    with live.hold_while_loading() as process:
         done = live.run("run")
         check_error(done, 4, f" pid {process.pid} (Postgres pid ")
         since = re.search(r", since (\S+); wait for it or stop it$", done.stderr.strip())
@@ -117,10 +117,10 @@ def test_a_second_run_is_refused_and_told_who_runs_and_since_when(live: LiveNetw
 def test_a_run_that_lost_postgres_while_it_learnt_goes_live_all_the_same(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
-    with live.stopped_mid_publish(client) as (process, mine):
+    with live.stop_mid_publish(client) as (process, mine):
         execute(live.database_url, LOSE_ALL)
         process.send_signal(signal.SIGCONT)
-        done = ended(process)
+        done = wait_for_exit(process)
     assert done.returncode == 0, done.stderr
     assert live_run(client) == mine
     state = f"SELECT state FROM recs.runs WHERE run_id = '{mine}'"
@@ -130,12 +130,12 @@ def test_a_run_that_lost_postgres_while_it_learnt_goes_live_all_the_same(
 
 def test_a_run_that_lost_the_lock_to_another_does_not_go_live(live: LiveNetwork, client: redis.Redis) -> None:
     """What it wrote is gone by then, so it fails when it reads back; the next test does without Redis."""
-    with live.stopped_mid_publish(client) as (process, mine):
+    with live.stop_mid_publish(client) as (process, mine):
         execute(live.database_url, LOSE_ALL)
         done = live.run(*CONTROL)
         assert done.returncode == 0, done.stderr
         process.send_signal(signal.SIGCONT)
-        check_error(ended(process), 1, f" lists are gone, recs:run:{mine}:user:1 among them")
+        check_error(wait_for_exit(process), 1, f" lists are gone, recs:run:{mine}:user:1 among them")
     other = live_run(client)
     assert other not in live.runs | {mine}
     assert runs_with_keys(client) == live.runs | {other}
@@ -158,13 +158,13 @@ def test_the_ledger_takes_no_run_live_that_another_has_closed(live: LiveNetwork)
 def test_a_run_that_lost_its_lock_to_another_neither_goes_live_nor_touches_it(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
-    with live.stopped_mid_publish(client) as (robbed, mine):
+    with live.stop_mid_publish(client) as (robbed, mine):
         execute(live.database_url, LOSE_ALL)
         other = live.run("run", "--variant", "control")
         assert other.returncode == 0, other.stderr
         taken = live_run(client)
         robbed.send_signal(signal.SIGCONT)
-        done = ended(robbed)
+        done = wait_for_exit(robbed)
         check_error(done, 1, "")
     assert live_run(client) == taken != mine
     states = dict(query(live.database_url, "SELECT run_id, state FROM recs.runs"))

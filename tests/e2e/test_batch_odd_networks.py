@@ -13,7 +13,7 @@ import redis
 from batch.loading.history import count_history
 from batch.loading.post_groups import frequent_topics
 from contract.codec import Ranked
-from tests.support.batch_support import (
+from tests.support.batch import (
     DAYS,
     FIRST_DAY,
     execute,
@@ -24,8 +24,8 @@ from tests.support.batch_support import (
     run_here,
     topics_of,
 )
-from tests.support.evaluation_support import pulled_of
-from tests.support.serving_support import posts_of, recommend, serving, settings_for
+from tests.support.evaluation import pulled_of
+from tests.support.serving import posts_of, recommend, serving, settings_for
 
 USERS, POSTS = 60, 40
 BIG = 2**53
@@ -59,8 +59,8 @@ class Night:
 
     def run(self, variant: str = "control") -> dict[int, Ranked]:
         """Run the night, which must succeed; return control's lists, one for every user."""
-        places: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
-        done = run_here("run", "--variant", variant, model_dir=self.model_dir, **places)
+        servers: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
+        done = run_here("run", "--variant", variant, model_dir=self.model_dir, **servers)
         assert done.returncode == 0, done.stderr
         self.told = done.stderr
         lists = live_lists(self.redis_client)

@@ -14,10 +14,10 @@ from batch.publishing.memory import before_writing
 from contract.errors import SettingsError, StoreError
 from contract.settings import Settings
 from tests.e2e.test_redis_users import LINES
-from tests.integration.test_publishing import RUN_ID, cut, lists_of, posts_frame
-from tests.support.batch_support import KEYS, live_run, make_network, run_here
-from tests.support.cluster_support import cluster, keys_a_node
-from tests.support.serving_support import ask, publish, recommend, serving
+from tests.support.batch import KEYS, live_run, make_network, run_here
+from tests.support.cluster import cluster, keys_a_node
+from tests.support.random_lists import RUN_ID, cut, posts_frame, random_lists
+from tests.support.serving import ask, publish, recommend, serving
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cl
 
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:
-    chunks, frame = list(cut(lists_of(900, 40, 50), 300)), posts_frame(40)
+    chunks, frame = list(cut(random_lists(900, 40, 50), 300)), posts_frame(40)
     told = before_writing(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)[1]
     full = dict(client.info("memory", target_nodes=client.get_primaries()[0]))
     for share, fits in ((0.3, False), (0.4, True)):

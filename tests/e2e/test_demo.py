@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.processes import free_port
-from tests.support.demo_support import CommandResult, find_processes, run_demo, start_demo
+from tests.support.demo import CommandResult, find_processes, run_demo, start_demo
 
 SMALL = ("--users", "200", "--posts", "50", "--interactions", "5000")
 RIGHT = "Every answer is right."

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import redis
 
-from tests.support.demo_support import CommandResult, find_processes, run_demo
+from tests.support.demo import CommandResult, find_processes, run_demo
 
 WRITE = """
 import os, psycopg2, redis

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from functools import partial
 
-from tests.support.batch_live import ended
-from tests.support.batch_support import live_run, query, started_batch
+from tests.support.batch import live_run, query, start_batch
+from tests.support.batch_live import wait_for_exit
 from tests.support.faulty_nights import NIGHT, Place, Reader, kill, moments, rehearsed, struck
 from tests.support.kept_learning import take_over
 from tests.support.wires import Wires
@@ -53,12 +53,12 @@ def _kill_at_stages(place: Place, reader: Reader) -> None:
     for turn, stage in enumerate(STAGES, start=1):
         before = live_run(place.client)
         place.turn += 1
-        with started_batch(*NIGHT, **place.places, prepare=prepare, **place.environment) as process:
+        with start_batch(*NIGHT, **place.servers, prepare=prepare, **place.environment) as process:
             for line in process.stderr:
                 if f" {stage}: " in line or line.endswith(f" {stage}\n"):
                     break
             process.kill()
-            assert ended(process).returncode == KILLED
+            assert wait_for_exit(process).returncode == KILLED
         _count(place, f"kill -9 after '{stage}'", before)
         if turn % NIGHTS_ON_END == 0:
             _check_next_night(place, reader)

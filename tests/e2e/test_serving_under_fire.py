@@ -20,7 +20,7 @@ from benchmarks.faults.faults import DIRECT, EMPTIED, WITHOUT_REDIS, WORKER_KILL
 from benchmarks.faults.report import COLUMNS, row_of, wrongs
 from benchmarks.faults.run_fault import Befallen, Fault, befall
 from benchmarks.report import print_head, print_row
-from tests.support.gunicorn_support import Reply, get
+from tests.support.gunicorn import Reply, get
 
 USERS, CLIENTS, REQUESTS_PER_SECOND = 100, 6, 60
 LASTS_SECONDS, CALM_SECONDS = 0.8, 0.6

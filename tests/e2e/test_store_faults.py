@@ -21,17 +21,17 @@ from batch.loading.interaction_store import FILE
 from batch.publishing import prune
 from batch.runs import lock
 from contract.keys import Keys
+from tests.support.batch import execute, live_run, make_engine, query, run_forked, start_batch
 from tests.support.batch_live import (
     WAITING,
     LiveNetwork,
     check_error,
-    copied_night,
+    copy_night,
     dump,
-    ended,
-    network_with_a_live_run,
+    make_live_network,
     restore,
+    wait_for_exit,
 )
-from tests.support.batch_support import execute, live_run, make_engine, query, run_apart, started_batch
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -46,14 +46,14 @@ def night(
     """Both variants live on a small network, and every key of its Redis."""
     folder = tmp_path_factory.mktemp("models")
     restore(valkey_server, {})  # without what other tests have left
-    with network_with_a_live_run(postgres_server, valkey_server, folder) as live:
+    with make_live_network(postgres_server, valkey_server, folder) as live:
         yield live, dump(live.redis_url)
 
 
 @pytest.fixture
 def live(night: Kept, postgres_server: sa.URL, tmp_path: Path) -> Iterator[LiveNetwork]:
     """That night over a copy of its database and of its models."""
-    with copied_night(*night, postgres_server, tmp_path / "models") as copy:
+    with copy_night(*night, postgres_server, tmp_path / "models") as copy:
         yield copy
 
 
@@ -103,7 +103,7 @@ def amend_bytes(client: redis.Redis, run_id: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (Path.unlink, "there is no interaction store "),
         (cut_short, " bytes, not "),
@@ -116,7 +116,7 @@ def amend_bytes(client: redis.Redis, run_id: str, path: Path) -> None:
     ids=["gone", "cut short", "overwritten", "rows lost", "version", "database", "run"],
 )
 def test_a_store_that_cannot_be_used_is_told_and_holds_up_its_own_variant_only(
-    live: LiveNetwork, client: redis.Redis, damage: Callable[[Path], None], says: str
+    live: LiveNetwork, client: redis.Redis, damage: Callable[[Path], None], message: str
 ) -> None:
     control, test = (str(live_run(client, name)) for name in ("control", "test"))
     path = live.model_dir / control / FILE
@@ -128,7 +128,7 @@ def test_a_store_that_cannot_be_used_is_told_and_holds_up_its_own_variant_only(
     execute(live.database_url, "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
     for command in (("refresh",), ("explain", "7", "101", "--run", "control")):
         done = live.run(*command)
-        check_error(done, 1, says)
+        check_error(done, 1, message)
         assert str(path) in done.stderr
         assert "run the night again" in done.stderr
         assert {user: client.get(KEYS.user(control, user)) for user in lists} == lists
@@ -167,7 +167,7 @@ def kill_when_called(module: str, name: str) -> None:
             (
                 "batch.loading.pull._insert",
                 "batch.loading.pull._renamed",
-                "batch.training.dataset.labelled_between",
+                "batch.training.dataset.collect_labelled_views",
             ),
         ),
         ("control", ("batch.refresh.stale_users.note_night",)),
@@ -181,17 +181,17 @@ def test_a_killed_night_leaves_nothing_to_the_next(
     for moment in moments:
         before = live_run(client)
         prepare = partial(kill_when_called, *moment.rsplit(".", 1))
-        with started_batch("run", "--variant", variant, **live.places, prepare=prepare) as process:
-            assert ended(process).returncode == -signal.SIGKILL, moment
+        with start_batch("run", "--variant", variant, **live.servers, prepare=prepare) as process:
+            assert wait_for_exit(process).returncode == -signal.SIGKILL, moment
         assert (live_run(client) == before) == (variant == "control"), moment
     check_next_night(live)
 
 
 def test_a_process_killed_while_postgres_lets_it_wait_leaves_nothing(live: LiveNetwork) -> None:
-    with live.held_while_loading() as process:
+    with live.hold_while_loading() as process:
         (work,) = live.model_dir.glob("*/work-*")
         process.kill()
-        assert ended(process).returncode == -signal.SIGKILL
+        assert wait_for_exit(process).returncode == -signal.SIGKILL
         assert work.is_dir()
         # What a killed process waited for is given up when Postgres notices; a night needs no help for it.
         execute(live.database_url, f"SELECT pg_terminate_backend(pid) FROM ({WAITING}) waiting")
@@ -209,7 +209,7 @@ def test_a_refresh_and_an_evaluation_while_a_night_runs_are_in_nobodys_way(
             execute(live.database_url, "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
             explain = ("explain", "7", "102", "--run", "control")
             for command in (("refresh",), ("evaluate", "--variant", "control"), explain, CONTROL):
-                others.append(run_apart(*command, **live.places))  # noqa: PERF401 - in this order
+                others.append(run_forked(*command, **live.servers))  # noqa: PERF401 - in this order
         return fit(*arguments)
 
     before = live_run(client)

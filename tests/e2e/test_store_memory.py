@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from batch.loading import interaction_store, pull
-from tests.support.batch_live import ended
-from tests.support.batch_support import execute, make_network, query, started_batch
+from tests.support.batch import execute, make_network, query, start_batch
+from tests.support.batch_live import wait_for_exit
 
 USERS, POSTS, INTERACTIONS = 5_000, 300, 3_000_000
 ROWS_AT_A_TIME = 250_000
@@ -41,7 +41,7 @@ def test_a_night_of_more_interactions_than_fit_into_memory_needs_little_more_tha
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     make_network(database_url, USERS, POSTS, interactions=20_000)
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     settings = {"OVERNIGHT_STORE_MEMORY_MIB": "64", "OVERNIGHT_TRAINING_ROWS": "10000"}
     peaks = []
     for more in (0, INTERACTIONS):
@@ -56,8 +56,8 @@ def test_a_night_of_more_interactions_than_fit_into_memory_needs_little_more_tha
             """,
         )
         run = ("run", "--variant", "control", "--limit-users", "500", "--force")
-        with started_batch(*run, prepare=limit_memory, **places, **settings) as process:
-            done = ended(process)
+        with start_batch(*run, prepare=limit_memory, **servers, **settings) as process:
+            done = wait_for_exit(process)
         assert done.returncode == 0, done.stderr
         peaks.append(query(database_url, PEAK)[0][0])
     few, many = peaks

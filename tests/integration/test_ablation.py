@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +15,21 @@ from batch.training import fit
 from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
-from benchmarks import ablation, ablation_report
+from benchmarks import ablation
 from benchmarks.ablation import (
     CASES,
     COUNTERS,
     RECENCY,
     MissingPartError,
-    Options,
     Setup,
-    choose_cases,
     cut_into,
     fit_setup,
     hide_columns,
     merge_windows,
 )
-from benchmarks.report import ALL_CUTOFFS
-from benchmarks.scorers import ROOT
 from contract.experiment import CONTROL, TEST
-from tests.support.batch_support import FIRST_DAY, execute, make_network
-from tests.support.evaluation_support import dataset_of, run_benchmark, settings_of, small_network
+from tests.support.batch import FIRST_DAY, execute, make_network
+from tests.support.evaluation import dataset_of, run_benchmark, settings_of, small_network
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}
@@ -112,7 +104,7 @@ def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: s
     assert max(sizes) - min(sizes) <= 1
     for new, start, stop in zip(merged, starts, [*starts[1:], len(windows)], strict=True):
         assert new.later_likes is windows[stop - 1].later_likes
-        views = Examples.together([old.views for old in windows[start:stop]])
+        views = Examples.concatenate([old.views for old in windows[start:stop]])
         np.testing.assert_array_equal(new.views.posts, views.posts)
         np.testing.assert_array_equal(new.views.liked, views.liked)
     before, after = merged[0].history.likes, merged[0].later_likes
@@ -238,102 +230,3 @@ def test_a_base_that_cannot_be_fitted_is_left_out_with_its_cases(
     assert "OVERNIGHT_RECIPE=liked-if-viewed learns from views" in rows[2]["left_out"]
     assert printed.count("nobody can be judged at this cutoff; choose another") == 1
     assert "cutoffs together" not in printed
-
-
-def test_variables_say_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NETWORK", "CUTOFFS", "CASES"):
-        monkeypatch.delenv(name, raising=False)
-    found = Options.from_environment()
-    assert (found.network, found.cutoffs) == ("simulated", 1)
-    assert found.cases[TEST] == CASES
-    assert {case.name for case in CASES} - {case.name for case in found.cases[CONTROL]} == {
-        "without affinity by cluster", "without factors", "without people like the user",
-        "without sentence embeddings",
-    }  # fmt: skip
-    monkeypatch.setenv("NETWORK", "some/where/shop")
-    monkeypatch.setenv("CUTOFFS", "2021-12-15")
-    monkeypatch.setenv("CASES", " without factors ,")
-    found = Options.from_environment()
-    assert (found.network, found.cutoffs) == ("shop", (datetime(2021, 12, 15, tzinfo=UTC),))
-    assert {variant: [case.name for case in cases] for variant, cases in found.cases.items()} == {
-        TEST: ["base", "without factors"]
-    }
-
-
-def test_cases_bring_what_they_are_compared_with() -> None:
-    names = [case.name for case in choose_cases(CONTROL, {"control liked with 8 negatives"})]
-    assert names == ["base", "liked", "liked with 8 negatives"]
-    assert choose_cases(TEST, {"control liked with 8 negatives"}) == ()
-    assert choose_cases(TEST, {TEST}) == choose_cases(TEST, set()) == CASES
-
-
-@pytest.mark.parametrize("wrong", ["without magic", "control without factors"])
-def test_a_wrong_case_ends_the_program(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CASES", f"base,{wrong}")
-    with pytest.raises(
-        SystemExit, match=f"CASES has {wrong}; there are control, test, base, liked-if-viewed"
-    ):
-        Options.from_environment()
-
-
-def row_of(case: str, *difference: float, **more: Any) -> dict[str, Any]:
-    row = {"network": "shop", "cutoff": "2021-12-15", "case": case, "variant": "test", "recipe": "liked"}
-    row |= {"ndcg_at_10": 0.04, "low": 0.03, "high": 0.05, "recall_at_20": 0.06, "coverage_at_10": 0.0123}
-    row |= {"compared_with": "test base" if difference else None, "users": 1200, "seconds": 12.3}
-    return row | dict(zip(ablation.DIFFERENCE, difference or (None,) * 3, strict=True)) | more
-
-
-def test_rows_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = tmp_path / "models.md"
-    document.write_text(f"before\n{ablation_report.START}\nold\n{ablation_report.END}\nafter\n")
-    monkeypatch.setattr(ablation_report, "DOCUMENT", document)
-    rows = [
-        row_of("base"),
-        row_of("without factors", -0.01, -0.02, -0.001),
-        row_of("liked with 8 negatives", 0.001, -0.002, 0.004, compared_with="test liked"),
-        {"network": "shop", "cutoff": "2021-12-15", "case": "without text", "variant": "test"}
-        | {"left_out": "there are too few texts"},
-    ]
-    together = [{**row, "cutoff": ALL_CUTOFFS, "network": "films", "ndcg_at_10": 0.07} for row in rows[:1]]
-    (tmp_path / "one.json").write_text(json.dumps(rows))
-    (tmp_path / "two.json").write_text(json.dumps([rows[0], rows[3], rows[3], *together]))
-    paths = [str(tmp_path / name) for name in ("one.json", "two.json")]
-    monkeypatch.setattr(sys, "argv", ["ablation_report", *paths])
-    ablation_report.main()
-    ablation_report.main()  # replaces what it wrote
-    head = "\n".join(ablation_report.HEAD)
-    assert document.read_text() == (
-        f"before\n{ablation_report.START}\n"
-        f"**shop**, cutoff 2021-12-15, 1,200 users:\n\n{head}\n"
-        "| test base | liked | 0.0400 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
-        "| test without factors | liked | 0.0400 | 0.0300 to 0.0500 | **-0.0100 [-0.0200, -0.0010]** "
-        "| 0.0600 | 0.0123 | 12 |\n"
-        "| test liked with 8 negatives | liked | 0.0400 | 0.0300 to 0.0500 "
-        "| +0.0010 [-0.0020, +0.0040] to test liked | 0.0600 | 0.0123 | 12 |\n"
-        "\n- test without text is left out: there are too few texts\n\n"
-        f"**films**, all cutoffs together, 1,200 users:\n\n{head}\n"
-        "| test base | liked | 0.0700 | 0.0300 to 0.0500 |  | 0.0600 | 0.0123 | 12 |\n"
-        "\n- test without text is left out: there are too few texts\n"
-        f"{ablation_report.END}\nafter\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("module", "variables", "message"),
-    [
-        ("ablation", {"CASES": "without magic"}, "error: CASES has without magic; there are control"),
-        ("ablation_report", {}, "error: name the files that `make bench-features JSON=FILE` wrote"),
-    ],
-)
-def test_modules_run_as_programs(module: str, variables: dict[str, str], message: str) -> None:
-    command = [sys.executable, "-m", f"benchmarks.{module}"]
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-
-
-def test_the_document_has_the_marks() -> None:
-    document = ablation_report.DOCUMENT.read_text(encoding="utf-8")
-    assert ablation_report.replace_tables(document, [[row_of("base")]]) != document

@@ -17,9 +17,9 @@ from batch.loading.split import split_by_time
 from batch.postgres import connected
 from batch.variants import MODELS
 from contract.errors import OvernightError
+from tests.support.batch import execute, live_lists, make_network, query, run_here
 from tests.support.batch_live import check_error
-from tests.support.batch_support import execute, live_lists, make_network, query, run_here
-from tests.support.evaluation_support import CLOCK, pulled_of, settings_of
+from tests.support.evaluation import CLOCK, pulled_of, settings_of
 
 CUTOFF = datetime.fromisoformat("2021-10-20T00:00:00+00:00")
 LATER = CUTOFF + timedelta(days=5)

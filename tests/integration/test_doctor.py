@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctor import finding as doctor_finding
-from batch.doctor import live_runs, redis_checks, time_index
+from batch.doctor import live_runs, time_index
 from batch.doctor.doctor import examine
 from batch.doctor.finding import Finding, Status, worst
 from batch.doctor.redis_checks import census
@@ -22,9 +20,9 @@ from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
+from tests.support.batch import execute, query
 from tests.support.batch_live import dump
-from tests.support.batch_support import execute, query
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
@@ -450,24 +448,6 @@ def test_what_cannot_be_reached_is_named_and_the_rest_is_examined(night: Operate
     assert found[0].found.startswith("PostgreSQL")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "status"), [(0, "ok"), (-2, "ok"), (3, "warn"), (-59, "warn"), (61, "fail"), (-7200, "fail")]
-)
-def test_clocks_that_differ_are_told_by_how_much(seconds: int, status: str) -> None:
-    ahead = doctor_finding.skew(lambda: datetime.now(UTC) + timedelta(seconds=seconds))
-    assert abs(ahead.total_seconds() - seconds) < 1
-    assert doctor_finding.judged("clock", timedelta(seconds=seconds)).status == status
-
-
-def test_memory_is_enough_for_all_variants_together_or_it_is_not() -> None:
-    assert redis_checks.enough((100, True), [40, 61]).status == Status.FAIL
-    assert redis_checks.enough((100, True), [40, 40]).status == Status.WARN
-    assert redis_checks.enough((1000, False), [40, None]).status == Status.OK
-    assert redis_checks.enough(None, [40]).status == Status.OK
-    forecast = {"forecast_bytes": 12345}
-    assert redis_checks.bytes_of_run(None, None, forecast) == 12345  # type: ignore[arg-type]
-
-
 def test_a_census_that_is_cut_short_says_so_and_calls_nothing_missing(night: Operated) -> None:
     whole, part = census(night.client, KEYS), census(night.client, KEYS, most_keys=10)
     manifest = decode_object(str(night.client.get(KEYS.manifest(night.run_of("control")))))
@@ -478,10 +458,3 @@ def test_a_census_that_is_cut_short_says_so_and_calls_nothing_missing(night: Ope
     live = {"control": night.run_of("control")}
     told = live_runs.pointers(KEYS, live, {}, part)
     assert all("has no keys" not in finding.found for finding in told)
-
-
-def test_the_worst_finding_names_the_whole() -> None:
-    told = [Finding("a", status, "") for status in (Status.OK, Status.FAIL, Status.WARN)]
-    assert worst(told) is Status.FAIL
-    assert worst(told[::2]) is Status.WARN
-    assert json.dumps(worst([])) == '"ok"'

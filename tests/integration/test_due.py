@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from batch.loading.since_night import fingerprints, read_recent
+from batch.loading.combined_store import fingerprints, read_recent
 from batch.postgres import snapshot
 from batch.refresh import stale_users
 from batch.runs import ledger
 from batch.runs.ledger import runs
 from contract.settings import Settings
-from tests.support.batch_support import TABLES, execute, make_engine
+from tests.support.batch import TABLES, execute, make_engine
 
 RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
 CUTOFF = datetime(2026, 11, 22, 3, tzinfo=UTC)

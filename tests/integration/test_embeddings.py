@@ -21,7 +21,7 @@ from batch.redis_client import open_redis
 from batch.training import dataset as dataset_module
 from contract.errors import ModelError
 from contract.settings import Settings
-from tests.support.batch_support import execute, make_engine, make_network, query
+from tests.support.batch import execute, make_engine, make_network, query
 
 WORDS = ["bank", "cup", "film", "goal", "mask", "oil", "pitch", "star", "trade", "virus"]
 

@@ -26,9 +26,9 @@ from batch.postgres import open_engine
 from batch.variants import MODELS
 from contract.errors import OvernightError
 from demo.processes import free_port
-from tests.support.batch_live import check_error, copied_database
-from tests.support.batch_support import execute, make_network, query, run_here
-from tests.support.evaluation_support import CLOCK, fitted, settings_of, small_network
+from tests.support.batch import execute, make_network, query, run_here
+from tests.support.batch_live import check_error, copy_database
+from tests.support.evaluation import CLOCK, fitted, settings_of, small_network
 
 ASKED = ("hitrate_at_5", "roc_auc", "random_hitrate_at_5", "popularity_hitrate_at_5", "users")
 HEADER = "timestamp,user_id,post_id,action,target"
@@ -54,7 +54,7 @@ def judged_night(
     last = "happened_at > '2021-10-25Z'"
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as valkey,
-        copied_database(postgres_server) as database_url,
+        copy_database(postgres_server) as database_url,
     ):
         make_network(database_url, users=120, interactions=6_000)
         rows = query(database_url, LABELLED_VIEWS + last)
@@ -77,7 +77,7 @@ def after_the_run(
     file, models = tmp_path / "views.csv", tmp_path / "models"
     file.write_text(views)
     shutil.copytree(where["model_dir"], models)
-    with copied_database(postgres_server, sa.make_url(where["database_url"]).database) as database_url:
+    with copy_database(postgres_server, sa.make_url(where["database_url"]).database) as database_url:
         yield where | {"database_url": database_url, "model_dir": models}, file
 
 

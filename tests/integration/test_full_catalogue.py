@@ -22,11 +22,12 @@ from batch.evaluation.full_catalogue import (
     rank_case,
 )
 from batch.evaluation.ranking_metrics import DEPTH
-from batch.loading.history import FADING, HALF_LIVES, count_histories, read_likes
+from batch.loading.history import count_histories, read_likes
 from batch.loading.likes import Likes
+from batch.loading.period_counts import FADING_COLUMNS, HALF_LIVES
 from batch.training.dataset import Dataset
-from tests.support.batch_support import execute
-from tests.support.evaluation_support import CLOCK, fitted, pulled_of, small_network
+from tests.support.batch import execute
+from tests.support.evaluation import CLOCK, fitted, pulled_of, small_network
 
 MANY = 10_000
 
@@ -85,7 +86,7 @@ def test_the_half_life_is_the_one_that_ranks_best_what_came_before_the_cutoff(da
     case = build_case(dataset.network, earlier, history.likes, MANY, seed=1)
     liked = np.bincount(case.liked_later % case.popularity.size, minlength=case.popularity.size)
     for best in (0, 4):
-        fading = {name: liked if column == best else -liked for column, name in enumerate(FADING)}
+        fading = {name: liked if column == best else -liked for column, name in enumerate(FADING_COLUMNS)}
         planted = replace(earlier, post_counts=earlier.post_counts.assign(**fading))
         column, half_life = choose_half_life(dataset.network, planted, history, MANY, seed=1)
         assert column == best

@@ -26,8 +26,7 @@ from batch.training.model_files import COLUMNS
 from contract.codec import decode_object
 from contract.keys import Keys
 from demo.processes import free_port
-from tests.support.batch_live import copied_database
-from tests.support.batch_support import (
+from tests.support.batch import (
     execute,
     live_lists,
     live_run,
@@ -36,7 +35,8 @@ from tests.support.batch_support import (
     run_here,
     runs_with_keys,
 )
-from tests.support.evaluation_support import shuffled_window
+from tests.support.batch_live import copy_database
+from tests.support.evaluation import shuffled_window
 
 KEYS = Keys()
 CONTROL = ("run", "--variant", "control")
@@ -52,7 +52,7 @@ def network(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     """A network with a live run of control, where the tests that follow try what the gate lets through."""
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
-        copied_database(postgres_server) as database_url,
+        copy_database(postgres_server) as database_url,
         pytest.MonkeyPatch.context() as patched,
     ):
         for name, value in FEW_TREES.items():

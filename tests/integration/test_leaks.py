@@ -23,8 +23,8 @@ from batch.training.fit import fit
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.variants import MODELS
 from tests.integration import test_point_in_time
-from tests.support.batch_support import execute, make_network
-from tests.support.evaluation_support import dataset_of, fitted, settings_of, shuffled, small_network
+from tests.support.batch import execute, make_network
+from tests.support.evaluation import dataset_of, fitted, settings_of, shuffled, small_network
 
 SHUFFLES = 6
 

@@ -19,8 +19,8 @@ from demo import view_files
 from demo.network import transaction
 from demo.processes import free_port
 from demo.real_network import ENDINGS, load_network
-from tests.support.batch_support import run_here
-from tests.support.demo_support import find_processes, run_demo
+from tests.support.batch import run_here
+from tests.support.demo import find_processes, run_demo
 from tests.support.network_files import (
     ODD,
     UNREACHABLE,
@@ -158,7 +158,7 @@ def without(table: str, column: str) -> Change:
     return lambda content: content.update({table: content[table].drop_columns([column])})
 
 
-def emptied(table: str) -> Change:
+def without_rows(table: str) -> Change:
     return lambda content: content.update({table: content[table].slice(0, 0)})
 
 
@@ -186,13 +186,13 @@ def emptied(table: str) -> Change:
             "interactions",
             "'action' is missing in 1 rows",
         ),
-        (emptied("users"), "users", "has no rows"),
-        (emptied("interactions"), "interactions", "has no rows"),
+        (without_rows("users"), "users", "has no rows"),
+        (without_rows("interactions"), "interactions", "has no rows"),
     ],
 )
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
 def test_the_error_names_invalid_input_and_the_previous_network_stays(
-    database_url: str, tmp_path: Path, ending: str, change: Change, file: str, message: str
+    database_url: str, tmp_path: Path, *, ending: str, change: Change, file: str, message: str
 ) -> None:
     load_network(database_url, write_network(tmp_path / "good", ".parquet", make_tables()))
     content = make_tables()

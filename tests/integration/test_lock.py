@@ -14,7 +14,7 @@ from batch.postgres import open_engine
 from batch.runs import lock
 from contract.errors import LockedError
 from contract.settings import Settings
-from tests.support.batch_support import ROOT, wait_until
+from tests.support.batch import ROOT, wait_until
 
 HOLD = """
 import sys, time

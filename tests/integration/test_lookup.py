@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError
 
 from serving.list_store import open_redis
 from serving.redis_get import Lookup
-from tests.support.serving_support import monitored, settings_for
+from tests.support.serving import monitored, settings_for
 
 
 @pytest.fixture

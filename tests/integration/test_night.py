@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from batch.loading.examples import Examples
-from batch.loading.post_groups import MOST_TOPICS
+from batch.loading.post_groups import MAX_TOPICS
 from batch.pipeline import Night, run_night
 from batch.postgres import open_engine
 from batch.runs import ledger
@@ -26,8 +26,8 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from tests.integration.test_point_in_time import LATER
-from tests.support.batch_support import execute, live_lists, make_network, query, run_batch, run_here
-from tests.support.evaluation_support import dataset_of
+from tests.support.batch import execute, live_lists, make_network, query, run_batch, run_here
+from tests.support.evaluation import dataset_of
 
 
 @pytest.fixture
@@ -273,9 +273,9 @@ def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> N
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
     dataset = dataset_of(database_url, clock=LATER)
     by_topic = dataset.now.likes_of_group["topic"]
-    assert by_topic.shape == (60, MOST_TOPICS + 1)
+    assert by_topic.shape == (60, MAX_TOPICS + 1)
     assert by_topic.sum() == dataset.now.user_counts["likes"].sum()
-    assert dataset.now.groupings.of_post("topic").max() == MOST_TOPICS
+    assert dataset.now.groupings.of_post("topic").max() == MAX_TOPICS
     run_night(night, ("control",))
 
 

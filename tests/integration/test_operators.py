@@ -11,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from batch.evaluation.recipe_choice import RecipeChoice
-from batch.inspection.lists import changes, overlap
+from batch.inspection.lists import changes
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.training.model import load_model
@@ -19,10 +19,10 @@ from batch.training.recipe import RECIPES, Recipe
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from tests.support.batch_support import execute, live_lists, query
-from tests.support.evaluation_support import pulled_of
-from tests.support.operators_support import TOP_N, Operated
-from tests.support.serving_support import recommend, refresh, serving, settings_for
+from tests.support.batch import execute, live_lists, query
+from tests.support.evaluation import pulled_of
+from tests.support.operators import TOP_N, Operated
+from tests.support.serving import recommend, refresh, serving, settings_for
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
@@ -123,19 +123,6 @@ def test_a_blocked_post_leaves_the_answers_and_comes_back(night: Operated) -> No
         refresh(app)
         assert recommend(app, 1)["recommendations"][0]["post_id"] == post_id
     assert "is the id right?" in night.batch("block", "999").stdout
-
-
-def test_what_changed_between_two_lists_worked_out_by_hand() -> None:
-    before, after = [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)], [(2, 0.9), (1, 0.8), (3, 0.7), (5, 0.1)]
-    found = changes(before, after)
-    assert [(row["post_id"], row["change"], row["rank_a"], row["rank_b"]) for row in found] == [
-        (2, "up", 2, 1), (1, "down", 1, 2), (3, "same", 3, 3), (5, "in", None, 4), (4, "out", 4, None)
-    ]  # fmt: skip
-    assert overlap(before, after) == 0.75
-    assert overlap(before, after, 3) == 1
-    assert overlap(before, after, 1) == 0
-    assert overlap(before, []) == 0
-    assert overlap([], []) == 1
 
 
 def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:

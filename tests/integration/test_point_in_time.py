@@ -14,12 +14,12 @@ from batch.features.factors import fit_factors
 from batch.features.population import compute_population
 from batch.features.tables import FeatureTables, Kind
 from batch.features.text import compute_text_features
-from batch.loading.examples import labelled_between
+from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
 from batch.training.recipe import LIKED
 from batch.variants import Variant
-from tests.support.batch_support import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation_support import dataset_of, pulled_of, pulling
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
+from tests.support.evaluation import dataset_of, pulled_of, pulling
 
 VARIANT = Variant("every kind of feature", with_people=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
@@ -144,7 +144,7 @@ def test_a_label_does_not_depend_on_a_like_after_its_window(database_url: str) -
     before = count_history(pulled.store, pulled.network, FIRST_DAY + timedelta(days=2), groups)
     for minute, liked in ((3, False), (6, True)):
         until = datetime.fromisoformat(f"2021-10-10 12:0{minute}Z")
-        examples = labelled_between(pulled.store, before, until, most_rows=100, seed=1)
+        examples = collect_labelled_views(pulled.store, before, until, max_rows=100, seed=1)
         assert examples.liked.tolist() == [liked]
 
 

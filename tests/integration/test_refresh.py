@@ -29,9 +29,9 @@ from contract.exposures import FIELD, Exposure, encode
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
-from tests.support.batch_live import LiveNetwork, check_error, copied_night, dump, network_with_a_live_run
-from tests.support.batch_support import execute, live_lists, live_run, live_values, make_engine, query
-from tests.support.serving_support import serving, settings_for
+from tests.support.batch import execute, live_lists, live_run, live_values, make_engine, query
+from tests.support.batch_live import LiveNetwork, check_error, copy_night, dump, make_live_network
+from tests.support.serving import serving, settings_for
 
 KEYS = Keys()
 POSTS = 30
@@ -44,7 +44,7 @@ def night(
 ) -> Iterator[tuple[LiveNetwork, dict[bytes, bytes]]]:
     """Both variants live on a small network, nobody due for a refresh, and every key of its Redis."""
     folder = tmp_path_factory.mktemp("models")
-    with network_with_a_live_run(postgres_server, valkey_server, folder, posts=POSTS) as live:
+    with make_live_network(postgres_server, valkey_server, folder, posts=POSTS) as live:
         yield live, dump(live.redis_url)
 
 
@@ -53,7 +53,7 @@ def live(
     night: tuple[LiveNetwork, dict[bytes, bytes]], postgres_server: sa.URL, tmp_path: Path
 ) -> Iterator[LiveNetwork]:
     """That night over a copy of its database and of its models."""
-    with copied_night(*night, postgres_server, tmp_path / "models") as copy:
+    with copy_night(*night, postgres_server, tmp_path / "models") as copy:
         yield copy
 
 

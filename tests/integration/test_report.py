@@ -26,21 +26,20 @@ from batch.evaluation.evaluate import evaluate, judged, rank_holdout
 from batch.evaluation.full_catalogue import MAX_USERS
 from batch.evaluation.ranking_metrics import ranking_metrics
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
-from batch.loading.likes import Likes
-from batch.reports.run_page import chosen, curves_of, report_page
+from batch.reports.run_page import curves_of, report_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
-from tests.support.batch_live import check_error
-from tests.support.batch_support import (
+from tests.support.batch import (
     execute,
     live_lists,
     live_run,
     make_network,
     query,
-    run_apart,
+    run_forked,
     run_here,
 )
-from tests.support.evaluation_support import fitted, small_network
+from tests.support.batch_live import check_error
+from tests.support.evaluation import fitted, small_network
 
 SECTIONS = [
     "What was learnt", "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments",
@@ -270,7 +269,7 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
 
 def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
     full = small_network(database_url)
-    dataset = replace(full, holdout=full.holdout.where(np.zeros(len(full.holdout), dtype=bool)))
+    dataset = replace(full, holdout=full.holdout.select(np.zeros(len(full.holdout), dtype=bool)))
     model = fitted(database_url, dataset)
     rows = judged(model, dataset, 1)
     manifest = {
@@ -349,10 +348,10 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     browser.chmod(0o755)
     run_id = str(live_run(redis_client))
-    done = run_apart("report", run_id, "--open", BROWSER=str(browser), **places)
+    done = run_forked("report", run_id, "--open", BROWSER=str(browser), **places)
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == Path(done.stdout.strip()).as_uri()
-    failing = run_apart("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
+    failing = run_forked("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
     check_error(failing, 1, "no browser could be started")
 
 
@@ -373,14 +372,3 @@ def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> 
     none = curves_of(rows.within(np.zeros(len(rows.rows), dtype=bool)))
     assert none.hitrate == none.roc == {}
     assert curves_of(rows.within(rows.rows.liked)).roc == {}
-
-
-def test_users_are_chosen_from_few_likes_to_many_and_only_of_those_with_lists() -> None:
-    counts = np.array([0, 9, 1, 0, 4, 2, 30, 7, 50])
-    users = np.repeat(np.arange(9), counts).astype(np.int32)
-    posts = np.concatenate([np.arange(count) for count in counts]).astype(np.int32)
-    likes = Likes.from_pairs(users, posts, 9)
-    assert chosen(likes, 8).tolist() == [2, 5, 7, 1, 6]
-    assert chosen(likes, 5).tolist() == [2, 4, 1]
-    nobody = Likes.from_pairs(users[:0], posts[:0], 3)
-    assert chosen(nobody, 3).tolist() == [0, 1, 2]

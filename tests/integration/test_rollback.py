@@ -18,15 +18,15 @@ from batch import redis_client as redis_module
 from batch.postgres import open_engine
 from batch.publishing import go_live, prune
 from batch.publishing.go_live import KNOWN_USERS, RollbackError, roll_back
-from batch.publishing.prune import not_kept, tidy
+from batch.publishing.prune import tidy
 from batch.runs import ledger, lock
-from batch.runs.ledger import Run, Standing, State
+from batch.runs.ledger import Run, State
 from batch.runs.tables import VERSION, drained, experiments, exposures
 from contract.codec import encode_object
 from contract.errors import OvernightError
 from contract.keys import Keys
 from contract.settings import Settings
-from tests.support.batch_support import execute, live_run, query, run_here, runs_with_keys, wait_until
+from tests.support.batch import execute, live_run, query, run_here, runs_with_keys, wait_until
 
 KEYS = Keys()
 NOW = datetime.now(UTC)
@@ -203,38 +203,6 @@ def test_the_command_goes_back_and_tells_in_json(place: Place) -> None:
 
 
 # What is kept
-
-
-def stood(name: str, state: State, minutes: int) -> Standing:
-    return Standing(name, name.split("-")[1], state, NOW - timedelta(minutes=minutes))
-
-
-def test_what_is_kept_is_what_serves_the_newest_before_it_the_newest_refused_and_what_was_live_lately() -> (
-    None
-):
-    runs = [
-        stood("19-control", State.REFUSED, 5),
-        stood("18-control", State.LIVE, 900),
-        stood("17-control", State.ROLLED_BACK, 900),
-        stood("16-control", State.ROLLED_BACK, 30),
-        stood("15-control", State.REFUSED, 900),
-        stood("14-control", State.FAILED, 1),
-        stood("13-control", State.RETIRED, 900),
-        stood("12-control", State.RETIRED, 900),
-        stood("11-control", State.RETIRED, 30),
-        stood("10-test", State.RETIRED, 9_000),
-        stood("09-test", State.BUILDING, 3),
-    ]
-    found = not_kept(runs, {"18-control"}, 2, NOW - timedelta(minutes=60))
-    assert [run.run_id for run in found] == [
-        "09-test",
-        "12-control",
-        "14-control",
-        "15-control",
-        "17-control",
-    ]
-    # What serves stays, whatever the ledger says of it.
-    assert "14-control" not in {run.run_id for run in not_kept(runs, {"14-control"}, 1, NOW)}
 
 
 def test_what_is_live_stays_however_often_and_long_the_job_fails(place: Place) -> None:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import click
 import pytest
 
-from batch.cli import MODULES, cli
 from batch.commands.runs import summary
 from batch.evaluation import FIRST_FIGURES
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
-from batch.evaluation.render import in_order
-from batch.formatting import one_line, table
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
-from tests.support.operators_support import Operated
+from tests.support.operators import Operated
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
@@ -50,11 +46,6 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
     assert metrics[:6] == [
         "hitrate_at_5", "ndcg_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc", "log_loss"
     ]  # fmt: skip
-
-
-def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
-    of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
-    assert in_order(sorted(of_the_night, key=len)) == of_the_night
 
 
 NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
@@ -145,23 +136,3 @@ def test_show_has_one_line_where_there_was_no_choice(
         f"score: {LIKED_IF_VIEWED.score_meaning}"
     )
     assert lines[at - 1] == lines[at + 1] == ""
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_every_command_explains_itself_with_an_example(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    told = command.get_help(click.Context(command, info_name=name))
-    assert f"python -m batch {name}" in told
-
-
-def test_a_column_of_numbers_and_gaps_stands_to_the_right() -> None:
-    assert table(["rank", "post"], [[1, 7], [None, 123456]]).splitlines()[1:] == [
-        "   1       7",
-        "   -  123456",
-    ]
-
-
-def test_a_long_text_is_cut_to_one_line() -> None:
-    assert one_line("First line\n\nand  more of it", 15) == "First line a..."
-    assert one_line("short", 15) == "short"

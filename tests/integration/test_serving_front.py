@@ -13,7 +13,7 @@ from werkzeug.test import Client, EnvironBuilder, TestResponse
 
 from contract.settings import Settings
 from serving.tuned.fast_path import Front
-from tests.support.serving_support import KEYS, TEST_RUN, publish, serving, settings_for
+from tests.support.serving import KEYS, TEST_RUN, publish, serving, settings_for
 
 PLAIN = [
     "/users/42/recommendations", "/users/43/recommendations", "/users/42/recommendations?limit=1",

@@ -10,7 +10,7 @@ import redis
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tests.integration.test_serving_input import NOT_CURSORS, NOT_IDS, NOT_LIMITS, NOT_TIMES
-from tests.support.serving_support import publish, recommend, serving, settings_for
+from tests.support.serving import publish, recommend, serving, settings_for
 
 REQUESTS = 10_000
 ROUTES = {

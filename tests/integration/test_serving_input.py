@@ -11,7 +11,7 @@ import redis
 from flask import Flask
 
 from serving.list_store import Lists
-from tests.support.serving_support import ask, publish, recommend, serving, settings_for
+from tests.support.serving import ask, publish, recommend, serving, settings_for
 
 NOT_IDS = {
     "text": "abc",

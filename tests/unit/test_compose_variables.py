@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract.settings import Settings
-from tests.support.compose_support import COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
+from tests.support.compose import COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
 
 SETTING_ENVS = {setting["env"] for setting in Settings.declared()}
 ENV_OF_FIELD = {(setting["section"], setting["name"]): setting["env"] for setting in Settings.declared()}

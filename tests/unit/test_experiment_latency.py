@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from batch.experiment.guardrails import SLOW, Latency, compare_latencies, latency, quantile
-from tests.support.experiment_support import within_binomial_bounds
+from tests.support.experiment import within_binomial_bounds
 
 TRIALS = 200
 

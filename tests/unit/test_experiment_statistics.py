@@ -25,7 +25,7 @@ from batch.experiment.statistics import (
 )
 from batch.experiment.verdict import Standing
 from contract.experiment import TEST
-from tests.support.experiment_support import a_period, draw_users, within_binomial_bounds
+from tests.support.experiment import a_period, draw_users, within_binomial_bounds
 
 TRIALS = 80
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
+from batch.arrays import Float64s
 from batch.evaluation.pointwise_metrics import Auc, Calibration, calibration_error, losses
 from batch.evaluation.ranking_metrics import (
     DEPTH,
     KS,
-    Floats,
     RankedLists,
     by_list,
     expected_of_random,
@@ -144,7 +144,7 @@ def test_pooled_metrics_agree_with_scikit_learn_under_any_weights(seed: int) -> 
     random = np.random.default_rng(seed)
     liked, scores = random.random(60) < 0.4, random.integers(0, 20, 60) / 20
     liked[:2] = True, False
-    weights: Floats = random.integers(0, 4, 60).astype(float)
+    weights: Float64s = random.integers(0, 4, 60).astype(float)
     weights[:2] = 1
     auc = Auc(liked, scores)
     assert auc.of(weights[auc.order]) == pytest.approx(roc_auc_score(liked, scores, sample_weight=weights))

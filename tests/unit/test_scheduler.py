@@ -16,7 +16,7 @@ from contract.errors import SourceError
 from scheduler.job import Night, quiet_refresh
 from scheduler.schedule import CronSchedule, missed
 from scheduler.service import NIGHT, REFRESH, Refreshes, add_refreshes, catch_up, make_scheduler
-from tests.support.scheduler_support import DEADLINE_SECONDS, NOTE, SATURDAY_NOON, lines, python, until
+from tests.support.scheduler import DEADLINE_SECONDS, NOTE, SATURDAY_NOON, lines, python, until
 
 MakeNight = Callable[[list[str]], Night]
 

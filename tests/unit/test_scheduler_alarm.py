@@ -15,8 +15,8 @@ from scheduler.alerts import Alarm
 from scheduler.job import Ended, Night
 from scheduler.schedule import CronSchedule, LateWatch, late_night
 from scheduler.service import make_scheduler
-from tests.support.scheduler_support import SATURDAY_NOON, python, until
-from tests.support.webhook_support import Webhook, listening
+from tests.support.scheduler import SATURDAY_NOON, python, until
+from tests.support.webhook import Webhook, listening
 
 AT_THREE = CronSchedule("0 3 * * *", "UTC")
 HOUR = timedelta(hours=1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.schedule import CronSchedule
-from tests.support.scheduler_support import SATURDAY_NOON
+from tests.support.scheduler import SATURDAY_NOON
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from serving.metrics import Metrics
 from serving.state import Run, State
 from serving.texts import Texts
 from tests.support.readme_checks import ROOT, rows
-from tests.support.serving_support import CONTROL_RUN
+from tests.support.serving import CONTROL_RUN
 
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "docs/grafana-dashboard.json").read_text())
 RULES: list[dict[str, Any]] = YAML(typ="safe").load(ROOT / "docs/alert-rules.yml")["groups"][0]["rules"]

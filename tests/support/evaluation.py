@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from batch.loading.likes import Likes
-from batch.loading.pull import Pulled, pull
+from batch.loading.pull import PullResult, pull
 from batch.postgres import connected
 from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
@@ -23,7 +23,7 @@ from batch.training.model import Model
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.variants import MODELS
 from contract.settings import Settings
-from tests.support.batch_support import DAYS, FIRST_DAY, make_network
+from tests.support.batch import DAYS, FIRST_DAY, make_network
 
 CLOCK = FIRST_DAY + timedelta(days=DAYS * 2)
 
@@ -36,7 +36,7 @@ def settings_of(database_url: str) -> Settings:
 
 
 @contextmanager
-def pulling(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iterator[Pulled]:
+def pulling(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iterator[PullResult]:
     """Lend what is in a database, with a store that is removed at the end."""
     with TemporaryDirectory(prefix="overnight-tests-") as folder:
         options = {"threads": 1, "store_dir": folder} | settings
@@ -45,7 +45,7 @@ def pulling(database_url: str, until: datetime = CLOCK, **settings: Any) -> Iter
             yield pulled
 
 
-def pulled_of(database_url: str, until: datetime = CLOCK, **settings: Any) -> Pulled:
+def pulled_of(database_url: str, until: datetime = CLOCK, **settings: Any) -> PullResult:
     """Return what is in a database, with a store that stays open until the test has ended."""
     return OPEN_STORES.enter_context(pulling(database_url, until, **settings))
 

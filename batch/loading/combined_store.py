@@ -1,8 +1,8 @@
-"""Some users as of now: the night's store up to a time, and what Postgres has logged since.
+"""Interactions of some users as of now: the night's store up to a time, and Postgres after it.
 
-The night's store answers for what happened up to `since`, Postgres for what
-happened later: so what was entered late, changed or deleted since the night is
-seen as far back as `since`, and nothing else of Postgres is read.
+Interactions up to `since` come from the night's store, later ones from Postgres.
+So rows that were added late, changed or deleted since the night are seen if
+they are later than `since`; no earlier rows of known users are read from Postgres.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import sqlalchemy as sa
 
 from batch.arrays import Int64s
 from batch.loading.arrow_reader import read_batches
-from batch.loading.history import RECENT, History, PostCounts, count_histories
+from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
 from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.network import Network
+from batch.loading.period_counts import RECENT, PostCounts
 from batch.loading.post_groups import Groupings
 from batch.loading.pull import copy_interactions, fill_ids
 from batch.loading.schema import check_views
@@ -54,17 +55,17 @@ UP_TO, AFTER = "<=", ">"
 
 
 @dataclass(frozen=True)
-class Recent:
-    """What Postgres has logged after `since`.
+class RecentInteractions:
+    """The interactions that Postgres has after `since`.
 
     Attributes
     ----------
     store
-        In memory; its users and posts are those that Postgres has now.
+        In memory; its users and posts are the current ones of Postgres.
     until
-        The clock: what is later has not happened yet.
+        The current time; later interactions are in the future.
     latest
-        When the last interaction up to `until` happened; None if none did.
+        Time of the last interaction up to `until`; None if there is none.
     """
 
     store: InteractionStore
@@ -74,15 +75,15 @@ class Recent:
 
     @property
     def user_ids(self) -> Int64s:
-        """(users,) ids of all users of now, ascending."""
+        """(users,) ids of all current users, ascending."""
         return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
 
 
 @contextmanager
 def read_recent(
     connection: sa.Connection, settings: Settings, since: datetime, until: datetime, spill_folder: Path
-) -> Iterator[Recent]:
-    """Read what was logged after `since`, seen by the transaction of `connection`.
+) -> Iterator[RecentInteractions]:
+    """Read the interactions after `since`, in the transaction of `connection`.
 
     Raises
     ------
@@ -97,16 +98,17 @@ def read_recent(
         )
         query = interactions_since(connection, since)
         latest, _ = copy_interactions(connection, settings, database, until, query)
-        yield Recent(InteractionStore(None, options, database), since, until, latest)
+        yield RecentInteractions(InteractionStore(None, options, database), since, until, latest)
 
 
 @contextmanager
-def read_older(
-    connection: sa.Connection, settings: Settings, recent: Recent, user_ids: list[int]
+def read_new_users(
+    connection: sa.Connection, settings: Settings, recent: RecentInteractions, user_ids: list[int]
 ) -> Iterator[InteractionStore | None]:
-    """Read all interactions of users whom the night did not know; None if there are no such users.
+    """Read all interactions of users that the night's store does not have; None if `user_ids` is empty.
 
-    A user may be entered later than the user's first actions.
+    Such a user may have interactions before `since`: the row of a user may be
+    added later than the user's first actions.
     """
     if not user_ids:
         yield None
@@ -128,7 +130,7 @@ def _in_memory(options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Int64s:
-    """Read all ids of a view, ascending and distinct."""
+    """Return all distinct ids of a view, ascending."""
     query = f"SELECT DISTINCT {column}::bigint AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
     with read_batches(connection, settings, query) as batches:
         parts = [batch.column("id").to_numpy() for batch in batches]
@@ -136,26 +138,26 @@ def _ids(connection: sa.Connection, settings: Settings, view: str, column: str) 
 
 
 def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[int, str]:
-    """Return user -> md5 of the user's actions with since < happened_at <= until; users with any."""
+    """Return user id -> md5 of the actions with since < happened_at <= until, for users that have any."""
     found = store.arrays(FINGERPRINTS, {"since": since, "until": until})
     return dict(zip(found["user_id"].tolist(), found["fingerprint"].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class SinceNight:
-    """The night's store up to `since`, and what was logged after that.
+class CombinedStore:
+    """The night's store up to `since`, and the interactions after that.
 
-    `older` has the interactions of users whom the night did not know.
+    `new_users` has the interactions up to `since` of users that the night's store does not have.
     """
 
     night: InteractionStore
     since: datetime
-    recent: Recent
-    older: InteractionStore | None = None
+    recent: RecentInteractions
+    new_users: InteractionStore | None = None
 
     @property
     def cutoff(self) -> datetime:
-        """When the last interaction happened; `since` if none did."""
+        """Time of the last interaction; `since` if there is none."""
         if self.recent.latest is not None:
             return self.recent.latest
         return self.night.latest(self.since) or self.since
@@ -166,7 +168,7 @@ class SinceNight:
         Parameters
         ----------
         posts
-            `Network.posts` of now.
+            The current `Network.posts`.
         """
         counts = PostCounts(posts, [cutoff - RECENT, cutoff])
         for store, side in self._sources():
@@ -177,20 +179,20 @@ class SinceNight:
     def history(
         self, network: Network, cutoff: datetime, groupings: Groupings, post_counts: PostCounts
     ) -> Iterator[History]:
-        """Lend the history of some users as of a cutoff.
+        """Yield the history of some users as of a cutoff; its store is closed afterwards.
 
         Parameters
         ----------
         network
-            These users alone, and the posts of now.
+            Only these users, and all current posts.
         """
         with _in_memory(self.night.options) as database:
             fill_ids(
                 database, *(index.to_numpy(np.int64) for index in (network.users.index, network.posts.index))
             )
-            asked = {"since": self.since, "users": network.users.index.tolist()}
+            parameters = {"since": self.since, "users": network.users.index.tolist()}
             for store, side in self._sources():
-                rows = pd.DataFrame(store.arrays(ROWS_OF_USERS.format(side=side), asked))
+                rows = pd.DataFrame(store.arrays(ROWS_OF_USERS.format(side=side), parameters))
                 database.register("rows", rows)
                 database.execute(FILL)
                 database.unregister("rows")
@@ -199,4 +201,4 @@ class SinceNight:
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
         sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
-        return sources if self.older is None else [*sources, (self.older, UP_TO)]
+        return sources if self.new_users is None else [*sources, (self.new_users, UP_TO)]

@@ -10,11 +10,13 @@ from scipy import stats
 
 from batch.experiment.period import Period, Plan, Split
 from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
-from contract.experiment import Experiment
+from contract.experiment import VARIANTS, Experiment
+from contract.exposures import Exposure
 from contract.keys import Keys
 
 START = datetime(2022, 1, 3, tzinfo=UTC)
 PLANNED = timedelta(days=14)
+SERVED_AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def a_period(days: float = 14, percent_test: int = 50, ended: datetime | None = None) -> Period:
@@ -50,3 +52,13 @@ def within_binomial_bounds(found: int, trials: int, share: float) -> bool:
     """Tell whether a count is one that chance gives in all but one of 100,000 cases."""
     low, high = stats.binom.interval(0.99999, trials, share)
     return bool(low <= found <= high)
+
+
+def make_exposures(count: int, first: int = 1, served_at: datetime = SERVED_AT) -> list[Exposure]:
+    """Make exposures of consecutive users, a millisecond apart; the variants alternate."""
+    begin = served_at.timestamp()
+    return [
+        Exposure(user, variant, f"20261122T030000Z-{variant}", "personal", begin + user / 1000, 1.25)
+        for user in range(first, first + count)
+        for variant in [VARIANTS[user % 2]]
+    ]

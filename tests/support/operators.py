@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from contract.settings import Settings
-from tests.support.batch_support import live_run, run_here
+from tests.support.batch import live_run, run_here
 
 TOP_N = 10
 """Of 40 posts: so that a list is full and some posts lie below its last."""

@@ -1,0 +1,18 @@
+"""Fixture of a webhook; a test module loads it with `pytest_plugins`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from batch.alerts import webhook
+from tests.support.webhook import Webhook, listening
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    """A webhook that takes everything, and no pauses between tries."""
+    monkeypatch.setattr(webhook, "PAUSES_SECONDS", (0.0, 0.0))
+    with listening() as found:
+        yield found

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contract.exposures import Exposure, decode, encode
+from tests.support.experiment import make_exposures
+
+words = st.sampled_from(["control", "test", "popular", "R"])
+exposure = st.builds(
+    Exposure,
+    st.integers(0, 2**63 - 1),
+    words,
+    words,
+    words,
+    st.integers(0, 2 * 10**12).map(lambda ms: ms / 1000),
+    st.none() | st.integers(0, 10**6).map(lambda tenths: tenths / 10),
+)
+
+
+@given(st.lists(exposure, min_size=1, max_size=20))
+def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_to_a_tenth(
+    batch: list[Exposure],
+) -> None:
+    def rounded(rows: list[Exposure]) -> Counter[Any]:
+        return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
+
+    assert rounded(decode(encode(batch))) == rounded(batch)
+
+
+def test_a_batch_reads_well() -> None:
+    assert encode(make_exposures(3, first=41)[::2]) == (
+        '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0,1.2],[43,2,1.2]]]]}'
+    )
+
+
+def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
+    batch = [row._replace(took_ms=None) for row in make_exposures(1)]
+    assert "[[1,0]]" in encode(batch)
+    assert decode(encode(batch)) == batch
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "{", "[]", "{}", '{"at":1}', '{"at":1,"lists":[[1]]}', '{"at":"soon","lists":[]}',
+        '{"at":NaN,"lists":[["a","b","c",[[1,0]]]]}', '{"at":1e300,"lists":[["a","b","c",[[1,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[-1,0]]]]}', '{"at":1,"lists":[["a","b","c",[[1.5,0]]]]}',
+        '{"at":1,"lists":[["a","b\\u0000","c",[[1,0]]]]}', '{"at":1,"lists":[["a","b",null,[[1,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[9223372036854775808,0]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,-1]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,"1"]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,NaN]]]]}', '{"at":1,"lists":[["a","b","c",[[1,0,1,1]]]]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_batch_is_refused(value: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any message will do
+        decode(value)

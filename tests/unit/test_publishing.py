@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given
+from hypothesis import strategies as st
+from redis.connection import Connection
+
+from batch.publishing import memory
+from batch.publishing.encode import Encoder, pack
+from batch.publishing.write import blocks_of
+from contract.codec import encode_list
+from tests.support.random_lists import random_lists
+
+GREATEST_FLOAT = 999_999_995_904.0
+"""The greatest float32 below `GREATEST_SCORE`."""
+IDS = st.integers(-(2**63), 2**63 - 1)
+SCORES = st.one_of(
+    st.floats(-GREATEST_FLOAT, GREATEST_FLOAT, width=32),
+    st.integers(-(10**6), 10**6).map(float),
+    st.integers(-3_000, 3_000).map(lambda thousandths: float(np.float32(thousandths / 1000))),
+)
+RANKED = st.lists(st.tuples(IDS, SCORES), max_size=5, unique_by=lambda pair: pair[0])
+
+
+@given(st.lists(st.tuples(IDS, RANKED), min_size=1, max_size=5))
+@example([(-(2**63), [(2**63 - 1, -0.0004), (0, 999_999_995_904.0), (-7, 0.0005), (10, -12.0)])])
+@example([(7, []), (10, [(100, 0.1), (-(2**63), -0.01), (3, 0.001), (9, -999.999)])])
+def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
+    lists: list[tuple[int, list[tuple[int, float]]]],
+) -> None:
+    n = 5
+    known = sorted({post for _, ranked in lists for post, _ in ranked})
+    posts, scores = np.full((len(lists), n), -1, np.int32), np.full((len(lists), n), np.nan, np.float32)
+    for row, (_, ranked) in enumerate(lists):
+        posts[row, : len(ranked)] = [known.index(post) for post, _ in ranked]
+        scores[row, : len(ranked)] = [score for _, score in ranked]
+    ids = np.array([whose for whose, _ in lists], dtype=np.int64)
+    lines = Encoder(np.array(known, dtype=np.int64)).lines(ids, posts, scores)
+    expected = [(str(whose), encode_list(ranked)) for whose, ranked in lists]
+    assert list(lines.rows()) == expected
+    assert lines.text.tobytes() == "".join(f"{whose}\t{value}\n" for whose, value in expected).encode()
+    assert lines.lengths.tolist() == [len(ranked) for _, ranked in lists]
+    assert lines.value_bytes.tolist() == [len(value) for _, value in expected]
+    words = ["MSET", *(word for whose, value in expected for word in ("p:" + whose, value))]
+    assert bytes(pack(lines, "p:")) == b"".join(Connection().pack_command(*words))
+
+
+def test_a_block_takes_no_more_than_a_command_may() -> None:
+    lists = random_lists(100, 20, 10_000)
+    sizes = [len(ids) for ids, _, _ in blocks_of([(lists.user_ids, lists.posts, lists.scores)])]
+    assert sum(sizes) == 100
+    assert 1 <= max(sizes) <= 2
+
+
+def test_sizes_are_rounded_up_as_the_allocator_does() -> None:
+    sizes = [1, 8, 9, 64, 65, 128, 129, 161, 513, 640, 641, 1025]
+    rounded = [8, 8, 16, 64, 80, 128, 160, 192, 640, 640, 768, 1280]
+    assert memory._rounded_up(np.array(sizes)).tolist() == rounded
