@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files so that they are either complete or absent."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file aside, flush it to disk and rename it.
+    """Write to a file beside `path`, flush it to disk and rename it to `path`.
 
     Raises
     ------
     OSError
-        The disk is full or the folder cannot be written; what was there before stays.
+        The disk is full or the folder cannot be written; an earlier file at `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
+    unfinished.write_bytes(content)
+    move_into_place(unfinished, path)
+
+
+def move_into_place(unfinished: Path, path: Path) -> Path:
+    """Flush a complete file to disk, rename it to `path`, and return `path`.
+
+    Raises
+    ------
+    OSError
+        The file cannot be flushed or renamed.
+    """
+    with unfinished.open("rb") as file:
         os.fsync(file.fileno())
-    unfinished.replace(path)
+    return unfinished.replace(path)

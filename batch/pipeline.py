@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from batch import postgres, redis_client
 from batch.arrays import Int64s
+from batch.context import Stores
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import evaluate, judged, rank_holdout
 from batch.evaluation.full_catalogue import MAX_USERS, RankedCase
@@ -34,7 +35,7 @@ from batch.loading.combined_store import fingerprints
 from batch.loading.interaction_store import share_store, store_identity
 from batch.loading.pull import PullResult, pull
 from batch.loading.work_folder import store_folder
-from batch.progress import Stages, Waiting, track
+from batch.progress import Stages, TimedIterator, track
 from batch.publishing import go_live, shared_keys
 from batch.publishing.go_live import KNOWN_USERS
 from batch.publishing.memory import Forecast, before_writing
@@ -43,7 +44,8 @@ from batch.publishing.write import Written, verify, write_lists, write_similar
 from batch.refresh import stale_users
 from batch.refresh.refresh import Refresh, refresh
 from batch.reports.files import report_path, write_report
-from batch.reports.run_page import curves_of, portraits, report_page
+from batch.reports.run_page import compute_curves, render_run_page
+from batch.reports.user_examples import read_user_examples
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
@@ -188,7 +190,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     stages = Stages()
     tuned = parameters_for(variant.name, night.settings)
     shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
-    write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
+    write_back(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     dataset = _load(night, run, stages)
     folder = Path(night.settings.night.model_dir) / run.run_id
     choice = _choose(night.settings, dataset, variant, tuned, stages)
@@ -319,7 +321,7 @@ def _score_and_write(
             model.booster, tables, factors, dataset.now.likes, blocked, settings.night.top_n,
             users=users, budget_mib=settings.night.memory_budget_mib, threads=settings.night.threads,
         )  # fmt: skip
-        chunks = Waiting(scored)
+        chunks = TimedIterator(scored)
         lists, forecast = before_writing(
             client, keys, run.run_id, track(chunks, users, "score and write", "users"),
             dataset.network.posts, users=users, similar_n=settings.night.similar_n,
@@ -390,8 +392,10 @@ def _report(
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
     with stages.stage("report", "bytes") as stats:
-        users = portraits(night.redis, night.keys, run_id, dataset, manifest["users"])
-        page = report_page(manifest, dataset, model, curves_of(rows), users)
+        users = read_user_examples(
+            Stores(night.settings, night.engine, night.redis, night.actor), run_id, dataset, manifest["users"]
+        )
+        page = render_run_page(manifest, dataset, model, compute_curves(rows), users)
         stats |= {"bytes": 0}
         try:
             stats |= {"bytes": write_report(path, page)}
@@ -401,7 +405,7 @@ def _report(
 
 def _clear_away(night: Night) -> None:
     """Move exposures to Postgres; remove runs that are no longer kept, and texts of posts that are gone."""
-    drain(night.engine, night.redis, night.settings, datetime.now(UTC))
+    drain(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     tidy(night.engine, night.redis, night.settings, night.actor)
     if (
         night.dataset is not None and night.as_of is None

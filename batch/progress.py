@@ -1,4 +1,4 @@
-"""Says where the night stands: a bar on a terminal, log lines elsewhere, and a record of every stage."""
+"""Progress of the batch: a bar on a terminal, log lines elsewhere, and a record of every stage."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tqdm import tqdm
 T = TypeVar("T")
 log = logging.getLogger("batch")
 
-LOG_EVERY_SECONDS = 10.0
+LOG_INTERVAL_SECONDS = 10.0
 
 
 @dataclass
 class Stages:
-    """What each stage of a run took; the record goes into the run's manifest, and to the log at `level`."""
+    """Time, rate and memory of each stage: `rows` go into the run's manifest, and to the log at `level`."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     level: int = logging.INFO
 
     @contextmanager
     def stage(self, name: str, unit: str) -> Iterator[dict[str, Any]]:
-        """Time one stage and tell its rate.
+        """Time one stage and log its rate.
 
-        What the caller puts into the yielded row is recorded and logged with
-        it; under the name of the unit, how many of them there were.
+        The caller fills the yielded row: under the key `unit` the number of
+        units, and anything else to record.
         """
         row: dict[str, Any] = {"stage": name}
         started = time.perf_counter()
@@ -40,8 +40,8 @@ class Stages:
         row |= {"seconds": round(seconds, 3), "peak_mib": peak_mib()}
         row[f"{unit}_per_second"] = rate(row[unit], seconds)
         self.rows.append(row)
-        told = ", ".join(f"{key} {value}" for key, value in row.items() if key != "stage")
-        log.log(self.level, "%s: %s", name, told)
+        fields = ", ".join(f"{key} {value}" for key, value in row.items() if key != "stage")
+        log.log(self.level, "%s: %s", name, fields)
 
 
 def peak_mib() -> int:
@@ -51,12 +51,12 @@ def peak_mib() -> int:
 
 
 def rate(count: int, seconds: float) -> int:
-    """Return how many a second, 0 where no time passed."""
+    """Return the units per second, rounded; 0 if no time passed."""
     return round(count / seconds) if seconds > 0 else 0
 
 
-class Waiting(Iterator[T]):
-    """Passes on what comes, and adds up in `seconds` how long it was waited for."""
+class TimedIterator(Iterator[T]):
+    """Iterates over `source` and sums in `seconds` the time spent waiting for it."""
 
     def __init__(self, source: Iterable[T]) -> None:
         self.seconds = 0.0
@@ -71,14 +71,14 @@ class Waiting(Iterator[T]):
 
 
 def track(steps: Iterable[tuple[int, T]], total: int, what: str, unit: str) -> Iterator[T]:
-    """Pass on each step's result and show how far it has come.
+    """Yield the result of each step and show the progress.
 
     Parameters
     ----------
     steps
-        Pairs of (how many units this step did, its result).
+        Pairs of (units done in this step, its result).
     total
-        Units in all.
+        Units of all steps.
     what, unit
         Name of the work, and of one unit, e.g. `score` and `users`.
     """
@@ -93,7 +93,7 @@ def track(steps: Iterable[tuple[int, T]], total: int, what: str, unit: str) -> I
     for count, result in steps:
         done += count
         now = time.monotonic()
-        if now - logged >= LOG_EVERY_SECONDS and done < total:
+        if now - logged >= LOG_INTERVAL_SECONDS and done < total:
             logged = now
             left = (now - started) / done * (total - done)
             speed = rate(done, now - started)

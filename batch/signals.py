@@ -1,9 +1,9 @@
-"""Ends a run on SIGINT or SIGTERM as any failed run ends, even while Postgres keeps it waiting.
+"""Stop a run cleanly on SIGINT or SIGTERM, even while it waits for Postgres.
 
-Python runs a signal's handler only once the call into C that it came upon is
-over, and a query may be long, or wait for another's lock. So a thread is told
-of the signal at once, and where the handler has not run a moment later it
-cancels what Postgres is doing for this process.
+Python runs a signal handler only after the C call in progress returns, and a
+query may take long or wait for a lock. So a thread is woken by the signal at
+once; if the handler has not run after CANCEL_AFTER_SECONDS, the thread cancels
+the queries of this process until it has.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import psycopg2
 import sqlalchemy as sa
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PATIENCE_SECONDS = 0.5
+CANCEL_AFTER_SECONDS = 0.5
 
 
 class InterruptedRunError(BaseException):
-    """Raised in place of a signal; like KeyboardInterrupt no Exception, or logging would swallow it."""
+    """Raised on a signal; not an Exception, like KeyboardInterrupt, because logging would swallow it."""
 
 
 @contextmanager
 def signals_raise(engine: sa.Engine) -> Iterator[None]:
-    """Raise `InterruptedRunError` on the first signal, and ignore further ones: cleaning up goes on.
+    """Raise `InterruptedRunError` on the first signal; ignore later ones, so that cleaning up finishes.
 
     Parameters
     ----------
     engine
-        Cancels what its connections, opened from now on, are doing.
+        Queries on connections that it opens from now on are cancelled.
     """
     handled = threading.Event()
     opened: WeakSet[Any] = WeakSet()
@@ -44,35 +44,35 @@ def signals_raise(engine: sa.Engine) -> Iterator[None]:
         handled.set()
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        raise InterruptedRunError(f"stopped by {signal.Signals(number).name}; what was live is live still")
+        raise InterruptedRunError(f"stopped by {signal.Signals(number).name}; the live run is unchanged")
 
     def remember(driver: Any, record: Any) -> None:
         opened.add(driver)
 
     sa.event.listen(engine, "connect", remember)
-    woken, waking = socket.socketpair()
-    waking.setblocking(False)
-    watch = threading.Thread(target=_cancel_when_woken, args=(woken, handled, opened), daemon=True)
-    watch.start()
-    before = {each: signal.signal(each, interrupt) for each in SIGNALS}
-    descriptor = signal.set_wakeup_fd(waking.fileno())
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    canceller = threading.Thread(target=_cancel_queries, args=(receiver, handled, opened), daemon=True)
+    canceller.start()
+    previous_handlers = {each: signal.signal(each, interrupt) for each in SIGNALS}
+    previous_fd = signal.set_wakeup_fd(sender.fileno())
     try:
         yield
     finally:
-        signal.set_wakeup_fd(descriptor)
-        for each, handler in before.items():
+        signal.set_wakeup_fd(previous_fd)
+        for each, handler in previous_handlers.items():
             signal.signal(each, handler)
         handled.set()
-        waking.close()
-        watch.join()
-        woken.close()
+        sender.close()
+        canceller.join()
+        receiver.close()
         sa.event.remove(engine, "connect", remember)
 
 
-def _cancel_when_woken(woken: socket.socket, handled: threading.Event, opened: WeakSet[Any]) -> None:
-    """Wait for a signal's byte, or for the other end to be closed; cancel until the handler has run."""
-    if woken.recv(1):
-        while not handled.wait(PATIENCE_SECONDS):
+def _cancel_queries(receiver: socket.socket, handled: threading.Event, opened: WeakSet[Any]) -> None:
+    """Wait for a signal's byte or the end of the stream; then cancel queries until the handler has run."""
+    if receiver.recv(1):
+        while not handled.wait(CANCEL_AFTER_SECONDS):
             for connection in list(opened):
                 with suppress(psycopg2.Error):
                     connection.cancel()

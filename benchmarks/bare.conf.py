@@ -1,5 +1,5 @@
 # ruff: noqa: N999 - named like the file it stands for
-"""Serving's own gunicorn.conf.py, for an app that has no state to load."""
+"""The settings of serving/gunicorn.conf.py for an app that has no state to load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ globals().update(runpy.run_path(str(Path(__file__).parents[1] / "serving" / "gun
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """Have nothing to send."""
+    """Send nothing."""
 
 
 def post_worker_init(_worker: Any) -> None:

@@ -1,4 +1,4 @@
-"""What serving is measured beside: Flask that answers `{}`, and the same after one lookup of a list."""
+"""Flask apps that serving is compared with: one answers `{}`, one does one Redis GET before that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contract.settings import Settings
 
 
 def bare() -> Flask:
-    """Make an app whose one route answers `{}`."""
+    """Make an app whose only route returns `{}`."""
     app = Flask("bare", static_folder=None)
 
     @app.get("/")
@@ -22,17 +22,17 @@ def bare() -> Flask:
 
 
 def one_get(run_id: str) -> Flask:
-    """Make an app whose one route gets a user's list from Redis, as serving does, and answers `{}`."""
+    """Make an app whose only route gets a user's list from Redis, as serving does, and returns `{}`."""
     from serving.list_store import open_redis
-    from serving.redis_get import Lookup
+    from serving.tuned.redis_get import RedisGet
 
     app = Flask("one_get", static_folder=None)
     settings = Settings.from_environment()
-    keys, lookup = Keys(settings.stores.key_prefix), Lookup(open_redis(settings, 1.0))
+    keys, redis_get = Keys(settings.stores.key_prefix), RedisGet(open_redis(settings, 1.0))
 
     @app.get("/<int:user_id>")
     def get(user_id: int) -> dict[str, Any]:
-        lookup.get(keys.user(run_id, user_id))
+        redis_get.get(keys.user(run_id, user_id))
         return {}
 
     return app

@@ -210,7 +210,14 @@ def main() -> None:
         cutoffs = choose_cutoffs(engine, options.cutoffs)
         for cutoff in cutoffs:
             with pull(engine, settings, cutoff) as pulled:
-                found = judge_cutoff(without_counters(pulled), cutoff, others, settings, options, engine)
+                found = judge_cutoff(
+                    without_counters(pulled),
+                    cutoff,
+                    others,
+                    settings=settings,
+                    options=options,
+                    engine=engine,
+                )
                 table = Table(options.network, cutoff.isoformat(), settings.night.seed)
                 for each in found:
                     table.add(each)
@@ -257,6 +264,7 @@ def judge_cutoff(
     pulled: PullResult,
     cutoff: datetime,
     others: list[Recommender],
+    *,
     settings: Settings,
     options: Options,
     engine: sa.Engine,

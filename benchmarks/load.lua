@@ -1,19 +1,19 @@
--- For wrk: asks for PATH with <id> replaced by the ids of a file, one after the other, from a drawn place on.
--- Usage: wrk ... -s load.lua URL -- PATH FILE. Prints its figures as one line of JSON.
+-- For wrk: requests PATH with <id> replaced by each id of a file in turn, from a random line on.
+-- Usage: wrk ... -s load.lua URL -- PATH FILE. Prints the result as one line of JSON.
 
-local requests, place = {}, 0
+local requests, index = {}, 0
 
 function init(args)
   for id in io.lines(args[2]) do
     requests[#requests + 1] = wrk.format("GET", (args[1]:gsub("<id>", id)))
   end
   math.randomseed(os.time())
-  place = math.random(#requests)
+  index = math.random(#requests)
 end
 
 function request()
-  place = place % #requests + 1
-  return requests[place]
+  index = index % #requests + 1
+  return requests[index]
 end
 
 function done(summary, latency, _)

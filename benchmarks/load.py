@@ -1,4 +1,4 @@
-"""Runs gunicorn with an app of ours, puts load on it by wrk, and tells what its workers took."""
+"""Run gunicorn with an app, put load on it with wrk, and measure its workers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One round on one route: requests a second, milliseconds, and processor microseconds of the workers."""
+class LoadResult:
+    """One measurement of a route: requests/s, latency in ms, and worker processor time per request in us."""
 
     rps: float
     p50_ms: float
@@ -35,10 +35,10 @@ class Measured:
 
 
 def find_wrk() -> str:
-    """Return where wrk is, or end the process and say how to get it.
+    """Return the path of wrk, or exit and say how to install it.
 
-    A load tool in Python would take more of the processor for a request than
-    the server that is to be measured, so there is no other to fall back on.
+    There is no fallback in Python: it would need more processor time per request
+    than the server under test.
     """
     found = shutil.which("wrk")
     if found is None:
@@ -53,8 +53,8 @@ class Server:
         self._process = process
         self._port = port
 
-    def load(self, wrk: str, path: str, users: Path, connections: int, seconds: int) -> Measured:
-        """Ask for `path`, `<id>` in it standing for the ids in the file `users`, as fast as it answers."""
+    def load(self, wrk: str, path: str, users: Path, *, connections: int, seconds: int) -> LoadResult:
+        """Request `path` as fast as it is answered; `<id>` in it is replaced by ids from the file `users`."""
         command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(SCRIPT)]
         before = self._cpu_seconds()
         done = subprocess.run(
@@ -66,11 +66,11 @@ class Server:
         return read_figures(done.stdout + done.stderr, self._cpu_seconds() - before)
 
     def sources(self) -> dict[str, float]:
-        """Return how many answers came from where, `personal` or `popular`, as serving itself counts them."""
+        """Return the number of answers by source, `personal` or `popular`, from the metrics of serving."""
         return read_sources(self._metrics())
 
     def counter(self, name: str) -> float:
-        """Return one of serving's counters, summed over its labels."""
+        """Return a counter of serving, summed over its labels."""
         families = text_string_to_metric_families(self._metrics())
         samples = [sample for family in families for sample in family.samples]
         return sum(sample.value for sample in samples if sample.name == name)
@@ -80,10 +80,10 @@ class Server:
             return str(answer.read().decode())
 
     def memory(self) -> tuple[float, float]:
-        """Return the greatest PSS and RSS of a worker, in MiB.
+        """Return the largest PSS and RSS of a worker, in MiB.
 
-        Workers are forks of one process and share pages; PSS counts a page
-        that n processes share as an nth.
+        Workers are forks of one process and share pages; PSS counts 1/n of a
+        page that n processes share.
         """
         found = [worker.memory_full_info() for worker in self._process.children()]
         return max(info.pss for info in found) / MIB, max(info.rss for info in found) / MIB
@@ -93,20 +93,20 @@ class Server:
         return float(sum(spent.user + spent.system for spent in times))
 
 
-def read_figures(output: str, cpu_seconds: float) -> Measured:
-    """Read what `load.lua` printed; end the process where a request failed or wrk did."""
+def read_figures(output: str, cpu_seconds: float) -> LoadResult:
+    """Parse the output of `load.lua`; exit if a request or wrk itself failed."""
     line = next((line for line in output.splitlines() if line.startswith("{")), None)
     if line is None:
-        sys.exit(f"error: wrk told nothing: {output.strip()}")
-    told: dict[str, Any] = json.loads(line)
-    if told["failed"] or not told["requests"]:
-        sys.exit(f"error: {told['failed']} of {told['requests']} requests failed")
-    rps, worker_us = told["requests"] / told["seconds"], cpu_seconds / told["requests"] * 1e6
-    return Measured(rps, told["p50_ms"], told["p99_ms"], worker_us)
+        sys.exit(f"error: wrk printed no result: {output.strip()}")
+    printed: dict[str, Any] = json.loads(line)
+    if printed["failed"] or not printed["requests"]:
+        sys.exit(f"error: {printed['failed']} of {printed['requests']} requests failed")
+    rps, worker_us = printed["requests"] / printed["seconds"], cpu_seconds / printed["requests"] * 1e6
+    return LoadResult(rps, printed["p50_ms"], printed["p99_ms"], worker_us)
 
 
 def read_sources(exposition: str) -> dict[str, float]:
-    """Sum the requests that have a source, by source, over Prometheus's text format."""
+    """Sum requests by source over metrics in Prometheus's text format; skip those without a source."""
     counted: dict[str, float] = {}
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
@@ -120,16 +120,19 @@ def read_sources(exposition: str) -> dict[str, float]:
 def gunicorn(
     conf: str, app: str, ready: str, options: tuple[str, ...] = (), **environment: str
 ) -> Iterator[Server]:
-    """Run gunicorn on a free port, yield once `ready` is answered, and stop it in the end.
+    """Run gunicorn on a free port until the end of the block; yield once the path `ready` is answered.
 
-    `conf` and `app` are as gunicorn takes them, and so are `options`, which overrule `conf`.
+    Parameters
+    ----------
+    conf, app, options
+        Arguments of gunicorn; `options` override `conf`.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
     values = {**os.environ, "OVERNIGHT_PORT": str(port), "OVERNIGHT_METRICS_PORT": "0"}
     values |= {"OVERNIGHT_HOST": "127.0.0.1", "OVERNIGHT_API_TOKENS": "", "OVERNIGHT_LOG_LEVEL": "WARNING"}
-    # An answer from memory, since a busy machine kept Redis from answering in time, would be a cheap one.
+    # On a busy machine Redis may answer late; a fallback from memory would be cheaper than a real answer.
     values["OVERNIGHT_REDIS_TIMEOUT_MS"] = "2000"
     values |= environment
     process = psutil.Popen([sys.executable, "-m", "gunicorn", "-c", conf, *options, app], env=values)
@@ -143,7 +146,7 @@ def gunicorn(
 
 
 def wait_for(url: str, process: psutil.Popen) -> None:
-    """Wait until a URL is answered; end the process where it is not in time."""
+    """Wait until a URL is answered; exit if it is not within READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:

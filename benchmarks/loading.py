@@ -1,22 +1,22 @@
-"""Measures how loading, a night and a refresh grow with the number of interactions.
+"""Measure how loading, a night and a refresh scale with the number of interactions.
 
     python -m benchmarks.loading INTERACTIONS ... [--keep]
 
 For each number a network is simulated on servers of its own under `.bench`,
-which are stopped and removed at the end; `--keep` leaves them, and a network of
-that size that is there already is used again. Each row takes, in this order:
+which are stopped and removed at the end. With `--keep` they stay, and an existing
+network of that size is reused. Each row measures, in this order:
 
-    count(*)     so that all that follow find the same in the page cache
-    copy         COPY of all interactions to this process, thrown away
+    count(*)     fills the page cache for all that follows
+    copy         COPY of all interactions to this process, discarded
     load         pull and count of a night, in a process of its own
-    copy         again; the mean of both counts, as the load ran between them
+    copy         again; the row has the mean of the two, one before and one after the load
     night        `python -m batch run --variant control`
     refresh      `python -m batch refresh --variant control`, after up to 2,000
                  users have viewed and liked a post
 
-Nights and refreshes are timed as whole processes, with their start. A tiny
-network is measured first and not shown: what is compiled at first use is
-compiled then. `JSON` names a file for the rows.
+Nights and refreshes are timed as whole processes, including their start. A tiny
+network is measured first and not shown, so that code compiled at first use is
+compiled. `JSON` names a file for the rows.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LOAD = "load"
 MIB = 2**20
 
 REAL_INTERACTIONS, REAL_USERS, REAL_POSTS = 76_892_800, 163_205, 7_023
-"""The size of a real network; others have as many users and posts in proportion."""
+"""The size of a real network; simulated ones have the same proportions."""
 
 MIN_POSTS = 500
 REFRESHED_USERS = 2_000
@@ -85,7 +85,7 @@ OWN_TABLES = sa.text("""
     WHERE nspname = :schema AND relkind = 'r'
 """)
 LAST_TIME = sa.text("SELECT max(time) FROM feed_action")
-ACT = sa.text("""
+ADD_ACTIONS = sa.text("""
     INSERT INTO feed_action (user_id, post_id, action, time)
     SELECT chosen.id, numbered.id, action, :last + delay
     FROM (SELECT id, row_number() OVER (ORDER BY md5(id::text)) AS number FROM "user") AS chosen
@@ -94,12 +94,12 @@ ACT = sa.text("""
     CROSS JOIN (VALUES ('view', interval '1 second'), ('like', interval '2 seconds')) AS acts (action, delay)
     WHERE chosen.number <= :users
 """)
-TAKE_BACK = sa.text("DELETE FROM feed_action WHERE time > :last")
+DELETE_ACTIONS = sa.text("DELETE FROM feed_action WHERE time > :last")
 
 
 @dataclass(frozen=True)
 class Network:
-    """How large a simulated network is."""
+    """The size of a simulated network."""
 
     interactions: int
     users: int
@@ -107,7 +107,7 @@ class Network:
 
     @classmethod
     def of(cls, interactions: int) -> Network:
-        """Return the size with as many users and posts in proportion as the real network, rounded up."""
+        """Return a size with the proportions of the real network, rounded up; at least MIN_POSTS posts."""
         users, posts = (-(-interactions * real // REAL_INTERACTIONS) for real in (REAL_USERS, REAL_POSTS))
         return cls(interactions, users, max(posts, MIN_POSTS))
 
@@ -116,8 +116,8 @@ TINY = Network(20_000, 200, 100)
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that has ended well: what it printed, seconds with its start, largest resident memory."""
+class ProcessResult:
+    """A process that succeeded: its output, seconds including its start, largest resident memory."""
 
     output: str
     seconds: float
@@ -129,26 +129,26 @@ def main() -> None:
     if sys.argv[1:] == [LOAD]:
         print(json.dumps(load()))
         return
-    asked = arguments()
+    options = parse_arguments()
     try:
         with raise_on_signal():
-            compare([Network.of(number) for number in asked.interactions], keep=asked.keep)
+            compare([Network.of(number) for number in options.interactions], keep=options.keep)
     except OvernightError as error:
         sys.exit(f"error: {error}")
     except Stopped as stopped:
         sys.exit(stopped.exit_code)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.loading", description="Measure loading.")
     parser.add_argument("interactions", type=int, nargs="+", help="sizes of the networks")
-    parser.add_argument("--keep", action="store_true", help="leave the networks for the next time")
+    parser.add_argument("--keep", action="store_true", help="keep the networks for the next time")
     return parser.parse_args()
 
 
 def compare(networks: list[Network], *, keep: bool) -> None:
-    """Measure network by network; the rows so far are written after each."""
+    """Measure each network; write the rows so far after each."""
     measure(TINY, FOLDER / "load-tiny")
     shutil.rmtree(FOLDER / "load-tiny")
     print(f"{machine()}; copy is the mean of one before and one after the load")
@@ -164,12 +164,12 @@ def compare(networks: list[Network], *, keep: bool) -> None:
 
 
 def measure(network: Network, folder: Path) -> dict[str, Any]:
-    """Simulate a network in a folder, unless it is there, and measure it; return a row.
+    """Simulate a network in a folder unless it exists, measure it, and return a row.
 
     Raises
     ------
     OvernightError
-        A server or a process ended badly, or did not do all that was to be measured.
+        A server or a process failed, or processed another number of rows than expected.
     """
     servers = prepare_servers(folder)
     try:
@@ -183,15 +183,17 @@ def measure(network: Network, folder: Path) -> dict[str, Any]:
         clear(servers, engine)
         log = folder / "bench.log"
         with engine.connect() as connection:
-            connection.exec_driver_sql("CHECKPOINT")  # else writing what was simulated goes on meanwhile
+            connection.exec_driver_sql(
+                "CHECKPOINT"
+            )  # or writes of the simulation would go on during the measurement
             connection.exec_driver_sql(f"SELECT count(*) FROM {SCHEMA}.{INTERACTIONS}")
         copies = [copy_seconds(servers.postgres.url())]
-        # Embedding texts is no loading; the night does as the settings say.
+        # Embedding texts is not part of loading; the night follows the settings.
         loading = run("benchmarks.loading", [LOAD], environment | {"OVERNIGHT_EMBEDDINGS": "off"}, log)
         copies.append(copy_seconds(servers.postgres.url()))
         night = run("batch", ["run", "--variant", CONTROL], environment, log)
         store = live_store(servers, folder / "models")
-        with acted(engine, min(REFRESHED_USERS, network.users)) as users:
+        with add_actions(engine, min(REFRESHED_USERS, network.users)) as users:
             refresh = run("batch", ["refresh", "--variant", CONTROL, "--json"], environment, log)
     finally:
         servers.stop()
@@ -221,16 +223,16 @@ def measure(network: Network, folder: Path) -> dict[str, Any]:
 
 
 def simulate(network: Network, engine: sa.Engine, environment: dict[str, str]) -> None:
-    """Simulate a network, unless the database holds it."""
+    """Simulate a network unless the database already has it."""
     seed = Settings.from_environment().night.seed
-    if not is_there(network, engine, seed):
+    if not is_simulated(network, engine, seed):
         numbers = {**vars(network), "seed": seed}
         options = [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
         run_module("demo", ["simulate", *options], environment)
 
 
-def is_there(network: Network, engine: sa.Engine, seed: int) -> bool:
-    """Return whether the database holds this network as it was simulated."""
+def is_simulated(network: Network, engine: sa.Engine, seed: int) -> bool:
+    """Return whether the database has exactly this simulated network."""
     with engine.connect() as connection:
         if connection.exec_driver_sql("SELECT to_regclass('simulation')").scalar() is None:
             return False
@@ -240,7 +242,7 @@ def is_there(network: Network, engine: sa.Engine, seed: int) -> bool:
 
 
 def clear(servers: Servers, engine: sa.Engine) -> None:
-    """Remove what an earlier night left: runs, ledger and models."""
+    """Remove runs, ledger and models of an earlier night."""
     with engine.begin() as connection:
         for table in connection.scalars(OWN_TABLES, {"schema": SCHEMA}).all():
             connection.exec_driver_sql(f"DROP TABLE {table} CASCADE")
@@ -250,20 +252,20 @@ def clear(servers: Servers, engine: sa.Engine) -> None:
 
 
 def copy_seconds(database_url: str) -> float:
-    """Return how long COPY of all interactions takes, each row thrown away."""
+    """Return the seconds that COPY of all interactions takes, with the rows discarded."""
     with (
         closing(psycopg2.connect(database_url)) as connection,
         connection.cursor() as cursor,
-        open(os.devnull, "wb") as nothing,
+        open(os.devnull, "wb") as devnull,
     ):
         started = time.perf_counter()
-        cursor.copy_expert(COPY, nothing)
+        cursor.copy_expert(COPY, devnull)
         return time.perf_counter() - started
 
 
 def load() -> dict[str, Any]:
-    """Pull and count the network in `DATABASE_URL` as a night does; return what that took."""
-    # Not imported above: this process alone is to hold what loading needs.
+    """Pull and count the network in `DATABASE_URL` as a night does; return interactions and seconds."""
+    # Imported here, so that only this process has the memory that loading needs.
     from threadpoolctl import threadpool_limits
 
     from batch.loading.pull import pull
@@ -284,13 +286,13 @@ def load() -> dict[str, Any]:
     }
 
 
-def run(module: str, options: list[str], environment: dict[str, str], log: Path) -> Ended:
+def run(module: str, options: list[str], environment: dict[str, str], log: Path) -> ProcessResult:
     """Run `python -m module options` to its end.
 
     Raises
     ------
     OvernightError
-        It ended with another exit code than 0.
+        Its exit code is not 0.
     """
     command = [sys.executable, "-m", module, *options]
     with tempfile.TemporaryFile("w+") as output, log.open("a") as errors:
@@ -307,7 +309,7 @@ def run(module: str, options: list[str], environment: dict[str, str], log: Path)
         if child.returncode != 0:
             raise OvernightError(f"python -m {' '.join([module, *options])} failed: {read_last_lines(log)}")
         output.seek(0)
-        return Ended(output.read(), seconds, usage.ru_maxrss / 1024)
+        return ProcessResult(output.read(), seconds, usage.ru_maxrss / 1024)
 
 
 def live_store(servers: Servers, models: Path) -> Path:
@@ -318,21 +320,21 @@ def live_store(servers: Servers, models: Path) -> Path:
 
 
 @contextmanager
-def acted(engine: sa.Engine, users: int) -> Iterator[int]:
-    """Let some users view and like a post just after the last interaction; take it back at the end.
+def add_actions(engine: sa.Engine, users: int) -> Iterator[int]:
+    """Add a view and a like of some users just after the last interaction; delete them at the end.
 
     Yields
     ------
-    How many users acted.
+    The number of users with new interactions.
     """
     with engine.begin() as connection:
         last = connection.scalar(LAST_TIME)
-        rows = connection.execute(ACT, {"last": last, "users": users}).rowcount
+        rows = connection.execute(ADD_ACTIONS, {"last": last, "users": users}).rowcount
     try:
         yield rows // 2
     finally:
         with engine.begin() as connection:
-            connection.execute(TAKE_BACK, {"last": last})
+            connection.execute(DELETE_ACTIONS, {"last": last})
 
 
 if __name__ == "__main__":

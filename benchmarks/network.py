@@ -1,4 +1,4 @@
-"""A made-up network for measuring: 60 columns of all three kinds, and a forest trained on them."""
+"""A synthetic network for scoring benchmarks: 60 columns of all three kinds, and a forest trained on them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_tables(users: int, posts: int) -> FeatureTables:
 def _affinity(
     grouping: str, groups: np.ndarray, count: int, user_taste: np.ndarray, random: np.random.Generator
 ) -> Affinity:
-    """Make three columns of a user's liking of each group, unknown for half of the users."""
+    """Make three affinity columns for each group; two of them are NaN for half of the users."""
     liking = user_taste @ random.normal(size=(_TASTES, count))
     seen = random.poisson(2, liking.shape)
     values = np.stack([liking, seen, liking * seen], axis=2)
@@ -51,7 +51,7 @@ def _affinity(
 
 
 def make_likes(tables: FeatureTables) -> Likes:
-    """Make some posts that each user has liked."""
+    """Make random likes, LIKES_PER_USER a user on average."""
     random = np.random.default_rng(1)
     likes = LIKES_PER_USER * len(tables.user_ids)
     users = random.integers(0, len(tables.user_ids), likes).astype(np.int32)
@@ -68,7 +68,7 @@ def train(tables: FeatureTables, trees: int, leaves: int = 31) -> lgb.Booster:
     signal = np.nan_to_num(rows)[:, :54].astype(float) @ (random.normal(size=54) / 8)
     taste = np.nan_to_num(tables.affinities[0].values)[users, tables.affinities[0].group_of_post[posts], 0]
     liked = signal + taste + random.logistic(size=len(users)) > np.median(signal)
-    categorical = [place for place, column in enumerate(tables.columns) if column.categorical]
+    categorical = [index for index, column in enumerate(tables.columns) if column.categorical]
     data = lgb.Dataset(rows, liked.astype(float), categorical_feature=categorical)
     parameters = {
         "objective": "binary",

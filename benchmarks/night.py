@@ -1,8 +1,8 @@
-"""Measures the scoring of the network in `DATABASE_URL` with the models that the night would train.
+"""Measure scoring on the network in `DATABASE_URL` with the models that the night would train.
 
-Each variant is trained as the night trains it; then all users are scored with
-all posts twice, with nothing compiled yet and with everything compiled, and a
-sample of the pairs is put together row by row for `Booster.predict`. `JSON`
+Each variant is trained as in the night. Then all users are scored against all
+posts twice, first with an empty cache of compiled code and then with a full one,
+and rows for a sample of the pairs are assembled for `Booster.predict`. `JSON`
 names a file for the rows.
 """
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def compare(variant: Variant, dataset: Dataset, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Measure one variant; setting up counts towards `ns_per_pair`."""
+    """Measure one variant; `ns_per_pair` includes the set-up."""
     with threadpool_limits(1, user_api="blas"):
         recipe = choose_recipe(variant, dataset, settings).recipe
         model = fit(variant, dataset, dataset.windows, recipe, settings)

@@ -1,11 +1,11 @@
-"""Measures how fast a run's lists get into Redis, beside `redis-cli --pipe` with the very same bytes.
+"""Measure how fast a run's lists are written to Redis, compared with `redis-cli --pipe` on the same bytes.
 
-Ours starts from the arrays that the scorer makes: it writes them as text, takes
-the checksum, sends, and reads all replies. `redis-cli --pipe` only sends what
-was prepared for it, in the same commands, and one SET a list as well. Each way
-writes into an emptied Valkey, turn and turn about. Beside the rate stands the
-processor time that sender and server took, which tells more on a busy machine.
-`JSON` names a file for the medians.
+Our writer starts from the scorer's arrays: it encodes them, computes the
+checksum, sends the commands, and reads all replies. `redis-cli --pipe` only sends
+prepared files: one with the same commands, one with one SET a list. The methods
+write in turn, each into an emptied Valkey. The table also has the processor time
+of sender and server, which is more reliable on a busy machine. `JSON` names a
+file for the medians.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROUNDS = 7
 RUN_ID = "20261122T030000Z-control"
 OURS, PIPE, SETS = "overnight", "redis-cli --pipe", "redis-cli --pipe, SETs"
 COLUMNS: Columns = {
-    "way": ("way", ">22"),
+    "way": ("method", ">22"),
     "users_per_second": ("users/s", "10,.0f"),
     "slowest": ("slowest", "10,.0f"),
     "fastest": ("fastest", "10,.0f"),
@@ -54,29 +54,29 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     program = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if program is None:
-        sys.exit("error: no redis-cli to compare with; on Debian and Ubuntu: apt-get install redis-tools")
+        sys.exit("error: redis-cli is not installed; on Debian and Ubuntu: apt-get install redis-tools")
     post_ids, chunks = make_lists()
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
-        written = write_lists(client, Keys(), RUN_ID, chunks, post_ids)  # compiles
+        written = write_lists(client, Keys(), RUN_ID, chunks, post_ids)  # compiles the encoder
         memory = memory_per_user(client)
         same, single = Path(folder) / "same", Path(folder) / "single"
         prepare(chunks, post_ids, written.key_start, same, single)
         pipe = [program, "-p", str(server.port), "--pipe"]
-        ways: dict[str, Callable[[], object]] = {
+        methods: dict[str, Callable[[], object]] = {
             OURS: lambda: write_lists(client, Keys(), RUN_ID, chunks, post_ids),
             PIPE: lambda: feed(pipe, same),
             SETS: lambda: feed(pipe, single),
         }
-        taken_by = in_turn(client, ways)
-    tell(taken_by, written, memory)
+        usage = measure_in_turn(client, methods)
+    report(usage, written, memory)
 
 
 def make_lists() -> tuple[Any, list[Lists]]:
-    """Make chunks of lists like those of a real network: ids of four digits, log-odds, best first."""
+    """Make chunks of lists as in a real network: post ids of four digits, log-odds as scores, best first."""
     random = np.random.default_rng(42)
     post_ids = np.arange(1, POSTS + 1, dtype=np.int64)
     user_ids = np.arange(FIRST_USER, FIRST_USER + USERS, dtype=np.int64)
@@ -90,48 +90,48 @@ def make_lists() -> tuple[Any, list[Lists]]:
 
 
 def prepare(chunks: Iterable[Lists], post_ids: Any, key_start: str, same: Path, single: Path) -> None:
-    """Write the commands that we send into one file, and the same lists one SET each into another."""
+    """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
     encoder = Encoder(post_ids)
     with same.open("wb") as commands, single.open("wb") as sets:
         for ids, posts, scores in blocks_of((c.user_ids, c.posts, c.scores) for c in chunks):
             lines = encoder.lines(ids, posts, scores)
             commands.write(pack(lines, key_start))
-            for whose, value in lines.rows():
-                key = key_start + whose
+            for user, value in lines.rows():
+                key = key_start + user
                 sets.write(
                     f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n${len(value)}\r\n{value}\r\n".encode()
                 )
 
 
 def feed(command: list[str], file: Path) -> None:
-    """Run `redis-cli --pipe` over a file."""
+    """Run `redis-cli --pipe` on a file."""
     with file.open("rb") as commands:
         done = subprocess.run(command, stdin=commands, capture_output=True, text=True, check=False)
     if done.returncode or "errors: 0" not in done.stdout:
         sys.exit(f"error: {' '.join(command)}: {done.stdout}{done.stderr}")
 
 
-def in_turn(client: redis.Redis, ways: dict[str, Callable[[], object]]) -> dict[str, list[Any]]:
-    """Measure each way as often, one after the other, each into an emptied server.
+def measure_in_turn(client: redis.Redis, methods: dict[str, Callable[[], object]]) -> dict[str, list[Any]]:
+    """Measure each method once a round, each into an emptied server.
 
     Returns
     -------
-    For each way, (seconds, seconds of the sender's processor, of the server's) of each round.
+    Method -> for each round (seconds, processor seconds of the sender, processor seconds of the server).
     """
-    taken: dict[str, list[Any]] = {way: [] for way in ways}
+    usage: dict[str, list[Any]] = {method: [] for method in methods}
     for _ in range(ROUNDS):
-        for way, write in ways.items():
+        for method, write in methods.items():
             client.flushall(asynchronous=False)
-            before = clocks(client)
+            before = read_clocks(client)
             write()
-            taken[way].append(clocks(client) - before)
+            usage[method].append(read_clocks(client) - before)
             if client.dbsize() != USERS:
-                sys.exit(f"error: {way} left {client.dbsize()} keys of {USERS}")
-    return taken
+                sys.exit(f"error: {method} wrote {client.dbsize()} keys of {USERS}")
+    return usage
 
 
-def clocks(client: redis.Redis) -> Any:
-    """Return the time, and the processor time so far of us with our children, and of the server."""
+def read_clocks(client: redis.Redis) -> Any:
+    """Return the time and the processor seconds of this process with its children, and of the server."""
     server: Any = client.info("cpu")
     ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     sender = sum(usage.ru_utime + usage.ru_stime for usage in ours)
@@ -139,24 +139,24 @@ def clocks(client: redis.Redis) -> Any:
 
 
 def memory_per_user(client: redis.Redis) -> float:
-    """Return the memory that a key of a list takes of the server, on average over some."""
+    """Return the server's memory for one list with its key in bytes, averaged over 1,000 random keys."""
     names = [client.randomkey() for _ in range(1_000)]
     return float(np.mean([client.memory_usage(name) for name in names]))
 
 
-def tell(taken_by: dict[str, list[Any]], written: Written, memory: float) -> None:
-    """Print the table, and write the medians to the file that the variable `JSON` names."""
+def report(usage: dict[str, list[Any]], written: Written, memory: float) -> None:
+    """Print the table, and write the medians to the file that `JSON` names."""
     size = written.value_bytes / written.lists
     print(f"{machine()}; {USERS:,} users, lists of {N} posts with scores, median of {ROUNDS} rounds")
-    print(f"{size:.1f} bytes a user, {memory:.1f} with key and the server's own cost")
+    print(f"{size:.1f} bytes a user, {memory:.1f} with key and server overhead")
     print_head(COLUMNS)
     medians = {}
-    for way, taken in taken_by.items():
-        seconds, sender, server = (sorted(column) for column in np.array(taken).T)
-        medians[way] = USERS / median(seconds)
-        row = {"way": way, "users_per_second": medians[way]}
+    for method, rounds in usage.items():
+        seconds, sender, server = (sorted(column) for column in np.array(rounds).T)
+        medians[method] = USERS / median(seconds)
+        row = {"way": method, "users_per_second": medians[method]}
         row |= {"slowest": USERS / seconds[-1], "fastest": USERS / seconds[0]}
-        row |= {"ratio_to_pipe": medians[way] / (USERS / median(np.array(taken_by[PIPE])[:, 0]))}
+        row |= {"ratio_to_pipe": medians[method] / (USERS / median(np.array(usage[PIPE])[:, 0]))}
         row |= {"sender_us": median(sender) / USERS * 1e6, "server_us": median(server) / USERS * 1e6}
         print_row(COLUMNS, row)
     if path := os.environ.get("JSON"):

@@ -1,8 +1,8 @@
-"""Other people's recommenders, each with the grid that its parameters are chosen from.
+"""Recommenders of other authors that our lists are compared with, each with its parameter grid.
 
-All of them see the same log, and answer with a score of every post for some
-users. What does not fit into this process's packages, LightFM and RecTools,
-runs in one of its own, see recommender_worker.py.
+All are fitted on the same log and return scores of every post for given users.
+LightFM and RecTools need other package versions and run in a process of their
+own, see worker.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Scores = Callable[[Int64s], Float32s]
 
 
 class UnavailableError(Exception):
-    """A recommender cannot run here; the message says why."""
+    """Raised if a recommender cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Log:
     times
         (interactions,) int64 microseconds since 1970.
     shape
-        How many users and posts the network has.
+        Numbers of users and posts in the network.
     user_features, post_features
-        (users or posts, features) float32, what the network says of them.
+        (users or posts, features) float32, see `features`.
     """
 
     users: Int32s
@@ -81,7 +81,7 @@ class Log:
 
     @cached_property
     def signals(self) -> tuple[Signal, ...]:
-        """What can be learnt from on this log: like counts and views where there are any."""
+        """Signals that this log has: likes always, like counts and views if there are any."""
         likes, liked_pairs = int(self.liked.sum()), self.matrix(LIKES).nnz
         found: tuple[Signal, ...] = (LIKES,)
         if likes > liked_pairs:
@@ -91,7 +91,7 @@ class Log:
         return found
 
     def matrix(self, signal: Signal) -> csr_matrix:
-        """Return (users, posts) float32: 1 or the number of likes; a view's weight where there is no like."""
+        """Return (users, posts) float32: 1 or the number of likes; without a like, the weight of a view."""
         weights = np.where(self.liked, 1.0, VIEW_WEIGHT.get(signal, 0.0)).astype(np.float32)
         used = weights > 0
         pairs = self.users[used].astype(np.int64) * self.shape[1] + self.posts[used]
@@ -106,7 +106,7 @@ class Log:
 
 
 def read_log(store: InteractionStore, network: Network, until: pd.Timestamp) -> Log:
-    """Read what had happened by a time."""
+    """Read all views and likes up to a time, inclusive."""
     found = store.arrays(LOG, {"until": until})
     return Log(
         found["user_row"].astype(np.int32),
@@ -120,9 +120,9 @@ def read_log(store: InteractionStore, network: Network, until: pd.Timestamp) -> 
 
 
 def features(frame: pd.DataFrame) -> csr_matrix:
-    """Return (rows, features) 0 or 1: frequent values of each column, quantiles where numbers are many.
+    """Return (rows, features) of 0 and 1: frequent values of each column, quantiles of continuous ones.
 
-    A column of words that are nearly all different, such as a text, is left out.
+    A column without repeated values, such as a text, gives no features.
     """
     blocks = [csr_matrix((len(frame), 0), dtype=np.float32)]
     for name in frame.columns:
@@ -140,16 +140,16 @@ def features(frame: pd.DataFrame) -> csr_matrix:
 
 @dataclass(frozen=True)
 class Recommender:
-    """One of the others.
+    """A recommender of another author.
 
     Attributes
     ----------
     grid
-        Parameter -> values to choose from. The first of each is what is tried first.
+        Parameter -> values to choose from. The first values are tried first.
     fit
         (log, parameters, seed) -> scores.
     signals
-        What it can use of what the log has.
+        Signals that it can use.
     """
 
     name: str
@@ -167,21 +167,21 @@ class Recommender:
 
 def fit_popularity(log: Log, parameters: Parameters, seed: int) -> Scores:
     """Score by likes of each post."""
-    return _same_for_all(np.bincount(log.posts, log.weights(parameters["signal"]), log.shape[1]))
+    return _score_all_users_alike(np.bincount(log.posts, log.weights(parameters["signal"]), log.shape[1]))
 
 
 def fit_recency(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by likes that fade: one counts half after `half_life_days`."""
+    """Score by likes with exponential decay: weight 1/2 after `half_life_days`."""
     age = (log.times.max() - log.times) / DAY_MICROSECONDS
     faded = log.weights(parameters["signal"]) * 0.5 ** (age / parameters["half_life_days"])
-    return _same_for_all(np.bincount(log.posts, faded, log.shape[1]))
+    return _score_all_users_alike(np.bincount(log.posts, faded, log.shape[1]))
 
 
 def fit_item_knn(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by cosine similarity to what the user liked, of each post's nearest neighbours.
+    """Score by cosine similarity to the posts that the user liked, over each post's nearest neighbours.
 
-    A similarity of few users is shrunk: the denominator is larger by `shrinkage`.
-    With TF-IDF, a user who likes much tells less of what is alike.
+    `shrinkage` is added to the denominator, which shrinks similarities based on
+    few users. With TF-IDF, users with many likes have less weight.
     """
     matrix = log.matrix(parameters["signal"])
     weighted = matrix
@@ -195,7 +195,7 @@ def fit_item_knn(log: Log, parameters: Parameters, seed: int) -> Scores:
         similar = csr_matrix(by_post[start:stop] @ weighted)
         rows = np.repeat(np.arange(stop - start), np.diff(similar.indptr))
         values = similar.data / (norms[start:stop][rows] * norms[similar.indices] + parameters["shrinkage"])
-        values[rows + start == similar.indices] = 0  # a post is no neighbour of its own
+        values[rows + start == similar.indices] = 0  # a post is not its own neighbour
         order = np.lexsort((similar.indices, -values, rows))
         nearest = order[np.arange(rows.size) - similar.indptr[rows] < parameters["neighbours"]]
         pairs = (values[nearest], (rows[nearest], similar.indices[nearest]))
@@ -205,19 +205,19 @@ def fit_item_knn(log: Log, parameters: Parameters, seed: int) -> Scores:
 
 
 def fit_ease(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by the item-item weights of EASE (Steck, 2019), of posts that anybody has touched.
+    """Score by the item-item weights of EASE (Steck, 2019), over posts with interactions.
 
     Raises
     ------
     UnavailableError
-        There are too many posts.
+        There are too many posts, or the matrix is singular.
     """
     matrix = log.matrix(parameters["signal"])
     posts = np.flatnonzero(matrix.getnnz(axis=0))
     if posts.size > MAX_EASE_POSTS:
         raise UnavailableError(f"{posts.size} posts, more than {MAX_EASE_POSTS}")
-    touched = matrix[:, posts]
-    gram = (touched.T @ touched).toarray(order="F").astype(np.float32)
+    interacted = matrix[:, posts]
+    gram = (interacted.T @ interacted).toarray(order="F").astype(np.float32)
     gram[np.diag_indices_from(gram)] += parameters["l2"]
     inverse, failed = lapack.spotrf(gram, lower=1, overwrite_a=1)
     if not failed:
@@ -230,7 +230,7 @@ def fit_ease(log: Log, parameters: Parameters, seed: int) -> Scores:
 
     def score(users: Int64s) -> Float32s:
         scores = np.zeros((users.size, log.shape[1]), np.float32)
-        scores[:, posts] = touched[users] @ item_weights
+        scores[:, posts] = interacted[users] @ item_weights
         return scores
 
     return score
@@ -255,9 +255,9 @@ def fit_als(log: Log, parameters: Parameters, seed: int) -> Scores:
 
 
 def fit_bpr(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by implicit's BPR (Rendle et al., 2009), on one thread: with more it is not repeatable.
+    """Score by implicit's BPR (Rendle et al., 2009), on one thread; with more it is not repeatable.
 
-    It takes no weights, so that views cannot count less than likes.
+    It does not support weights, so views cannot count less than likes.
     """
     from implicit.bpr import BayesianPersonalizedRanking
 
@@ -270,13 +270,14 @@ def _without_signal(parameters: Parameters) -> Parameters:
     return {name: value for name, value in parameters.items() if name != "signal"}
 
 
-def _same_for_all(of_post: npt.NDArray[np.float64]) -> Scores:
-    ranks = np.unique(of_post, return_inverse=True)[1].astype(np.float32)  # exact in float32, unlike sums
+def _score_all_users_alike(post_scores: npt.NDArray[np.float64]) -> Scores:
+    # Ranks are exact in float32, sums are not.
+    ranks = np.unique(post_scores, return_inverse=True)[1].astype(np.float32)
     return lambda users: np.broadcast_to(ranks, (users.size, ranks.size))
 
 
 def by_factors(users: Float32s, posts: Float32s) -> Scores:
-    """Score by products of (users, d) and (posts, d) factors."""
+    """Return scores that are dot products of (users, d) and (posts, d) factors."""
     return lambda rows: np.asarray(users[rows] @ posts.T, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""How measurements are shown: the machine in two words, tables, rows as JSON, a part of a document."""
+"""Output of benchmarks: the machine's name, tables, rows as JSON, a section of a document."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-Columns = dict[str, tuple[str, str]]
-"""For each key of a row its heading and how it is formatted, the width first: `{"trees": ("trees", "6")}`."""
+from batch.files import write_atomically
 
+Columns = dict[str, tuple[str, str]]
+"""Key of a row -> heading and format, the width first: `{"trees": ("trees", "6")}`."""
 
 ALL_CUTOFFS = "all"
-"""In place of a time in rows of several cutoffs together."""
+"""Value of `cutoff` in rows that pool several cutoffs."""
 
 
 def machine() -> str:
-    """Name the machine by its cores and widest vector instructions."""
+    """Return the number of cores and the widest vector instructions, or the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
     widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), None)
@@ -31,12 +32,12 @@ def print_head(columns: Columns) -> None:
 
 
 def print_row(columns: Columns, row: dict[str, Any]) -> None:
-    """Print one row, as soon as it is known."""
+    """Print one row at once."""
     print(" ".join(format(row[key], form) for key, (_, form) in columns.items()), flush=True)
 
 
 def check_json_file() -> None:
-    """End the program with one line where the file that `JSON` names cannot be written, before measuring."""
+    """Exit with one line if the file that `JSON` names cannot be written, before anything is measured."""
     if path := os.environ.get("JSON"):
         try:
             Path(path).touch()
@@ -45,7 +46,7 @@ def check_json_file() -> None:
 
 
 def read_rows(names: list[str]) -> list[list[dict[str, Any]]]:
-    """Return the rows of files that `save_rows` wrote; one that cannot be read ends the program."""
+    """Return the rows of each file that `save_rows` wrote; exit with one line if one cannot be read."""
     found = []
     for name in names:
         try:
@@ -56,26 +57,26 @@ def read_rows(names: list[str]) -> list[list[dict[str, Any]]]:
 
 
 def save_rows(rows: list[dict[str, Any]]) -> None:
-    """Write the rows to the file that the variable `JSON` names, if it names one."""
+    """Write the rows to the file that the variable `JSON` names, if it is set."""
     if path := os.environ.get("JSON"):
-        Path(path).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_atomically(Path(path), (json.dumps(rows, indent=1) + "\n").encode())
 
 
 def choose_rows(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """Return the rows of all cutoffs together where there are several, else those of the one.
+    """Return the pooled rows if there are several cutoffs, else all rows.
 
     Parameters
     ----------
     names
-        Keys that name what a row is of; what was left out at any cutoff has one row more.
+        Keys that identify a row's subject. What was left out at any cutoff is added, one row each.
     """
-    together = [row for row in rows if row["cutoff"] == ALL_CUTOFFS]
+    pooled = [row for row in rows if row["cutoff"] == ALL_CUTOFFS]
     left_out = {tuple(row[name] for name in names): row for row in rows if "left_out" in row}
-    return [*together, *left_out.values()] if together else rows
+    return [*pooled, *left_out.values()] if pooled else rows
 
 
 def replace_between(document: str, start: str, end: str, lines: list[str]) -> str:
-    """Return the document with these lines in place of what stands between two marks.
+    """Return the document with the text between two marks replaced by these lines.
 
     Raises
     ------

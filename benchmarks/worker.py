@@ -1,11 +1,11 @@
-"""Fits LightFM and RecTools in a Python of their own: they need older NumPy and pandas than we do.
+"""Fit LightFM and RecTools in another Python, because they need older NumPy and pandas than the project.
 
-Reads a request a line from stdin and answers each with a line on stdout, both
+Reads one request a line from stdin and writes one answer a line to stdout, both
 JSON. The first answer, without a request, is `{"unavailable": {name: reason}}`.
-A request names a model, its parameters, the folder with the matrices, and the
-seed; the answer is `{}` once the folder holds users.npy (users, d) and
-posts.npy (posts, d), whose products are the scores, or `{"error": reason}`.
-Imports nothing of the project.
+A request has a model, its parameters, the folder with the matrices, and the
+seed. The answer is `{}` once the folder has users.npy (users, d) and posts.npy
+(posts, d), whose products are the scores, or `{"error": reason}`. Imports nothing
+of the project.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Factors = tuple[np.ndarray, np.ndarray]
 
 
 def fit_lightfm(folder: Path, parameters: dict[str, Any], seed: int) -> Factors:
-    """Fit LightFM (Kula, 2015) on one thread: with more it is not repeatable."""
+    """Fit LightFM (Kula, 2015) on one thread; with more the result is not repeatable."""
     from lightfm import LightFM
 
     matrix = load_npz(folder / "matrix.npz").tocoo()
@@ -51,7 +51,7 @@ def fit_lightfm(folder: Path, parameters: dict[str, Any], seed: int) -> Factors:
 
 
 def fit_rectools_als(folder: Path, parameters: dict[str, Any], seed: int) -> Factors:
-    """Fit RecTools' ALS with the features of users and posts as factors of their own."""
+    """Fit RecTools' ALS, which adds the features of users and posts as fixed factors."""
     import pandas as pd
     from implicit.als import AlternatingLeastSquares
     from rectools import Columns
@@ -60,8 +60,8 @@ def fit_rectools_als(folder: Path, parameters: dict[str, Any], seed: int) -> Fac
     from rectools.models import ImplicitALSWrapperModel
 
     matrix = load_npz(folder / "matrix.npz").tocoo()
-    together = parameters.pop("fit_features_together")
-    # RecTools knows users and posts with interactions only: number those, and put them back at the end.
+    fit_together = parameters.pop("fit_features_together")
+    # RecTools accepts only users and posts with interactions: number those, and restore all rows at the end.
     users, user_rows = np.unique(matrix.row, return_inverse=True)
     posts, post_rows = np.unique(matrix.col, return_inverse=True)
     features = [
@@ -80,7 +80,7 @@ def fit_rectools_als(folder: Path, parameters: dict[str, Any], seed: int) -> Fac
     dataset = Dataset(*maps, Interactions(frame), *features)
     model = ImplicitALSWrapperModel(
         AlternatingLeastSquares(random_state=seed, num_threads=1, **parameters),
-        fit_features_together=together,
+        fit_features_together=fit_together,
     )
     model.fit(dataset)
     found = model.get_vectors()
@@ -92,7 +92,7 @@ def fit_rectools_als(folder: Path, parameters: dict[str, Any], seed: int) -> Fac
 
 
 def _sparse(features: csr_matrix, sparse_features: Any) -> Any:
-    """Return features as RecTools takes them; None where there are none."""
+    """Return features as RecTools expects them; None without any."""
     names = tuple((str(column), "") for column in range(features.shape[1]))
     return sparse_features(features, names) if names else None
 
@@ -102,7 +102,7 @@ PACKAGES = {"LightFM": "lightfm", "RecTools ALS": "rectools.models"}
 
 
 def unavailable() -> dict[str, str]:
-    """Return why each model cannot be used that cannot."""
+    """Return model -> reason, for each model that cannot be used."""
     found = {}
     for name, package in PACKAGES.items():
         try:
@@ -113,7 +113,7 @@ def unavailable() -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer requests until stdin ends; what packages print goes to stderr."""
+    """Answer requests until stdin ends; output of packages goes to stderr."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")

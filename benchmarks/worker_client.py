@@ -1,4 +1,4 @@
-"""LightFM and RecTools, fitted by worker.py in the Python that `LISTS_PYTHON` names."""
+"""Client of worker.py, which fits LightFM and RecTools in the Python that `LISTS_PYTHON` names."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass
 class Worker:
-    """The process, or why there is none.
+    """The worker process, or the reasons why it is not available.
 
     Attributes
     ----------
@@ -62,11 +62,11 @@ class Worker:
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def recommenders(self) -> tuple[Recommender, ...]:
-        """Return LightFM and RecTools' ALS; one that is unavailable says so when it is fitted."""
+        """Return LightFM and RecTools' ALS; one that is unavailable raises when it is fitted."""
         return tuple(Recommender(name, grid, partial(self.fit, name)) for name, grid in GRIDS.items())
 
     def fit(self, name: str, log: Log, parameters: Parameters, seed: int) -> Scores:
-        """Fit one of them.
+        """Fit a model in the worker.
 
         Raises
         ------
@@ -81,12 +81,13 @@ class Worker:
             save_npz(Path(folder) / "user_features.npz", csr_matrix(log.user_features))
             save_npz(Path(folder) / "post_features.npz", csr_matrix(log.post_features))
             request = {"model": name, "parameters": parameters, "seed": seed, "folder": folder}
-            answer = self._ask(request)
+            answer = self.request(request)
             if "error" in answer:
                 raise UnavailableError(f"{answer['error']}; parameters {parameters}")
             return by_factors(np.load(Path(folder) / "users.npy"), np.load(Path(folder) / "posts.npy"))
 
-    def _ask(self, request: dict[str, Any] | None) -> dict[str, Any]:
+    def request(self, request: dict[str, Any] | None) -> dict[str, Any]:
+        """Send a request (None: none) and return the next answer, or an error if the process has ended."""
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -98,17 +99,17 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            return {"error": f"the process that fits it ended with exit code {self.process.wait()}"}
+            return {"error": f"its process ended with exit code {self.process.wait()}"}
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextmanager
 def start_worker() -> Iterator[Worker]:
-    """Lend the worker; without `LISTS_PYTHON` one in which nothing is available."""
+    """Run the worker in the block; without `LISTS_PYTHON` all its models are unavailable."""
     python = os.environ.get("LISTS_PYTHON")
     if not python or not Path(python).exists():
-        yield Worker(dict.fromkeys(GRIDS, "not installed here: `make bench-lists` does that"))
+        yield Worker(dict.fromkeys(GRIDS, "not installed; `make bench-lists` installs it"))
         return
     with subprocess.Popen(
         [python, str(SCRIPT)],
@@ -119,7 +120,7 @@ def start_worker() -> Iterator[Worker]:
         env=os.environ | ONE_THREAD,
     ) as process:
         worker = Worker({}, process)
-        first = worker._ask(None)
+        first = worker.request(None)
         failed = dict.fromkeys(GRIDS, first["error"]) if "error" in first else {}
         worker.unavailable = failed or first["unavailable"]
-        yield worker  # the end of the block closes stdin, and with that the worker ends
+        yield worker  # leaving the block closes stdin, which ends the worker

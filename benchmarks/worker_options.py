@@ -1,8 +1,8 @@
-"""Measures what serving was chosen to run on, beside what it might have been, in one run.
+"""Compare the worker options of serving with the alternatives.
 
-The worker classes of gunicorn with several numbers of threads, and hiredis
-beside redis-py's own parser, by wrk on the route that a feed asks; then parts of
-a request in a process of their own. Needs live lists in `REDIS_URL`.
+wrk measures gunicorn's worker classes, several numbers of threads, and hiredis
+compared with redis-py's own parser, on the route of the feed; then parts of a
+request are timed in this process. Needs live lists in `REDIS_URL`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any
 import orjson
 import redis
 
-from benchmarks.load import Measured, find_wrk, gunicorn
+from benchmarks.load import LoadResult, find_wrk, gunicorn
 from benchmarks.report import Columns, machine, print_head, print_row
-from benchmarks.serving import OUR_CONF, USERS, arguments, live_run, write_users
+from benchmarks.serving import OUR_CONF, USERS, live_run, parse_arguments, write_users
 from contract.codec import decode_list, decode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.list_store import open_redis
-from serving.redis_get import Lookup
+from serving.tuned.redis_get import RedisGet
 
-SHIPPED = "16 threads"
-WORKERS: dict[str, tuple[str, ...]] = {
-    SHIPPED: (),
+DEFAULT = "16 threads"
+OPTIONS: dict[str, tuple[str, ...]] = {
+    DEFAULT: (),
     "4 threads": ("--threads", "4"),
     "1 thread": ("--threads", "1"),
     "gunicorn's own gthread, 16": ("--worker-class", "gthread"),
@@ -41,48 +41,50 @@ WORKERS: dict[str, tuple[str, ...]] = {
     "16 threads, without hiredis": (),
 }
 COLUMNS: Columns = {
-    "way": ("way", ">27"),
+    "way": ("option", ">27"),
     "rps": ("req/s", "8,.0f"),
     "ratio": ("ratio", "6.2f"),
     "p50_ms": ("p50 ms", "7.2f"),
     "p99_ms": ("p99 ms", "7.2f"),
     "worker_us": ("worker us", "9.0f"),
 }
-PARTS: Columns = {"part": ("part", ">14"), "way": ("way", ">12"), "us": ("us", "8.1f")}
+PARTS: Columns = {"part": ("part", ">14"), "way": ("method", ">12"), "us": ("us", "8.1f")}
 CALLS = 500
 
 
 def main() -> None:
     """Measure and print two tables."""
-    wrk, asked, settings = find_wrk(), arguments(), Settings.from_environment()
+    wrk, options, settings = find_wrk(), parse_arguments(), Settings.from_environment()
     keys = Keys(settings.stores.key_prefix)
     with (
         redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client,
         ExitStack() as stack,
     ):
-        run_id = live_run(client, keys, asked.limit_users)
+        run_id = live_run(client, keys, options.limit_users)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_users(client, keys, run_id, folder / "users")
-        # In front of the real one: redis-py then takes its own parser.
+        # Found before the real hiredis, so that redis-py uses its own parser.
         (folder / "hiredis.py").write_text("raise ImportError\n", encoding="utf-8")
         servers = {}
-        for way, options in WORKERS.items():
+        for way, gunicorn_options in OPTIONS.items():
             path = {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])} if "without" in way else {}
-            server = gunicorn(OUR_CONF, "serving.wsgi:app", "/readyz", options, **path)
+            server = gunicorn(OUR_CONF, "serving.wsgi:app", "/readyz", gunicorn_options, **path)
             servers[way] = stack.enter_context(server)
-        rounds: dict[str, list[Measured]] = {way: [] for way in servers}
-        for _ in range(asked.rounds):
+        rounds: dict[str, list[LoadResult]] = {way: [] for way in servers}
+        for _ in range(options.rounds):
             for way, server in servers.items():
-                found = server.load(wrk, USERS, folder / "users", asked.connections, asked.seconds)
-                rounds[way].append(found)
+                result = server.load(
+                    wrk, USERS, folder / "users", connections=options.connections, seconds=options.seconds
+                )
+                rounds[way].append(result)
         parts = time_parts(client, keys, run_id, settings)
-    print(f"{machine()}; {settings.serving.workers} workers, {USERS}, medians of {asked.rounds} rounds")
+    print(f"{machine()}; {settings.serving.workers} workers, {USERS}, medians of {options.rounds} rounds")
     print_head(COLUMNS)
-    for way, found_of in rounds.items():
+    for way, results in rounds.items():
         row: dict[str, Any] = {"way": way}
-        row["ratio"] = median(a.rps / b.rps for a, b in zip(found_of, rounds[SHIPPED], strict=True))
+        row["ratio"] = median(a.rps / b.rps for a, b in zip(results, rounds[DEFAULT], strict=True))
         for name in ("rps", "p50_ms", "p99_ms", "worker_us"):
-            row[name] = median(getattr(one, name) for one in found_of)
+            row[name] = median(getattr(each, name) for each in results)
         print_row(COLUMNS, row)
     print_head(PARTS)
     for row in parts:
@@ -90,7 +92,7 @@ def main() -> None:
 
 
 def time_parts(client: redis.Redis, keys: Keys, run_id: str, settings: Settings) -> list[dict[str, Any]]:
-    """Time parts of a request as they are done and as they might be; for each the fastest of seven tries."""
+    """Time parts of a request, each as it is done and an alternative: the fastest of seven tries."""
     serving_client = open_redis(settings, 2.0)
     key = client.randomkey()
     while not key or not key.startswith(keys.user(run_id, 0)[:-1]):
@@ -100,16 +102,17 @@ def time_parts(client: redis.Redis, keys: Keys, run_id: str, settings: Settings)
     texts = [decode_object(str(client.hget(keys.posts, str(post)))) for post, _ in posts]
     ranked = [{"post_id": post, "score": score, "rank": rank} for rank, (post, score) in enumerate(posts, 1)]
     plain = {"user_id": 42, "run_id": run_id, "source": "personal", "recommendations": ranked}
-    carrying = {"exp_group": "control", "recommendations": texts}
+    with_texts = {"exp_group": "control", "recommendations": texts}
     ways: dict[tuple[str, str], Callable[[], object]] = {
         ("GET", "Redis.get"): partial(serving_client.get, key),
-        ("GET", "Lookup.get"): partial(Lookup(serving_client).get, key),
-        ("decode a list", "all of it"): partial(decode_list, stored),
-        ("decode a list", "six posts"): partial(decode_list, stored, 6),
+        ("GET", "RedisGet.get"): partial(RedisGet(serving_client).get, key),
+        ("decode a list", "json"): partial(json.loads, stored),
+        ("decode a list", "orjson"): partial(orjson.loads, stored),
+        ("decode a list", "and check it"): partial(decode_list, stored),
         ("write 5 posts", "json"): partial(encoder.encode, plain),
         ("write 5 posts", "orjson"): partial(orjson.dumps, plain),
-        ("write 5 texts", "json"): partial(encoder.encode, carrying),
-        ("write 5 texts", "orjson"): partial(orjson.dumps, carrying),
+        ("write 5 texts", "json"): partial(encoder.encode, with_texts),
+        ("write 5 texts", "orjson"): partial(orjson.dumps, with_texts),
     }
     rows = []
     for (part, way), call in ways.items():

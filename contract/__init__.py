@@ -1,5 +1,5 @@
-"""What batch and serving must agree on: settings, keys, codec, experiment, errors.
+"""What batch and serving share: settings, keys, codec, experiment, errors.
 
-Nothing here imports pandas, LightGBM, SQLAlchemy or Flask, so that either side
+Nothing here imports pandas, LightGBM, SQLAlchemy or Flask, so batch and serving
 can import all of it.
 """

@@ -1,4 +1,4 @@
-"""Names of the three source relations and their columns, spelled once."""
+"""Names of the three source relations and their columns; the largest id."""
 
 from __future__ import annotations
 
@@ -19,3 +19,6 @@ HAPPENED_AT = "happened_at"
 
 VIEW_ACTION = "view"
 LIKE_ACTION = "like"
+
+MAX_ID = 2**63 - 1
+"""Largest id of a user or a post: Postgres's bigint."""

@@ -1,4 +1,4 @@
-"""One base for every error a person is meant to read, with its exit code."""
+"""Errors that are shown to a person, with their exit codes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ EXIT_LOCKED = 4
 
 
 class OvernightError(Exception):
-    """Raised when something outside the program is wrong and a person can mend it.
+    """Raised when something outside the program is wrong and a person can fix it.
 
-    The message is one line: what is wrong, and what to do.
+    The message is one line: what happened, and what to do.
     """
 
     exit_code = EXIT_FAILED
 
 
 class SettingsError(OvernightError):
-    """Raised when an environment variable holds a value that cannot be used."""
+    """Raised when an environment variable has an invalid value."""
 
     exit_code = EXIT_USAGE
 
 
 class SourceError(OvernightError):
-    """Raised when Postgres or one of the three views cannot give what is needed."""
+    """Raised when Postgres, or one of the three views, cannot be read."""
 
 
 class StoreError(OvernightError):
-    """Raised when Redis cannot take or give what is needed."""
+    """Raised when Redis cannot be read or written."""
 
 
 class InteractionStoreError(OvernightError):
-    """Raised when the night's copy of the interactions on disk cannot be written or read."""
+    """Raised when the local copy of the interactions cannot be written or read."""
 
 
 class ModelError(OvernightError):
@@ -41,12 +41,12 @@ class ModelError(OvernightError):
 
 
 class RefusedError(OvernightError):
-    """Raised when the gate keeps a finished run from going live."""
+    """Raised when the gate refuses to make a finished run live."""
 
     exit_code = EXIT_REFUSED
 
 
 class LockedError(OvernightError):
-    """Raised when another run holds the lock; says who and since when."""
+    """Raised when another run holds the lock. The message says which run, and since when."""
 
     exit_code = EXIT_LOCKED

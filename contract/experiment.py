@@ -1,11 +1,10 @@
-"""Which variant a user belongs to: one rule for batch, serving and SQL."""
+"""The experiment: variants, and which of them a user is assigned to."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 CONTROL = "control"
@@ -17,10 +16,12 @@ VARIANTS = (CONTROL, TEST)
 class Experiment:
     """A split of the users between `control` and `test`.
 
+    Batch, serving and SQL use the same rule.
+
     Attributes
     ----------
     pins
-        User id -> variant, for users that are put in a variant by hand.
+        User id -> variant, for users whose variant an operator has set.
     """
 
     name: str
@@ -33,13 +34,15 @@ class Experiment:
             raise ValueError(f"percent_test must be 0 to 100, not {self.percent_test}")
         for user_id, variant in self.pins.items():
             if variant not in VARIANTS:
-                raise ValueError(f"user {user_id} is pinned to {variant!r}, which is no variant")
+                raise ValueError(f"user {user_id} is pinned to {variant!r}, which is not a variant")
 
     def variant_of(self, user_id: int) -> str:
-        """Return a pinned user's variant; else `test` if the bucket (0 to 99) lies below `percent_test`.
+        """Return the variant that a user is assigned to.
 
-        The bucket is md5 of the user id followed by the salt, read as a
-        hexadecimal number, modulo 100: stable, and the same in any language.
+        A pinned user has the variant of the pin. Any other user is in `test` if
+        the user's bucket (0 to 99) is below `percent_test`. The bucket is md5 of
+        the user id followed by the salt, read as a hexadecimal number, modulo
+        100: it is stable, and the same in any language.
         """
         pinned = self.pins.get(user_id)
         if pinned is not None:
@@ -47,7 +50,7 @@ class Experiment:
         return TEST if _bucket(user_id, self.salt) < self.percent_test else CONTROL
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the fields as stored under the experiment key; `pins` only where there are any."""
+        """Return the fields as stored under the experiment key; without `pins` if there are none."""
         fields: dict[str, Any] = {"name": self.name, "salt": self.salt, "percent_test": self.percent_test}
         if self.pins:
             fields["pins"] = {str(user_id): variant for user_id, variant in sorted(self.pins.items())}
@@ -74,11 +77,10 @@ class Experiment:
             raise ValueError(f"percent_test must be a number, not {fields['percent_test']!r}") from None
 
 
-@lru_cache(maxsize=256)  # a request asks for one user's several times
 def _bucket(user_id: int, salt: str) -> int:
     digest = hashlib.md5(f"{user_id}{salt}".encode(), usedforsecurity=False)
     return int(digest.hexdigest(), 16) % 100
 
 
 NO_EXPERIMENT = Experiment(name="none", salt="", percent_test=0)
-"""What holds while nothing is stored: everyone is in control."""
+"""The split if Redis holds no experiment: every user is in control."""

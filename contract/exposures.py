@@ -1,4 +1,4 @@
-"""Exposures on their way from serving to the batch: a batch of them is one entry of a Redis stream."""
+"""Encoding of exposures between serving and batch: one batch is one entry of a Redis stream."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from contract.codec import decode_object, encode_object
+from contract.columns import MAX_ID
 
 FIELD = "served"
-"""The one field of an entry."""
+"""The only field of an entry."""
 
-MOST_ID = 2**63 - 1
-MOST_MS = 10**9
-MOST_SECONDS = 253_402_300_800
-"""The year 10,000, which Python has no time for."""
+MAX_LATENCY_MS = 10**9
+END_OF_YEAR_9999 = 253_402_300_800
+"""Seconds since 1970; datetime cannot represent later times."""
 
 
 class Exposure(NamedTuple):
-    """A first page of a feed that was answered.
+    """One answered first page of a feed.
 
-    `variant` is the one whose list was served; `served_at` is in seconds since 1970, in UTC.
-    `took_ms` is how long the answer took, None where that was not noted yet.
+    Attributes
+    ----------
+    variant
+        The variant whose list was served.
+    source
+        See `contract.score_kind`.
+    served_at
+        Seconds since 1970, UTC.
+    took_ms
+        How long the answer took; None if an earlier release recorded the exposure.
     """
 
     user_id: int
@@ -32,12 +40,12 @@ class Exposure(NamedTuple):
     took_ms: float | None = None
 
 
-def encode(exposures: Sequence[Exposure]) -> str:
+def encode_exposures(exposures: Sequence[Exposure]) -> str:
     """Encode as `{"at": seconds, "lists": [[variant, run_id, source, [[user_id, ms, took], ...]], ...]}`.
 
-    `ms` is the time after `at` in milliseconds; `took` is so as well, to a
-    tenth, and left out where it is not known.
-    What many exposures share is written once, so that one takes about 17 bytes.
+    `ms` is the time after `at` in milliseconds. `took` is the latency in
+    milliseconds, rounded to a tenth; it is left out if it is None. Values that
+    many exposures share are written once, so an exposure takes about 17 bytes.
     """
     at = round(exposures[0].served_at, 3)
     lists: dict[tuple[str, str, str], list[list[float]]] = {}
@@ -48,8 +56,8 @@ def encode(exposures: Sequence[Exposure]) -> str:
     return encode_object({"at": at, "lists": [[*shared, users] for shared, users in lists.items()]})
 
 
-def decode(value: str | bytes) -> list[Exposure]:
-    """Decode what `encode` wrote, list by list.
+def decode_exposures(value: str | bytes) -> list[Exposure]:
+    """Decode what `encode_exposures` wrote, list by list.
 
     Raises
     ------
@@ -61,7 +69,12 @@ def decode(value: str | bytes) -> list[Exposure]:
         at = float(fields["at"])
         return [
             Exposure(
-                _user(user_id), _text(variant), _text(run_id), _text(source), _moment(at, ms), _took(*took)
+                _check_user(user_id),
+                _check_text(variant),
+                _check_text(run_id),
+                _check_text(source),
+                _add_milliseconds(at, ms),
+                _check_latency(*took),
             )
             for variant, run_id, source, users in fields["lists"]
             for user_id, ms, *took in users
@@ -70,28 +83,28 @@ def decode(value: str | bytes) -> list[Exposure]:
         raise ValueError(f"not a batch of exposures: {error}") from None
 
 
-def _user(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_ID:
-        raise ValueError(f"{json.dumps(value)[:40]} is no user's id")
+def _check_user(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
+        raise ValueError(f"{json.dumps(value)[:40]} is not a user id")
     return value
 
 
-def _moment(at: float, ms: Any) -> float:
+def _add_milliseconds(at: float, ms: Any) -> float:
     seconds = at + int(ms) / 1000
-    if not 0 <= seconds < MOST_SECONDS:
-        raise ValueError(f"{seconds} is no time")
+    if not 0 <= seconds < END_OF_YEAR_9999:
+        raise ValueError(f"{seconds} is not a time between 1970 and 9999")
     return seconds
 
 
-def _took(ms: Any = None) -> float | None:
+def _check_latency(ms: Any = None) -> float | None:
     if ms is None:
         return None
-    if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 <= ms < MOST_MS:
-        raise ValueError(f"{json.dumps(ms)[:40]} is no duration in milliseconds")
+    if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 <= ms < MAX_LATENCY_MS:
+        raise ValueError(f"{json.dumps(ms)[:40]} is not a duration in milliseconds")
     return float(ms)
 
 
-def _text(value: Any) -> str:
+def _check_text(value: Any) -> str:
     if not isinstance(value, str) or not value.isprintable():
-        raise ValueError(f"{json.dumps(value)[:40]} is no word")
+        raise ValueError(f"{json.dumps(value)[:40]} is not printable text")
     return value

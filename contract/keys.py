@@ -1,4 +1,4 @@
-"""Every Redis key, spelled once."""
+"""Names of all Redis keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Keys:
     prefix: str = "recs"
 
     def live(self, variant: str) -> str:
-        """String: id of the run this variant serves."""
+        """String: id of the live run of a variant."""
         return f"{self.prefix}:live:{variant}"
 
     def user(self, run_id: str, user_id: int) -> str:
@@ -20,7 +20,7 @@ class Keys:
         return f"{self.prefix}:run:{run_id}:user:{user_id}"
 
     def post(self, run_id: str, post_id: int) -> str:
-        """String: the posts most like that one in that run, same shape as a user's list."""
+        """String: the posts most similar to a post, same shape as a user's list."""
         return f"{self.prefix}:run:{run_id}:post:{post_id}"
 
     def popular(self, run_id: str) -> str:
@@ -32,7 +32,7 @@ class Keys:
         return f"{self.prefix}:run:{run_id}:manifest"
 
     def run_pattern(self, run_id: str) -> str:
-        """SCAN pattern that matches every key the run wrote."""
+        """SCAN pattern that matches every key of a run."""
         return f"{self.prefix}:run:{run_id}:*"
 
     @property
@@ -52,17 +52,17 @@ class Keys:
 
     @property
     def blocked(self) -> str:
-        """Set: ids of posts never to be served."""
+        """Set: ids of blocked posts, which are never served."""
         return f"{self.prefix}:blocked"
 
     @property
     def exposures(self) -> str:
-        """Stream: who was served what, see `exposures.encode`; the batch moves it to Postgres."""
+        """Stream: who was served what, see `exposures.encode_exposures`; the batch moves it to Postgres."""
         return f"{self.prefix}:exposures"
 
     @property
     def help(self) -> str:
-        """String: what these keys are, in plain words."""
+        """String: a description of these keys."""
         return f"{self.prefix}:help"
 
 

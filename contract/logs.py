@@ -1,4 +1,4 @@
-"""Logging for every process: one line per event on stderr, secrets blotted out."""
+"""Logging for every process: one line per event on stderr, with secrets redacted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Redact(logging.Formatter):
-    """Formats a record by another formatter, then replaces every known secret, tracebacks included."""
+    """Formats a record with another formatter, then redacts every known secret, also in tracebacks."""
 
     def __init__(self, formatter: logging.Formatter, secrets: list[str]) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class _Redact(logging.Formatter):
 
 
 def redact(text: str, secrets: list[str]) -> str:
-    """Replace each secret, as written in the URL, decoded, and as JSON spells either, by asterisks."""
+    """Replace each secret by asterisks: as written in the URL, URL-decoded, and JSON-escaped."""
     for secret in secrets:
         for form in (secret, unquote(secret)):
-            for spelled in (form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1]):
-                text = text.replace(spelled, SHOWN_SECRET)
+            for escaped in (form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1]):
+                text = text.replace(escaped, SHOWN_SECRET)
     return text
 
 
 def configure_logging(settings: Settings, formatter: logging.Formatter | None = None) -> None:
-    """Send all loggers to stderr at the level of the settings, in plain lines if no formatter is given."""
+    """Send all loggers to stderr at the level of the settings; without a formatter, as plain text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redact(formatter or logging.Formatter(LINE), settings.secrets()))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""A run's name: UTC time and variant, like `20261122T030000Z-control`."""
+"""Run ids: UTC time and variant, like `20261122T030000Z-control`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _SHAPE = re.compile(r"([0-9]{8}T[0-9]{6}Z)-(" + "|".join(VARIANTS) + ")")
 
 
 def make_run_id(begun_at: datetime, variant: str) -> str:
-    """Name a run of a variant that begins at a time (aware), to the second."""
+    """Return the id of a run of `variant` that starts at `begun_at` (aware; cut to the second)."""
     return f"{begun_at.astimezone(UTC).strftime(_TIME)}-{variant}"
 
 
 def is_run_id(text: str) -> bool:
-    """Tell whether this is a run's name."""
+    """Return whether `text` is a run id."""
     return _SHAPE.fullmatch(text) is not None
 
 
 def parse_run_id(run_id: str) -> tuple[datetime, str]:
-    """Return when the run was begun (aware, UTC) and its variant.
+    """Return when a run started (aware, UTC) and its variant.
 
     Raises
     ------
     ValueError
-        If this is not a run's name.
+        If `run_id` is not a run id.
     """
     match = _SHAPE.fullmatch(run_id)
     if match is None:
-        raise ValueError(f"{run_id[:80]!r} is not a run's name, like 20261122T030000Z-control")
-    begun = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
-    return begun, match[2]
+        raise ValueError(f"{run_id[:80]!r} is not a run id like 20261122T030000Z-control")
+    begun_at = datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
+    return begun_at, match[2]

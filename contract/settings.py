@@ -1,4 +1,4 @@
-"""Settings: read once from the environment, checked, frozen, passed in."""
+"""Settings of all processes, read once from the environment and validated."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SHOWN_SECRET = "***"
 ON, OFF = "on", "off"
 AUTO_RECIPE = "auto"
 RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
-"""What a model can learn, see batch/training/recipe.py."""
+"""Names of the recipes of a model, see batch/training/recipe.py."""
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
-"""A bearer token (RFC 6750), too long to guess."""
+"""A bearer token (RFC 6750) that is too long to guess."""
 
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
-"""Where a URL may carry a password beside its usual place."""
+"""URL options that may hold a password."""
 
-LEAST_SECRET = 8
-"""Characters of a webhook's path from which on it may be one."""
+MIN_SECRET_LENGTH = 8
+"""A shorter path of a webhook URL is not redacted: it may be part of other text."""
 
 
 def _integer(low: int, high: int) -> Parse:
@@ -59,7 +59,7 @@ def _url(*schemes: str) -> Parse:
         try:
             parts = urlsplit(text)
             scheme, _ = parts.scheme, parts.port
-            if parts.netloc.count("@") > 1:  # the rest of a password would pass for the host
+            if parts.netloc.count("@") > 1:  # otherwise part of an unescaped password is read as the host
                 raise ValueError
         except ValueError:
             raise ValueError("is not a URL; its parts must be percent-encoded") from None
@@ -146,7 +146,7 @@ def setting(env: str, default: T, parse: Parse, meaning: str, *, secret: bool = 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Where Postgres and Redis are."""
+    """Connections to Postgres and Redis."""
 
     database_url: str = setting(
         "DATABASE_URL",
@@ -170,7 +170,7 @@ class StoreSettings:
 
 @dataclass(frozen=True)
 class NightSettings:
-    """What the batch builds, with how much memory, and what it keeps."""
+    """What a night builds and keeps, and how much memory it may use."""
 
     top_n: int = setting("OVERNIGHT_TOP_N", 100, _integer(1, 10_000), "posts in a user's list")
     similar_n: int = setting(
@@ -242,7 +242,7 @@ class NightSettings:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Bounds that a run must keep to go live."""
+    """Limits that a run must meet to go live."""
 
     below_popularity: float = setting(
         "OVERNIGHT_GATE_BELOW_POPULARITY",
@@ -465,12 +465,12 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read every setting, each falling back to its default when unset or empty.
+        """Read every setting; an unset or empty variable gives the default.
 
         Raises
         ------
         SettingsError
-            Names the variable and what it must be; never shows a secret.
+            With the variable and what it must be; never with a secret.
         """
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
@@ -482,16 +482,16 @@ class Settings:
 
     @classmethod
     def of(cls, **values: Any) -> Settings:
-        """Return the defaults with some settings changed, each by its name without its section."""
+        """Return the defaults with some settings changed, given by name without section."""
         return cls().replace(**values)
 
     def replace(self, **values: Any) -> Settings:
-        """Return these settings with some changed, each by its name without its section.
+        """Return these settings with some changed, given by name without section.
 
         Raises
         ------
         TypeError
-            There is no setting of that name.
+            There is no setting with that name.
         """
         changed: dict[str, dict[str, Any]] = {}
         for section, declared in _declarations():
@@ -518,10 +518,10 @@ class Settings:
         ]
 
     def secrets(self) -> list[str]:
-        """Return what no log may show: passwords inside the URLs, tokens, and where alerts are posted to.
+        """Return what logs must not show: passwords in URLs, tokens, and the webhook URL.
 
-        Whoever knows the path of a webhook may post to it. A path too short to
-        be a secret is left out, since it might be part of anything.
+        Anyone who knows the path of a webhook can post to it. A path too short to
+        be a secret is omitted, as it may be part of other text.
         """
         urls = [urlsplit(url) for url in (self.stores.database_url, self.stores.redis_url)]
         found = [url.password for url in urls if url.password]
@@ -530,16 +530,16 @@ class Settings:
             found += [value for name in SECRET_OPTIONS for value in options.get(name, [])]
         webhook = self.schedule.webhook_url
         path = webhook.partition("://")[2].partition("/")[2]
-        found += [secret for secret in (webhook, path) if len(secret) >= LEAST_SECRET]
+        found += [secret for secret in (webhook, path) if len(secret) >= MIN_SECRET_LENGTH]
         return found + [token for token in self.serving.api_tokens.split(",") if token]
 
 
 TOP = ""
-"""The section of a setting that is in none."""
+"""Section name of settings without a section."""
 
 
 def _declarations() -> Iterator[tuple[str, Field[Any]]]:
-    """Yield every setting as its section and its field; names are unique across sections."""
+    """Yield section and field of every setting; names are unique across sections."""
     for section in fields(Settings):
         if "env" in section.metadata:
             yield TOP, section

@@ -1,1 +1,1 @@
-"""Starts the night at its hour, once, whatever happened to the machine in between."""
+"""Runs the night on schedule, once for any number of due times missed while the machine was off."""

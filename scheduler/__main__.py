@@ -14,52 +14,66 @@ from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError, SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
-from scheduler.alerts import Alarm
-from scheduler.job import COMMAND, Night, quiet_refresh
-from scheduler.schedule import CronSchedule, LatestLive, LateWatch, late_night, missed
-from scheduler.service import LastStart, Refreshes, serve
+from scheduler.alerts import SchedulerAlerts
+from scheduler.job import NIGHT_COMMAND, Job, refresh_job
+from scheduler.schedule import (
+    CronSchedule,
+    GetLatestLive,
+    LatenessMonitor,
+    find_late_night,
+    find_missed_night,
+)
+from scheduler.service import GetLastStart, Refreshes, serve
 
 OVERDUE_AFTER = timedelta(minutes=15)
 
 
 @click.command()
-@click.option("--now", "at_once", is_flag=True, help="Run a night at once, then go on with the schedule.")
+@click.option("--now", "run_now", is_flag=True, help="Run a night at once, then follow the schedule.")
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit 1 if a night is overdue or Postgres cannot be asked, 0 otherwise.",
+    help="Exit 1 if a night is overdue or late, or Postgres cannot be queried; else exit 0.",
 )
 @click.argument("command", nargs=-1)
-def cli(at_once: bool, check: bool, command: tuple[str, ...]) -> None:
+def cli(run_now: bool, check: bool, command: tuple[str, ...]) -> None:
     """Run the night whenever OVERNIGHT_NIGHTLY_CRON is due in OVERNIGHT_TIMEZONE.
 
-    Every OVERNIGHT_REFRESH_MINUTES users who acted since get new lists.
+    Every OVERNIGHT_REFRESH_MINUTES, users who acted since the night get new
+    lists.
 
-    A night that fell due while nothing was up is run at once at the start,
-    unless there has never been a run. SIGTERM and Ctrl-C stop a running night
-    first.
+    A night that was due while no scheduler was running is run at the start,
+    unless there has never been a run. SIGTERM and Ctrl-C first stop a running
+    night.
 
-    COMMAND, after --, is run in place of `python -m batch run --variant all`.
+    COMMAND, after --, replaces `python -m batch run --variant all`.
     """
     if command and "--" not in sys.argv:
         raise click.UsageError(
-            f"there is no argument {command[0]!r}; a command to run in place of the night goes after --"
+            f"there is no argument {command[0]!r}; put a command that replaces the night after --"
         )
     try:
         settings = Settings.from_environment()
         schedule = read_schedule(settings)
-        last_start, newest_live = ledger_readers(settings)
-        after = timedelta(minutes=settings.schedule.late_after_minutes)
+        get_last_start, get_latest_live = ledger_readers(settings)
+        late_after = timedelta(minutes=settings.schedule.late_after_minutes)
         if check:
-            check_overdue(schedule, last_start, newest_live, after, datetime.now(UTC))
+            last_start, latest_live = get_last_start(), get_latest_live()
+            check_overdue(schedule, last_start, latest_live, late_after, datetime.now(UTC))
             return
         configure_logging(settings)
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
-        alarm = Alarm(settings)
-        night = Night(command or COMMAND, alarm.night_ended)
-        watch = LateWatch(schedule, after, newest_live, alarm.late, alarm.mended)
-        refreshes = Refreshes(quiet_refresh(alarm.refresh_ended), settings.schedule.refresh_minutes)
-        serve(schedule, night, refreshes, last_start, watch, at_once=at_once)
+        alerts = SchedulerAlerts(settings)
+        night = Job(command or NIGHT_COMMAND, alerts.on_night_end)
+        refreshes = Refreshes(refresh_job(alerts.on_refresh_end), settings.schedule.refresh_minutes)
+        lateness = LatenessMonitor(
+            schedule,
+            late_after,
+            get_latest_live,
+            on_late=alerts.on_late,
+            on_recovered=alerts.on_recovered,
+        )
+        serve(schedule, night, refreshes, get_last_start, lateness, run_now=run_now)
     except OvernightError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -79,37 +93,42 @@ def read_schedule(settings: Settings) -> CronSchedule:
         raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.schedule.nightly_cron!r}: {error}") from None
 
 
-def ledger_readers(settings: Settings) -> tuple[LastStart, LatestLive]:
-    """Return functions that ask the ledger when the newest run started, and when one last went live."""
+def ledger_readers(settings: Settings) -> tuple[GetLastStart, GetLatestLive]:
+    """Return functions that read from the ledger when the newest run started and when one last went live."""
     engine = open_engine(settings, "overnight scheduler")
 
-    def last_start() -> datetime | None:
+    def get_last_start() -> datetime | None:
         with readable_errors(settings):
             return latest_start(engine)
 
-    def newest_live() -> datetime | None:
+    def get_latest_live() -> datetime | None:
         with readable_errors(settings):
             return latest_live(engine, settings.stores.key_prefix)
 
-    return last_start, newest_live
+    return get_last_start, get_latest_live
 
 
 def check_overdue(
-    schedule: CronSchedule, last_start: LastStart, newest_live: LatestLive, after: timedelta, now: datetime
+    schedule: CronSchedule,
+    last_started_at: datetime | None,
+    live_at: datetime | None,
+    late_after: timedelta,
+    now: datetime,
 ) -> None:
-    """Say when the newest run started; exit 1 if a night that was due has not, or is late (see `late_night`).
+    """Print when the newest run started; exit 1 if a due night has not started or is late.
 
-    Raises
-    ------
-    SourceError
-        If Postgres cannot be asked.
+    Parameters
+    ----------
+    last_started_at
+        Start of the newest run; None without a run.
+    live_at
+        When a run last went live; None without a run. See `find_late_night`.
     """
-    last_started_at, live_at = last_start(), newest_live()
     if last_started_at is None:
         click.echo("no run yet")
         return
-    due = missed(schedule, last_started_at, now - OVERDUE_AFTER)
-    late = None if live_at is None else late_night(schedule, live_at, now, after)
+    due = find_missed_night(schedule, last_started_at, now - OVERDUE_AFTER)
+    late = None if live_at is None else find_late_night(schedule, live_at, now, late_after)
     if due is not None:
         click.echo(f"error: the night of {due.isoformat()} has not been started", err=True)
         sys.exit(EXIT_FAILED)

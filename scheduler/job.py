@@ -1,4 +1,4 @@
-"""One night, or refresh, run as a child process: its memory is given back, its crash stays its own."""
+"""A command run as a child process: its memory is freed at its end, and its crash stops nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from contract import errors
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "batch", "run", "--variant", "all")
+NIGHT_COMMAND = (sys.executable, "-m", "batch", "run", "--variant", "all")
 REFRESH_COMMAND = (sys.executable, "-m", "batch", "refresh", "--quiet")
 
 MEANINGS = {
@@ -30,99 +30,100 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child ended.
+class JobResult:
+    """How a child process ended.
 
     Attributes
     ----------
-    code
-        Its exit code, negative if a signal ended it; None if it could not be started.
-    outcome
-        What that means, in words.
+    exit_code
+        Negative if a signal ended the process; None if it could not be started.
+    meaning
+        The exit code in words.
     pid
-        Its process id; None if it could not be started.
-    began
-        When it was started (aware).
+        Process id; None if it could not be started.
+    started_at
+        Start of the process (timezone-aware).
     """
 
-    code: int | None
-    outcome: str
+    exit_code: int | None
+    meaning: str
     pid: int | None
-    began: datetime
+    started_at: datetime
 
 
-def tell_nobody(ended: Ended) -> None:
-    """Take no note of how a child ended."""
+def ignore(result: JobResult) -> None:
+    """Do nothing with a result."""
 
 
-class Night:
-    """Runs the command, one child at a time, and can stop it from another thread.
+class Job:
+    """Runs a command, one child process at a time; another thread can stop it.
 
-    `stopping` says that `stop` was called and no further night will start.
+    `stopping` is true once `stop` was called: no further child will start.
 
     Parameters
     ----------
-    tell
-        Is told of every child that ended by itself or could not be started.
-    called
-        What the log calls it.
-    usual
-        Level at which the log tells that it began, and that it ended well.
+    on_end
+        Called with the result of every child that ended by itself or could not be started.
+    name
+        Name of the job in the log.
+    log_level
+        Level of the log lines on a start and on exit code 0.
     """
 
     def __init__(
         self,
-        command: Sequence[str] = COMMAND,
-        tell: Callable[[Ended], None] = tell_nobody,
-        called: str = "night",
-        usual: int = logging.INFO,
+        command: Sequence[str] = NIGHT_COMMAND,
+        on_end: Callable[[JobResult], None] = ignore,
+        *,
+        name: str = "night",
+        log_level: int = logging.INFO,
     ) -> None:
         self._command = list(command)
-        self._tell = tell
-        self._called = called
-        self._usual = usual
+        self._on_end = on_end
+        self._name = name
+        self._log_level = log_level
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self.stopping = False
 
     def run(self) -> int | None:
-        """Run the night to its end, log how it ended, and return its exit code.
+        """Run the command to its end, log the result, and return the exit code.
 
-        A night that fails is logged, never raised: the next one is due all the
-        same. None if it could not be started or `stop` came first.
+        A failure is logged and never raised, so that the next run still happens.
+        Returns None if the command could not be started or `stop` was called before.
         """
-        began = datetime.now(UTC)
+        started_at = datetime.now(UTC)
         try:
             child = self._start()
         except OSError as error:
-            log.error("the %s could not be started: %s", self._called, error)
-            self._tell(Ended(None, f"could not be started: {error}", None, began))
+            log.error("the %s could not be started: %s", self._name, error)
+            self._on_end(JobResult(None, f"could not be started: {error}", None, started_at))
             return None
         if child is None:
             return None
         code = child.wait()
-        level, outcome = _outcome(code)
+        level, meaning = _interpret(code)
         if self.stopping:
             level = logging.INFO
-        level = self._usual if code == errors.EXIT_DONE else level
-        log.log(level, "the %s ended: exit code %d, %s", self._called, code, outcome)
+        level = self._log_level if code == errors.EXIT_DONE else level
+        log.log(level, "the %s ended: exit code %d, %s", self._name, code, meaning)
         if not self.stopping:
-            self._tell(Ended(code, outcome, child.pid, began))
+            self._on_end(JobResult(code, meaning, child.pid, started_at))
         return code
 
     def stop(self, timeout_seconds: float) -> None:
-        """Let no further night start, and end the running one: SIGTERM first, SIGKILL when time is up."""
+        """Start no further child, and end the running one: SIGTERM first, SIGKILL after the timeout."""
         with self._lock:
             self.stopping = True
             child = self._child
         if child is None or child.poll() is not None:
             return
-        log.info("stopping the %s (process %d)", self._called, child.pid)
+        log.info("stopping the %s (process %d)", self._name, child.pid)
         child.terminate()
         try:
             child.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            log.error("the %s did not stop within %g seconds; killing it", self._called, timeout_seconds)
+            log.error("the %s did not stop within %g seconds; killing it", self._name, timeout_seconds)
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
 
@@ -130,22 +131,23 @@ class Night:
         with self._lock:
             if self.stopping:
                 return None
-            # Its own process group: Ctrl-C in a terminal reaches the scheduler alone, which passes it on.
+            # A process group of its own: Ctrl-C in a terminal reaches only the scheduler, which then
+            # stops the child.
             self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
             command = shlex.join(self._command)
-            log.log(self._usual, "the %s began (process %d): %s", self._called, self._child.pid, command)
+            log.log(self._log_level, "the %s began (process %d): %s", self._name, self._child.pid, command)
             return self._child
 
 
-def quiet_refresh(tell: Callable[[Ended], None] = tell_nobody) -> Night:
-    """Return a refresh to run again and again: the log tells what it did, not that it looked."""
-    return Night(REFRESH_COMMAND, tell, "refresh", logging.DEBUG)
+def refresh_job(on_end: Callable[[JobResult], None] = ignore) -> Job:
+    """Return the job that refreshes lists; the log at INFO shows only its failures and its own output."""
+    return Job(REFRESH_COMMAND, on_end, name="refresh", log_level=logging.DEBUG)
 
 
-def _outcome(code: int) -> tuple[int, str]:
-    """Return the log level and the meaning of an exit code; negative is a signal's number."""
-    if code < 0:
-        hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return logging.ERROR, f"killed by {signal.Signals(-code).name}{hint}"
-    level = {errors.EXIT_DONE: logging.INFO, errors.EXIT_LOCKED: logging.WARNING}.get(code, logging.ERROR)
-    return level, MEANINGS.get(code, "unknown")
+def _interpret(exit_code: int) -> tuple[int, str]:
+    """Return the log level and the meaning of an exit code; a negative one is the number of a signal."""
+    if exit_code < 0:
+        hint = ", perhaps because memory ran out" if exit_code == -signal.SIGKILL else ""
+        return logging.ERROR, f"killed by {signal.Signals(-exit_code).name}{hint}"
+    levels = {errors.EXIT_DONE: logging.INFO, errors.EXIT_LOCKED: logging.WARNING}
+    return levels.get(exit_code, logging.ERROR), MEANINGS.get(exit_code, "unknown")

@@ -1,89 +1,41 @@
-"""When the night is due: five cron fields, read the way cron reads them.
-
-APScheduler searches the calendar, but its own reading of a crontab line differs
-from cron's: it counts weekdays from Monday, wants both the day of the month and
-the weekday to match, and loops where a clock goes back. So the fields are
-spelled out as plain numbers here, and the search runs on the wall clock; only
-its result is turned into a moment.
-"""
+"""When a night is due, by a cron expression, and whether one is late."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
+from cronsim import CronSim, CronSimError
 
 from contract.errors import OvernightError
 
-CLOCK_CHANGE = timedelta(hours=3)
-"""More than any daylight saving shift."""
+log = logging.getLogger(__name__)
+
+FIELDS = (
+    "minute (0 to 59)",
+    "hour (0 to 23)",
+    "day of the month (1 to 31)",
+    "month (1 to 12)",
+    "weekday (0 to 7)",
+)
+
+MAX_CLOCK_CHANGE = timedelta(hours=3)
+"""Longer than any daylight saving shift."""
 
 INSTANT = timedelta(microseconds=1)
 
-MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
-PART = re.compile(r"(?:\*|(?P<first>[0-9]+|[a-z]+)(?:-(?P<last>[0-9]+|[a-z]+))?)(?:/(?P<step>[0-9]+))?")
+class CronSchedule(BaseTrigger):  # type: ignore[misc]  # APScheduler has no type hints
+    """A cron expression of five fields in a time zone; also a trigger for APScheduler.
 
-
-@dataclass(frozen=True)
-class CronField:
-    """One of the five fields: its lowest and highest number, and the names from `low` up."""
-
-    name: str
-    low: int
-    high: int
-    names: tuple[str, ...] = ()
-
-    def parse(self, text: str) -> list[int]:
-        """Return the numbers that lists, ranges, steps and names in `text` stand for.
-
-        Raises
-        ------
-        ValueError
-            Names the field and the part that cannot be read.
-        """
-        found: set[int] = set()
-        for part in text.lower().split(","):
-            match = PART.fullmatch(part)
-            if match is None:
-                raise ValueError(f"{part!r} is no {self.name}")
-            first = self._number(match["first"]) if match["first"] else self.low
-            open_ended = match["first"] is None or (match["step"] and not match["last"])
-            last = self.high if open_ended else self._number(match["last"] or match["first"])
-            step = int(match["step"] or 1)
-            if first > last or step == 0:
-                raise ValueError(f"{part!r} holds no {self.name}")
-            found.update(range(first, last + 1, step))
-        return sorted(found)
-
-    def _number(self, text: str) -> int:
-        if text in self.names:
-            return self.low + self.names.index(text)
-        if not text.isdigit() or not self.low <= int(text) <= self.high:
-            raise ValueError(f"{text!r} is no {self.name} ({self.low} to {self.high})")
-        return int(text)
-
-
-MINUTE = CronField("minute", 0, 59)
-HOUR = CronField("hour", 0, 23)
-DAY = CronField("day of the month", 1, 31)
-MONTH = CronField("month", 1, 12, MONTHS)
-WEEKDAY = CronField("weekday", 0, 7, WEEKDAYS)
-
-
-class CronSchedule(BaseTrigger):  # type: ignore[misc]  # APScheduler carries no types
-    """A cron expression in a time zone, as APScheduler's trigger and on its own.
-
-    A time that the clock jumps over in spring is due an hour later; a time that
-    the clock passes twice in autumn is due the first time only.
+    cronsim reads the expression and searches the wall clock, without a time
+    zone. Clock changes are handled here, because cronsim and cron itself move a
+    skipped 02:30 to 03:00 and run some expressions twice in autumn: a time that
+    the clock skips in spring is due an hour later; a time that the clock passes
+    twice in autumn is due the first time only.
 
     Raises
     ------
@@ -93,120 +45,128 @@ class CronSchedule(BaseTrigger):  # type: ignore[misc]  # APScheduler carries no
 
     def __init__(self, expression: str, timezone: str) -> None:
         self.zone = ZoneInfo(timezone)
-        self._walls = _wall_clock_trigger(expression)
-        if self._walls.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-            raise ValueError("never fires: no month in it has such a day")
+        self._expression = expression
+        _check_expression(expression)
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first due time later than `moment`, in the schedule's time zone."""
-        wall = moment.astimezone(self.zone).replace(tzinfo=UTC, fold=0) - CLOCK_CHANGE
-        while True:
-            wall = self._walls.get_next_fire_time(None, wall + INSTANT)
-            due: datetime = wall.replace(tzinfo=self.zone).astimezone(UTC)
+        wall_clock = moment.astimezone(self.zone).replace(tzinfo=None, fold=0) - MAX_CLOCK_CHANGE
+        for due_on_wall in CronSim(self._expression, wall_clock):
+            due = due_on_wall.replace(tzinfo=self.zone).astimezone(UTC)
             if due > moment:
                 return due.astimezone(self.zone)
+        raise ValueError(f"{self._expression!r} is not due again after {moment.isoformat()}")
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return when APScheduler is to fire next: after the last time, or from now on."""
+        """Return the first due time after the previous one, or from now on; APScheduler calls this."""
         return self.next_after(previous_fire_time or now - INSTANT)
 
 
-def missed(schedule: CronSchedule, last_started_at: datetime, now: datetime) -> datetime | None:
-    """Return the first time due after the last run started, if that time has come."""
+def _check_expression(expression: str) -> None:
+    """Check each field alone, so that the error names it, then all of them together.
+
+    Raises
+    ------
+    ValueError
+        The expression cannot be read or never fires.
+    """
+    start = datetime(2000, 1, 1)
+    fields = expression.split()
+    if len(fields) != len(FIELDS):
+        raise ValueError(f"{expression!r} has {len(fields)} fields, not {len(FIELDS)}")
+    for index, (text, name) in enumerate(zip(fields, FIELDS, strict=True)):
+        alone = ["*"] * len(FIELDS)
+        alone[index] = text
+        try:
+            CronSim(" ".join(alone), start)
+        except CronSimError:
+            raise ValueError(f"{text!r} is not a valid {name}") from None
+    try:
+        never_fires = next(CronSim(expression, start), None) is None
+    except CronSimError:
+        never_fires = True
+    if never_fires:
+        raise ValueError("never fires: none of its months has such a day")
+
+
+def find_missed_night(schedule: CronSchedule, last_started_at: datetime, now: datetime) -> datetime | None:
+    """Return the first time due after the start of the newest run if that time has passed, else None."""
     due = schedule.next_after(last_started_at)
     return due if due <= now else None
 
 
-def _wall_clock_trigger(expression: str) -> OrTrigger:
-    """Build a trigger whose times are wall-clock times, written as if they were UTC.
-
-    As in cron, a day matches if either the day of the month or the weekday
-    does, unless one of the two fields begins with an asterisk.
-    """
-    minute, hour, day, month, weekday = expression.split()
-    clock = {"minute": _join(MINUTE.parse(minute)), "hour": _join(HOUR.parse(hour))}
-    clock["month"] = _join(MONTH.parse(month))
-    days = {"day": _join(DAY.parse(day))}
-    weekdays = {"day_of_week": _join([(number - 1) % 7 for number in WEEKDAY.parse(weekday)])}
-    both = day.startswith("*") or weekday.startswith("*")
-    choices = [days | weekdays] if both else [days, weekdays]
-    return OrTrigger([CronTrigger(**clock, **choice, timezone=UTC) for choice in choices])
+GetLatestLive = Callable[[], datetime | None]
+"""Returns when a run last went live, None without a run; raises OvernightError."""
 
 
-def _join(numbers: list[int]) -> str:
-    return ",".join(map(str, numbers))
-
-
-log = logging.getLogger(__name__)
-
-LatestLive = Callable[[], datetime | None]
-"""When a run last went live, None if there is no run; raises OvernightError."""
-
-
-def late_night(
-    schedule: CronSchedule, latest_live: datetime, now: datetime, after: timedelta
+def find_late_night(
+    schedule: CronSchedule, latest_live: datetime, now: datetime, late_after: timedelta
 ) -> datetime | None:
-    """Return when the newest night was due that is late, None if none is.
+    """Return the due time of the newest late night, None if no night is late.
 
-    A night is late when no run has gone live from its due time on, and that
-    time was at least `after` ago.
+    A night is late if it was due at least `late_after` ago and no run has gone
+    live since it was due.
     """
-    newest, due = None, missed(schedule, latest_live, now - after)
+    newest, due = None, find_missed_night(schedule, latest_live, now - late_after)
     while due is not None:
-        newest, due = due, missed(schedule, due, now - after)
+        newest, due = due, find_missed_night(schedule, due, now - late_after)
     return newest
 
 
-class LateWatch:
-    """Says once of each night that it is late, and once that a run has gone live after all.
+class LatenessMonitor:
+    """Reports each late night once, and once that a run has gone live after it.
 
-    What was said is not kept: a scheduler that starts anew says it once more.
+    Reported nights are kept in memory: a restarted scheduler reports a late night again.
 
     Parameters
     ----------
-    after
+    late_after
         How long after its due time a night is late.
-    tell_late, tell_mended
-        Take a sentence.
+    on_late, on_recovered
+        Called with the reason, one sentence.
     """
 
     def __init__(
         self,
         schedule: CronSchedule,
-        after: timedelta,
-        latest_live: LatestLive,
-        tell_late: Callable[[str], None],
-        tell_mended: Callable[[str], None],
+        late_after: timedelta,
+        get_latest_live: GetLatestLive,
+        *,
+        on_late: Callable[[str], None],
+        on_recovered: Callable[[str], None],
     ) -> None:
-        self._schedule, self._after, self._latest_live = schedule, after, latest_live
-        self._tell_late, self._tell_mended = tell_late, tell_mended
-        self._known: datetime | None = None
-        self._told: datetime | None = None
+        self._schedule, self._late_after, self._get_latest_live = schedule, late_after, get_latest_live
+        self._on_late, self._on_recovered = on_late, on_recovered
+        self._latest_live: datetime | None = None
+        self._reported_night: datetime | None = None
 
-    def look(self, now: datetime) -> None:
-        """Look whether anything is to be said; asks the ledger only where that may change the answer."""
-        if self._known is not None and self._told is None and self._late(self._known, now) is None:
+    def check(self, now: datetime) -> None:
+        """Report a late night or a recovery; query the ledger only if its answer can change the report."""
+        latest_live, reported = self._latest_live, self._reported_night
+        if latest_live is not None and reported is None and self._find_late(latest_live, now) is None:
             return
         try:
-            self._known = self._latest_live() or self._known
+            self._latest_live = self._get_latest_live() or latest_live
         except OvernightError as error:
-            log.warning("cannot ask the ledger whether a night is late: %s", error)
-        if self._known is None:
+            log.warning("cannot query the ledger for late nights: %s", error)
+        if self._latest_live is None:
             return
-        live = self._local(self._known)
-        if self._told is not None and self._known >= self._told:
-            log.info("a run went live at %s, after the night of %s was late", live, self._local(self._told))
-            self._tell_mended(f"a run went live at {live}")
-            self._told = None
-        late = self._late(self._told or self._known, now)
+        live = self._format_local(self._latest_live)
+        if reported is not None and self._latest_live >= reported:
+            log.info(
+                "a run went live at %s, after the night of %s was late", live, self._format_local(reported)
+            )
+            self._on_recovered(f"a run went live at {live}")
+            self._reported_night = None
+        late = self._find_late(self._reported_night or self._latest_live, now)
         if late is not None:
-            reason = f"the night of {self._local(late)} is late: no run has gone live since {live}"
+            reason = f"the night of {self._format_local(late)} is late: no run has gone live since {live}"
             log.error("%s", reason)
-            self._tell_late(reason)
-            self._told = late
+            self._on_late(reason)
+            self._reported_night = late
 
-    def _late(self, since: datetime, now: datetime) -> datetime | None:
-        return late_night(self._schedule, since, now, self._after)
+    def _find_late(self, since: datetime, now: datetime) -> datetime | None:
+        return find_late_night(self._schedule, since, now, self._late_after)
 
-    def _local(self, moment: datetime) -> str:
+    def _format_local(self, moment: datetime) -> str:
         return moment.astimezone(self._schedule.zone).isoformat(timespec="seconds")

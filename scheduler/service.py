@@ -1,4 +1,4 @@
-"""The process that stays: waits for the hour, runs the night and refreshes, ends cleanly on a signal."""
+"""The scheduler process: start the night and the refreshes on time, and stop cleanly on a signal."""
 
 from __future__ import annotations
 
@@ -13,134 +13,135 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from contract.errors import OvernightError
-from scheduler.job import Night
-from scheduler.schedule import CronSchedule, LateWatch, missed
+from scheduler.job import Job
+from scheduler.schedule import CronSchedule, LatenessMonitor, find_missed_night
 
 log = logging.getLogger(__name__)
 
-NIGHT, REFRESH, LATE = "night", "refresh", "late"
-LOOK_SECONDS = 60
+NIGHT, REFRESH, LATENESS = "night", "refresh", "lateness"
+"""Ids of APScheduler's jobs."""
+
+POLL_SECONDS = 60
 STOP_SECONDS = 45
 STOP_REFRESH_SECONDS = 5
 
-LastStart = Callable[[], datetime | None]
-"""When the newest run in the ledger started, None if there is none; raises OvernightError."""
+GetLastStart = Callable[[], datetime | None]
+"""Returns when the newest run in the ledger started, None without a run; raises OvernightError."""
 
 
 @dataclass(frozen=True)
 class Refreshes:
-    """A refresh, and how often it runs; 0 minutes are never."""
+    """The refresh job and its interval in minutes; 0 switches refreshes off."""
 
-    refresh: Night
+    job: Job
     minutes: int
 
 
 def serve(
     schedule: CronSchedule,
-    night: Night,
+    night: Job,
     refreshes: Refreshes,
-    last_start: LastStart,
-    watch: LateWatch,
+    get_last_start: GetLastStart,
+    lateness: LatenessMonitor,
     *,
-    at_once: bool,
+    run_now: bool,
 ) -> None:
-    """Run every night when it is due until SIGTERM or SIGINT, then stop the running one and return.
+    """Run every night when it is due until SIGTERM or SIGINT; then stop the running one and return.
 
     Parameters
     ----------
     refreshes
-        What runs between the nights, and beside them.
-    watch
-        Looks once a minute whether a night is late.
-    at_once
-        Run a night now as well, without asking whether one was missed.
+        Run between the nights, and beside a running one.
+    lateness
+        Checked once a minute.
+    run_now
+        Also run a night at once, whether or not one was missed.
     """
-    stop = _stop_signals()
-    scheduler = make_scheduler(schedule, night, at_once=at_once)
+    stop = _catch_stop_signals()
+    scheduler = make_scheduler(schedule, night, run_now=run_now)
     scheduler.add_job(
-        lambda: watch.look(datetime.now(UTC)),
+        lambda: lateness.check(datetime.now(UTC)),
         "interval",
-        seconds=LOOK_SECONDS,
-        id=LATE,
+        seconds=POLL_SECONDS,
+        id=LATENESS,
         next_run_time=datetime.now(UTC),
     )
     add_refreshes(scheduler, refreshes)
     scheduler.start()
     _log_next(schedule)
 
-    def run_now() -> None:
+    def start_night() -> None:
         scheduler.modify_job(NIGHT, next_run_time=datetime.now(UTC))
 
-    settled = at_once
+    caught_up = run_now
     while True:
-        settled = settled or catch_up(schedule, last_start, datetime.now(UTC), run_now)
+        caught_up = caught_up or catch_up(schedule, get_last_start, datetime.now(UTC), start_night)
         try:
-            number = stop.get(timeout=LOOK_SECONDS)
+            number = stop.get(timeout=POLL_SECONDS)
         except Empty:
-            # The scheduler's timer stands still while a machine sleeps: have it look at the clock.
+            # The scheduler's timer stops while a machine sleeps: make it read the clock.
             scheduler.wakeup()
         else:
             break
     log.info("%s: stopping", signal.Signals(number).name)
-    refreshes.refresh.stop(STOP_REFRESH_SECONDS)
+    refreshes.job.stop(STOP_REFRESH_SECONDS)
     night.stop(STOP_SECONDS)
     scheduler.shutdown()
 
 
-def make_scheduler(schedule: CronSchedule, night: Night, *, at_once: bool) -> BackgroundScheduler:
-    """Build the scheduler with its one job; it is not started yet.
+def make_scheduler(schedule: CronSchedule, night: Job, *, run_now: bool) -> BackgroundScheduler:
+    """Build the scheduler with the night as its one job; it is not started yet.
 
-    However many times were slept through, they are made up for by one run; a
-    time that comes while a night is still running is skipped, with a warning.
+    Several due times that passed while the machine slept give one run. A due
+    time that comes while a night is running is skipped with a warning.
     """
     defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     scheduler = BackgroundScheduler(timezone=schedule.zone, job_defaults=defaults)
 
-    def run() -> None:
+    def run_night() -> None:
         night.run()
         if not night.stopping:
             _log_next(schedule)
 
-    first = {"next_run_time": datetime.now(UTC)} if at_once else {}
-    scheduler.add_job(run, schedule, id=NIGHT, **first)
+    first = {"next_run_time": datetime.now(UTC)} if run_now else {}
+    scheduler.add_job(run_night, schedule, id=NIGHT, **first)
     return scheduler
 
 
 def add_refreshes(scheduler: BackgroundScheduler, refreshes: Refreshes) -> None:
-    """Have a refresh every so many minutes; one that is due while another runs is left out."""
+    """Run a refresh at each interval; one that is due while another runs is skipped."""
     if refreshes.minutes:
-        scheduler.add_job(refreshes.refresh.run, IntervalTrigger(minutes=refreshes.minutes), id=REFRESH)
+        scheduler.add_job(refreshes.job.run, IntervalTrigger(minutes=refreshes.minutes), id=REFRESH)
 
 
 def catch_up(
-    schedule: CronSchedule, last_start: LastStart, now: datetime, run_now: Callable[[], None]
+    schedule: CronSchedule, get_last_start: GetLastStart, now: datetime, start_night: Callable[[], None]
 ) -> bool:
-    """Run a night that fell due while no scheduler was up; True once that question is settled.
+    """Start a night that was due while no scheduler was running; return False if this must be asked again.
 
-    An empty ledger settles it without a run: on a fresh installation the views
-    are often not there yet, so the first night waits for its hour.
+    An empty ledger starts no night: on a fresh installation the views often do
+    not exist yet, so the first night waits for its due time.
     """
     try:
-        last_started_at = last_start()
+        last_started_at = get_last_start()
     except OvernightError as error:
-        log.warning("cannot tell whether a night was missed, asking again in a minute: %s", error)
+        log.warning("cannot tell whether a night was missed; asking again in a minute: %s", error)
         return False
     if last_started_at is None:
-        log.info("no run yet: the first waits for its time (--now runs one at once)")
+        log.info("no run yet: the first waits for its due time (--now runs one at once)")
         return True
-    due = missed(schedule, last_started_at, now)
+    due = find_missed_night(schedule, last_started_at, now)
     if due is not None:
         log.warning("the night of %s was missed: running it now", due.isoformat())
-        run_now()
+        start_night()
     return True
 
 
-def _stop_signals() -> SimpleQueue[int]:
+def _catch_stop_signals() -> SimpleQueue[int]:
     """Return a queue that receives the number of every SIGTERM and SIGINT.
 
-    A handler runs in the midst of other code, perhaps code that holds a lock of
-    the scheduler's, so it must not shut anything down itself; SimpleQueue.put
-    is safe there.
+    A handler interrupts other code, which may hold a lock of the scheduler, so
+    it must not shut anything down itself. SimpleQueue.put is safe in a handler.
     """
     received: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):

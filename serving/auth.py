@@ -1,4 +1,4 @@
-"""Who may ask for what: tokens, the port of the metrics, and how much a request may carry."""
+"""Access control: API tokens, the metrics port, and the largest request body."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge, Unauthorized
 from contract.settings import Settings
 
 METRICS_PATH = "/metrics"
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Asked by what watches the process, which has no token."""
+PUBLIC_PATHS = ("/healthz", "/readyz")
+"""Health checks, which have no token."""
 
-MOST_BODY_BYTES = 1024
-"""No route reads a body; clients that send one along all the same send a short one."""
+MAX_BODY_BYTES = 1024
+"""No route reads a body; some clients send a short one."""
 
 
-def guard(app: Flask, settings: Settings) -> None:
-    """Refuse requests that come to the wrong port, bring no token, or bring too much."""
-    tokens = tokens_of(settings)
+def add_auth(app: Flask, settings: Settings) -> None:
+    """Refuse requests to the wrong port, without a valid token, or with a large body."""
+    tokens = parse_tokens(settings)
     metrics_port = str(settings.serving.metrics_port) if settings.serving.metrics_port else None
 
     @app.before_request
     def check() -> None:
-        if (request.content_length or 0) > MOST_BODY_BYTES:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
             raise RequestEntityTooLarge
-        # The port is the socket's own, whatever the request says.
+        # SERVER_PORT is the socket's own port; the Host header cannot change it.
         if metrics_port and (request.environ["SERVER_PORT"] == metrics_port) != (
             request.path == METRICS_PATH
         ):
             raise NotFound
         if not tokens:
             return
-        free = request.path in OPEN_PATHS or (metrics_port and request.path == METRICS_PATH)
-        if not free and not knows_one(tokens, request.headers.get("Authorization", "")):
+        public = request.path in PUBLIC_PATHS or (metrics_port and request.path == METRICS_PATH)
+        if not public and not has_valid_token(tokens, request.headers.get("Authorization", "")):
             raise Unauthorized(
-                "bring one of the tokens: Authorization: Bearer TOKEN",
+                "send one of the API tokens: Authorization: Bearer TOKEN",
                 www_authenticate=WWWAuthenticate("bearer", {"realm": "overnight"}),
             )
 
 
-def tokens_of(settings: Settings) -> list[bytes]:
-    """Return the tokens that let a request in; none where none is asked for."""
+def parse_tokens(settings: Settings) -> list[bytes]:
+    """Return the tokens of the settings; an empty list if none is required."""
     return [token.encode() for token in settings.serving.api_tokens.split(",") if token]
 
 
-def knows_one(tokens: Sequence[bytes], authorization: str) -> bool:
-    """Tell whether the header brings one of the tokens; takes as long whichever it brings, or none."""
+def has_valid_token(tokens: Sequence[bytes], authorization: str) -> bool:
+    """Return whether the header has one of the tokens, in constant time for a number of tokens."""
     scheme, _, given = authorization.partition(" ")
     word = given.strip().encode()
-    right = [hmac.compare_digest(word, token) for token in tokens]
-    return scheme.lower() == "bearer" and any(right)
+    matches = [hmac.compare_digest(word, token) for token in tokens]
+    return scheme.lower() == "bearer" and any(matches)

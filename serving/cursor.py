@@ -1,9 +1,10 @@
-"""Where the next page begins, as an opaque, url-safe word.
+"""Cursors: where the next page starts, as an opaque, URL-safe string.
 
-A cursor names the run whose list is being paged, so that a run going live in
-between changes nothing. A checksum over it and the user's id catches a cursor
-that was altered or belongs to another user. It is no secret: who forges one
-reaches only lists of the user they ask for, which they may ask for anyway.
+A cursor names the run whose list is paged, so that pages stay consistent when
+another run goes live. A checksum over the cursor and the user id detects a
+cursor that was altered or belongs to another user. The checksum is not a
+secret: a forged cursor gives access only to lists of the requested user, which
+the client may request anyway.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import re
 from dataclasses import dataclass
 
 from contract.run_id import parse_run_id
+from contract.score_kind import PERSONAL, POPULAR
 from contract.settings import RECIPE_NAMES
 
-PERSONAL = "personal"
-POPULAR = "popular"
-
-LONGEST_CURSOR = 128
+MAX_CURSOR_LENGTH = 128
 CHECKSUM_BYTES = 6
 
 _BODY = re.compile(rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?")
@@ -27,7 +26,7 @@ _BODY = re.compile(rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.joi
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in one list of one run.
+    """A position in one list of one run.
 
     Attributes
     ----------
@@ -36,10 +35,10 @@ class Cursor:
     source
         `personal` for the user's own list, `popular` for the run's popular list.
     offset
-        Position in the list as stored, from 0, at which the page begins.
+        Index in the stored list, from 0, of the first post of the page.
     recipe
-        What the run learnt, so that it is known once another run is live. None if
-        it is not known, as in cursors of earlier releases.
+        The recipe of the run, which is needed after another run went live. None if
+        not known, as in cursors of earlier releases.
     """
 
     run_id: str
@@ -57,14 +56,14 @@ def encode_cursor(cursor: Cursor, user_id: int) -> str:
 
 
 def decode_cursor(text: str, user_id: int) -> Cursor:
-    """Decode what `encode_cursor` made for this user.
+    """Decode a cursor that `encode_cursor` made for this user.
 
     Raises
     ------
     ValueError
-        If it made no such cursor.
+        If the text is anything else.
     """
-    if len(text) > LONGEST_CURSOR:
+    if len(text) > MAX_CURSOR_LENGTH:
         raise ValueError("too long for a cursor")
     padded = text + "=" * (-len(text) % 4)
     body = base64.b64decode(padded, altchars=b"-_", validate=True)[CHECKSUM_BYTES:].decode()
@@ -73,7 +72,7 @@ def decode_cursor(text: str, user_id: int) -> Cursor:
         raise ValueError("not a cursor")
     cursor = Cursor(match[1], match[2], int(match[3]), match[4])
     parse_run_id(cursor.run_id)
-    # There is one spelling of each cursor, so comparing checks the checksum and all else.
+    # Each cursor has exactly one encoding, so this compares the checksum and everything else.
     if encode_cursor(cursor, user_id) != text:
         raise ValueError("altered, or of another user")
     return cursor

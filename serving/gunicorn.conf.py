@@ -1,5 +1,5 @@
 # ruff: noqa: N999 - gunicorn looks for this name
-"""How gunicorn runs the app: address and number of workers come from the settings."""
+"""Gunicorn configuration; address and number of workers come from the settings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from gunicorn.workers.base import Worker
 
 from contract.errors import SettingsError
 from contract.settings import Settings
-from serving.tuned.worker import LONGEST_LINE
+from serving import METRICS_FOLDER
+from serving.tuned.worker import MAX_REQUEST_LINE_BYTES
 
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
-
-def _make_metrics_folder() -> None:
-    """Make the folder that workers count into; gone when the process that made it ends."""
-    folder, maker = tempfile.mkdtemp(prefix="overnight-metrics-"), os.getpid()
+def _create_metrics_folder() -> None:
+    """Create the folder of the workers' metrics, which is removed when this process ends."""
+    folder, creator = tempfile.mkdtemp(prefix="overnight-metrics-"), os.getpid()
     os.environ[METRICS_FOLDER] = folder
-    # Workers are forks and leave by the same door.
-    atexit.register(lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))
+    # Workers are forks and run the same exit handlers.
+    atexit.register(lambda: os.getpid() == creator and shutil.rmtree(folder, ignore_errors=True))
 
 
 class _Logger(Logger):  # type: ignore[misc]
-    """Gunicorn's own lines go where all others go, in the same form."""
+    """Sends gunicorn's own log records to the root logger, in the same format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -45,34 +44,33 @@ except SettingsError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-# Before the app is loaded: prometheus_client chooses where to count when it is imported.
-# After a reload (HUP) the folder is there already.
+# Before the app is loaded: prometheus_client reads the variable on import.
+# After a reload (HUP) the folder exists already.
 if METRICS_FOLDER not in os.environ:
-    _make_metrics_folder()
+    _create_metrics_folder()
 
 _host = f"[{_settings.serving.host}]" if ":" in _settings.serving.host else _settings.serving.host
 bind = [f"{_host}:{port}" for port in (_settings.serving.port, _settings.serving.metrics_port) if port]
 workers = _settings.serving.workers
-# Connections stay open between requests. While Redis is slow, but in time, every thread waits
-# for it most of the time: four would then answer no more than a hundred requests a second.
+# While Redis is slow but within the timeout, threads mostly wait for it: with Redis 40 ms slow,
+# four threads answer at most a hundred requests a second.
 worker_class = "serving.tuned.worker.Worker"
 threads = 16
-# Loaded before forking, so that a bad setting ends gunicorn instead of its workers one by one.
+# Loaded before forking, so that an invalid setting stops gunicorn, not its workers one by one.
 preload_app = True
 logger_class = _Logger
 control_socket_disable = True
 
-# A request is a short line and a few headers; a worker that hangs is replaced.
-limit_request_line = LONGEST_LINE
+limit_request_line = MAX_REQUEST_LINE_BYTES
 limit_request_fields = 50
 limit_request_field_size = 8190
-timeout = 30
+timeout = 30  # a worker that hangs is replaced
 graceful_timeout = 10
 keepalive = 5
 
 
 def post_worker_init(worker: Worker) -> None:
-    """Load the state and start the refresh in the worker, which shares neither with its siblings."""
+    """Load the state and start the refresh thread in the worker."""
     from serving.app import EXTENSION
 
     live = worker.wsgi.extensions[EXTENSION].live
@@ -81,16 +79,16 @@ def post_worker_init(worker: Worker) -> None:
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:
-    """Send the exposures that the worker still holds."""
+    """Send the exposures in the worker's queue."""
     from serving.app import EXTENSION
 
-    app = getattr(worker, "wsgi", None)  # none where the worker could not load it
+    app = getattr(worker, "wsgi", None)  # None if the worker could not load it
     if app is not None and app.extensions[EXTENSION].exposures is not None:
         app.extensions[EXTENSION].exposures.stop()
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
-    """Forget what a worker that is gone told of itself; what it counted stays counted."""
+    """Remove the gauges of a worker that ended; its counters are kept."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)

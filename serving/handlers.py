@@ -1,4 +1,4 @@
-"""What the routes of a feed answer, made from plain arguments: the same whoever took the request."""
+"""Parse the parameters of a feed request and build the fields of its answer, without Flask."""
 
 from __future__ import annotations
 
@@ -9,69 +9,74 @@ from typing import Any, NamedTuple
 import orjson
 from werkzeug.datastructures import MultiDict
 
+from contract.columns import MAX_ID
 from serving.cursor import Cursor, decode_cursor, encode_cursor
 from serving.problems import bad_parameter
 from serving.recommend import Answer
 from serving.service import Service
 
 HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "private, max-age=5"))
-"""Of every answer with posts: who asks again within five seconds may be shown the same."""
+"""Headers of every answer with posts."""
 
 Arguments = MultiDict[str, str]
 
 
 class Page(NamedTuple):
-    """What was decided, the fields that tell it, and whose first page it is (None for a later one)."""
+    """An answer and its JSON fields; `first_page_user` is None for later pages."""
 
     answer: Answer
     fields: dict[str, Any]
-    first_of: int | None
+    first_page_user: int | None
 
 
-def recommendations(service: Service, user_id: str, arguments: Arguments) -> Page:
+def get_recommendations(service: Service, user_id: str, arguments: Arguments) -> Page:
     """Answer `GET /users/<user_id>/recommendations`.
 
     Raises
     ------
     ProblemError
-        A parameter is wrong, its cursor's run is gone, or no run was ever loaded.
+        A parameter is invalid, the cursor's run has been pruned, or no run was ever loaded.
     """
-    user = parse_id("user_id", user_id)
-    limit = parse_limit(single(arguments, "limit"), service.top_n)
-    cursor = parse_cursor(single(arguments, "cursor"), user)
+    parsed_id = parse_id("user_id", user_id)
+    limit = parse_limit(get_single(arguments, "limit"), service.top_n)
+    cursor = parse_cursor(get_single(arguments, "cursor"), parsed_id)
     state = service.state()
+    user = state.assign(parsed_id)
     answer = service.recommend(state, user, limit, cursor)
-    following = answer.next_cursor
-    next_cursor = None if following is None else encode_cursor(following, user)
-    assigned = state.experiment.variant_of(user)
-    told = {"user_id": user, "assigned_variant": assigned, **fields_of(answer), "next_cursor": next_cursor}
-    return Page(answer, told, user if cursor is None else None)
+    next_cursor = None if answer.next_cursor is None else encode_cursor(answer.next_cursor, parsed_id)
+    fields = {
+        "user_id": parsed_id,
+        "assigned_variant": user.variant,
+        **answer_fields(answer),
+        "next_cursor": next_cursor,
+    }
+    return Page(answer, fields, parsed_id if cursor is None else None)
 
 
-def posts_with_texts(service: Service, arguments: Arguments) -> Page:
+def get_posts_with_texts(service: Service, arguments: Arguments) -> Page:
     """Answer `GET /post/recommendations/`.
 
     Raises
     ------
     ProblemError
-        A parameter is wrong, or no run was ever loaded.
+        A parameter is invalid, or no run was ever loaded.
     """
-    user = parse_id("id", single(arguments, "id"))
-    check_time(single(arguments, "time"))
-    limit = parse_limit(single(arguments, "limit"), service.top_n)
+    user_id = parse_id("id", get_single(arguments, "id"))
+    check_time(get_single(arguments, "time"))
+    limit = parse_limit(get_single(arguments, "limit"), service.top_n)
     state = service.state()
-    answer = service.recommend(state, user, limit, None)
+    answer = service.recommend(state, state.assign(user_id), limit, None)
     post_ids = [recommendation.post_id for recommendation in answer.recommendations]
     texts = service.texts(state, post_ids)
     posts = [
         {"id": post_id, "text": post.text, "topic": post.topic}
         for post_id, post in zip(post_ids, texts, strict=True)
     ]
-    return Page(answer, {"exp_group": answer.run.variant, "recommendations": posts}, user)
+    return Page(answer, {"exp_group": answer.run.variant, "recommendations": posts}, user_id)
 
 
-def fields_of(answer: Answer) -> dict[str, Any]:
-    """Return what every answer with a list tells."""
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """Return the fields that every answer with a list has."""
     return {
         "variant": answer.run.variant,
         "run_id": answer.run.run_id,
@@ -86,21 +91,20 @@ def fields_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def encode(fields: dict[str, Any]) -> bytes:
-    """Write the body of an answer."""
+def encode_body(fields: dict[str, Any]) -> bytes:
+    """Encode the body of an answer."""
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-MAX_ID = 2**63 - 1
 DEFAULT_LIMIT = 5
-LONGEST_TIME = 40
+MAX_TIME_LENGTH = 40
 
-# Not \d and not str.isdigit: both take digits of other scripts as well.
+# Not \d and not str.isdigit: both accept digits of other scripts.
 _DIGITS = re.compile(r"[0-9]{1,19}")
 
 
-def single(arguments: MultiDict[str, str], name: str) -> str | None:
-    """Return a query parameter's text, None when it is not given; given twice it is refused."""
+def get_single(arguments: Arguments, name: str) -> str | None:
+    """Return a query parameter; None if it is not given. A repeated parameter is refused."""
     values = arguments.getlist(name)
     if len(values) > 1:
         raise bad_parameter(name, "must be given once")
@@ -108,7 +112,7 @@ def single(arguments: MultiDict[str, str], name: str) -> str | None:
 
 
 def parse_id(name: str, text: str | None) -> int:
-    """Return a user's or a post's id: a whole number from 0 to 2^63 - 1."""
+    """Parse the id of a user or a post: a whole number from 0 to 2^63 - 1."""
     if text is None:
         raise bad_parameter(name, "is missing: give a user's id")
     if not _DIGITS.fullmatch(text) or int(text) > MAX_ID:
@@ -116,17 +120,17 @@ def parse_id(name: str, text: str | None) -> int:
     return int(text)
 
 
-def parse_limit(text: str | None, most: int) -> int:
-    """Return how many posts are wanted: 1 to `most`; 5 (or `most`, if less) when not given."""
+def parse_limit(text: str | None, max_limit: int) -> int:
+    """Parse the number of posts: 1 to `max_limit`; by default 5, or `max_limit` if that is less."""
     if text is None:
-        return min(DEFAULT_LIMIT, most)
-    if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= most:
-        raise bad_parameter("limit", f"must be a whole number from 1 to {most}")
+        return min(DEFAULT_LIMIT, max_limit)
+    if not _DIGITS.fullmatch(text) or not 1 <= int(text) <= max_limit:
+        raise bad_parameter("limit", f"must be a whole number from 1 to {max_limit}")
     return int(text)
 
 
 def parse_cursor(text: str | None, user_id: int) -> Cursor | None:
-    """Return the place in a list that an earlier answer to this user pointed at."""
+    """Parse the cursor of an earlier answer to this user; None if there is none."""
     if text is None:
         return None
     try:
@@ -136,16 +140,16 @@ def parse_cursor(text: str | None, user_id: int) -> Cursor | None:
 
 
 def check_time(text: str | None) -> None:
-    """Refuse a time that is not one.
+    """Check that the time is valid, if one is given.
 
     Existing clients send the time of the request. The lists are made at night
-    and do not depend on it, so it is checked and not used, and may be left out.
+    and do not depend on it, so it is checked but not used.
     """
     if text is None:
         return
     try:
-        # Python's parser lets a NUL and digits of other scripts through.
-        if len(text) > LONGEST_TIME or not text.isascii() or not text.isprintable():
+        # Python's parser accepts NUL and digits of other scripts.
+        if len(text) > MAX_TIME_LENGTH or not text.isascii() or not text.isprintable():
             raise ValueError
         datetime.fromisoformat(text)
     except ValueError:

@@ -1,11 +1,11 @@
-"""The one lookup of a request: a GET that gives up soon and does not ask a dead Redis again at once."""
+"""Read lists from Redis: one GET a request, with a short timeout and a circuit breaker."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -21,31 +21,31 @@ from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
 from serving.metrics import Metrics
-from serving.redis_get import Lookup
 from serving.texts import NO_TEXT, Post, decode_post
+from serving.tuned.redis_get import RedisGet
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-REST_SECONDS = 1.0
-"""How long Redis is left alone after a lookup failed."""
+BREAKER_SECONDS = 1.0
+"""After a failed lookup, how long the worker answers without asking Redis."""
 
 
 class UnavailableError(StoreError):
-    """Raised when Redis gave no answer in time, or is being left alone because it gave none."""
+    """Raised when Redis did not answer in time, or is not asked because it lately did not."""
 
 
 class WrongTypeError(StoreError):
-    """Raised when a key holds another type than what is ours."""
+    """Raised when a key has another type than ours."""
 
 
 def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
-    """Make a client that waits so long for Redis and no longer; it connects when first used.
+    """Create a client with this timeout for each step; it connects on first use.
 
-    RESP2 and no driver info keep a new connection down to AUTH and SELECT.
-    redis-py's retries and its patient backoff are turned off: a request has
-    the popular list to fall back on, and the refresh comes round again.
+    RESP2 without driver info limits a new connection to AUTH and SELECT.
+    redis-py's retries and backoff are off: a request falls back on the popular
+    list, and the next refresh is a second away.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
@@ -56,57 +56,55 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
     }
     try:
         client = Redis.from_url(settings.stores.redis_url, **options)
-        client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
+        client.connection_pool.make_connection()  # checks the URL's options, without connecting
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
     if settings.stores.redis_cluster:
-        return cast(Redis, LateCluster(lambda: RedisCluster.from_url(settings.stores.redis_url, **options)))
+        return cast(Redis, LazyCluster(lambda: RedisCluster.from_url(settings.stores.redis_url, **options)))
     return client
 
 
-class Lists:
-    """Reads stored lists and texts for requests, one command each. Threads may share it."""
+class ListStore:
+    """Reads lists and texts for requests, one command each, with a circuit breaker. Thread-safe.
 
-    def __init__(self, redis: Redis, keys: Keys, metrics: Metrics) -> None:
+    Without `tuned`, lists are read by the client's own GET.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, metrics: Metrics, *, tuned: bool = True) -> None:
         self._redis = redis
-        # A cluster's client knows which node to ask.
-        self._get = Lookup(redis).get if isinstance(redis, Redis) else lambda key: redis.get(key)
+        # A cluster's client chooses the node to ask.
+        self._get = RedisGet(redis).get if tuned and isinstance(redis, Redis) else lambda key: redis.get(key)
         self._keys = keys
         self._metrics = metrics
-        self._rest_until = 0.0
+        self._open_until = 0.0
 
-    def get(self, key: str, most: int, blocked: Set[int]) -> Ranked | None:
-        """Return the list under `key`, None if there is none, empty (and logged) if it is broken.
-
-        Only the first `most` posts are decoded, unless one of them is blocked: then what follows matters.
+    def get(self, key: str) -> Ranked | None:
+        """Return the list under `key`; None if there is none; empty (and logged) if it is broken.
 
         Raises
         ------
         UnavailableError
-            If Redis did not answer, or lately did not.
+            If Redis did not answer in time, or lately did not.
         """
         try:
-            value = self._ask(lambda: self._get(key))
-            if value is None:
-                return None
-            head = decode_list(value, most)
-            return head if blocked.isdisjoint([post for post, _ in head]) else decode_list(value)
+            value = self._execute(lambda: self._get(key))
+            return None if value is None else decode_list(value)
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
         except WrongTypeError:
             log.warning("%s is not a string, answering from the popular list", key)
         return []
 
-    def posts(self, post_ids: Sequence[int]) -> dict[int, Post]:
-        """Return what answers with texts say of posts; empty for those that are not stored or broken.
+    def get_posts(self, post_ids: Sequence[int]) -> dict[int, Post]:
+        """Return text and topic of posts; empty for posts that are missing or broken.
 
         Raises
         ------
         UnavailableError
-            If Redis did not answer, or lately did not.
+            If Redis did not answer in time, or lately did not.
         """
         try:
-            values = self._ask(lambda: self._redis.hmget(self._keys.posts, list(post_ids)))
+            values = self._execute(lambda: self._redis.hmget(self._keys.posts, list(post_ids)))
         except WrongTypeError:
             log.warning("%s is not a hash, answering without texts", self._keys.posts)
             values = []
@@ -116,43 +114,43 @@ class Lists:
                 found[post_id] = NO_TEXT if value is None else decode_post(value)
         return found
 
-    def _ask(self, command: Callable[[], T]) -> T:
-        """Send one command, unless Redis failed one a moment ago."""
-        if time.monotonic() < self._rest_until:
+    def _execute(self, command: Callable[[], T]) -> T:
+        """Run one command, unless the breaker is open."""
+        if time.monotonic() < self._open_until:
             raise UnavailableError("Redis did not answer a moment ago")
-        if self._rest_until:
-            # One asks whether it answers again; the others need not wait for that.
-            self._rest_until = time.monotonic() + REST_SECONDS
+        if self._open_until:
+            # One request tries whether Redis answers again; the others do not wait for that.
+            self._open_until = time.monotonic() + BREAKER_SECONDS
         try:
-            answer = command()
+            reply = command()
         except (RedisError, RedisClusterException, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 raise WrongTypeError from None
-            self._rest_until = time.monotonic() + REST_SECONDS
+            self._open_until = time.monotonic() + BREAKER_SECONDS
             self._metrics.redis_errors.inc()
             self._metrics.breaker_open.set(1)
-            log.warning("Redis did not answer, leaving it alone for %s s: %s", REST_SECONDS, error)
+            log.warning("Redis did not answer, serving popular posts for %s s: %s", BREAKER_SECONDS, error)
             raise UnavailableError(str(error)) from error
-        if self._rest_until:
-            self._rest_until = 0.0
+        if self._open_until:
+            self._open_until = 0.0
             self._metrics.breaker_open.set(0)
-        return answer
+        return reply
 
 
-class LateCluster:
-    """Stands for a client of a cluster, which would ask the cluster for its nodes as it is made.
+class LazyCluster:
+    """A cluster client that is created on first use. Thread-safe.
 
-    Serving starts without Redis and finds it later, so the client is made by
-    the first command that gets through. Threads may share it.
+    redis-py's cluster client connects when it is created, but serving must
+    start without Redis.
     """
 
-    def __init__(self, make: Callable[[], RedisCluster]) -> None:
-        self._make = make
+    def __init__(self, create: Callable[[], RedisCluster]) -> None:
+        self._create = create
         self._lock = threading.Lock()
         self._client: RedisCluster | None = None
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the client has by that name.
+        """Return the client's attribute.
 
         Raises
         ------
@@ -162,12 +160,12 @@ class LateCluster:
         with self._lock:
             if self._client is None:
                 try:
-                    self._client = self._make()
+                    self._client = self._create()
                 except RedisClusterException as error:
                     raise ConnectionError(str(error)) from None
             return getattr(self._client, name)
 
     def close(self) -> None:
-        """Close the connections, if any were made."""
+        """Close the connections, if there are any."""
         if self._client is not None:
             self._client.close()

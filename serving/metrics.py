@@ -1,9 +1,9 @@
-"""What serving counts, for Prometheus.
+"""Prometheus metrics of serving.
 
-Under gunicorn every worker counts into files of its own in one folder
-(`PROMETHEUS_MULTIPROC_DIR`, which gunicorn.conf.py makes), and whichever
-worker is asked for the metrics sums them all. What all workers know alike,
-such as the live runs, that worker tells from its own memory.
+Under gunicorn each worker writes to its own files in one folder
+(`PROMETHEUS_MULTIPROC_DIR`, created by gunicorn.conf.py). The worker that
+answers /metrics sums the files of all. Metrics that are the same in every
+worker, such as the live runs, come from its own memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from serving import METRICS_FOLDER
 from serving.state import State
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Upper bounds of the latency histogram: an answer takes about a millisecond, a fallback tens of them."""
+LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Upper bounds of the latency histogram: an answer takes about 1 ms, a fallback about 50 ms."""
 
 UNMATCHED = "unmatched"
-"""Stands for every path that is no route, so that strangers cannot make series."""
+"""Route label of every unknown path, so that clients cannot create series."""
 
 
 class Metrics:
-    """The counters of one app. Counting is safe from any thread and after a fork."""
+    """The metrics of one app. Safe to use from any thread and after a fork."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -43,18 +42,18 @@ class Metrics:
             "overnight_request_seconds",
             "Time from a request's arrival in the app to its answer.",
             ["route"],
-            buckets=SECONDS,
+            buckets=LATENCY_BUCKETS_SECONDS,
             registry=self._registry,
         )
         self._series: dict[tuple[str, int, str, str], tuple[Counter, Histogram]] = {}
         self.redis_errors = Counter(
             "overnight_redis_errors_total",
-            "Lookups that Redis failed or answered too late.",
+            "Lookups that failed or timed out.",
             registry=self._registry,
         )
         self.breaker_open = Gauge(
             "overnight_breaker_open",
-            "Workers whose last lookup failed, and which therefore ask Redis about once a second only.",
+            "Workers whose last lookup failed: they send at most about one lookup a second to Redis.",
             multiprocess_mode="livesum",
             registry=self._registry,
         )
@@ -63,54 +62,58 @@ class Metrics:
             "Refreshes of the state that failed.",
             registry=self._registry,
         )
-
         self.exposures_recorded = Counter(
             "overnight_exposures_recorded_total",
-            "First pages of feeds that were noted in Redis for the experiment.",
+            "First pages of feeds that were recorded in Redis for the experiment.",
             registry=self._registry,
         )
         self.exposures_dropped = Counter(
             "overnight_exposures_dropped_total",
-            "First pages of feeds that were not noted: the queue was full, or Redis did not take them.",
+            "First pages of feeds that were not recorded: the queue was full, or Redis refused them.",
             registry=self._registry,
         )
         self.other_variant = Counter(
             "overnight_other_variant_total",
-            "First pages of feeds from the other variant's list: the user's own variant has no live run.",
+            "First pages of feeds from the other variant: the user's own variant has no live run.",
             ["assigned"],
+            registry=self._registry,
+        )
+        self.fast_path_errors = Counter(
+            "overnight_fast_path_errors_total",
+            "Requests that failed on the fast path and were passed to Flask.",
             registry=self._registry,
         )
 
     def count(self, route: str, status: int, source: str, variant: str, seconds: float) -> None:
         """Count one answered request."""
-        # To look series up by their labels takes as long as counting itself, so each is looked up once.
+        # Finding a series by its labels takes as long as counting, so each is kept.
         labels = (route, status, source, variant)
         found = self._series.get(labels)
         if found is None:
             found = (self._requests.labels(*labels), self._seconds.labels(route))
             self._series[labels] = found
-        requests, seconds_of_route = found
+        requests, latency = found
         requests.inc()
-        seconds_of_route.observe(seconds)
+        latency.observe(seconds)
 
     def exposition(self, state: State | None) -> bytes:
-        """Return all metrics of all workers in Prometheus's text format."""
+        """Return the metrics of all workers in Prometheus's text format."""
         registry = CollectorRegistry()
         registry.register(LiveRuns(lambda: state))
-        if FOLDER_VARIABLE not in os.environ:
+        if METRICS_FOLDER not in os.environ:
             return generate_latest(self._registry) + generate_latest(registry)
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
 class LiveRuns(Collector):
-    """Which run each variant serves, and how old it is, at the moment of asking."""
+    """The live run of each variant and its age, at the time of the scrape."""
 
     def __init__(self, state: Callable[[], State | None]) -> None:
         self._state = state
 
     def collect(self) -> Iterable[Metric]:
-        """Yield a sample for each variant with a live run; the families alone while nothing is loaded."""
+        """Return a sample for each variant with a live run; no samples while nothing is loaded."""
         age = GaugeMetricFamily(
             "overnight_live_run_age_seconds", "Time since the live run was published.", labels=["variant"]
         )

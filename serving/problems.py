@@ -1,4 +1,4 @@
-"""Errors as clients see them: application/problem+json (RFC 9457), never a traceback."""
+"""Error responses: application/problem+json (RFC 9457), never a traceback."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemError(Exception):
-    """Raised when a request cannot be answered; says so to the client.
+    """Raised when a request cannot be answered; becomes the response.
 
-    `parameter` names the request's parameter that is at fault, if one is.
+    `parameter` is the name of the invalid request parameter, if there is one.
     """
 
     def __init__(self, status: HTTPStatus, detail: str, parameter: str | None = None) -> None:
@@ -25,16 +25,16 @@ class ProblemError(Exception):
 
 
 def bad_parameter(name: str, must: str) -> ProblemError:
-    """Return the 400 that names a parameter and says what it must be.
+    """Return a 400 with the name of the parameter and what it must be.
 
-    The value itself is not repeated: it may be long, or not for showing.
+    The value is not repeated: it may be long or confidential.
     """
     return ProblemError(HTTPStatus.BAD_REQUEST, f"{name} {must}", name)
 
 
 def register_problems(app: Flask) -> None:
-    """Answer every error of `app` with a problem, those of the framework as well."""
-    # Without this Flask lets errors through to the server when testing or debugging.
+    """Answer every error of `app` with a problem, also the errors of Flask itself."""
+    # Otherwise Flask re-raises errors when testing or debugging.
     app.config["PROPAGATE_EXCEPTIONS"] = False
     app.register_error_handler(ProblemError, _from_problem)
     app.register_error_handler(HTTPException, _from_http_exception)
@@ -46,13 +46,13 @@ def _from_problem(problem: ProblemError) -> Response:
 
 
 def _from_http_exception(error: HTTPException) -> Response:
-    # The exception's own response is kept for its headers, such as Allow with a 405.
+    # The headers of the exception's own response are kept, such as Allow with a 405.
     response = Response(status=error.code, headers=error.get_response().headers.items())
     return _fill(response, error.name, error.description or error.name, None)
 
 
 def encode_problem(status: int, title: str, detail: str, parameter: str | None = None) -> str:
-    """Return the body."""
+    """Return the body of a problem response."""
     fields = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if parameter is not None:
         fields["parameter"] = parameter

@@ -1,21 +1,21 @@
-"""What to answer, decided from what was found: no I/O, no clock.
+"""Decide what to answer from the list that was found: no I/O, no clock.
 
-What a list tells
------------------
-The batch scores every post for every user and leaves out those the user liked.
-So a list shorter than the run's top-N holds *every* post the user has not
-liked (but those blocked that night, which its popular list lacks as well): a
-popular post that is not in it was liked, and must not be shown.
+What a stored list implies
+--------------------------
+The batch scores every post for every user and omits the posts that the user
+has liked. A list shorter than the run's top-N therefore holds *every* post the
+user has not liked (except posts blocked that night, which the popular list omits
+too): a popular post that is not in it has been liked, and must not be shown.
 
-A list of full length holds the N best: a popular post that is not in it was
-either liked or ranked lower, and the list does not tell which. Either way the
-posts known not to be liked are those in the list, and nothing can be filled in
-from elsewhere: a known user's own list may come out shorter than `limit`, and
-never shows what they liked.
+A list of full length holds the N best posts. A popular post that is not in it
+was either liked or ranked lower; the list does not say which. In both cases the
+only posts known not to be liked are those in the list, and no other post can be
+added: a known user's answer may be shorter than `limit`, and never shows a post
+they have liked.
 
-Nobody gets an empty first page while there is anything to show: when the list
-is missing (an unknown user), empty (they liked everything) or blocked from end
-to end, the popular list is served and `source` says so.
+The first page is not empty while there is anything to show. If the user's list
+is missing (an unknown user), empty (they liked everything) or all blocked, the
+popular list is served, and `source` says so.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import NamedTuple
 from contract.codec import Ranked
 from contract.keys import Keys
 from contract.run_id import parse_run_id
-from contract.score_kind import LIKES, SIMILARITY
-from serving.cursor import PERSONAL, POPULAR, Cursor
-from serving.state import Run, State
+from contract.score_kind import LIKES, PERSONAL, POPULAR, SIMILARITY
+from serving.cursor import Cursor
+from serving.state import AssignedUser, Run, State
 
 SIMILAR = "similar"
 
 
 class RunGoneError(Exception):
-    """Raised when the run that a cursor is pinned to is no longer kept."""
+    """Raised when the run of a cursor has been pruned."""
 
 
 class Recommendation(NamedTuple):
-    """One post of an answer. `rank` is its place in the stored list, from 1: a blocked post leaves a gap."""
+    """One post of an answer. `rank` is its position in the stored list, from 1: blocked posts leave gaps."""
 
     post_id: int
     score: float
@@ -58,30 +58,25 @@ class Answer:
 
     @property
     def score_kind(self) -> str | None:
-        """What kind the scores are; None if it is not known what the run's model learnt."""
+        """The kind of the scores; None if the recipe of the run is not known."""
         if self.source == PERSONAL:
             return self.run.recipe
         return LIKES if self.source == POPULAR else SIMILARITY
 
 
-def key_to_read(keys: Keys, state: State, user_id: int, cursor: Cursor | None) -> str:
-    """Return the key of the list to look up: the pinned run's with a cursor, else the user's live one."""
+def list_key(keys: Keys, user: AssignedUser, cursor: Cursor | None) -> str:
+    """Return the key of the list to read: of the cursor's run, else of the user's live run."""
     if cursor is None:
-        return keys.user(state.run_for(user_id).run_id, user_id)
+        return keys.user(user.run.run_id, user.user_id)
     if cursor.source == POPULAR:
         return keys.popular(cursor.run_id)
-    return keys.user(cursor.run_id, user_id)
+    return keys.user(cursor.run_id, user.user_id)
 
 
-def most_needed(limit: int, cursor: Cursor | None = None) -> int:
-    """Return how many posts of a list a page needs where none is blocked: one more tells of a next page."""
-    return (cursor.offset if cursor else 0) + limit + 1
-
-
-def answer_found(
-    state: State, user_id: int, limit: int, cursor: Cursor | None, found: Ranked | None
+def answer_from_list(
+    state: State, user: AssignedUser, limit: int, cursor: Cursor | None, found: Ranked | None
 ) -> Answer:
-    """Answer from what the lookup found: a list, or None if there is none under the key.
+    """Answer from the list that was read; `found` is None if the key does not exist.
 
     Raises
     ------
@@ -89,62 +84,67 @@ def answer_found(
         If the cursor's run is neither in Redis nor live.
     """
     if cursor is None:
-        if found and not all(post in state.blocked for post, _ in found):
-            return _page(state, state.run_for(user_id), PERSONAL, found, 0, limit)
-        return answer_popular(state, state.run_for(user_id), limit)
-    run = state.loaded(cursor.run_id)
+        if found and not _all_blocked(found, state.blocked):
+            return _make_page(state, user.run, PERSONAL, found, limit=limit)
+        return answer_popular(state, user.run, limit)
+    run = state.find_run(cursor.run_id)
     if found:
-        return _page(state, run or _pinned(cursor), cursor.source, found, cursor.offset, limit)
+        run = run or _run_of_cursor(cursor)
+        return _make_page(state, run, cursor.source, found, limit=limit, offset=cursor.offset)
     if found is None and run is None:
         raise RunGoneError
-    return answer_from_memory(state, user_id, limit, cursor)
+    return answer_from_memory(state, user, limit, cursor)
 
 
-def answer_from_memory(state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
-    """Answer without a lookup: go on in the popular list if that was being paged, else begin it."""
+def answer_from_memory(state: State, user: AssignedUser, limit: int, cursor: Cursor | None) -> Answer:
+    """Answer without a list: the next page of a popular list if the cursor is of one, else its first."""
     if cursor is not None and cursor.source == POPULAR:
-        run = state.loaded(cursor.run_id)
+        run = state.find_run(cursor.run_id)
         if run is not None:
-            return _page(state, run, POPULAR, run.popular, cursor.offset, limit)
-    return answer_popular(state, state.run_for(user_id), limit)
+            return _make_page(state, run, POPULAR, run.popular, limit=limit, offset=cursor.offset)
+    return answer_popular(state, user.run, limit)
 
 
 def answer_popular(state: State, run: Run, limit: int) -> Answer:
     """Answer with the first page of a live run's popular list."""
-    return _page(state, run, POPULAR, run.popular, 0, limit)
+    return _make_page(state, run, POPULAR, run.popular, limit=limit)
 
 
 def answer_similar(state: State, run: Run, post_id: int, limit: int, found: Ranked | None) -> Answer:
-    """Answer with the head of a post's list of similar ones, or without a list with other popular posts."""
-    if found and not all(post in state.blocked for post, _ in found):
-        return _page(state, run, SIMILAR, found, 0, limit)
+    """Answer with the first similar posts; without a list, with popular posts other than `post_id`."""
+    if found and not _all_blocked(found, state.blocked):
+        return _make_page(state, run, SIMILAR, found, limit=limit)
     return answer_popular(replace(state, blocked=state.blocked | {post_id}), run, limit)
 
 
-def _page(state: State, run: Run, source: str, posts: Ranked, offset: int, limit: int) -> Answer:
+def _all_blocked(posts: Ranked, blocked: Set[int]) -> bool:
+    return all(post in blocked for post, _ in posts)
+
+
+def _make_page(state: State, run: Run, source: str, posts: Ranked, *, limit: int, offset: int = 0) -> Answer:
     recommendations, end = _take(posts, state.blocked, offset, limit)
-    more = any(post not in state.blocked for post, _ in posts[end:])
+    more = not _all_blocked(posts[end:], state.blocked)
     next_cursor = Cursor(run.run_id, source, end, run.recipe) if more else None
     return Answer(run, source, state.stale, recommendations, next_cursor)
 
 
 def _take(posts: Ranked, blocked: Set[int], offset: int, limit: int) -> tuple[list[Recommendation], int]:
-    """Take `limit` posts that are not blocked, and say at which position the next page begins.
+    """Take `limit` posts that are not blocked; also return the index at which the next page starts.
 
-    Positions are those of the stored list, which does not change, so that
-    posts blocked or unblocked between two pages make neither repeat the other.
+    Indices are those of the stored list, which does not change. So blocking or
+    unblocking posts between two pages does not make one repeat the other.
     """
     taken: list[Recommendation] = []
-    position = offset
-    while position < len(posts) and len(taken) < limit:
-        post, score = posts[position]
-        position += 1
+    index = offset
+    while index < len(posts) and len(taken) < limit:
+        post, score = posts[index]
+        index += 1
         if post not in blocked:
-            taken.append(Recommendation(post, score, position))
-    return taken, position
+            taken.append(Recommendation(post, score, index))
+    return taken, index
 
 
-def _pinned(cursor: Cursor) -> Run:
-    """Return a run that is no longer live as far as a cursor tells of it."""
-    begun_at, variant = parse_run_id(cursor.run_id)
-    return Run(cursor.run_id, variant, begun_at, [], cursor.recipe)
+def _run_of_cursor(cursor: Cursor) -> Run:
+    """Return a run that is no longer live, with what the cursor says of it."""
+    started_at, variant = parse_run_id(cursor.run_id)
+    return Run(cursor.run_id, variant, started_at, [], cursor.recipe)

@@ -1,4 +1,4 @@
-"""Keeps the state fresh off the request path: one daemon thread in every worker process."""
+"""Refresh the state off the request path: one daemon thread in every worker process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.metrics import Metrics
 from serving.read_state import read_state
-from serving.state import State, load, save
+from serving.state import State, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 
 class LiveState:
-    """The state as last read. `current` is one object, replaced whole: read it once a request.
+    """Holds the state as last read, in `current`. A refresh replaces it: read it once a request.
 
-    With a `shared_file` each state is saved there, for another process that
-    starts while Redis is away; it must lie where nobody else can write.
+    If `shared_file` is set, each new state is saved there, for a process that
+    starts while Redis does not answer. Only our user may be able to write it.
     """
 
     def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
@@ -36,14 +36,14 @@ class LiveState:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid: int | None = None
-        self._failure: str | None = None
+        self._last_failure: str | None = None
         self.shared_file: Path | None = None
         self.current: State | None = None
 
     def start(self) -> None:
-        """Load the state, then start the thread; does nothing where that is done.
+        """Load the state and start the thread, once a process.
 
-        A forked process has no thread of its parent's, so it starts its own:
+        A forked process does not inherit threads, so it starts its own:
         gunicorn may load the app before or after it forks.
         """
         if self._pid == os.getpid():
@@ -52,7 +52,7 @@ class LiveState:
             if self._pid == os.getpid():
                 return
             self.refresh()
-            self._thread = threading.Thread(target=self._keep_fresh, name="refresh", daemon=True)
+            self._thread = threading.Thread(target=self._refresh_until_stopped, name="refresh", daemon=True)
             self._thread.start()
             self._pid = os.getpid()
 
@@ -63,54 +63,54 @@ class LiveState:
             self._thread.join()
 
     def refresh(self) -> None:
-        """Read the state once; on any error keep the last good one and mark it stale."""
-        before = self.current
+        """Read the state once; on any error keep the previous one and mark it stale."""
+        previous = self.current
         try:
-            state = read_state(self._redis, self._keys, before, self._texts_in_memory)
-        except Exception as error:  # noqa: BLE001 - this thread must outlive whatever Redis holds
+            state = read_state(self._redis, self._keys, previous, self._texts_in_memory)
+        except Exception as error:  # noqa: BLE001 - this thread must survive any content of Redis
             self._metrics.refresh_failures.inc()
-            self.current = self._load() if before is None else replace(before, stale=True)
-            # Said once, not every second.
-            if str(error) != self._failure:
-                log.warning("cannot refresh, serving what was loaded before: %s", error)
-            self._failure = str(error)
+            self.current = self._load() if previous is None else replace(previous, stale=True)
+            # Logged once, not every second.
+            if str(error) != self._last_failure:
+                log.warning("cannot refresh the state, serving the one loaded before: %s", error)
+            self._last_failure = str(error)
             return
         self.current = state
-        self._save(state, before)
-        if before is None or state.runs != before.runs:
-            log.info("now serving %s", state.told())
-        for complaint in state.complaints:
-            if before is None or complaint not in before.complaints:
-                log.warning("%s", complaint)
-        if self._failure is not None:
+        self._save(state, previous)
+        if previous is None or state.runs != previous.runs:
+            log.info("now serving %s", state.describe_runs())
+        for warning in state.warnings:
+            if previous is None or warning not in previous.warnings:
+                log.warning("%s", warning)
+        if self._last_failure is not None:
             log.info("refreshed again")
-        self._failure = None
+        self._last_failure = None
 
     def _load(self) -> State | None:
-        """Return what another process saved, if it did."""
+        """Return the state that another process saved; None if there is none."""
         if self.shared_file is None:
             return None
         try:
-            state = load(self.shared_file, self._texts_in_memory)
+            state = load_state(self.shared_file, self._texts_in_memory)
         except (OSError, ValueError) as error:
-            log.warning("cannot read what other workers saved: %s", error)
+            log.warning("cannot read the state that another worker saved: %s", error)
             return None
         if state is not None:
-            log.warning("now serving %s, as another worker saved it", state.told())
+            log.warning("now serving %s, from the state that another worker saved", state.describe_runs())
         return state
 
-    def _save(self, state: State, before: State | None) -> None:
-        """Save a state that differs from the one before; without a place for it, only say so."""
+    def _save(self, state: State, previous: State | None) -> None:
+        """Save the state if it changed; an error is only logged."""
         if self.shared_file is None:
             return
-        if before is not None and _saved_parts(state) == _saved_parts(before):
+        if previous is not None and _saved_parts(state) == _saved_parts(previous):
             return
         try:
-            save(state, self.shared_file)
+            save_state(state, self.shared_file)
         except OSError as error:
-            log.warning("cannot save the state for workers to come: %s", error)
+            log.warning("cannot save the state for new workers: %s", error)
 
-    def _keep_fresh(self) -> None:
+    def _refresh_until_stopped(self) -> None:
         while not self._stopped.wait(self._interval_seconds):
             self.refresh()
 

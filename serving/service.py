@@ -1,4 +1,4 @@
-"""What the routes share: the state, and the one lookup of a request with what to answer without it."""
+"""Answer from one list in Redis, or from memory if Redis does not answer."""
 
 from __future__ import annotations
 
@@ -6,86 +6,85 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from contract.experiment import VARIANTS
 from contract.keys import Keys
 from serving.cursor import Cursor
-from serving.exposures import Exposures
-from serving.list_store import Lists, UnavailableError
+from serving.exposures import ExposureQueue
+from serving.list_store import ListStore, UnavailableError
 from serving.metrics import Metrics
 from serving.problems import ProblemError
 from serving.recommend import (
     Answer,
     RunGoneError,
-    answer_found,
+    answer_from_list,
     answer_from_memory,
     answer_similar,
-    key_to_read,
-    most_needed,
+    list_key,
 )
 from serving.refresher import LiveState
-from serving.state import Run, State
+from serving.state import AssignedUser, Run, State
 from serving.texts import Post
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Service:
-    """What the routes share; `exposures` is None where they are not noted."""
+    """What all routes share; `exposures` is None if exposures are not recorded."""
 
     top_n: int
     keys: Keys
-    lists: Lists
+    lists: ListStore
     live: LiveState
     metrics: Metrics
-    exposures: Exposures | None
+    exposures: ExposureQueue | None
 
     def state(self) -> State:
-        """Return the state to answer this request from; a 503 while none was ever loaded."""
+        """Return the state to answer this request from.
+
+        Raises
+        ------
+        ProblemError
+            503, if no state was ever loaded.
+        """
         state = self.live.current
         if state is None:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "no run has been loaded yet; try again soon")
         return state
 
-    def recommend(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
-        """Look up one list, and answer from it or, failing that, from memory."""
-        answer = self._looked_up(state, user_id, limit, cursor)
-        if cursor is None and len(state.runs) < len(VARIANTS):
-            self._count_fallback(state.experiment.variant_of(user_id), answer)
-        return answer
+    def recommend(self, state: State, user: AssignedUser, limit: int, cursor: Cursor | None) -> Answer:
+        """Read one list and answer from it; if Redis does not answer, answer from memory.
 
-    def note(self, user_id: int, answer: Answer, seconds: float) -> None:
-        """Note that a first page was answered, and how long after its request came in."""
-        if self.exposures is not None:
-            self.exposures.record(user_id, answer, seconds)
-
-    def _count_fallback(self, assigned: str, answer: Answer) -> None:
-        """Count an answer to a user of a variant that has no live run."""
-        if assigned != answer.run.variant:
-            self.metrics.other_variant.labels(assigned).inc()
-
-    def _looked_up(self, state: State, user_id: int, limit: int, cursor: Cursor | None) -> Answer:
+        Raises
+        ------
+        ProblemError
+            410, if the cursor's run has been pruned.
+        """
         try:
-            found = self.lists.get(
-                key_to_read(self.keys, state, user_id, cursor), most_needed(limit, cursor), state.blocked
-            )
+            found = self.lists.get(list_key(self.keys, user, cursor))
+            answer = answer_from_list(state, user, limit, cursor, found)
         except UnavailableError:
-            return replace(answer_from_memory(state, user_id, limit, cursor), stale=True)
-        try:
-            return answer_found(state, user_id, limit, cursor, found)
+            answer = replace(answer_from_memory(state, user, limit, cursor), stale=True)
         except RunGoneError:
             detail = "the run that this cursor belongs to is no longer kept; begin again without a cursor"
             raise ProblemError(HTTPStatus.GONE, detail, "cursor") from None
+        if cursor is None and user.variant != answer.run.variant:
+            self.metrics.other_variant.labels(user.variant).inc()
+        return answer
 
     def similar(self, state: State, run: Run, post_id: int, limit: int) -> Answer:
-        """Look up a post's list of similar ones, and answer from it or, failing that, from memory."""
+        """Read a post's list of similar posts and answer from it; without Redis, from memory."""
         try:
-            found = self.lists.get(self.keys.post(run.run_id, post_id), most_needed(limit), state.blocked)
+            found = self.lists.get(self.keys.post(run.run_id, post_id))
         except UnavailableError:
             return replace(answer_similar(state, run, post_id, limit, None), stale=True)
         return answer_similar(state, run, post_id, limit, found)
 
     def texts(self, state: State, post_ids: Sequence[int]) -> list[Post]:
-        """Return what answers say of posts: from memory or by one lookup more; empty without Redis."""
+        """Return the texts of posts: from memory, or by one more read; empty without Redis."""
         try:
-            return state.texts.of(post_ids, self.lists.posts)
+            return state.texts.get(post_ids, self.lists.get_posts)
         except UnavailableError:
-            return state.texts.of(post_ids, lambda _: {})
+            return state.texts.get(post_ids, lambda _: {})
+
+    def record_exposure(self, user_id: int, answer: Answer, seconds: float) -> None:
+        """Record an answered first page, and how long the answer took."""
+        if self.exposures is not None:
+            self.exposures.record(user_id, answer, seconds)

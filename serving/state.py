@@ -1,4 +1,4 @@
-"""The small state that every worker keeps in memory."""
+"""The state that every worker keeps in memory, and the file that workers share it by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from contract.codec import Ranked, decode_list, decode_object, encode_list, encode_object
 from contract.experiment import Experiment
@@ -25,7 +25,7 @@ class Run:
     popular
         Its popular list, best first.
     recipe
-        Name of what its model learnt, which is the kind of its personal scores; None if not known.
+        Its recipe, which is the kind of its personal scores; None if not known.
     """
 
     run_id: str
@@ -35,28 +35,36 @@ class Run:
     recipe: str | None = None
 
     def age_seconds(self, now: datetime) -> int:
-        """Return whole seconds since the run went live; 0 where clocks disagree."""
+        """Return whole seconds since the run went live; 0 if that is in the future (clock skew)."""
         return max(0, int((now - self.published_at).total_seconds()))
+
+
+class AssignedUser(NamedTuple):
+    """A user with the variant assigned by the experiment, and the live run to serve."""
+
+    user_id: int
+    variant: str
+    run: Run
 
 
 @dataclass(frozen=True)
 class State:
-    """All that an answer needs besides the user's list. Never changed, only replaced as a whole.
+    """Everything an answer needs besides the user's list. Immutable; a refresh replaces it.
 
     Attributes
     ----------
     runs
         The live run by variant; at least one.
     blocked
-        Ids of posts never to be served.
+        Ids of blocked posts, which are never served.
     texts
-        What answers with texts say of posts.
+        Texts of posts, for answers with texts.
     posts_stored
-        How many posts Redis held when they were read.
-    complaints
-        What was found broken and left out, a line each, for the log.
+        How many posts Redis held when the texts were read.
+    warnings
+        What was broken in Redis and ignored, a line each, for the log.
     stale
-        True when Redis could not be read since; what is here may be outdated.
+        True if the last refresh failed: this state may be outdated.
     """
 
     runs: Mapping[str, Run]
@@ -64,28 +72,29 @@ class State:
     blocked: frozenset[int]
     texts: Texts = field(repr=False)
     posts_stored: int = 0
-    complaints: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     stale: bool = False
 
-    def run_for(self, user_id: int) -> Run:
-        """Return the run of the user's variant, or the other one when that variant has none."""
-        return self.run_of(self.experiment.variant_of(user_id))
+    def assign(self, user_id: int) -> AssignedUser:
+        """Return the user with their variant, and the run that serves it."""
+        variant = self.experiment.variant_of(user_id)
+        return AssignedUser(user_id, variant, self.run_of(variant))
 
     def run_of(self, variant: str) -> Run:
-        """Return the run of a variant, or the other one when it has none."""
+        """Return the live run of a variant; the other variant's if it has none."""
         return self.runs.get(variant) or next(iter(self.runs.values()))
 
-    def told(self) -> str:
-        """Name the runs, for the log."""
-        return ", ".join(run.run_id for run in self.runs.values())
-
-    def loaded(self, run_id: str) -> Run | None:
-        """Return the live run of that name, None when no variant serves it."""
+    def find_run(self, run_id: str) -> Run | None:
+        """Return the live run with this id; None if no variant serves it."""
         return next((run for run in self.runs.values() if run.run_id == run_id), None)
 
+    def describe_runs(self) -> str:
+        """Return the ids of the live runs, for the log."""
+        return ", ".join(run.run_id for run in self.runs.values())
 
-def save(state: State, path: Path) -> None:
-    """Write a state to a file, in place of the one before; several processes may do so at once."""
+
+def save_state(state: State, path: Path) -> None:
+    """Replace the state file; safe if several processes do so at once."""
     runs = [
         {
             "run_id": run.run_id,
@@ -97,34 +106,34 @@ def save(state: State, path: Path) -> None:
         for run in state.runs.values()
     ]
     popular = sorted({post_id for run in state.runs.values() for post_id, _ in run.popular})
-    texts = zip(popular, state.texts.of(popular, lambda _: {}), strict=True)
+    texts = zip(popular, state.texts.get(popular, lambda _: {}), strict=True)
     fields = {
         "runs": runs,
         "experiment": state.experiment.to_fields(),
         "blocked": sorted(state.blocked),
         "texts": [[post_id, post.text, post.topic] for post_id, post in texts],
     }
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(encode_object(fields), encoding="utf-8")
-    part.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(encode_object(fields), encoding="utf-8")
+    temporary.replace(path)
 
 
-def load(path: Path, texts_in_memory: int) -> State | None:
-    """Read what `save` wrote, as a stale state; None if there is none.
+def load_state(path: Path, texts_in_memory: int) -> State | None:
+    """Read the state file, as a stale state; None if there is no file.
 
-    Texts that are not in the file are read from Redis when they are needed,
-    should Redis answer requests before the next refresh.
+    Texts that are not in the file are read from Redis on demand, in case Redis
+    answers requests before the next refresh.
 
     Raises
     ------
     ValueError
-        If another version wrote something else there.
+        If the file has another format, such as that of another release.
     """
     if not path.exists():
         return None
     fields = decode_object(path.read_bytes())
     try:
-        runs = [_run(saved) for saved in fields["runs"]]
+        runs = [_decode_run(saved) for saved in fields["runs"]]
         texts = {post_id: Post(text, topic) for post_id, text, topic in fields["texts"]}
         return State(
             {run.variant: run for run in runs},
@@ -137,7 +146,7 @@ def load(path: Path, texts_in_memory: int) -> State | None:
         raise ValueError(f"not a saved state: {error!r}") from None
 
 
-def _run(saved: dict[str, Any]) -> Run:
-    """Decode a run; files of earlier releases do not name its recipe."""
+def _decode_run(saved: dict[str, Any]) -> Run:
+    """Decode a run; files of earlier releases have no recipe."""
     published_at, popular = datetime.fromisoformat(saved["published_at"]), decode_list(saved["popular"])
     return Run(saved["run_id"], saved["variant"], published_at, popular, saved.get("recipe"))

@@ -1,4 +1,4 @@
-"""What every request leaves behind: an id in its answer, a count, and a line in the log where asked for."""
+"""Telemetry of requests: request ids, metrics, exposures, and the access log."""
 
 from __future__ import annotations
 
@@ -23,53 +23,52 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 
-_WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-_named: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-
-def id_of(environ: Mapping[str, Any]) -> str:
-    """Return the id that a request brings, or a new one."""
+def request_id_of(environ: Mapping[str, Any]) -> str:
+    """Return the id that the request carries, or a new one if it has no valid id."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _WELL_FORMED.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    return given if _VALID_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 @contextmanager
-def named(request_id: str) -> Iterator[None]:
-    """Let what is logged inside bear the id of a request that Flask does not know of."""
-    token = _named.set(request_id)
+def with_request_id(request_id: str) -> Iterator[None]:
+    """Add the id to log records written inside, for a request outside of Flask."""
+    token = _request_id.set(request_id)
     try:
         yield
     finally:
-        _named.reset(token)
+        _request_id.reset(token)
 
 
-def request_id_now() -> str | None:
-    """Return the id of the request that is being answered here, None outside of one."""
-    found: str | None = g.get("request_id") if has_request_context() else _named.get()
+def current_request_id() -> str | None:
+    """Return the id of the current request; None outside of a request."""
+    found: str | None = g.get("request_id") if has_request_context() else _request_id.get()
     return found
 
 
-def observe(app: Flask, service: Service, *, access_log: bool) -> None:
-    """Count every request of `app` and name it, and note first pages; register before any other hook."""
+def add_telemetry(app: Flask, service: Service, *, access_log: bool) -> None:
+    """Give every request of `app` an id, count it, and record first pages; register before other hooks."""
 
     @app.before_request
     def begin() -> None:
-        g.begun = time.perf_counter()
-        g.request_id = id_of(request.environ)
+        g.started = time.perf_counter()
+        g.request_id = request_id_of(request.environ)
 
     @app.after_request
     def end(response: Response) -> Response:
-        seconds = time.perf_counter() - g.begun
+        seconds = time.perf_counter() - g.started
         rule = request.url_rule
         route = rule.rule if rule else UNMATCHED
         answer: Answer | None = g.get("answer")
         source, variant = (answer.source, answer.run.variant) if answer else ("", "")
         service.metrics.count(route, response.status_code, source, variant, seconds)
-        first_of: int | None = g.get("first_of")
-        if answer and first_of is not None:
-            service.note(first_of, answer, seconds)
+        first_page_user: int | None = g.get("first_page_user")
+        if answer and first_page_user is not None:
+            service.record_exposure(first_page_user, answer, seconds)
         response.headers[REQUEST_ID] = g.request_id
         if access_log:
             fields = {
@@ -85,9 +84,9 @@ def observe(app: Flask, service: Service, *, access_log: bool) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record: time (UTC), level, logger, message, pid, and what belongs to the request.
+    """Formats a record as a JSON object: time (UTC), level, logger, message, pid, and the request id.
 
-    Line breaks in a message are escaped, so that no request can forge a line.
+    JSON escapes line breaks, so a request cannot forge a log line.
     `extra={"fields": {...}}` adds fields; an exception adds its traceback.
     """
 
@@ -100,7 +99,7 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             "pid": record.process,
         }
-        if (request_id := request_id_now()) is not None:
+        if (request_id := current_request_id()) is not None:
             fields["request_id"] = request_id
         fields |= getattr(record, "fields", {})
         if record.exc_info:

@@ -1,4 +1,4 @@
-"""Texts of posts, for answers that carry them: every post's in memory, or those used last."""
+"""Post texts for answers: all in memory, or an LRU cache of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contract.codec import decode_object
 
 
 class Post(NamedTuple):
-    """What an answer with texts says of a post; empty where the network says nothing."""
+    """Text and topic of a post; empty if the network has none."""
 
     text: str
     topic: str
@@ -20,70 +20,70 @@ class Post(NamedTuple):
 
 NO_TEXT = Post(text="", topic="")
 
-Read = Callable[[Sequence[int]], Mapping[int, Post]]
-"""Reads posts from Redis. One that is missing there is missing from the result."""
+ReadPosts = Callable[[Sequence[int]], Mapping[int, Post]]
+"""Reads posts from Redis. Posts that Redis does not have may be missing from the result."""
 
 
 class Texts:
-    """Texts as one run's answers need them. Threads may share it.
+    """Post texts of one run. Thread-safe.
 
     Parameters
     ----------
-    held
-        Posts held for as long as this stands: every post of the network, or
-        the popular ones, which are answered when Redis is away.
-    most_recent
-        How many further posts to hold, those used last; 0 when `held` is all there are.
+    permanent
+        Posts that are never dropped: every post of the network, or the
+        popular ones, which are served when Redis does not answer.
+    cache_size
+        Maximum number of further posts to keep, by last use; 0 if `permanent` has every post.
     """
 
-    def __init__(self, held: Mapping[int, Post], most_recent: int = 0) -> None:
-        self._held = held
-        self._most_recent = most_recent
-        self._recent: OrderedDict[int, Post] = OrderedDict()
+    def __init__(self, permanent: Mapping[int, Post], cache_size: int = 0) -> None:
+        self._permanent = permanent
+        self._cache_size = cache_size
+        self._cache: OrderedDict[int, Post] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, post_ids: Iterable[int], read: Read) -> list[Post]:
-        """Return the posts in the order given, after at most one `read` of those that are not in memory."""
+    def get(self, post_ids: Iterable[int], read: ReadPosts) -> list[Post]:
+        """Return the posts in the order given, after at most one `read` of those not in memory."""
         wanted = list(post_ids)
-        if not self._most_recent:
-            return [self._held.get(post_id, NO_TEXT) for post_id in wanted]
+        if not self._cache_size:
+            return [self._permanent.get(post_id, NO_TEXT) for post_id in wanted]
         with self._lock:
-            found = {post_id: post for post_id in wanted if (post := self._known(post_id)) is not None}
+            found = {post_id: post for post_id in wanted if (post := self._find(post_id)) is not None}
         missing = [post_id for post_id in wanted if post_id not in found]
         if missing:
             fresh = read(missing)
             found |= fresh
-            self._remember(fresh)
+            self._add(fresh)
         return [found.get(post_id, NO_TEXT) for post_id in wanted]
 
     def __len__(self) -> int:
-        """Return how many posts are held."""
-        return len(self._held) + len(self._recent)
+        """Return the number of posts in memory."""
+        return len(self._permanent) + len(self._cache)
 
-    def _known(self, post_id: int) -> Post | None:
-        if post_id in self._recent:
-            self._recent.move_to_end(post_id)
-            return self._recent[post_id]
-        return self._held.get(post_id)
+    def _find(self, post_id: int) -> Post | None:
+        if post_id in self._cache:
+            self._cache.move_to_end(post_id)
+            return self._cache[post_id]
+        return self._permanent.get(post_id)
 
-    def _remember(self, posts: Mapping[int, Post]) -> None:
+    def _add(self, posts: Mapping[int, Post]) -> None:
         with self._lock:
-            self._recent.update(posts)
-            while len(self._recent) > self._most_recent:
-                self._recent.popitem(last=False)
+            self._cache.update(posts)
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
 
 
 def decode_post(value: str | bytes) -> Post:
-    """Decode a post as the batch stores it, without the lone surrogates that UTF-8 cannot carry.
+    """Decode a post as stored by the batch; lone surrogates, which UTF-8 cannot encode, become `?`.
 
     Raises
     ------
     ValueError
-        If this is no JSON object.
+        If the value is not a JSON object.
     """
     fields = decode_object(value)
-    return Post(_sendable(fields.get("text")), sys.intern(_sendable(fields.get("topic"))))
+    return Post(_to_utf8(fields.get("text")), sys.intern(_to_utf8(fields.get("topic"))))
 
 
-def _sendable(value: object) -> str:
+def _to_utf8(value: object) -> str:
     return "" if value is None else str(value).encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Entry point for gunicorn: `gunicorn -c serving/gunicorn.conf.py serving.wsgi:app`."""
+"""Entry point of gunicorn: `gunicorn -c serving/gunicorn.conf.py serving.wsgi:app`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from serving.telemetry import JsonLines
 REFRESH_TIMEOUT_SECONDS = 1.0
 
 
-def _from_environment() -> Flask:
+def _create_app() -> Flask:
     settings = Settings.from_environment()
     configure_logging(settings, JsonLines())
     timeout_seconds = settings.serving.redis_timeout_ms / 1000
-    patient_seconds = max(REFRESH_TIMEOUT_SECONDS, timeout_seconds)
-    return create_app(settings, open_redis(settings, timeout_seconds), open_redis(settings, patient_seconds))
+    refresh_seconds = max(REFRESH_TIMEOUT_SECONDS, timeout_seconds)
+    return create_app(settings, open_redis(settings, timeout_seconds), open_redis(settings, refresh_seconds))
 
 
 try:
-    app = _from_environment()
+    app = _create_app()
 except SettingsError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

@@ -1,1 +1,1 @@
-"""Tells people that a night went wrong: what is said, and how it gets to them."""
+"""Alerts to a webhook: what they contain, and how they are delivered."""

@@ -1,4 +1,4 @@
-"""Posts JSON to a webhook: a few tries, each with a time limit, and no word of the URL but its host."""
+"""Delivery of JSON to a webhook: three tries with a timeout each; errors show only the URL's host."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from contract.errors import OvernightError
 
 TRY_SECONDS = 3.0
 PAUSES_SECONDS = (0.5, 1.0)
-"""Between one try and the next."""
+"""Pauses between tries."""
 
 TOO_MANY_REQUESTS = 429
 
 
 class DeliveryError(OvernightError):
-    """Raised when a webhook does not take an alert; says which host and why."""
+    """Raised when a webhook does not accept an alert; names its host and the reason."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """Takes a redirect for the error it is: urllib would follow it with a GET that carries nothing."""
+    """Treats a redirect as an error: urllib would follow it with a GET without the body."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -36,20 +36,20 @@ _opener = build_opener(_NoRedirect)
 
 
 def host_of(url: str) -> str:
-    """Return the one part of a webhook's URL that is no secret."""
+    """Return the host, the only part of a webhook's URL that is not secret."""
     return str(urlsplit(url).hostname)
 
 
 def post(url: str, body: dict[str, Any]) -> None:
-    """Post a JSON object; try again where that may help.
+    """Post a JSON object; retry after timeouts, connection errors, status 429 and 5xx.
 
-    Takes at most three tries of TRY_SECONDS and the pauses, unless the server
-    answers byte by byte or its name is slow to resolve.
+    Takes at most three times TRY_SECONDS plus the pauses, unless the server
+    sends its answer byte by byte or its name resolves slowly.
 
     Raises
     ------
     DeliveryError
-        It was answered with an error, or not at all.
+        The last answer was an error, or there was none.
     """
     content = json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "overnight"}
@@ -58,39 +58,35 @@ def post(url: str, body: dict[str, Any]) -> None:
             with _opener.open(Request(url, content, headers), timeout=TRY_SECONDS):
                 return
         except HTTPError as error:
-            reason, again = f"it answered {error.code}", error.code >= 500 or error.code == TOO_MANY_REQUESTS
+            reason, retry = f"it answered {error.code}", error.code >= 500 or error.code == TOO_MANY_REQUESTS
             error.close()
-        except (OSError, HTTPException) as error:  # the former holds URLError and timeouts
-            reason, again = str(getattr(error, "reason", error) or type(error).__name__), True
-        if pause is None or not again:
+        except (OSError, HTTPException) as error:  # OSError includes URLError and timeouts
+            reason, retry = str(getattr(error, "reason", error) or type(error).__name__), True
+        if pause is None or not retry:
             break
         time.sleep(pause)
-    raise DeliveryError(f"the webhook at {host_of(url)} did not take an alert: {reason}; {_advice(again)}")
+    advice = "check that it is up" if retry else "check OVERNIGHT_WEBHOOK_URL"
+    raise DeliveryError(f"the webhook at {host_of(url)} did not accept an alert: {reason}; {advice}")
 
 
-def _advice(again: bool) -> str:
-    return "check that it is up" if again else "check OVERNIGHT_WEBHOOK_URL"
+def call_with_deadline(seconds: float, *calls: Callable[[], Any]) -> list[Any]:
+    """Run calls in parallel with a hard deadline; return each result, or the OvernightError in its place.
 
-
-def within(seconds: float, *asks: Callable[[], Any]) -> list[Any]:
-    """Ask all at once; return each answer in order, or in its place the OvernightError that came of it.
-
-    What has not answered in time is left to itself, in a thread that keeps no
-    process from ending: not every wait for a name or a server can be given a
-    timeout.
+    A call that misses the deadline is abandoned in a daemon thread, because not
+    every wait for a name or a server accepts a timeout.
     """
-    answers: list[Any] = [OvernightError(f"no answer within {seconds:g} s") for _ in asks]
+    results: list[Any] = [OvernightError(f"no answer within {seconds:g} s") for _ in calls]
 
-    def ask_one(place: int) -> None:
+    def run(index: int) -> None:
         try:
-            answers[place] = asks[place]()
+            results[index] = calls[index]()
         except OvernightError as error:
-            answers[place] = error
+            results[index] = error
 
-    threads = [Thread(target=ask_one, args=(place,), daemon=True) for place in range(len(asks))]
+    threads = [Thread(target=run, args=(index,), daemon=True) for index in range(len(calls))]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0))
-    return list(answers)
+    return list(results)

@@ -9,7 +9,7 @@ import click
 from threadpoolctl import threadpool_limits
 
 from batch import formatting, postgres
-from batch.commands.options import Moment, json_option
+from batch.commands.options import PastTime, chosen_variants, json_option, variant_option
 from batch.evaluation import MODEL, render
 from batch.evaluation.backtest import PastNight, find_cutoffs
 from batch.evaluation.backtest import backtest as judge_past_nights
@@ -20,19 +20,15 @@ from batch.signals import signals_raise
 from batch.variants import MODELS
 from contract.settings import Settings
 
-ALL = "all"
-
 
 @click.command(epilog="Example: python -m batch backtest --variant control --cutoffs 4")
-@click.option(
-    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to judge."
-)
+@variant_option("Model to judge.")
 @click.option(
     "--cutoffs",
     type=click.IntRange(1, 100),
     help="So many past nights, each from the start of a holdout to the next. Default: 1.",
 )
-@click.option("--at", type=Moment(), multiple=True, help="A night as of this time; may be given repeatedly.")
+@click.option("--at", type=PastTime(), multiple=True, help="Time of a past night; may be repeated.")
 @json_option
 @click.pass_obj
 def backtest(
@@ -45,7 +41,7 @@ def backtest(
     """
     if cutoffs is not None and at:
         raise click.UsageError("--cutoffs and --at both say which nights; give one of them.")
-    chosen = [MODELS[name] for name in (MODELS if variant == ALL else (variant,))]
+    chosen = [MODELS[name] for name in chosen_variants(variant)]
     who, clock = f"overnight {ledger.actor('batch backtest')}", datetime.now(UTC)
     with (
         threadpool_limits(1, user_api="blas"),  # as in a night, so that figures agree

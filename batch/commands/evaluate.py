@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch import postgres, redis_client
-from batch.commands.options import Moment
+from batch.commands.options import PastTime, chosen_variants, variant_option
 from batch.evaluation import FIRST_FIGURES, RANKERS, render
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import HITRATE, Evaluation, Figures, evaluated
@@ -28,8 +28,6 @@ from batch.variants import MODELS, Variant
 from contract.keys import Keys
 from contract.settings import Settings
 
-ALL = "all"
-
 OF_CUTOFF = (
     "full_catalogue_users",
     *(f"full_catalogue_{metric}" for metric in FIRST_FIGURES),
@@ -39,9 +37,7 @@ OF_CUTOFF = (
 
 
 @click.command(epilog="Example: python -m batch evaluate --variant control --folds 5")
-@click.option(
-    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to judge."
-)
+@variant_option("Model to judge.")
 @click.option(
     "--folds", type=click.IntRange(2, 100), help="Part the users; judge each part by the rest's model."
 )
@@ -58,7 +54,9 @@ OF_CUTOFF = (
     help="Judge the live models on labelled views: CSV, plain or .gz, "
     "with the columns timestamp,user_id,post_id,action,target.",
 )
-@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option(
+    "--as-of", type=PastTime(), help="Cutoff: later data are ignored. Default: the last interaction."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print {variant: {metric: value}}.")
 @click.pass_obj
 def evaluate(
@@ -82,7 +80,7 @@ def evaluate(
         raise click.UsageError("--folds, --cutoffs and --views are three ways to judge; give one of them.")
     if views is not None and as_of is not None:
         raise click.UsageError("--views is judged as of the live runs' cutoffs; leave out --as-of.")
-    names = tuple(MODELS) if variant == ALL else (variant,)
+    names = chosen_variants(variant)
     chosen = [MODELS[name] for name in names]
     rolling: list[JudgedCutoff] = []
     if views is not None:

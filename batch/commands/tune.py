@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batch import postgres
-from batch.commands.options import Moment, Number
+from batch.commands.options import Number, PastTime, variant_option
 from batch.formatting import table
 from batch.runs import ledger
 from batch.signals import signals_raise
@@ -20,9 +20,7 @@ from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch tune --variant test --minutes 60")
-@click.option(
-    "--variant", type=click.Choice([*MODELS]), default=CONTROL, show_default=True, help="Model to tune."
-)
+@variant_option("Model to tune.", default=CONTROL)
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True),
@@ -31,7 +29,9 @@ from contract.settings import Settings
     help="How long to search, beyond loading and the last measurement.",
 )
 @click.option("--trials", type=click.IntRange(min=1), help="End after so many trials, if that comes first.")
-@click.option("--as-of", type=Moment(), help="Cutoff: nothing later is seen. Default: the last interaction.")
+@click.option(
+    "--as-of", type=PastTime(), help="Cutoff: later data are ignored. Default: the last interaction."
+)
 @click.pass_obj
 def tune(
     settings: Settings, variant: str, minutes: float, trials: int | None, as_of: datetime | None

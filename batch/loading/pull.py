@@ -8,7 +8,6 @@ to rows, and leaves out and counts the interactions that cannot be used.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
+from batch.files import move_into_place
 from batch.loading.arrow_reader import read_batches
 from batch.loading.interaction_store import (
     FILE,
@@ -139,9 +139,7 @@ def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPy
 
 def _rename_synced(unfinished: Path, path: Path) -> Path:
     try:
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        return unfinished.replace(path)
+        return move_into_place(unfinished, path)
     except OSError as error:
         raise folder_error(path, error) from None
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batch.files import write_atomically
 from contract.errors import EXIT_USAGE, ModelError, OvernightError
 from contract.settings import Settings
 
@@ -106,14 +106,8 @@ def keep_parameters(
     """
     path = parameters_file(variant, settings)
     kept = {"variant": variant, "parameters": dict(tuned), "measured": dict(measured)}
-    unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(kept, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        write_atomically(path, (json.dumps(kept, indent=2) + "\n").encode())
     except OSError as error:
         reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
         raise ModelError(f"cannot keep tuned parameters in {path}: {reason}") from None

@@ -1,7 +1,8 @@
-"""Serving under faults: what is published, who asks, what breaks, and what was seen.
+"""Serving under faults: a test bed, the faults, clients that check every answer, and a report.
 
-`faults` breaks things on a `stage`: Redis, a `wire` to it, gunicorn; `befall` sees
-it through. `clients` ask without pause, as `asking` says, and hold every answer
-against `lists`, which knows what each user must get of each run; `load`
-collects what they saw, and `report` sums it up.
+`environment` runs Redis, a `tcp_proxy` to it and gunicorn; `faults` injects and
+reverts faults; `run_fault` runs one and measures the recovery. `clients` send
+requests without pause; `checking_client` compares every answer with
+`synthetic_lists`, which computes what each user must get from each run. `load`
+collects the answers, and `report` summarises them.
 """

@@ -1,9 +1,9 @@
-"""Clients that ask without pause, at times set beforehand, in a process of their own.
+"""Clients that send requests at planned times, in a process of their own.
 
 `python -m benchmarks.faults.clients PORT USERS CLIENTS REQUESTS_PER_SECOND` prints
-what each request saw as a line of JSON, until its standard input ends. The time
-of an answer counts from when it was due to be asked for: a client that is kept
-waiting asks late, and whoever would have come meanwhile waits as well.
+each request and its answer as a line of JSON, until its standard input ends. The
+time of an answer counts from the planned time of its request, so that a slow
+answer also counts for the requests that it delays.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import sys
 import threading
 import time
 
-from benchmarks.faults.checking_client import Asker
+from benchmarks.faults.checking_client import CheckingClient
 
-PATIENCE_SECONDS = 10
+TIMEOUT_SECONDS = 10
 
 
-class OneConnection:
-    """One connection that is kept open, and opened again once where it breaks."""
+class KeepAliveConnection:
+    """One connection that is kept open, and reopened once if it breaks."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection: http.client.HTTPConnection | None = None
 
     def get(self, path: str) -> tuple[int, bytes, int]:
-        """Return status, body, and how often it had to be asked again."""
+        """Return status (0 without an answer), body, and number of retries."""
         for retries in (0, 1):
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(
-                    "127.0.0.1", self._port, timeout=PATIENCE_SECONDS
+                    "127.0.0.1", self._port, timeout=TIMEOUT_SECONDS
                 )
             try:
                 self._connection.request("GET", path)
@@ -53,22 +53,22 @@ class OneConnection:
 
 
 def main(port: int, users: int, clients: int, requests_per_second: int) -> None:
-    """Ask until standard input ends."""
-    over, interval_seconds, begin = threading.Event(), clients / requests_per_second, time.monotonic()
+    """Send requests until standard input ends."""
+    stop, interval_seconds, start = threading.Event(), clients / requests_per_second, time.monotonic()
 
-    def ask_on(number: int) -> None:
-        connection, asker = OneConnection(port), Asker(random.Random(number), users)
-        due = begin + number * interval_seconds / clients
-        while not over.wait(max(0.0, due - time.monotonic())):
-            print(json.dumps(asker.ask(connection, due)) + "\n", end="", flush=True)
-            due += interval_seconds
+    def send_requests(number: int) -> None:
+        connection, client = KeepAliveConnection(port), CheckingClient(random.Random(number), users)
+        due_at = start + number * interval_seconds / clients
+        while not stop.wait(max(0.0, due_at - time.monotonic())):
+            print(json.dumps(client.request(connection, due_at)) + "\n", end="", flush=True)
+            due_at += interval_seconds
         connection.close()
 
-    threads = [threading.Thread(target=ask_on, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=send_requests, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     sys.stdin.read()
-    over.set()
+    stop.set()
     for thread in threads:
         thread.join()
 

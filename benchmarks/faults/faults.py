@@ -1,4 +1,4 @@
-"""The faults: the blow, and how it is mended."""
+"""The faults: how each is injected and reverted."""
 
 from __future__ import annotations
 
@@ -11,161 +11,160 @@ from contextlib import AbstractContextManager, contextmanager
 from redis.exceptions import ReadOnlyError
 
 from benchmarks.faults import synthetic_lists
-from benchmarks.faults.environment import Stage, wait_until
-from benchmarks.faults.run_fault import Fault, Meanwhile
+from benchmarks.faults.environment import Environment, wait_until
+from benchmarks.faults.run_fault import ExpectedBehaviour, Fault
 
-AWHILE = 60
-"""So many requests later, no client still waits for an answer to an earlier one."""
+MIN_REQUESTS = 60
+"""After so many more requests, no client still waits for the answer to an earlier one."""
 
-PRUNED_AFTER_SECONDS = 3.0
+PRUNE_AFTER_SECONDS = 3.0
 
 
 @contextmanager
-def _calm_day(_: Stage) -> Iterator[None]:
+def _no_fault(_: Environment) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def _killed(stage: Stage) -> Iterator[None]:
-    stage.store.kill()
+def _redis_killed(environment: Environment) -> Iterator[None]:
+    environment.redis.kill()
     yield
-    stage.store.start()
+    environment.redis.start()
 
 
 @contextmanager
-def _emptied(stage: Stage) -> Iterator[None]:
-    stage.store.kill()
-    stage.store.empty()
-    stage.store.start()
+def _redis_emptied(environment: Environment) -> Iterator[None]:
+    environment.redis.kill()
+    environment.redis.remove_data()
+    environment.redis.start()
     yield
-    with stage.store.client() as client:
-        synthetic_lists.fill(client, stage.users)
+    with environment.redis.client() as client:
+        synthetic_lists.fill(client, environment.users)
 
 
 @contextmanager
-def _paused(stage: Stage) -> Iterator[None]:
-    with stage.store.paused():
+def _redis_paused(environment: Environment) -> Iterator[None]:
+    with environment.redis.paused():
         yield
 
 
 @contextmanager
-def _read_only(stage: Stage) -> Iterator[None]:
-    with stage.store.client() as client:
-        client.replicaof("127.0.0.1", 1)  # of a master that is not there
+def _redis_read_only(environment: Environment) -> Iterator[None]:
+    with environment.redis.client() as client:
+        client.replicaof("127.0.0.1", 1)  # a master that does not exist
         try:
             client.set("recs:probe", "")
         except ReadOnlyError:
             yield
         else:
-            raise RuntimeError("Redis still takes writes")
+            raise RuntimeError("Redis still accepts writes")
         client.replicaof("NO", "ONE")
 
 
 @contextmanager
-def _published(stage: Stage) -> Iterator[None]:
-    with stage.store.client() as client:
-        synthetic_lists.write(client, 2, stage.users)
-        synthetic_lists.point(client, 2)
+def _run_published(environment: Environment) -> Iterator[None]:
+    with environment.redis.client() as client:
+        synthetic_lists.write(client, 2, environment.users)
+        synthetic_lists.set_live(client, 2)
     yield
 
 
 @contextmanager
-def _rolled_back(stage: Stage) -> Iterator[None]:
-    with stage.store.client() as client:
-        synthetic_lists.point(client, 0)
+def _run_rolled_back(environment: Environment) -> Iterator[None]:
+    with environment.redis.client() as client:
+        synthetic_lists.set_live(client, 0)
     yield
 
 
 @contextmanager
-def _pruned(stage: Stage) -> Iterator[None]:
-    # What serves no more is pruned much later; a worker short of processor time may take its time to see it.
-    pruned_at = time.monotonic() + PRUNED_AFTER_SECONDS
-    wait_until(lambda: time.monotonic() > pruned_at, "time to prune")
-    with stage.store.client() as client:
-        synthetic_lists.prune(client, 2, stage.users)
+def _run_pruned(environment: Environment) -> Iterator[None]:
+    # In production a run is pruned long after it was live; on a busy machine a worker may notice late.
+    prune_at = time.monotonic() + PRUNE_AFTER_SECONDS
+    wait_until(lambda: time.monotonic() > prune_at, "time to prune")
+    with environment.redis.client() as client:
+        synthetic_lists.prune(client, 2, environment.users)
     yield
 
 
 @contextmanager
-def _worker_killed(stage: Stage) -> Iterator[None]:
-    _replace(stage, min(stage.worker_pids()))
+def _worker_killed(environment: Environment) -> Iterator[None]:
+    _replace_worker(environment, min(environment.worker_pids()))
     yield
 
 
 @contextmanager
-def _workers_killed_without_redis(stage: Stage) -> Iterator[None]:
+def _workers_killed_without_redis(environment: Environment) -> Iterator[None]:
     """Kill one worker after the other while there is no Redis to load a run from."""
-    stage.store.kill()
-    for pid in stage.worker_pids():
-        _replace(stage, pid)
-        _let_clients_ask(stage)  # each asks again once, so none may meet both
+    environment.redis.kill()
+    for pid in environment.worker_pids():
+        _replace_worker(environment, pid)
+        _wait_for_requests(environment)  # a client retries once, so no request may meet both kills
     yield
-    stage.store.start()
+    environment.redis.start()
 
 
-def _replace(stage: Stage, pid: int) -> None:
-    """Kill a worker, and wait until another has taken its place."""
-    ready = stage.workers_that_became_ready()
+def _replace_worker(environment: Environment, pid: int) -> None:
+    """Kill a worker, and wait until another one is ready."""
+    ready = environment.count_ready_workers()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: stage.workers_that_became_ready() > ready, "another worker is ready")
+    wait_until(lambda: environment.count_ready_workers() > ready, "another worker is ready")
 
 
-def _let_clients_ask(stage: Stage) -> None:
+def _wait_for_requests(environment: Environment) -> None:
     now = time.monotonic()
-    wait_until(lambda: len(stage.load.since(now)) > AWHILE, "clients ask")
+    wait_until(lambda: len(environment.load.since(now)) > MIN_REQUESTS, "clients get answers")
 
 
-def slowed(seconds: float) -> Callable[[Stage], AbstractContextManager[None]]:
-    """Have Redis answer so much later."""
+def redis_slow(seconds: float) -> Callable[[Environment], AbstractContextManager[None]]:
+    """Return a fault that delays every message to Redis."""
 
     @contextmanager
-    def slow(stage: Stage) -> Iterator[None]:
-        assert stage.wire is not None
-        stage.wire.delay(seconds)
+    def slow(environment: Environment) -> Iterator[None]:
+        assert environment.proxy is not None
+        environment.proxy.delay(seconds)
         yield
-        stage.wire.delay(0)
+        environment.proxy.delay(0)
 
     return slow
 
 
 @contextmanager
-def _failed_over(stage: Stage) -> Iterator[None]:
-    """Kill the server, and have its replica at another address take over."""
-    assert stage.wire is not None
-    assert stage.other is not None
-    stage.store.kill()
+def _redis_failed_over(environment: Environment) -> Iterator[None]:
+    """Kill the server; revert by promoting its replica, at another address."""
+    assert environment.proxy is not None
+    assert environment.replica is not None
+    environment.redis.kill()
     yield
-    with stage.other.client() as client:
+    with environment.replica.client() as client:
         client.replicaof("NO", "ONE")
-    stage.wire.lead_to(stage.other.port)
+    environment.proxy.switch_to(environment.replica.port)
 
 
-CALM = Fault("none", _calm_day, Meanwhile.EITHER, lasting=False)
+EITHER, GONE, EMPTY = ExpectedBehaviour.EITHER, ExpectedBehaviour.GONE, ExpectedBehaviour.EMPTY
 
-EMPTIED = Fault("Redis restarted empty", _emptied, Meanwhile.EMPTY)
-WORKER_KILLED = Fault("a worker killed", _worker_killed, Meanwhile.EITHER, lasting=False)
-WITHOUT_REDIS = Fault(
-    "workers killed without Redis", _workers_killed_without_redis, Meanwhile.GONE, pruned=(2,)
-)
+NO_FAULT = Fault("none", _no_fault, EITHER, lasting=False)
+REDIS_EMPTIED = Fault("Redis restarted empty", _redis_emptied, EMPTY)
+WORKER_KILLED = Fault("a worker killed", _worker_killed, EITHER, lasting=False)
+WITHOUT_REDIS = Fault("workers killed without Redis", _workers_killed_without_redis, GONE, pruned=(2,))
 
-DIRECT = (
+DIRECT_FAULTS = (
     WORKER_KILLED,
-    Fault("Redis killed", _killed, Meanwhile.GONE),
-    EMPTIED,
-    Fault("Redis paused", _paused, Meanwhile.GONE),
-    Fault("Redis read-only", _read_only, Meanwhile.EITHER),
-    Fault("a run published", _published, Meanwhile.EITHER, lasting=False, afterwards=(2, 1)),
-    Fault("rolled back", _rolled_back, Meanwhile.EITHER, lasting=False),
-    Fault("and pruned", _pruned, Meanwhile.EITHER, lasting=False, pruned=(2,)),
+    Fault("Redis killed", _redis_killed, GONE),
+    REDIS_EMPTIED,
+    Fault("Redis paused", _redis_paused, GONE),
+    Fault("Redis read-only", _redis_read_only, EITHER),
+    Fault("a run published", _run_published, EITHER, lasting=False, afterwards=(2, 1)),
+    Fault("rolled back", _run_rolled_back, EITHER, lasting=False),
+    Fault("and pruned", _run_pruned, EITHER, lasting=False, pruned=(2,)),
     WITHOUT_REDIS,
 )
-"""In this order, on a stage without a wire."""
+"""In this order, in an environment without a proxy."""
 
 
-def wired(slow_seconds: float, too_slow_seconds: float) -> tuple[Fault, ...]:
-    """Return the faults, in order, of a stage with a wire: slow but in time, too slow, failing over."""
+def proxied_faults(slow_seconds: float, too_slow_seconds: float) -> tuple[Fault, ...]:
+    """Return the faults, in order, of an environment with a proxy: slow, too slow, failover."""
     return (
-        Fault(f"Redis slow by {slow_seconds * 1000:.0f} ms", slowed(slow_seconds), Meanwhile.EITHER),
-        Fault(f"Redis slow by {too_slow_seconds * 1000:.0f} ms", slowed(too_slow_seconds), Meanwhile.GONE),
-        Fault("Redis failing over", _failed_over, Meanwhile.GONE),
+        Fault(f"Redis slow by {slow_seconds * 1000:.0f} ms", redis_slow(slow_seconds), EITHER),
+        Fault(f"Redis slow by {too_slow_seconds * 1000:.0f} ms", redis_slow(too_slow_seconds), GONE),
+        Fault("Redis failing over", _redis_failed_over, GONE),
     )

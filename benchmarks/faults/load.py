@@ -1,4 +1,4 @@
-"""The load on a stage, as the one who put it there sees it."""
+"""The process of clients, and the requests and answers that it reports."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from bisect import bisect_left
 from pathlib import Path
 from types import TracebackType
 
-from benchmarks.faults.checking_client import Seen
-from benchmarks.faults.clients import PATIENCE_SECONDS
+from benchmarks.faults.checking_client import Exchange
+from benchmarks.faults.clients import TIMEOUT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
 
 class Load:
-    """A process of clients, from entering to leaving; what they see is collected here."""
+    """Runs clients in a process while the block is entered, and collects their exchanges."""
 
     def __init__(self, port: int, users: int, clients: int, requests_per_second: int) -> None:
         numbers = map(str, (port, users, clients, requests_per_second))
         self._command = [sys.executable, "-m", "benchmarks.faults.clients", *numbers]
-        self._seen: list[Seen] = []
+        self._exchanges: list[Exchange] = []
 
     def __enter__(self) -> Load:
         self._process = subprocess.Popen(
@@ -40,14 +40,14 @@ class Load:
         self._reader.join()
         self._process.__exit__(kind, error, trace)
 
-    def since(self, moment: float) -> list[Seen]:
-        """Return what was asked from that moment on and has its answer."""
-        everything = self._seen[:]
-        # What stands before has its answer before, or is that of a client that waited for all its patience.
-        start = bisect_left(everything, moment - PATIENCE_SECONDS, key=lambda seen: seen.answered)
-        return [seen for seen in everything[start:] if seen.asked >= moment]
+    def since(self, moment: float) -> list[Exchange]:
+        """Return the answered exchanges whose request was sent at or after that moment."""
+        exchanges = self._exchanges[:]
+        # They are in order of their answers, which come at most TIMEOUT_SECONDS after the request.
+        start = bisect_left(exchanges, moment - TIMEOUT_SECONDS, key=lambda each: each.answered_at)
+        return [each for each in exchanges[start:] if each.sent_at >= moment]
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._seen.append(Seen(*json.loads(line)))
+            self._exchanges.append(Exchange(*json.loads(line)))

@@ -1,4 +1,4 @@
-"""What was seen under a fault, as a row of the table."""
+"""The result of a fault as a row of the table."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from benchmarks.faults.checking_client import Seen
-from benchmarks.faults.run_fault import Befallen
+from benchmarks.faults.checking_client import Exchange
+from benchmarks.faults.run_fault import FaultResult
 from benchmarks.report import Columns
 
 COLUMNS: Columns = {
@@ -23,41 +23,41 @@ COLUMNS: Columns = {
     "max_ms": ("slowest ms", "10.1f"),
     "recovery_seconds": ("recovery s", "10.2f"),
 }
-"""`gone_410`: cursors of a pruned run, by design. `p99_ms`: in the worst second."""
+"""`gone_410`: cursors of a pruned run, which is by design. `p99_ms`: in the worst second."""
 
 
-def row_of(befallen: Befallen) -> dict[str, Any]:
-    """Return the row."""
-    seen = befallen.seen
+def make_row(result: FaultResult) -> dict[str, Any]:
+    """Return the row of a fault."""
+    exchanges = result.exchanges
     return {
-        "fault": befallen.fault.name,
-        "requests": len(seen),
-        "not_200": sum(each.status not in (HTTPStatus.OK, HTTPStatus.GONE) for each in seen),
-        "gone_410": sum(each.status == HTTPStatus.GONE for each in seen),
-        "retried": sum(each.retries for each in seen),
-        "wrong": len(wrongs(befallen)),
-        "p99_ms": worst_p99_ms(seen, befallen.began),
-        "max_ms": max(_ms(each) for each in seen),
-        "recovery_seconds": befallen.recovery_seconds,
+        "fault": result.fault.name,
+        "requests": len(exchanges),
+        "not_200": sum(each.status not in (HTTPStatus.OK, HTTPStatus.GONE) for each in exchanges),
+        "gone_410": sum(each.status == HTTPStatus.GONE for each in exchanges),
+        "retried": sum(each.retries for each in exchanges),
+        "wrong": len(list_errors(result)),
+        "p99_ms": worst_p99_ms(exchanges, result.injected_at),
+        "max_ms": max(_latency_ms(each) for each in exchanges),
+        "recovery_seconds": result.recovery_seconds,
     }
 
 
-def wrongs(befallen: Befallen) -> list[str]:
-    """Return what was wrong with answers, or untrue in them, a line each."""
-    return [each.wrong for each in befallen.seen if each.wrong] + befallen.untrue
+def list_errors(result: FaultResult) -> list[str]:
+    """Return the errors in answers and the false statements in them, one line each."""
+    return [each.error for each in result.exchanges if each.error] + result.false_statements
 
 
-def worst_p99_ms(seen: Sequence[Seen], began: float) -> float:
-    """Return the highest of the seconds' 99th percentiles; a request belongs to the second it was due in."""
-    seconds: dict[int, list[float]] = defaultdict(list)
-    for each in seen:
-        seconds[math.floor(each.due - began)].append(_ms(each))
-    return max(_p99(times) for times in seconds.values())
+def worst_p99_ms(exchanges: Sequence[Exchange], start: float) -> float:
+    """Return the highest 99th percentile of any second; a request belongs to the second it was due in."""
+    latencies: dict[int, list[float]] = defaultdict(list)
+    for each in exchanges:
+        latencies[math.floor(each.due_at - start)].append(_latency_ms(each))
+    return max(_p99(times) for times in latencies.values())
 
 
 def _p99(times: list[float]) -> float:
     return sorted(times)[math.ceil(0.99 * len(times)) - 1]
 
 
-def _ms(seen: Seen) -> float:
-    return (seen.answered - seen.due) * 1000
+def _latency_ms(exchange: Exchange) -> float:
+    return (exchange.answered_at - exchange.due_at) * 1000

@@ -1,4 +1,4 @@
-"""A fault befalls a stage: how long it lasts, what answers must say meanwhile, how soon all is well again."""
+"""Inject one fault, check answers while it lasts, and measure recovery time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 
-from benchmarks.faults.checking_client import Seen
-from benchmarks.faults.environment import Stage, wait_until
+from benchmarks.faults.checking_client import Exchange
+from benchmarks.faults.environment import Environment, wait_until
 
 
-class Meanwhile(Enum):
-    """What first pages of users with lists must say while a fault lasts."""
+class ExpectedBehaviour(Enum):
+    """What first pages of users with lists must be while a fault lasts."""
 
     EITHER = "personal, or popular and stale"
     GONE = "popular and stale"
@@ -27,10 +27,12 @@ class Fault:
 
     Attributes
     ----------
-    strikes
-        Befalls the stage when entered, and mends it when left.
+    inject
+        Context manager that injects the fault when entered and reverts it when left.
+    expected
+        What answers must be while the fault lasts.
     lasting
-        Whether recovery counts from the mending; else from the blow itself.
+        Whether recovery time counts from the revert; else from the injection.
     afterwards
         The runs that must be served in the end.
     pruned
@@ -38,91 +40,105 @@ class Fault:
     """
 
     name: str
-    strikes: Callable[[Stage], AbstractContextManager[None]]
-    meanwhile: Meanwhile
+    inject: Callable[[Environment], AbstractContextManager[None]]
+    expected: ExpectedBehaviour
     lasting: bool = True
     afterwards: tuple[int, int] = (0, 1)
     pruned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Befallen:
-    """What happened.
+class FaultResult:
+    """What happened under a fault.
 
     Attributes
     ----------
-    seen
-        What was asked from the blow until all was well again and stayed so.
-    began
-        When the blow had fallen.
+    exchanges
+        Requests sent from the injection until all answers were back to normal for a while.
+    injected_at
+        When the fault had been injected.
     recovery_seconds
-        From the mending (or the blow) to the end of the last answer that was not as usual.
-    untrue
-        What answers said of themselves that was not so, a line each.
+        From the revert (or the injection) to the last answer that was not normal.
+    false_statements
+        False statements of answers about themselves, one line each.
     """
 
     fault: Fault
-    seen: list[Seen]
-    began: float
+    exchanges: list[Exchange]
+    injected_at: float
     recovery_seconds: float
-    untrue: list[str]
+    false_statements: list[str]
 
 
-def befall(stage: Stage, fault: Fault, lasts_seconds: float, calm_seconds: float) -> Befallen:
-    """Let a fault befall the stage for so long, and wait until all is well again for so long."""
-    before = time.monotonic()
-    with fault.strikes(stage):
-        began = time.monotonic()
-        wait_until(lambda: time.monotonic() > began + lasts_seconds, "time passes")
-        if fault.meanwhile is Meanwhile.EMPTY:
+def run_fault(
+    environment: Environment, fault: Fault, fault_seconds: float, normal_seconds: float
+) -> FaultResult:
+    """Keep a fault up for `fault_seconds`; revert it; wait for `normal_seconds` of normal answers."""
+    started = time.monotonic()
+    with fault.inject(environment):
+        injected_at = time.monotonic()
+        wait_until(lambda: time.monotonic() > injected_at + fault_seconds, "time passes")
+        if fault.expected is ExpectedBehaviour.EMPTY:
             wait_until(
-                lambda: _calm(stage, began, calm_seconds, _is_stale), "all answers say that they are stale"
+                lambda: _all_lately(environment, injected_at, normal_seconds, _is_stale),
+                "all answers say that they are stale",
             )
-        until = time.monotonic()
-    start = time.monotonic() if fault.lasting else before
+        reverted_at = time.monotonic()
+    recovery_start = time.monotonic() if fault.lasting else started
 
-    def is_well(seen: Seen) -> bool:
-        return _is_well(seen, fault.afterwards)
+    def is_normal(exchange: Exchange) -> bool:
+        return _is_normal(exchange, fault.afterwards)
 
-    wait_until(lambda: _calm(stage, start, calm_seconds, is_well), f"all is well after: {fault.name}")
-    unwell = [seen.answered for seen in stage.load.since(start) if not is_well(seen)]
-    seen = stage.load.since(before)
-    return Befallen(fault, seen, began, max([0.0, *(moment - start for moment in unwell)]),
-                    _untrue(fault, seen, began, until))  # fmt: skip
-
-
-def _calm(stage: Stage, start: float, seconds: float, is_right: Callable[[Seen], bool]) -> bool:
-    """Tell whether everything asked lately was right, users with lists among it."""
-    now = time.monotonic()
-    lately = stage.load.since(now - seconds)
-    return (
-        now > start + seconds
-        and any(seen.first_page_of_known for seen in lately)
-        and all(map(is_right, lately))
+    wait_until(
+        lambda: _all_lately(environment, recovery_start, normal_seconds, is_normal),
+        f"all answers are normal after: {fault.name}",
+    )
+    after_recovery_start = environment.load.since(recovery_start)
+    abnormal = [each.answered_at for each in after_recovery_start if not is_normal(each)]
+    exchanges = environment.load.since(started)
+    return FaultResult(
+        fault,
+        exchanges,
+        injected_at,
+        max([0.0, *(moment - recovery_start for moment in abnormal)]),
+        _list_false_statements(fault, exchanges, injected_at, reverted_at),
     )
 
 
-def _is_stale(seen: Seen) -> bool:
-    return seen.stale is not False
+def _all_lately(
+    environment: Environment, start: float, seconds: float, is_right: Callable[[Exchange], bool]
+) -> bool:
+    """Return whether all answers of the last seconds were right, with a user with a list among them."""
+    now = time.monotonic()
+    lately = environment.load.since(now - seconds)
+    return now > start + seconds and any(each.is_first_page for each in lately) and all(map(is_right, lately))
 
 
-def _is_well(seen: Seen, runs: Sequence[int]) -> bool:
-    if seen.status not in (200, 410) or seen.stale:
+def _is_stale(exchange: Exchange) -> bool:
+    return exchange.stale is not False
+
+
+def _is_normal(exchange: Exchange, runs: Sequence[int]) -> bool:
+    if exchange.status not in (200, 410) or exchange.stale:
         return False
-    return not seen.first_page_of_known or (seen.source == "personal" and seen.run in runs)
+    return not exchange.is_first_page or (exchange.source == "personal" and exchange.run in runs)
 
 
-def _untrue(fault: Fault, seen: Sequence[Seen], began: float, until: float) -> list[str]:
-    lies = []
-    for each in seen:
-        after = f"{each.asked - began:.2f} s after the blow"
-        if each.status == HTTPStatus.GONE and each.cursor_of not in fault.pruned:
-            lies.append(f"410 for run {each.cursor_of}, which is there, {after}")
-        if not each.first_page_of_known:
+def _list_false_statements(
+    fault: Fault, exchanges: Sequence[Exchange], injected_at: float, reverted_at: float
+) -> list[str]:
+    found = []
+    for each in exchanges:
+        when = f"{each.sent_at - injected_at:.2f} s after the injection"
+        if each.status == HTTPStatus.GONE and each.cursor_run not in fault.pruned:
+            found.append(f"410 for run {each.cursor_run}, which exists, {when}")
+        if not each.is_first_page:
             continue
-        during = each.asked >= began and each.answered <= until
-        if fault.meanwhile is not Meanwhile.EMPTY and each.source == "popular" and each.stale is False:
-            lies.append(f"popular, and not stale, {after}")
-        if fault.meanwhile is not Meanwhile.EITHER and each.source == "personal" and during:
-            lies.append(f"personal, though Redis was gone, {after}")
-    return lies
+        during = each.sent_at >= injected_at and each.answered_at <= reverted_at
+        may_be_fresh = fault.expected is ExpectedBehaviour.EMPTY
+        if not may_be_fresh and each.source == "popular" and each.stale is False:
+            found.append(f"popular and not stale, {when}")
+        may_be_personal = fault.expected is ExpectedBehaviour.EITHER
+        if not may_be_personal and each.source == "personal" and during:
+            found.append(f"personal, though Redis was down, {when}")
+    return found

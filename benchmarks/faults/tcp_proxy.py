@@ -1,107 +1,240 @@
-"""A wire to Redis in a process of its own: `python -m benchmarks.faults.tcp_proxy PORT`.
+"""A TCP proxy that can delay, cut, switch and intercept connections, in this process or in one of its own.
 
-It passes on what comes, later if told to, to a server that may change. Each
-line on its standard input is an order; it repeats the line when it has obeyed.
+`python -m benchmarks.faults.tcp_proxy PORT` forwards to a server on this
+machine. It prints the port it listens on, then reads one command a line from
+standard input and repeats the line when it is done:
 
-    delay SECONDS   hold back every message to the server for so long
-    to PORT         lead to that server, and break the connections to the one before
+    delay SECONDS      hold back every message to the server for so long
+    switch_to PORT     forward to that server, and cut all connections
 """
 
 from __future__ import annotations
 
-import asyncio
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).parents[2]
-PIECE_BYTES = 1 << 16
+RECEIVE_BYTES = 1 << 20
+CLOSE_SECONDS = 60
+
+Address = tuple[str, int] | str
+"""Host and port, or the path of a Unix socket."""
+
+Forward = Callable[[bytes, socket.socket], bool]
+"""Sends a client's message to the server; False ends the connection."""
 
 
-class Wire:
-    """The process, as the one who started it sees it."""
+class TcpProxy:
+    """Listens on a local port and forwards to a server, with two threads a connection.
+
+    A message is what arrives in one receive.
+
+    Parameters
+    ----------
+    forward
+        Called for each message of a client in place of sending it.
+
+    Attributes
+    ----------
+    port
+        Where the proxy listens.
+    delay_seconds
+        How long each message to the server is held back.
+    """
+
+    def __init__(self, server: Address, forward: Forward | None = None) -> None:
+        self._server = server
+        self._forward = forward or self._forward_delayed
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connections: set[_Connection] = set()
+        self.port: int = self._listener.getsockname()[1]
+        self.delay_seconds = 0.0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def switch_to(self, server: Address) -> None:
+        """Forward to another server from now on, and cut all connections."""
+        self._server = server
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections; new ones are accepted."""
+        for connection in self._connections.copy():
+            connection.cut()
+
+    def wait_until_closed(self) -> None:
+        """Wait until clients and server have closed all connections and the server has read everything.
+
+        Raises
+        ------
+        TimeoutError
+            A connection is still open after CLOSE_SECONDS.
+        """
+        for connection in self._connections.copy():
+            connection.wait_until_closed()
+
+    def __enter__(self) -> TcpProxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        self.wait_until_closed()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # the listener is closed
+                return
+            try:
+                server = _connect(self._server)
+            except OSError:  # the client must see a refused connection
+                client.close()
+                continue
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = _Connection(client, server, self._forward, self._connections.discard)
+            self._connections.add(connection)
+            connection.start()
+
+    def _forward_delayed(self, message: bytes, server: socket.socket) -> bool:
+        if self.delay_seconds:
+            time.sleep(self.delay_seconds)
+        server.sendall(message)
+        return True
+
+
+class _Connection:
+    """Two sockets and the threads that copy between them; closes both sockets when both threads end."""
+
+    def __init__(
+        self,
+        client: socket.socket,
+        server: socket.socket,
+        forward: Forward,
+        on_close: Callable[[_Connection], None],
+    ) -> None:
+        self._client, self._server = client, server
+        self._forward, self._on_close = forward, on_close
+        self._upward = threading.Thread(target=self._copy_to_server, daemon=True)
+        self._downward = threading.Thread(target=self._copy_to_client, daemon=True)
+
+    def start(self) -> None:
+        self._upward.start()
+        self._downward.start()
+
+    def cut(self) -> None:
+        for end in (self._client, self._server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def wait_until_closed(self) -> None:
+        self._downward.join(CLOSE_SECONDS)
+        if self._downward.is_alive():
+            raise TimeoutError(f"a connection is still open after {CLOSE_SECONDS} s")
+
+    def _copy_to_server(self) -> None:
+        with suppress(OSError):
+            while message := self._client.recv(RECEIVE_BYTES):
+                if not self._forward(message, self._server):
+                    break
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_WR)
+
+    def _copy_to_client(self) -> None:
+        with suppress(OSError):
+            while answer := self._server.recv(RECEIVE_BYTES):
+                self._client.sendall(answer)
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+        self._upward.join()
+        self._client.close()
+        self._server.close()
+        self._on_close(self)
+
+
+def _connect(address: Address) -> socket.socket:
+    """Connect to a TCP or Unix socket.
+
+    Raises
+    ------
+    OSError
+        Nothing listens there.
+    """
+    if isinstance(address, tuple):
+        server = socket.create_connection(address)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return server
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(address)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+class ProxyProcess:
+    """A proxy in a process of its own, so that it does not slow down the process that started it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.port = int(self._tell())
+        self.port = int(self._read_line())
 
     def delay(self, seconds: float) -> None:
-        """Hold back every message to the server for so long; 0 passes them on at once."""
-        self._order(f"delay {seconds}")
+        """Hold back every message to the server for so long; 0 forwards at once."""
+        self._send(f"delay {seconds}")
 
-    def lead_to(self, port: int) -> None:
-        """Lead to another server."""
-        self._order(f"to {port}")
+    def switch_to(self, port: int) -> None:
+        """Forward to another server on this machine, and cut all connections."""
+        self._send(f"switch_to {port}")
 
-    def _order(self, order: str) -> None:
+    def _send(self, command: str) -> None:
         assert self._process.stdin is not None
-        print(order, file=self._process.stdin, flush=True)
-        if self._tell() != order:
-            raise RuntimeError(f"the wire did not obey: {order}")
+        print(command, file=self._process.stdin, flush=True)
+        if self._read_line() != command:
+            raise RuntimeError(f"the proxy did not confirm: {command}")
 
-    def _tell(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
 
 
 @contextmanager
-def wire_to(port: int) -> Iterator[Wire]:
-    """Run a wire to a server on this machine."""
+def run_proxy(port: int) -> Iterator[ProxyProcess]:
+    """Run a proxy process that forwards to a server on this machine."""
     command = [sys.executable, "-m", "benchmarks.faults.tcp_proxy", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
-            yield Wire(process)
+            yield ProxyProcess(process)
         finally:
             process.kill()
 
 
-class _Exchange:
-    """What the process does."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._delay = 0.0
-        self._ends: set[asyncio.StreamWriter] = set()
-
-    async def run(self) -> None:
-        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        loop = asyncio.get_running_loop()
-        while order := await loop.run_in_executor(None, sys.stdin.readline):
-            name, value = order.split()
-            if name == "delay":
-                self._delay = float(value)
-            else:
-                self._port = int(value)
-                for end in self._ends:
-                    end.transport.abort()
-            print(order, end="", flush=True)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            onward, out = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:  # as if this port refused
-            writer.transport.abort()
-            return
-        self._ends |= {writer, out}
-        await asyncio.gather(self._pump(reader, out, held_back=True), self._pump(onward, writer))
-        self._ends -= {writer, out}
-
-    async def _pump(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, held_back: bool = False
-    ) -> None:
-        with suppress(OSError):
-            while piece := await source.read(PIECE_BYTES):
-                if held_back and self._delay:
-                    await asyncio.sleep(self._delay)
-                target.write(piece)
-                await target.drain()
-        target.close()
+def main(port: int) -> None:
+    """Run a proxy and carry out commands until standard input ends."""
+    proxy = TcpProxy(("127.0.0.1", port))
+    print(proxy.port, flush=True)
+    for line in sys.stdin:
+        name, value = line.split()
+        if name == "delay":
+            proxy.delay_seconds = float(value)
+        else:
+            proxy.switch_to(("127.0.0.1", int(value)))
+        print(line, end="", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(_Exchange(int(sys.argv[1])).run())
+    main(int(sys.argv[1]))

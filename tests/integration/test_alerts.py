@@ -1,4 +1,4 @@
-"""A run that fails or is refused posts an alert; a webhook in trouble changes nothing else."""
+"""A failed or refused run posts an alert; a webhook that fails changes nothing else."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ Batch = Callable[..., subprocess.CompletedProcess[str]]
 def batch(database_url: str, redis_url: str, tmp_path: Path, hook: Webhook) -> Batch:
     """Run the command line on an empty database with a password, posting to the webhook."""
     url = sa.make_url(database_url).set(password=PASSWORD).render_as_string(hide_password=False)
-    places: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers: dict[str, Any] = {"database_url": url, "redis_url": redis_url, "model_dir": tmp_path}
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return run_here(*arguments, **places, **({"OVERNIGHT_WEBHOOK_URL": hook.url} | environment))
+        return run_here(*arguments, **servers, **({"OVERNIGHT_WEBHOOK_URL": hook.url} | environment))
 
     return run
 
@@ -99,14 +99,14 @@ def test_no_secret_is_in_an_alert_or_the_log_of_one(
     assert "it answered 404; check OVERNIGHT_WEBHOOK_URL" in done_again.stderr
 
 
-def test_a_refused_run_is_told_from_a_failed_one_and_named(
+def test_a_refused_run_has_its_own_event_and_is_named(
     batch: Batch, hook: Webhook, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-    monkeypatch.setattr(pipeline, "gather", refuse)
+    monkeypatch.setattr(pipeline, "load_dataset", refuse)
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])
@@ -124,7 +124,7 @@ def test_a_run_by_hand_that_finds_the_lock_held_posts_nothing(
     assert hook.posts == []
 
 
-def test_without_a_webhook_a_run_fails_as_ever(batch: Batch, hook: Webhook) -> None:
+def test_without_a_webhook_a_run_fails_as_usual(batch: Batch, hook: Webhook) -> None:
     done = batch("run", OVERNIGHT_WEBHOOK_URL="")
     assert done.returncode == 1
     assert "the alert" not in done.stderr
@@ -135,10 +135,10 @@ def test_a_webhook_that_is_slow_or_down_changes_no_exit_code(
     batch: Batch, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "TRY_SECONDS", 0.1)
-    hook.hold.clear()
+    hook.may_answer.clear()
     slow = batch("run")
     assert slow.returncode == 1
-    assert "the alert run_failed was not delivered: the webhook at 127.0.0.1 did not take an" in slow.stderr
+    assert "the alert run_failed was not delivered: the webhook at 127.0.0.1 did not accept an" in slow.stderr
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/hook"
     down = batch("run", OVERNIGHT_WEBHOOK_URL=url)
@@ -150,15 +150,17 @@ def test_a_webhook_that_is_slow_or_down_changes_no_exit_code(
 def test_the_command_tries_the_webhook(batch: Batch, hook: Webhook) -> None:
     done = batch("alert")
     assert (done.returncode, done.stdout) == (0, "the alert test was delivered to 127.0.0.1\n")
-    assert batch("alert", "--event", "run_late", "--reason", "as told").returncode == 0
+    assert batch("alert", "--event", "run_late", "--reason", "late again").returncode == 0
     assert [(post["event"], post["reason"]) for post in hook.posts] == [
         ("test", "sent by hand"),
-        ("run_late", "as told"),
+        ("run_late", "late again"),
     ]
     hook.answers = [403]
     refused = batch("alert")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: the webhook at 127.0.0.1 did not take an alert: it answered 403")
+    assert refused.stderr.startswith(
+        "error: the webhook at 127.0.0.1 did not accept an alert: it answered 403"
+    )
     off = batch("alert", OVERNIGHT_WEBHOOK_URL="")
     assert off.returncode == 2
     assert "OVERNIGHT_WEBHOOK_URL is empty" in off.stderr
@@ -170,28 +172,28 @@ def test_a_run_counts_as_fresh_when_it_first_went_live(engine: sa.Engine) -> Non
             ledger.move(connection, run.run_id, ledger.State.LIVE, NOON + timedelta(hours=hours), "x")
 
     runs = [
-        ledger.start(engine, "control", NOON - timedelta(hours=9 - place), "x", prefix)
-        for place, prefix in enumerate(("recs", "recs", "other"))
+        ledger.start(engine, "control", NOON - timedelta(hours=9 - index), "x", prefix)
+        for index, prefix in enumerate(("recs", "recs", "other"))
     ]
     assert freshness.latest_live(engine, "recs") == NOON - timedelta(hours=9)
     for hours, run in enumerate(runs):
         go_live(run, hours)
     assert freshness.latest_live(engine, "recs") == NOON + timedelta(hours=1)
-    go_live(runs[0], 5)  # rolled back to
+    go_live(runs[0], 5)  # a rollback
     assert freshness.latest_live(engine, "recs") == NOON + timedelta(hours=1)
     assert freshness.latest_live(engine, "nobody") is None
 
 
-def test_only_a_job_s_own_runs_that_are_not_live_are_named(engine: sa.Engine) -> None:
+def test_only_runs_of_the_process_that_are_not_live_are_named(engine: sa.Engine) -> None:
     host = socket.gethostname()
-    for place, (who, state) in enumerate([
+    for index, (actor, state) in enumerate([
         (f"batch run by me@{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "live"),
         (f"batch run by me@{host} pid 77", "failed"),
         (f"batch run by me@other-{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "building"),
     ]):  # fmt: skip
-        run = ledger.start(engine, "test", NOON + timedelta(minutes=place), who)
+        run = ledger.start(engine, "test", NOON + timedelta(minutes=index), actor)
         with engine.begin() as connection:
             ledger.move(connection, run.run_id, ledger.State(state), NOON, "x")
     first, last = "20261121T120000Z-test", "20261121T120400Z-test"

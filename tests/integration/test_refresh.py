@@ -25,7 +25,7 @@ from batch.runs import ledger, lock
 from batch.training.model import load_model
 from batch.training.model_files import COLUMNS
 from batch.training.refresh_state import RefreshState
-from contract.exposures import FIELD, Exposure, encode
+from contract.exposures import FIELD, Exposure, encode_exposures
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.texts import NO_TEXT, Post
@@ -143,10 +143,10 @@ def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
     with serving(settings_for(live.redis_url)) as app:
         state = app.extensions["overnight"].live
         state.refresh()
-        assert state.current.texts.of([NEW_POST], lambda _: {}) == [NO_TEXT]
+        assert state.current.texts.get([NEW_POST], lambda _: {}) == [NO_TEXT]
         refreshed(live, "--variant", "control")
         state.refresh()
-        assert state.current.texts.of([NEW_POST], lambda _: {}) == [Post("match goal team", "sport")]
+        assert state.current.texts.get([NEW_POST], lambda _: {}) == [Post("match goal team", "sport")]
 
 
 def test_the_manifest_tells_of_the_refresh_and_a_second_one_writes_nothing(
@@ -418,7 +418,7 @@ def test_a_refresh_moves_exposures_to_postgres_and_brings_a_lost_experiment_back
     live: LiveNetwork, client: redis.Redis
 ) -> None:
     split = client.getdel(KEYS.experiment)
-    client.xadd(KEYS.exposures, {FIELD: encode([Exposure(7, "test", "R", "popular", time.time())])})
+    client.xadd(KEYS.exposures, {FIELD: encode_exposures([Exposure(7, "test", "R", "popular", time.time())])})
     refreshed(live)
     assert query(live.database_url, "SELECT user_id, variant, source FROM recs.exposures") == [
         (7, "test", "popular")

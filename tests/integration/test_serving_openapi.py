@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 
 from serving.cursor import POPULAR, Cursor, encode_cursor
-from serving.routes import load_document
+from serving.routes import load_openapi
 from tests.support.serving import CONTROL_RUN, ask, publish, recommend, serving, settings_for
 
 TOP_N = 12
-DOCUMENT = load_document(TOP_N)
+DOCUMENT = load_openapi(TOP_N)
 PATHS = list(DOCUMENT["paths"])
 
 CURSOR = "a cursor of that user"

@@ -1,4 +1,4 @@
-"""Fixtures of the fault suite; a test module takes them by `pytest_plugins`."""
+"""Fixtures of the fault suite; a test module loads them with `pytest_plugins`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ import sqlalchemy as sa
 
 from tests.support.batch import make_network
 from tests.support.batch_live import copy_database
-from tests.support.faulty_nights import LENGTHS, USERS, Place
-from tests.support.wires import Wires
+from tests.support.faulty_nights import LENGTHS, USERS, FaultyNetwork
+from tests.support.store_proxies import StoreProxies
 
 
 @pytest.fixture
-def place(
+def network(
     postgres_server: sa.URL, redis_client: redis.Redis, redis_url: str, tmp_path: Path
-) -> Iterator[Place]:
-    """A small network with a few good nights behind it; what was counted is printed in the end."""
+) -> Iterator[FaultyNetwork]:
+    """A small network after a few successful nights; prints its counts at the end."""
     for folder in ("models", "learning"):
         (tmp_path / folder).mkdir()
     with copy_database(postgres_server) as database_url:
         make_network(database_url, users=USERS)
-        place = Place(database_url, redis_url, tmp_path / "models", tmp_path / "learning", redis_client)
+        network = FaultyNetwork(
+            database_url, redis_url, tmp_path / "models", tmp_path / "learning", redis_client
+        )
         for _ in LENGTHS:
-            place.make_good_night()
-        yield place
-    if place.counts:
-        print("\n" + place.table())
+            network.make_good_night()
+        yield network
+    if network.counts:
+        print("\n" + network.table())
 
 
 @pytest.fixture
-def wires(place: Place) -> Iterator[Wires]:
-    """The way to that network's servers on which commands can be struck."""
-    with Wires(place.redis_url, place.database_url) as wires:
-        yield wires
+def proxies(network: FaultyNetwork) -> Iterator[StoreProxies]:
+    """Proxies in front of that network's servers."""
+    with StoreProxies(network.redis_url, network.database_url) as proxies:
+        yield proxies

@@ -1,4 +1,4 @@
-"""What the tests that run a real gunicorn share."""
+"""Helpers for tests that run a real gunicorn."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# Not by -m: started so, gunicorn cannot start itself anew (USR2).
+# Not `python -m gunicorn`: that one cannot re-execute itself (USR2).
 SCRIPT = str(Path(sys.executable).with_name("gunicorn"))
-COMMAND = [SCRIPT, "-c", "serving/gunicorn.conf.py", "serving.wsgi:app"]
+CONFIG = [SCRIPT, "-c", "serving/gunicorn.conf.py"]
+COMMAND = [*CONFIG, "serving.wsgi:app"]
+UNTUNED = [*CONFIG, "--worker-class", "gthread", "tests.support.untuned_wsgi:app"]
+"""Without the parts of serving.tuned."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer over HTTP; status 0 while nobody listens."""
+    """An HTTP response; status 0 if nothing listens."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes
 
     @property
@@ -37,7 +40,9 @@ def environment(**values: str) -> dict[str, str]:
 
 
 @contextmanager
-def gunicorn(redis_url: str, port: int, log: Path, **values: str) -> Iterator[subprocess.Popen[bytes]]:
+def gunicorn(
+    redis_url: str, port: int, log: Path, *, command: Sequence[str] = COMMAND, **values: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run gunicorn with two workers; its stderr goes to `log`."""
     defaults = {
         "REDIS_URL": redis_url,
@@ -48,7 +53,7 @@ def gunicorn(redis_url: str, port: int, log: Path, **values: str) -> Iterator[su
     }
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(COMMAND, cwd=ROOT, env=environment(**(defaults | values)), stderr=stderr) as process,
+        subprocess.Popen(command, cwd=ROOT, env=environment(**(defaults | values)), stderr=stderr) as process,
     ):
         try:
             yield process
@@ -61,7 +66,7 @@ def gunicorn(redis_url: str, port: int, log: Path, **values: str) -> Iterator[su
 
 
 def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> Reply:
-    """GET over a connection of its own, which either worker may take."""
+    """GET over a new connection, which any worker may accept."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path, headers=dict(headers or {}))

@@ -20,7 +20,7 @@ from batch import pipeline
 from batch.loading.pull import PullResult
 from batch.publishing import write
 
-LEARNING = ("gather", "choose_recipe", "fit", "judged", "evaluate")
+LEARNING = ("load_dataset", "choose_recipe", "fit", "judged", "evaluate")
 COMMAND_BYTES = 2_000
 """So few that a small network's lists take several commands."""
 
@@ -42,7 +42,7 @@ class Kept:
 
 
 class KeptGather(Kept):
-    """The same for `gather`; what is taken over reads from the store of its own night."""
+    """The same for `load_dataset`; what is taken over reads from the store of its own night."""
 
     def __call__(self, pulled: PullResult, *arguments: Any, **options: Any) -> Any:
         dataset = super().__call__(pulled, *arguments, **options)
@@ -70,7 +70,9 @@ def taken_over(folder: Path) -> Iterator[None]:
 def _patches(folder: Path) -> list[Any]:
     kept = [
         patch.object(
-            pipeline, name, (KeptGather if name == "gather" else Kept)(folder, name, getattr(pipeline, name))
+            pipeline,
+            name,
+            (KeptGather if name == "load_dataset" else Kept)(folder, name, getattr(pipeline, name)),
         )
         for name in LEARNING
     ]

@@ -1,4 +1,4 @@
-"""What the tests of serving share: publishing a run the way the batch does, and an app over it."""
+"""Helpers for tests of serving: publish a run as the batch does, and create an app over it."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def publish(
     client: redis.Redis,
     run_id: str = CONTROL_RUN,
     lists: Mapping[int, Ranked] | None = None,
+    *,
     popular: Ranked = POPULAR,
     published_at: str = "2026-11-22T04:00:00+00:00",
     recipe: str | None = "liked",
 ) -> None:
-    """Write a run's keys, then point its variant at it; without a recipe as earlier releases did."""
+    """Write a run's keys and make it live; without a recipe, as earlier releases did."""
     for user_id, posts in ({KNOWN_USER: PERSONAL} if lists is None else lists).items():
         client.set(KEYS.user(run_id, user_id), encode_list(posts))
     client.set(KEYS.popular(run_id), encode_list(popular))
@@ -53,25 +54,25 @@ def remove(client: redis.Redis, run_id: str) -> None:
 
 
 def settings_for(url: str, **values: Any) -> Settings:
-    """Settings with a list length of 12, a refresh that comes only when a test asks, and no exposures."""
-    usual = {"top_n": 12, "state_refresh_seconds": 3600.0, "exposures": False}
-    return Settings.of(redis_url=url, **{**usual, **values})
+    """Return settings with lists of 12, no refresh unless a test calls it, and no exposures."""
+    defaults = {"top_n": 12, "state_refresh_seconds": 3600.0, "exposures": False}
+    return Settings.of(redis_url=url, **{**defaults, **values})
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Flask]:
-    """The app over the Redis of the settings, its thread and connections ended afterwards.
+def serving(settings: Settings, *, tuned: bool = True) -> Iterator[Flask]:
+    """Yield the app over the Redis of the settings; stop its threads and connections afterwards.
 
-    The lookup waits for half a second, not 50 ms, so that a busy machine does not look like a dead Redis.
+    A request waits for Redis for 0.5 s, not 50 ms, so that a busy machine does not look like a dead Redis.
     """
-    client, patient = open_redis(settings, 0.5), open_redis(settings, 2.0)
-    app = create_app(settings, client, patient)
+    client, refresh_client = open_redis(settings, 0.5), open_redis(settings, 2.0)
+    app = create_app(settings, client, refresh_client, tuned=tuned)
     yield app
     app.extensions[EXTENSION].live.stop()
     if app.extensions[EXTENSION].exposures is not None:
         app.extensions[EXTENSION].exposures.stop()
     client.close()
-    patient.close()
+    refresh_client.close()
 
 
 def refresh(app: Flask) -> None:
@@ -87,9 +88,9 @@ def ask(app: Flask, path: str, status: int = 200) -> Any:
 
 
 def recommend(app: Flask, user_id: int, limit: int = 5, cursor: str | None = None) -> Any:
-    """Ask for a user's recommendations."""
-    following = f"&cursor={cursor}" if cursor else ""
-    return ask(app, f"/users/{user_id}/recommendations?limit={limit}{following}")
+    """GET a user's recommendations."""
+    suffix = f"&cursor={cursor}" if cursor else ""
+    return ask(app, f"/users/{user_id}/recommendations?limit={limit}{suffix}")
 
 
 def posts_of(answer: Any) -> list[int]:
@@ -99,9 +100,9 @@ def posts_of(answer: Any) -> list[int]:
 
 @contextmanager
 def monitored(url: str) -> Iterator[Callable[[], list[str]]]:
-    """Watch a server by MONITOR: what is yielded returns the commands it ran since it was last asked.
+    """Watch a server by MONITOR; yield a function that returns the commands since its last call.
 
-    Valkey reports commands in the order in which it ran them, so an ECHO of ours marks where to stop.
+    Valkey reports commands in the order it ran them, so an ECHO marks where to stop.
     """
     with redis.Redis.from_url(url, decode_responses=True) as client, client.monitor() as monitor:
 
@@ -110,13 +111,13 @@ def monitored(url: str) -> Iterator[Callable[[], list[str]]]:
             seen = (monitor.next_command()["command"] for _ in itertools.count())
             return list(itertools.takewhile(lambda command: command != "ECHO seen so far", seen))
 
-        commands()  # those with which our own connections began
+        commands()  # drop those of our own new connections
         yield commands
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Poll until the condition holds; fail when it does not in time."""
+    """Poll until the condition holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "did not come true in time"
+        assert time.monotonic() < deadline, "condition did not hold in time"
         time.sleep(0.05)

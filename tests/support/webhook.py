@@ -1,4 +1,4 @@
-"""What the tests of alerts share: a real webhook on a thread, and settings that post to it."""
+"""A webhook in a thread, for the tests of alerts."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ SECRET_PATH = "services/T0KEN/hush-hush"
 
 @dataclass
 class Webhook:
-    """What a webhook was sent, and how it is to answer.
+    """What a webhook received, and how it answers.
 
     Attributes
     ----------
     posts
-        Bodies, in order.
+        Received bodies, in order.
     answers
-        Status codes of the next answers; 200 once they are used up.
-    hold
+        Status codes of the next answers, in order; 200 when none is left.
+    may_answer
         Requests are answered only while this is set.
     """
 
     url: str
     posts: list[dict[str, Any]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
-    hold: threading.Event = field(default_factory=threading.Event)
+    may_answer: threading.Event = field(default_factory=threading.Event)
 
     @property
     def events(self) -> list[str]:
-        """The events that were posted, in order."""
+        """Received events, in order."""
         return [post["event"] for post in self.posts]
 
 
 @contextmanager
 def listening() -> Iterator[Webhook]:
-    """Run a webhook on a free port of this machine."""
+    """Run a webhook on a free local port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             webhook.posts.append(json.loads(body))
-            webhook.hold.wait()
+            webhook.may_answer.wait()
             status = webhook.answers.pop(0) if webhook.answers else 200
             self.send_response(status)
             if 300 <= status < 400:
@@ -64,12 +64,12 @@ def listening() -> Iterator[Webhook]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         webhook = Webhook(f"http://127.0.0.1:{server.server_address[1]}/{SECRET_PATH}")
-        webhook.hold.set()
+        webhook.may_answer.set()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield webhook
         finally:
-            webhook.hold.set()
+            webhook.may_answer.set()
             server.shutdown()
             thread.join()

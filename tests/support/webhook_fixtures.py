@@ -12,7 +12,7 @@ from tests.support.webhook import Webhook, listening
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
-    """A webhook that takes everything, and no pauses between tries."""
+    """A webhook that accepts everything, without pauses between tries."""
     monkeypatch.setattr(webhook, "PAUSES_SECONDS", (0.0, 0.0))
     with listening() as found:
         yield found

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract.settings import RECIPE_NAMES
-from serving.cursor import LONGEST_CURSOR, Cursor, decode_cursor, encode_cursor
+from serving.cursor import MAX_CURSOR_LENGTH, Cursor, decode_cursor, encode_cursor
 
 USER_IDS = st.integers(0, 2**63 - 1)
 CURSORS = st.builds(
@@ -20,7 +20,7 @@ URL_SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 def test_a_cursor_decodes_to_what_was_encoded(cursor: Cursor, user_id: int) -> None:
     text = encode_cursor(cursor, user_id)
     assert set(text) <= set(URL_SAFE)
-    assert len(text) <= LONGEST_CURSOR
+    assert len(text) <= MAX_CURSOR_LENGTH
     assert decode_cursor(text, user_id) == cursor
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.exposures import Exposure, decode, encode
+from contract.exposures import Exposure, decode_exposures, encode_exposures
 from tests.support.experiment import make_exposures
 
 words = st.sampled_from(["control", "test", "popular", "R"])
@@ -29,19 +29,19 @@ def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_
     def rounded(rows: list[Exposure]) -> Counter[Any]:
         return Counter((*row[:4], round(row.served_at * 1000), row.took_ms) for row in rows)
 
-    assert rounded(decode(encode(batch))) == rounded(batch)
+    assert rounded(decode_exposures(encode_exposures(batch))) == rounded(batch)
 
 
 def test_a_batch_reads_well() -> None:
-    assert encode(make_exposures(3, first=41)[::2]) == (
+    assert encode_exposures(make_exposures(3, first=41)[::2]) == (
         '{"at":1795348800.041,"lists":[["test","20261122T030000Z-test","personal",[[41,0,1.2],[43,2,1.2]]]]}'
     )
 
 
 def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
     batch = [row._replace(took_ms=None) for row in make_exposures(1)]
-    assert "[[1,0]]" in encode(batch)
-    assert decode(encode(batch)) == batch
+    assert "[[1,0]]" in encode_exposures(batch)
+    assert decode_exposures(encode_exposures(batch)) == batch
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same()
 )  # fmt: skip
 def test_what_is_no_batch_is_refused(value: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any message will do
-        decode(value)
+        decode_exposures(value)

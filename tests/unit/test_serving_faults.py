@@ -46,4 +46,4 @@ def test_what_another_version_saved_is_not_served(
     with serving(settings_for("redis://127.0.0.1:1/0")) as app:
         _share(app, tmp_path / "state.json")
         ask(app, "/users/42/recommendations", 503)
-    assert "cannot read what other workers saved" in caplog.text
+    assert "cannot read the state that another worker saved" in caplog.text

@@ -22,7 +22,7 @@ def test_memory_is_bounded_and_every_text_is_right(most: int, asked: list[list[i
         return {post_id: stored.get(post_id, NO_TEXT) for post_id in post_ids}
 
     for post_ids in asked:
-        assert cache.of(post_ids, read) == [stored.get(post_id, NO_TEXT) for post_id in post_ids]
+        assert cache.get(post_ids, read) == [stored.get(post_id, NO_TEXT) for post_id in post_ids]
         assert len(cache) <= most + 1
     if asked and 0 < len(asked[-1]) <= most:
-        cache.of(asked[-1], lambda missing: pytest.fail(f"{missing} were used last"))
+        cache.get(asked[-1], lambda missing: pytest.fail(f"{missing} were used last"))

@@ -1,4 +1,4 @@
-"""Cron expressions are read as cron reads them, clock changes included."""
+"""Cron expressions have the meaning they have in cron; clock changes neither skip nor repeat a night."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_a_cron_expression_is_due_when_cron_says(expression: str, due: str) -> N
     assert found == datetime.fromisoformat(f"{due}+00:00")
 
 
-def test_a_day_of_the_month_and_a_weekday_each_suffice() -> None:
+def test_either_the_day_of_the_month_or_the_weekday_suffices() -> None:
     schedule = CronSchedule("0 3 13 * fri", "UTC")
     assert schedule.next_after(datetime(2026, 11, 30, tzinfo=UTC)).day == 4  # a Friday
     assert schedule.next_after(datetime(2026, 12, 11, 12, tzinfo=UTC)).day == 13  # a Sunday
 
 
-def test_a_day_field_that_begins_with_an_asterisk_must_match_together_with_the_other() -> None:
+def test_if_a_day_field_begins_with_an_asterisk_both_day_fields_must_match() -> None:
     schedule = CronSchedule("0 3 */2 * mon", "UTC")
     assert schedule.next_after(datetime(2026, 11, 24, tzinfo=UTC)).day == 7  # the 30th is a Monday, but even
 
@@ -89,10 +89,10 @@ def test_the_next_due_time_is_the_one_a_search_day_by_day_finds(
 @pytest.mark.parametrize(
     ("expression", "start", "due_in_utc"),
     [
-        # In spring 02:00 to 03:00 is skipped: an hour later.
+        # In spring 02:00 to 03:00 is skipped: due an hour later.
         ("30 2 * * *", "2026-03-28T12:00", ["2026-03-29T01:30", "2026-03-30T00:30"]),
         ("30 2 * * *", "2026-03-29T01:10", ["2026-03-29T01:30", "2026-03-30T00:30"]),
-        # In autumn 02:00 to 03:00 comes twice: the first time only.
+        # In autumn 02:00 to 03:00 occurs twice: due the first time only.
         ("30 2 * * *", "2026-10-24T12:00", ["2026-10-25T00:30", "2026-10-26T01:30"]),
         ("0 3 * * *", "2026-10-24T12:00", ["2026-10-25T02:00", "2026-10-26T02:00"]),
     ],
@@ -101,7 +101,7 @@ def test_a_night_runs_once_when_the_clock_changes(expression: str, start: str, d
     schedule = CronSchedule(expression, "Europe/Berlin")
     moment = datetime.fromisoformat(start).replace(tzinfo=UTC)
     for expected in due_in_utc:
-        # As APScheduler asks: after the time that has just run.
+        # APScheduler passes the due time that has just run.
         moment = schedule.get_next_fire_time(moment, moment)
         assert moment.astimezone(UTC) == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 

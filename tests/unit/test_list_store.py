@@ -1,0 +1,47 @@
+"""The circuit breaker of ListStore, without a server."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import redis
+
+from contract.keys import Keys
+from serving.list_store import BREAKER_SECONDS, ListStore, UnavailableError
+from serving.metrics import Metrics
+
+
+class FakeRedis:
+    """Answers each GET by the function that is set."""
+
+    get: Any
+
+
+def fail(_: str) -> bytes:
+    raise redis.ConnectionError("down")
+
+
+def test_while_redis_fails_one_request_a_second_tries_it_and_the_others_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("serving.list_store.time.monotonic", lambda: now)
+    client = FakeRedis()
+    store = ListStore(cast(redis.Redis, client), Keys(), Metrics(), tuned=False)
+    client.get = fail
+    with pytest.raises(UnavailableError, match="down"):
+        store.get("a")
+
+    def reply_while_another_asks(_: str) -> bytes:
+        with pytest.raises(UnavailableError, match="a moment ago"):
+            store.get("b")
+        return b"[[1,2]]"
+
+    client.get = reply_while_another_asks
+    with pytest.raises(UnavailableError, match="a moment ago"):
+        store.get("a")
+    now += BREAKER_SECONDS
+    assert store.get("a") == [(1, 2.0)]
+    client.get = lambda _: None
+    assert store.get("b") is None  # the breaker is closed again
