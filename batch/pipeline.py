@@ -12,7 +12,7 @@ from batch.context import Stores
 from batch.evaluation.learner import Learner
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
-from batch.features.embeddings import remove_stale
+from batch.features.embeddings import remove_stale_vectors
 from batch.gate import check as gate
 from batch.loading.combined_store import fingerprints
 from batch.progress import Stages
@@ -141,7 +141,7 @@ def _clean_up(stores: Stores, data: NightDataset, options: NightOptions) -> None
     clean_up(stores)
     if data.posts is not None and options.as_of is None:  # as of an earlier time, newer posts are not loaded
         shared_keys.remove_old_texts(stores.redis, stores.keys, data.posts)
-        remove_stale(stores.engine, data.posts[columns.TEXT])
+        remove_stale_vectors(stores.engine, data.posts[columns.TEXT])
 
 
 def _describe_error(stores: Stores, error: BaseException) -> str:

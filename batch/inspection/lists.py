@@ -68,7 +68,7 @@ def resolve_run(stores: Stores, name: str) -> str:
     try:
         parse_run_id(name)
     except ValueError as error:
-        raise StoreError(f"{error}, nor a variant's; `python -m batch runs` lists all runs") from None
+        raise StoreError(f"{error}, and not a variant; `python -m batch runs` lists all runs") from None
     return name
 
 

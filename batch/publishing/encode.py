@@ -6,7 +6,7 @@ a list is encoded once.
 
 The text of each post and of each thousandth is made once, in tables of a fixed width: a copy of fixed
 width is one or two instructions, and the next write overwrites the excess. Compiled functions that call
-each other stay in one file: see `compiled`.
+each other stay in one file: see batch/jit.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.arrays import Bytes, Float32s, Int32s, Int64s
-from batch.scoring.simd import compiled, copy_bytes
+from batch.jit import jit
+from batch.scoring.simd import copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
 
@@ -136,7 +137,7 @@ def _fraction(thousandths: int) -> str:
 _FRACTIONS = _table([_fraction(thousandths) for thousandths in range(_UNITS)], _FRACTION_WIDTH)
 
 
-@compiled
+@jit
 def _write_lines(
     ids: Int64s,
     posts: Int32s,
@@ -181,7 +182,7 @@ def _write_lines(
     return at
 
 
-@compiled
+@jit
 def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, command: Bytes, at: int) -> int:
     """Write key and value of each line, each after its length; return their end."""
     for row in range(len(tabs)):
@@ -198,19 +199,19 @@ def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, comma
     return at
 
 
-@compiled
+@jit
 def _write_length(command: Bytes, at: int, length: int) -> int:
     command[at] = ord("$")
     return _end_line(command, _write_number(command, at + 1, length))
 
 
-@compiled
+@jit
 def _end_line(command: Bytes, at: int) -> int:
     command[at], command[at + 1] = ord("\r"), ord("\n")
     return at + 2
 
 
-@compiled
+@jit
 def _write_number(text: Bytes, at: int, number: int) -> int:
     """Write a 64-bit integer; return its end."""
     if number < 0:

@@ -29,8 +29,7 @@ from batch.publishing.memory import Forecast, check_memory
 from batch.redis_client import blocks, get_many
 from batch.runs.ledger import Run
 from batch.scoring.chunk import Lists
-from batch.scoring.score import lists_of_all
-from batch.similar_posts import Neighbours, blocks_of, similar_posts
+from batch.similar_posts import Neighbours, build_post_vectors, find_similar_posts
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.errors import StoreError
@@ -106,13 +105,14 @@ def write_run(
     client, keys, settings, run_id = stores.redis, stores.keys, stores.settings, run.run_id
     with stages.stage("score_and_write", "users") as row:
         excluded = excluded_rows(stores, dataset)
-        tables = model.tables(dataset.network, dataset.now)
-        factors = model.factors(dataset.network, dataset.now)
-        chunks = lists_of_all(
-            model.booster, tables, factors, dataset.now.likes, excluded, settings.night.top_n, users=users,
-            budget_mib=settings.night.memory_budget_mib, threads=settings.night.threads,
-        )  # fmt: skip
-        post_ids = tables.post_ids
+        compiled = model.compile(dataset.network, dataset.now, excluded)
+        chunks = compiled.score(
+            settings.night.top_n,
+            users=users,
+            budget_mib=settings.night.memory_budget_mib,
+            threads=settings.night.threads,
+        )
+        post_ids = compiled.tables.post_ids
         waiting = TimedIterator(chunks)
         tracked = track(waiting, users, "score and write", "users")
         lists, forecast = check_memory(
@@ -146,7 +146,9 @@ def write_similar_posts(
         return Written()
     with stages.stage("similar", "posts") as row:
         post_ids = dataset.network.posts.index.to_numpy(np.int64)
-        found = similar_posts(blocks_of(model, dataset), post_ids, excluded_rows(stores, dataset), n)
+        found = find_similar_posts(
+            build_post_vectors(model, dataset), post_ids, excluded_rows(stores, dataset), n
+        )
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, stores.keys, run.run_id, lists, post_ids)
         verify(client, written, post_ids.size)

@@ -23,7 +23,7 @@ from batch.publishing.write import verify, write_lists
 from batch.refresh.stale_users import LATE, StaleUsers
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
-from batch.scoring.score import lists_of_all
+from batch.scoring.score import compile_model
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import RefreshState, load_refresh_state
 from contract.errors import ModelError
@@ -143,10 +143,12 @@ class Rescorer:
         with stages.stage("score_and_write", "users") as stats:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
             blocked = shared_keys.blocked_rows(client, keys, tables.post_ids)
-            chunks = lists_of_all(
-                model.booster, tables, factors, history.likes, blocked, manifest.top_n, users=len(users),
-                budget_mib=settings.night.memory_budget_mib, threads=settings.night.threads,
-            )  # fmt: skip
+            compiled = compile_model(model.booster, tables, factors, history.likes, blocked)
+            chunks = compiled.score(
+                manifest.top_n,
+                budget_mib=settings.night.memory_budget_mib,
+                threads=settings.night.threads,
+            )
             lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
             written = write_lists(client, keys, manifest.run_id, lists, tables.post_ids)
             verify(client, written, len(users))

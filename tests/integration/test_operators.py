@@ -164,7 +164,7 @@ def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated
     ("run", "says"),
     [
         ("20200101T000000Z-control", "Redis has no keys of 20200101T000000Z-control"),
-        ("latest", "'latest' is not a run's name"),
+        ("latest", "'latest' is not a run id"),
     ],
 )
 def test_diff_refuses_a_run_that_has_no_keys(night: Operated, run: str, says: str) -> None:
