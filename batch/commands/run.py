@@ -43,7 +43,7 @@ def run(
     ):
         manifests = run_night(stores, variants, NightOptions(as_of, limit_users, force))
         for manifest in manifests:
-            click.echo(runs.describe_run(manifest))
+            click.echo(runs.render_summary(manifest))
         _check_refusals(manifests)
 
 

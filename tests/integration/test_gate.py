@@ -142,7 +142,7 @@ def test_constant_scores_are_refused_unless_forced_and_then_rolled_back(
     assert manifest["forced"] is True
     assert reason.startswith("forced past the gate: ")
     assert "roc_auc: " in reason
-    assert "published against it by --force" in done.stdout
+    assert "published anyway with --force" in done.stdout
     assert run_here("rollback", "control", **network).returncode == 0
     assert live_run(client) == good
 

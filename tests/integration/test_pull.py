@@ -204,7 +204,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
         assert (manifest["caught_up"]["users"], manifest["caught_up"]["new_users"]) == (1, 0)
         assert json.loads(str(redis_client.get(f"recs:run:{run_id}:manifest")))["caught_up"]["users"] == 1
         shown = run_here("show", run_id, **servers).stdout
-        assert "1 users acted while the night ran, and have new lists" in shown
+        assert "1 users acted while the night ran; their lists are up to date" in shown
     (record, _) = json.loads(run_here("refresh", "--json", **servers).stdout)
     assert record["users"] == 0
 
