@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, o
 from batch.reports.files import report_path
 from batch.runs import ledger
 from contract.errors import OvernightError
+from contract.manifest import Manifest
 from contract.score_kind import recipe_of
 from contract.settings import Settings
 
@@ -139,27 +141,30 @@ def show(settings: Settings, run_id: str, as_json: bool) -> None:
         click.echo(formatting.as_json(run_fields(run) | {"manifest": run.manifest, "changes": history}))
         return
     # The manifest has the state at publishing; the ledger has the current one.
-    text = render_summary(run.manifest | {"state": run.state}) if run.manifest else f"{run_id}: {run.state}\n"
+    if run.manifest:
+        text = render_summary(replace(Manifest.from_record(run.manifest), state=run.state))
+    else:
+        text = f"{run_id}: {run.state}\n"
     click.echo(f"{text}\n{table(['at', 'state', 'by', 'reason'], rows)}")
 
 
-def render_summary(manifest: dict[str, Any]) -> str:
+def render_summary(manifest: Manifest) -> str:
     """Render a run: its lists, recipe, metrics next to the baselines, gate rules and stages."""
     stages = [
-        [row["stage"], row["seconds"], row["peak_mib"], _format_details(row)] for row in manifest["stages"]
+        [row["stage"], row["seconds"], row["peak_mib"], _format_details(row)] for row in manifest.stages
     ]
     return "\n".join(
         [
-            f"{manifest['run_id']}: {manifest['state']}, {manifest['users']} users x "
-            f"{manifest['posts']} posts, top {manifest['top_n']}, {manifest['bytes_per_user']} bytes a user",
-            f"lists: {manifest['short_lists']} short, {manifest['empty_lists']} empty, "
-            f"checksum {manifest['checksum'][:16]}",
-            *_describe_memory(manifest.get("publish") or {}),
-            *_describe_caught_up(manifest.get("caught_up") or {}),
+            f"{manifest.run_id}: {manifest.state}, {manifest.users} users x "
+            f"{manifest.posts} posts, top {manifest.top_n}, {manifest.bytes_per_user} bytes a user",
+            f"lists: {manifest.short_lists} short, {manifest.empty_lists} empty, "
+            f"checksum {manifest.checksum[:16]}",
+            *_describe_memory(manifest.publish),
+            *_describe_caught_up(manifest.caught_up or {}),
             "",
-            recipe_choice.render(recipe_choice.recipe_record(manifest)),
+            recipe_choice.render(recipe_choice.recipe_record(manifest.to_record())),
             "",
-            render.of_run(manifest["metrics"]),
+            render.render_run(manifest.metrics),
             "",
             *_render_gate(manifest),
             table(["stage", "seconds", "peak MiB", ""], stages),
@@ -184,12 +189,12 @@ def _describe_caught_up(caught_up: dict[str, Any]) -> list[str]:
     return [f"{caught_up['users']} users acted while the night ran; their lists are up to date"]
 
 
-def _render_gate(manifest: dict[str, Any]) -> list[str]:
+def _render_gate(manifest: Manifest) -> list[str]:
     """Render the rules: refused first, then those not compared; empty if there were none."""
-    rules = sorted(manifest.get("gate") or [], key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
+    rules = sorted(manifest.gate, key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
     if not rules:
         return []
-    forced = ", published anyway with --force" if manifest.get("forced") else ""
+    forced = ", published anyway with --force" if manifest.forced else ""
     rows = [
         [
             LABELS.get(outcome_of(rule), outcome_of(rule)),

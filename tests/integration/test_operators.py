@@ -20,7 +20,7 @@ from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from tests.support.batch import execute, live_lists, query
-from tests.support.evaluation import pulled_of
+from tests.support.evaluation import pull_database
 from tests.support.operators import TOP_N, LiveNetwork
 from tests.support.serving import recommend, refresh, serving, settings_for
 
@@ -177,7 +177,7 @@ def scores_of_the_model(night: LiveNetwork, variant: str, user_id: int) -> dict[
     """Return the score of every post for a user, by LightGBM and the factors themselves."""
     run_id = night.run_of(variant)
     cutoff = datetime.fromisoformat(json.loads(str(night.client.get(KEYS.manifest(run_id))))["cutoff"])
-    pulled = pulled_of(night.database_url, datetime.now(UTC))
+    pulled = pull_database(night.database_url, datetime.now(UTC))
     network = pulled.network
     model = load_model(night.model_dir / run_id, network)
     history = count_history(pulled.store, network, cutoff, model.groupings)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from batch.commands.runs import render_summary
-from batch.evaluation import FIRST_FIGURES
+from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.evaluation.render import sort_metrics
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
+from contract.manifest import Manifest
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -48,6 +50,11 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Live
     ]  # fmt: skip
 
 
+def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
+    of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
+    assert sort_metrics(sorted(of_the_night, key=len)) == of_the_night
+
+
 NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
 """What manifests of earlier releases do not have."""
 
@@ -60,7 +67,7 @@ GATE: list[dict[str, Any]] = [
 
 def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: LiveNetwork) -> None:
     manifest = night.run_json("show", night.run_of("control"))["manifest"]
-    lines = render_summary(manifest | {"gate": GATE, "forced": True}).splitlines()
+    lines = render_summary(Manifest.from_record(manifest | {"gate": GATE, "forced": True})).splitlines()
     at = lines.index("gate: 1 of 3 rules passed, 1 refused, 1 not compared, published anyway with --force")
     assert lines[at + 2].split() == ["REFUSED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
     assert lines[at + 3].startswith("not compared  roc_auc")
@@ -69,19 +76,19 @@ def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night:
 
 def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(night: LiveNetwork) -> None:
     manifest = night.run_json("show", night.run_of("control"))["manifest"]
-    lines = render_summary(manifest).splitlines()
+    lines = render_summary(Manifest.from_record(manifest)).splitlines()
     (full,) = [number for number, line in enumerate(lines) if line.startswith("full catalogue with likes")]
     (viewed,) = [number for number, line in enumerate(lines) if line.startswith("holdout (viewed-only)")]
     assert full < viewed
     assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
     told = [line.split()[0] for line in lines[full + 3 : full + 9]]
-    assert told == list(FIRST_FIGURES)
+    assert told == list(PRIMARY_METRICS)
     assert any(line.startswith("ndcg_at_10 of the model less that of recency popularity") for line in lines)
     assert any(line.startswith("warm users: ") for line in lines[full:viewed])
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "cannot judge a model: no user liked a post" in render_summary(manifest)
+    assert "cannot judge a model: no user liked a post" in render_summary(Manifest.from_record(manifest))
 
 
 def test_a_manifest_of_an_earlier_release_is_still_shown(night: LiveNetwork) -> None:
@@ -93,7 +100,7 @@ def test_a_manifest_of_an_earlier_release_is_still_shown(night: LiveNetwork) -> 
         for metric in ("overlap_at_10", "recall_at_20"):
             manifest["metrics"]["full_catalogue"][ranker].pop(metric)
     manifest["gate"] = GATE
-    lines = render_summary(manifest).splitlines()
+    lines = render_summary(Manifest.from_record(manifest)).splitlines()
     assert [line.split() for line in lines].count(["metric", "model", "random", "popularity"]) == 2
     assert not any("recency" in line or "overlap" in line for line in lines)
 
@@ -103,17 +110,16 @@ def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: LiveNetwo
     window = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(RANKED, 0.0312, 0.0112, 0.004))
     choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
-    lines = render_summary(manifest | {"recipe": choice.record()}).splitlines()
+    lines = render_summary(Manifest.from_record(manifest | {"recipe": choice.record()})).splitlines()
     at = lines.index(
-        "recipe ranked: likes, each beside 8 drawn posts; objective lambdarank; "
-        f"score: {RANKED.score_meaning}"
+        f"recipe ranked: likes, each with 8 drawn posts; objective lambdarank; score: {RANKED.score_meaning}"
     )
     assert lines[at + 1 : at + 6] == [
         "chosen before the holdout, by the likes of 321 users from 2026-11-20T00:00:00+00:00 to "
         "2026-11-22T00:00:00+00:00: it is best",
-        "recipe           ndcg@10  less liked-if-viewed  standard error",
-        "liked-if-viewed  0.0200   -                     -",
-        "ranked           0.0312   +0.0112               0.0040",
+        "recipe           ndcg@10  minus liked-if-viewed  standard error",
+        "liked-if-viewed  0.0200   -                      -",
+        "ranked           0.0312   +0.0112                0.0040",
         "",
     ]
 
@@ -130,7 +136,9 @@ def test_show_has_one_line_where_there_was_no_choice(
 ) -> None:
     manifest = night.run_json("show", night.run_of("control"))["manifest"]
     del manifest["recipe"]
-    lines = render_summary(manifest | ({} if choice is None else {"recipe": choice.record()})).splitlines()
+    lines = render_summary(
+        Manifest.from_record(manifest | ({} if choice is None else {"recipe": choice.record()}))
+    ).splitlines()
     at = lines.index(
         f"recipe liked-if-viewed ({why}): logged views; objective binary; "
         f"score: {LIKED_IF_VIEWED.score_meaning}"
