@@ -62,7 +62,7 @@ class Night:
         servers: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
         done = run_here("run", "--variant", variant, model_dir=self.model_dir, **servers)
         assert done.returncode == 0, done.stderr
-        self.told = done.stderr
+        self.log = done.stderr
         lists = live_lists(self.redis_client)
         users = query(self.database_url, "SELECT user_id FROM recs.users")
         assert sorted(lists) == sorted(user for (user,) in users)
@@ -127,7 +127,7 @@ def test_interactions_that_cannot_be_used_are_counted_reported_and_change_no_lis
         "without_a_time": 3,
     }
     assert night.manifest()["left_out"] == left_out
-    assert ", ".join(f"{name} {count}" for name, count in left_out.items()) in night.told
+    assert ", ".join(f"{name} {count}" for name, count in left_out.items()) in night.log
 
 
 def test_a_network_that_logs_no_views_works(night: Night) -> None:
@@ -228,7 +228,7 @@ def test_columns_of_other_types_are_left_out_with_a_warning(night: Night) -> Non
     night.change(f"ALTER TABLE recs.users {added}")
     night.run()
     for column, kind in kinds.items():
-        assert f"WARNING batch: recs.users.{column} is of type {kind} and is left out; cast it" in night.told
+        assert f"WARNING batch: recs.users.{column} is of type {kind} and is left out; cast it" in night.log
     assert list(night.columns()["users"]) == ["age", "city", "subscribed"]
 
 
