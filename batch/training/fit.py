@@ -9,11 +9,11 @@ import lightgbm as lgb
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
-from batch.features.build import TextFeatures, build_tables, profile_columns
-from batch.features.encode import Encoder
-from batch.features.factors import fit_log_odds, taste_factors
-from batch.features.population import population_of
-from batch.features.tables import ROWS_BATCH, FeatureTables, Kind
+from batch.features.build import build_tables, select_profile_columns
+from batch.features.encode import ColumnEncoder
+from batch.features.factors import fit_factors, fit_log_odds
+from batch.features.population import compute_population
+from batch.features.tables import ROWS_BATCH, FeatureColumns, FeatureTables, Kind
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
@@ -78,20 +78,28 @@ def fit(
     labelled = [(known, labels) for known, labels in labelled if len(labels)]
     _check_labels([labels for _, labels in labelled], dataset)
     histories, examples = zip(*labelled, strict=True)
-    user_columns, post_columns = profile_columns(network)
-    users = Encoder.fit(Kind.USER, user_columns, _distinct([labels.users for labels in examples]))
-    posts = Encoder.fit(Kind.POST, post_columns, _distinct([labels.posts for labels in examples]))
+    user_columns, post_columns = select_profile_columns(network)
+    users = ColumnEncoder.fit(Kind.USER, user_columns, _distinct([labels.users for labels in examples]))
+    posts = ColumnEncoder.fit(Kind.POST, post_columns, _distinct([labels.posts for labels in examples]))
     text = _text(variant, dataset)
     log_odds, start = None, None
     if variant.with_factors:
-        factors = [taste_factors(network, known, seed, recipe.factor_negatives) for known in histories]
+        factors = [fit_factors(network, known, seed, recipe.factor_negatives) for known in histories]
         log_odds = fit_log_odds(factors, examples)
         start = [
             of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
             for of_window, labels in zip(factors, examples, strict=True)
         ]
     tables = [
-        build_tables(variant, network, known, population_of(variant, network, known), users, posts, text)
+        build_tables(
+            variant,
+            network,
+            known,
+            compute_population(variant, network, known),
+            users=users,
+            posts=posts,
+            text=text,
+        )
         for known in histories
     ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.night.threads}
@@ -115,11 +123,11 @@ def _distinct(places: list[Int64s]) -> Int64s:
     return np.unique(np.concatenate(places))
 
 
-def _text(variant: Variant, dataset: Dataset) -> TextFeatures:
-    text = TextFeatures.none(len(dataset.network.posts))
+def _text(variant: Variant, dataset: Dataset) -> FeatureColumns:
+    text = FeatureColumns.empty(len(dataset.network.posts))
     if variant.with_text:
-        text = text.beside(dataset.text)
-    return text.beside(dataset.embeddings) if variant.with_embeddings else text
+        text = text.hstack(dataset.text)
+    return text.hstack(dataset.embeddings) if variant.with_embeddings else text
 
 
 def _train(
