@@ -11,7 +11,7 @@ from contract.experiment import CONTROL, TEST
 
 @dataclass(frozen=True)
 class Variant:
-    """What one model is built from, beyond profile, activity and the posts' own columns.
+    """The features of one model, in addition to profile, activity and the posts' own columns.
 
     Attributes
     ----------
@@ -20,13 +20,13 @@ class Variant:
     with_text
         TF-IDF components and statistics of the text as post features.
     with_embeddings
-        Components of its sentence embedding as well, where an encoder is installed.
+        Components of the text's sentence embedding, if an encoder is installed.
     with_factors
-        Collaborative factors, added to the forest as a dot product.
+        Collaborative factors; their dot product is added to the forest.
     groupings
-        The groups of posts that affinities speak of.
-    with_people
-        What people like the user make of those groups.
+        The groups of posts that affinity features use.
+    with_cohorts
+        How much users with the same attributes like those groups.
     without
         Features left out: all whose names start with one of these.
     """
@@ -36,13 +36,13 @@ class Variant:
     with_embeddings: bool = False
     with_factors: bool = False
     groupings: tuple[str, ...] = (TOPIC,)
-    with_people: bool = False
+    with_cohorts: bool = False
     without: tuple[str, ...] = ()
 
 
 MODELS = {
     CONTROL: Variant(CONTROL),
     TEST: Variant(
-        TEST, with_embeddings=True, with_factors=True, groupings=(TOPIC, CLUSTER), with_people=True
+        TEST, with_embeddings=True, with_factors=True, groupings=(TOPIC, CLUSTER), with_cohorts=True
     ),
 }

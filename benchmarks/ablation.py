@@ -36,7 +36,7 @@ import numpy as np
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch.evaluation.bootstrap import Measured
+from batch.evaluation.bootstrap import BootstrapResult
 from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, score_lists, summarise
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.full_catalogue import rank_by_model
@@ -202,7 +202,7 @@ def leave_out_post_columns(setup: Setup, dataset: Dataset) -> Setup:
 def leave_out_people(setup: Setup, dataset: Dataset) -> Setup:
     """Leave out what people with the same attributes like."""
     _require_user_columns(dataset)
-    return replace(setup, variant=replace(setup.variant, with_people=False))
+    return replace(setup, variant=replace(setup.variant, with_cohorts=False))
 
 
 def leave_out_factors(setup: Setup, dataset: Dataset) -> Setup:
@@ -422,7 +422,7 @@ def fit_setup(setup: Setup, dataset: Dataset, settings: Settings) -> Model:
     windows = dataset.windows
     if setup.windows is not None:
         windows = merge_windows(windows, setup.windows)
-    return fit(setup.variant, dataset, windows, setup.recipe, settings)
+    return fit(setup.variant, dataset, windows=windows, recipe=setup.recipe, settings=settings)
 
 
 def hide_columns(network: Network, setup: Setup) -> Network:
@@ -462,7 +462,7 @@ class Table:
     def __init__(self, network: str, cutoff: str, seed: int) -> None:
         self.rows: list[Row] = []
         self._start, self._seed = {"network": network, "cutoff": cutoff}, seed
-        self._measured: dict[Name, Measured] = {}
+        self._measured: dict[Name, BootstrapResult] = {}
 
     def add(self, found: Result | LeftOut) -> None:
         """Measure a case and print its row; what is left out has a row of its own kind."""

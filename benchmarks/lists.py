@@ -36,7 +36,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.evaluation.bootstrap import Measured
+from batch.evaluation.bootstrap import BootstrapResult
 from batch.evaluation.catalogue_case import (
     CatalogueCase,
     ScoredLists,
@@ -402,7 +402,7 @@ def judge_ours(name: str, dataset: Dataset, test: Stage, settings: Settings) -> 
     network, now = dataset.network, dataset.now
     try:
         recipe = choose_recipe(MODELS[name], dataset, settings).recipe
-        model = fit(MODELS[name], dataset, dataset.windows, recipe, settings)
+        model = fit(MODELS[name], dataset, windows=dataset.windows, recipe=recipe, settings=settings)
         lists = rank_by_model(model, network, now, test.case, settings.night.threads)
     except OvernightError as error:
         yield LeftOut(name, str(error))
@@ -420,7 +420,7 @@ class Table:
 
     def __init__(self, network: str, cutoff: str, seed: int) -> None:
         self._start, self._seed = {"network": network, "cutoff": cutoff}, seed
-        self._measured: dict[str, Measured] = {}
+        self._measured: dict[str, BootstrapResult] = {}
         self._rows: list[Row] = []
 
     def add(self, found: Result | LeftOut) -> None:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.postgres import open_engine, readable_errors
-from batch.training.dataset import Dataset, load_dataset_now
+from batch.training.dataset import Dataset, open_dataset
 from batch.training.fit import fit
 from batch.variants import MODELS, Variant
 from benchmarks.case import Case
@@ -48,7 +48,7 @@ def main() -> None:
     with (
         readable_errors(settings),
         threadpool_limits(1, user_api="blas"),
-        load_dataset_now(engine, settings, None, datetime.now(UTC)) as dataset,
+        open_dataset(engine, settings, None, datetime.now(UTC)) as dataset,
         tempfile.TemporaryDirectory() as folder,
     ):
         users, posts = len(dataset.network.users), len(dataset.network.posts)
@@ -62,7 +62,7 @@ def compare(variant: Variant, dataset: Dataset, settings: Settings, folder: Path
     """Measure one variant; `ns_per_pair` includes the set-up."""
     with threadpool_limits(1, user_api="blas"):
         recipe = choose_recipe(variant, dataset, settings).recipe
-        model = fit(variant, dataset, dataset.windows, recipe, settings)
+        model = fit(variant, dataset, windows=dataset.windows, recipe=recipe, settings=settings)
         factors = model.factors(dataset.network, dataset.now)
         tables = model.tables(dataset.network, dataset.now)
     path, forest = folder / "case", model.booster.model_to_string()

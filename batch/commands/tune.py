@@ -1,4 +1,4 @@
-"""The command that searches for better parameters."""
+"""The command `tune`: search for better parameters."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from batch import postgres
+from batch.commands.evaluate import open_engine
 from batch.commands.options import Number, PastTime, variant_option
+from batch.evaluation import PRIMARY_METRIC
 from batch.formatting import table
-from batch.runs import ledger
-from batch.signals import signals_raise
-from batch.tuning.tune import DEFAULTS, Tuned
+from batch.tuning.tune import DEFAULTS, TuningResult
 from batch.tuning.tune import tune as search
 from batch.variants import MODELS
 from contract.experiment import CONTROL
@@ -26,46 +25,46 @@ from contract.settings import Settings
     type=Number(min=0, min_open=True),
     default=30,
     show_default=True,
-    help="How long to search, beyond loading and the last measurement.",
+    help="Duration of the search, without loading and the final measurement.",
 )
-@click.option("--trials", type=click.IntRange(min=1), help="End after so many trials, if that comes first.")
+@click.option("--trials", type=click.IntRange(min=1), help="End after this many trials, if that comes first.")
 @click.option(
     "--as-of", type=PastTime(), help="Cutoff: later data are ignored. Default: the last interaction."
 )
 @click.pass_obj
 def tune(
-    settings: Settings, variant: str, minutes: float, trials: int | None, as_of: datetime | None
+    settings: Settings, *, variant: str, minutes: float, trials: int | None, as_of: datetime | None
 ) -> None:
-    """Search for better parameters, which the next run uses. Goes on where it was stopped."""
-    who = f"overnight {ledger.actor('batch tune')}"
-    with postgres.connected(settings, who) as engine, signals_raise(engine):
-        found = search(engine, settings, MODELS[variant], as_of, minutes, trials)
-    click.echo(describe(variant, found))
+    """Search for better parameters, which the next run uses. Continues an interrupted search."""
+    with open_engine(settings, "tune") as engine:
+        result = search(engine, settings, MODELS[variant], as_of=as_of, minutes=minutes, trials=trials)
+    click.echo(render_result(variant, result))
 
 
-def describe(variant: str, found: Tuned) -> str:
-    """Describe the parameters beside the defaults, the figures of both, and what was kept."""
-    measured = found.measured
-    parts = [f"{variant}, recipe {measured['recipe']}: {measured['trials']} trials, the defaults among them"]
-    if found.file is None:
-        parts += [*_figures("tuned on", measured["tuning"]), ""]
-        parts += ["no trial beats the defaults by more than one standard error; nothing is kept"]
+def render_result(variant: str, result: TuningResult) -> str:
+    """Render the parameters with the defaults, the metrics of both, and what was saved."""
+    measured = result.measured
+    parts = [f"{variant}, recipe {measured['recipe']}: {measured['trials']} trials, including the defaults"]
+    if result.file is None:
+        parts += [*_render_metrics("tuned on", measured["tuning"]), ""]
+        parts += ["no trial beats the defaults by more than one standard error; nothing is saved"]
         return "\n".join(parts)
-    parameters = [[name, DEFAULTS[name], value] for name, value in found.best.items()]
+    parameters = [[name, DEFAULTS[name], value] for name, value in result.best.items()]
     parts += ["", table(["parameter", "default", "tuned"], parameters)]
-    parts += _figures("tuned on", measured["tuning"]) + _figures("holdout", measured["holdout"])
-    parts += ["", f"kept in {found.file}; the next run uses them"]
-    ndcg = measured["holdout"]["ndcg_at_10"]
+    parts += _render_metrics("tuned on", measured["tuning"])
+    parts += _render_metrics("holdout", measured["holdout"])
+    parts += ["", f"saved in {result.file}; the next run uses them"]
+    ndcg = measured["holdout"][PRIMARY_METRIC]
     if ndcg["high"] < 0:
-        parts += ["but on the holdout they are worse than the defaults: better delete that file"]
+        parts += ["but on the holdout they are worse than the defaults: consider deleting that file"]
     elif ndcg["low"] <= 0:
-        parts += ["but the holdout does not tell them from the defaults: the interval contains 0"]
+        parts += ["but on the holdout they do not differ from the defaults: the interval contains 0"]
     return "\n".join(parts)
 
 
-def _figures(name: str, part: dict[str, Any]) -> list[str]:
-    metrics = {metric: figure for metric, figure in part.items() if isinstance(figure, dict)}
+def _render_metrics(name: str, part: dict[str, Any]) -> list[str]:
+    metrics = {metric: values for metric, values in part.items() if isinstance(values, dict)}
     columns = list(next(iter(metrics.values())))
-    figures = [[metric, *map(figure.get, columns)] for metric, figure in metrics.items()]
+    rows = [[metric, *map(values.get, columns)] for metric, values in metrics.items()]
     head = f"{name}: {part['users']} users, {part['from']} to {part['until']}"
-    return ["", head, table(["metric", *(column.replace("_", " ") for column in columns)], figures)]
+    return ["", head, table(["metric", *(column.replace("_", " ") for column in columns)], rows)]

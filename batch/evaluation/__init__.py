@@ -1,17 +1,17 @@
-"""Judges models on labels they have not learnt from."""
+"""Evaluation of models on labels that they have not learnt from."""
 
 MODEL, RANDOM, POPULARITY, RECENCY = "model", "random", "popularity", "recency_popularity"
 
-VIEWED_RANKERS = (MODEL, RANDOM, POPULARITY)
-"""What is judged by `viewed-only`."""
+RANKERS = (MODEL, RANDOM, POPULARITY, RECENCY)
+"""The rankers of the full catalogue: a model and its three baselines. Viewed rows have no RECENCY."""
 
-RANKERS = (*VIEWED_RANKERS, RECENCY)
-"""What is judged over the full catalogue: every figure of a model stands beside those of the other three."""
-
-FIRST_FIGURES = (
+PRIMARY_METRICS = (
     "ndcg_at_10", "hitrate_at_5", "recall_at_20", "coverage_at_10", "overlap_at_10", "popularity_lift_at_10",
 )  # fmt: skip
-"""Over the full catalogue: what a model is judged by first, in this order."""
+"""The main metrics over the full catalogue, in the order in which they are printed."""
 
-NAMES = {RECENCY: "recency popularity"}
-"""How tables name a ranker whose key in records is no English."""
+PRIMARY_METRIC = PRIMARY_METRICS[0]
+"""The metric by which models and recipes are compared."""
+
+RANKER_LABELS = {RECENCY: "recency popularity"}
+"""How tables name a ranker whose key is not plain English."""

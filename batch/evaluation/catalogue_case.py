@@ -1,24 +1,23 @@
-"""The protocol `full catalogue with likes left out`: what users would have been shown, and what they liked.
+"""The protocol `full catalogue with likes left out`: rank all posts for users, and count what they liked.
 
-A case is the state of a network at a cutoff: every post that was known then may
-be shown to a user, less those they had liked. A hit is a post that the user
-liked afterwards. Judged are the users with such a like: warm ones, with a like
-before the cutoff, and cold ones, without any. A liked post that the user
-happened not to come across counts as a miss, so the figures are far lower than
-by `viewed-only`, and say more about a list.
+A case is the state of a network at a cutoff. The candidates of a user are all
+posts known at the cutoff, without those the user had liked. A hit is a post
+that the user liked afterwards. Evaluated are the users with such a like: warm
+users have a like before the cutoff, cold users have none. A post that the user
+never saw counts as a miss, so the metrics are far lower than under
+`viewed-only`, and describe the served lists better.
 
-Figures of a list: those of metrics.py at 5 and 10, `recall_at_20`, and
+Metrics of a list: those of ranking_metrics.py at 5 and 10, `recall_at_20`, and
 
-- `coverage_at_k`: share of the known posts that stand among the first k of any
-  list. It grows with the number of users, so compare it over the same users.
-- `overlap_at_10`: share of the first ten of one user that the first ten of
-  another, drawn evenly from the others, hold as well. With c(p) the number of
-  users who are shown p, a user's value is the sum over their posts of
-  c(p) - 1, divided by (users - 1) times the length of their list. 1: one list
-  for all.
+- `coverage_at_k`: share of the known posts that are among the first k of any
+  list. It grows with the number of users: compare it for the same users only.
+- `overlap_at_10`: share of the first ten posts of one user that are also among
+  the first ten of another user, drawn uniformly. With c(p) the number of users
+  whose list has p, a user's value is the sum over their posts of c(p) - 1,
+  divided by (users - 1) times the length of their list. 1: all lists are equal.
 - `popularity_lift_at_k`: mean likes up to the cutoff of the first k posts,
   divided by that of the known posts.
-- `full_list_at_k`: whether the list has k posts.
+- `full_list_at_k`: 1 if the list has k posts, else 0.
 """
 
 from __future__ import annotations
@@ -29,8 +28,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from batch.arrays import Bools, Float64s, Int32s, Int64s
-from batch.evaluation.bootstrap import Measured, measure
-from batch.evaluation.ranking_metrics import DEPTH, KS, RankedLists, by_list, expected_of_random
+from batch.evaluation.bootstrap import BootstrapResult, bootstrap
+from batch.evaluation.ranking_metrics import (
+    DEPTH,
+    KS,
+    RankedLists,
+    compute_metrics,
+    compute_random_metrics,
+)
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -43,16 +48,16 @@ OVERLAP, OVERLAP_DEPTH = "overlap_at_10", 10
 
 @dataclass(frozen=True)
 class CatalogueCase:
-    """Users to judge at a cutoff, what they may be shown, and what they liked afterwards.
+    """Users to evaluate at a cutoff, the posts to rank for them, and what they liked afterwards.
 
     Attributes
     ----------
     users
         (users,) rows in the network, ascending.
     user_ids
-        (users,) their ids, by which the lists of several cutoffs are pooled.
+        (users,) their ids; the lists of several cutoffs are pooled by user id.
     likes
-        What each of them had liked by the cutoff, in the order of `users`.
+        Their likes up to the cutoff, in the order of `users`.
     hidden
         Rows of the posts that were not known at the cutoff, ascending.
     liked_later
@@ -70,7 +75,7 @@ class CatalogueCase:
 
     @property
     def known(self) -> Bools:
-        """(posts,) whether the post may be shown."""
+        """(posts,) whether the post was known at the cutoff."""
         known = np.ones(self.popularity.size, dtype=bool)
         known[self.hidden] = False
         return known
@@ -83,42 +88,42 @@ class CatalogueCase:
 
     @property
     def relevant(self) -> Int64s:
-        """(users,) how many likes there are to find."""
+        """(users,) number of likes to find."""
         return np.bincount(self.liked_later // self.popularity.size, minlength=self.users.size)
 
     @property
     def candidates(self) -> Int64s:
-        """(users,) how many posts may be shown to each user."""
+        """(users,) number of posts to rank for each user."""
         known = self.known
         liked = np.bincount(self.likes.users, weights=known[self.likes.posts], minlength=self.users.size)
         return int(known.sum()) - liked.astype(np.int64)
 
     def keep_users(self, keep: Bools) -> CatalogueCase:
-        """Return the case of some of the users: `keep` is (users,)."""
+        """Return the case of a part of the users; `keep` is (users,)."""
         posts, index = self.popularity.size, np.cumsum(keep) - 1
         owner, post = np.divmod(self.liked_later, posts)
-        theirs = keep[owner]
+        kept = keep[owner]
         return replace(
             self,
             users=self.users[keep],
             user_ids=self.user_ids[keep],
             likes=self.likes.of_rows(np.flatnonzero(keep)),
-            liked_later=index[owner[theirs]] * posts + post[theirs],
+            liked_later=index[owner[kept]] * posts + post[kept],
         )
 
 
 @dataclass(frozen=True)
 class ScoredLists:
-    """The figures of each list of one ranker in one case.
+    """The metrics of each list of one ranker in one case.
 
     Attributes
     ----------
     user_ids
-        (lists,) whose list it is.
+        (lists,) the user of each list.
     values
-        Metric -> (lists,) value, NaN where the list has none.
+        Metric -> (lists,) value, NaN where undefined.
     coverage
-        `coverage_at_k` -> value for all lists together.
+        `coverage_at_k` -> value of all lists together.
     """
 
     user_ids: Int64s
@@ -129,14 +134,14 @@ class ScoredLists:
 def build_case(
     network: Network, history: History, likes_after: Likes, max_users: int, seed: int
 ) -> CatalogueCase:
-    """Choose the users to judge at `history.cutoff`, and collect what they liked before and after.
+    """Choose the users to evaluate at `history.cutoff`, and collect their likes before and after it.
 
     Parameters
     ----------
     likes_after
-        Every like of all of the network's users up to a later time; those of the history may be among them.
+        All likes of the network's users up to a later time; those of the history may be included.
     max_users
-        Most users to judge, drawn at random where there are more.
+        If there are more users, draw this many at random.
     """
     posts, known = len(network.posts), history.known
     before, after = (
@@ -158,16 +163,16 @@ def build_case(
 
 
 def rank_by_score(case: CatalogueCase, scores: Float64s) -> Int32s:
-    """Rank the same scores for every user, less what they may not be shown.
+    """Rank the same scores for every user, without hidden posts and the user's likes.
 
     Parameters
     ----------
     scores
-        (posts,) of which the highest come first, equal ones the lower row first.
+        (posts,) highest first; equal scores are ordered by ascending row.
 
     Returns
     -------
-    (users, DEPTH) rows of posts, best first, -1 where there are no more.
+    (users, DEPTH) rows of posts, best first, padded with -1.
     """
     order = np.lexsort((np.arange(scores.size), -scores))
     order = order[case.known[order]]
@@ -180,44 +185,44 @@ def rank_by_score(case: CatalogueCase, scores: Float64s) -> Int32s:
     return lists
 
 
-def measure_lists(case: CatalogueCase, lists: Int32s, seed: int) -> Measured:
-    """Return every figure of one ranker's lists in one case, with 95 % intervals over users.
+def measure_lists(case: CatalogueCase, lists: Int32s, seed: int) -> BootstrapResult:
+    """Compute every metric of one ranker's lists in one case, with 95 % intervals over users.
 
     Parameters
     ----------
     lists
-        (users, DEPTH) rows of posts, best first, -1 where there are no more.
+        (users, DEPTH) rows of posts, best first, padded with -1.
     """
     return summarise([score_lists(case, lists)], seed)
 
 
-def summarise(scored: Sequence[ScoredLists], seed: int) -> Measured:
+def summarise(scored: Sequence[ScoredLists], seed: int) -> BootstrapResult:
     """Pool the lists of one ranker in several cases; intervals are over users, with all their lists.
 
-    The values are means over lists, and for coverage over cases. Coverage has
-    no interval: a draw with replacement has fewer distinct users, and so
-    fewer posts. Overlap is a mean over pairs of users, so that a user who is
-    drawn once more counts on both sides: draws stand twice as far from the
-    value as those of a mean over users (the projection of Hoeffding, 1948).
+    The values are means over lists; for coverage, means over cases. Coverage
+    has no interval: a draw with replacement has fewer distinct users, and so
+    fewer posts. Overlap is a mean over pairs of users, so a user who is drawn
+    once more counts on both sides: its draws are rescaled to twice their
+    distance from the value (the projection of Hoeffding, 1948).
     """
-    scored = [part for part in scored if part.user_ids.size] or scored[:1]
+    scored = [case for case in scored if case.user_ids.size] or scored[:1]
     names = list(scored[0].values)
-    values = {name: np.concatenate([part.values[name] for part in scored]) for name in names}
-    found = measure(values, np.concatenate([part.user_ids for part in scored]), None, seed)
-    overlap = found.values[OVERLAP]
-    found.draws[OVERLAP] = overlap + 2 * (found.draws[OVERLAP] - overlap)
+    values = {name: np.concatenate([case.values[name] for case in scored]) for name in names}
+    result = bootstrap(values, np.concatenate([case.user_ids for case in scored]), None, seed)
+    overlap = result.values[OVERLAP]
+    result.draws[OVERLAP] = overlap + 2 * (result.draws[OVERLAP] - overlap)
     for name in scored[0].coverage:
-        found.values[name] = float(np.mean([part.coverage[name] for part in scored]))
-    return found
+        result.values[name] = float(np.mean([case.coverage[name] for case in scored]))
+    return result
 
 
 def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
-    """Score each list, see the module's head; `lists` as in `measure_lists`."""
+    """Compute the metrics of each list, see the module's docstring; `lists` as in `measure_lists`."""
     shown = lists >= 0
     pairs = np.arange(case.users.size)[:, None] * case.popularity.size + lists
     hits = shown & np.isin(pairs, case.liked_later)
     ranked = RankedLists(hits, case.relevant, case.candidates)
-    values = by_list(ranked) | {RECALL: by_list(ranked, (RECALL_DEPTH,))[RECALL]}
+    values = compute_metrics(ranked) | {RECALL: compute_metrics(ranked, (RECALL_DEPTH,))[RECALL]}
     likes, coverage = np.where(shown, case.popularity[lists], 0.0), {}
     for k in KS:
         values[f"full_list_at_{k}"] = np.asarray(shown[:, :k].all(axis=1), np.float64)
@@ -230,7 +235,7 @@ def score_lists(case: CatalogueCase, lists: Int32s) -> ScoredLists:
 
 
 def _overlap(case: CatalogueCase, heads: Int32s) -> Float64s:
-    """Return (users,) the share of each user's posts that another user is shown; NaN for one user alone."""
+    """Return (users,) the share of each user's posts in another user's list; NaN if there is one user."""
     shown = heads >= 0
     others = np.bincount(heads[shown], minlength=case.popularity.size) - 1
     common = np.where(shown, others[heads], 0).sum(axis=1)
@@ -239,10 +244,10 @@ def _overlap(case: CatalogueCase, heads: Int32s) -> Float64s:
 
 
 def score_random(case: CatalogueCase) -> ScoredLists:
-    """Return what random lists are expected to reach; exact, so no lists are drawn."""
+    """Compute the expected metrics of random lists, exactly: no lists are drawn."""
     candidates, known = case.candidates, case.known
-    values = expected_of_random(case.relevant, candidates)
-    values[RECALL] = expected_of_random(case.relevant, candidates, (RECALL_DEPTH,))[RECALL]
+    values = compute_random_metrics(case.relevant, candidates)
+    values[RECALL] = compute_random_metrics(case.relevant, candidates, (RECALL_DEPTH,))[RECALL]
     weights = (case.popularity * known)[case.likes.posts]
     rest = (case.popularity * known).sum() - np.bincount(case.likes.users, weights, case.users.size)
     lift = rest / np.maximum(candidates, 1) / _mean_popularity(case)
@@ -255,31 +260,34 @@ def score_random(case: CatalogueCase) -> ScoredLists:
 
 
 def _expected_overlap(case: CatalogueCase) -> Float64s:
-    """Return what `_overlap` is expected to be of random lists.
+    """Return the expected value of `_overlap` for random lists.
 
-    Another user is shown a post that may be shown to them with probability
-    k / candidates, and each of a user's candidates is equally likely on their list.
+    The list of another user has each of their candidates with probability k / candidates, and each
+    candidate of a user is equally likely to be in their list.
     """
     candidates, users, known = case.candidates, case.users.size, case.known
-    chance = np.minimum(OVERLAP_DEPTH / np.maximum(candidates, 1), 1)
-    liked = np.bincount(case.likes.posts, chance[case.likes.users], minlength=known.size)
-    shown = np.where(known, chance.sum() - liked, 0.0)  # by how many users each post is expected to be
-    theirs = shown.sum() - np.bincount(case.likes.users, shown[case.likes.posts], users)
-    others = theirs / np.maximum(candidates, 1) - chance
+    probability = np.minimum(OVERLAP_DEPTH / np.maximum(candidates, 1), 1)
+    liked = np.bincount(case.likes.posts, probability[case.likes.users], minlength=known.size)
+    lists = np.where(known, probability.sum() - liked, 0.0)  # (posts,) expected number of lists with it
+    of_candidates = lists.sum() - np.bincount(case.likes.users, lists[case.likes.posts], users)
+    others = of_candidates / np.maximum(candidates, 1) - probability
     return np.where(candidates * (users - 1) > 0, others / max(users - 1, 1), np.nan)
 
 
 def _expected_coverage(case: CatalogueCase, k: int) -> float:
-    """Return the expected share of posts in at least one random list of k: 1 - the product of the misses."""
+    """Return the expected share of posts in at least one random list of k posts.
+
+    For each post: 1 - the product over users of the probability that their list lacks it.
+    """
     share = np.minimum(k / np.maximum(case.candidates, 1), 1 - 1e-12)
     missed = np.log1p(-share)
     posts = case.popularity.size
-    of_those_who_liked = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
-    covered = 1 - np.exp(missed.sum() - of_those_who_liked)
+    of_likers = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
+    covered = 1 - np.exp(missed.sum() - of_likers)
     return float(covered[case.known].mean()) if case.users.size else float("nan")
 
 
 def _mean_popularity(case: CatalogueCase) -> float:
-    """Return the mean likes of a known post; NaN where none has any."""
+    """Return the mean likes of a known post; NaN if no known post has likes."""
     total = float(case.popularity[case.known].sum())
     return total / int(case.known.sum()) if total > 0 else float("nan")

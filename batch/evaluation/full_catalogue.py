@@ -1,9 +1,9 @@
-"""A model over the full catalogue, beside random order, popularity and recency popularity.
+"""A model over the full catalogue, compared with random order, popularity and recency popularity.
 
 All four rank the same posts for the same users, so their differences are paired
-by user. Recency popularity ranks by likes that fade; its half-life is the one
-of `HALF_LIVES` that best ranks the likes between an earlier cutoff and the
-case's own, so that no like after the cutoff chooses it.
+by user. Recency popularity ranks posts by decayed likes. Its half-life is the
+one of `HALF_LIVES` that best ranks the likes between an earlier cutoff and the
+cutoff of the case, so no like after the cutoff is used to choose it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from batch.arrays import Bools, Int32s
-from batch.evaluation import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
-from batch.evaluation.bootstrap import Difference, Measured
+from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRIC, RANDOM, RANKERS, RECENCY
+from batch.evaluation.bootstrap import BootstrapResult, Difference
 from batch.evaluation.catalogue_case import (
     PROTOCOL,
     CatalogueCase,
@@ -28,7 +28,7 @@ from batch.evaluation.catalogue_case import (
     score_random,
     summarise,
 )
-from batch.evaluation.ranking_metrics import DEPTH, rounded
+from batch.evaluation.ranking_metrics import DEPTH, round_or_none
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -36,18 +36,15 @@ from batch.loading.period_counts import HALF_LIVES
 from batch.training.model import Model
 
 MAX_USERS = 2_000
-"""Judged in a run, drawn at random where there are more, so that the night stays short."""
+"""Users evaluated in a run, drawn at random if there are more, to limit the duration of a night."""
 
 MAX_USERS_OF_COMMANDS = 20_000
-"""The same for `evaluate` and `backtest`, where nobody waits for the lists."""
+"""The same for `evaluate` and `backtest`."""
 
 MIN_USERS = 30
-"""Of fewer, an interval over users says little: a holdout with fewer cannot judge a model."""
+"""Users needed to evaluate a model: with fewer, an interval over users is meaningless."""
 
 BUDGET_MIB = 256
-
-FIRST = "ndcg_at_10"
-"""The first figure of a model."""
 
 ALL, WARM, COLD = "all", "warm", "cold"
 
@@ -59,9 +56,9 @@ class HalfLife:
     Attributes
     ----------
     since, until
-        The likes between these times were ranked, by the likes up to the first of them.
+        Chosen by ranking the likes between these times by decayed likes up to `since`.
     users
-        How many users had such a like; 0: nothing to choose by, and the middle one was taken.
+        Number of users with such a like; 0 means no data: the middle half-life was taken.
     """
 
     length: timedelta
@@ -70,7 +67,7 @@ class HalfLife:
     users: int
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
+        """Return the JSON object for a manifest."""
         return {
             "half_life_days": self.length.total_seconds() / 86_400,
             "chosen_after": self.since.isoformat(),
@@ -81,12 +78,12 @@ class HalfLife:
 
 @dataclass(frozen=True)
 class RankedCase:
-    """One cutoff: who is judged, and what each ranker but random order makes of it.
+    """One cutoff: the users to evaluate, and the lists of every ranker except random order.
 
     Attributes
     ----------
     lists
-        `model`, `popularity` and `recency_popularity` -> (users, DEPTH) rows of posts, -1 pads.
+        `model`, `popularity` and `recency_popularity` -> (users, DEPTH) rows of posts, padded with -1.
     """
 
     case: CatalogueCase
@@ -94,7 +91,7 @@ class RankedCase:
     half_life: HalfLife
 
     def score(self, keep: Bools | None = None) -> dict[str, ScoredLists]:
-        """Score the lists of each ranker, of all users or those to keep (users,)."""
+        """Compute the metrics of the lists of each ranker, of all users or of those to keep (users,)."""
         case, chosen = self.case, slice(None) if keep is None else keep
         if keep is not None:
             case = case.keep_users(keep)
@@ -103,35 +100,35 @@ class RankedCase:
 
 
 @dataclass(frozen=True)
-class CatalogueFigures:
-    """Figures over the full catalogue, at one cutoff or pooled over several.
+class CatalogueResult:
+    """Metrics over the full catalogue, at one cutoff or pooled over several.
 
     Attributes
     ----------
     users
-        `all`, `warm` and `cold` -> distinct users judged. Over several cutoffs
+        `all`, `warm` and `cold` -> number of distinct users. With several cutoffs
         a user may be cold at one and warm at another.
     lists
-        The same three -> (user, cutoff) pairs judged.
+        `all`, `warm` and `cold` -> number of (user, cutoff) pairs.
     groups
-        The same three -> ranker -> what was measured.
+        `all`, `warm` and `cold` -> ranker -> metrics.
     half_lives
         Of recency popularity at each cutoff.
     """
 
     users: dict[str, int]
     lists: dict[str, int]
-    groups: dict[str, dict[str, Measured]]
+    groups: dict[str, dict[str, BootstrapResult]]
     half_lives: tuple[HalfLife, ...]
 
     @property
-    def rankers(self) -> dict[str, Measured]:
-        """Of all users: ranker -> what was measured."""
+    def rankers(self) -> dict[str, BootstrapResult]:
+        """Of all users: ranker -> metrics."""
         return self.groups[ALL]
 
     @property
-    def cannot_judge(self) -> str:
-        """Say why these figures cannot judge a model; empty where they can."""
+    def insufficient_because(self) -> str:
+        """Why the data are too few to evaluate a model; empty if they suffice."""
         users = self.users[ALL]
         if users == 0:
             return "no user liked a post that they had not liked before"
@@ -140,30 +137,30 @@ class CatalogueFigures:
         return ""
 
     def differences(self) -> dict[str, dict[str, Difference]]:
-        """Return `popularity` and `recency_popularity` -> metric -> model less it, paired by user."""
+        """Return `popularity` and `recency_popularity` -> metric -> model minus it, paired by user."""
         model = self.rankers[MODEL]
         return {name: model.minus(self.rankers[name]) for name in (POPULARITY, RECENCY)}
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps; None where a figure has no value."""
+        """Return the JSON object for a manifest; values without a number are None."""
         return {
             "protocol": PROTOCOL,
             "users": self.users[ALL],
             "lists": self.lists[ALL],
-            "judged": not self.cannot_judge,
-            "why_not_judged": self.cannot_judge,
-            **record_of_rankers(self.rankers),
+            "judged": not self.insufficient_because,
+            "why_not_judged": self.insufficient_because,
+            **record_metrics(self.rankers),
             **{
                 group: {
                     "users": self.users[group],
                     "lists": self.lists[group],
-                    **record_of_rankers(self.groups[group]),
+                    **record_metrics(self.groups[group]),
                 }
                 for group in (WARM, COLD)
             },
             "differences": {
-                name: {metric: [rounded(number) for number in numbers] for metric, numbers in found.items()}
-                for name, found in self.differences().items()
+                name: {metric: [round_or_none(each) for each in bounds] for metric, bounds in metrics.items()}
+                for name, metrics in self.differences().items()
             },
             "recency": [half_life.record() for half_life in self.half_lives],
         }
@@ -175,15 +172,16 @@ def rank_case(
     earlier: History,
     history: History,
     likes_after: Likes,
+    *,
     threads: int,
     max_users: int,
 ) -> RankedCase:
-    """Let the model, popularity and recency popularity rank what was known at `history.cutoff`.
+    """Rank the posts known at `history.cutoff` by the model, popularity and recency popularity.
 
     Parameters
     ----------
     earlier
-        As of a cutoff before; the likes since then choose the half-life of recency popularity.
+        As of an earlier cutoff; the likes since then choose the half-life of recency popularity.
     likes_after
         As in `build_case`.
     """
@@ -200,40 +198,42 @@ def rank_case(
 def choose_half_life(
     network: Network, earlier: History, history: History, max_users: int, seed: int
 ) -> tuple[int, HalfLife]:
-    """Choose the half-life that best ranks the likes between two cutoffs by NDCG@10; return its column."""
+    """Choose the half-life with the highest NDCG@10 on the likes between two cutoffs; return its column."""
     case = build_case(network, earlier, history.likes, max_users, seed)
     half_lives = list(HALF_LIVES.values())
     column = len(half_lives) // 2
     if case.users.size:
         scored = [score_lists(case, rank_by_score(case, each)) for each in earlier.fading_likes.T]
-        column = int(np.argmax([each.values[FIRST].mean() for each in scored]))
+        column = int(np.argmax([each.values[PRIMARY_METRIC].mean() for each in scored]))
     return column, HalfLife(half_lives[column], earlier.cutoff, history.cutoff, int(case.users.size))
 
 
-def measure_cases(ranked: Sequence[RankedCase], seed: int) -> CatalogueFigures:
-    """Measure every ranker over all cases together: all users, the warm ones, the cold ones."""
+def measure_cases(ranked: Sequence[RankedCase], seed: int) -> CatalogueResult:
+    """Measure every ranker over all cases together: all users, warm users, cold users."""
     users, lists, groups = {}, {}, {}
     for group in (ALL, WARM, COLD):
-        keep = [
-            None if group == ALL else (each.case.warm if group == WARM else ~each.case.warm)
-            for each in ranked
-        ]
-        scored = [each.score(kept) for each, kept in zip(ranked, keep, strict=True)]
+        scored = [each.score(_users_of_group(each.case, group)) for each in ranked]
         ids = np.concatenate([each[MODEL].user_ids for each in scored])
         users[group], lists[group] = int(np.unique(ids).size), int(ids.size)
         groups[group] = {name: summarise([each[name] for each in scored], seed) for name in RANKERS}
-    return CatalogueFigures(users, lists, groups, tuple(each.half_life for each in ranked))
+    return CatalogueResult(users, lists, groups, tuple(each.half_life for each in ranked))
 
 
-def record_of_rankers(measured: dict[str, Measured]) -> dict[str, Any]:
-    """Return metric -> value by ranker, and under `intervals` metric -> [low, high] by ranker."""
+def _users_of_group(case: CatalogueCase, group: str) -> Bools | None:
+    if group == ALL:
+        return None
+    return case.warm if group == WARM else ~case.warm
+
+
+def record_metrics(rankers: dict[str, BootstrapResult]) -> dict[str, Any]:
+    """Return ranker -> metric -> value, and under `intervals` ranker -> metric -> [low, high]."""
     values = {
-        name: {metric: rounded(value) for metric, value in found.values.items()}
-        for name, found in measured.items()
+        name: {metric: round_or_none(value) for metric, value in result.values.items()}
+        for name, result in rankers.items()
     }
     intervals = {
-        name: {metric: [rounded(bound) for bound in found.interval(metric)] for metric in found.values}
-        for name, found in measured.items()
+        name: {metric: [round_or_none(each) for each in result.interval(metric)] for metric in result.values}
+        for name, result in rankers.items()
     }
     return {**values, "intervals": intervals}
 
@@ -241,7 +241,7 @@ def record_of_rankers(measured: dict[str, Measured]) -> dict[str, Any]:
 def rank_by_model(
     model: Model, network: Network, history: History, case: CatalogueCase, threads: int
 ) -> Int32s:
-    """Return (users, DEPTH) rows of posts, best first, -1 where there are no more."""
+    """Return (users, DEPTH) rows of posts, best first, padded with -1."""
     if case.users.size == 0:
         return np.full((0, DEPTH), -1, dtype=np.int32)
     compiled = model.compile(network, history, case.hidden).of_users(case.users)

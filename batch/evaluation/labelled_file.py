@@ -1,4 +1,4 @@
-"""Labelled views from a file, judged by the models now live: rows that no training has seen."""
+"""Evaluation of the live models on labelled views from a file, which no training has seen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import redis
 import sqlalchemy as sa
 from pandas.errors import ParserWarning
 
-from batch.evaluation.evaluate import Evaluation, evaluation
-from batch.evaluation.scored_rows import judge
+from batch.evaluation.evaluate import Evaluation, evaluate_rows
+from batch.evaluation.scored_rows import score_rows
 from batch.features.population import mean_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
@@ -34,8 +34,8 @@ log = logging.getLogger("batch")
 TIMESTAMP, ACTION, TARGET = "timestamp", "action", "target"
 COLUMNS = (TIMESTAMP, USER_ID, POST_ID, ACTION, TARGET)
 
-WHOLE = r"-?\d{1,18}"
-MOST_NAMED = 5
+INTEGER = r"-?\d{1,18}"
+MAX_IDS_LOGGED = 5
 
 LOGGED = """
     SELECT DISTINCT user_id, post_id FROM interactions JOIN users USING (user_row) JOIN posts USING (post_row)
@@ -44,12 +44,12 @@ LOGGED = """
 
 
 class ViewsError(OvernightError):
-    """Raised when a file of labelled views cannot be used; names the file, the line and what is wrong."""
+    """Raised when a file of labelled views is invalid; names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """A run that is live, and up to when it knows."""
+    """A live run and its cutoff."""
 
     run_id: str
     variant: str
@@ -62,7 +62,7 @@ def read_views(path: Path) -> pd.DataFrame:
     Raises
     ------
     ViewsError
-        The file cannot be read, lacks a column, or holds a value that is none.
+        The file cannot be read, lacks a column, or has an invalid value.
     """
     try:
         with warnings.catch_warnings(action="error", category=ParserWarning):  # more fields than the header
@@ -70,62 +70,62 @@ def read_views(path: Path) -> pd.DataFrame:
                 path, dtype=str, keep_default_na=False, skip_blank_lines=False, index_col=False
             )
     except (OSError, EOFError, ValueError, ParserWarning) as error:
-        # ValueError: pandas's own, and bytes that are no text
+        # ValueError: pandas's own errors, and bytes that cannot be decoded
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ViewsError(f"{path} cannot be read: {reason}; give a CSV file, plain or .gz") from None
     rows.columns = rows.columns.str.strip()
     absent = [name for name in COLUMNS if name not in rows]
     if absent:
         raise ViewsError(f"{path} has no column {absent[0]}; its header must have " + ",".join(COLUMNS))
-    rows = rows[(rows.fillna("") != "").any(axis=1)]  # blank lines say nothing
+    rows = rows[(rows.fillna("") != "").any(axis=1)]  # without blank lines
     _check(
         path, rows[ACTION], rows[ACTION].isin([VIEW_ACTION, LIKE_ACTION]), f"{VIEW_ACTION} or {LIKE_ACTION}"
     )
     views = rows[rows[ACTION] == VIEW_ACTION]
     if views.empty:
-        raise ViewsError(f"{path} has no row with action {VIEW_ACTION}; there is nothing to judge")
-    for name, pattern, wanted in (
-        (USER_ID, WHOLE, "a whole number"),
-        (POST_ID, WHOLE, "a whole number"),
+        raise ViewsError(f"{path} has no row with action {VIEW_ACTION}; there is nothing to evaluate")
+    for name, pattern, expected in (
+        (USER_ID, INTEGER, "a whole number"),
+        (POST_ID, INTEGER, "a whole number"),
         (TARGET, "[01]", "0 or 1"),
     ):
-        _check(path, views[name], views[name].str.fullmatch(pattern), wanted)
+        _check(path, views[name], views[name].str.fullmatch(pattern), expected)
     times = pd.to_datetime(views[TIMESTAMP], utc=True, errors="coerce", format="ISO8601")
     _check(path, views[TIMESTAMP], times.notna(), "a time like 2021-12-29T21:00:00")
     ids = {name: views[name].astype(np.int64) for name in (USER_ID, POST_ID)}
     return pd.DataFrame({TIMESTAMP: times, **ids, TARGET: views[TARGET] == "1"})
 
 
-def _check(path: Path, values: pd.Series, fine: pd.Series, wanted: str) -> None:
-    if not fine.all():
-        row = int(fine.index[~fine][0])
-        raise ViewsError(f"{path}, line {row + 2}: {values.name} {values[row]!r} is not {wanted}")
+def _check(path: Path, values: pd.Series, valid: pd.Series, expected: str) -> None:
+    if not valid.all():
+        row = int(valid.index[~valid][0])
+        raise ViewsError(f"{path}, line {row + 2}: {values.name} {values[row]!r} is not {expected}")
 
 
-def live_runs(client: redis.Redis, keys: Keys, variants: tuple[str, ...]) -> list[LiveRun]:
+def find_live_runs(client: redis.Redis, keys: Keys, variants: tuple[str, ...]) -> list[LiveRun]:
     """Return the live run of each variant that has one.
 
     Raises
     ------
     StoreError
-        None has.
+        No variant has a live run.
     """
-    found = []
+    runs = []
     for variant in variants:
         run_id = client.get(keys.live(variant))
         manifest = client.get(keys.manifest(str(run_id))) if run_id else None
         if manifest:
             cutoff = datetime.fromisoformat(decode_object(manifest)["cutoff"])
-            found.append(LiveRun(str(run_id), variant, cutoff))
-    if not found:
-        raise StoreError(f"no run of {' or '.join(variants)} is live; `python -m batch run` makes one")
-    return found
+            runs.append(LiveRun(str(run_id), variant, cutoff))
+    if not runs:
+        raise StoreError(f"no run of {' or '.join(variants)} is live; `python -m batch run` creates one")
+    return runs
 
 
-def judge_views(
+def evaluate_views(
     engine: sa.Engine, settings: Settings, runs: list[LiveRun], views: pd.DataFrame, clock: datetime
 ) -> dict[str, Evaluation]:
-    """Judge each live run's model, read back from its folder, with features as of its cutoff.
+    """Evaluate each live run's model, loaded from its folder, with features as of its cutoff.
 
     Raises
     ------
@@ -134,56 +134,62 @@ def judge_views(
     ViewsError
         No view is of a known user and a known post.
     """
-    found = {}
+    evaluations = {}
     with pull(engine, settings, clock) as pulled:
         network = pulled.network
-        rows = known_rows(network, views)
+        rows = select_known_rows(network, views)
         for run in runs:
-            _warn_of_logged(pulled.store, run, views)
-            live = load_model(Path(settings.night.model_dir) / run.run_id, network)
-            history = count_history(pulled.store, network, run.cutoff, live.groupings)
-            like_rate = mean_like_rate(history.post_counts["likes"], history.post_counts["views"])
-            judged = judge(live, network, history, rows, like_rate, settings.night.threads)
-            found[run.variant] = evaluation(judged, settings.night.seed, None)
-    return found
+            _warn_of_logged_views(pulled.store, run, views)
+            model = load_model(Path(settings.night.model_dir) / run.run_id, network)
+            history = count_history(pulled.store, network, run.cutoff, model.groupings)
+            scored = score_rows(
+                model,
+                network,
+                history,
+                rows,
+                base_rate=mean_like_rate(history.post_counts["likes"], history.post_counts["views"]),
+                threads=settings.night.threads,
+            )
+            evaluations[run.variant] = evaluate_rows(scored, settings.night.seed, None)
+    return evaluations
 
 
-def known_rows(network: Network, views: pd.DataFrame) -> Examples:
-    """Return the views of known users and posts as distinct examples; the others are counted in the log.
+def select_known_rows(network: Network, views: pd.DataFrame) -> Examples:
+    """Return the views of known users and posts as distinct examples; the log counts the others.
 
     Raises
     ------
     ViewsError
-        There are none.
+        There are no such views.
     """
     user, post = (
         rows_of_nullable_ids(network.users, views[USER_ID]),
         rows_of_nullable_ids(network.posts, views[POST_ID]),
     )
-    for name, place in ((USER_ID, user), (POST_ID, post)):
-        unknown = views.loc[place < 0, name]
+    for name, rows in ((USER_ID, user), (POST_ID, post)):
+        unknown = views.loc[rows < 0, name]
         if len(unknown):
-            named = ", ".join(map(str, unknown.unique()[:MOST_NAMED]))
-            more = ", ..." if unknown.nunique() > MOST_NAMED else ""
+            ids = ", ".join(map(str, unknown.unique()[:MAX_IDS_LOGGED]))
+            more = ", ..." if unknown.nunique() > MAX_IDS_LOGGED else ""
             log.warning(
                 "left out %d views: the network does not know %d of their %ss (%s%s)",
-                len(unknown), unknown.nunique(), name, named, more,
+                len(unknown), unknown.nunique(), name, ids, more,
             )  # fmt: skip
     known = (user >= 0) & (post >= 0)
     if not known.any():
         raise ViewsError(f"none of the {len(views)} views is of a user and a post that the network knows")
     liked = views[TARGET].to_numpy()[known]
-    every = np.ones(liked.size, dtype=bool), np.ones(liked.size, dtype=np.float32)
-    return Examples(user[known], post[known], liked, *every).distinct()
+    viewed, weights = np.ones(liked.size, dtype=bool), np.ones(liked.size, dtype=np.float32)
+    return Examples(user[known], post[known], liked, viewed, weights).distinct()
 
 
-def _warn_of_logged(store: InteractionStore, run: LiveRun, views: pd.DataFrame) -> None:
-    """Say how many views the network had logged when the model was trained: those it may have learnt from."""
-    asked = {"cutoff": run.cutoff, "users": views[USER_ID].unique().tolist()}
-    pairs = pd.MultiIndex.from_frame(pd.DataFrame(store.arrays(LOGGED, asked)))
+def _warn_of_logged_views(store: InteractionStore, run: LiveRun, views: pd.DataFrame) -> None:
+    """Log how many views were in the network when the model was trained: it may have learnt from them."""
+    parameters = {"cutoff": run.cutoff, "users": views[USER_ID].unique().tolist()}
+    pairs = pd.MultiIndex.from_frame(pd.DataFrame(store.arrays(LOGGED, parameters)))
     seen = int(pd.MultiIndex.from_frame(views[[USER_ID, POST_ID]]).isin(pairs).sum())
     if seen:
         log.warning(
-            "%d of %d views are of pairs that %s.%s held already when %s was trained: not unseen",
+            "%d of %d views are of pairs that %s.%s already had when %s was trained: the model may know them",
             seen, len(views), SCHEMA, INTERACTIONS, run.run_id,
         )  # fmt: skip

@@ -12,20 +12,14 @@ from sklearn.model_selection import GroupKFold
 
 from batch.arrays import Int64s
 from batch.evaluation.choose_recipe import choose_recipe
-from batch.evaluation.evaluate import (
-    Evaluation,
-    evaluation,
-    holdout_rows,
-    judged,
-    rank_holdout,
-    share_of_likes,
-)
-from batch.evaluation.full_catalogue import RankedCase, measure_cases
-from batch.evaluation.scored_rows import ScoredRows, judge, pooled
+from batch.evaluation.evaluate import Evaluation, evaluate_rows
+from batch.evaluation.full_catalogue import measure_cases
+from batch.evaluation.holdout import HoldoutEvaluation, compute_like_rate, evaluate_holdout, select_rows
+from batch.evaluation.scored_rows import ScoredRows, concat_rows, score_rows
 from batch.loading.examples import Examples
 from batch.loading.split import TimeSplit
 from batch.progress import track
-from batch.training.dataset import Dataset, load_dataset_now
+from batch.training.dataset import Dataset, open_dataset
 from batch.training.fit import fit
 from batch.variants import Variant
 from contract.errors import OvernightError, SourceError
@@ -33,20 +27,18 @@ from contract.settings import Settings
 
 
 @dataclass(frozen=True)
-class JudgedCutoff:
-    """One cutoff: how time was cut, and per variant the scored rows, the ranked case, and their figures."""
+class CutoffEvaluation:
+    """One cutoff: how time was split, and variant -> its evaluation on the holdout."""
 
     split: TimeSplit
-    rows: dict[str, ScoredRows]
-    cases: dict[str, RankedCase]
-    found: dict[str, Evaluation]
+    holdouts: dict[str, HoldoutEvaluation]
 
 
-def by_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings) -> Evaluation:
-    """Judge each user's labels since the history's end by a model that never saw a label of theirs.
+def evaluate_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings) -> Evaluation:
+    """Evaluate each user's labels since the history's end by a model trained without that user's labels.
 
-    Features are as of the history's end throughout, so no label is in them;
-    folds part users, so none of a judged user's labels is in the training.
+    All features are as of the history's end, so they contain no label. Folds
+    are groups of users, so training has no label of an evaluated user.
 
     Raises
     ------
@@ -55,25 +47,30 @@ def by_folds(variant: Variant, dataset: Dataset, folds: int, settings: Settings)
     """
     since_end = [each for each in dataset.windows if each.history.cutoff >= dataset.split.history_end]
     examples = Examples.concatenate([each.views for each in since_end])
-    rows, fold_of_user = holdout_rows(examples), folds_of_users(examples.users, folds, settings.night.seed)
+    rows, fold_of_user = select_rows(examples), assign_folds(examples.users, folds, settings.night.seed)
     fold_of_user = np.append(fold_of_user, np.full(len(dataset.network.users) - fold_of_user.size, -1))
     recipe = choose_recipe(variant, dataset, settings).recipe
 
-    def judge_fold(fold: int) -> ScoredRows:
+    def score_fold(fold: int) -> ScoredRows:
         others = [each.keep_users(fold_of_user != fold) for each in dataset.windows]
         own = rows.select(fold_of_user[rows.users] == fold)
-        model = fit(variant, dataset, others, recipe, settings)
-        like_rate = share_of_likes(others)
-        return judge(model, dataset.network, dataset.at_history_end, own, like_rate, settings.night.threads)
+        model = fit(variant, dataset, windows=others, recipe=recipe, settings=settings)
+        return score_rows(
+            model,
+            dataset.network,
+            dataset.at_history_end,
+            own,
+            base_rate=compute_like_rate(others),
+            threads=settings.night.threads,
+        )
 
-    steps = ((1, judge_fold(fold)) for fold in range(folds))
+    steps = ((1, score_fold(fold)) for fold in range(folds))
     parts = list(track(steps, folds, f"folds of {variant.name}", "folds"))
-    # Lists of different folds are of different users already; pooling keeps them apart all the same.
-    return evaluation(pooled(parts), settings.night.seed, None)
+    return evaluate_rows(concat_rows(parts), settings.night.seed, None)
 
 
-def folds_of_users(users: Int64s, folds: int, seed: int) -> Int64s:
-    """Return the fold of each user place up to the highest, -1 for one without a row.
+def assign_folds(users: Int64s, folds: int, seed: int) -> Int64s:
+    """Return the fold of each user row up to the highest, -1 for a user who is not in `users`.
 
     Raises
     ------
@@ -82,88 +79,88 @@ def folds_of_users(users: Int64s, folds: int, seed: int) -> Int64s:
     """
     distinct = np.unique(users)
     if distinct.size < folds:
-        raise OvernightError(f"{distinct.size} users cannot be parted into {folds} folds; ask for fewer")
-    found = np.full(int(distinct[-1]) + 1, -1, dtype=np.int64)
-    cut = GroupKFold(folds, shuffle=True, random_state=seed).split(distinct, groups=distinct)
-    for fold, (_, own) in enumerate(cut):
-        found[distinct[own]] = fold
-    return found
+        raise OvernightError(f"{distinct.size} users cannot be split into {folds} folds; ask for fewer folds")
+    fold_of_user = np.full(int(distinct[-1]) + 1, -1, dtype=np.int64)
+    split = GroupKFold(folds, shuffle=True, random_state=seed).split(distinct, groups=distinct)
+    for fold, (_, own) in enumerate(split):
+        fold_of_user[distinct[own]] = fold
+    return fold_of_user
 
 
-def by_cutoffs(
+def evaluate_cutoffs(
     engine: sa.Engine,
     settings: Settings,
     variants: Sequence[Variant],
     count: int,
+    *,
     as_of: datetime | None,
     clock: datetime,
     max_users: int,
-) -> tuple[list[JudgedCutoff], dict[str, Evaluation]]:
-    """Judge at several cutoffs, each time by models of what came before it.
+) -> tuple[list[CutoffEvaluation], dict[str, Evaluation]]:
+    """Evaluate at several cutoffs, each time by models of what came before it.
 
-    The last cutoff is the start of the night's holdout. The one before is the
-    start of the holdout of a night that ends there; and so on back. So what
-    follows a cutoff ends where the next one is.
+    The last cutoff is the start of the night's holdout. The cutoff before it is
+    the start of the holdout of a night that ends there, and so on. So the
+    holdout of a cutoff ends at the next cutoff.
 
     Parameters
     ----------
     max_users
-        How many users to judge over the full catalogue at each cutoff.
+        Maximum number of users for the full catalogue at each cutoff.
 
     Returns
     -------
-    The cutoffs, earliest first, and per variant all of them pooled; intervals are over users.
+    The cutoffs, earliest first, and per variant all cutoffs pooled; intervals are over users.
 
     Raises
     ------
     SourceError
-        There is too little to learn from before so many cutoffs.
+        There is not enough data before so many cutoffs.
     """
-    steps = ((1, each) for each in _cutoffs(engine, settings, variants, count, as_of, clock, max_users))
-    found = list(track(steps, count, "cutoffs", "cutoffs"))[::-1]
-    together = {
-        variant.name: evaluation(
-            pooled([each.rows[variant.name] for each in found]),
-            settings.night.seed,
-            measure_cases([each.cases[variant.name] for each in found], settings.night.seed),
+    cutoffs = _evaluate_backwards(
+        engine, settings, variants, count, as_of=as_of, clock=clock, max_users=max_users
+    )
+    evaluated = list(track(((1, each) for each in cutoffs), count, "cutoffs", "cutoffs"))[::-1]
+    seed, pooled = settings.night.seed, {}
+    for variant in variants:
+        holdouts = [each.holdouts[variant.name] for each in evaluated]
+        rows = concat_rows([each.rows for each in holdouts])
+        pooled[variant.name] = evaluate_rows(
+            rows, seed, measure_cases([each.ranked for each in holdouts], seed)
         )
-        for variant in variants
-    }
-    return found, together
+    return evaluated, pooled
 
 
-def _cutoffs(
+def _evaluate_backwards(
     engine: sa.Engine,
     settings: Settings,
     variants: Sequence[Variant],
     count: int,
+    *,
     as_of: datetime | None,
     clock: datetime,
     max_users: int,
-) -> Iterator[JudgedCutoff]:
+) -> Iterator[CutoffEvaluation]:
+    """Yield the last cutoff first."""
     end = as_of
     for index in range(count):
         try:
-            with load_dataset_now(engine, settings, end, clock) as dataset:
-                judged_cutoff = JudgedCutoff(dataset.split, {}, {}, {})
-                for variant in variants:
-                    _judge_cutoff(judged_cutoff, variant, dataset, settings, max_users)
+            with open_dataset(engine, settings, end, clock) as dataset:
+                holdouts = {
+                    variant.name: _fit_and_evaluate(variant, dataset, settings, max_users)
+                    for variant in variants
+                }
         except OvernightError as error:
             if index == 0:
                 raise
-            raise SourceError(f"only {index} of {count} cutoffs can be judged: {error}") from None
-        yield judged_cutoff
+            raise SourceError(f"only {index} of {count} cutoffs can be evaluated: {error}") from None
+        yield CutoffEvaluation(dataset.split, holdouts)
         end = dataset.split.holdout_start
 
 
-def _judge_cutoff(
-    into: JudgedCutoff, variant: Variant, dataset: Dataset, settings: Settings, max_users: int
-) -> None:
+def _fit_and_evaluate(
+    variant: Variant, dataset: Dataset, settings: Settings, max_users: int
+) -> HoldoutEvaluation:
     recipe = choose_recipe(variant, dataset, settings).recipe
-    model = fit(variant, dataset, dataset.training, recipe, settings)
-    rows = judged(model, dataset, settings.night.threads)
-    case = rank_holdout(model, dataset, settings.night.threads, max_users)
-    into.rows[variant.name], into.cases[variant.name] = rows, case
-    into.found[variant.name] = evaluation(
-        rows, settings.night.seed, measure_cases([case], settings.night.seed)
-    )
+    model = fit(variant, dataset, windows=dataset.training, recipe=recipe, settings=settings)
+    return evaluate_holdout(model, dataset, settings.night.threads, max_users)

@@ -1,6 +1,6 @@
-"""What a run learnt and why, as its manifest keeps it and as it is printed.
+"""The recipe of a run and why it was chosen, as its manifest keeps it and as it is printed.
 
-Loads nothing that learns: operators look at runs by it.
+Imports neither pandas nor LightGBM, so that commands about runs start quickly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from batch.evaluation.ranking_metrics import rounded
+from batch.evaluation.ranking_metrics import round_or_none
 from batch.formatting import table
 from batch.training.recipe import RECIPES, Recipe
 from contract.score_kind import FIRST_RECIPE, LIKES
@@ -20,7 +20,7 @@ MEANING_OF_LIKES = "number of likes"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One recipe that was tried: mean NDCG@10, and the standard error of its difference to the first."""
+    """One recipe that was tried: mean NDCG@10, and its difference to the first with standard error."""
 
     recipe: Recipe
     ndcg_at_10: float
@@ -28,12 +28,12 @@ class Candidate:
     standard_error: float
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
+        """Return the JSON object for a manifest."""
         return {
             "recipe": self.recipe.name,
-            "ndcg_at_10": rounded(self.ndcg_at_10),
-            "difference": rounded(self.difference),
-            "standard_error": rounded(self.standard_error),
+            "ndcg_at_10": round_or_none(self.ndcg_at_10),
+            "difference": round_or_none(self.difference),
+            "standard_error": round_or_none(self.standard_error),
         }
 
 
@@ -44,11 +44,11 @@ class RecipeChoice:
     Attributes
     ----------
     candidates
-        What was tried, in order; none if there was no choice.
+        The recipes that were tried, in order; empty if there was no choice.
     validated
-        Between which times likes were ranked; None if there was no choice.
+        Start and end of the likes that were ranked; None if there was no choice.
     users
-        How many users were judged.
+        Number of users whose likes were ranked.
     """
 
     recipe: Recipe
@@ -58,7 +58,7 @@ class RecipeChoice:
     users: int = 0
 
     def record(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
+        """Return the JSON object for a manifest."""
         when = self.validated
         return {
             "name": self.recipe.name,
@@ -75,14 +75,14 @@ class RecipeChoice:
 def recipe_record(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe of a run as `RecipeChoice.record` writes it.
 
-    Manifests of earlier releases have none; their runs learnt the only recipe there was.
+    Manifests of earlier releases lack it: there was one recipe only.
     """
-    kept: dict[str, Any] | None = manifest.get("recipe")
-    return kept or RecipeChoice(RECIPES[FIRST_RECIPE], "the only recipe when the run was made").record()
+    record: dict[str, Any] | None = manifest.get("recipe")
+    return record or RecipeChoice(RECIPES[FIRST_RECIPE], "the only recipe when the run was made").record()
 
 
 def score_kind_of(manifest: Mapping[str, Any], *, personal: bool) -> tuple[str, str]:
-    """Return what kind the scores of a run's personal or popular list are, and what they mean."""
+    """Return the kind of the scores in a run's personal or popular lists, and their meaning."""
     if not personal:
         return LIKES, MEANING_OF_LIKES
     record = recipe_record(manifest)
@@ -90,33 +90,33 @@ def score_kind_of(manifest: Mapping[str, Any], *, personal: bool) -> tuple[str, 
 
 
 def describe_examples(record: Mapping[str, Any]) -> str:
-    """Say which examples a recipe learns from, and by which objective of LightGBM."""
+    """Describe the examples that a recipe learns from, and the objective."""
     negatives = record["negatives_per_like"]
-    examples = "logged views" if negatives is None else f"likes, each beside {negatives} drawn posts"
+    examples = "logged views" if negatives is None else f"likes, each with {negatives} drawn posts"
     return f"{examples}; objective {record['objective']}"
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Render what a run learnt: one line, or the candidates as well where there was a choice."""
+    """Render the recipe of a run: one line, and a table of the candidates if there was a choice."""
     candidates = record["candidates"]
     why = "" if candidates else f" ({record['why']})"
-    learnt = f"recipe {record['name']}{why}: {describe_examples(record)}; score: {record['score_meaning']}"
+    recipe = f"recipe {record['name']}{why}: {describe_examples(record)}; score: {record['score_meaning']}"
     if not candidates:
-        return learnt
+        return recipe
     since, until = record["validated"]
-    judged = f"chosen before the holdout, by the likes of {record['users']} users from {since} to {until}"
-    head = ["recipe", "ndcg@10", f"less {candidates[0]['recipe']}", "standard error"]
+    basis = f"chosen before the holdout, by the likes of {record['users']} users from {since} to {until}"
+    head = ["recipe", "ndcg@10", f"minus {candidates[0]['recipe']}", "standard error"]
     rows: list[list[str | None]] = [
         [
             each["recipe"],
-            _written(each["ndcg_at_10"], ".4f"),
-            None if index == 0 else _written(each["difference"], "+.4f"),
-            None if index == 0 else _written(each["standard_error"], ".4f"),
+            _format(each["ndcg_at_10"], ".4f"),
+            None if index == 0 else _format(each["difference"], "+.4f"),
+            None if index == 0 else _format(each["standard_error"], ".4f"),
         ]
         for index, each in enumerate(candidates)
     ]
-    return "\n".join([learnt, f"{judged}: {record['why']}", table(head, rows)])
+    return "\n".join([recipe, f"{basis}: {record['why']}", table(head, rows)])
 
 
-def _written(value: float | None, form: str) -> str | None:
+def _format(value: float | None, form: str) -> str | None:
     return None if value is None else format(value, form)

@@ -1,93 +1,93 @@
-"""How an evaluation is printed: the full catalogue first, figures with intervals, baselines beside them.
+"""Text output of an evaluation: the full catalogue first, then the rows, with intervals and baselines.
 
-Works on records, as a manifest keeps them; those of earlier releases have
-fewer rankers and no warm and cold users, and are printed as far as they go.
+Renders records as a manifest keeps them. Records of earlier releases have fewer
+rankers and no warm and cold users; what they have is printed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batch.evaluation import FIRST_FIGURES, NAMES, POPULARITY, RANKERS
+from batch.evaluation import POPULARITY, PRIMARY_METRIC, PRIMARY_METRICS, RANDOM, RANKER_LABELS, RANKERS
 from batch.formatting import table
 
-if TYPE_CHECKING:  # an operator who looks at a run need not wait for what made it
-    from batch.evaluation.bootstrap import Difference
-    from batch.evaluation.evaluate import Evaluation
+if TYPE_CHECKING:  # commands about runs must not import what evaluates models
+    from batch.evaluation.evaluate import Evaluation, MetricDifference
 
 NOTE = "in brackets: 95 % interval over users"
 
 ORDER = ("hitrate", "precision", "recall", "map", "ndcg", "roc_auc", "log_loss", "calibration_error")
-"""Of metrics that are alike in how many posts they look at; the ledger's jsonb keeps no order of its own."""
+"""Print order of metrics with the same k; the ledger's jsonb does not keep the order of keys."""
 
 GROUPS = {"warm": "had liked something before", "cold": "had not liked anything before"}
 
 
-def of_run(metrics: dict[str, Any]) -> str:
-    """Render the evaluation that a manifest keeps."""
+def render_run(metrics: dict[str, Any]) -> str:
+    """Render the evaluation in a manifest."""
     holdout = metrics["holdout"]
     when = f"{holdout['from']} to {holdout['until']}"
     head = f"holdout ({metrics['protocol']}): {holdout['views']} rows of {holdout['users']} users, {when}"
-    parts = full_catalogue(metrics.get("full_catalogue"))
-    return "\n".join([*parts, *([""] if parts else []), head, *(_cannot_judge(metrics) or _figures(metrics))])
+    parts = render_catalogue(metrics.get("full_catalogue"))
+    return "\n".join([*parts, *([""] if parts else []), head, *(_insufficient(metrics) or _metrics(metrics))])
 
 
-def of_variant(name: str, found: Evaluation, source: str) -> str:
-    """Render all that was found out about one variant.
+def render_variant(name: str, evaluation: Evaluation, source: str) -> str:
+    """Render the whole evaluation of one variant.
 
     Parameters
     ----------
     source
-        Where the rows came from, in words.
+        Where the rows came from, as text.
     """
-    record = found.record()
-    head = f"{name}, {found.protocol}: {found.rows} rows of {found.users} users, {source}"
-    parts = full_catalogue(record.get("full_catalogue"), f"{name}, ")
-    parts += [*([""] if parts else []), head, *(_cannot_judge(record) or _figures(record))]
+    record = evaluation.record()
+    head = f"{name}, {evaluation.protocol}: {evaluation.rows} rows of {evaluation.users} users, {source}"
+    parts = render_catalogue(record.get("full_catalogue"), f"{name}, ")
+    parts += [*([""] if parts else []), head, *(_insufficient(record) or _metrics(record))]
     if record["calibration"]:
         keys = ("rows", "predicted", "liked")
         rows = [[row[key] for key in keys] for row in record["calibration"]]
         parts += ["", "calibration by deciles of the predicted probability", table(keys, rows)]
     if record["segments"]:
-        parts += ["", f"segments ({found.protocol})", segments(record["segments"])]
+        parts += ["", f"segments ({evaluation.protocol})", render_segments(record["segments"])]
     return "\n".join(parts)
 
 
-def full_catalogue(record: dict[str, Any] | None, start: str = "") -> list[str]:
-    """Render the figures over the full catalogue of all, warm and cold users; nothing for None."""
+def render_catalogue(record: dict[str, Any] | None, prefix: str = "") -> list[str]:
+    """Render the metrics over the full catalogue of all, warm and cold users; no lines for None."""
     if record is None:
         return []
-    head = f"{start}{record['protocol']}: {record['users']} users who liked a post they had not liked before"
+    head = f"{prefix}{record['protocol']}: {record['users']} users who liked a post they had not liked before"
     if record.get("lists", record["users"]) != record["users"]:
         head += f", {record['lists']} pairs of a user and a cutoff"
-    parts = [head, *_cannot_judge(record)]
+    parts = [head, *_insufficient(record)]
     if record["users"] == 0:
         return parts
-    parts += _figures(record, FIRST_FIGURES)
-    parts += [_less(name, found) for name, found in record.get("differences", {}).items()]
+    parts += _metrics(record, PRIMARY_METRICS)
+    parts += [_difference(name, differences) for name, differences in record.get("differences", {}).items()]
     parts += [_half_life(each) for each in record.get("recency", [])]
-    for group, words in GROUPS.items():
+    for group, description in GROUPS.items():
         if group in record:
             of_group = record[group]
-            parts += ["", f"{start}{group} users: {of_group['users']} who {words}"]
-            parts += _figures(of_group, FIRST_FIGURES)[1:] if of_group["users"] else []
+            parts += ["", f"{prefix}{group} users: {of_group['users']} who {description}"]
+            parts += _metrics(of_group, PRIMARY_METRICS)[1:] if of_group["users"] else []
     return parts
 
 
-def _less(name: str, found: dict[str, list[float | None]]) -> str:
-    difference, low, high = found["ndcg_at_10"]
-    if difference is None or low is None or high is None:
-        return f"ndcg_at_10 of the model less that of {NAMES.get(name, name)}: not known"
-    bounds = f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-    return f"ndcg_at_10 of the model less that of {NAMES.get(name, name)}, paired by user: {bounds}"
+def _difference(ranker: str, differences: dict[str, list[float | None]]) -> str:
+    value, low, high = differences[PRIMARY_METRIC]
+    label = f"{PRIMARY_METRIC} of the model minus that of {RANKER_LABELS.get(ranker, ranker)}"
+    if value is None or low is None or high is None:
+        return f"{label}: not known"
+    return f"{label}, paired by user: {value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _half_life(record: dict[str, Any]) -> str:
-    half_life = f"recency popularity: a like counts half after {_days(record['half_life_days'])}"
+    half_life = f"recency popularity: half-life of {_days(record['half_life_days'])}"
     if not record["users"]:
-        return f"{half_life}; no likes before the holdout to choose that by"
+        return f"{half_life}; no likes before the holdout to choose it by"
     after, until = record["chosen_after"], record["chosen_until"]
     return f"{half_life}, chosen on the likes of {record['users']} users from {after} to {until}"
 
@@ -97,105 +97,110 @@ def _days(days: float) -> str:
     return f"{number:.4g} {unit}{'' if number == 1 else 's'}"
 
 
-def _cannot_judge(record: dict[str, Any]) -> list[str]:
-    why = record.get("why_not_judged")
-    return [f"cannot judge a model: {why}"] if why else []
+def _insufficient(record: dict[str, Any]) -> list[str]:
+    reason = record.get("why_not_judged")
+    return [f"too little data to evaluate a model: {reason}"] if reason else []
 
 
-def segments(records: Sequence[dict[str, Any]]) -> str:
-    """Render each segment's figures, a line each."""
+def render_segments(records: Sequence[dict[str, Any]]) -> str:
+    """Render the metrics of each segment, one line each."""
     head = ["by", "segment", "users", "rows", "like rate", "hitrate@5", "random", "popularity", "roc auc"]
     rows = [
         [
-            row["by"], row["segment"], row["users"], row["views"], _plain(row["like_rate"]),
-            _of_segment(row, "hitrate_at_5"), _plain(row.get("random_hitrate_at_5")),
-            _plain(row.get("popularity_hitrate_at_5")), _of_segment(row, "roc_auc"),
+            row["by"], row["segment"], row["users"], row["views"], _value(row["like_rate"]),
+            _segment_metric(row, "hitrate_at_5"), _value(row.get("random_hitrate_at_5")),
+            _value(row.get("popularity_hitrate_at_5")), _segment_metric(row, "roc_auc"),
         ]
         for row in records
     ]  # fmt: skip
     return table(head, rows)
 
 
-def difference(name: str, other: str, found: Sequence[tuple[str, str, Difference]], protocol: str) -> str:
-    """Render the paired differences of two variants, metric by metric.
+def render_differences(
+    name: str, baseline: str, differences: Sequence[MetricDifference], protocol: str
+) -> str:
+    """Render one variant minus another, metric by metric.
 
     Parameters
     ----------
-    found
-        As `Evaluation.differences` returns them.
     protocol
         Of the rows that are not the full catalogue's.
     """
     titles = {"": protocol, "full_catalogue_": "full catalogue"}
     rows = [
-        [titles[start], metric, *(round(number, 4) for number in numbers)]
-        for start, metric, numbers in found
-        if all(number == number for number in numbers)  # NaN where a metric has no value
+        [titles[each.prefix], each.metric, *(round(number, 4) for number in each.difference)]
+        for each in differences
+        if not any(map(math.isnan, each.difference))
     ]
-    head = f"{name} minus {other}, paired by user"
+    head = f"{name} minus {baseline}, paired by user"
     return f"{head}\n{table(['protocol', 'metric', 'difference', 'low', 'high'], rows)}"
 
 
-def cutoffs(found: Sequence[tuple[str, str, dict[str, Any]]], *, viewed: bool = True) -> str:
-    """Render one line per cutoff.
+@dataclass(frozen=True)
+class CutoffLine:
+    """One line of `render_cutoffs`: the cutoff, the end of the likes after it, and a record.
 
-    Parameters
-    ----------
-    found
-        (cutoff, until, record): of `Evaluation.record` or, without `viewed`, of `CatalogueFigures.record`.
-    viewed
-        Whether to render viewed-only figures too.
+    `record` is that of `Evaluation` with `users` added or, without viewed rows, of `CatalogueResult`.
     """
-    head = ["after", "until", "users", "ndcg@10", *(NAMES.get(name, name) for name in RANKERS[1:])]
+
+    cutoff: str
+    until: str
+    record: dict[str, Any]
+
+
+def render_cutoffs(lines: Sequence[CutoffLine], *, viewed: bool = True) -> str:
+    """Render one line per cutoff; `viewed` adds the viewed-only metrics."""
+    head = ["after", "until", "users", "ndcg@10", *(RANKER_LABELS.get(name, name) for name in RANKERS[1:])]
     head += ["hitrate@5", "recall@20", "coverage@10"]
     if viewed:
         head += ["viewed-only: users", "hitrate@5", "random", "popularity", "roc auc"]
     rows = []
-    for since, until, record in found:
+    for line in lines:
+        record = line.record
         full = record["full_catalogue"] if viewed else record
-        row = [since, until, full["users"], _figure(full, "model", "ndcg_at_10")]
-        row += [_plain(full[name]["ndcg_at_10"]) for name in RANKERS[1:]]
+        row = [line.cutoff, line.until, full["users"], _metric(full, "model", PRIMARY_METRIC)]
+        row += [_value(full[name][PRIMARY_METRIC]) for name in RANKERS[1:]]
         row += [
-            _plain(full["model"][metric]) for metric in ("hitrate_at_5", "recall_at_20", "coverage_at_10")
+            _value(full["model"][metric]) for metric in ("hitrate_at_5", "recall_at_20", "coverage_at_10")
         ]
         if viewed:
-            row += [record["users"], _figure(record, "model", "hitrate_at_5")]
-            row += [_plain(record[name]["hitrate_at_5"]) for name in ("random", POPULARITY)]
-            row += [_figure(record, "model", "roc_auc")]
+            row += [record["users"], _metric(record, "model", "hitrate_at_5")]
+            row += [_value(record[name]["hitrate_at_5"]) for name in (RANDOM, POPULARITY)]
+            row += [_metric(record, "model", "roc_auc")]
         rows.append(row)
     return table(head, rows)
 
 
-def in_order(metrics: Iterable[str]) -> list[str]:
-    """Sort metrics: by how many posts of a list they look at, those that look at all posts last."""
+def sort_metrics(metrics: Iterable[str]) -> list[str]:
+    """Sort metrics by k, the number of posts of a list that they use; metrics without k come last."""
 
-    def place(metric: str) -> tuple[float, int, str]:
+    def key(metric: str) -> tuple[float, int, str]:
         name, _, k = metric.partition("_at_")
         return int(k) if k.isdigit() else math.inf, ORDER.index(name) if name in ORDER else len(ORDER), metric
 
-    return sorted(metrics, key=place)
+    return sorted(metrics, key=key)
 
 
-def _figures(record: dict[str, Any], metrics: Sequence[str] | None = None) -> list[str]:
-    """Render every metric of the model, or those named that it has, a line each, with a column per ranker."""
+def _metrics(record: dict[str, Any], metrics: Sequence[str] | None = None) -> list[str]:
+    """Render metrics of the model, a line each, with a column per ranker; all for None."""
     note = [NOTE] if record.get("intervals") else []
     rankers = [name for name in RANKERS if name in record]
-    shown = in_order(record["model"]) if metrics is None else [m for m in metrics if m in record["model"]]
-    rows = [[metric, *(_figure(record, ranker, metric) for ranker in rankers)] for metric in shown]
-    return [*note, table(["metric", *(NAMES.get(name, name) for name in rankers)], rows)]
+    shown = sort_metrics(record["model"]) if metrics is None else [m for m in metrics if m in record["model"]]
+    rows = [[metric, *(_metric(record, ranker, metric) for ranker in rankers)] for metric in shown]
+    return [*note, table(["metric", *(RANKER_LABELS.get(name, name) for name in rankers)], rows)]
 
 
-def _figure(record: dict[str, Any], ranker: str, metric: str) -> str:
+def _metric(record: dict[str, Any], ranker: str, metric: str) -> str:
     value = record[ranker].get(metric)
     low, high = record.get("intervals", {}).get(ranker, {}).get(metric, (None, None))
     return _with_interval(value, low, high)
 
 
-def _of_segment(row: dict[str, Any], metric: str) -> str:
+def _segment_metric(row: dict[str, Any], metric: str) -> str:
     return _with_interval(row.get(metric), row.get(f"{metric}_low"), row.get(f"{metric}_high"))
 
 
-def _plain(value: float | None) -> str:
+def _value(value: float | None) -> str:
     return _with_interval(value, None, None)
 
 

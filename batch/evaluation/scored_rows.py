@@ -1,4 +1,4 @@
-"""Rows to judge on, with what each ranking makes of them: the model, popularity, and the labels."""
+"""Labelled rows with the scores of a model and of popularity, and the segments of their users and posts."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ Labels = npt.NDArray[np.object_]
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Distinct (list, post) rows, where a list is what one user was shown in one window of time.
+    """Distinct (list, post) rows; a list holds what one user was shown in one window of time.
 
     Attributes
     ----------
     rows
         The labelled rows.
     scores
-        (rows,) the model's.
+        (rows,) scores of the model.
     log_odds
-        Whether the scores are log-odds of a like of what was viewed. Of others
-        there is no probability, and so neither log loss nor calibration.
+        Whether the scores are log-odds of a like of a viewed post. Other scores
+        give no probability, and so neither log loss nor calibration.
     popular
-        (rows,) like rate of the post as of the history, or its likes where views are not known.
+        (rows,) like rate of the post as of the history; its likes if no views are known.
     popular_rate
         The same if it is a rate, else None.
     base_rate
-        (rows,) share of likes in what the model learnt from: all that random order knows.
+        (rows,) share of likes in the training data: the prediction of random order.
     lists
-        (rows,) number of the list; one per user, unless windows were pooled.
+        (rows,) number of the list; one per user, unless windows were concatenated.
     segments
         Grouping -> (rows,) name of the segment.
     """
@@ -57,16 +57,16 @@ class ScoredRows:
 
     @property
     def probabilities(self) -> Float64s | None:
-        """(rows,) the model's probability of a like; None where its scores tell none."""
+        """(rows,) the model's probability of a like; None if its scores are not log-odds."""
         return expit(self.scores) if self.log_odds else None
 
     @property
     def protocol(self) -> str:
-        """Name of the protocol that such rows allow."""
+        """Name of the protocol that these rows allow."""
         return "viewed-only" if self.rows.viewed.any() else "likes beside sampled negatives"
 
-    def within(self, keep: Bools) -> ScoredRows:
-        """Return the rows to keep."""
+    def where(self, keep: Bools) -> ScoredRows:
+        """Return the rows to keep; `keep` is (rows,)."""
         return ScoredRows(
             rows=self.rows.select(keep),
             scores=self.scores[keep],
@@ -79,8 +79,8 @@ class ScoredRows:
         )
 
 
-def judge(
-    model: Model, network: Network, history: History, rows: Examples, base_rate: float, threads: int
+def score_rows(
+    model: Model, network: Network, history: History, rows: Examples, *, base_rate: float, threads: int
 ) -> ScoredRows:
     """Score rows with features as of `history.cutoff`."""
     popular, popular_rate = _popularity(history, rows)
@@ -91,14 +91,14 @@ def judge(
         popular_rate=popular_rate,
         base_rate=np.full(len(rows), base_rate),
         lists=rows.users,
-        segments=labels_of(network, history, rows),
+        segments=label_segments(network, history, rows),
         log_odds=model.recipe.from_views,
     )
 
 
-def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
-    """Put the rows of several judgements together; each part's lists stay lists of their own."""
-    above = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
+def concat_rows(parts: Sequence[ScoredRows]) -> ScoredRows:
+    """Concatenate scored rows; lists of different parts stay separate lists."""
+    offset = 1 + max((int(part.lists.max(initial=0)) for part in parts), default=0)
     rates = [part.popular_rate for part in parts if part.popular_rate is not None]
     return ScoredRows(
         rows=Examples.concatenate([part.rows for part in parts]),
@@ -106,7 +106,7 @@ def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
         popular=np.concatenate([part.popular for part in parts]),
         popular_rate=np.concatenate(rates) if len(rates) == len(parts) else None,
         base_rate=np.concatenate([part.base_rate for part in parts]),
-        lists=np.concatenate([part.lists + above * place for place, part in enumerate(parts)]),
+        lists=np.concatenate([part.lists + offset * index for index, part in enumerate(parts)]),
         segments={
             name: np.concatenate([part.segments[name] for part in parts]) for name in parts[0].segments
         },
@@ -115,7 +115,7 @@ def pooled(parts: Sequence[ScoredRows]) -> ScoredRows:
 
 
 def _popularity(history: History, rows: Examples) -> tuple[Float64s, Float64s | None]:
-    """Return the score of each row's post by like rate, or by likes where views are not known."""
+    """Return the popularity score of each row's post, and the same if it is a like rate, else None."""
     rate = post_like_rate(history)
     if np.isnan(rate).any():
         likes: Float64s = history.post_counts["likes"].to_numpy(np.float64)[rows.posts]
@@ -126,38 +126,38 @@ def _popularity(history: History, rows: Examples) -> tuple[Float64s, Float64s | 
 ACTIVITY, COUNTRY, TOPIC = "activity", "country", "topic"
 
 NEW, LIGHT, HEAVY = "new (0)", "light (1-9)", "heavy (10+)"
-"""By views and likes up to the history's end."""
+"""By views and likes up to the history's cutoff."""
 
-HEAVY_FROM = 10
-MOST_COUNTRIES = 5
+MIN_HEAVY_ACTIONS = 10
+MAX_COUNTRIES = 5
 MAX_TOPICS = 10
 REST, UNKNOWN = "all others", "not known"
 
 
-def labels_of(network: Network, history: History, rows: Examples) -> dict[str, Labels]:
-    """Name the segment of each row under every grouping that the network's columns allow."""
+def label_segments(network: Network, history: History, rows: Examples) -> dict[str, Labels]:
+    """Return the segment of each row under every grouping that the network's columns allow."""
     counts = history.user_counts
     actions = (counts["views"] + counts["likes"]).to_numpy()[rows.users]
-    activity = np.select([actions < 1, actions < HEAVY_FROM], [NEW, LIGHT], HEAVY).astype(object)
-    found: dict[str, Labels] = {ACTIVITY: activity}
+    activity = np.select([actions < 1, actions < MIN_HEAVY_ACTIONS], [NEW, LIGHT], HEAVY).astype(object)
+    labels: dict[str, Labels] = {ACTIVITY: activity}
     if COUNTRY in network.users:
-        found[COUNTRY] = _named(network.users[COUNTRY])[rows.users]
+        labels[COUNTRY] = _labels(network.users[COUNTRY])[rows.users]
     if network.posts[columns.TOPIC].notna().any():
-        found[TOPIC] = _named(network.posts[columns.TOPIC])[rows.posts]
-    return found
+        labels[TOPIC] = _labels(network.posts[columns.TOPIC])[rows.posts]
+    return labels
 
 
-def _named(column: Any) -> Labels:
-    named: Labels = column.astype(object).where(column.notna(), UNKNOWN).astype(str).to_numpy(object)
-    return named
+def _labels(column: Any) -> Labels:
+    labels: Labels = column.astype(object).where(column.notna(), UNKNOWN).astype(str).to_numpy(object)
+    return labels
 
 
-def frequent(grouping: str, labels: Labels) -> tuple[list[str], Labels]:
-    """Keep the names with most rows, put the rest together; return the names in the order to print."""
+def merge_rare(grouping: str, labels: Labels) -> tuple[list[str], Labels]:
+    """Merge the segments with fewest rows into one; return the names in print order, and the labels."""
     if grouping == ACTIVITY:
         return [name for name in (NEW, LIGHT, HEAVY) if (labels == name).any()], labels
-    most = MOST_COUNTRIES if grouping == COUNTRY else MAX_TOPICS
+    max_names = MAX_COUNTRIES if grouping == COUNTRY else MAX_TOPICS
     names, counts = np.unique(labels.astype(str), return_counts=True)
-    kept = [str(names[place]) for place in np.lexsort((names, -counts))[:most]]
-    grouped = np.where(np.isin(labels.astype(str), kept), labels, REST).astype(object)
-    return kept + ([REST] if len(names) > most else []), grouped
+    kept = [str(names[index]) for index in np.lexsort((names, -counts))[:max_names]]
+    merged = np.where(np.isin(labels.astype(str), kept), labels, REST).astype(object)
+    return kept + ([REST] if len(names) > max_names else []), merged

@@ -70,7 +70,7 @@ def build_tables(
     text
         Features of the posts' texts, one row per post.
     """
-    cohorts = population.cohorts.encode(network.users) if variant.with_people else None
+    cohorts = population.cohorts.encode(network.users) if variant.with_cohorts else None
     user_columns, post_columns = select_profile_columns(network)
     of_users = users.encode(user_columns).hstack(_activity(history, population)).without(variant.without)
     of_posts = posts.encode(post_columns).hstack(_traction(network, history), text).without(variant.without)

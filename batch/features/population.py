@@ -87,7 +87,7 @@ class Population:
 def compute_population(variant: Variant, network: Network, history: History) -> Population:
     """Compute the statistics of a network as of `history.cutoff`."""
     values = None
-    if variant.with_people:
+    if variant.with_cohorts:
         values = one_hot(network.cohorts.encode(network.users), network.cohorts.count)
     groups = {}
     for name in variant.groupings:

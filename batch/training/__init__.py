@@ -1,1 +1,1 @@
-"""From what was read to a trained model."""
+"""Training: from the loaded data to a saved model."""

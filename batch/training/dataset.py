@@ -1,55 +1,60 @@
-"""What the variants of one night share: histories and examples, counted from the store."""
+"""The data that all variants of one night share: histories and examples, counted from the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Bools, Int64s
+from batch.context import Stores
 from batch.features.embeddings import embed_texts, find_encoder
 from batch.features.tables import FeatureColumns
 from batch.features.text import build_content_vectors, cluster_posts, compute_text_features
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
+from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER, Groupings, by_topic
 from batch.loading.pull import PullResult, pull
 from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.work_folder import store_folder
+from batch.progress import Stages
 from batch.training.recipe import Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
 
 NEGATIVES_PER_LIKE = 2.0
-"""Sampled to learn from views; the holdout is judged on as many as the like rate asks for."""
+"""Negatives sampled per like without a view; the holdout samples as many as give the like rate."""
 
 CLUSTERS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """What was known at a time, and what happened from then until the next window.
+    """The history up to a time, and the labels from then until the next window.
 
     Attributes
     ----------
     history
         As of the window's start.
     views
-        Labelled views; likes without one, beside sampled negatives, in the
-        windows after the end of the history only: where views are logged,
-        earlier ones would outnumber them, and tell more of what was shown than
-        of what is liked.
+        Labelled views. Windows after the end of the history also have likes
+        without a view, with sampled negatives. Earlier windows do not: such
+        likes would outnumber the views, and describe what was shown rather than
+        what is liked.
     later_likes
-        Every like up to the window's end.
+        All likes up to the window's end.
     labelled_users
-        (users,) whose likes are labels; None for all of them.
+        (users,) whether the user's likes are labels; None for all users.
     """
 
     history: History
@@ -58,44 +63,45 @@ class Window:
     labelled_users: Bools | None = None
 
     def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
-        """Return what a recipe learns from, at most so many rows."""
+        """Return the examples that a recipe learns from, at most `max_rows`."""
         if recipe.negatives_per_like is None:
             return limit_rows(self.views, max_rows, seed)
-        found = collect_likes(
+        examples = collect_likes(
             self.history,
             self.later_likes,
             negatives_per_like=recipe.negatives_per_like,
             max_rows=max_rows,
             seed=seed,
         )
-        return found if self.labelled_users is None else found.select(self.labelled_users[found.users])
+        if self.labelled_users is None:
+            return examples
+        return examples.select(self.labelled_users[examples.users])
 
     def keep_users(self, keep: Bools) -> Window:
-        """Return the window with the labels of some users: `keep` is (users,). What was known stays."""
+        """Return the window with the labels of a part of the users; `keep` is (users,). The history stays."""
         return replace(self, views=self.views.select(keep[self.views.users]), labelled_users=keep)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The network, and what was known and what happened in each window of time.
+    """The network, and the history and labels of each window of time.
 
     Attributes
     ----------
     text, embeddings
-        Columns of the posts' texts: from their words, and from their sentences.
+        Columns of the posts' texts: TF-IDF, and sentence embeddings.
     windows
-        Consecutive, up to the cutoff: the model that goes live learns from all
-        of them, the one that is judged from those before the holdout.
+        Consecutive, up to the cutoff. The model that goes live learns from all
+        windows, the evaluated model from those before the holdout.
     now
-        What was known at the cutoff.
+        The history up to the cutoff.
     holdout
         Labelled views since the holdout's start.
     hidden
-        Rows of posts that are not to be in a list: those that did not exist
-        yet at an earlier time asked for. None where the time is now: whatever
-        the view of the posts has now exists.
+        Rows of posts that must not be in a list: as of an earlier time, those
+        that did not exist yet. Empty as of now: all posts in the view exist.
     left_out
-        Interactions not used, by reason.
+        Reason -> number of interactions that are not used.
     """
 
     network: Network
@@ -115,17 +121,17 @@ class Dataset:
 
     @property
     def at_history_end(self) -> History:
-        """What was known at the end of the history."""
+        """The history up to `split.history_end`."""
         return self._as_of(self.split.history_end)
 
     @property
     def at_holdout(self) -> History:
-        """What was known when the holdout began."""
+        """The history up to the start of the holdout."""
         return self._as_of(self.split.holdout_start)
 
     @property
     def before_holdout(self) -> History:
-        """What was known when the last window before the holdout began."""
+        """The history up to the start of the last window before the holdout."""
         return self.training[-1].history
 
     def _as_of(self, time: datetime) -> History:
@@ -133,32 +139,32 @@ class Dataset:
 
     @property
     def with_views(self) -> bool:
-        """Whether views before the holdout can be learnt from: some are liked, some are not."""
+        """Whether the views before the holdout have both labels: some are liked, some are not."""
         liked = [each.views.liked[each.views.viewed] for each in self.training]
-        return any(bool(some.any()) for some in liked) and not all(bool(some.all()) for some in liked)
+        return any(bool(each.any()) for each in liked) and not all(bool(each.all()) for each in liked)
 
     @property
     def interactions(self) -> int:
-        """How many views and likes of known users and posts there are up to the cutoff."""
+        """Number of views and likes of known users and posts up to the cutoff."""
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
 def load_dataset(
     pulled: PullResult, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
 ) -> Dataset:
-    """Count everything as of a cutoff: the given time, else the last interaction up to the clock.
+    """Count histories and examples as of a cutoff: the given time, else the last interaction pulled.
 
     Parameters
     ----------
     pulled
-        Read up to that time. The histories read impressions from its store when they are asked for them.
+        Read up to that time. The histories read impressions from its store on demand.
     engine
-        Of the table of embedded texts; nothing else is read from it.
+        For the table of embedded texts only.
 
     Raises
     ------
     SourceError
-        The views lack something that the night needs.
+        There are no interactions, or too few to split.
     """
     network, store, seed = pulled.network, pulled.store, settings.night.seed
     cutoff = as_of_time or pulled.latest
@@ -193,16 +199,73 @@ def load_dataset(
 
 
 @contextmanager
-def load_dataset_now(
+def open_dataset(
     engine: sa.Engine, settings: Settings, as_of_time: datetime | None, clock: datetime
 ) -> Iterator[Dataset]:
-    """Lend what `gather` counts from a store of its own, which is removed at the end."""
+    """Pull the data up to a time, yield the dataset, and remove its store at the end."""
     with pull(engine, settings, as_of_time or clock) as pulled:
         yield load_dataset(pulled, settings, engine, as_of_time)
 
 
+class NightDataset:
+    """The dataset of one night: copied and counted for the first variant, shared by the others.
+
+    Parameters
+    ----------
+    as_of
+        Cutoff; None for the last interaction.
+    """
+
+    def __init__(self, stores: Stores, as_of: datetime | None) -> None:
+        self._stores, self._as_of = stores, as_of
+        self._pulled: PullResult | None = None
+        self._dataset: Dataset | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> NightDataset:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def store(self) -> InteractionStore:
+        """The copy of the interactions, after `load`."""
+        assert self._pulled is not None
+        return self._pulled.store
+
+    @property
+    def posts(self) -> pd.DataFrame | None:
+        """The posts of the network; None before `load`."""
+        return None if self._dataset is None else self._dataset.network.posts
+
+    def load(self, run_id: str, stages: Stages) -> Dataset:
+        """Return the dataset, and give the run a copy of the interactions in its own folder."""
+        settings, engine = self._stores.settings, self._stores.engine
+        folder = store_folder(settings) / run_id
+        if self._pulled is not None and self._dataset is not None:
+            share_store(self._pulled.store, folder)
+            return self._dataset
+        until = self._as_of or datetime.now(UTC)
+        with stages.stage("pull", "interactions") as row:
+            pulled = self._open.enter_context(pull(engine, settings, until, folder))
+            row |= {"interactions": pulled.store.interactions, **pulled.left_out, "mib": pulled.store.mib}
+        with stages.stage("count", "interactions") as row:
+            dataset = load_dataset(pulled, settings, engine, self._as_of)
+            pulled.store.release()
+            row |= {"users": len(dataset.network.users), "posts": len(dataset.network.posts)}
+            row |= {"interactions": dataset.interactions, "likes": dataset.now.likes.posts.size}
+        self._pulled, self._dataset = pulled, dataset
+        return dataset
+
+    def close(self) -> None:
+        """Close the store and free the memory."""
+        self._open.close()
+        self._pulled = self._dataset = None
+
+
 def group_posts(network: Network, text: FeatureColumns, seed: int) -> Groupings:
-    """Group the posts by topic, and by what they are about."""
+    """Group the posts by topic, and by clusters of their content."""
     cluster = cluster_posts(build_content_vectors(network.posts, text), CLUSTERS, seed)
     return Groupings.of(
         **{columns.TOPIC: by_topic(network.posts), CLUSTER: (cluster, int(cluster.max(initial=0)) + 1)}

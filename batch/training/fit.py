@@ -1,4 +1,10 @@
-"""Fits one variant: the forest, trained from the dot product of the factors, and what encodes its columns."""
+"""Fitting of one variant's model.
+
+for each window:
+    count the features as of its start, encode the columns
+    with factors: the initial score is their dot product, in log-odds
+train one forest on the examples of all windows, from these initial scores
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ from batch.features.tables import ROWS_BATCH, FeatureColumns, FeatureTables, Kin
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
-from batch.training.parameters import parameters_for
+from batch.training.parameters import load_parameters
 from batch.training.recipe import Recipe
 from batch.variants import Variant
 from contract.errors import ModelError
@@ -40,14 +46,14 @@ PARAMETERS: dict[str, Any] = {
     "verbosity": -1,
 }
 
-
-MAX_ROWS_OF_A_QUERY = 10_000
-"""LightGBM takes no more; a user with more rows makes several queries."""
+MAX_QUERY_ROWS = 10_000
+"""LightGBM's limit; the rows of a user with more are split into several queries."""
 
 
 def fit(
     variant: Variant,
     dataset: Dataset,
+    *,
     windows: Sequence[Window],
     recipe: Recipe,
     settings: Settings,
@@ -60,70 +66,80 @@ def fit(
     windows
         In order of time.
     recipe
-        What to learn; batch/evaluation/choose_recipe.py finds it.
+        What to learn; batch/evaluation/choose_recipe.py chooses it.
     tuned
-        Laid over the default parameters; None takes those that tuning kept for the variant.
+        Override the default parameters; None uses those that tuning saved for the variant.
 
     Raises
     ------
     ModelError
-        The examples are all of one kind: nothing can be learnt from them.
+        All examples have the same label, so there is nothing to learn.
     ParametersError
-        The file of tuned parameters cannot be used.
+        The file of tuned parameters is invalid.
     """
-    tuned = parameters_for(variant.name, settings) if tuned is None else tuned
+    tuned = load_parameters(variant.name, settings) if tuned is None else tuned
     network, seed = dataset.network, settings.night.seed
     max_rows = settings.night.training_rows // max(len(windows), 1)
     labelled = [(each.history, each.examples(recipe, max_rows, seed)) for each in windows]
-    labelled = [(known, labels) for known, labels in labelled if len(labels)]
-    _check_labels([labels for _, labels in labelled], dataset)
-    histories, examples = zip(*labelled, strict=True)
+    labelled = [(history, examples) for history, examples in labelled if len(examples)]
+    _check_labels([examples for _, examples in labelled], dataset)
+    histories, labels = zip(*labelled, strict=True)
     user_columns, post_columns = select_profile_columns(network)
-    users = ColumnEncoder.fit(Kind.USER, user_columns, _distinct([labels.users for labels in examples]))
-    posts = ColumnEncoder.fit(Kind.POST, post_columns, _distinct([labels.posts for labels in examples]))
-    text = _text(variant, dataset)
-    log_odds, start = None, None
+    users = ColumnEncoder.fit(Kind.USER, user_columns, _distinct([each.users for each in labels]))
+    posts = ColumnEncoder.fit(Kind.POST, post_columns, _distinct([each.posts for each in labels]))
+    text = _text_features(variant, dataset)
+    log_odds, initial_scores = None, None
     if variant.with_factors:
-        factors = [fit_factors(network, known, seed, recipe.factor_negatives) for known in histories]
-        log_odds = fit_log_odds(factors, examples)
-        start = [
-            of_window.as_log_odds(*log_odds).dot(labels.users, labels.posts)
-            for of_window, labels in zip(factors, examples, strict=True)
+        factors = [fit_factors(network, each, seed, recipe.factor_negatives) for each in histories]
+        log_odds = fit_log_odds(factors, labels)
+        initial_scores = [
+            of_window.as_log_odds(*log_odds).dot(examples.users, examples.posts)
+            for of_window, examples in zip(factors, labels, strict=True)
         ]
     tables = [
         build_tables(
             variant,
             network,
-            known,
-            compute_population(variant, network, known),
+            each,
+            compute_population(variant, network, each),
             users=users,
             posts=posts,
             text=text,
         )
-        for known in histories
+        for each in histories
     ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.night.threads}
     of_recipe = {"objective": recipe.objective, "max_bin": recipe.max_bin}
-    booster = _train(tables, list(examples), start, parameters | of_recipe)
-    return Model(variant, booster, users, posts, text, dataset.now.groupings, log_odds, seed, recipe)
+    booster = _train(tables, list(labels), initial_scores, parameters | of_recipe)
+    return Model(
+        variant=variant,
+        booster=booster,
+        users=users,
+        posts=posts,
+        text=text,
+        groupings=dataset.now.groupings,
+        log_odds=log_odds,
+        seed=seed,
+        recipe=recipe,
+    )
 
 
 def _check_labels(examples: Sequence[Examples], dataset: Dataset) -> None:
-    liked = sum(int(labels.liked.sum()) for labels in examples)
+    liked = sum(int(each.liked.sum()) for each in examples)
     rows = sum(map(len, examples))
     if liked in (0, rows):
         since = dataset.split.windows[0].isoformat()
         raise ModelError(
-            f"after {since} there are {liked} likes among {rows} examples; both kinds are needed: "
-            "let more interactions gather, or change OVERNIGHT_HISTORY_FRACTION"
+            f"after {since} there are {liked} likes among {rows} examples; both labels are needed: "
+            "wait for more interactions, or change OVERNIGHT_HISTORY_FRACTION"
         )
 
 
-def _distinct(places: list[Int64s]) -> Int64s:
-    return np.unique(np.concatenate(places))
+def _distinct(rows: list[Int64s]) -> Int64s:
+    return np.unique(np.concatenate(rows))
 
 
-def _text(variant: Variant, dataset: Dataset) -> FeatureColumns:
+def _text_features(variant: Variant, dataset: Dataset) -> FeatureColumns:
     text = FeatureColumns.empty(len(dataset.network.posts))
     if variant.with_text:
         text = text.hstack(dataset.text)
@@ -133,26 +149,26 @@ def _text(variant: Variant, dataset: Dataset) -> FeatureColumns:
 def _train(
     tables: list[FeatureTables],
     examples: list[Examples],
-    start: list[Float32s] | None,
+    initial_scores: list[Float32s] | None,
     parameters: dict[str, Any],
 ) -> lgb.Booster:
-    """Train one forest on examples of several times, each with the features of its own time.
+    """Train one forest on the examples of several windows, each with the features of its own window.
 
-    For a ranking objective, rows of one user in one window are one query.
+    For a ranking objective, the rows of one user in one window are one query.
     """
     columns, groups = tables[0].columns, None
     if parameters["objective"] != "binary":
-        orders = [np.argsort(labels.users, kind="stable") for labels in examples]
-        examples = [labels.select(order) for labels, order in zip(examples, orders, strict=True)]
-        if start is not None:
-            start = [scores[order] for scores, order in zip(start, orders, strict=True)]
-        groups = np.concatenate([_query_sizes(labels.users) for labels in examples])
+        orders = [np.argsort(each.users, kind="stable") for each in examples]
+        examples = [each.select(order) for each, order in zip(examples, orders, strict=True)]
+        if initial_scores is not None:
+            initial_scores = [scores[order] for scores, order in zip(initial_scores, orders, strict=True)]
+        groups = np.concatenate([_query_sizes(each.users) for each in examples])
     data = lgb.Dataset(
         _matrix(tables, examples),
-        label=np.concatenate([labels.liked for labels in examples]).astype(np.float32),
-        weight=np.concatenate([labels.weights for labels in examples]),
+        label=np.concatenate([each.liked for each in examples]).astype(np.float32),
+        weight=np.concatenate([each.weights for each in examples]),
         group=groups,
-        init_score=None if start is None else np.concatenate(start).astype(np.float64),
+        init_score=None if initial_scores is None else np.concatenate(initial_scores).astype(np.float64),
         feature_name=feature_names(tables[0]),
         categorical_feature=[index for index, feature in enumerate(columns) if feature.categorical],
         free_raw_data=True,
@@ -164,23 +180,23 @@ def _train(
 
 
 def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
-    """Return the rows of all examples, one set after another; no second copy of them is made on the way."""
+    """Return the feature rows of all examples in one array, filled in batches to hold no second copy."""
     matrix = np.empty((sum(map(len, examples)), len(tables[0].columns)), np.float32)
     filled = 0
-    for known, labels in zip(tables, examples, strict=True):
-        for start in range(0, len(labels), ROWS_BATCH):
-            some = slice(start, start + ROWS_BATCH)
-            rows = known.rows(labels.users[some], labels.posts[some])
+    for table, of_window in zip(tables, examples, strict=True):
+        for start in range(0, len(of_window), ROWS_BATCH):
+            batch = slice(start, start + ROWS_BATCH)
+            rows = table.rows(of_window.users[batch], of_window.posts[batch])
             matrix[filled : filled + len(rows)] = rows
             filled += len(rows)
     return matrix
 
 
 def _query_sizes(users: Int64s) -> Int64s:
-    """Return how many rows each user has, users in ascending order; none has too many for LightGBM."""
+    """Return the query sizes, users in ascending order; a user with too many rows has several queries."""
     sizes = np.unique(users, return_counts=True)[1]
-    parts = -(-sizes // MAX_ROWS_OF_A_QUERY)
-    first = sizes - (parts - 1) * MAX_ROWS_OF_A_QUERY
-    cut = np.full(int(parts.sum()), MAX_ROWS_OF_A_QUERY)
-    cut[np.cumsum(parts) - parts] = first
-    return cut
+    queries = -(-sizes // MAX_QUERY_ROWS)
+    first = sizes - (queries - 1) * MAX_QUERY_ROWS
+    query_sizes = np.full(int(queries.sum()), MAX_QUERY_ROWS)
+    query_sizes[np.cumsum(queries) - queries] = first
+    return query_sizes

@@ -1,4 +1,4 @@
-"""One variant's model: what scores, kept in a folder, and read back."""
+"""The model of one variant: it scores users and posts, and is saved to and loaded from a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
 from batch.loading.post_groups import Groupings
 from batch.scoring.score import CompiledModel, compile_model
-from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encoded, read_forest
+from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest
 from batch.training.recipe import RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from contract.columns import TOPIC
@@ -43,10 +43,10 @@ class Model:
     text
         Columns of the posts' texts, in the order of the network's posts.
     groupings
-        The groups of posts that affinities speak of, in the same order.
+        The groups of posts that affinity features use, in the same order.
     log_odds
-        Slope and intercept that turn the like factors' dot product into
-        log-odds; None where the variant has no factors.
+        Slope and intercept that turn the factors' dot product into log-odds;
+        None if the variant has no factors.
     """
 
     variant: Variant
@@ -67,12 +67,12 @@ class Model:
         Parameters
         ----------
         population
-            Of the whole network, where `network` and `history` have some of its users only.
+            Of the whole network, if `network` and `history` have only a part of its users.
 
         Raises
         ------
         ModelError
-            The model was trained on other features, by another version of this project.
+            The model was trained on other features, by another release.
         """
         if population is None:
             population = compute_population(self.variant, network, history)
@@ -113,21 +113,21 @@ class Model:
         tables, factors = self.tables(network, history), self.factors(network, history)
         scores = np.empty(len(rows))
         for start in range(0, len(rows), ROWS_BATCH):
-            some = slice(start, start + ROWS_BATCH)
-            matrix = tables.rows(rows.users[some], rows.posts[some])
-            scores[some] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
+            batch = slice(start, start + ROWS_BATCH)
+            matrix = tables.rows(rows.users[batch], rows.posts[batch])
+            scores[batch] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
         return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the forest (not of how it was trained) and of all that encodes its columns."""
+        """SHA-256 of the forest (without its training parameters) and of the encoding of its columns."""
         forest = self.booster.model_to_string().partition("\nparameters:")[0]
         return hashlib.sha256((forest + _as_json(self._columns())).encode()).hexdigest()
 
     def save(self, folder: Path, network: Network) -> None:
-        """Write the forest in LightGBM's format, what encodes its columns, and what is known of each post.
+        """Write the forest in LightGBM's format, the encoding of its columns, and the data of each post.
 
-        Each file is written whole or not at all.
+        Each file is written atomically.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class Model:
             FOREST: forest,
             COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
             POSTS: posts.getvalue(),
-            USERS: encoded(network.users.index.to_numpy(np.int64)),
+            USERS: encode_ids(network.users.index.to_numpy(np.int64)),
         }
         try:
             for name, content in files.items():
@@ -165,25 +165,25 @@ class Model:
 
 
 def load_model(folder: Path, network: Network) -> Model:
-    """Read a model that `save` wrote, for the posts that the network has now.
+    """Load a saved model for the posts that the network has now.
 
-    A post that the model does not know has no text columns. It is in the group
-    of its topic, and in the last group of every other grouping.
+    A post that is new to the model has NaN in its text columns. It is in the
+    group of its topic, and in the last group of every other grouping.
 
     Raises
     ------
     ModelError
-        A file is missing or is none of ours.
+        A file is missing, or differs from what `save` wrote.
     """
     try:
-        forest, columns = read_forest(folder)  # whole: LightGBM ends the process on a broken one
+        forest, columns = read_forest(folder)  # checked: LightGBM ends the process on a broken file
         if "recipe" not in columns:
             raise ModelError(f"the model in {folder} was saved by an earlier release; run the night again")
         booster = lgb.Booster(model_str=forest.decode())
-        with np.load(folder / POSTS, allow_pickle=False) as kept:
-            known, text, groups = kept["post_ids"], kept["text"], kept["groups"]
-        place = rows_of_ids(known, network.posts.index.to_numpy(np.int64))
-        same = (place >= 0)[:, None]
+        with np.load(folder / POSTS, allow_pickle=False) as saved:
+            post_ids, text, groups = saved["post_ids"], saved["text"], saved["groups"]
+        rows = rows_of_ids(post_ids, network.posts.index.to_numpy(np.int64))
+        known = (rows >= 0)[:, None]
         return Model(
             variant=MODELS[columns["variant"]],
             booster=booster,
@@ -191,9 +191,9 @@ def load_model(folder: Path, network: Network) -> Model:
             posts=_encoder(Kind.POST, columns["posts"]),
             text=FeatureColumns(
                 tuple(Feature(name, Kind.POST) for name in columns["text"]),
-                np.where(same, text[place], np.float32(np.nan)),
+                np.where(known, text[rows], np.float32(np.nan)),
             ),
-            groupings=_grouped(network, columns["groupings"], same, groups[place]),
+            groupings=_group_posts(network, columns["groupings"], known, groups[rows]),
             log_odds=tuple(columns["log_odds"]) if columns["log_odds"] else None,
             seed=columns["seed"],
             recipe=RECIPES[columns["recipe"]],
@@ -206,8 +206,8 @@ def load_model(folder: Path, network: Network) -> Model:
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
-def _grouped(network: Network, sizes: dict[str, int], known: Bools, groups: Int32s) -> Groupings:
-    """Group the posts that the model knows as it did, others by topic or in the last group of a grouping."""
+def _group_posts(network: Network, sizes: dict[str, int], known: Bools, groups: Int32s) -> Groupings:
+    """Return the model's groups of the known posts; new ones go to their topic's group or the last group."""
     groups = np.where(known, groups, np.array([*sizes.values()], np.int32) - 1)
     if TOPIC in sizes:
         of_post = pd.Series(groups[:, [*sizes].index(TOPIC)], network.posts.index)
@@ -218,7 +218,7 @@ def _grouped(network: Network, sizes: dict[str, int], known: Bools, groups: Int3
 
 
 def feature_names(tables: FeatureTables) -> list[str]:
-    """Name the model's columns so that LightGBM takes the names: no JSON signs, no two alike."""
+    """Return column names that LightGBM accepts: without JSON characters, all distinct."""
     return [
         f"{index}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
         for index, feature in enumerate(tables.columns)

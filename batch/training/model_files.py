@@ -1,4 +1,4 @@
-"""The files of a saved model, and whether they are as the run wrote them; LightGBM is not needed for that."""
+"""The files of a saved model, read and checked without LightGBM."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from batch.arrays import Int64s
 from contract.errors import ModelError
 
-FOREST, COLUMNS, POSTS = "model.txt", "model.json", "posts.npz"
+FOREST, COLUMNS, POSTS, USERS = "model.txt", "model.json", "posts.npz", "users.npy"
 
 
 def read_forest(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read the forest in LightGBM's format, and what encodes its columns.
+    """Read the forest in LightGBM's format, and the encoding of its columns.
 
     Raises
     ------
@@ -33,23 +33,20 @@ def read_forest(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return forest, columns
 
 
-USERS = "users.npy"
-
-
-def encoded(user_ids: Int64s) -> bytes:
-    """Return the content of the file that keeps users."""
+def encode_ids(user_ids: Int64s) -> bytes:
+    """Return the content of the file of user ids."""
     content = io.BytesIO()
     np.save(content, user_ids, allow_pickle=False)
     return content.getvalue()
 
 
-def users_of_run(folder: Path) -> Int64s:
-    """Read the ids of all users that a run knew, ascending; the first of them were scored, mostly all.
+def read_user_ids(folder: Path) -> Int64s:
+    """Read the ids of all users of a run's network, ascending. A run scores the first of them, or all.
 
     Raises
     ------
     ModelError
-        The file is missing or is none of ours.
+        The file is missing or is not what the run wrote.
     """
     try:
         user_ids = np.load(folder / USERS, allow_pickle=False)

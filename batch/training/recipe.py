@@ -1,11 +1,11 @@
 """Recipes: what a model learns to predict, from which examples, by which objective.
 
-A list ranks all posts, so what it needs is which of *all* posts a user will
-like. If the network shows posts at random, the posts that were viewed are a
-fair sample of all posts, and what is liked if viewed gives the same order from
-more rows. If people choose what they open, it does not: what they open and
-never like is still nearer to them than what they never open. Which of the two
-holds is measured on each network, see batch/evaluation/choose_recipe.py.
+A list ranks all posts, so a model must predict which of *all* posts a user will
+like. If the network shows posts at random, the viewed posts are a fair sample
+of all posts: the probability of a like given a view gives the same order, from
+more rows. If people choose what they open, it does not: a post they open and do
+not like is still closer to their taste than a post they never open. Which of
+the two holds is measured on each network, see batch/evaluation/choose_recipe.py.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to learn.
+    """What to learn, from which examples.
 
     Attributes
     ----------
     name
         As in the setting, in records and in reports.
     from_views
-        Examples are the logged views, liked or not; otherwise likes and posts
-        drawn evenly over all posts that existed.
+        Whether the examples are the logged views, liked or not. Otherwise they
+        are likes, and posts drawn uniformly from all posts that existed.
     objective
-        LightGBM's.
+        LightGBM's parameter.
     negatives_per_like
         Posts drawn for each like; None for views.
     factor_negatives
-        The same for the factors. More than 8 cost time and did not pay.
+        The same for the factors. More than 8 cost time and were no better.
     max_bin
-        LightGBM's: bins of a feature's values, cut so that each has as many rows. Few rows are of
-        the posts that lists are made of where posts are drawn evenly; 255 bins would not tell them apart.
+        LightGBM's parameter: number of bins of a feature, with equally many rows
+        each. With uniformly drawn posts, few rows are of the popular posts that
+        lists consist of; 255 bins would not separate them.
     score_meaning
-        What a score is.
+        Meaning of a score, as text.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a refresh takes over from its night beside the model: means over all users, and factors."""
+"""State of a night that its refreshes need in addition to the model: population means, and factors."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ FILE = "refresh.npz"
 
 @dataclass(frozen=True)
 class RefreshState:
-    """State of one night as of its cutoff.
+    """The state of one night as of its cutoff.
 
     Attributes
     ----------
     population
         Means over all users.
     user_ids, post_ids
-        (users,) and (posts,) int64, ascending: the rows of the night.
+        (users,) and (posts,) int64, ascending: the ids of the night's rows.
     user_factors
-        (users, factors) float32 as the night scored with; None for a variant without factors.
+        (users, factors) float32, as used for the night's scores; None for a variant without factors.
     factor_state
-        What infers users' factors anew; None for a variant without factors.
+        What is needed to infer users' factors again; None for a variant without factors.
     """
 
     population: Population
@@ -44,8 +44,8 @@ class RefreshState:
     factor_state: FactorState | None
 
     @classmethod
-    def of_night(cls, model: Model, network: Network, history: History) -> RefreshState:
-        """Take the state as of `history.cutoff`."""
+    def from_night(cls, model: Model, network: Network, history: History) -> RefreshState:
+        """Compute the state as of `history.cutoff`."""
         factors = model.factors(network, history)
         return cls(
             population=compute_population(model.variant, network, history),
@@ -58,15 +58,15 @@ class RefreshState:
         )
 
     def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:
-        """Return factors in log-odds for some users and the posts of now.
+        """Return factors in log-odds for a part of the users and the current posts.
 
         Parameters
         ----------
         network, history
-            Of these users alone, and of the posts of now.
+            Of these users, and of the current posts.
         changed
-            Ids of the users whose actions are not those of the night: their
-            factors are inferred anew, as those of users that the night did not know.
+            Ids of the users whose actions differ from those in the night. Their
+            factors are inferred again, like those of users who are new since the night.
 
         Returns
         -------
@@ -76,8 +76,8 @@ class RefreshState:
             return None
         values = self.population.cohorts.encode(network.users)
         night_rows = rows_of_ids(self.post_ids, network.posts.index.to_numpy(np.int64))
-        found = self.factor_state.factors(history, values, night_rows, model.seed)
-        factors = found.as_log_odds(*model.log_odds)
+        inferred = self.factor_state.factors(history, values, night_rows, model.seed)
+        factors = inferred.as_log_odds(*model.log_odds)
         user_ids = network.users.index.to_numpy(np.int64)
         rows = rows_of_ids(self.user_ids, user_ids)
         kept = (rows >= 0) & ~np.isin(user_ids, sorted(changed))
@@ -86,7 +86,7 @@ class RefreshState:
         return factors
 
     def save(self, folder: Path) -> None:
-        """Write one file into the run's folder.
+        """Write the state to one file in the run's folder.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class RefreshState:
 
 
 def load_refresh_state(folder: Path) -> RefreshState:
-    """Read what `save` wrote.
+    """Load a saved state.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def load_refresh_state(folder: Path) -> RefreshState:
         The file is missing or is not what `save` wrote.
     """
     try:
-        # Opened here: numpy leaves a damaged file open.
+        # Opened here, because numpy does not close a damaged file.
         with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             with_factors = "user_factors" in arrays
             return RefreshState(

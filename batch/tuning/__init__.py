@@ -1,1 +1,1 @@
-"""Searches for better parameters of the forest."""
+"""Hyperparameter search for the forest."""

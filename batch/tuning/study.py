@@ -1,4 +1,4 @@
-"""The search for parameters: optuna proposes, a journal in a file remembers, a budget ends it."""
+"""The search for parameters: optuna proposes them, a journal file keeps the trials, a budget ends it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Parameters = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrialScore:
-    """How well parameters rank.
+    """The score of one set of parameters.
 
     Attributes
     ----------
     value
-        Mean NDCG@10 over the users judged; the higher the better.
+        Mean NDCG@10 over the users; higher is better.
     difference, standard_error
-        Value less that of the defaults, and its standard error, paired by user.
+        Value minus that of the defaults, and its standard error, paired by user.
     """
 
     value: float
@@ -50,52 +50,52 @@ class TrialScore:
 
 @dataclass
 class Budget:
-    """Minutes and trials; whichever is spent first ends the search.
+    """A limit of minutes and of trials; the search ends when one of them is reached.
 
-    A trial that would not end in time, going by the longest so far, is not begun.
+    A trial is not started if the longest trial so far would not fit into the time left.
     """
 
     minutes: float
     trials: int | None = None
     clock: Callable[[], float] = time.monotonic
-    done: int = field(default=0, init=False)
+    completed: int = field(default=0, init=False)
     _longest: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._started = self._last = self.clock()
 
     def allows_another(self) -> bool:
-        """Tell whether one more trial fits."""
-        few_enough = self.trials is None or self.done < self.trials
-        return few_enough and self.seconds_left >= max(self._longest, 1e-9)
+        """Return whether one more trial fits."""
+        trials_left = self.trials is None or self.completed < self.trials
+        return trials_left and self.seconds_left >= max(self._longest, 1e-9)
 
-    def note_trial(self) -> None:
+    def record_trial(self) -> None:
         """Count a trial that has just ended."""
         now = self.clock()
-        self.done += 1
+        self.completed += 1
         self._longest = max(self._longest, now - self._last)
         self._last = now
 
     @property
     def seconds_left(self) -> float:
-        """How much of the minutes is left."""
+        """Time left."""
         return self._started + self.minutes * 60 - self.clock()
 
     @property
     def expected_trials(self) -> int | None:
-        """How many trials there will be in all, going by those done; None before the first."""
-        if self.done == 0:
+        """Expected total of trials by the mean duration so far; the limit (or None) before the first."""
+        if self.completed == 0:
             return self.trials
-        mean = max((self._last - self._started) / self.done, 1e-9)
-        in_time = self.done + max(int(self.seconds_left / mean), 0)
+        mean = max((self._last - self._started) / self.completed, 1e-9)
+        in_time = self.completed + max(int(self.seconds_left / mean), 0)
         return in_time if self.trials is None else min(in_time, self.trials)
 
 
 class Study:
-    """The trials of one variant on one case, kept in a file: a later search goes on with them."""
+    """The trials of one variant on one case, kept in a file so that a later search continues with them."""
 
     def __init__(self, journal: Path, name: str, seed: int) -> None:
-        """Open the study of this name, or begin it.
+        """Open the study of this name, or create it.
 
         Raises
         ------
@@ -107,31 +107,31 @@ class Study:
             with _readable_errors(journal):
                 journal.parent.mkdir(parents=True, exist_ok=True)
                 storage = JournalStorage(JournalFileBackend(str(journal)))
-                names = {found.study_name for found in storage.get_all_studies()}
+                names = {each.study_name for each in storage.get_all_studies()}
                 self._study = optuna.create_study(
                     study_name=name, storage=storage, direction="maximize", load_if_exists=True
                 )
-        except (ValueError, KeyError, TypeError) as error:  # what optuna raises for lines it did not write
-            raise ModelError(f"{journal} is broken ({error}); delete it to begin afresh") from None
-        self.others = names - {name}
-        # The sampler does not remember: the same seed again would propose the same trials again.
+        except (ValueError, KeyError, TypeError) as error:  # what optuna raises for an invalid journal
+            raise ModelError(f"{journal} is broken ({error}); delete it to start a new study") from None
+        self.other_names = names - {name}
+        # The sampler has no memory: the same seed would propose the same trials again.
         self._study.sampler = optuna.samplers.TPESampler(seed=seed + len(self._study.trials))
         self._journal = journal
 
     @property
-    def complete(self) -> list[FrozenTrial]:
-        """The trials that came to an end."""
-        found: list[FrozenTrial] = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return found
+    def completed(self) -> list[FrozenTrial]:
+        """The trials that have a score."""
+        trials: list[FrozenTrial] = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return trials
 
     @property
     def best(self) -> tuple[Parameters, TrialScore]:
-        """The best parameters so far and their score, equal ones the earlier trial; there must be a trial."""
-        trial = max(self.complete, key=lambda trial: (trial.value, -trial.number))
+        """The parameters with the highest score, of equal ones the earliest; needs a completed trial."""
+        trial = max(self.completed, key=lambda trial: (trial.value, -trial.number))
         return round_parameters(trial.params), TrialScore(trial.value or 0.0, **trial.user_attrs)
 
     def add(self, parameters: Mapping[str, Any], score: TrialScore) -> None:
-        """Add a trial that was made elsewhere."""
+        """Add a trial with a known score."""
         with _readable_errors(self._journal):
             self._study.add_trial(
                 create_trial(
@@ -143,21 +143,21 @@ class Study:
             )
 
     def propose(self, parameters: Mapping[str, Any]) -> None:
-        """Have these parameters tried next."""
+        """Try these parameters next."""
         with _readable_errors(self._journal):
             self._study.enqueue_trial(dict(parameters))
 
-    def search(self, score: Callable[[Parameters], TrialScore], budget: Budget, what: str) -> None:
-        """Try parameters until the budget is spent; each trial is kept as soon as it ends.
+    def search(self, score: Callable[[Parameters], TrialScore], budget: Budget, title: str) -> None:
+        """Try parameters until the budget is used up; each trial is stored as soon as it ends.
 
         Parameters
         ----------
         score
             Scores parameters.
-        what
-            Name of the work, for the bar or the log.
+        title
+            Shown in the progress bar or the log.
         """
-        with tqdm(desc=what, unit=" trials", leave=False, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(desc=title, unit=" trials", leave=False, disable=not sys.stderr.isatty()) as bar:
             while budget.allows_another():
                 with _readable_errors(self._journal):
                     trial = self._study.ask(DISTRIBUTIONS)
@@ -170,14 +170,14 @@ class Study:
                     for name, number in _trial_attributes(scored).items():
                         trial.set_user_attr(name, number)
                     self._study.tell(trial, scored.value)
-                budget.note_trial()
-                self._show(bar, budget, what, scored.value)
+                budget.record_trial()
+                self._show(bar, budget, title, scored.value)
 
-    def _show(self, bar: tqdm[Any], budget: Budget, what: str, value: float) -> None:
+    def _show(self, bar: tqdm[Any], budget: Budget, title: str, value: float) -> None:
         best, left = self.best[1].value, max(budget.seconds_left, 0) / 60
         if bar.disable:
-            of = f"{budget.done} of {budget.expected_trials}"
-            log.info("%s: trial %s: NDCG@10 %.5f, best %.5f, %.1f min left", what, of, value, best, left)
+            count = f"{budget.completed} of {budget.expected_trials}"
+            log.info("%s: trial %s: NDCG@10 %.5f, best %.5f, %.1f min left", title, count, value, best, left)
         else:
             bar.total = budget.expected_trials
             bar.set_postfix_str(f"best NDCG@10 {best:.5f}, {left:.1f} min left", refresh=False)
@@ -185,7 +185,7 @@ class Study:
 
 
 def round_parameters(parameters: Mapping[str, Any]) -> Parameters:
-    """Round what is not whole to four digits: what is tried is what a person reads in the file."""
+    """Round floats to four digits, so that the file shows exactly what was tried."""
     return {
         name: float(f"{value:.4g}") if isinstance(value, float) else value
         for name, value in sorted(parameters.items())
@@ -193,17 +193,17 @@ def round_parameters(parameters: Mapping[str, Any]) -> Parameters:
 
 
 def _trial_attributes(score: TrialScore) -> dict[str, float]:
-    """Return what a trial keeps in addition to its value."""
+    """Return what a trial stores in addition to its value."""
     return {"difference": score.difference, "standard_error": score.standard_error}
 
 
-def _distribution(span: Range) -> BaseDistribution:
-    if span.whole:
-        return IntDistribution(int(span.low), int(span.high), log=span.log)
-    return FloatDistribution(span.low, span.high, log=span.log)
+def _distribution(values: Range) -> BaseDistribution:
+    if values.integer:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
 
 
-DISTRIBUTIONS = {name: _distribution(span) for name, span in TUNABLE.items()}
+DISTRIBUTIONS = {name: _distribution(values) for name, values in TUNABLE.items()}
 
 
 @contextmanager
@@ -212,4 +212,4 @@ def _readable_errors(journal: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
-        raise ModelError(f"cannot keep trials in {journal}: {reason}") from None
+        raise ModelError(f"cannot store trials in {journal}: {reason}") from None

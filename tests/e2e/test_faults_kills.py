@@ -17,7 +17,7 @@ from tests.support.faulty_nights import (
     kill,
     run_with_fault,
 )
-from tests.support.kept_learning import take_over
+from tests.support.reused_training import reuse_training
 from tests.support.store_proxies import StoreProxies
 
 pytest_plugins = ["tests.support.faults_fixtures"]
@@ -65,7 +65,7 @@ def _kill(
 
 def _kill_at_stages(network: FaultyNetwork, reader: Reader) -> None:
     """Kill nights as soon as they log a stage, two in a row."""
-    prepare = partial(take_over, network.learning)
+    prepare = partial(reuse_training, network.learning)
     for turn, stage in enumerate(STAGES, start=1):
         before = live_run(network.client)
         network.turn += 1

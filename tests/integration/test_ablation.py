@@ -29,7 +29,7 @@ from benchmarks.ablation import (
 )
 from contract.experiment import CONTROL, TEST
 from tests.support.batch import FIRST_DAY, execute, make_network
-from tests.support.evaluation import dataset_of, run_benchmark, settings_of, small_network
+from tests.support.evaluation import load_database, load_small_network, make_settings, run_benchmark
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}
@@ -45,7 +45,7 @@ def features_of(name: str, case: str, dataset: Dataset) -> set[str]:
     """Fit one case of a variant, and return the names of its features."""
     setup = BY_NAME[case].change(Setup(MODELS[name], LIKED), dataset)
     dataset = replace(dataset, network=hide_columns(dataset.network, setup))
-    model = fit_setup(setup, dataset, settings_of("postgresql://unused"))
+    model = fit_setup(setup, dataset, make_settings("postgresql://unused"))
     return {feature.name for feature in model.tables(dataset.network, dataset.now).columns}
 
 
@@ -56,7 +56,7 @@ def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None
         "ALTER TABLE recs.posts ADD COLUMN length integer",
         "UPDATE recs.posts SET length = post_id % 9",
     )
-    dataset = dataset_of(database_url, CUTOFF)
+    dataset = load_database(database_url, CUTOFF)
     profile = {"user_age", "user_city", "user_subscribed"}
     base = features_of(CONTROL, "base", dataset)
     text = {feature.name for feature in dataset.text.features}
@@ -79,7 +79,7 @@ def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None
 
 
 def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     base = features_of(TEST, "base", dataset)
     of_clusters = {name for name in base if name.startswith("cluster_")}
     assert {"topic_people", "cluster_people"} < base
@@ -87,14 +87,14 @@ def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
     people = {"topic_people", "cluster_people"}
     assert base - features_of(TEST, "without people like the user", dataset) == people
     setup = BY_NAME["without factors"].change(Setup(MODELS[TEST], LIKED), dataset)
-    settings = settings_of(database_url)
+    settings = make_settings(database_url)
     assert fit_setup(setup, dataset, settings).log_odds is None
     assert fit_setup(Setup(MODELS[TEST], LIKED), dataset, settings).log_odds is not None
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: str, count: int) -> None:
-    windows = small_network(database_url).windows
+    windows = load_small_network(database_url).windows
     assert len(windows) > 3
     merged = merge_windows(windows, count)
     assert len(merged) == count
@@ -115,7 +115,7 @@ def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: s
 
 
 def test_windows_are_not_cut_into_as_many_as_there_are(database_url: str) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     few = replace(dataset, windows=dataset.windows[-3:])
     with pytest.raises(MissingPartError, match="this network has 3 windows"):
         cut_into(3)(Setup(MODELS[CONTROL], LIKED), few)

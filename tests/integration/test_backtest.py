@@ -1,4 +1,4 @@
-"""Lists of past nights: those that `run --as-of` would write, judged by what followed, nothing published."""
+"""Backtests: the lists are those of `run --as-of`, evaluated on later likes; nothing is published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batch.variants import MODELS
 from contract.errors import OvernightError
 from tests.support.batch import execute, live_lists, make_network, query, run_here
 from tests.support.batch_live import check_error
-from tests.support.evaluation import CLOCK, pulled_of, settings_of
+from tests.support.evaluation import CLOCK, make_settings, pull_database
 
 CUTOFF = datetime.fromisoformat("2021-10-20T00:00:00+00:00")
 LATER = CUTOFF + timedelta(days=5)
@@ -27,19 +27,19 @@ CONTROL = ("backtest", "--variant", "control")
 
 
 @pytest.fixture
-def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
-    """A small network, and where everything is."""
+def servers(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+    """The servers with a small network, and a folder for models, as options of `run_here`."""
     make_network(database_url, users=120, interactions=6_000)
     return {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path / "models"}
 
 
-def nights_of(database_url: str, *cutoffs: datetime) -> list[PastNight]:
-    settings = settings_of(database_url)
+def run_backtest(database_url: str, *cutoffs: datetime) -> list[PastNight]:
+    settings = make_settings(database_url)
     with connected(settings) as engine:
-        return backtest(engine, settings, [MODELS["control"]], cutoffs, CLOCK, 10_000)[0]
+        return backtest(engine, settings, [MODELS["control"]], cutoffs, clock=CLOCK, max_users=10_000)[0]
 
 
-def lists_of(night: PastNight, post_ids: np.ndarray) -> dict[int, list[int]]:
+def model_lists(night: PastNight, post_ids: np.ndarray) -> dict[int, list[int]]:
     """Return user_id -> post_ids of the model's list."""
     case = night.cases["control"]
     return {
@@ -48,26 +48,28 @@ def lists_of(night: PastNight, post_ids: np.ndarray) -> dict[int, list[int]]:
     }
 
 
-def test_the_lists_are_those_of_a_run_as_of_then(places: dict[str, Any], redis_client: redis.Redis) -> None:
-    (night,) = nights_of(places["database_url"], CUTOFF)
-    done = run_here("run", "--variant", "control", "--as-of", CUTOFF.isoformat(), "--force", **places)
+def test_the_lists_are_those_of_a_run_as_of_the_cutoff(
+    servers: dict[str, Any], redis_client: redis.Redis
+) -> None:
+    (night,) = run_backtest(servers["database_url"], CUTOFF)
+    done = run_here("run", "--variant", "control", "--as-of", CUTOFF.isoformat(), "--force", **servers)
     assert done.returncode == 0, done.stderr
     written = live_lists(redis_client)
-    post_ids = pulled_of(places["database_url"], CUTOFF).network.posts.index.to_numpy()
-    found = lists_of(night, post_ids)
+    post_ids = pull_database(servers["database_url"], CUTOFF).network.posts.index.to_numpy()
+    found = model_lists(night, post_ids)
     assert len(found) > 50
     for user, posts in found.items():
         assert posts == [post for post, _ in written[user]][: len(posts)]
 
 
-def test_hits_are_the_likes_between_a_cutoff_and_the_next(places: dict[str, Any]) -> None:
-    nights = nights_of(places["database_url"], LATER, CUTOFF)
+def test_hits_are_the_likes_between_a_cutoff_and_the_next(servers: dict[str, Any]) -> None:
+    nights = run_backtest(servers["database_url"], LATER, CUTOFF)
     assert [(night.cutoff, night.until) for night in nights] == [(CUTOFF, LATER), (LATER, CLOCK)]
     for night in nights:
         since, until = night.cutoff.isoformat(), night.until.isoformat()
         expected = set(
             query(
-                places["database_url"],
+                servers["database_url"],
                 f"""
                 SELECT DISTINCT user_id, post_id FROM recs.interactions i JOIN recs.posts p USING (post_id)
                 WHERE action = 'like' AND happened_at > '{since}' AND happened_at <= '{until}'
@@ -78,53 +80,53 @@ def test_hits_are_the_likes_between_a_cutoff_and_the_next(places: dict[str, Any]
             )
         )
         case = night.cases["control"].case
-        posts = pulled_of(places["database_url"], night.cutoff).network.posts.index
+        posts = pull_database(servers["database_url"], night.cutoff).network.posts.index
         rows, liked = np.divmod(case.liked_later, len(posts))
         assert set(zip(case.user_ids[rows].tolist(), posts[liked].tolist(), strict=True)) == expected
 
 
-def test_no_like_from_after_a_cutoff_changes_its_lists_or_its_model(places: dict[str, Any]) -> None:
-    posts = pulled_of(places["database_url"], CUTOFF).network.posts.index.to_numpy()
-    (before,) = nights_of(places["database_url"], CUTOFF)
+def test_likes_after_a_cutoff_change_neither_its_lists_nor_its_model(servers: dict[str, Any]) -> None:
+    posts = pull_database(servers["database_url"], CUTOFF).network.posts.index.to_numpy()
+    (before,) = run_backtest(servers["database_url"], CUTOFF)
     execute(
-        places["database_url"],
+        servers["database_url"],
         "INSERT INTO recs.interactions SELECT user_id, post_id, 'like', "
         f"'{CUTOFF.isoformat()}'::timestamptz + interval '1 s' FROM recs.users, recs.posts",
     )
-    (after,) = nights_of(places["database_url"], CUTOFF)
-    lists = lists_of(after, posts)
-    for user, ranked in lists_of(before, posts).items():
+    (after,) = run_backtest(servers["database_url"], CUTOFF)
+    lists = model_lists(after, posts)
+    for user, ranked in model_lists(before, posts).items():
         assert lists[user] == ranked
     assert after.cases["control"].half_life == before.cases["control"].half_life
-    assert after.found["control"].users["all"] > before.found["control"].users["all"]
+    assert after.results["control"].users["all"] > before.results["control"].users["all"]
 
 
-def test_cutoffs_are_where_the_holdouts_of_nights_that_follow_each_other_start(
-    places: dict[str, Any],
+def test_cutoffs_are_the_starts_of_the_holdouts_of_consecutive_nights(
+    servers: dict[str, Any],
 ) -> None:
-    settings, pulled = settings_of(places["database_url"]), pulled_of(places["database_url"])
+    settings, pulled = make_settings(servers["database_url"]), pull_database(servers["database_url"])
     fractions = settings.night.history_fraction, settings.night.holdout_fraction
     assert pulled.latest is not None
     last = split_by_time(pulled.store, pulled.latest, *fractions).holdout_start
     first = split_by_time(pulled.store, last, *fractions).holdout_start
     with connected(settings) as engine:
         assert find_cutoffs(engine, settings, 2, CLOCK) == [first, last]
-        with pytest.raises(OvernightError, match=r"only \d+ of 10000 cutoffs can be judged"):
+        with pytest.raises(OvernightError, match=r"only \d+ of 10000 cutoffs can be evaluated"):
             find_cutoffs(engine, settings, 10_000, CLOCK)
 
 
-def test_a_table_per_model_stands_beside_the_simpler_rankers_and_nothing_is_published(
-    places: dict[str, Any], redis_client: redis.Redis
+def test_each_model_has_a_table_with_the_baselines_and_nothing_is_published(
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    done = run_here("backtest", "--cutoffs", "2", **places)
+    done = run_here("backtest", "--cutoffs", "2", **servers)
     assert done.returncode == 0, done.stderr
     assert redis_client.dbsize() == 0
-    assert list(places["model_dir"].rglob("*")) == []
+    assert list(servers["model_dir"].rglob("*")) == []
     for words in ("control, night by night", "test, night by night", "recency popularity", "warm users"):
         assert words in done.stdout
     assert "test minus control, paired by user" in done.stdout
     assert done.stderr.count(" users: model ") == 4
-    record = json.loads(run_here(*CONTROL, "--cutoffs", "2", "--json", **places).stdout)["control"]
+    record = json.loads(run_here(*CONTROL, "--cutoffs", "2", "--json", **servers).stdout)["control"]
     first, second = record["cutoffs"]
     assert first["until"] == second["cutoff"]
     assert record["pooled"]["lists"] == sum(cutoff["users"] for cutoff in record["cutoffs"])
@@ -133,20 +135,22 @@ def test_a_table_per_model_stands_beside_the_simpler_rankers_and_nothing_is_publ
         assert low <= record["pooled"][ranker]["ndcg_at_10"] <= high
 
 
-def test_nothing_that_followed_is_told_plainly(places: dict[str, Any]) -> None:
+def test_a_cutoff_without_later_likes_is_reported(servers: dict[str, Any]) -> None:
     execute(
-        places["database_url"],
+        servers["database_url"],
         f"DELETE FROM recs.interactions WHERE happened_at > '{LATER.isoformat()}'",
     )
-    done = run_here(*CONTROL, "--at", LATER.isoformat(), **places)
+    done = run_here(*CONTROL, "--at", LATER.isoformat(), **servers)
     assert done.returncode == 0, done.stderr
-    says = f"nothing followed {LATER.isoformat()}: no user liked a post that they had not liked before"
-    assert says in done.stdout
+    message = (
+        f"no likes to evaluate after {LATER.isoformat()}: no user liked a post that they had not liked before"
+    )
+    assert message in done.stdout
     assert "0.0000" not in done.stdout
 
 
-def test_what_cannot_be_asked_is_told_in_one_line(places: dict[str, Any]) -> None:
-    both = run_here(*CONTROL, "--at", CUTOFF.isoformat(), "--cutoffs", "2", **places)
+def test_invalid_options_are_reported_in_one_line(servers: dict[str, Any]) -> None:
+    both = run_here(*CONTROL, "--at", CUTOFF.isoformat(), "--cutoffs", "2", **servers)
     check_error(both, 2, "give one of them")
-    early = run_here(*CONTROL, "--at", "2021-09-01", **places)
+    early = run_here(*CONTROL, "--at", "2021-09-01", **servers)
     check_error(early, 1, "as of 2021-09-01T00:00:00+00:00: recs.interactions has no likes up to")

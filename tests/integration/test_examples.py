@@ -12,7 +12,7 @@ from batch.loading.history import count_history
 from batch.loading.split import split_by_time
 from contract.errors import SourceError
 from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation import pulled_of, pulling
+from tests.support.evaluation import pull_database, pulled_database
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
@@ -25,7 +25,7 @@ def examples_of(database_url: str, *rows: str, max_rows: int = 1_000) -> list[tu
         values.append(f"({user}, {post}, '{action}', '{time.isoformat()}')")
     execute(database_url, "DELETE FROM recs.interactions")
     execute(database_url, f"INSERT INTO recs.interactions VALUES {', '.join(values)}")
-    with pulling(database_url, END) as pulled:
+    with pulled_database(database_url, END) as pulled:
         network, noon = pulled.network, datetime(2021, 10, 10, 12, tzinfo=UTC)
         before = count_history(pulled.store, network, noon, topics_of(network))
         found = collect_labelled_views(pulled.store, before, END, max_rows=max_rows, seed=1)
@@ -81,7 +81,7 @@ def test_too_many_rows_are_limited_by_leaving_out_whole_users(database_url: str)
 
 def test_each_part_of_the_time_split_has_its_share_of_the_views(database_url: str) -> None:
     make_network(database_url)
-    split = split_by_time(pulled_of(database_url).store, END, 0.3, 0.2)
+    split = split_by_time(pull_database(database_url).store, END, 0.3, 0.2)
     total, before, held = (
         query(
             database_url,
@@ -100,6 +100,6 @@ def test_each_part_of_the_time_split_has_its_share_of_the_views(database_url: st
 def test_labels_in_too_few_minutes_are_an_error(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '2021-10-10 12:00Z'")
-    store = pulled_of(database_url).store
+    store = pull_database(database_url).store
     with pytest.raises(SourceError, match="1 minute"):
         split_by_time(store, END, 0.3, 0.2)

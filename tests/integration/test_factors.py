@@ -17,14 +17,14 @@ from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
 from batch.training.recipe import LIKED
 from tests.support.batch import execute, topics_of
-from tests.support.evaluation import dataset_of, small_network
+from tests.support.evaluation import load_database, load_small_network
 
 SHUFFLES = 6
 
 
 @pytest.fixture
 def dataset(database_url: str) -> Dataset:
-    return small_network(database_url)
+    return load_small_network(database_url)
 
 
 def holdout_auc(dataset: Dataset, history: History) -> float:
@@ -53,7 +53,7 @@ def test_factors_do_not_depend_on_the_order_of_rows_in_the_database(
         "DELETE FROM recs.interactions",
         "INSERT INTO recs.interactions SELECT * FROM other_order",
     )
-    again = dataset_of(database_url)
+    again = load_database(database_url)
     first, second = (fit_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
     assert first.users.tobytes() == second.users.tobytes()
     assert first.posts.tobytes() == second.posts.tobytes()
@@ -133,7 +133,7 @@ def test_a_like_without_a_view_has_no_view(database_url: str, dataset: Dataset) 
         f"DELETE FROM recs.interactions WHERE user_id = {user}",
         f"INSERT INTO recs.interactions VALUES ({user}, {post}, 'like', '{moment}')",
     )
-    mine = dataset_of(database_url).now.impressions.of_users(0, 1)
+    mine = load_database(database_url).now.impressions.of_users(0, 1)
     assert (mine.posts.tolist(), mine.views.tolist(), mine.likes.tolist()) == ([0], [0], [1])
 
 
@@ -156,7 +156,7 @@ def even_pairs(blocks: list[Trials], posts: int) -> tuple[np.ndarray, np.ndarray
 def test_even_trials_are_the_likes_and_posts_drawn_from_those_known_and_not_liked(
     database_url: str,
 ) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     history, posts = dataset.windows[0].history, len(dataset.network.posts)
     assert 0 < history.known.sum() < posts
     blocks = draw_even_trials(history, 1, PER_LIKE)

@@ -1,4 +1,4 @@
-"""A model over the full catalogue beside popularity and recency popularity; no like from later is known."""
+"""A model over the full catalogue with its baselines; later likes are not used."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.evaluation import MODEL, POPULARITY, RANDOM, RANKERS, RECENCY
+from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRIC, RANDOM, RANKERS, RECENCY
 from batch.evaluation.catalogue_case import build_case, rank_by_score, score_lists
-from batch.evaluation.evaluate import rank_holdout
 from batch.evaluation.full_catalogue import (
     ALL,
     COLD,
-    FIRST,
     WARM,
-    CatalogueFigures,
+    CatalogueResult,
     RankedCase,
     choose_half_life,
     measure_cases,
     rank_case,
 )
+from batch.evaluation.holdout import rank_holdout
 from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.history import count_histories, read_likes
 from batch.loading.likes import Likes
 from batch.loading.period_counts import FADING_COLUMNS, HALF_LIVES
 from batch.training.dataset import Dataset
 from tests.support.batch import execute
-from tests.support.evaluation import CLOCK, fitted, pulled_of, small_network
+from tests.support.evaluation import CLOCK, fit_model, load_small_network, pull_database
 
 MANY = 10_000
 
 
-def figures_of(database_url: str, dataset: Dataset) -> CatalogueFigures:
-    return measure_cases([rank_holdout(fitted(database_url, dataset), dataset, 1, MANY)], seed=1)
+def measure_holdout(database_url: str, dataset: Dataset) -> CatalogueResult:
+    return measure_cases([rank_holdout(fit_model(database_url, dataset), dataset, 1, MANY)], seed=1)
 
 
 def test_lists_are_the_best_by_brute_force_less_what_was_liked(database_url: str) -> None:
-    dataset = small_network(database_url)
-    model, history = fitted(database_url, dataset), dataset.at_holdout
+    dataset = load_small_network(database_url)
+    model, history = fit_model(database_url, dataset), dataset.at_holdout
     ranked = rank_holdout(model, dataset, 1, MANY)
     tables, factors = model.tables(dataset.network, history), model.factors(dataset.network, history)
     posts = np.arange(len(dataset.network.posts))
@@ -55,32 +54,34 @@ def test_lists_are_the_best_by_brute_force_less_what_was_liked(database_url: str
 
 
 def test_the_model_beats_the_simpler_rankers_where_there_is_something_to_learn(database_url: str) -> None:
-    found = figures_of(database_url, small_network(database_url))
-    assert list(found.rankers) == list(RANKERS)
-    assert found.cannot_judge == ""
-    model = found.rankers[MODEL]
-    assert model.interval(FIRST)[0] > found.rankers[RANDOM].values[FIRST]
-    for name, differences in found.differences().items():
-        difference, low, high = differences[FIRST]
-        assert difference == pytest.approx(model.values[FIRST] - found.rankers[name].values[FIRST])
+    result = measure_holdout(database_url, load_small_network(database_url))
+    assert list(result.rankers) == list(RANKERS)
+    assert result.insufficient_because == ""
+    model = result.rankers[MODEL]
+    assert model.interval(PRIMARY_METRIC)[0] > result.rankers[RANDOM].values[PRIMARY_METRIC]
+    for name, differences in result.differences().items():
+        difference, low, high = differences[PRIMARY_METRIC]
+        assert difference == pytest.approx(
+            model.values[PRIMARY_METRIC] - result.rankers[name].values[PRIMARY_METRIC]
+        )
         assert 0 < low < difference < high
 
 
 def test_warm_and_cold_users_are_told_apart(database_url: str) -> None:
-    dataset = small_network(database_url, interactions=1_500)
-    ranked = rank_holdout(fitted(database_url, dataset), dataset, 1, MANY)
-    found, warm = measure_cases([ranked], seed=1), ranked.case.warm
-    assert (found.users[WARM], found.users[COLD]) == (warm.sum(), (~warm).sum())
-    values = score_lists(ranked.case, ranked.lists[MODEL]).values[FIRST]
+    dataset = load_small_network(database_url, interactions=1_500)
+    ranked = rank_holdout(fit_model(database_url, dataset), dataset, 1, MANY)
+    result, warm = measure_cases([ranked], seed=1), ranked.case.warm
+    assert (result.users[WARM], result.users[COLD]) == (warm.sum(), (~warm).sum())
+    values = score_lists(ranked.case, ranked.lists[MODEL]).values[PRIMARY_METRIC]
     for group, keep in ((WARM, warm), (COLD, ~warm)):
-        assert found.groups[group][MODEL].values[FIRST] == pytest.approx(values[keep].mean())
-    record = found.record()
+        assert result.groups[group][MODEL].values[PRIMARY_METRIC] == pytest.approx(values[keep].mean())
+    record = result.record()
     assert record["warm"]["users"] + record["cold"]["users"] == record["users"]
-    assert record["cold"]["model"][FIRST] == pytest.approx(values[~warm].mean(), abs=1e-6)
+    assert record["cold"]["model"][PRIMARY_METRIC] == pytest.approx(values[~warm].mean(), abs=1e-6)
 
 
 def test_the_half_life_is_the_one_that_ranks_best_what_came_before_the_cutoff(database_url: str) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     earlier, history = dataset.at_history_end, dataset.at_holdout
     # Make one half-life rank what was liked between the two, and the others the reverse.
     case = build_case(dataset.network, earlier, history.likes, MANY, seed=1)
@@ -96,17 +97,17 @@ def test_the_half_life_is_the_one_that_ranks_best_what_came_before_the_cutoff(da
 
 
 def test_nothing_after_the_cutoff_changes_a_list_or_a_ranker(database_url: str) -> None:
-    dataset = small_network(database_url)
-    model, network, split = fitted(database_url, dataset), dataset.network, dataset.split
+    dataset = load_small_network(database_url)
+    model, network, split = fit_model(database_url, dataset), dataset.network, dataset.split
 
     def ranked() -> RankedCase:
-        store, moments = pulled_of(database_url).store, [split.history_end, split.holdout_start]
+        store, moments = pull_database(database_url).store, [split.history_end, split.holdout_start]
         earlier, history = count_histories(store, network, moments, dataset.now.groupings)
         likes = read_likes(store, CLOCK, len(network.users))
-        return rank_case(model, network, earlier, history, likes, 1, MANY)
+        return rank_case(model, network, earlier, history, likes, threads=1, max_users=MANY)
 
     before = ranked()
-    # Everybody likes everything right after the cutoff: were one such like known, all would change.
+    # All users like all posts right after the cutoff: if one such like were used, all lists would change.
     execute(
         database_url,
         "INSERT INTO recs.interactions SELECT user_id, post_id, 'like', "
@@ -121,21 +122,23 @@ def test_nothing_after_the_cutoff_changes_a_list_or_a_ranker(database_url: str) 
         np.testing.assert_array_equal(after.lists[name][shared], lists, err_msg=name)
 
 
-def test_a_holdout_without_likes_has_no_figures_says_so_and_is_no_error(database_url: str) -> None:
-    dataset = small_network(database_url)
+def test_a_holdout_without_likes_has_no_values_and_gives_the_reason(database_url: str) -> None:
+    dataset = load_small_network(database_url)
     network, history = dataset.network, dataset.at_holdout
-    model = fitted(database_url, dataset)
-    ranked = rank_case(model, network, dataset.at_history_end, history, history.likes, 1, MANY)
-    found = measure_cases([ranked], seed=1)
-    record = found.record()
-    assert found.users == {ALL: 0, WARM: 0, COLD: 0}
-    assert (record["judged"], record["model"][FIRST]) == (False, None)
+    model = fit_model(database_url, dataset)
+    ranked = rank_case(
+        model, network, dataset.at_history_end, history, history.likes, threads=1, max_users=MANY
+    )
+    result = measure_cases([ranked], seed=1)
+    record = result.record()
+    assert result.users == {ALL: 0, WARM: 0, COLD: 0}
+    assert (record["judged"], record["model"][PRIMARY_METRIC]) == (False, None)
     assert record["why_not_judged"] == "no user liked a post that they had not liked before"
-    assert record["differences"][POPULARITY][FIRST] == [None, None, None]
+    assert record["differences"][POPULARITY][PRIMARY_METRIC] == [None, None, None]
 
 
-def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
-    dataset = small_network(database_url)
+def test_too_few_users_are_counted_and_given_as_the_reason(database_url: str) -> None:
+    dataset = load_small_network(database_url)
     likes, before = dataset.now.likes, dataset.at_holdout.likes
     few = np.arange(likes.starts.size - 1) < 7
     users, posts = (
@@ -146,27 +149,29 @@ def test_few_users_cannot_judge_and_are_counted(database_url: str) -> None:
         )
     )
     after = Likes.from_pairs(users, posts, few.size)
-    model = fitted(database_url, dataset)
-    ranked = rank_case(model, dataset.network, dataset.at_history_end, dataset.at_holdout, after, 1, MANY)
-    found = measure_cases([ranked], seed=1)
-    assert 0 < found.users[ALL] <= 7
-    assert found.cannot_judge.startswith(f"only {found.users[ALL]} users liked a post")
-    assert found.record()["judged"] is False
+    model = fit_model(database_url, dataset)
+    ranked = rank_case(
+        model, dataset.network, dataset.at_history_end, dataset.at_holdout, after, threads=1, max_users=MANY
+    )
+    result = measure_cases([ranked], seed=1)
+    assert 0 < result.users[ALL] <= 7
+    assert result.insufficient_because.startswith(f"only {result.users[ALL]} users liked a post")
+    assert result.record()["judged"] is False
 
 
 def test_several_cutoffs_are_pooled_over_users_and_cutoffs(database_url: str) -> None:
-    dataset = small_network(database_url)
-    model = fitted(database_url, dataset)
+    dataset = load_small_network(database_url)
+    model = fit_model(database_url, dataset)
     earlier, end, start = (each.history for each in dataset.windows[:3])
-    first = rank_case(model, dataset.network, earlier, end, start.likes, 1, MANY)
-    second = rank_case(model, dataset.network, end, start, dataset.now.likes, 1, MANY)
-    found = measure_cases([first, second], seed=1)
+    first = rank_case(model, dataset.network, earlier, end, start.likes, threads=1, max_users=MANY)
+    second = rank_case(model, dataset.network, end, start, dataset.now.likes, threads=1, max_users=MANY)
+    result = measure_cases([first, second], seed=1)
     ids = [each.case.user_ids for each in (first, second)]
-    assert found.lists[ALL] == ids[0].size + ids[1].size
-    assert found.users[ALL] == np.unique(np.concatenate(ids)).size < found.lists[ALL]
-    values = [score_lists(each.case, each.lists[RECENCY]).values[FIRST] for each in (first, second)]
-    assert found.rankers[RECENCY].values[FIRST] == pytest.approx(np.concatenate(values).mean())
+    assert result.lists[ALL] == ids[0].size + ids[1].size
+    assert result.users[ALL] == np.unique(np.concatenate(ids)).size < result.lists[ALL]
+    values = [score_lists(each.case, each.lists[RECENCY]).values[PRIMARY_METRIC] for each in (first, second)]
+    assert result.rankers[RECENCY].values[PRIMARY_METRIC] == pytest.approx(np.concatenate(values).mean())
     coverage = [measure_cases([each], 1).rankers[MODEL].values["coverage_at_10"] for each in (first, second)]
-    assert found.rankers[MODEL].values["coverage_at_10"] == pytest.approx(np.mean(coverage))
-    assert [each.until for each in found.half_lives] == [end.cutoff, start.cutoff]
+    assert result.rankers[MODEL].values["coverage_at_10"] == pytest.approx(np.mean(coverage))
+    assert [each.until for each in result.half_lives] == [end.cutoff, start.cutoff]
     assert np.array_equal(first.lists[POPULARITY], rank_by_score(first.case, first.case.popularity))

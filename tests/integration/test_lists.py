@@ -14,7 +14,7 @@ from benchmarks.lists import make_stages, without_counters
 from benchmarks.report import ALL_CUTOFFS
 from contract.errors import SourceError
 from tests.support.batch import FIRST_DAY, execute, make_network
-from tests.support.evaluation import pulled_of, run_benchmark
+from tests.support.evaluation import pull_database, run_benchmark
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 VOLATILE = ("seconds", "tuned_seconds")
@@ -22,7 +22,7 @@ VOLATILE = ("seconds", "tuned_seconds")
 
 def test_a_stage_knows_what_happened_by_then_and_judges_warm_users(database_url: str) -> None:
     make_network(database_url, users=120, interactions=6_000)
-    pulled = pulled_of(database_url, CUTOFF)
+    pulled = pull_database(database_url, CUTOFF)
     validation, test = make_stages(without_counters(pulled), CUTOFF, seed=1)
     rows = pulled.store.arrays(
         "SELECT user_row, post_row, action::VARCHAR AS action, happened_at FROM interactions"

@@ -19,15 +19,15 @@ from batch.loading.history import count_history
 from batch.training.recipe import LIKED
 from batch.variants import Variant
 from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation import dataset_of, pulled_of, pulling
+from tests.support.evaluation import load_database, pull_database, pulled_database
 
-VARIANT = Variant("every kind of feature", with_people=True)
+VARIANT = Variant("every kind of feature", with_cohorts=True)
 CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
 LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 
 
 def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
-    with pulling(database_url, LATER) as pulled:
+    with pulled_database(database_url, LATER) as pulled:
         network = pulled.network
         users, posts = select_profile_columns(network)
         history = count_history(pulled.store, network, cutoff, topics_of(network))
@@ -87,7 +87,7 @@ def test_features_depend_on_interactions_before_the_cutoff(database_url: str) ->
 
 def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     make_network(database_url)
-    pulled = pulled_of(database_url, LATER)
+    pulled = pull_database(database_url, LATER)
     network = pulled.network
     history = count_history(pulled.store, network, CUTOFF, topics_of(network))
     likes = history.likes
@@ -101,7 +101,7 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     assert set(found) == set(expected)
     before = fit_factors(network, history, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
-    cut = count_history(pulled_of(database_url, LATER).store, network, CUTOFF, topics_of(network))
+    cut = count_history(pull_database(database_url, LATER).store, network, CUTOFF, topics_of(network))
     after = fit_factors(network, cut, seed=1)
     for name in ("starts", "posts", "views", "likes"):
         np.testing.assert_array_equal(getattr(cut.impressions, name), getattr(history.impressions, name))
@@ -111,7 +111,7 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
 
 def test_labels_are_later_than_their_features(database_url: str) -> None:
     make_network(database_url)
-    dataset = dataset_of(database_url, clock=LATER)
+    dataset = load_database(database_url, clock=LATER)
     split = dataset.split
     assert split.history_end < split.holdout_start < split.cutoff
     assert dataset.at_history_end.cutoff == split.history_end
@@ -139,7 +139,7 @@ def test_a_label_does_not_depend_on_a_like_after_its_window(database_url: str) -
         "INSERT INTO recs.interactions VALUES (1, 101, 'view', '2021-10-10 12:00Z'), "
         "(1, 101, 'like', '2021-10-10 12:05Z'), (1, 102, 'like', '2021-10-01 12:00Z')",
     )
-    pulled = pulled_of(database_url, LATER)
+    pulled = pull_database(database_url, LATER)
     groups = topics_of(pulled.network)
     before = count_history(pulled.store, pulled.network, FIRST_DAY + timedelta(days=2), groups)
     for minute, liked in ((3, False), (6, True)):
@@ -150,9 +150,9 @@ def test_a_label_does_not_depend_on_a_like_after_its_window(database_url: str) -
 
 def test_as_of_computes_the_features_of_that_day(database_url: str) -> None:
     make_network(database_url)
-    then = dataset_of(database_url, CUTOFF, LATER)
+    then = load_database(database_url, CUTOFF, LATER)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
-    again = dataset_of(database_url, CUTOFF, LATER)
+    again = load_database(database_url, CUTOFF, LATER)
     assert then.split == again.split
     examples = []
     for each in (then, again):

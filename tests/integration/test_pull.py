@@ -13,7 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-import batch.pipeline
+import batch.publishing.write
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
 from batch.postgres import open_engine, snapshot
@@ -28,7 +28,7 @@ from tests.support.batch import (
     query,
     run_here,
 )
-from tests.support.evaluation import pulled_of
+from tests.support.evaluation import pull_database
 
 PASSWORD = "p@ss w/rd'\\\"%: 名"
 
@@ -82,7 +82,7 @@ def test_a_pull_does_not_see_commits_between_its_reads(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url)
-    before = pulled_of(database_url)
+    before = pull_database(database_url)
     copy_interactions = pull.copy_interactions
 
     def copy_later(*arguments: Any) -> Any:
@@ -96,12 +96,12 @@ def test_a_pull_does_not_see_commits_between_its_reads(
         return copy_interactions(*arguments)
 
     monkeypatch.setattr(pull, "copy_interactions", copy_later)
-    after = pulled_of(database_url)
+    after = pull_database(database_url)
     assert (len(after.network.users), len(after.network.posts)) == (60, 40)
     assert after.store.interactions == before.store.interactions
     assert after.left_out == before.left_out == dict.fromkeys(before.left_out, 0)
     monkeypatch.undo()
-    assert pulled_of(database_url).store.interactions > before.store.interactions * 2
+    assert pull_database(database_url).store.interactions > before.store.interactions * 2
 
 
 def test_a_lost_connection_during_the_read_is_a_one_line_error(
@@ -122,7 +122,7 @@ def test_a_lost_connection_during_the_read_is_a_one_line_error(
 
     monkeypatch.setattr(pull, "track", lose_connection)
     with pytest.raises(SourceError) as raised:
-        pulled_of(database_url)
+        pull_database(database_url)
     assert "\n" not in str(raised.value)
     assert "; " in str(raised.value)
 
@@ -148,9 +148,9 @@ def test_any_password_works_and_a_wrong_one_is_an_error_that_does_not_show_it(
     database_url: str, with_password: str
 ) -> None:
     make_network(database_url)
-    assert pulled_of(with_password).store.interactions == pulled_of(database_url).store.interactions
+    assert pull_database(with_password).store.interactions == pull_database(database_url).store.interactions
     with pytest.raises(SourceError, match="password authentication failed") as raised:
-        pulled_of(with_password.replace(quote(PASSWORD, safe=""), "wr0ng%40"))
+        pull_database(with_password.replace(quote(PASSWORD, safe=""), "wr0ng%40"))
     assert "wr0ng" not in str(raised.value)
 
 
@@ -167,10 +167,10 @@ def test_any_password_works_and_a_wrong_one_is_an_error_that_does_not_show_it(
 )
 def test_the_pull_uses_the_options_of_the_url(database_url: str, options: str, tmp_path: Path) -> None:
     make_network(database_url)
-    expected = pulled_of(database_url)
+    expected = pull_database(database_url)
     there, _, socket = database_url.partition("?host=")
     given = options.format(socket=socket, dead=quote(str(tmp_path), safe=""))
-    found = pulled_of(f"{there}?{given}")
+    found = pull_database(f"{there}?{given}")
     assert found.store.interactions == expected.store.interactions
     assert found.latest == expected.latest
 
@@ -179,7 +179,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
     servers: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liked: list[int] = []
-    write_lists = batch.pipeline.write_lists
+    write_lists = batch.publishing.write.write_lists
 
     def write_and_like(client: redis.Redis, keys: Any, run_id: str, *rest: Any) -> Any:
         written = write_lists(client, keys, run_id, *rest)
@@ -190,7 +190,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
         )
         return written
 
-    monkeypatch.setattr(batch.pipeline, "write_lists", write_and_like)
+    monkeypatch.setattr(batch.publishing.write, "write_lists", write_and_like)
     done = run_here("run", **servers)
     assert done.returncode == 0, done.stderr
     assert len(liked) == 2
@@ -204,7 +204,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
         assert (manifest["caught_up"]["users"], manifest["caught_up"]["new_users"]) == (1, 0)
         assert json.loads(str(redis_client.get(f"recs:run:{run_id}:manifest")))["caught_up"]["users"] == 1
         shown = run_here("show", run_id, **servers).stdout
-        assert "1 users acted while the night ran, and have new lists" in shown
+        assert "1 users acted while the night ran; their lists are up to date" in shown
     (record, _) = json.loads(run_here("refresh", "--json", **servers).stdout)
     assert record["users"] == 0
 

@@ -22,9 +22,7 @@ import redis
 from sklearn.metrics import roc_auc_score
 
 from batch.evaluation import RANKERS
-from batch.evaluation.evaluate import evaluate, judged, rank_holdout
-from batch.evaluation.full_catalogue import MAX_USERS
-from batch.evaluation.ranking_metrics import ranking_metrics
+from batch.evaluation.holdout import evaluate_holdout, score_holdout
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.reports.run_page import compute_curves, render_run_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
@@ -39,7 +37,7 @@ from tests.support.batch import (
     run_here,
 )
 from tests.support.batch_live import check_error
-from tests.support.evaluation import fitted, small_network
+from tests.support.evaluation import fit_model, load_small_network, mean_metrics
 
 SECTIONS = [
     "Training", "Data summary", "HitRate@k", "ROC", "Calibration", "Segments",
@@ -268,16 +266,16 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
 
 
 def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -> None:
-    full = small_network(database_url)
+    full = load_small_network(database_url)
     dataset = replace(full, holdout=full.holdout.select(np.zeros(len(full.holdout), dtype=bool)))
-    model = fitted(database_url, dataset)
-    rows = judged(model, dataset, 1)
+    model = fit_model(database_url, dataset)
+    holdout = evaluate_holdout(model, dataset, 1)
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": full.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, dataset, rows, rank_holdout(model, dataset, 1, MAX_USERS)),
+        "metrics": holdout.record(dataset),
     }  # fmt: skip
-    page = Page(render_run_page(manifest, dataset, model, compute_curves(rows), []))
+    page = Page(render_run_page(manifest, dataset, model, compute_curves(holdout.rows), []))
     assert "These rows cannot evaluate the model: none of the 0 held-out rows is liked." in page.html
     assert "No gate rule was applied to this run." in page.html
     assert page.html.count("The holdout is empty.") == 3
@@ -286,18 +284,18 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
 
 
 def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
-    dataset = small_network(database_url)
-    model = fitted(database_url, dataset)
-    rows = judged(model, dataset, 1)
+    dataset = load_small_network(database_url)
+    model = fit_model(database_url, dataset)
+    holdout = evaluate_holdout(model, dataset, 1)
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(LIKED, 0.0312, 0.0112, 0.004))
     window = dataset.split.holdout_start - timedelta(days=1), dataset.split.holdout_start
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": dataset.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
-        "metrics": evaluate(model, dataset, rows, rank_holdout(model, dataset, 1, MAX_USERS)),
+        "metrics": holdout.record(dataset),
         "recipe": RecipeChoice(LIKED, "it is better", tried, window, 1234).record(),
     }  # fmt: skip
-    page = Page(render_run_page(manifest, dataset, model, compute_curves(rows), []))
+    page = Page(render_run_page(manifest, dataset, model, compute_curves(holdout.rows), []))
     assert page.tables["Training"] == [
         ["recipe", "NDCG@10", "minus liked-if-viewed", "standard error"],
         ["liked-if-viewed", "0.0200", "-", "-"],
@@ -326,7 +324,7 @@ def test_a_disk_that_takes_no_page_does_not_cost_the_night(
 ) -> None:
     make_network(places["database_url"])
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with patch("batch.pipeline.write_report", side_effect=full), caplog.at_level(logging.WARNING):
+    with patch("batch.reports.run_page.write_report", side_effect=full), caplog.at_level(logging.WARNING):
         done = run_here("run", "--variant", "control", **places)
     assert done.returncode == 0, done.stderr
     run_id = str(live_run(redis_client))
@@ -358,19 +356,19 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
 
 
 def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> None:
-    dataset = small_network(database_url)
-    rows = judged(fitted(database_url, dataset), dataset, 1)
+    dataset = load_small_network(database_url)
+    rows = score_holdout(fit_model(database_url, dataset), dataset, 1)
     curves = compute_curves(rows)
     labels = (rows.rows.users, rows.rows.posts, rows.rows.liked)
     for judge, scores in (("model", rows.scores), ("popularity", rows.popular)):
         points = dict(curves.hitrate[judge])
         for k in (1, 2, 7, 13, 20):
-            assert points[k] == pytest.approx(ranking_metrics(*labels, scores, k)[f"hitrate_at_{k}"])
+            assert points[k] == pytest.approx(mean_metrics(*labels, scores, k)[f"hitrate_at_{k}"])
         x, y = np.array(curves.roc[judge]).T
         assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(rows.rows.liked, scores), abs=0.01)
     drawn = np.random.default_rng(1).random((200, len(rows.rows)))
-    by_chance = np.mean([ranking_metrics(*labels, scores, 3)["hitrate_at_3"] for scores in drawn])
+    by_chance = np.mean([mean_metrics(*labels, scores, 3)["hitrate_at_3"] for scores in drawn])
     assert dict(curves.hitrate["random"])[3] == pytest.approx(by_chance, abs=0.02)
-    none = compute_curves(rows.within(np.zeros(len(rows.rows), dtype=bool)))
+    none = compute_curves(rows.where(np.zeros(len(rows.rows), dtype=bool)))
     assert none.hitrate == none.roc == {}
-    assert compute_curves(rows.within(rows.rows.liked)).roc == {}
+    assert compute_curves(rows.where(rows.rows.liked)).roc == {}

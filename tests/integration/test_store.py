@@ -18,7 +18,7 @@ from batch.loading.pull import REASONS, PullResult
 from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS
 from tests.support.batch import execute, make_network, query, run_here, topics_of
-from tests.support.evaluation import dataset_of, pulled_of
+from tests.support.evaluation import load_database, pull_database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = int((datetime(1, 1, 1, tzinfo=UTC) - EPOCH).total_seconds() - 366 * 86_400) * 1_000_000
@@ -202,7 +202,7 @@ def test_every_count_equals_that_of_pandas_on_the_raw_rows(
     make_odd_network(database_url, kind)
     if small:
         use_small_parts(monkeypatch)
-    pulled, rows = pulled_of(database_url, UNTIL), usable_rows(raw_rows(database_url))
+    pulled, rows = pull_database(database_url, UNTIL), usable_rows(raw_rows(database_url))
     assert pulled.store.interactions == len(rows) > 2_000
     assert (len(pulled.store.user_ranges()) > 3) == small
     both = Groupings.of(
@@ -218,7 +218,7 @@ def test_every_count_equals_that_of_pandas_on_the_raw_rows(
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_left_out_are_counted_by_their_first_reason(database_url: str, kind: str) -> None:
     make_odd_network(database_url, kind)
-    pulled, rows = pulled_of(database_url, UNTIL), raw_rows(database_url)
+    pulled, rows = pull_database(database_url, UNTIL), raw_rows(database_url)
     past, until = rows[(rows["at"] <= microseconds(UNTIL)).fillna(value=False)], microseconds(UNTIL)
     known_user, known_post = past["user"].isin(USERS), past["post"].isin(POSTS)
     expected = {
@@ -237,7 +237,7 @@ def test_rows_left_out_are_counted_by_their_first_reason(database_url: str, kind
 def test_a_log_with_only_infinite_times_is_pulled(database_url: str) -> None:
     make_odd_network(database_url, rows=300)
     execute(database_url, "UPDATE recs.interactions SET happened_at = '-infinity'")
-    assert pulled_of(database_url, UNTIL).store.interactions == len(usable_rows(raw_rows(database_url)))
+    assert pull_database(database_url, UNTIL).store.interactions == len(usable_rows(raw_rows(database_url)))
 
 
 def arrays_of(dataset: Dataset) -> list[Any]:
@@ -267,10 +267,10 @@ def test_parts_chunks_and_threads_make_no_difference_to_any_array(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url, users=90, interactions=6_000)
-    whole = arrays_of(dataset_of(database_url, threads=1))
+    whole = arrays_of(load_database(database_url, threads=1))
     use_small_parts(monkeypatch)
     for threads in (1, 2):
-        again = arrays_of(dataset_of(database_url, threads=threads))
+        again = arrays_of(load_database(database_url, threads=threads))
         for one, other in zip(whole, again, strict=True):
             np.testing.assert_equal(other, one)
             if isinstance(one, np.ndarray):

@@ -1,4 +1,4 @@
-"""Tuning: what it keeps and goes on with; the next run uses it, and the holdout has no part in it."""
+"""Tuning: what it saves and continues; the next run uses it, and the holdout does not influence it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import redis
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from batch.training.parameters import keep_parameters
+from batch.training.parameters import save_parameters
 from batch.tuning.period import COMPARED
 from batch.tuning.tune import DEFAULTS
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.support.batch import execute, live_run, live_values, make_network, run_here, start_batch
-from tests.support.evaluation import dataset_of
+from tests.support.evaluation import load_database
 
 OTHER_LIKES = """
     UPDATE recs.interactions SET post_id = 101 + (post_id - 101 + 7) % 40
@@ -35,10 +35,10 @@ LIKES_OF_FEW = """
 
 
 class Tuning:
-    """A small network, the command line on it, and what tuning left behind."""
+    """A small network, the command line on it, and the files that tuning writes."""
 
     def __init__(self, database_url: str, redis_url: str, model_dir: Path) -> None:
-        self.places: dict[str, Any] = {
+        self.servers: dict[str, Any] = {
             "database_url": database_url,
             "redis_url": redis_url,
             "model_dir": model_dir,
@@ -48,10 +48,10 @@ class Tuning:
 
     def batch(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         """Run a command to its end."""
-        return run_here(*arguments, **self.places, **environment)
+        return run_here(*arguments, **self.servers, **environment)
 
     def tune(self, trials: int) -> CompletedProcess[str]:
-        """Tune so many trials; it must succeed."""
+        """Tune with a number of trials; it must succeed."""
         done = self.batch("tune", "--trials", str(trials))
         assert done.returncode == 0, done.stderr
         return done
@@ -75,8 +75,8 @@ class Tuning:
         return optuna.storages.JournalStorage(JournalFileBackend(str(self.journal)))
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """What the file of parameters holds."""
+    def saved(self) -> dict[str, Any]:
+        """The content of the file of parameters."""
         found: dict[str, Any] = json.loads(self.file.read_text())
         return found
 
@@ -96,9 +96,9 @@ def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning:
     assert best.value is not None
     assert default.value is not None
     assert best.value > default.value + best.user_attrs["standard_error"] > default.value
-    assert tuning.kept["variant"] == "control"
-    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
-    measured = tuning.kept["measured"]
+    assert tuning.saved["variant"] == "control"
+    assert tuning.saved["parameters"] == pytest.approx(best.params, rel=1e-3)
+    measured = tuning.saved["measured"]
     assert measured["trials"] == 5
     assert measured["tuning"]["ndcg_at_10"]["default"] == pytest.approx(default.value, abs=1e-6)
     assert measured["tuning"]["ndcg_at_10"]["tuned"] == pytest.approx(best.value, abs=1e-6)
@@ -111,10 +111,10 @@ def test_tuning_keeps_the_best_of_its_trials_and_what_it_was_measured_on(tuning:
 def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning: Tuning) -> None:
     recipe = {"OVERNIGHT_RECIPE": "liked"}
     assert tuning.batch("tune", "--trials", "2", **recipe).returncode == 0
-    measured = tuning.kept["measured"]
+    measured = tuning.saved["measured"]
     assert measured["recipe"] == "liked"
-    for name, parameters in (("tuned", tuning.kept["parameters"]), ("default", DEFAULTS)):
-        keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
+    for name, parameters in (("tuned", tuning.saved["parameters"]), ("default", DEFAULTS)):
+        save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
         for part in ("tuning", "holdout"):
             until = measured[part]["until"]
             done = tuning.batch("evaluate", "--variant", "control", "--as-of", until, "--json", **recipe)
@@ -129,10 +129,10 @@ def test_figures_are_those_of_evaluate_for_the_same_parameters_and_period(tuning
 def test_too_few_users_to_judge_end_tuning_before_its_search(
     tuning: Tuning, database_url: str, lacks: str
 ) -> None:
-    split = dataset_of(database_url).split
+    split = load_database(database_url).split
     start, end = split.holdout_start, split.cutoff
     if lacks == "tuning":
-        earlier = dataset_of(database_url, as_of=start).split
+        earlier = load_database(database_url, as_of=start).split
         start, end = earlier.holdout_start, earlier.cutoff
     execute(database_url, LIKES_OF_FEW.format(start, end))
     done = tuning.batch("tune", "--trials", "1")
@@ -152,7 +152,7 @@ def test_a_study_by_log_loss_is_not_continued(tuning: Tuning) -> None:
     old.add_trial(optuna.trial.create_trial(value=0.4))
     done = tuning.tune(1)
     by_name = dict(zip(tuning.names, tuning.studies, strict=True))
-    assert "starting afresh" in done.stderr
+    assert "starting a new study" in done.stderr
     assert [trial.value for trial in by_name.pop("control-0123456789abcdef")] == [0.4]
     (default, tried), *others = by_name.values()
     assert not others
@@ -167,13 +167,13 @@ def test_a_second_tuning_of_the_same_data_goes_on_with_the_first(tuning: Tuning)
     tuning.tune(2)
     again = tuning.tune(2)
     (trials,) = tuning.studies
-    assert "going on with the study" in again.stderr
+    assert "continuing the study" in again.stderr
     assert len(trials) == 5
     assert len({json.dumps(trial.params) for trial in trials}) == 5
 
 
 def test_the_same_data_and_seed_give_the_same_trials(tuning: Tuning, tmp_path: Path) -> None:
-    elsewhere = Tuning(**(tuning.places | {"model_dir": tmp_path / "elsewhere"}))
+    elsewhere = Tuning(**(tuning.servers | {"model_dir": tmp_path / "elsewhere"}))
     tuning.tune(2)
     elsewhere.tune(2)
     ((*here,),), ((*there,),) = tuning.studies, elsewhere.studies
@@ -182,22 +182,22 @@ def test_the_same_data_and_seed_give_the_same_trials(tuning: Tuning, tmp_path: P
 
 def test_other_data_start_a_study_afresh_that_tries_what_was_kept(tuning: Tuning, database_url: str) -> None:
     tuning.tune(3)
-    kept = tuning.kept["parameters"]
+    kept = tuning.saved["parameters"]
     execute(database_url, "DELETE FROM recs.interactions WHERE user_id = 1")
     again = tuning.tune(1)
     first, second = tuning.studies
-    assert "starting afresh" in again.stderr
+    assert "starting a new study" in again.stderr
     assert len(first) == 4
     assert [trial.params for trial in second] == [DEFAULTS, kept]
 
 
 def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_url: str) -> None:
     tuning.tune(3)
-    first = tuning.kept["measured"]
+    first = tuning.saved["measured"]
     execute(database_url, OTHER_LIKES.format(first["holdout"]["from"]))
     done = tuning.batch("tune", "--trials", "1")
     (trials,) = tuning.studies
-    assert "going on with the study" in done.stderr
+    assert "continuing the study" in done.stderr
     assert len(trials) == 5
     assert first["tuning"]["ndcg_at_10"]["default"] == pytest.approx(trials[0].value, abs=1e-6)
 
@@ -205,7 +205,7 @@ def test_labels_of_the_holdout_have_no_part_in_tuning(tuning: Tuning, database_u
 def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, database_url: str) -> None:
     tuning.tune(1)
     (trials,) = tuning.studies
-    earlier = dataset_of(database_url, as_of=dataset_of(database_url).split.holdout_start)
+    earlier = load_database(database_url, as_of=load_database(database_url).split.holdout_start)
     execute(database_url, OTHER_LIKES.format(earlier.split.holdout_start))
     tuning.tune(1)
     _, others = tuning.studies
@@ -213,7 +213,7 @@ def test_labels_that_tuning_is_judged_by_make_a_difference(tuning: Tuning, datab
 
 
 def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
-    with start_batch("tune", "--trials", "100000", **tuning.places) as process:
+    with start_batch("tune", "--trials", "100000", **tuning.servers) as process:
         assert process.stderr is not None
         default = 0.0
         for line in process.stderr:
@@ -227,17 +227,17 @@ def test_an_interrupted_tuning_keeps_what_it_found(tuning: Tuning) -> None:
     assert rest.splitlines()[-1].startswith("error: stopped by SIGINT")
     (trials,) = tuning.studies
     best = max(trials, key=lambda trial: trial.value or 0.0)
-    assert tuning.kept["parameters"] == pytest.approx(best.params, rel=1e-3)
-    assert tuning.kept["measured"]["holdout"] is None
+    assert tuning.saved["parameters"] == pytest.approx(best.params, rel=1e-3)
+    assert tuning.saved["measured"]["holdout"] is None
     tuning.tune(1)
     assert len(tuning.studies[0]) == len(trials) + 1
 
 
 def test_where_nothing_beats_the_defaults_nothing_is_kept(tuning: Tuning) -> None:
-    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), DEFAULTS, {})
+    save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), DEFAULTS, {})
     before = tuning.file.read_text()
     done = tuning.tune(1)
-    assert "no trial beats the defaults by more than one standard error; nothing is kept" in done.stdout
+    assert "no trial beats the defaults by more than one standard error; nothing is saved" in done.stdout
     assert "delete it to go back" in done.stderr
     assert tuning.file.read_text() == before
 
@@ -246,7 +246,7 @@ def test_the_next_run_uses_tuned_parameters_and_records_them(
     tuning: Tuning, redis_client: redis.Redis
 ) -> None:
     parameters = {"num_iterations": 57, "num_leaves": 9}
-    keep_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
+    save_parameters("control", Settings.of(model_dir=str(tuning.file.parent)), parameters, {})
     for variant, wanted, trees in (("control", parameters, 57), ("test", {}, DEFAULTS["num_iterations"])):
         done = tuning.batch("run", "--variant", variant)
         assert done.returncode == 0, done.stderr
@@ -283,4 +283,4 @@ def test_a_folder_that_cannot_be_written_is_named(tuning: Tuning) -> None:
     tuning.journal.parent.write_text("a file where the folder should be")
     done = tuning.batch("tune", "--trials", "1")
     assert done.returncode == 1
-    assert f"cannot keep trials in {tuning.journal}" in done.stderr.splitlines()[-1]
+    assert f"cannot store trials in {tuning.journal}" in done.stderr.splitlines()[-1]

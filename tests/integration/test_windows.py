@@ -1,4 +1,4 @@
-"""Windows of time, and the likes beside evenly drawn posts learnt in each; nothing knows its future."""
+"""Windows of time, their likes and drawn negatives; features do not depend on later data."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ import pytest
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.split import WINDOWS, TimeSplit, split_by_time
-from batch.training import dataset as gathering
 from batch.training.recipe import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
 from tests.support.batch import FIRST_DAY, execute, make_network, query
-from tests.support.evaluation import CLOCK, dataset_of, fitted, pulled_of, small_network
+from tests.support.evaluation import (
+    CLOCK,
+    fit_model,
+    load_database,
+    load_small_network,
+    pull_database,
+)
 
 HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 
 
-def split_of(database_url: str) -> TimeSplit:
-    """Cut the time of a database, and check what holds of any network."""
-    pulled = pulled_of(database_url)
+def split_database(database_url: str) -> TimeSplit:
+    """TimeSplit the time of a database, and check what holds for any network."""
+    pulled = pull_database(database_url)
     assert pulled.latest is not None
     split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT)
     assert all(one < other for one, other in pairwise(split.windows))
@@ -33,7 +38,7 @@ def split_of(database_url: str) -> TimeSplit:
     return split
 
 
-def likes_up_to(database_url: str, times: tuple[datetime, ...]) -> list[int]:
+def count_likes(database_url: str, times: tuple[datetime, ...]) -> list[int]:
     counts = ", ".join(f"count(*) FILTER (WHERE happened_at <= '{time.isoformat()}')" for time in times)
     (found,) = query(database_url, f"SELECT {counts} FROM recs.interactions WHERE action = 'like'")
     return list(found)
@@ -44,8 +49,8 @@ def test_windows_hold_equally_many_likes(database_url: str, with_views: bool) ->
     make_network(database_url, interactions=10_000)
     if not with_views:
         execute(database_url, "DELETE FROM recs.interactions WHERE action = 'view'")
-    split = split_of(database_url)
-    shares = np.array(likes_up_to(database_url, split.bounds)) / likes_up_to(database_url, (CLOCK,))[0]
+    split = split_database(database_url)
+    shares = np.array(count_likes(database_url, split.bounds)) / count_likes(database_url, (CLOCK,))[0]
     step = (1 - HISTORY) / WINDOWS
     fixed = np.isin(split.windows, (split.history_end, split.holdout_start))
     positions = (shares[:-1][~fixed] - HISTORY) / step
@@ -62,9 +67,9 @@ def test_likes_long_before_the_views_have_windows_too(database_url: str) -> None
         "UPDATE recs.posts SET created_at = NULL",
         "UPDATE recs.interactions SET happened_at = happened_at - interval '90 days' WHERE action = 'like'",
     )
-    split = split_of(database_url)
+    split = split_database(database_url)
     assert split.history_end > FIRST_DAY > split.windows[WINDOWS - 1]
-    dataset = dataset_of(database_url)
+    dataset = load_database(database_url)
     assert [each.history.cutoff for each in dataset.windows] == list(split.windows)
     assert dataset.before_holdout.cutoff < split.holdout_start
     labelled = [len(each.examples(LIKED, 10_000, 1)) for each in dataset.windows]
@@ -90,15 +95,15 @@ def test_three_minutes_can_be_cut_and_fewer_cannot(database_url: str, action: st
         "DELETE FROM recs.interactions",
         f"INSERT INTO recs.interactions VALUES {', '.join(rows)}",
     )
-    split = split_of(database_url)
+    split = split_database(database_url)
     assert split.windows == (NOON + timedelta(minutes=1), NOON + timedelta(minutes=2))
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{moments[1].isoformat()}'")
     with pytest.raises(SourceError, match=r"2 minute\(s\)"):
-        split_of(database_url)
+        split_database(database_url)
 
 
 def test_a_window_has_examples_of_the_users_to_keep_alone(database_url: str) -> None:
-    dataset = small_network(database_url)
+    dataset = load_small_network(database_url)
     keep = np.arange(len(dataset.network.users)) % 3 == 0
     for recipe in (each for each in RECIPES.values() if each.objective == "binary"):
         for window in dataset.windows:
@@ -122,7 +127,7 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
             f"AND happened_at < '{FIRST_DAY.isoformat()}'::timestamptz + "
             "interval '1 day' * ((i.post_id - 100) * 3 % 28)",
         )
-    dataset = dataset_of(database_url)
+    dataset = load_database(database_url)
     ids = dataset.network.posts.index.to_numpy()
     unknown_liked = 0
     for window, end in zip(dataset.windows, dataset.split.bounds[1:], strict=True):
@@ -154,9 +159,9 @@ def test_a_post_unknown_at_a_windows_start_is_in_none_of_its_examples(
 def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
     database_url: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = small_network(database_url)
-    model, network = fitted(database_url, dataset, "test", recipe), dataset.network
-    monkeypatch.setattr(gathering, "split_by_time", lambda *_: dataset.split)
+    dataset = load_small_network(database_url)
+    model, network = fit_model(database_url, dataset, "test", recipe), dataset.network
+    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_: dataset.split)
 
     def features(history: History, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         factors = model.factors(network, history)
@@ -171,7 +176,7 @@ def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
         assert len(examples) > 50
         since = window.history.cutoff.isoformat()
         execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{since}'")
-        again = dataset_of(database_url)
+        again = load_database(database_url)
         for one, other in zip(
             features(window.history, examples), features(again.windows[index].history, examples), strict=True
         ):

@@ -1,4 +1,4 @@
-"""Cases of the full catalogue protocol written down by hand, and slower truths to hold figures against."""
+"""Hand-written cases of the full catalogue protocol, and a slow reference of a metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
 
 
-def a_case() -> CatalogueCase:
+def make_case() -> CatalogueCase:
     """Two users and six posts: user 0 liked post 5 before and will like 0 and 3; user 1 will like 4."""
     likes = Likes(np.array([0, 1, 1]), np.array([5], dtype=np.int32))
     popularity = np.array([0.0, 1, 2, 3, 4, 8])
@@ -26,13 +26,13 @@ def a_case() -> CatalogueCase:
     )
 
 
-def lists_of(*heads: list[int]) -> Int32s:
+def pad_lists(*heads: list[int]) -> Int32s:
     """Pad lists of posts to (lists, DEPTH)."""
     return np.array([[*head, *[-1] * (DEPTH - len(head))] for head in heads], dtype=np.int32)
 
 
-def overlap_of_pairs(lists: Int32s, depth: int) -> float:
-    """Return the mean over ordered pairs of lists of the share of the first that the other holds too."""
+def compute_overlap(lists: Int32s, depth: int) -> float:
+    """Return the mean over ordered pairs of lists of the share of the first list that the second shares."""
     heads = [set(row[:depth][row[:depth] >= 0].tolist()) for row in lists]
     shares = [len(one & other) / len(one) for one, other in permutations(heads, 2) if one]
     return float(np.mean(shares))

@@ -21,7 +21,7 @@ import redis
 from contract.keys import Keys
 from tests.support.batch import live_lists, live_run, query, run_here, runs_with_keys, start_batch
 from tests.support.batch_live import wait_for_exit
-from tests.support.kept_learning import take_over, taken_over
+from tests.support.reused_training import reuse_training, reused_training
 from tests.support.serving import posts_of, serving, settings_for
 from tests.support.store_proxies import Choose, StoreProxies
 
@@ -81,7 +81,7 @@ class FaultyNetwork:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a night, or the command in the arguments, in this process."""
-        with taken_over(self.learning):
+        with reused_training(self.learning):
             return run_here(*(arguments or NIGHT), **self.servers, **(self.environment | environment))
 
     def read_lists(self) -> dict[int, list[int]]:
@@ -235,7 +235,7 @@ def run_with_fault(
     proxies.arm(fault.choose, act, fault.share)
     servers = network.servers | {"redis_url": proxies.redis_url, "database_url": proxies.database_url}
     variables = network.environment | environment
-    prepare = partial(take_over, network.learning)
+    prepare = partial(reuse_training, network.learning)
     with start_batch(*command, **servers, prepare=prepare, **variables) as process:
         pid[0] = process.pid
         started.set()

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batch.evaluation import catalogue_case
 from batch.evaluation.catalogue_case import (
     CatalogueCase,
     measure_lists,
@@ -16,11 +15,11 @@ from batch.evaluation.catalogue_case import (
 )
 from batch.evaluation.ranking_metrics import DEPTH
 from batch.loading.likes import Likes
-from tests.support.catalogue_cases import a_case, lists_of, overlap_of_pairs
+from tests.support.catalogue_cases import compute_overlap, make_case, pad_lists
 
 
 def test_figures_agree_with_those_worked_out_by_hand() -> None:
-    found = measure_lists(a_case(), lists_of([4, 3, 1, 0], [5, 3, 1, 0, 4]), seed=1).values
+    found = measure_lists(make_case(), pad_lists([4, 3, 1, 0], [5, 3, 1, 0, 4]), seed=1).values
     assert found["hitrate_at_5"] == 1
     assert found["precision_at_5"] == pytest.approx((2 / 5 + 1 / 5) / 2)
     assert found["recall_at_5"] == found["recall_at_20"] == 1
@@ -37,10 +36,10 @@ def test_figures_agree_with_those_worked_out_by_hand() -> None:
 
 def test_recall_looks_at_twenty_posts() -> None:
     later = np.array([5, 19])
-    case = replace(a_case(), users=np.array([0]), user_ids=np.array([7]), liked_later=later)
+    case = replace(make_case(), users=np.array([0]), user_ids=np.array([7]), liked_later=later)
     case = replace(case, likes=Likes(np.zeros(2, np.int64), np.empty(0, np.int32)), hidden=np.empty(0, int))
     case = replace(case, popularity=np.ones(30))
-    found = measure_lists(case, lists_of(list(range(20))), seed=1).values
+    found = measure_lists(case, pad_lists(list(range(20))), seed=1).values
     assert (found["recall_at_10"], found["recall_at_20"]) == (0.5, 1)
 
 
@@ -58,7 +57,7 @@ def test_overlap_is_the_mean_over_all_pairs_of_users_and_its_draws_spread_as_the
         popularity=np.ones(posts),
     )
     found = measure_lists(case, lists, seed=1)
-    assert found.values["overlap_at_10"] == pytest.approx(overlap_of_pairs(lists, 10))
+    assert found.values["overlap_at_10"] == pytest.approx(compute_overlap(lists, 10))
     heads = (np.arange(posts) == lists[:, :10, None]).any(axis=1)
     shares = (heads @ heads.T.astype(float)) / heads.sum(axis=1)[:, None]
     drawn = []
@@ -70,20 +69,20 @@ def test_overlap_is_the_mean_over_all_pairs_of_users_and_its_draws_spread_as_the
 
 
 def test_one_user_alone_overlaps_with_nobody() -> None:
-    alone = a_case().keep_users(np.array([True, False]))
-    assert np.isnan(measure_lists(alone, lists_of([4, 3]), seed=1).values["overlap_at_10"])
+    alone = make_case().keep_users(np.array([True, False]))
+    assert np.isnan(measure_lists(alone, pad_lists([4, 3]), seed=1).values["overlap_at_10"])
     assert np.isnan(summarise([score_random(alone)], seed=1).values["overlap_at_10"])
 
 
 def test_ranking_by_a_score_leaves_out_likes_and_what_was_not_known() -> None:
-    lists = rank_by_score(a_case(), a_case().popularity)
+    lists = rank_by_score(make_case(), make_case().popularity)
     assert lists[0].tolist() == [4, 3, 1, 0] + [-1] * (DEPTH - 4)
     assert lists[1].tolist() == [5, 4, 3, 1, 0] + [-1] * (DEPTH - 5)
-    assert rank_by_score(a_case(), np.zeros(6))[1, :5].tolist() == [0, 1, 3, 4, 5]
+    assert rank_by_score(make_case(), np.zeros(6))[1, :5].tolist() == [0, 1, 3, 4, 5]
 
 
 def test_random_lists_reach_what_is_expected_of_them() -> None:
-    case, random = a_case(), np.random.default_rng(2)
+    case, random = make_case(), np.random.default_rng(2)
     candidates = [[0, 1, 3, 4], [0, 1, 3, 4, 5]]
     drawn = []
     for _ in range(1_500):
@@ -134,17 +133,17 @@ def test_random_lists_overlap_and_cover_as_much_as_is_expected_of_them() -> None
 
 def test_random_coverage_is_expected_to_be_one_less_the_chance_that_nobody_is_shown_a_post() -> None:
     case = replace(
-        a_case(),
+        make_case(),
         likes=Likes(np.array([0, 1, 1]), np.array([0], dtype=np.int32)),
         hidden=np.empty(0, int),
         popularity=np.ones(20),
     )
     first, others = 1 - (1 - 5 / 20), 1 - (1 - 5 / 19) * (1 - 5 / 20)
-    assert catalogue_case._expected_coverage(case, 5) == pytest.approx((first + 19 * others) / 20)
+    assert score_random(case).coverage["coverage_at_5"] == pytest.approx((first + 19 * others) / 20)
 
 
 def test_what_is_pooled_has_the_mean_of_the_lists_and_users_are_drawn_whole() -> None:
-    case, lists = a_case(), lists_of([4, 3, 1, 0], [5, 3, 1, 0, 4])
+    case, lists = make_case(), pad_lists([4, 3, 1, 0], [5, 3, 1, 0, 4])
     once = score_lists(case, lists)
     one, twice = summarise([once], seed=1), summarise([once, once], seed=1)
     assert twice.values == pytest.approx(one.values)

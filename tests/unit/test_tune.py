@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch.commands.tune import describe
+from batch.commands.tune import render_result
 from batch.evaluation.catalogue_case import score_lists
-from batch.training.parameters import TUNABLE, ParametersError, keep_parameters, parameters_for
+from batch.training.parameters import TUNABLE, ParametersError, load_parameters, save_parameters
 from batch.tuning.period import COMPARED, compare
 from batch.tuning.study import Budget, Study, TrialScore
-from batch.tuning.tune import DEFAULTS, Tuned
+from batch.tuning.tune import DEFAULTS, TuningResult
 from contract.settings import Settings
-from tests.support.catalogue_cases import a_case, lists_of
+from tests.support.catalogue_cases import make_case, pad_lists
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "is not JSON"),
         ("\udcff", "is not JSON"),
@@ -37,28 +37,30 @@ def settings(tmp_path: Path) -> Settings:
         ('{"variant": "control", "parameters": {"lambda_l2": NaN}}', "a number from 0.01 to 200"),
     ],
 )
-def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, told: str) -> None:
+def test_a_file_that_may_not_be_used_is_refused_by_name(settings: Settings, text: str, message: str) -> None:
     file = Path(settings.night.model_dir) / "parameters-control.json"
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ParametersError, match="delete it to go back to the defaults") as refused:
-        parameters_for("control", settings)
+        load_parameters("control", settings)
     assert str(refused.value).startswith(f"{file}: ")
-    assert told in str(refused.value)
-    assert parameters_for("test", settings) == {}
+    assert message in str(refused.value)
+    assert load_parameters("test", settings) == {}
 
 
 def test_parameters_are_read_as_they_were_kept(settings: Settings) -> None:
-    keep_parameters("test", settings, DEFAULTS, {"trials": 1})
-    assert parameters_for("test", settings) == DEFAULTS
-    assert parameters_for("control", settings) == {}
+    save_parameters("test", settings, DEFAULTS, {"trials": 1})
+    assert load_parameters("test", settings) == DEFAULTS
+    assert load_parameters("control", settings) == {}
 
 
 def test_the_defaults_lie_where_is_searched() -> None:
-    assert {name: TUNABLE[name].wrong_in(value) for name, value in DEFAULTS.items()} == dict.fromkeys(TUNABLE)
+    assert {name: TUNABLE[name].find_error(value) for name, value in DEFAULTS.items()} == dict.fromkeys(
+        TUNABLE
+    )
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -73,10 +75,10 @@ def test_a_budget_begins_no_trial_that_would_not_end_in_time() -> None:
     for seconds, left in ((20, 40), (10, 30), (9, 21), (2, 19)):
         assert budget.allows_another()
         clock.seconds += seconds
-        budget.note_trial()
+        budget.record_trial()
         assert budget.seconds_left == left
     assert not budget.allows_another()
-    assert budget.done == 4
+    assert budget.completed == 4
 
 
 def test_a_budget_of_trials_ends_before_its_minutes() -> None:
@@ -85,15 +87,15 @@ def test_a_budget_of_trials_ends_before_its_minutes() -> None:
     assert budget.expected_trials == 3
     while budget.allows_another():
         clock.seconds += 10
-        budget.note_trial()
-    assert (budget.done, budget.expected_trials, budget.seconds_left) == (3, 3, 570)
+        budget.record_trial()
+    assert (budget.completed, budget.expected_trials, budget.seconds_left) == (3, 3, 570)
 
 
 def test_a_budget_expects_as_many_trials_as_its_minutes_hold() -> None:
     clock = Clock()
     budget = Budget(1.0, trials=50, clock=clock)
     clock.seconds += 5
-    budget.note_trial()
+    budget.record_trial()
     assert budget.expected_trials == 12
 
 
@@ -119,9 +121,9 @@ def test_the_defaults_are_beaten_by_more_than_one_standard_error(
 
 
 def test_two_models_are_compared_for_the_same_users_and_paired_by_user() -> None:
-    case = a_case()  # user 0 will like posts 0 and 3, user 1 post 4
+    case = make_case()  # user 0 will like posts 0 and 3, user 1 post 4
     default, tuned = (
-        score_lists(case, lists) for lists in (lists_of([1, 4], [1, 4]), lists_of([0, 1], [4, 1]))
+        score_lists(case, lists) for lists in (pad_lists([1, 4], [1, 4]), pad_lists([0, 1], [4, 1]))
     )
     found = compare(default, tuned, seed=1)
     gain = 1 / np.log2(np.arange(2) + 2)
@@ -143,8 +145,8 @@ def test_two_models_are_compared_for_the_same_users_and_paired_by_user() -> None
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
-        (-0.03, -0.01, "on the holdout they are worse than the defaults: better delete that file"),
-        (-0.01, 0.03, "the holdout does not tell them from the defaults"),
+        (-0.03, -0.01, "on the holdout they are worse than the defaults: consider deleting that file"),
+        (-0.01, 0.03, "on the holdout they do not differ from the defaults"),
         (0.01, 0.03, ""),
     ],
 )
@@ -157,5 +159,7 @@ def test_what_the_holdout_says_of_kept_parameters_is_printed(low: float, high: f
         "tuning": period | {"ndcg_at_10": figures | {"standard_error": 0.01}},
         "holdout": period | {"ndcg_at_10": figures | {"low": low, "high": high}},
     }
-    last = describe("control", Tuned(DEFAULTS, measured, Path("parameters-control.json"))).splitlines()[-1]
-    assert "kept in parameters-control.json" in last if message == "" else message in last
+    last = render_result(
+        "control", TuningResult(DEFAULTS, measured, Path("parameters-control.json"))
+    ).splitlines()[-1]
+    assert "saved in parameters-control.json" in last if message == "" else message in last

@@ -15,7 +15,7 @@ NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 USERS, POSTS = 60, 50
 
 
-def history_of(likes: Likes, known: np.ndarray) -> History:
+def make_history(likes: Likes, known: np.ndarray) -> History:
     """Return a history with nothing but likes, and which posts are known."""
     return History(
         cutoff=NOON,
@@ -29,7 +29,7 @@ def history_of(likes: Likes, known: np.ndarray) -> History:
     )
 
 
-def likes_before_and_after() -> tuple[Likes, Likes, np.ndarray]:
+def draw_likes() -> tuple[Likes, Likes, np.ndarray]:
     """Draw likes before and up to a later time, and known posts: four of five, also of those liked."""
     random = np.random.default_rng(3)
     before, new = random.random((2, USERS, POSTS)) < np.array([0.04, 0.08])[:, None, None]
@@ -41,19 +41,19 @@ def likes_before_and_after() -> tuple[Likes, Likes, np.ndarray]:
     return earlier, later, np.arange(POSTS) % 5 > 0
 
 
-def keys_of(users: np.ndarray, posts: np.ndarray) -> np.ndarray:
+def pair_keys(users: np.ndarray, posts: np.ndarray) -> np.ndarray:
     keys: np.ndarray = users.astype(np.int64) * POSTS + posts
     return keys
 
 
 def test_positives_are_the_new_likes_of_known_posts_and_no_liked_post_is_drawn() -> None:
-    before, later, known = likes_before_and_after()
-    found = collect_likes(history_of(before, known), later, negatives_per_like=8, max_rows=10_000, seed=1)
-    earlier, until = keys_of(before.users, before.posts), keys_of(later.users, later.posts)
+    before, later, known = draw_likes()
+    found = collect_likes(make_history(before, known), later, negatives_per_like=8, max_rows=10_000, seed=1)
+    earlier, until = pair_keys(before.users, before.posts), pair_keys(later.users, later.posts)
     expected = np.setdiff1d(until, earlier)
     assert (~known[expected % POSTS]).sum() > 10
     expected = expected[known[expected % POSTS]]
-    keys = keys_of(found.users, found.posts)
+    keys = pair_keys(found.users, found.posts)
     np.testing.assert_array_equal(keys[found.liked], expected)
     assert found.liked[: expected.size].all()
     drawn = keys[~found.liked]
@@ -76,7 +76,7 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
     users = np.concatenate([np.arange(USERS), np.flatnonzero(random.random(USERS) < 0.5)]).astype(np.int32)
     posts = np.where(np.arange(users.size) < USERS, 1, 2).astype(np.int32)
     later = Likes.from_pairs(users, posts, USERS)
-    drawn = collect_likes(history_of(nothing, known), later, negatives_per_like=400, max_rows=10**6, seed=2)
+    drawn = collect_likes(make_history(nothing, known), later, negatives_per_like=400, max_rows=10**6, seed=2)
     counts = np.bincount(drawn.posts[~drawn.liked], minlength=POSTS)
     assert not counts[~known].any()
     assert counts[1] == 0
@@ -90,28 +90,28 @@ def test_posts_are_drawn_evenly_over_the_known_ones_whatever_their_likes() -> No
 
 
 def test_likes_are_thinned_to_the_rows_allowed_and_one_seed_gives_one_set() -> None:
-    before, later, known = likes_before_and_after()
-    history = history_of(before, known)
+    before, later, known = draw_likes()
+    history = make_history(before, known)
     whole = collect_likes(history, later, negatives_per_like=8, max_rows=10_000, seed=1)
     thin, again, other = (
         collect_likes(history, later, negatives_per_like=8, max_rows=300, seed=seed) for seed in (1, 1, 2)
     )
     assert thin.liked.sum() == 300 // 9
     assert len(thin) <= 300
-    everything = keys_of(whole.users[whole.liked], whole.posts[whole.liked])
+    everything = pair_keys(whole.users[whole.liked], whole.posts[whole.liked])
     for found in (thin, other):
-        positive = keys_of(found.users[found.liked], found.posts[found.liked])
+        positive = pair_keys(found.users[found.liked], found.posts[found.liked])
         assert (np.diff(positive) > 0).all()
         assert np.isin(positive, everything).all()
         assert set(found.users) == set(positive // POSTS)
-    np.testing.assert_array_equal(keys_of(thin.users, thin.posts), keys_of(again.users, again.posts))
+    np.testing.assert_array_equal(pair_keys(thin.users, thin.posts), pair_keys(again.users, again.posts))
     assert not np.array_equal(thin.users[thin.liked], other.users[other.liked])
 
 
 def test_where_no_post_is_known_or_no_like_is_new_there_are_no_examples() -> None:
-    before, later, known = likes_before_and_after()
+    before, later, known = draw_likes()
     for history, likes in (
-        (history_of(before, np.zeros(POSTS, bool)), later),
-        (history_of(later, known), later),
+        (make_history(before, np.zeros(POSTS, bool)), later),
+        (make_history(later, known), later),
     ):
         assert len(collect_likes(history, likes, negatives_per_like=8, max_rows=10_000, seed=1)) == 0
