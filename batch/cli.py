@@ -1,4 +1,4 @@
-"""The command line: finds the command asked for, and turns what goes wrong into one line and an exit code."""
+"""The command line: loads the command, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ MODULES = {
     "tune": "tune",
     "unblock": "blocklist",
 }
-"""Each command, and the module of batch/commands that has a function of its name."""
+"""Command -> module of batch/commands that has a function of that name."""
 
 
 class Commands(click.Group):
-    """Loads a command when it is asked for: those that learn take seconds to load."""
+    """Loads a command when it is needed: those that train a model take seconds to import."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name all commands."""
+        """Return the names of all commands."""
         return list(MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command by its name.
+        """Import a command by its name; None if there is none.
 
         Raises
         ------
         OvernightError
-            A system library is missing that LightGBM needs.
+            A system library that LightGBM needs is missing.
         """
         if cmd_name not in MODULES:
             return None
@@ -66,13 +66,13 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Overnight's nightly job and its operators' tools. Settings come from the environment."""
+    """Overnight's nightly job and the tools of its operators. Settings come from the environment."""
     context.obj = Settings.from_environment()
     configure_logging(context.obj)
 
 
 def main() -> NoReturn:
-    """Run a command; an error a person can mend is one line on stderr and an exit code."""
+    """Run a command; an expected error becomes one line on stderr and an exit code."""
     try:
         cli.main(prog_name="python -m batch", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from batch import postgres, redis_client
 from batch.arrays import Int64s
+from batch.context import Stores
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.holdout import HoldoutEvaluation, evaluate_holdout
 from batch.evaluation.recipe_choice import RecipeChoice
@@ -42,7 +43,8 @@ from batch.publishing.write import Written, verify, write_lists, write_similar
 from batch.refresh import stale_users
 from batch.refresh.refresh import Refresh, refresh
 from batch.reports.files import report_path, write_report
-from batch.reports.run_page import curves_of, portraits, report_page
+from batch.reports.run_page import compute_curves, render_run_page
+from batch.reports.user_examples import read_user_examples
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
@@ -187,7 +189,7 @@ def _build(night: Night, run: Run, variant: Variant) -> dict[str, Any]:
     stages = Stages()
     tuned = load_parameters(variant.name, night.settings)
     shared_keys.write_help(night.redis, night.keys)  # a Redis that takes no writes fails here
-    write_back(night.engine, night.redis, night.settings, datetime.now(UTC), night.actor)
+    write_back(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     dataset = _load(night, run, stages)
     folder = Path(night.settings.night.model_dir) / run.run_id
     choice = _choose(night.settings, dataset, variant, tuned, stages)
@@ -389,8 +391,10 @@ def _report(
     run_id = manifest["run_id"]
     path = report_path(night.settings, run_id)
     with stages.stage("report", "bytes") as stats:
-        users = portraits(night.redis, night.keys, run_id, dataset, manifest["users"])
-        page = report_page(manifest, dataset, model, curves_of(rows), users)
+        users = read_user_examples(
+            Stores(night.settings, night.engine, night.redis, night.actor), run_id, dataset, manifest["users"]
+        )
+        page = render_run_page(manifest, dataset, model, compute_curves(rows), users)
         stats |= {"bytes": 0}
         try:
             stats |= {"bytes": write_report(path, page)}
@@ -400,7 +404,7 @@ def _report(
 
 def _clear_away(night: Night) -> None:
     """Move exposures to Postgres; remove runs that are no longer kept, and texts of posts that are gone."""
-    drain(night.engine, night.redis, night.settings, datetime.now(UTC))
+    drain(Stores(night.settings, night.engine, night.redis, night.actor), datetime.now(UTC))
     tidy(night.engine, night.redis, night.settings, night.actor)
     if (
         night.dataset is not None and night.as_of is None

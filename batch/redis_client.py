@@ -26,6 +26,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from contract.errors import SettingsError, StoreError
+from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -134,6 +135,18 @@ def readable_errors(settings: Settings) -> Iterator[None]:
         place = f"Redis at {url.hostname or url.path}"
         reason = redact(" ".join(str(error).split()), settings.secrets())
         raise StoreError(f"{place}: {reason}; {advice}") from None
+
+
+def live_run_id(client: redis.Redis, keys: Keys, variant: str) -> str | None:
+    """Return the id of the run that a variant serves, as its live pointer has it; None without a pointer."""
+    run_id = client.get(keys.live(variant))
+    return str(run_id) if run_id else None
+
+
+def live_run_ids(client: redis.Redis, keys: Keys) -> dict[str, str]:
+    """Return variant -> id of its live run, for the variants that have one."""
+    found = {variant: live_run_id(client, keys, variant) for variant in VARIANTS}
+    return {variant: run_id for variant, run_id in found.items() if run_id}
 
 
 def runs_in(client: redis.Redis, keys: Keys) -> set[str]:

@@ -24,13 +24,13 @@ import redis
 from scipy import stats
 from tqdm import tqdm
 
-from batch.experiment.history import history
+from batch.experiment.history import read_changes
 from batch.experiment.outcomes import FIRST_POSTS, read_outcomes
-from batch.experiment.period import Period, find_split, period
-from batch.experiment.render import check_place, told, write_page
-from batch.experiment.report import judge, record, report
+from batch.experiment.period import Period, find_split_period, limit_period
+from batch.experiment.render import check_writable, render_text, write_page
+from batch.experiment.report import analyse, read_report
 from batch.experiment.statistics import (
-    BEFORE,
+    BEFORE_PREFIX,
     CONFIDENCE,
     DAYS,
     HITRATE,
@@ -83,7 +83,7 @@ def run_experiment(folder: Path, settings: Settings, options: ExperimentOptions)
         If the page cannot be written.
     """
     if options.html is not None:
-        check_place(options.html)
+        check_writable(options.html)
     servers = prepare_servers(folder / FOLDER)
     try:
         with hold_lock(up_lock(servers.folder), wait=False), raise_on_signal(), _started(servers) as urls:
@@ -96,13 +96,13 @@ def _replay_and_report(servers: Servers, settings: Settings, options: Experiment
     with redis.Redis.from_url(settings.stores.redis_url, decode_responses=True) as client:
         impressions = _load_or_replay(servers, settings, client, options.parameters)
     with snapshot(make_engine(settings.stores.database_url)) as connection:
-        split = find_split(history(connection, settings.stores.key_prefix), None)
-        counted = period(split, datetime.now(UTC))
+        split = find_split_period(read_changes(connection, settings.stores.key_prefix), None)
+        counted = limit_period(split, datetime.now(UTC))
         if not (options.aa_trials or options.ab_trials):
-            result = record(report(connection, counted, recorded=True))
+            result = read_report(connection, counted, exposures_recorded=True).as_dict()
             print_report(result, impressions, options)
             return
-        before = read_outcomes(connection, counted, recorded=True).users.filter(like=BEFORE)
+        before = read_outcomes(connection, counted, exposures_recorded=True).users.filter(like=BEFORE_PREFIX)
     trials = run_trials(
         impressions,
         before,
@@ -161,7 +161,7 @@ def print_report(result: dict[str, Any], impressions: Impressions, options: Expe
         value, interval = truth[metric["metric"]], metric["relative"]
         position = "within" if interval["low"] <= value <= interval["high"] else "outside"
         lines.append(f"{metric['title']}: {100 * value:+.2f} %, {position} the interval")
-    click.echo(told(result) + "\n\nTrue effects, known only in a simulation\n" + "\n".join(lines))
+    click.echo(render_text(result) + "\n\nTrue effects, known only in a simulation\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,9 @@ def run_trials(
         liked = random < np.where(in_test[user_index], probabilities[1], probabilities[0])
         outcomes = _sum_outcomes(impressions, user_index, liked).assign(**{IN_TEST: in_test}).set_index(ids)
         split = replace(period.split, experiment=experiment)
-        judgement = judge(outcomes.join(before), replace(period, split=split))
-        called += judgement.verdict.winner is not None
-        differences.append({difference.metric.name: difference for difference in judgement.differences})
+        analysis = analyse(outcomes.join(before), replace(period, split=split))
+        called += analysis.verdict.winner is not None
+        differences.append({difference.metric.name: difference for difference in analysis.differences})
     low, high = stats.binom.interval(CONFIDENCE, tests, SIGNIFICANCE)
     metrics = {
         name: _summarise([of_trial[name] for of_trial in differences], value) for name, value in truth.items()

@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
+from batch.context import Stores
 from batch.experiment.exposures import drain
-from batch.experiment.split import change
+from batch.experiment.split import change_split
 from batch.pipeline import Night, run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
@@ -81,7 +82,8 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
     engine = make_engine(settings.stores.database_url)
     experiment = Experiment(NAME, SALT, PERCENT_TEST)
     ledger.create(engine)
-    change(engine, client, settings, first_day(), ACTOR, lambda _: experiment, parameters.days)
+    stores = Stores(settings, engine, client, ACTOR)
+    change_split(stores, first_day(), lambda _: experiment, parameters.days)
     days = []
     started = datetime.now(UTC)
     with _log_warnings_only():
@@ -97,7 +99,7 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
             days.append(impressions)
             if day < parameters.days - 1:
                 _run_night(settings, engine, client)
-            drain(engine, client, settings, datetime.now(UTC))
+            drain(stores, datetime.now(UTC))
             _move_exposures(engine, started, first_day() + timedelta(days=day))
     return Impressions.concat(days)
 

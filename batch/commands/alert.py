@@ -1,4 +1,4 @@
-"""The command that tries the webhook."""
+"""`python -m batch alert`: send an alert to the webhook."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ Example, for a monitor of your own:
     type=click.Choice([str(event) for event in Event]),
     default=str(Event.TEST),
     show_default=True,
-    help="What to say has happened.",
+    help="The event to report.",
 )
-@click.option("--reason", default="sent by hand", show_default=True, help="Why, in a sentence.")
+@click.option("--reason", default="sent by hand", show_default=True, help="The reason, in a sentence.")
 @click.pass_obj
 def alert(settings: Settings, event: str, reason: str) -> None:
-    """Post an alert to OVERNIGHT_WEBHOOK_URL now, to see that it arrives.
+    """Send an alert to OVERNIGHT_WEBHOOK_URL now, to check that it arrives.
 
     Exits 1 if it is not delivered.
     """
     if not settings.schedule.webhook_url:
-        raise SettingsError("OVERNIGHT_WEBHOOK_URL is empty: there is nowhere to post an alert to")
+        raise SettingsError(
+            "OVERNIGHT_WEBHOOK_URL is empty, so no alert was sent; set it to the URL of your webhook"
+        )
     deliver(settings, Alert(Event(event), reason))
     click.echo(f"the alert {event} was delivered to {host_of(settings.schedule.webhook_url)}")

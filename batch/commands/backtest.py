@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from batch import formatting
-from batch.commands.evaluate import ALL, open_engine
-from batch.commands.options import Moment, json_option
+from batch.commands.evaluate import open_engine
+from batch.commands.options import PastTime, chosen_variants, json_option, variant_option
 from batch.evaluation import MODEL, render
 from batch.evaluation.backtest import PastNight, find_cutoffs
 from batch.evaluation.backtest import backtest as evaluate_past_nights
@@ -22,15 +22,13 @@ from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch backtest --variant control --cutoffs 4")
-@click.option(
-    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to evaluate."
-)
+@variant_option("Model to evaluate.")
 @click.option(
     "--cutoffs",
     type=click.IntRange(1, 100),
     help="Number of past nights, each from the start of a holdout to the next. Default: 1.",
 )
-@click.option("--at", type=Moment(), multiple=True, help="A night as of this time; may be repeated.")
+@click.option("--at", type=PastTime(), multiple=True, help="A night as of this time; may be repeated.")
 @json_option
 @click.pass_obj
 def backtest(
@@ -42,7 +40,7 @@ def backtest(
     """
     if cutoffs is not None and at:
         raise click.UsageError("--cutoffs and --at exclude each other; give one of them.")
-    chosen = [MODELS[name] for name in (MODELS if variant == ALL else (variant,))]
+    chosen = [MODELS[name] for name in chosen_variants(variant)]
     clock = datetime.now(UTC)
     with open_engine(settings, "backtest") as engine:
         times = list(at) or find_cutoffs(engine, settings, cutoffs or 1, clock)

@@ -1,4 +1,4 @@
-"""The command that takes a post out of every answer."""
+"""`python -m batch block` and `unblock`: posts that are never served."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from contract.settings import Settings
 @json_option
 @click.pass_obj
 def block(settings: Settings, post_id: int, as_json: bool) -> None:
-    """Keep a post out of every answer, within about a second."""
+    """Leave a post out of every answer, within OVERNIGHT_STATE_REFRESH_SECONDS."""
     keys = Keys(settings.stores.key_prefix)
     with redis_client.connected(settings) as client:
         added = bool(client.sadd(keys.blocked, post_id))
         known = bool(client.hexists(keys.posts, str(post_id)))
     if as_json:
-        record = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
-        click.echo(formatting.as_json(record))
+        fields = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
+        click.echo(formatting.as_json(fields))
         return
-    told = f"post {post_id} is blocked" if added else f"post {post_id} was blocked already"
-    click.echo(told if known else f"{told}; no run has written a text of it: is the id right?")
+    text = f"post {post_id} is blocked" if added else f"post {post_id} was blocked already"
+    click.echo(text if known else f"{text}; no run has written its text: is the id right?")
 
 
 @click.command(epilog="Example: python -m batch unblock 191")
@@ -33,7 +33,7 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
-    """Let a blocked post be served again: from lists that hold it still, and by the next run."""
+    """Serve a blocked post again: from lists that still contain it, and in the next run."""
     with redis_client.connected(settings) as client:
         removed = bool(client.srem(Keys(settings.stores.key_prefix).blocked, post_id))
     if as_json:

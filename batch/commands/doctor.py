@@ -1,16 +1,15 @@
-"""The command that examines everything and says how to mend what is wrong."""
+"""`python -m batch doctor`: check everything, and say how to fix each problem."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
 
 from batch import formatting
 from batch.commands.options import json_option
-from batch.doctor.doctor import examine
-from batch.doctor.finding import Finding, Status, worst
+from batch.doctor.doctor import run_checks
+from batch.doctor.finding import Finding, Status, worst_status
 from contract.errors import OvernightError
 from contract.settings import Settings
 
@@ -19,28 +18,28 @@ from contract.settings import Settings
 @json_option
 @click.pass_obj
 def doctor(settings: Settings, as_json: bool) -> None:
-    """Examine Postgres, Redis, the live runs and their models; change nothing.
+    """Check Postgres, Redis, the live runs and their models; change nothing.
 
-    Each line says what was found and, where something is wrong, how to mend
-    it. The exit code is 1 if a check fails; warnings leave it at 0.
+    Each line shows one check and its result; the line below it says how to fix
+    a problem. The exit code is 1 if a check fails; warnings leave it at 0.
     """
-    findings = examine(settings, datetime.now(UTC))
+    findings = run_checks(settings, datetime.now(UTC))
     if as_json:
-        record = {"status": worst(findings), "findings": [asdict(finding) for finding in findings]}
-        click.echo(formatting.as_json(record))
+        fields = {"status": worst_status(findings), "findings": [finding.as_dict() for finding in findings]}
+        click.echo(formatting.as_json(fields))
     else:
-        click.echo(_as_text(findings))
+        click.echo(_render(findings))
     failed = sum(finding.status is Status.FAIL for finding in findings)
     if failed:
         raise OvernightError(f"{failed} of {len(findings)} checks failed")
 
 
-def _as_text(findings: list[Finding]) -> str:
+def _render(findings: list[Finding]) -> str:
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:
         status = finding.status.upper() if finding.status is Status.FAIL else finding.status
         lines.append(f"{status:<4}  {finding.check:<{width}}  {finding.found}")
-        if finding.mend:
-            lines.append(f"{'':<4}  {'':<{width}}  -> {finding.mend}")
+        if finding.fix:
+            lines.append(f"{'':<4}  {'':<{width}}  -> {finding.fix}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
 from batch import postgres, redis_client
-from batch.commands.options import Moment
+from batch.commands.options import PastTime, chosen_variants, variant_option
 from batch.evaluation import PRIMARY_METRIC, PRIMARY_METRICS, RANKERS, render
 from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.evaluate import CATALOGUE_PREFIX, HITRATE, Evaluation, FlatMetrics
@@ -29,8 +29,6 @@ from batch.training.fit import fit
 from batch.variants import MODELS, Variant
 from contract.keys import Keys
 from contract.settings import Settings
-
-ALL = "all"
 
 CUTOFF_METRICS = (
     f"{CATALOGUE_PREFIX}users",
@@ -50,9 +48,7 @@ class Result:
 
 
 @click.command(epilog="Example: python -m batch evaluate --variant control --folds 5")
-@click.option(
-    "--variant", type=click.Choice([*MODELS, ALL]), default=ALL, show_default=True, help="Model to evaluate."
-)
+@variant_option("Model to evaluate.")
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
@@ -71,7 +67,9 @@ class Result:
     help="Evaluate the live models on labelled views: CSV, plain or .gz, "
     "with the columns timestamp,user_id,post_id,action,target.",
 )
-@click.option("--as-of", type=Moment(), help="Cutoff: later data are ignored. Default: the last interaction.")
+@click.option(
+    "--as-of", type=PastTime(), help="Cutoff: later data are ignored. Default: the last interaction."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print {variant: {metric: value}}.")
 @click.pass_obj
 def evaluate(
@@ -96,7 +94,7 @@ def evaluate(
         raise click.UsageError("--folds, --cutoffs and --views exclude each other; give one of them.")
     if views is not None and as_of is not None:
         raise click.UsageError("--views is evaluated as of the live runs' cutoffs; leave out --as-of.")
-    names = tuple(MODELS) if variant == ALL else (variant,)
+    names = chosen_variants(variant)
     chosen = [MODELS[name] for name in names]
     if views is not None:
         result = _on_file(settings, names, views)

@@ -1,4 +1,4 @@
-"""`python -m batch experiment report`: which variant is better, and whether that may be said yet."""
+"""`python -m batch experiment report`: which variant is better, and whether a winner may be named yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batch import formatting, postgres
-from batch.commands.options import PLANNED_DAYS, Moment, Number, json_option
+from batch.commands.options import PLANNED_DAYS, Number, PastTime, json_option
 from batch.runs import ledger
 from contract.settings import Settings
 
@@ -18,80 +18,80 @@ DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 @click.command(epilog="Example: python -m batch experiment report --html experiment.html")
 @click.option("--name", metavar="TEXT", help="An earlier experiment. Default: the one in force.")
-@click.option("--from", "since", type=Moment(), help="Count from then on. Default: when the split was set.")
+@click.option(
+    "--from", "since", type=PastTime(), help="Count from this time. Default: when the split was set."
+)
 @click.option(
     "--until",
-    type=Moment(),
-    help="Count up to then, in the split in force until then. Default: now, or the planned end.",
+    type=PastTime(),
+    help="Count up to this time, in the split in force until then. Default: now, or the planned end.",
 )
-@click.option("--days", type=PLANNED_DAYS, help="Days planned. Default: what `set --days` recorded, or 14.")
+@click.option("--days", type=PLANNED_DAYS, help="Planned days. Default: what `set --days` recorded, or 14.")
+@click.option("--planned-end", type=DATE, metavar="TIME", help="The planned end in UTC, instead of --days.")
 @click.option(
-    "--planned-end", type=DATE, metavar="TIME", help="The same as a time in UTC, in place of --days."
-)
-@click.option(
-    "--worth",
+    "--min-effect",
     type=Number(0.0001, 1),
     default=0.05,
     show_default=True,
-    help="Relative difference that is worth knowing of: how many days it needs is told.",
+    help="Smallest relative difference that matters; the report says how many days it needs.",
 )
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page.")
+@click.option("--worth", "old_min_effect", type=Number(0.0001, 1), hidden=True)
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write an HTML page."
+)
 @json_option
 @click.pass_obj
 def report(
     settings: Settings,
+    *,
     name: str | None,
     since: datetime | None,
     until: datetime | None,
     days: int | None,
     planned_end: datetime | None,
-    worth: float,
+    min_effect: float,
+    old_min_effect: float | None,
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare the variants: metrics with intervals, the split, guard rails, and what may be concluded.
+    """Compare the variants: metrics with intervals, the split, guardrails, and the conclusion.
 
-    Before the planned end no winner is named. Record the plan when the
-    experiment begins, by `experiment set --days`; a report that counts with
-    another says so.
+    No winner is named before the planned end. Record the plan when the
+    experiment begins, with `experiment set --days`; a report that assumes
+    other days says so.
     """
     if days is not None and planned_end is not None:
         raise click.UsageError("Give --days or --planned-end, not both.")
     length = None if days is None else timedelta(days=days)
     end = None if planned_end is None else planned_end.replace(tzinfo=UTC)
-    found = _record(settings, name, since, until, length or end, worth)
+    limits = {"since": since, "until": until, "planned": length or end}
+    found = _read(settings, name, limits, min_effect if old_min_effect is None else old_min_effect)
     if html is not None:
         _write(html, found)
-    click.echo(formatting.as_json(found) if as_json else _text(found))
+    click.echo(formatting.as_json(found) if as_json else _render(found))
 
 
-def _record(
-    settings: Settings,
-    name: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    planned: timedelta | datetime | None,
-    worth: float,
-) -> dict[str, Any]:
-    # Imported late, as they load what computes: the other commands of the group do not wait for it.
-    from batch.experiment.history import history
-    from batch.experiment.period import find_split, period
-    from batch.experiment.report import record
-    from batch.experiment.report import report as read
+def _read(settings: Settings, name: str | None, limits: dict[str, Any], min_effect: float) -> dict[str, Any]:
+    """Read the report; `limits` are the keyword arguments of `limit_period`."""
+    # Imported late: they load pandas and SciPy, which the other commands of the group do not need.
+    from batch.experiment.history import read_changes
+    from batch.experiment.period import find_split_period, limit_period
+    from batch.experiment.report import read_report
 
-    who = f"overnight {ledger.actor('batch experiment report')}"
-    with postgres.connected(settings, who) as engine:
+    actor = ledger.actor("batch experiment report")
+    with postgres.connected(settings, f"overnight {actor}") as engine:
         ledger.create(engine)
         with postgres.snapshot(engine) as connection:
-            split = find_split(history(connection, settings.stores.key_prefix), name, until)
-            counted = period(split, datetime.now(UTC), since, until, planned)
-            return record(read(connection, counted, settings.experiment.exposures, worth))
+            changes = read_changes(connection, settings.stores.key_prefix)
+            split = find_split_period(changes, name, limits["until"])
+            period = limit_period(split, datetime.now(UTC), **limits)
+            return read_report(connection, period, settings.experiment.exposures, min_effect).as_dict()
 
 
-def _text(found: dict[str, Any]) -> str:
-    from batch.experiment.render import told
+def _render(found: dict[str, Any]) -> str:
+    from batch.experiment.render import render_text
 
-    return told(found)
+    return render_text(found)
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The command that takes a score apart."""
+"""`python -m batch explain`: the parts of a score."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 import click
 from threadpoolctl import threadpool_limits
 
-from batch import formatting, postgres, redis_client
+from batch import formatting
 from batch.commands.options import json_option
-from batch.inspection import lists
-from batch.inspection.explain import Asked, Explained, explained, standing
+from batch.context import open_stores
+from batch.inspection.explain import Explanation, PostInQuestion, find_position
+from batch.inspection.explain import explain as explain_score
+from batch.inspection.lists import find_user_run, read_list, read_manifest, resolve_run
 from batch.runs import ledger
 from batch.signals import signals_raise
-from contract.keys import Keys
 from contract.settings import Settings
 
-SMALLEST_DIFFERENCE = 0.001
-"""Served scores have three decimals."""
+MIN_DIFFERENCE = 0.001
+"""Scores in lists have three decimals."""
 
 
 @click.command(epilog="Example: python -m batch explain 200 191 --run test")
@@ -28,89 +29,85 @@ SMALLEST_DIFFERENCE = 0.001
     "--run",
     "run_name",
     metavar="RUN",
-    help="A run's id, or control or test for the live one. Default: the run that the user gets.",
+    help="A run id, or control or test for the live run. Default: the run that serves the user.",
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=15,
     show_default=True,
-    help="How many features, largest first.",
+    help="Number of features, largest contribution first.",
 )
 @json_option
 @click.pass_obj
 def explain(
-    settings: Settings, user_id: int, post_id: int, run_name: str | None, limit: int, as_json: bool
+    settings: Settings, user_id: int, post_id: int, *, run_name: str | None, limit: int, as_json: bool
 ) -> None:
-    """Take a score apart: why a user gets a post, or does not.
+    """Explain a score: why a post is in a user's list, or is not.
 
-    The score is the dot product of user and post, a base value and what each
-    feature adds, all in one unit; the first lines say what a score of this run
-    is. Features are those of the run's cutoff, as the model sees them: counts
-    are logarithms, log(1 + count). It reads the run's store, and from Postgres
-    what was logged since its cutoff.
+    The score is the dot product of user and post, plus a base value, plus a
+    contribution of each feature, all in one unit; the first lines say what a
+    score of this run means. Features are those as of the run's cutoff, as the
+    model uses them: counts are logarithms, log(1 + count). The command reads
+    the run's store, and from Postgres the interactions since its cutoff.
     """
-    record, found = _explained(settings, user_id, post_id, run_name)
-    click.echo(formatting.as_json(record) if as_json else _as_text(record, found, limit))
+    fields, explanation = _explain(settings, user_id, post_id, run_name)
+    click.echo(formatting.as_json(fields) if as_json else _render(fields, explanation, limit))
 
 
-def _explained(
+def _explain(
     settings: Settings, user_id: int, post_id: int, run_name: str | None
-) -> tuple[dict[str, Any], Explained]:
-    keys, who = Keys(settings.stores.key_prefix), f"overnight {ledger.actor('batch explain')}"
+) -> tuple[dict[str, Any], Explanation]:
+    """Return the fields of `explain --json`, and the explanation alone."""
     with (
-        # As in a night, so that the factors come out the same.
+        # One BLAS thread, as in a night, so that the factors are equal to the last bit.
         threadpool_limits(1, user_api="blas"),
-        postgres.connected(settings, who) as engine,
-        signals_raise(engine),
-        redis_client.connected(settings) as client,
+        open_stores(settings, ledger.actor("batch explain")) as stores,
+        signals_raise(stores.engine),
     ):
-        if run_name is None:
-            _, run_id = lists.run_for(client, keys, user_id)
-        else:
-            run_id = lists.run_named(client, keys, run_name)
-        manifest = lists.manifest_of(client, keys, run_id)
+        run_id = find_user_run(stores, user_id)[1] if run_name is None else resolve_run(stores, run_name)
+        manifest = read_manifest(stores, run_id)
         cutoff = datetime.fromisoformat(manifest["cutoff"])
-        found = explained(engine, settings, manifest, user_id, post_id)
-        blocked = bool(client.sismember(keys.blocked, str(post_id)))
-        ranked = lists.list_at(client, keys.user(run_id, user_id))
-    asked = Asked(post_id, found.score, blocked, found.known, found.liked_at)
-    stands = standing(ranked, manifest["top_n"], cutoff, asked)
-    named = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
-    return {**named, **vars(found), "blocked": blocked, **vars(stands)}, found
+        found = explain_score(stores, manifest, user_id, post_id)
+        blocked = bool(stores.redis.sismember(stores.keys.blocked, str(post_id)))
+        ranked = read_list(stores, stores.keys.user(run_id, user_id))
+    post = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at)
+    position = find_position(ranked, manifest["top_n"], cutoff, post)
+    ids = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
+    return {**ids, **vars(found), "blocked": blocked, **vars(position)}, found
 
 
-def _as_text(record: dict[str, Any], found: Explained, limit: int) -> str:
-    shown, rest = found.contributions[:limit], found.contributions[limit:]
+def _render(fields: dict[str, Any], explanation: Explanation, limit: int) -> str:
+    shown, rest = explanation.contributions[:limit], explanation.contributions[limit:]
     rows = [[_short(part["value"]), part["feature"], _signed(part["contribution"])] for part in shown]
     if rest:
         rows.append(
             [None, f"{len(rest)} further features", _signed(sum(part["contribution"] for part in rest))]
         )
-    rows.append([None, "base value: the forest's mean", _signed(found.base_value)])
-    if found.dot_product is not None:
-        rows.append([None, "dot product of user and post", _signed(found.dot_product)])
-    rows.append([None, "score", _signed(found.score)])
+    rows.append([None, "base value: the forest's mean", _signed(explanation.base_value)])
+    if explanation.dot_product is not None:
+        rows.append([None, "dot product of user and post", _signed(explanation.dot_product)])
+    rows.append([None, "score", _signed(explanation.score)])
     return "\n".join(
         [
-            f"user {record['user_id']}, post {record['post_id']}, run {record['run_id']}, "
-            f"features as of {record['cutoff'].isoformat(timespec='seconds')}",
-            f"score {found.score_kind}: {found.score_meaning}",
-            record["why"],
-            *_changed(record),
+            f"user {fields['user_id']}, post {fields['post_id']}, run {fields['run_id']}, "
+            f"features as of {fields['cutoff'].isoformat(timespec='seconds')}",
+            f"score {explanation.score_kind}: {explanation.score_meaning}",
+            fields["why"],
+            *_warn_changed(fields),
             "",
             formatting.table(["value", "feature", "adds"], rows),
         ]
     )
 
 
-def _changed(record: dict[str, Any]) -> list[str]:
-    """Say so where the list holds another score: it was made from other data."""
-    served = record["served_score"]
-    if served is None or abs(served - record["score"]) <= SMALLEST_DIFFERENCE:
+def _warn_changed(fields: dict[str, Any]) -> list[str]:
+    """Return a warning if the list has another score: it was computed from other data."""
+    served = fields["served_score"]
+    if served is None or abs(served - fields["score"]) <= MIN_DIFFERENCE:
         return []
     return [
-        f"the list has {served}, not {record['score']:.3f}: the data have changed since, "
+        f"the list has {served}, not {fields['score']:.3f}: the data have changed since, "
         "or the list was refreshed"
     ]
 

@@ -1,42 +1,65 @@
-"""Options that commands share."""
+"""Options and parameter types that commands share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from contract.experiment import VARIANTS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 PLANNED_DAYS = click.IntRange(1, 365)
-"""How long an experiment may be planned to last."""
+"""Days that an experiment may be planned to last."""
+
+ALL = "all"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-class Moment(click.ParamType[datetime]):
-    """An ISO 8601 time that has been; without a zone it is in UTC."""
+def variant_option(meaning: str, *, default: str = ALL) -> Callable[[Command], Command]:
+    """Return the option `--variant`; it also takes `all` if that is the default.
+
+    Pass the chosen value to `chosen_variants`.
+    """
+    choices = [*VARIANTS, ALL] if default == ALL else VARIANTS
+    return click.option(
+        "--variant", type=click.Choice(choices), default=default, show_default=True, help=meaning
+    )
+
+
+def chosen_variants(variant: str) -> tuple[str, ...]:
+    """Return the variants that a value of `--variant` selects."""
+    return VARIANTS if variant == ALL else (variant,)
+
+
+class PastTime(click.ParamType[datetime]):
+    """An ISO 8601 time in the past; without a time zone it is in UTC."""
 
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse, or say what is wrong."""
+        """Parse, or fail with the reason."""
         try:
-            moment = datetime.fromisoformat(value)
+            time = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is not a time like 2026-11-22T03:00:00", param, ctx)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if moment > datetime.now(UTC):
-            self.fail("lies in the future; give a time that has been", param, ctx)
-        return moment
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        if time > datetime.now(UTC):
+            self.fail("lies in the future; give a time in the past", param, ctx)
+        return time
 
 
 class Number(click.FloatRange):
-    """click's range of floats, without NaN: that is neither below nor above any bound, so click takes it."""
+    """click's range of floats without NaN, which click accepts: NaN is neither below nor above a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse, or say what is wrong."""
+        """Parse, or fail with the reason."""
         number: float = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is not a number", param, ctx)
         return number

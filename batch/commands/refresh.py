@@ -7,23 +7,20 @@ import json
 import click
 
 from batch import postgres, redis_client
+from batch.commands.options import chosen_variants, variant_option
 from batch.formatting import table
 from batch.refresh.refresh import NothingLiveError, Refresh
 from batch.refresh.refresh import refresh as refresh_live_runs
 from batch.runs import ledger
 from batch.signals import signals_raise
-from contract.experiment import VARIANTS
 from contract.settings import Settings
 
-ALL = "all"
 SHOWN = ("variant", "run_id", "users", "new_users", "new_posts", "refreshed_users")
 HEAD = ("variant", "run", "users", "of them new", "new posts", "users since the night")
 
 
 @click.command(epilog="Example: python -m batch refresh --variant control --json")
-@click.option(
-    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Whose live run."
-)
+@variant_option("Whose live run.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, an object per run, with stages.")
 @click.option(
     "--quiet",
@@ -44,9 +41,7 @@ def refresh(settings: Settings, variant: str, as_json: bool, quiet: bool) -> Non
         redis_client.connected(settings) as client,
     ):
         try:
-            done = refresh_live_runs(
-                Refresh(settings, engine, client), VARIANTS if variant == ALL else (variant,)
-            )
+            done = refresh_live_runs(Refresh(settings, engine, client), chosen_variants(variant))
         except NothingLiveError:
             if not quiet:
                 raise

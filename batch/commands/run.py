@@ -10,26 +10,21 @@ import click
 from batch import postgres, redis_client
 from batch.alerts.alert import alert_on_failure
 from batch.commands import runs
-from batch.commands.options import Moment
+from batch.commands.options import PastTime, chosen_variants, variant_option
 from batch.gate import rules
 from batch.pipeline import Night, run_night
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.signals import signals_raise
 from contract.errors import RefusedError
-from contract.experiment import VARIANTS
 from contract.settings import Settings
-
-ALL = "all"
 
 
 @click.command(epilog="Example: python -m batch run --variant control")
-@click.option(
-    "--variant", type=click.Choice([*VARIANTS, ALL]), default=ALL, show_default=True, help="Model to build."
-)
+@variant_option("Model to build.")
 @click.option(
     "--as-of",
-    type=Moment(),
+    type=PastTime(),
     help="Cutoff: nothing later is seen, and the lists go live as any others do; `backtest` judges past "
     "nights without publishing. Default: the last interaction.",
 )
@@ -41,7 +36,7 @@ def run(
 ) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
     who = ledger.actor("batch run")
-    variants = VARIANTS if variant == ALL else (variant,)
+    variants = chosen_variants(variant)
     with (
         alert_on_failure(settings, variants),
         postgres.connected(settings, f"overnight {who}") as engine,

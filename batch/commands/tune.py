@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batch.commands.evaluate import open_engine
-from batch.commands.options import Moment, Number
+from batch.commands.options import Number, PastTime, variant_option
 from batch.evaluation import PRIMARY_METRIC
 from batch.formatting import table
 from batch.tuning.tune import DEFAULTS, TuningResult
@@ -19,9 +19,7 @@ from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch tune --variant test --minutes 60")
-@click.option(
-    "--variant", type=click.Choice([*MODELS]), default=CONTROL, show_default=True, help="Model to tune."
-)
+@variant_option("Model to tune.", default=CONTROL)
 @click.option(
     "--minutes",
     type=Number(min=0, min_open=True),
@@ -30,7 +28,9 @@ from contract.settings import Settings
     help="Duration of the search, without loading and the final measurement.",
 )
 @click.option("--trials", type=click.IntRange(min=1), help="End after this many trials, if that comes first.")
-@click.option("--as-of", type=Moment(), help="Cutoff: later data are ignored. Default: the last interaction.")
+@click.option(
+    "--as-of", type=PastTime(), help="Cutoff: later data are ignored. Default: the last interaction."
+)
 @click.pass_obj
 def tune(
     settings: Settings, *, variant: str, minutes: float, trials: int | None, as_of: datetime | None

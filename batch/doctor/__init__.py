@@ -1,1 +1,1 @@
-"""What `python -m batch doctor` examines: it reads, compares and advises, and changes nothing."""
+"""The checks of `python -m batch doctor`: they read and compare, and change nothing."""

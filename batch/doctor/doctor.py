@@ -1,4 +1,4 @@
-"""The whole examination, in order; whatever cannot be reached is a finding, and the rest goes on."""
+"""All checks in order; a store that cannot be reached is a finding, and the other checks go on."""
 
 from __future__ import annotations
 
@@ -8,108 +8,102 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import redis
+import sqlalchemy as sa
 
 from batch import postgres, redis_client
-from batch.doctor import finding, live_runs, postgres_checks, redis_checks, small_keys, time_index
-from batch.doctor.finding import Finding, Status, fail
-from batch.doctor.postgres_checks import Entered, entered, split_in_force
-from batch.doctor.redis_checks import Census, RunKeys, census
-from batch.inspection import lists
+from batch.context import Stores
+from batch.doctor import live_runs, postgres_checks, redis_checks, small_keys
+from batch.doctor.finding import Finding, Status, check_postgres_clock, check_redis_clock, fail_from_error
+from batch.doctor.live_runs import LiveRuns
+from batch.doctor.postgres_checks import LedgerRow, read_ledger_rows, read_recorded_split
+from batch.doctor.redis_checks import RunKeys, count_keys
+from batch.doctor.time_index import check_time_index
+from batch.inspection.lists import published_at, read_manifest
+from batch.redis_client import live_run_ids
 from batch.runs import ledger
 from contract.errors import SourceError, StoreError
-from contract.experiment import VARIANTS, Experiment
-from contract.keys import Keys
+from contract.experiment import Experiment
 from contract.settings import Settings
 
 
-@dataclass
-class Known:
-    """What Postgres says: the ledger, None if it cannot be read, and the split of the users if it has one."""
+@dataclass(frozen=True)
+class Records:
+    """What Postgres records: the ledger, None if it cannot be read, and the split, None if there is none."""
 
-    ledger: dict[str, Entered] | None = None
+    ledger_rows: dict[str, LedgerRow] | None = None
     split: Experiment | None = None
 
 
-def examine(settings: Settings, now: datetime) -> list[Finding]:
-    """Examine Postgres, Redis and the models; nothing is changed anywhere.
+def run_checks(settings: Settings, now: datetime) -> list[Finding]:
+    """Check Postgres, Redis and the models; change nothing.
 
     Raises
     ------
     SettingsError
-        A URL cannot be used at all.
+        A URL cannot be parsed.
     """
-    found, known = _postgres(settings, now)
-    return [*found, *_redis(settings, known, now)]
+    actor = ledger.actor("batch doctor")
+    with postgres.connected(settings, f"overnight {actor}") as engine:  # connects when first used
+        findings, records = _check_postgres(settings, engine, now)
+        try:
+            with redis_client.connected(settings) as client:
+                findings.extend(_check_redis(Stores(settings, engine, client, actor), records, now))
+        except StoreError as error:  # findings before the error stay
+            findings.append(fail_from_error("redis", error))
+    return findings
 
 
-def _postgres(settings: Settings, now: datetime) -> tuple[list[Finding], Known]:
-    """Examine Postgres; return what it says along with what was found."""
-    found: list[Finding] = []
+def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tuple[list[Finding], Records]:
+    """Check Postgres; return its records for the checks of Redis."""
+    findings: list[Finding] = []
+    key_prefix = settings.stores.key_prefix
     try:
-        with (
-            postgres.connected(settings, f"overnight {ledger.actor('batch doctor')}") as engine,
-            postgres.snapshot(engine) as connection,
-        ):
-            found += postgres_checks.examined(connection)
-            found.append(finding.postgres_clock(connection))
-            ledgered = entered(connection, settings.stores.key_prefix)
-            if all(each.check != "views" or each.status is Status.OK for each in found):
-                found += time_index.examined(connection, ledgered, now)
-            found.append(live_runs.unfinished(connection, settings.stores.key_prefix, ledgered))
-            return found, Known(ledgered, split_in_force(connection, settings.stores.key_prefix))
+        with postgres.readable_errors(settings), postgres.snapshot(engine) as connection:
+            findings += postgres_checks.check_database(connection)
+            findings.append(check_postgres_clock(connection))
+            rows = read_ledger_rows(connection, key_prefix)
+            if all(each.check != "views" or each.status is Status.OK for each in findings):
+                findings += check_time_index(connection, rows, now)
+            findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
+            return findings, Records(rows, read_recorded_split(connection, key_prefix))
     except SourceError as error:
-        told, _, mend = str(error).rpartition("; ")
-        return [*found, fail("postgres", told, mend)], Known()
+        return [*findings, fail_from_error("postgres", error)], Records()
 
 
-def _redis(settings: Settings, known: Known, now: datetime) -> list[Finding]:
-    """Examine Redis, and hold what it serves against the ledger as far as that is known."""
-    found: list[Finding] = []
-    try:
-        with redis_client.connected(settings) as client:
-            found += redis_checks.examined(client)
-            found.append(finding.redis_clock(client))
-            found += _served(client, settings, known, now)
-    except StoreError as error:
-        told, _, mend = str(error).rpartition("; ")
-        found.append(fail("redis", told, mend))
-    return found
-
-
-def _served(client: redis.Redis, settings: Settings, known: Known, now: datetime) -> Iterator[Finding]:
-    keys = Keys(settings.stores.key_prefix)
-    named = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
-    live = {variant: str(run_id) for variant, run_id in named.items() if run_id}
-    manifests = dict(_manifests(client, keys, live))
-    counted = census(client, keys)
-    if known.ledger is not None:
-        yield from live_runs.pointers(keys, live, known.ledger, counted)
-        yield from live_runs.orphans(keys, live, known.ledger, counted)
-    whole = {variant: run_id for variant, run_id in live.items() if run_id in manifests}
-    yield from live_runs.counts(whole, manifests, counted)
-    yield from live_runs.models(Path(settings.night.model_dir), whole)
-    yield from live_runs.ages(whole, manifests, settings.schedule.nightly_cron, now)
-    yield redis_checks.enough(redis_checks.free_memory(client), _sizes(client, counted, manifests))
-    yield small_keys.experiment(client, keys, live, known.split)
-    yield small_keys.exposures(client, keys, settings.experiment.exposures_batches, now)
-    yield small_keys.blocked(client, keys)
+def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Finding]:
+    """Check Redis, and compare its live runs with the ledger if that can be read."""
+    yield from redis_checks.check_servers(stores.redis)
+    yield check_redis_clock(stores.redis)
+    named = live_run_ids(stores.redis, stores.keys)
+    manifests = dict(_read_manifests(stores, named))
+    live = LiveRuns(stores.keys, named, manifests, count_keys(stores.redis, stores.keys))
+    if records.ledger_rows is not None:
+        yield from live_runs.check_pointers(live, records.ledger_rows)
+        yield from live_runs.check_orphans(live, records.ledger_rows)
+    yield from live_runs.check_lists(live)
+    yield from live_runs.check_models(live, Path(stores.settings.night.model_dir))
+    yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
+    yield redis_checks.check_memory(redis_checks.free_memory(stores.redis), _run_sizes(stores, live))
+    yield small_keys.check_experiment(stores, named, records.split)
+    yield small_keys.check_exposures(stores, now)
+    yield small_keys.check_blocked(stores)
     posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
-    yield small_keys.texts(client, keys, max(posts, default=None))
+    yield small_keys.check_texts(stores, max(posts, default=None))
 
 
-def _manifests(client: redis.Redis, keys: Keys, live: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the live runs with a manifest that can be read; of the others the pointers' findings tell."""
+def _read_manifests(stores: Stores, live: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the live runs whose manifest can be read; `check_pointers` reports the others."""
     for run_id in live.values():
         try:
-            lists.published_at(run_id, {})
-            yield run_id, lists.manifest_of(client, keys, run_id)
+            published_at(run_id, {})  # raises ValueError if it is no run id
+            yield run_id, read_manifest(stores, run_id)
         except (StoreError, ValueError):
             continue
 
 
-def _sizes(client: redis.Redis, counted: Census, manifests: dict[str, dict[str, Any]]) -> list[int | None]:
+def _run_sizes(stores: Stores, live: LiveRuns) -> list[int | None]:
+    """Return the bytes of each live run; None where they are unknown."""
     return [
-        redis_checks.bytes_of_run(client, counted.runs.get(run_id, RunKeys()), manifest)
-        for run_id, manifest in manifests.items()
+        redis_checks.measure_run_bytes(stores.redis, live.key_counts.runs.get(run_id, RunKeys()), manifest)
+        for run_id, manifest in live.manifests.items()
     ]

@@ -1,4 +1,4 @@
-"""What a check found, and how to mend it."""
+"""The result of a check with its fix, and the checks of the clocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 
 class Status(StrEnum):
-    """How bad it is: `warn` for what works today and may not tomorrow."""
+    """How severe it is: `warn` for what works today and may not tomorrow."""
 
     OK = "ok"
     WARN = "warn"
@@ -21,76 +21,85 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a doctor's report. `mend` says what to do; None where all is well."""
+    """The result of one check. `fix` says what to do; None if all is well."""
 
     check: str
     status: Status
     found: str
-    mend: str | None = None
+    fix: str | None = None
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return the fields of `doctor --json`."""
+        return {"check": self.check, "status": self.status, "found": self.found, "mend": self.fix}
 
 
 def ok(check: str, found: str) -> Finding:
-    """All is well."""
+    """Return a finding that all is well."""
     return Finding(check, Status.OK, found)
 
 
-def warn(check: str, found: str, mend: str) -> Finding:
-    """Something to see to."""
-    return Finding(check, Status.WARN, found, mend)
+def warn(check: str, found: str, fix: str) -> Finding:
+    """Return a finding of a possible problem."""
+    return Finding(check, Status.WARN, found, fix)
 
 
-def fail(check: str, found: str, mend: str) -> Finding:
-    """Something is broken, or will be by the next night."""
-    return Finding(check, Status.FAIL, found, mend)
+def fail(check: str, found: str, fix: str) -> Finding:
+    """Return a finding that something is broken, or will be by the next night."""
+    return Finding(check, Status.FAIL, found, fix)
 
 
-def worst(findings: Iterable[Finding]) -> Status:
-    """Return the worst status of all."""
+def fail_from_error(check: str, error: Exception) -> Finding:
+    """Return a failure from an error whose message ends in `; FIX`."""
+    found, _, fix = str(error).rpartition("; ")
+    return fail(check, found, fix)
+
+
+def worst_status(findings: Iterable[Finding]) -> Status:
+    """Return the most severe status; OK if there are no findings."""
     return max((finding.status for finding in findings), key=list(Status).index, default=Status.OK)
 
 
-NOTICEABLE, HARMFUL = timedelta(seconds=2), timedelta(seconds=60)
+WARN_SKEW, FAIL_SKEW = timedelta(seconds=2), timedelta(seconds=60)
 
 NOW = sa.text("SELECT clock_timestamp()")
 
 
-def postgres_clock(connection: sa.Connection) -> Finding:
-    """Compare the clock of Postgres with ours."""
+def check_postgres_clock(connection: sa.Connection) -> Finding:
+    """Compare the clock of Postgres with this machine's."""
 
-    def ask() -> datetime:
-        found: datetime = connection.scalar(NOW) or datetime.now(UTC)
-        return found
+    def read() -> datetime:
+        now: datetime = connection.scalar(NOW) or datetime.now(UTC)
+        return now
 
-    return judged("clock of postgres", skew(ask))
+    return check_skew("clock of postgres", measure_skew(read))
 
 
-def redis_clock(client: redis.Redis) -> Finding:
-    """Compare the clock of Redis with ours."""
+def check_redis_clock(client: redis.Redis) -> Finding:
+    """Compare the clock of Redis with this machine's."""
 
-    def ask() -> datetime:
+    def read() -> datetime:
         answer = client.time()
         seconds, microseconds = answer if isinstance(answer, tuple) else next(iter(answer.values()))
         return datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=microseconds)
 
-    return judged("clock of redis", skew(ask))
+    return check_skew("clock of redis", measure_skew(read))
 
 
-def skew(ask: Callable[[], datetime]) -> timedelta:
-    """Return how far another clock is ahead of ours (negative: behind), less what the asking may explain."""
+def measure_skew(read: Callable[[], datetime]) -> timedelta:
+    """Return how far another clock is ahead of ours (negative: behind), beyond the time of the round trip."""
     before = datetime.now(UTC)
-    theirs = ask()
+    theirs = read()
     after = datetime.now(UTC)
     if before <= theirs <= after:
         return timedelta()
     return theirs - after if theirs > after else theirs - before
 
 
-def judged(check: str, ahead: timedelta) -> Finding:
-    """Judge a skew: times in the ledger, ages of runs and what counts as the future depend on it."""
-    told = (
-        f"{abs(ahead).total_seconds():.1f} s {'ahead of' if ahead > timedelta() else 'behind'} this machine"
-    )
-    if abs(ahead) <= NOTICEABLE:
+def check_skew(check: str, skew: timedelta) -> Finding:
+    """Check a clock skew: the times in the ledger, the age of runs and what is in the future depend on it."""
+    if abs(skew) <= WARN_SKEW:
         return ok(check, "agrees with this machine's within 2 s")
-    mend = "set the clocks by NTP (timedatectl set-ntp true)"
-    return fail(check, told, mend) if abs(ahead) > HARMFUL else warn(check, told, mend)
+    direction = "ahead of" if skew > timedelta() else "behind"
+    found = f"{abs(skew).total_seconds():.1f} s {direction} this machine"
+    fix = "set the clocks by NTP (timedatectl set-ntp true)"
+    return fail(check, found, fix) if abs(skew) > FAIL_SKEW else warn(check, found, fix)

@@ -1,4 +1,4 @@
-"""Redis as a server: version, role, what a restart leaves, and what it does when it is full."""
+"""Checks of the Redis servers: version, role, persistence, eviction, memory; and the count of keys."""
 
 from __future__ import annotations
 
@@ -14,88 +14,90 @@ from redis.exceptions import NoPermissionError, ResponseError
 from batch.doctor.finding import Finding, fail, ok, warn
 from contract.keys import Keys
 
-OLDEST = (7, 0)
+MIN_VERSION = (7, 0)
 MIB = 2**20
 
 
-def examined(client: redis.Redis) -> Iterator[Finding]:
-    """Examine a Redis that answers, every primary of a cluster by itself."""
-    for name, node in nodes(client):
+def check_servers(client: redis.Redis) -> Iterator[Finding]:
+    """Check a Redis that answers; in a cluster, every primary."""
+    for name, node in list_nodes(client):
         try:
             info: Any = client.info(**node)
         except NoPermissionError:
             client.ping()
-            yield warn(name, "answers, but its user may not ask for INFO", "ACL SETUSER ... +info")
+            yield warn(name, "answers, but its user may not run INFO", "ACL SETUSER ... +info")
             continue
-        yield version(name, info)
-        yield role(name, info)
-        yield persistence(name, info, saves(client, node))
-        yield eviction(name, info)
+        yield check_version(name, info)
+        yield check_role(name, info)
+        yield check_persistence(name, info, read_snapshots_enabled(client, node))
+        yield check_eviction(name, info)
 
 
-def nodes(client: redis.Redis) -> list[tuple[str, dict[str, Any]]]:
-    """Return each server that holds keys: its name, and what names it to the client's commands."""
+def list_nodes(client: redis.Redis) -> list[tuple[str, dict[str, Any]]]:
+    """Return (name, keyword arguments that direct a command to it) of each server that holds keys."""
     if not isinstance(client, RedisCluster):
         return [("redis", {})]
     return [(f"redis {node.name}", {"target_nodes": node}) for node in client.get_primaries()]
 
 
-def version(name: str, info: dict[str, Any]) -> Finding:
-    """See whether the server is new enough; Valkey counts its versions on from Redis 7.2."""
+def check_version(name: str, info: dict[str, Any]) -> Finding:
+    """Check that the server is new enough; Valkey's versions continue those of Redis 7.2."""
     valkey = info.get("valkey_version")
-    told = str(valkey or info.get("redis_version", "0"))
-    server = f"{'Valkey' if valkey else 'Redis'} {told}"
-    numbers = tuple(int(part) for part in told.split(".")[:2] if part.isdigit())
-    if numbers < OLDEST:
+    version = str(valkey or info.get("redis_version", "0"))
+    server = f"{'Valkey' if valkey else 'Redis'} {version}"
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < MIN_VERSION:
         return fail(name, f"{server} is too old", "use Redis 7 or newer, or Valkey 8 or newer")
     return ok(name, f"{server}, up {int(info.get('uptime_in_seconds', 0)) // 3600} h")
 
 
-def role(name: str, info: dict[str, Any]) -> Finding:
-    """See whether it takes writes, and whether a replica lags."""
+def check_role(name: str, info: dict[str, Any]) -> Finding:
+    """Check that the server accepts writes and that its replicas are online."""
     check = f"{name} role"
     if info.get("role") == "slave":
-        return fail(check, "is a replica and takes no writes", "point REDIS_URL to the primary")
+        return fail(check, "is a replica and accepts no writes", "point REDIS_URL to the primary")
     replicas = [value for key, value in info.items() if key.startswith("slave") and isinstance(value, dict)]
-    away = [replica for replica in replicas if replica.get("state") != "online"]
-    if away:
+    offline = [replica for replica in replicas if replica.get("state") != "online"]
+    if offline:
         return warn(
             check,
-            f"{len(away)} of {len(replicas)} replicas are not online",
-            "see the replicas' logs; one that is to take over lacks what was written since",
+            f"{len(offline)} of {len(replicas)} replicas are not online",
+            "see the logs of the replicas; after a failover to one of them, recent writes are lost",
         )
     return ok(check, f"primary with {len(replicas)} replicas")
 
 
-def saves(client: redis.Redis, node: dict[str, Any]) -> bool | None:
-    """Tell whether snapshots are saved from time to time; None where that may not be asked."""
+def read_snapshots_enabled(client: redis.Redis, node: dict[str, Any]) -> bool | None:
+    """Return whether snapshots are saved periodically; None if CONFIG may not be read."""
     try:
         answer: Any = client.config_get("save", **node)
-    except ResponseError:  # no right to ask, or a service that has no CONFIG
+    except ResponseError:  # no permission, or a service without CONFIG
         return None
     return bool(answer.get("save"))
 
 
-def persistence(name: str, info: dict[str, Any], saving: bool | None) -> Finding:
-    """See what a restart would leave of the lists."""
+def check_persistence(name: str, info: dict[str, Any], snapshots: bool | None) -> Finding:
+    """Check that the lists survive a restart."""
     check = f"{name} persistence"
     if info.get("loading"):
-        return warn(check, "is still reading its data from disk", "wait, and ask again")
-    broken = [
+        return warn(check, "is still loading its data from disk", "wait, and run doctor again")
+    failed = [
         key for key in ("rdb_last_bgsave_status", "aof_last_write_status") if info.get(key, "ok") != "ok"
     ]
-    if broken:
+    if failed:
         return fail(
             check,
-            f"{broken[0]} is {info[broken[0]]}: Redis could not save, and may refuse writes",
-            "see its log; most often the disk is full",
+            f"{failed[0]} is {info[failed[0]]}: Redis could not save, and may refuse writes",
+            "see the log of Redis; usually the disk is full",
         )
     if info.get("aof_enabled"):
-        return ok(check, "append-only file: a restart brings the lists back")
-    if saving is None:
-        return ok(check, "no append-only file; whether snapshots are saved may not be asked")
-    if saving:
-        return ok(check, "snapshots: a restart brings back the lists of the last one")
+        return ok(check, "append-only file: the lists survive a restart")
+    if snapshots is None:
+        return ok(
+            check, "no append-only file; whether snapshots are saved is unknown: CONFIG may not be read"
+        )
+    if snapshots:
+        return ok(check, "snapshots: a restart restores the lists of the last one")
     return warn(
         check,
         "nothing is kept on disk: a restart loses every list until the next night",
@@ -103,35 +105,35 @@ def persistence(name: str, info: dict[str, Any], saving: bool | None) -> Finding
     )
 
 
-def eviction(name: str, info: dict[str, Any]) -> Finding:
-    """See whether a full Redis would throw lists away; volatile-* spares them, since they never expire."""
+def check_eviction(name: str, info: dict[str, Any]) -> Finding:
+    """Check that a full Redis does not evict lists; volatile-* policies keep them: they never expire."""
     check, policy = f"{name} eviction", str(info.get("maxmemory_policy", "noeviction"))
     limit = int(info.get("maxmemory", 0))
-    mend = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
+    fix = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
     if policy.startswith("allkeys") and limit:
-        told = f"{policy} with maxmemory {limit / MIB:.0f} MiB: a full Redis throws users' lists away"
-        return fail(check, told, mend)
+        found = f"{policy} with maxmemory {limit / MIB:.0f} MiB: a full Redis evicts users' lists"
+        return fail(check, found, fix)
     if policy.startswith("allkeys"):
-        return warn(check, f"{policy}, harmless only as long as maxmemory is 0", mend)
+        return warn(check, f"{policy}, harmless only while maxmemory is 0", fix)
     evicted = int(info.get("evicted_keys", 0))
-    told = f"{policy}, maxmemory {f'{limit / MIB:.0f} MiB' if limit else 'not set'}"
+    found = f"{policy}, maxmemory {f'{limit / MIB:.0f} MiB' if limit else 'not set'}"
     if evicted:
         return warn(
-            check, f"{told}; {evicted} keys were evicted since it started", "find out under which policy"
+            check, f"{found}; {evicted} keys were evicted since it started", "find out under which policy"
         )
-    return ok(check, told)
+    return ok(check, found)
 
 
-MOST_KEYS = 5_000_000
-"""Where there are more, the census says that it is not complete."""
+MAX_KEYS = 5_000_000
+"""Most keys that `count_keys` counts."""
 
-KEYS_AT_A_TIME = 5_000
-SAMPLED = 20
+SCAN_BATCH = 5_000
+SAMPLE_KEYS = 20
 
 
 @dataclass
 class RunKeys:
-    """How many keys of each kind a run has, and some keys of lists."""
+    """The number of keys of each kind that a run has, and some keys of lists."""
 
     user: int = 0
     post: int = 0
@@ -146,63 +148,71 @@ class RunKeys:
 
 
 @dataclass(frozen=True)
-class Census:
-    """Every run that has keys.
+class KeyCounts:
+    """The keys of every run.
 
     Attributes
     ----------
     complete
-        No key was left out for there being too many.
-    strange
-        Keys among those of runs that are of no kind of ours.
+        False if there are more than `MAX_KEYS`.
+    unknown
+        Keys under the prefix of runs that are of no known kind.
     """
 
     runs: dict[str, RunKeys]
     complete: bool
-    strange: list[str]
+    unknown: list[str]
 
 
-def census(client: redis.Redis, keys: Keys, most_keys: int = MOST_KEYS) -> Census:
-    """Count the keys of all runs under a prefix, at most so many."""
-    head = keys.run_pattern("").removesuffix(":*")
-    found = client.scan_iter(match=f"{head}*", count=KEYS_AT_A_TIME)
+def count_keys(client: redis.Redis, keys: Keys, max_keys: int = MAX_KEYS) -> KeyCounts:
+    """Count the keys of all runs under a prefix, at most `max_keys`."""
+    prefix = keys.run_pattern("").removesuffix(":*")
+    scan = client.scan_iter(match=f"{prefix}*", count=SCAN_BATCH)
     runs: dict[str, RunKeys] = {}
-    strange: list[str] = []
-    for key in islice(found, most_keys):
-        run_id, _, rest = key[len(head) :].partition(":")
+    unknown: list[str] = []
+    for key in islice(scan, max_keys):
+        run_id, _, rest = key[len(prefix) :].partition(":")
         kind = rest.partition(":")[0]
         if kind not in ("user", "post", "popular", "manifest"):
-            strange.append(key)
+            unknown.append(key)
             continue
         run = runs.setdefault(run_id, RunKeys())
         setattr(run, kind, getattr(run, kind) + 1)
-        if kind == "user" and len(run.sample) < SAMPLED:
+        if kind == "user" and len(run.sample) < SAMPLE_KEYS:
             run.sample.append(key)
-    return Census(runs, next(found, None) is None, strange)
+    return KeyCounts(runs, next(scan, None) is None, unknown)
 
 
 CHECK = "memory for a night"
 
 
-def free_memory(client: redis.Redis) -> tuple[int, bool] | None:
-    """Return the free bytes of all nodes, and whether maxmemory bounds them; None where nothing tells."""
-    total, bounded = 0, False
-    for _, node in nodes(client):
+@dataclass(frozen=True)
+class FreeMemory:
+    """Free bytes of all nodes; `limited` if maxmemory, not the machine's memory, is the limit."""
+
+    bytes: int
+    limited: bool
+
+
+def free_memory(client: redis.Redis) -> FreeMemory | None:
+    """Return the free memory of all nodes together; None if a node does not report it."""
+    total, limited = 0, False
+    for _, node in list_nodes(client):
         try:
             info: Any = client.info("memory", **node)
         except ResponseError:
             return None
         limit = int(info.get("maxmemory", 0))
-        bounded |= limit > 0
+        limited |= limit > 0
         limit = limit or int(info.get("total_system_memory", 0))
         if not limit:
             return None
         total += max(limit - int(info["used_memory"]), 0)
-    return total, bounded
+    return FreeMemory(total, limited)
 
 
-def bytes_of_run(client: redis.Redis, run: RunKeys, manifest: dict[str, Any]) -> int | None:
-    """Return what a run takes: as it was forecast, else measured on some of its lists; None if neither is."""
+def measure_run_bytes(client: redis.Redis, run: RunKeys, manifest: dict[str, Any]) -> int | None:
+    """Return the memory of a run: the forecast of its manifest, else estimated from some lists; else None."""
     if forecast := manifest.get("forecast_bytes"):
         return int(forecast)
     try:
@@ -212,15 +222,15 @@ def bytes_of_run(client: redis.Redis, run: RunKeys, manifest: dict[str, Any]) ->
     return round(sum(sizes) / len(sizes) * run.total) if sizes else None
 
 
-def enough(free: tuple[int, bool] | None, needed: list[int | None]) -> Finding:
-    """Judge the free memory against what the runs now live take."""
-    known = [size for size in needed if size is not None]
+def check_memory(free: FreeMemory | None, run_bytes: list[int | None]) -> Finding:
+    """Check that the free memory suffices for runs as large as the live ones."""
+    known = [size for size in run_bytes if size is not None]
     if free is None or not known:
-        return ok(CHECK, "cannot be told: no live run to go by, or Redis does not say")
-    bytes_free, bounded = free
-    of_what = "maxmemory" if bounded else "the machine's memory"
-    told = f"{bytes_free / MIB:.1f} MiB free of {of_what}, a night takes about {sum(known) / MIB:.1f} MiB"
-    mend = "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
-    if bytes_free < sum(known):
-        return fail(CHECK, told, mend)
-    return warn(CHECK, told, mend) if bytes_free < 1.5 * sum(known) else ok(CHECK, told)
+        return ok(CHECK, "unknown: no live run to estimate from, or Redis does not report its memory")
+    limit = "maxmemory" if free.limited else "the machine's memory"
+    needed = sum(known)
+    found = f"{free.bytes / MIB:.1f} MiB free of {limit}, a night takes about {needed / MIB:.1f} MiB"
+    fix = "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
+    if free.bytes < needed:
+        return fail(CHECK, found, fix)
+    return warn(CHECK, found, fix) if free.bytes < 1.5 * needed else ok(CHECK, found)

@@ -1,7 +1,7 @@
-"""Whether an index lets a refresh find the interactions after a time.
+"""Check that an index lets a refresh find the interactions since the night.
 
-The plan of the refresh's own query tells which tables and columns the view
-`recs.interactions` takes its time from; the catalogue tells how large those
+The plan of the refresh's own query shows which tables and columns the view
+`recs.interactions` takes its time from; the catalog tells how large those
 tables are and which indexes they have. The query is explained, not executed.
 """
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
 from batch.doctor.finding import Finding, fail, ok, warn
-from batch.doctor.postgres_checks import Entered
+from batch.doctor.postgres_checks import LedgerRow
 from batch.loading.interactions_query import interactions_since
 from batch.refresh.stale_users import LATE
 from batch.runs.ledger import State
@@ -25,14 +25,14 @@ from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA
 
 CHECK = "time index"
 MIN_ROWS = 100_000
-"""Smaller tables are read in well under a second; they need no index."""
+"""Smaller tables are read in well under a second, and need no index."""
 
 VIEW = f"{SCHEMA}.{INTERACTIONS}"
 CONDITIONS = ("Filter", "Join Filter", "Index Cond", "Recheck Cond")
 NAME = r'(?:[\w$]+|"(?:[^"]|"")+")'
-UNAFFECTED = "lists and serving are not affected, but every refresh takes as long as that"
+UNAFFECTED = "lists and serving are not affected; every refresh takes that long"
 
-# Rows are estimated as the planner does, from rows a page when last analysed; 64 bytes a row if never.
+# Rows are estimated as the planner does, by the rows per page at the last ANALYZE; by 64 bytes a row without.
 TABLE = sa.text("""
     SELECT format('%I.%I', nspname, c.relname) AS name,
            (pg_relation_size(c.oid)
@@ -58,10 +58,10 @@ class Scan:
     Attributes
     ----------
     column
-        The column that is compared with the time, quoted where SQL needs it;
-        None where the view computes the time.
+        The column that is compared with the time, quoted if SQL needs it;
+        None if the view computes the time.
     indexes
-        Indexes that the plan uses for it.
+        Indexes that the plan uses for that column.
     """
 
     schema: str
@@ -70,13 +70,15 @@ class Scan:
     indexes: tuple[str, ...] = ()
 
 
-def examined(connection: sa.Connection, ledger: dict[str, Entered], now: datetime) -> Iterator[Finding]:
-    """Explain what the next refresh reads, and name each large table that has no index for it.
+def check_time_index(
+    connection: sa.Connection, ledger: dict[str, LedgerRow], now: datetime
+) -> Iterator[Finding]:
+    """Explain the query of the next refresh, and find each large table without an index for it.
 
     Parameters
     ----------
     ledger
-        The live runs' cutoffs say from when on a refresh reads; without a live run it is now.
+        A refresh reads from the cutoffs of the live runs on; from now on without a live run.
     """
     cutoffs = [run.cutoff for run in ledger.values() if run.state == State.LIVE and run.cutoff]
     since = (min(cutoffs, default=now) - LATE).replace(microsecond=0)
@@ -85,8 +87,8 @@ def examined(connection: sa.Connection, ledger: dict[str, Entered], now: datetim
             scans = read_plan(connection, since)
     except ProgrammingError as error:
         reason = str(error.orig).partition("\n")[0]
-        found = f"Postgres cannot plan what a refresh reads: {reason}"
-        yield fail(CHECK, found, f"let this role read {VIEW} and the tables below it; a night needs that too")
+        found = f"Postgres cannot plan the query of a refresh: {reason}"
+        yield fail(CHECK, found, f"let this role read {VIEW} and its tables; a night needs that too")
         return
     slow: dict[str, Finding] = {}
     fast = f"not needed: {VIEW} reads no table of more than {MIN_ROWS:,} rows by its time"
@@ -97,7 +99,7 @@ def examined(connection: sa.Connection, ledger: dict[str, Entered], now: datetim
         if table.rows <= MIN_ROWS:
             continue
         if table.indexed or (scan.column is None and scan.indexes):
-            fast = f"an index on the time of {table.name} tells what was logged since the night"
+            fast = f"an index on the time of {table.name} finds the interactions since the night"
         else:
             slow[table.name] = _missing(table.name, table.rows, scan.column)
     yield from slow.values() or [ok(CHECK, fast)]
@@ -108,8 +110,8 @@ def _missing(table: str, rows: int, column: str | None) -> Finding:
     if column is None:
         return warn(
             CHECK,
-            f"{found}: {VIEW} computes {HAPPENED_AT}, so no index can serve; {UNAFFECTED}",
-            f"let {VIEW} pass a column of type timestamp on as {HAPPENED_AT}, without cast or function, "
+            f"{found}: {VIEW} computes {HAPPENED_AT}, so no index can be used; {UNAFFECTED}",
+            f"let {VIEW} return a timestamp column as {HAPPENED_AT}, without cast or function, "
             "and index that column",
         )
     return warn(
@@ -120,7 +122,7 @@ def _missing(table: str, rows: int, column: str | None) -> Finding:
 
 
 def read_plan(connection: sa.Connection, since: datetime) -> list[Scan]:
-    """Return the tables that the query for interactions after a time reads by that time.
+    """Return the tables that the query for interactions since a time reads by that time.
 
     Parameters
     ----------
@@ -133,7 +135,7 @@ def read_plan(connection: sa.Connection, since: datetime) -> list[Scan]:
 
 
 def _scans(node: dict[str, Any], comparison: str) -> Iterator[Scan]:
-    """Yield the tables that the nodes with the comparison read."""
+    """Yield the tables read by the nodes that have the comparison."""
     conditions = [node[name] for name in CONDITIONS if comparison in node.get(name, "")]
     if not conditions:
         for child in node.get("Plans", []):
@@ -142,7 +144,7 @@ def _scans(node: dict[str, Any], comparison: str) -> Iterator[Scan]:
         column = re.search(rf"\({NAME}\.({NAME}){re.escape(comparison)}", conditions[0])
         indexes = tuple(each["Index Name"] for each in _nodes(node) if "Index Name" in each)
         yield Scan(node["Schema"], node["Relation Name"], column[1] if column else None, indexes)
-    else:  # compared with what the nodes below have computed
+    else:  # the time is computed by the nodes below
         for each in _nodes(node):
             if "Relation Name" in each:
                 yield Scan(each["Schema"], each["Relation Name"], None)

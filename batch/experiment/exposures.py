@@ -1,8 +1,15 @@
-"""Moves exposures from the Redis stream into `recs.exposures`, each exactly once.
+"""Move exposures from the Redis stream into `recs.exposures`, each exactly once.
 
-Some entries at a time are copied in one transaction, together with the id of
-the last of them, and removed from the stream once that is committed. A drain
-that dies in between is gone on with after that id, so nothing comes twice.
+```
+repeat
+    in one transaction: lock the row of this prefix and read the id of the last entry copied,
+                        copy the next entries, store the id of the last one
+    after the commit:   remove the stream's entries up to that id
+until a batch is not full
+```
+
+If a drain dies in between, the next one continues after the stored id, so that
+no exposure is copied twice.
 """
 
 from __future__ import annotations
@@ -15,29 +22,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import redis
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from batch.context import Stores
 from batch.runs.tables import drained, exposures
 from contract.columns import SCHEMA
 from contract.exposures import FIELD, Exposure, decode_exposures
-from contract.keys import Keys
-from contract.settings import Settings
 
 log = logging.getLogger("batch")
 
-ENTRIES_AT_A_TIME = 100
-"""Up to 50,000 exposures a transaction."""
+ENTRY_BATCH = 100
+"""Stream entries per transaction, up to 50,000 exposures."""
 
-BEGINNING = "0-0"
+FIRST_ID = "0-0"
 COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms", "key_prefix")
 COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
 
 
 @dataclass
 class Drained:
-    """How much was moved; `broken` entries could not be read, `removed` exposures were too old to keep."""
+    """Counts of a drain: `broken` entries could not be decoded, `removed` exposures were past their age."""
 
     exposures: int = 0
     entries: int = 0
@@ -45,65 +50,69 @@ class Drained:
     removed: int = 0
 
 
-def drain(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datetime) -> Drained:
-    """Move all exposures of the stream, then remove those that are too old; two may do it at once."""
-    keys, done = Keys(settings.stores.key_prefix), Drained()
-    if client.xlen(keys.exposures) >= settings.experiment.exposures_batches:
+def drain(stores: Stores, now: datetime) -> Drained:
+    """Move all exposures of the stream, then delete those older than the setting allows.
+
+    Several drains may run at the same time.
+    """
+    key, settings, done = stores.keys.exposures, stores.settings.experiment, Drained()
+    if stores.redis.xlen(key) >= settings.exposures_batches:
         log.warning(
-            "%s is full, so exposures were lost: drain it more often, or raise OVERNIGHT_EXPOSURES_BATCHES",
-            keys.exposures,
+            "%s is full: the oldest exposures were lost; recommendations are not affected; drain it more "
+            "often, or raise OVERNIGHT_EXPOSURES_BATCHES",
+            key,
         )
-    while _moved(engine, client, keys, now, done):
+    while _move_batch(stores, now, done):
         pass
     if done.broken:
-        log.warning("%s had %d entries that are no exposures; left out", keys.exposures, done.broken)
-    oldest = now - timedelta(days=settings.experiment.exposures_keep_days)
-    with engine.begin() as connection:
-        ours = sa.delete(exposures).where(exposures.c.key_prefix == keys.prefix)
-        gone = connection.execute(ours.where(exposures.c.served_at < oldest))
-    done.removed = gone.rowcount
+        log.warning("%s had %d entries that cannot be decoded; they were skipped", key, done.broken)
+    oldest = now - timedelta(days=settings.exposures_keep_days)
+    with stores.engine.begin() as connection:
+        ours = sa.delete(exposures).where(exposures.c.key_prefix == stores.keys.prefix)
+        done.removed = connection.execute(ours.where(exposures.c.served_at < oldest)).rowcount
     return done
 
 
-def _moved(engine: sa.Engine, client: redis.Redis, keys: Keys, now: datetime, done: Drained) -> bool:
-    """Move some entries; tell whether there may be more."""
-    with engine.begin() as connection:
-        last = _last_id(connection, keys.prefix, now)
-        entries: Any = client.xrange(keys.exposures, min=f"({last}", count=ENTRIES_AT_A_TIME)
+def _move_batch(stores: Stores, now: datetime, done: Drained) -> bool:
+    """Move one batch of entries and add it to `done`; return whether there may be more."""
+    key, prefix = stores.keys.exposures, stores.keys.prefix
+    with stores.engine.begin() as connection:
+        last_id = _lock_last_id(connection, prefix, now)
+        entries: Any = stores.redis.xrange(key, min=f"({last_id}", count=ENTRY_BATCH)
         if entries:
-            rows = list(_exposures(entries, done))
-            _copy(connection, rows, keys.prefix)
-            last = entries[-1][0]
+            rows = list(_decode_entries(entries, done))
+            _copy(connection, rows, prefix)
+            last_id = entries[-1][0]
             done.entries += len(entries)
             done.exposures += len(rows)
-        _note(connection, keys.prefix, last, now)
-    # Whatever is not after the last is in Postgres now, or was when a drain died before it came to this.
-    removed = int(client.xtrim(keys.exposures, minid=_after(last), approximate=False))
+        _store_last_id(connection, prefix, last_id, now)
+    # All entries up to the last id are in Postgres now, or were when an earlier drain died before this line.
+    removed = int(stores.redis.xtrim(key, minid=_next_id(last_id), approximate=False))
     if removed > len(entries):
         log.warning(
-            "%d entries of %s are not after the last that was moved, and removed: a drain died when it "
-            "had moved them, or Redis was replaced by one whose clock is behind",
+            "%d entries of %s have ids up to the last one moved, and were removed: an earlier drain moved "
+            "them and died, or Redis was replaced by a server whose clock is behind",
             removed - len(entries),
-            keys.exposures,
+            key,
         )
-    return len(entries) == ENTRIES_AT_A_TIME
+    return len(entries) == ENTRY_BATCH
 
 
-def _last_id(connection: sa.Connection, key_prefix: str, now: datetime) -> str:
-    """Return up to which entry the stream is in Postgres, and keep other drains from going on meanwhile."""
-    row = {"key_prefix": key_prefix, "last_id": BEGINNING, "at": now}
+def _lock_last_id(connection: sa.Connection, key_prefix: str, now: datetime) -> str:
+    """Return the id of the last entry in Postgres; other drains wait until the transaction ends."""
+    row = {"key_prefix": key_prefix, "last_id": FIRST_ID, "at": now}
     connection.execute(insert(drained).values(row).on_conflict_do_nothing())
     query = sa.select(drained.c.last_id).where(drained.c.key_prefix == key_prefix).with_for_update()
     return str(connection.scalar(query))
 
 
-def _note(connection: sa.Connection, key_prefix: str, last_id: str, now: datetime) -> None:
+def _store_last_id(connection: sa.Connection, key_prefix: str, last_id: str, now: datetime) -> None:
     change = {"last_id": last_id, "at": now}
     connection.execute(sa.update(drained).where(drained.c.key_prefix == key_prefix).values(change))
 
 
-def _exposures(entries: Iterable[tuple[str, dict[str, str]]], done: Drained) -> Iterable[Exposure]:
-    """Yield the exposures of entries; what is none is counted."""
+def _decode_entries(entries: Iterable[tuple[str, dict[str, str]]], done: Drained) -> Iterable[Exposure]:
+    """Yield the exposures of entries; count those that cannot be decoded in `done.broken`."""
     for _, fields in entries:
         try:
             yield from decode_exposures(fields.get(FIELD, ""))
@@ -123,7 +132,7 @@ def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) 
         cursor.copy_expert(COPY, file)
 
 
-def _after(entry_id: str) -> str:
-    """Return the least id that is greater."""
+def _next_id(entry_id: str) -> str:
+    """Return the smallest stream id after `entry_id`."""
     milliseconds, _, number = entry_id.partition("-")
     return f"{milliseconds}-{int(number) + 1}"

@@ -1,4 +1,4 @@
-"""What must not get worse while an experiment is won: popular answers, the other's lists, coverage."""
+"""Guardrails: what must not get worse in an experiment: fallback answers, wrong lists, coverage, latency."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pandas as pd
 import sqlalchemy as sa
 from scipy import stats
 
-from batch.experiment.outcomes import POPULATION, came, parameters
+from batch.experiment.outcomes import has_exposures, population_sql, query_parameters
 from batch.experiment.period import Period
-from batch.experiment.statistics import CONFIDENCE, FEWEST_USERS, IN_TEST, Interval
+from batch.experiment.statistics import CONFIDENCE, IN_TEST, MIN_USERS, Interval
 from batch.loading.copy import copy_out
 from contract.columns import INTERACTIONS, LIKE_ACTION, POSTS, SCHEMA, VIEW_ACTION
 from contract.experiment import CONTROL, TEST
 
 ANSWERS = f"""
-    WITH population AS MATERIALIZED ({POPULATION}), answers AS (
+    WITH population AS MATERIALIZED ({{population}}), answers AS (
         SELECT user_id, in_test, count(*) AS answers,
                count(*) FILTER (WHERE e.source = 'popular') AS popular,
                count(*) FILTER (WHERE (e.variant = '{TEST}') <> in_test) AS other
@@ -30,8 +30,8 @@ ANSWERS = f"""
            count(*) FILTER (WHERE other > 0) AS users_of_other
     FROM answers GROUP BY 1 ORDER BY 1
 """
-SHOWN = f"""
-    WITH population AS MATERIALIZED ({POPULATION}), by_post AS (
+REACHED_POSTS = f"""
+    WITH population AS MATERIALIZED ({{population}}), by_post AS (
         SELECT in_test, i.post_id, bool_or(i.action = '{VIEW_ACTION}') AS viewed,
                bool_or(i.action = '{LIKE_ACTION}') AS liked
         FROM {SCHEMA}.{INTERACTIONS} i JOIN population USING (user_id)
@@ -44,19 +44,19 @@ SHOWN = f"""
 
 
 @dataclass(frozen=True)
-class GuardRails:
-    """Of the users assigned to one variant; None where exposures were not recorded.
+class Guardrails:
+    """Guardrails of the users assigned to one variant; None if exposures were not recorded.
 
     Attributes
     ----------
     popular_share
         Share of first pages answered from the popular list.
     other_share, users_of_other
-        Share of first pages that the other variant's list answered, and how
-        many users saw such a page at least once.
+        Share of first pages answered from the other variant's list, and the
+        number of users who saw at least one such page.
     posts_viewed_share, posts_liked_share
-        Share of the network's posts that anybody viewed, or liked. A variant
-        with more users reaches more posts: compare at an even split only.
+        Share of the network's posts that at least one user viewed, or liked. A
+        variant with more users reaches more posts: compare at a 50 % split only.
     """
 
     popular_share: float | None
@@ -66,54 +66,62 @@ class GuardRails:
     posts_liked_share: float
 
 
-def read_guard_rails(connection: sa.Connection, period: Period, recorded: bool) -> dict[str, GuardRails]:
-    """Measure each variant's guard rails over the period."""
-    query = came(connection, period, recorded)
-    asked = parameters(period)
+def read_guardrails(
+    connection: sa.Connection, period: Period, exposures_recorded: bool
+) -> dict[str, Guardrails]:
+    """Measure the guardrails of each variant over the period."""
+    population = population_sql(has_exposures(connection, period, exposures_recorded))
+    parameters = query_parameters(period)
 
-    def rows(sql: str) -> dict[str, pd.Series]:
-        found = pd.concat(copy_out(connection, sql.format(came=query), asked), ignore_index=True)
-        return {TEST if row[IN_TEST] == "t" else CONTROL: row for _, row in found.iterrows()}
+    def read_rows(sql: str) -> dict[str, pd.Series]:
+        frames = copy_out(connection, sql.format(population=population), parameters)
+        rows = pd.concat(frames, ignore_index=True)
+        return {_variant(row[IN_TEST]): row for _, row in rows.iterrows()}
 
-    answers, shown = rows(ANSWERS), rows(SHOWN)
+    answers, reached = read_rows(ANSWERS), read_rows(REACHED_POSTS)
     posts = int(connection.scalar(sa.text(f"SELECT count(*) FROM {SCHEMA}.{POSTS}")) or 0)
     return {
-        variant: GuardRails(
-            popular_share=_share(answers.get(variant), "popular", "answers"),
-            other_share=_share(answers.get(variant), "other", "answers"),
+        variant: Guardrails(
+            popular_share=_answer_share(answers.get(variant), "popular"),
+            other_share=_answer_share(answers.get(variant), "other"),
             users_of_other=int(answers[variant]["users_of_other"]) if variant in answers else None,
-            posts_viewed_share=_part(shown.get(variant), "viewed", posts),
-            posts_liked_share=_part(shown.get(variant), "liked", posts),
+            posts_viewed_share=_post_share(reached.get(variant), "viewed", posts),
+            posts_liked_share=_post_share(reached.get(variant), "liked", posts),
         )
         for variant in (CONTROL, TEST)
     }
 
 
-def _share(row: pd.Series | None, top: str, bottom: str) -> float | None:
-    return None if row is None else float(row[top] / row[bottom])
+def _variant(in_test: str) -> str:
+    """Return the variant of a boolean as COPY writes it."""
+    return TEST if in_test == "t" else CONTROL
 
 
-def _part(row: pd.Series | None, name: str, whole: int) -> float:
-    return 0.0 if row is None or whole == 0 else float(row[name] / whole)
+def _answer_share(row: pd.Series | None, column: str) -> float | None:
+    return None if row is None else float(row[column] / row["answers"])
 
 
-MEDIAN, SLOW = 0.5, 0.99
-MATTERS_MS = 1.0
-MATTERS_SHARE = 0.1
-"""A difference of p99 matters from a millisecond on, if that is a tenth of control's at least."""
+def _post_share(row: pd.Series | None, column: str, posts: int) -> float:
+    return 0.0 if row is None or posts == 0 else float(row[column] / posts)
+
+
+MEDIAN, P99 = 0.5, 0.99
+MIN_DIFFERENCE_MS = 1.0
+MIN_DIFFERENCE_SHARE = 0.1
+"""A difference of p99 matters if it is at least 1 ms and at least 10 % of control's p99."""
 
 TIMED = f"""
-    WITH population AS MATERIALIZED ({POPULATION}), timed AS (
+    WITH population AS MATERIALIZED ({{population}}), timed AS (
         SELECT user_id, in_test, e.took_ms
         FROM {SCHEMA}.exposures e JOIN population USING (user_id)
         WHERE e.key_prefix = %(key_prefix)s AND e.served_at >= %(since)s AND e.served_at < %(until)s
           AND e.took_ms IS NOT NULL
     )
 """
-TIMES = f"""{TIMED}
+ANSWERS_BY_TIME = f"""{TIMED}
     SELECT in_test, took_ms, count(*) AS answers FROM timed GROUP BY 1, 2 ORDER BY 1, 2
 """
-SPREAD = f"""{TIMED}, users AS (
+SLOW_ANSWER_SUMS = f"""{TIMED}, users AS (
         SELECT in_test, count(*) AS answers,
                count(*) FILTER (
                    WHERE took_ms >= CASE WHEN in_test THEN %(test)s ELSE %(control)s END::real
@@ -129,7 +137,7 @@ SPREAD = f"""{TIMED}, users AS (
 
 @dataclass(frozen=True)
 class Latency:
-    """Of the first pages answered to users of one variant; p99 without bounds where answers are too few."""
+    """Latency of the first pages of one variant; no bounds of p99 if there are too few answers."""
 
     answers: int
     p50_ms: float
@@ -139,8 +147,8 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Each variant's, None where none was noted; the difference of p99 (test less control), if it is told."""
+class LatencyComparison:
+    """Latency of each variant (None without records), and the difference of p99 (test minus control)."""
 
     control: Latency | None
     test: Latency | None
@@ -149,76 +157,86 @@ class Latencies:
     sentence: str
 
 
-def read_latencies(connection: sa.Connection, period: Period, recorded: bool) -> Latencies:
-    """Measure and compare how long answers took, by exposures."""
-    asked, query = parameters(period), came(connection, period, recorded)
+def read_latencies(connection: sa.Connection, period: Period, exposures_recorded: bool) -> LatencyComparison:
+    """Measure and compare the latency of answers, from their exposures."""
+    population = population_sql(has_exposures(connection, period, exposures_recorded))
+    parameters = query_parameters(period)
 
-    def rows(sql: str, **more: float) -> dict[str, pd.DataFrame]:
-        found = pd.concat(copy_out(connection, sql.format(came=query), asked | more), ignore_index=True)
-        return {TEST if in_test == "t" else CONTROL: part for in_test, part in found.groupby(IN_TEST)}
+    def read_frames(sql: str, **more: float) -> dict[str, pd.DataFrame]:
+        frames = copy_out(connection, sql.format(population=population), parameters | more)
+        rows = pd.concat(frames, ignore_index=True)
+        return {_variant(str(in_test)): group for in_test, group in rows.groupby(IN_TEST)}
 
-    times = rows(TIMES)
-    slow = {variant: quantile(found, SLOW) for variant, found in times.items()}
-    if not slow:
+    times = read_frames(ANSWERS_BY_TIME)
+    p99 = {variant: time_quantile(rows, P99) for variant, rows in times.items()}
+    if not p99:
         return compare_latencies(None, None)
-    spread = rows(SPREAD, control=slow.get(CONTROL, 0.0), test=slow.get(TEST, 0.0))
-    found = {variant: latency(times[variant], spread[variant].iloc[0]) for variant in slow}
+    sums = read_frames(SLOW_ANSWER_SUMS, control=p99.get(CONTROL, 0.0), test=p99.get(TEST, 0.0))
+    found = {variant: measure_latency(times[variant], sums[variant].iloc[0]) for variant in p99}
     return compare_latencies(found.get(CONTROL), found.get(TEST))
 
 
-def quantile(times: pd.DataFrame, share: float) -> float:
-    """Return the least time within which so great a share was answered: `took_ms`, ascending, `answers`."""
-    total = times["answers"].cumsum().to_numpy()
-    place = np.searchsorted(total, share * total[-1] - 1e-9)
-    return float(times["took_ms"].iloc[min(int(place), len(times) - 1)])
-
-
-def latency(times: pd.DataFrame, spread: pd.Series) -> Latency:
-    """Put bounds to p99, over users: answers to one user are alike.
-
-    The share of slow answers is a ratio over users, whose error the delta
-    method tells; the quantiles that far from p99 on either side bound it
-    (Woodruff, 1952; for A/B tests: Deng, Knoblich and Lu, 2018).
+def time_quantile(times: pd.DataFrame, share: float) -> float:
+    """Return the smallest time within which `share` of the answers were given, in ms.
 
     Parameters
     ----------
     times
-        Row per time: `took_ms`, ascending, and `answers`.
-    spread
-        `users`, `answers`, `slow` (those of p99 and longer), and sums over
+        Row per time: `took_ms`, ascending, and the number of `answers`.
+    """
+    total = times["answers"].cumsum().to_numpy()
+    row = np.searchsorted(total, share * total[-1] - 1e-9)
+    return float(times["took_ms"].iloc[min(int(row), len(times) - 1)])
+
+
+def measure_latency(times: pd.DataFrame, sums: pd.Series) -> Latency:
+    """Compute p50, p99 and the bounds of p99, over users: answers to one user are correlated.
+
+    The share of slow answers is a ratio over users; the delta method gives its
+    standard error. The quantiles one confidence interval below and above p99
+    bound it (Woodruff, 1952; for A/B tests: Deng, Knoblich and Lu, 2018).
+
+    Parameters
+    ----------
+    times
+        Row per time: `took_ms`, ascending, and the number of `answers`.
+    sums
+        `users`, `answers`, `slow` (answers of p99 and longer), and sums over
         users of their products.
     """
-    answers, users = int(spread["answers"]), int(spread["users"])
-    middle, slow = quantile(times, MEDIAN), quantile(times, SLOW)
-    if users < FEWEST_USERS:
-        return Latency(answers, middle, slow, None, None)
-    share = spread["slow"] / answers
-    squares = spread["slow_slow"] - 2 * share * spread["answers_slow"] + share**2 * spread["answers_answers"]
+    answers, users = int(sums["answers"]), int(sums["users"])
+    p50, p99 = time_quantile(times, MEDIAN), time_quantile(times, P99)
+    if users < MIN_USERS:
+        return Latency(answers, p50, p99, None, None)
+    share = sums["slow"] / answers
+    squares = sums["slow_slow"] - 2 * share * sums["answers_slow"] + share**2 * sums["answers_answers"]
     error = math.sqrt(max(float(squares), 0.0) * users / (users - 1)) / answers
-    low, high = stats.norm.interval(CONFIDENCE, SLOW, error) if error > 0 else (SLOW, SLOW)
+    low, high = stats.norm.interval(CONFIDENCE, P99, error) if error > 0 else (P99, P99)
     if high >= 1 or low <= 0:
-        return Latency(answers, middle, slow, None, None)
-    return Latency(answers, middle, slow, quantile(times, float(low)), quantile(times, float(high)))
+        return Latency(answers, p50, p99, None, None)
+    return Latency(answers, p50, p99, time_quantile(times, float(low)), time_quantile(times, float(high)))
 
 
-def compare_latencies(control: Latency | None, test: Latency | None) -> Latencies:
-    """Compare p99; a difference matters if its interval leaves out 0 and its size is not too small."""
+def compare_latencies(control: Latency | None, test: Latency | None) -> LatencyComparison:
+    """Compare p99; a difference matters if its interval excludes 0 and it is large enough."""
     if control is None or test is None:
-        return Latencies(control, test, None, False, "not noted in both variants, so nothing to compare")
-    difference = _difference(control, test)
+        return LatencyComparison(control, test, None, False, "not recorded in both variants, so not compared")
+    difference = _p99_difference(control, test)
     if difference is None:
-        return Latencies(control, test, None, False, "too few answers to compare p99")
-    told = f"{difference.value:+.1f} ms (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
-    enough = abs(difference.value) >= max(MATTERS_MS, MATTERS_SHARE * control.p99_ms)
+        return LatencyComparison(control, test, None, False, "too few answers to compare p99")
+    values = f"{difference.value:+.1f} ms (95 % interval {difference.low:+.1f} to {difference.high:+.1f})"
+    matters = False
     if difference.low <= 0 <= difference.high:
-        return Latencies(control, test, difference, False, f"no difference of p99 is shown: {told}")
-    if not enough:
-        return Latencies(control, test, difference, False, f"p99 differs by too little to matter: {told}")
-    slower = TEST if difference.value > 0 else CONTROL
-    return Latencies(control, test, difference, True, f"{slower} is SLOWER: p99 differs by {told}")
+        sentence = f"no significant difference of p99: {values}"
+    elif abs(difference.value) < max(MIN_DIFFERENCE_MS, MIN_DIFFERENCE_SHARE * control.p99_ms):
+        sentence = f"p99 differs by too little to matter: {values}"
+    else:
+        matters = True
+        sentence = f"{TEST if difference.value > 0 else CONTROL} is SLOWER: p99 differs by {values}"
+    return LatencyComparison(control, test, difference, matters, sentence)
 
 
-def _difference(control: Latency, test: Latency) -> Interval | None:
+def _p99_difference(control: Latency, test: Latency) -> Interval | None:
     """Return the difference of p99; its bounds come from those of each (Zou and Donner, 2008)."""
     if control.p99_low is None or control.p99_high is None or test.p99_low is None or test.p99_high is None:
         return None

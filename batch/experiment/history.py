@@ -1,10 +1,10 @@
-"""The split of the users as Postgres has it: the change in force, and those before it."""
+"""The split of the users as Postgres records it: the change in force, and those before it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -13,13 +13,13 @@ from batch.runs.tables import experiments
 from contract.experiment import Experiment
 from contract.keys import Keys
 
-ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-PATIENCE = sa.text("SET LOCAL lock_timeout = '20s'")
+LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """One change under a prefix: what was in force from `set_at` on, who made it so, and the days planned."""
+class SplitChange:
+    """A change under a key prefix: the split in force from `set_at` on, who set it, and the planned days."""
 
     experiment: Experiment
     set_at: datetime
@@ -29,62 +29,66 @@ class Recorded:
 
 
 @contextmanager
-def changing(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
-    """Open a transaction beside which no other one changes the split of a prefix."""
+def lock_split(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
+    """Open a transaction and lock the split of a prefix against other changes until it ends."""
     with engine.begin() as connection:
-        connection.execute(PATIENCE)
-        connection.execute(ONE_AT_A_TIME, {"name": f"overnight experiment:{key_prefix}"})
+        connection.execute(LOCK_TIMEOUT)
+        connection.execute(LOCK, {"name": f"overnight experiment:{key_prefix}"})
         yield connection
 
 
-def history(connection: sa.Connection, key_prefix: str, most: int | None = None) -> list[Recorded]:
-    """Return the changes under a prefix, newest first: the first is in force; none if it was never set."""
+def read_changes(
+    connection: sa.Connection, key_prefix: str, max_changes: int | None = None
+) -> list[SplitChange]:
+    """Return the changes under a prefix, newest first: the first is in force; empty if none was recorded."""
     query = (
         sa.select(experiments)
         .where(experiments.c.key_prefix == key_prefix)
         .order_by(experiments.c.set_at.desc())
-        .limit(most)
+        .limit(max_changes)
     )
     return [
-        Recorded(
+        SplitChange(
             Experiment.from_fields(row._asdict()), row.set_at, row.actor, row.planned_days, row.key_prefix
         )
         for row in connection.execute(query)
     ]
 
 
-def in_force(connection: sa.Connection, key_prefix: str) -> Recorded | None:
+def read_current_change(connection: sa.Connection, key_prefix: str) -> SplitChange | None:
     """Return the newest change under a prefix; None if there is none."""
-    return next(iter(history(connection, key_prefix, most=1)), None)
+    return next(iter(read_changes(connection, key_prefix, max_changes=1)), None)
 
 
-def record(
-    connection: sa.Connection,
-    key_prefix: str,
-    experiment: Experiment,
-    now: datetime,
-    actor: str,
-    planned_days: int | None = None,
-) -> Recorded:
-    """Enter a change, later than all before it even where clocks disagree; call it while `changing`."""
-    before = in_force(connection, key_prefix)
-    set_at = now if before is None else max(now, before.set_at + timedelta(microseconds=1))
-    fields = {"pins": {}} | experiment.to_fields()
-    row = fields | {"set_at": set_at, "actor": actor, "key_prefix": key_prefix, "planned_days": planned_days}
+def record_change(connection: sa.Connection, change: SplitChange) -> SplitChange:
+    """Insert a change and return it; call it inside `lock_split`.
+
+    `set_at` is moved after the newest recorded change if clocks disagree.
+    """
+    before = read_current_change(connection, change.key_prefix)
+    if before is not None:
+        change = replace(change, set_at=max(change.set_at, before.set_at + timedelta(microseconds=1)))
+    row = {"pins": {}} | change.experiment.to_fields()
+    row |= {
+        "set_at": change.set_at,
+        "actor": change.actor,
+        "key_prefix": change.key_prefix,
+        "planned_days": change.planned_days,
+    }
     connection.execute(sa.insert(experiments).values(row))
-    return Recorded(experiment, set_at, actor, planned_days, key_prefix)
+    return change
 
 
-def same_experiment(one: Experiment, other: Experiment) -> bool:
-    """Tell whether two splits belong to one experiment: another name or salt begins another."""
+def is_same_experiment(one: Experiment, other: Experiment) -> bool:
+    """Return whether two splits belong to one experiment: another name or salt starts a new experiment."""
     return (one.name, one.salt) == (other.name, other.salt)
 
 
-def of_one_experiment(changes: Sequence[Recorded]) -> list[Recorded]:
-    """Return the changes of the experiment in force, newest first: its last one is when it began."""
+def changes_of_experiment(changes: Sequence[SplitChange]) -> list[SplitChange]:
+    """Return the changes of the experiment in force, newest first; the last one started it."""
     found = []
     for change in changes:
-        if not same_experiment(change.experiment, changes[0].experiment):
+        if not is_same_experiment(change.experiment, changes[0].experiment):
             break
         found.append(change)
     return found

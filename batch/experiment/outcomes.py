@@ -1,11 +1,11 @@
-"""What the users of an experiment did, added up by Postgres: a row per user, and a row per variant and day.
+"""What the users of an experiment did, summed by Postgres: a row per user, and a row per variant and day.
 
-Who counts: users exposed at least once in the period, from their first
-exposure on, in the variant that the split assigns them (intention to treat).
-What was served instead, where a variant had no run, changes nothing about
-that: leaving such users out would leave out one variant's bad days. Users
-pinned by hand were not assigned by chance and are left out. Where exposures
-are not recorded, the first view stands for the first exposure.
+The population: users exposed at least once in the period, counted from their
+first exposure on, in the variant that the split assigns (intention to treat).
+Which list they were served does not matter: if a variant had no live run for a
+while, dropping its users would drop one variant's bad days. Pinned users were
+not assigned at random and are left out. If exposures are not recorded, the
+first view replaces the first exposure.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import sqlalchemy as sa
 
 from batch.experiment.assignment import bucket_sql
 from batch.experiment.period import Period
-from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.loading.copy import copy_out
 from batch.runs.tables import exposures
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
 
 DAY = "day"
 FIRST_POSTS = 5
-"""The first so many different posts that a user viewed on a day; HitRate@5 looks at them."""
+"""HitRate@5 uses the first five different posts that a user viewed on a day."""
 
 EXPOSED = f"""
     SELECT user_id, min(served_at) AS first_at FROM {SCHEMA}.exposures
@@ -38,7 +38,7 @@ VIEWED = f"""
 """
 POPULATION = f"""
     SELECT user_id, first_at, {bucket_sql("user_id", "%(salt)s")} < %(percent_test)s AS in_test
-    FROM ({{came}}) AS came
+    FROM ({{first_seen}}) AS first_seen
     WHERE user_id <> ALL (%(pinned)s::bigint[])
 """
 BY_POST = f"""
@@ -54,13 +54,13 @@ BY_POST = f"""
 """
 BY_DAY = f"""
     SELECT user_id, day, sum(views) AS views, sum(likes) AS likes, (sum(views) > 0)::int AS days,
-           coalesce(bool_or(place <= {FIRST_POSTS} AND last_like >= first_view), false)::int AS hits
-    FROM (SELECT *, row_number() OVER (PARTITION BY user_id, day ORDER BY first_view, post_id) AS place
-          FROM ({BY_POST}) AS posts) AS placed
+           coalesce(bool_or(view_rank <= {FIRST_POSTS} AND last_like >= first_view), false)::int AS hits
+    FROM (SELECT *, row_number() OVER (PARTITION BY user_id, day ORDER BY first_view, post_id) AS view_rank
+          FROM ({BY_POST}) AS posts) AS ranked
     GROUP BY 1, 2
 """
 SUMS = f"""
-    WITH population AS MATERIALIZED ({POPULATION}), user_days AS ({BY_DAY})
+    WITH population AS MATERIALIZED ({{population}}), user_days AS ({BY_DAY})
     SELECT user_id, in_test, day, count(*) AS users,
            coalesce(sum(views), 0) AS views, coalesce(sum(likes), 0) AS likes,
            coalesce(sum(days), 0) AS days, coalesce(sum(hits), 0) AS hits,
@@ -84,7 +84,7 @@ class Outcomes:
         `views`, `likes`, and sums over users of `views_views`, `likes_likes`
         and `views_likes`.
     by_exposure
-        False where no exposures were recorded, so that views stand for them.
+        False if no exposures were recorded and views replace them.
     """
 
     users: pd.DataFrame
@@ -92,18 +92,23 @@ class Outcomes:
     by_exposure: bool
 
 
-def came(connection: sa.Connection, period: Period, recorded: bool) -> str:
-    """Return the query of who came: by their exposures, or by their views where none were recorded."""
-    if not recorded:
-        return VIEWED
+def has_exposures(connection: sa.Connection, period: Period, exposures_recorded: bool) -> bool:
+    """Return whether the period has exposures; False without a query if they are not recorded."""
+    if not exposures_recorded:
+        return False
     ours = exposures.c.key_prefix == period.split.key_prefix
     served_at = exposures.c.served_at
-    any_at_all = sa.exists().where(ours, served_at >= period.since, served_at < period.until)
-    return EXPOSED if connection.scalar(sa.select(any_at_all)) else VIEWED
+    any_exposure = sa.exists().where(ours, served_at >= period.since, served_at < period.until)
+    return bool(connection.scalar(sa.select(any_exposure)))
 
 
-def parameters(period: Period) -> dict[str, Any]:
-    """Return what the queries of a period ask for."""
+def population_sql(by_exposure: bool) -> str:
+    """Return the SQL of the population: `user_id`, `first_at`, `in_test`; see `query_parameters`."""
+    return POPULATION.format(first_seen=EXPOSED if by_exposure else VIEWED)
+
+
+def query_parameters(period: Period) -> dict[str, Any]:
+    """Return the parameters of the queries over a period."""
     experiment = period.split.experiment
     return {
         "since": period.since,
@@ -115,29 +120,30 @@ def parameters(period: Period) -> dict[str, Any]:
     }
 
 
-def read_outcomes(connection: sa.Connection, period: Period, recorded: bool) -> Outcomes:
-    """Add up what users did in the period and before it.
+def read_outcomes(connection: sa.Connection, period: Period, exposures_recorded: bool) -> Outcomes:
+    """Sum what users did in the period and before it.
 
     Parameters
     ----------
-    recorded
-        Whether exposures are recorded at all; False takes views in their place.
+    exposures_recorded
+        Whether serving records exposures; if False, views replace them.
     """
-    query = came(connection, period, recorded)
-    asked = parameters(period)
-    within = asked | {"first": period.since, "last": period.until, "exposed": True}
-    earlier = asked | {"first": period.before_since, "last": period.before_until, "exposed": False}
-    now, before = (_sums(connection, query, window) for window in (within, earlier))
-    users = _per_user(now).join(_per_user(before)[list(COUNTS)].add_prefix(BEFORE))
-    days = now[now[USER_ID].isna() & now[DAY].notna()].drop(columns=[USER_ID, "days", "hits"])
-    return Outcomes(users, days.reset_index(drop=True), query is EXPOSED)
+    by_exposure = has_exposures(connection, period, exposures_recorded)
+    query = SUMS.format(population=population_sql(by_exposure))
+    shared = query_parameters(period)
+    during = shared | {"first": period.since, "last": period.until, "exposed": True}
+    before = shared | {"first": period.before_since, "last": period.before_until, "exposed": False}
+    sums, sums_before = (_read_sums(connection, query, parameters) for parameters in (during, before))
+    users = _user_rows(sums).join(_user_rows(sums_before)[list(COUNTS)].add_prefix(BEFORE_PREFIX))
+    days = sums[sums[USER_ID].isna() & sums[DAY].notna()].drop(columns=[USER_ID, "days", "hits"])
+    return Outcomes(users, days.reset_index(drop=True), by_exposure)
 
 
-def _sums(connection: sa.Connection, query: str, asked: dict[str, Any]) -> pd.DataFrame:
-    rows = pd.concat(copy_out(connection, SUMS.format(came=query), asked, text=(DAY,)), ignore_index=True)
+def _read_sums(connection: sa.Connection, query: str, parameters: dict[str, Any]) -> pd.DataFrame:
+    rows = pd.concat(copy_out(connection, query, parameters, text=(DAY,)), ignore_index=True)
     return rows.assign(**{IN_TEST: rows[IN_TEST] == "t"})
 
 
-def _per_user(sums: pd.DataFrame) -> pd.DataFrame:
+def _user_rows(sums: pd.DataFrame) -> pd.DataFrame:
     rows = sums[sums[USER_ID].notna()].set_index(USER_ID)
     return rows[[IN_TEST, *COUNTS]].astype(dict.fromkeys(COUNTS, "int64"))

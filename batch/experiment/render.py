@@ -1,4 +1,7 @@
-"""A report as text for a terminal."""
+"""The report of an experiment as text for a terminal, and as an HTML page.
+
+Both take the dict of `Report.as_dict`.
+"""
 
 from __future__ import annotations
 
@@ -6,174 +9,185 @@ import os
 from pathlib import Path
 from typing import Any
 
-from batch.experiment.verdict import counted_days
+from batch.experiment.verdict import format_more_days
 from batch.formatting import table
 from batch.reports.charts import Axis, Chart
-from batch.reports.files import figure, moment, template
+from batch.reports.files import format_number, format_time, load_template
 from contract.errors import OvernightError
 from contract.experiment import VARIANTS
 
 METRICS_HEAD = ("metric", "control", "test", "difference", "95 % interval", "relative", "p",
                 "CUPED took", "detectable")  # fmt: skip
-RAILS = {
+GUARDRAIL_TITLES = {
     "popular_share": "answers from the popular list",
     "other_share": "answers from the other variant's list",
-    "posts_viewed_share": "posts viewed by anybody",
-    "posts_liked_share": "posts liked by anybody",
+    "posts_viewed_share": "posts viewed by any user",
+    "posts_liked_share": "posts liked by any user",
 }
 
 
-def told(found: dict[str, Any]) -> str:
-    """Lay out what `record` returned."""
-    experiment, period, verdict = found["experiment"], found["period"], found["verdict"]
+def render_text(report: dict[str, Any]) -> str:
+    """Lay out a report as text."""
+    experiment, period, verdict = report["experiment"], report["period"], report["verdict"]
+    planned_end = format_time(period["planned_end"])
     head = (
         f"{experiment['name']}: {experiment['percent_test']} % in test, salt {experiment['salt']!r}\n"
-        f"{moment(period['from'])} to {moment(period['until'])}, planned to {moment(period['planned_end'])}"
+        f"{format_time(period['from'])} to {format_time(period['until'])}, planned to {planned_end}"
     )
     parts = [
         head,
         verdict["sentence"],
-        *([found["plan"]["sentence"]] if found["plan"]["deviates"] else []),
-        _variants(found),
-        *([_metrics(found)] if found["metrics"] else []),
-        "\n".join(notes(found)),
-        _rails(found),
+        *([report["plan"]["sentence"]] if report["plan"]["deviates"] else []),
+        _render_variants(report),
+        *([_render_metrics(report)] if report["metrics"] else []),
+        "\n".join(list_notes(report)),
+        _render_guardrails(report),
     ]
     return "\n\n".join(parts)
 
 
-def notes(found: dict[str, Any]) -> list[str]:
-    """Say in a line each what the figures rest on."""
-    ratio, period, verdict = found["sample_ratio"], found["period"], found["verdict"]
-    p = "" if ratio["p_value"] is None else f" (p = {ratio['p_value']:.3g})"
-    checked = "sound" if ratio["p_value"] is not None else "nothing to check"
-    whole = "BROKEN" if ratio["broken"] else checked
+def list_notes(report: dict[str, Any]) -> list[str]:
+    """Return what the figures are based on, one line each."""
+    ratio, period, verdict = report["sample_ratio"], report["period"], report["verdict"]
+    p_value = "" if ratio["p_value"] is None else f" (p = {ratio['p_value']:.3g})"
+    passed = "as expected" if ratio["p_value"] is not None else "nothing to check"
+    result = "BROKEN" if ratio["broken"] else passed
     lines = [
-        f"Split: {whole}. {ratio['expected_control']:,.1f} users were expected in control and "
-        f"{ratio['expected_test']:,.1f} in test{p}.",
-        _population(found["population"] == "exposures", found["exposures_drained_at"]),
+        f"Split: {result}. {ratio['expected_control']:,.1f} users were expected in control and "
+        f"{ratio['expected_test']:,.1f} in test{p_value}.",
+        _describe_population(report["population"] == "exposures", report["exposures_drained_at"]),
     ]
-    if found["experiment"]["pinned_users"]:
-        lines.append(f"{found['experiment']['pinned_users']} users were pinned by hand and are left out.")
-    if not found["plan"]["deviates"]:
-        lines.append(found["plan"]["sentence"])
-    before = [moment(each) for each in period["before"]]
-    lines.append(f"CUPED looks at the same metric from {before[0]} to {before[1]}.")
+    if report["experiment"]["pinned_users"]:
+        lines.append(f"{report['experiment']['pinned_users']} users were pinned by hand and are left out.")
+    if not report["plan"]["deviates"]:
+        lines.append(report["plan"]["sentence"])
+    before = [format_time(each) for each in period["before"]]
+    lines.append(f"CUPED uses the same metric from {before[0]} to {before[1]}.")
     if verdict["days_more"] is not None:
-        lines.append(_power(verdict["days_more"], found["worth_knowing"]))
+        lines.append(_describe_power(verdict["days_more"], report["worth_knowing"]))
     return lines
 
 
-def _population(by_exposure: bool, drained_at: str | None) -> str:
-    fetched = "never" if drained_at is None else "last"
-    at = "" if drained_at is None else f" at {moment(drained_at)}"
-    who = (
-        "those with an answer from serving, from their first on."
+def _describe_population(by_exposure: bool, drained_at: str | None) -> str:
+    drained = "never" if drained_at is None else "last"
+    at = "" if drained_at is None else f" at {format_time(drained_at)}"
+    users = (
+        "those to whom serving returned a first page, from the first one on."
         if by_exposure
-        else "those who viewed anything, since no exposures were recorded; from their first view on."
+        else "those who viewed a post, from their first view on, since no exposures were recorded."
     )
-    return f"Users: {who} Exposures were {fetched} fetched from Redis{at}."
+    return f"Users: {users} Exposures were {drained} moved from Redis{at}."
 
 
-def _power(days_more: int, worth: float) -> str:
-    if days_more == 0:
-        return f"A relative difference of {100 * worth:.1f} % would be found by now with 80 % power."
+def _describe_power(days_needed: int, min_effect: float) -> str:
+    if days_needed == 0:
+        return f"A relative difference of {100 * min_effect:.1f} % is detectable by now with 80 % power."
     return (
-        f"{counted_days(days_more)} until a relative difference of {100 * worth:.1f} % would be found with "
-        "80 % power, if each brings as much as those so far: a least number, as users who return bring less."
+        f"{format_more_days(days_needed)} until a relative difference of {100 * min_effect:.1f} % is "
+        "detectable with 80 % power, if each day brings as much data as those so far. This is a lower bound: "
+        "returning users bring less."
     )
 
 
-def _relative(interval: dict[str, float] | None) -> str:
-    """Write a relative difference with its interval."""
+def _format_relative(interval: dict[str, float] | None) -> str:
+    """Format a relative difference with its interval."""
     if interval is None:
         return "-"
     value, low, high = (100 * interval[bound] for bound in ("value", "low", "high"))
     return f"{value:+.2f} % ({low:+.2f} to {high:+.2f})"
 
 
-def _variants(found: dict[str, Any]) -> str:
+def _render_variants(report: dict[str, Any]) -> str:
     rows = [
-        [variant, *(f"{found['variants'][variant][count]:,}" for count in ("users", "views", "likes"))]
+        [variant, *(f"{report['variants'][variant][count]:,}" for count in ("users", "views", "likes"))]
         for variant in VARIANTS
     ]
     return table(("variant", "users", "views", "likes"), rows)
 
 
-def _metrics(found: dict[str, Any]) -> str:
+def _render_metrics(report: dict[str, Any]) -> str:
     rows = [
         [
-            each["title"], figure(each["control"]), figure(each["test"]), f"{each['absolute']['value']:+.4f}",
-            f"{each['absolute']['low']:+.4f} to {each['absolute']['high']:+.4f}", _relative(each["relative"]),
-            f"{each['p_value']:.4f}", f"{100 * each['variance_reduction']:.1f} %", figure(each["detectable"]),
+            each["title"],
+            format_number(each["control"]),
+            format_number(each["test"]),
+            f"{each['absolute']['value']:+.4f}",
+            f"{each['absolute']['low']:+.4f} to {each['absolute']['high']:+.4f}",
+            _format_relative(each["relative"]),
+            f"{each['p_value']:.4f}",
+            f"{100 * each['variance_reduction']:.1f} %",
+            format_number(each["detectable"]),
         ]
-        for each in found["metrics"]
-    ]  # fmt: skip
-    return table(METRICS_HEAD, rows) + f"\nThe first decides; preliminary: {_preliminary(found)}."
-
-
-def _preliminary(found: dict[str, Any]) -> str:
-    return "no" if found["period"]["reached"] else "yes, before the planned end"
-
-
-def _rails(found: dict[str, Any]) -> str:
-    rails = found["guard_rails"]
-    rows = [
-        [title, *("-" if rails[v][name] is None else f"{100 * rails[v][name]:.2f} %" for v in VARIANTS)]
-        for name, title in RAILS.items()
+        for each in report["metrics"]
     ]
-    both = [rails[variant]["users_of_other"] for variant in VARIANTS]
-    rows.append(["users who saw the other's list", *("-" if n is None else f"{n:,}" for n in both)])
-    rows += latency_rows(rails["latency"])
-    return table(("guard rail", *VARIANTS), rows) + f"\nlatency: {rails['latency']['sentence']}"
+    return table(METRICS_HEAD, rows) + f"\nThe first metric decides; preliminary: {_preliminary(report)}."
+
+
+def _preliminary(report: dict[str, Any]) -> str:
+    return "no" if report["period"]["reached"] else "yes, before the planned end"
+
+
+def _render_guardrails(report: dict[str, Any]) -> str:
+    values = report["guard_rails"]
+    rows = [
+        [title, *("-" if values[v][name] is None else f"{100 * values[v][name]:.2f} %" for v in VARIANTS)]
+        for name, title in GUARDRAIL_TITLES.items()
+    ]
+    users = [values[variant]["users_of_other"] for variant in VARIANTS]
+    rows.append(["users who saw the other variant's list", *("-" if n is None else f"{n:,}" for n in users)])
+    rows += latency_rows(values["latency"])
+    return table(("guardrail", *VARIANTS), rows) + f"\nlatency: {values['latency']['sentence']}"
 
 
 def latency_rows(latency: dict[str, Any]) -> list[list[str]]:
-    """Lay out how long answers took: a title and a cell for each variant."""
+    """Return the rows of the latency table: a title and a cell per variant."""
     return [
-        [f"{name} of how long an answer took", *(_ms(latency[variant], f"{name}_ms") for variant in VARIANTS)]
+        [
+            f"{name} latency of an answer",
+            *(_format_ms(latency[variant], f"{name}_ms") for variant in VARIANTS),
+        ]
         for name in ("p50", "p99")
     ]
 
 
-def _ms(found: dict[str, Any] | None, name: str) -> str:
-    return "-" if found is None else f"{found[name]:.1f} ms"
+def _format_ms(latency: dict[str, Any] | None, name: str) -> str:
+    return "-" if latency is None else f"{latency[name]:.1f} ms"
 
 
-EXPERIMENT = "experiment.html"
-WIDE = 900
+TEMPLATE = "experiment.html"
+CHART_WIDTH = 900
 
 
-def page(found: dict[str, Any]) -> str:
-    """Lay out what `record` returned; the same record gives the same page."""
-    return template(EXPERIMENT).render(
-        found=found,
+def render_page(report: dict[str, Any]) -> str:
+    """Lay out a report as an HTML page; the same report gives the same page."""
+    return load_template(TEMPLATE).render(
+        report=report,
         variants=VARIANTS,
-        notes=notes(found),
-        rails=RAILS,
-        latency_rows=latency_rows(found["guard_rails"]["latency"]),
-        differences=_differences(found["by_day"]),
+        notes=list_notes(report),
+        guardrail_titles=GUARDRAIL_TITLES,
+        latency_rows=latency_rows(report["guard_rails"]["latency"]),
+        day_chart=_draw_days(report["by_day"]),
     )
 
 
-def check_place(path: Path) -> None:
-    """See before long work that a page can be written there.
+def check_writable(path: Path) -> None:
+    """Check that a page can be written to `path`, before long work.
 
     Raises
     ------
     OvernightError
-        There is no such folder, or it may not be written to.
+        The folder does not exist, or may not be written to.
     """
     if not path.parent.is_dir():
         raise OvernightError(
-            f"the page cannot be written to {path}: there is no folder {path.parent}; make it"
+            f"the page cannot be written to {path}: there is no folder {path.parent}; create it"
         )
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OvernightError(f"the page cannot be written to {path}: writing is not allowed there")
+        raise OvernightError(f"the page cannot be written to {path}: no permission; choose another path")
 
 
-def write_page(path: Path, found: dict[str, Any]) -> None:
-    """Write the page to a file.
+def write_page(path: Path, report: dict[str, Any]) -> None:
+    """Write a report as a page.
 
     Raises
     ------
@@ -181,20 +195,21 @@ def write_page(path: Path, found: dict[str, Any]) -> None:
         The file cannot be written.
     """
     try:
-        path.write_text(page(found))
+        path.write_text(render_page(report))
     except OSError as error:
         raise OvernightError(f"the page cannot be written to {path}: {error.strerror}") from None
 
 
-def _differences(days: list[dict[str, Any]]) -> str | None:
+def _draw_days(days: list[dict[str, Any]]) -> str | None:
+    """Draw the difference of each day as SVG; None without days."""
     if not days:
         return None
     bounds = ("value", "low", "high")
     points = [(day["day"][5:], *(day["difference"][name] for name in bounds)) for day in days]
-    far = max(max(abs(low), abs(high)) for _, _, low, high in points) or 1.0
+    limit = max(max(abs(low), abs(high)) for _, _, low, high in points) or 1.0
     outside = sum(low > 0 or high < 0 for _, _, low, high in points)
     return Chart(
         "by-day", "Difference in likes per view day by day",
-        f"{outside} of {len(points)} daily intervals do not have 0 in them.",
-        Axis("day (UTC)", len(points)), Axis("test less control", far, -far), WIDE,
+        f"{outside} of {len(points)} daily intervals do not contain 0.",
+        Axis("day (UTC)", len(points)), Axis("test minus control", limit, -limit), CHART_WIDTH,
     ).intervals("model", points)  # fmt: skip

@@ -1,7 +1,7 @@
-"""Changes the split of the users, in Postgres and in Redis: both, or neither.
+"""Change the split of the users in Postgres and in Redis: both, or neither.
 
-Postgres is the truth. Redis may be emptied or set by hand, so every night and
-every refresh holds it against Postgres and writes it back.
+Postgres is the source of truth. Redis may be emptied or edited by hand, so
+every night and every refresh compares it with Postgres and writes it back.
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ import redis
 import sqlalchemy as sa
 from redis.exceptions import ResponseError
 
-from batch.experiment import history, split
+from batch.context import Stores
 from batch.experiment.assignment import variant_sql
-from batch.experiment.history import Recorded
-from batch.experiment.period import find_split
+from batch.experiment.history import (
+    SplitChange,
+    changes_of_experiment,
+    is_same_experiment,
+    lock_split,
+    read_changes,
+    read_current_change,
+    record_change,
+)
+from batch.experiment.period import find_split_period
 from contract.codec import decode_object, encode_object
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import Experiment
@@ -30,93 +38,8 @@ log = logging.getLogger("batch")
 
 DEFAULT_NAME = "default"
 
-
-@dataclass(frozen=True)
-class Changed:
-    """What was in force before, None if nothing was, and what is now; alike where nothing was to change."""
-
-    before: Recorded | None
-    now: Recorded
-
-    @property
-    def anything(self) -> bool:
-        """Whether anything changed."""
-        return self.before != self.now
-
-    @property
-    def new_experiment(self) -> bool:
-        """Whether another experiment begins."""
-        return self.before is None or not history.same_experiment(self.before.experiment, self.now.experiment)
-
-
-def change(
-    engine: sa.Engine,
-    client: redis.Redis,
-    settings: Settings,
-    now: datetime,
-    actor: str,
-    edit: Callable[[Experiment], Experiment],
-    planned_days: int | None = None,
-) -> Changed:
-    """Change the experiment in force, or that of the settings where none is; record it and tell serving.
-
-    The days planned stay unless others are given; another experiment begins without.
-    What fails leaves both as they were; but if Postgres is lost after Redis was
-    told, the next night or refresh takes that back.
-    """
-    keys = Keys(settings.stores.key_prefix)
-    with history.changing(engine, keys.prefix) as connection:
-        before = history.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
-        wanted = edit(before.experiment if before else of_settings(settings))
-        if before and planned_days is None and history.same_experiment(before.experiment, wanted):
-            planned_days = before.planned_days
-        if before and (before.experiment, before.planned_days) == (wanted, planned_days):
-            known = before
-        else:
-            known = history.record(connection, keys.prefix, wanted, now, actor, planned_days)
-        split.write(client, keys, wanted)
-    return Changed(before, known)
-
-
-def write_back(engine: sa.Engine, client: redis.Redis, settings: Settings, now: datetime, actor: str) -> None:
-    """Bring Redis to what Postgres has; where that is nothing, begin with what Redis has, or the settings."""
-    keys = Keys(settings.stores.key_prefix)
-    with history.changing(engine, keys.prefix) as connection:
-        known = history.in_force(connection, keys.prefix) or _adopted(connection, client, keys, now, actor)
-        if known is None:
-            known = history.record(
-                connection, keys.prefix, of_settings(settings), now, f"{actor}, from the settings"
-            )
-        found = split.read(client, keys)
-        if found.experiment == known.experiment:
-            return
-        if found != split.InRedis(None):
-            log.warning(
-                "%s held %s, which `experiment set` did not put there; written back: %s",
-                keys.experiment,
-                found.told(),
-                split.described(known.experiment),
-            )
-        split.write(client, keys, known.experiment)
-
-
-def of_settings(settings: Settings) -> Experiment:
-    """Return the experiment to begin with."""
-    return Experiment(DEFAULT_NAME, settings.experiment.salt, settings.experiment.percent_test)
-
-
-def _adopted(
-    connection: sa.Connection, client: redis.Redis, keys: Keys, now: datetime, actor: str
-) -> Recorded | None:
-    """Record what Redis has where Postgres has nothing: it was in force before there was a record."""
-    found = split.read(client, keys).experiment
-    if found is None:
-        return None
-    return history.record(connection, keys.prefix, found, now, f"{actor}, found in Redis")
-
-
-MOST_PINS = 1_000
-"""Serving reads them every second, and they are for testing."""
+MAX_PINS = 1_000
+"""Pins are for testing, and serving reads all of them every second."""
 
 
 class PinError(OvernightError):
@@ -125,95 +48,196 @@ class PinError(OvernightError):
     exit_code = EXIT_USAGE
 
 
-def edited(now: Experiment, name: str | None, salt: str | None, percent_test: int | None) -> Experiment:
-    """Return the split with what is given in place of what was; pins stay."""
+@dataclass(frozen=True)
+class ChangeResult:
+    """The change in force before (None if there was none) and now; equal if nothing changed."""
+
+    before: SplitChange | None
+    now: SplitChange
+
+    @property
+    def changed(self) -> bool:
+        """Whether a change was recorded."""
+        return self.before != self.now
+
+    @property
+    def new_experiment(self) -> bool:
+        """Whether a new experiment starts."""
+        return self.before is None or not is_same_experiment(self.before.experiment, self.now.experiment)
+
+
+def change_split(
+    stores: Stores,
+    now: datetime,
+    edit: Callable[[Experiment], Experiment],
+    planned_days: int | None = None,
+) -> ChangeResult:
+    """Apply `edit` to the split in force, or to that of the settings; record it and write it to Redis.
+
+    The planned days stay unless others are given; a new experiment starts
+    without any. After an error both stores are as before. The exception: if
+    Postgres is lost after Redis was written, the next night or refresh writes
+    Redis back.
+    """
+    prefix = stores.keys.prefix
+    with lock_split(stores.engine, prefix) as connection:
+        before = _current_or_adopted(connection, stores, now)
+        wanted = edit(before.experiment if before else settings_experiment(stores.settings))
+        if before and planned_days is None and is_same_experiment(before.experiment, wanted):
+            planned_days = before.planned_days
+        if before and (before.experiment, before.planned_days) == (wanted, planned_days):
+            current = before
+        else:
+            change = SplitChange(wanted, now, stores.actor, planned_days, prefix)
+            current = record_change(connection, change)
+        write_split(stores.redis, stores.keys, wanted)
+    return ChangeResult(before, current)
+
+
+def write_back(stores: Stores, now: datetime) -> None:
+    """Write the recorded split to Redis if it holds another one.
+
+    If none is recorded, the one in Redis is recorded, or else that of the settings.
+    """
+    with lock_split(stores.engine, stores.keys.prefix) as connection:
+        current = _current_or_adopted(connection, stores, now)
+        if current is None:
+            current = _record(
+                connection, stores, settings_experiment(stores.settings), now, "from the settings"
+            )
+        stored = read_split(stores.redis, stores.keys)
+        if stored.experiment == current.experiment:
+            return
+        if stored != StoredSplit(None):
+            log.warning(
+                "%s held %s, which `experiment set` did not write; written back: %s",
+                stores.keys.experiment,
+                stored.describe(),
+                describe_split(current.experiment),
+            )
+        write_split(stores.redis, stores.keys, current.experiment)
+
+
+def settings_experiment(settings: Settings) -> Experiment:
+    """Return the experiment that the settings start with."""
+    return Experiment(DEFAULT_NAME, settings.experiment.salt, settings.experiment.percent_test)
+
+
+def _current_or_adopted(connection: sa.Connection, stores: Stores, now: datetime) -> SplitChange | None:
+    """Return the recorded split; if there is none, record the one in Redis; None if that is missing too."""
+    current = read_current_change(connection, stores.keys.prefix)
+    stored = None if current else read_split(stores.redis, stores.keys).experiment
+    return current if stored is None else _record(connection, stores, stored, now, "found in Redis")
+
+
+def _record(
+    connection: sa.Connection, stores: Stores, experiment: Experiment, now: datetime, origin: str
+) -> SplitChange:
+    actor = f"{stores.actor}, {origin}"
+    return record_change(connection, SplitChange(experiment, now, actor, None, stores.keys.prefix))
+
+
+def edit_split(
+    experiment: Experiment,
+    *,
+    name: str | None = None,
+    salt: str | None = None,
+    percent_test: int | None = None,
+) -> Experiment:
+    """Return the split with the given values replaced; None keeps a value, and pins stay."""
     return replace(
-        now,
-        name=now.name if name is None else name,
-        salt=now.salt if salt is None else salt,
-        percent_test=now.percent_test if percent_test is None else percent_test,
+        experiment,
+        name=experiment.name if name is None else name,
+        salt=experiment.salt if salt is None else salt,
+        percent_test=experiment.percent_test if percent_test is None else percent_test,
     )
 
 
-def pinned(now: Experiment, user_id: int, variant: str) -> Experiment:
+def pin_user(experiment: Experiment, user_id: int, variant: str) -> Experiment:
     """Return the split with a user pinned to a variant.
 
     Raises
     ------
     PinError
-        So many are pinned already that this is no testing.
+        `MAX_PINS` users are pinned already.
     """
-    pins = {**now.pins, user_id: variant}
-    if len(pins) > MOST_PINS:
-        raise PinError(f"{MOST_PINS} users are pinned, which is the most; `experiment unpin USER` makes room")
-    return replace(now, pins=pins)
+    pins = {**experiment.pins, user_id: variant}
+    if len(pins) > MAX_PINS:
+        raise PinError(
+            f"{MAX_PINS} users are pinned, the maximum; nothing was changed; "
+            "unpin one first: `experiment unpin USER`"
+        )
+    return replace(experiment, pins=pins)
 
 
-def unpinned(now: Experiment, user_id: int) -> Experiment:
+def unpin_user(experiment: Experiment, user_id: int) -> Experiment:
     """Return the split without a user's pin, if there is one."""
-    return replace(now, pins={user: variant for user, variant in now.pins.items() if user != user_id})
+    pins = {user: variant for user, variant in experiment.pins.items() if user != user_id}
+    return replace(experiment, pins=pins)
 
 
 @dataclass(frozen=True)
-class InRedis:
-    """What the experiment's key holds: an experiment, nothing, or what is none, as `broken` tells."""
+class StoredSplit:
+    """The value of the experiment key: a split, None if it is missing, or why it cannot be read."""
 
     experiment: Experiment | None
-    broken: str | None = None
+    error: str | None = None
 
-    def told(self) -> str:
-        """Say what it is, in a few words."""
+    def describe(self) -> str:
+        """Return what the key holds in a few words."""
         if self.experiment is not None:
-            return described(self.experiment)
-        return "nothing" if self.broken is None else f"what is no experiment ({self.broken})"
+            return describe_split(self.experiment)
+        return "nothing" if self.error is None else f"a value that cannot be read ({self.error})"
 
 
-def read(client: redis.Redis, keys: Keys) -> InRedis:
-    """Read the experiment's key, whatever it holds."""
+def read_split(client: redis.Redis, keys: Keys) -> StoredSplit:
+    """Read the experiment key; a broken value is returned, not raised."""
     try:
         stored = client.get(keys.experiment)
-        return InRedis(None if stored is None else Experiment.from_fields(decode_object(str(stored))))
+        return StoredSplit(None if stored is None else Experiment.from_fields(decode_object(str(stored))))
     except ValueError as error:
-        return InRedis(None, str(error))
+        return StoredSplit(None, str(error))
     except ResponseError as error:
         if not str(error).startswith("WRONGTYPE"):
             raise
-        return InRedis(None, "the key is no string")
+        return StoredSplit(None, "the key is not a string")
 
 
-def write(client: redis.Redis, keys: Keys, experiment: Experiment) -> None:
-    """Write the experiment for serving, which takes it up within about a second."""
+def write_split(client: redis.Redis, keys: Keys, experiment: Experiment) -> None:
+    """Write the experiment key; serving reads it within OVERNIGHT_STATE_REFRESH_SECONDS."""
     client.set(keys.experiment, encode_object(experiment.to_fields()))
 
 
-def described(experiment: Experiment) -> str:
-    """Say what a split is, in a few words."""
+def describe_split(experiment: Experiment) -> str:
+    """Return a split in a few words."""
     pins = f", {len(experiment.pins)} pinned" if experiment.pins else ""
     return f"{experiment.name}: {experiment.percent_test} % of users in test, salt {experiment.salt!r}{pins}"
 
 
-def standing(engine: sa.Engine, client: redis.Redis, settings: Settings) -> dict[str, Any]:
-    """Return the split in force, what Redis has, and every change, newest first."""
-    keys = Keys(settings.stores.key_prefix)
-    with engine.connect() as connection:
-        changes = history.history(connection, keys.prefix)
-    found = split.read(client, keys)
+def read_status(stores: Stores) -> dict[str, Any]:
+    """Return the split in force, the value in Redis, and every change, newest first.
+
+    The keys are the fields of `experiment show --json`.
+    """
+    with stores.engine.connect() as connection:
+        changes = read_changes(connection, stores.keys.prefix)
+    stored = read_split(stores.redis, stores.keys)
     current = changes[0] if changes else None
     return {
         "in_force": _fields(current) if current else None,
-        "began_at": history.of_one_experiment(changes)[-1].set_at if changes else None,
-        "planned_end": find_split(changes, None).planned_end if changes else None,
+        "began_at": changes_of_experiment(changes)[-1].set_at if changes else None,
+        "planned_end": find_split_period(changes, None).planned_end if changes else None,
         "sql": variant_sql("user_id", current.experiment) if current else None,
         "redis": {
-            "agrees": current is not None and found.experiment == current.experiment,
-            "experiment": found.experiment.to_fields() if found.experiment else None,
-            "told": found.told(),
+            "agrees": current is not None and stored.experiment == current.experiment,
+            "experiment": stored.experiment.to_fields() if stored.experiment else None,
+            "told": stored.describe(),
         },
         "history": [_fields(change) for change in changes],
     }
 
 
-def _fields(change: Recorded) -> dict[str, Any]:
+def _fields(change: SplitChange) -> dict[str, Any]:
     fields: dict[str, Any] = {"pins": {}} | change.experiment.to_fields()
     return fields | {
         "planned_days": change.planned_days,

@@ -1,4 +1,4 @@
-"""The difference between test and control in one metric, with what its interval rests on."""
+"""Statistics of an experiment: metrics, their differences with intervals, and the sample ratio test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 1 - CONFIDENCE
 POWER = 0.8
 
-FEWEST_USERS = 2
-"""Of a variant; fewer have no variance."""
+MIN_USERS = 2
+"""Fewest users of a variant; fewer have no variance."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Test less control.
+    """The difference of one metric, test minus control.
 
     Attributes
     ----------
     control, test
-        The metric in each variant, as it is, not adjusted.
+        The metric in each variant, not adjusted.
     absolute, relative
-        The difference after CUPED, and its share of control's value (None where that is 0).
+        The difference after CUPED, and relative to control's value (None if that is 0).
     unadjusted
         The absolute difference without CUPED.
     p_value
         Two-sided, of the adjusted difference, by Welch's test.
     variance_reduction
-        Share of the difference's variance that CUPED took away.
+        Share of the difference's variance that CUPED removed.
     detectable
-        Absolute difference that would be found with 80 % power.
+        Minimum detectable absolute difference at 80 % power.
     detectable_relative
-        The same as a share of control's value; None where that is 0.
+        The same relative to control's value; None if that is 0.
     """
 
     metric: Metric
@@ -61,8 +61,8 @@ class Difference:
     detectable_relative: float | None
 
 
-def compare(users: pd.DataFrame, metric: Metric) -> Difference | None:
-    """Compare the variants in one metric; None where a variant has no value or no variance.
+def compare_metric(users: pd.DataFrame, metric: Metric) -> Difference | None:
+    """Compare the variants in one metric; None if a variant has no value or no variance.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def compare(users: pd.DataFrame, metric: Metric) -> Difference | None:
     """
     in_test = users[IN_TEST].to_numpy(bool)
     control, test = (metric.values(users[chosen]) for chosen in (~in_test, in_test))
-    if control is None or test is None or min(control.size, test.size) < FEWEST_USERS:
+    if control is None or test is None or min(control.size, test.size) < MIN_USERS:
         return None
     if np.ptp(control) == 0 and np.ptp(test) == 0:
         return None
@@ -99,20 +99,22 @@ def compare(users: pd.DataFrame, metric: Metric) -> Difference | None:
 def _cuped(
     control: Float64s, test: Float64s, before: Float64s | None, in_test: np.ndarray
 ) -> tuple[Float64s, Float64s]:
-    """Take out of each user's number what the same metric before the experiment foretold.
+    """Subtract from each user's value what the same metric before the experiment predicts.
 
-    CUPED (Deng, Xu, Kohavi and Walker, 2013). The slope is that within the
-    variants; nothing is taken out where there was no activity before.
+    CUPED (Deng, Xu, Kohavi and Walker, 2013). The slope is the pooled slope
+    within the variants; values stay as they are if there was no activity before.
     """
     if before is None or np.ptp(before) == 0:
         return control, test
     centred = before - before.mean()
     by_variant = (centred[~in_test], centred[in_test])
-    spread = [values - values.mean() for values in by_variant]
-    shared = sum(
-        float(place @ (values - values.mean())) for place, values in zip(spread, (control, test), strict=True)
+    deviations = [values - values.mean() for values in by_variant]
+    covariance = sum(
+        float(deviation @ (values - values.mean()))
+        for deviation, values in zip(deviations, (control, test), strict=True)
     )
-    slope = shared / max(sum(float(place @ place) for place in spread), np.finfo(float).tiny)
+    variance = sum(float(deviation @ deviation) for deviation in deviations)
+    slope = covariance / max(variance, np.finfo(float).tiny)
     return control - slope * by_variant[0], test - slope * by_variant[1]
 
 
@@ -133,7 +135,7 @@ def _welch(control: Float64s, test: Float64s) -> _Welch:
 
 
 def _relative(control: Float64s, test: Float64s) -> Interval | None:
-    """Return mean(test) / mean(control) - 1 by the delta method: a ratio of means, made linear once more."""
+    """Return mean(test) / mean(control) - 1 with its interval by the delta method: a linearised ratio."""
     base = float(control.mean())
     if base <= 0:
         return None
@@ -144,7 +146,7 @@ def _relative(control: Float64s, test: Float64s) -> Interval | None:
 
 @dataclass(frozen=True)
 class DayDifference:
-    """Likes per view of a day (ISO date, UTC), test less control, among the users who acted on it."""
+    """Likes per view on a day (ISO date, UTC), test minus control, of the users who acted on that day."""
 
     day: str
     control: float
@@ -152,8 +154,8 @@ class DayDifference:
     difference: Interval
 
 
-def differences_by_day(days: pd.DataFrame) -> list[DayDifference]:
-    """Compare the variants on each day that both have views on, by the delta method, without CUPED.
+def compare_days(days: pd.DataFrame) -> list[DayDifference]:
+    """Compare the variants on each day on which both have views, by the delta method, without CUPED.
 
     Parameters
     ----------
@@ -167,7 +169,7 @@ def differences_by_day(days: pd.DataFrame) -> list[DayDifference]:
         if control is None or test is None:
             continue
         value, error = test[0] - control[0], float(np.hypot(test[1], control[1]))
-        # norm.interval wants a spread, and none is told by a day without likes.
+        # norm.interval needs a positive standard error; a day without likes has none.
         bounds = stats.norm.interval(CONFIDENCE, value, error) if error > 0 else (value, value)
         interval = Interval(value, float(bounds[0]), float(bounds[1]))
         found.append(DayDifference(str(day), control[0], test[0], interval))
@@ -175,9 +177,9 @@ def differences_by_day(days: pd.DataFrame) -> list[DayDifference]:
 
 
 def _rate(row: pd.Series) -> tuple[float, float] | None:
-    """Return likes per view and its standard error; None where it has none."""
+    """Return (likes per view, its standard error); None if there are too few users or no views."""
     users, views = float(row["users"]), float(row["views"])
-    if users < FEWEST_USERS or views == 0:
+    if users < MIN_USERS or views == 0:
         return None
     rate = float(row["likes"]) / views
     squares = row["likes_likes"] - 2 * rate * row["views_likes"] + rate**2 * row["views_views"]
@@ -188,34 +190,36 @@ def _rate(row: pd.Series) -> tuple[float, float] | None:
 IN_TEST = "in_test"
 VIEWS, LIKES, DAYS, HITS = "views", "likes", "days", "hits"
 COUNTS = (VIEWS, LIKES, DAYS, HITS)
-BEFORE = "before_"
+BEFORE_PREFIX = "before_"
+"""Prefix of the columns that hold the same counts in the time before the experiment."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Sum of `top` over the sum of `bottom`; over the number of users where there is no bottom."""
+    """Sum of `numerator` / sum of `denominator`; the number of users divides if there is no denominator."""
 
     name: str
     title: str
-    top: str
-    bottom: str | None
+    numerator: str
+    denominator: str | None
 
     def values(self, users: pd.DataFrame, before: bool = False) -> Float64s | None:
-        """Return (users,) numbers whose mean is the metric and whose variance is the ratio's.
+        """Return (users,) values whose mean is the metric and whose variance is the ratio's.
 
-        That is the delta method (Deng, Knoblich and Lu, 2018): a user's number
-        is r + (top - r * bottom) / mean(bottom), with r the ratio of the sums. A
-        user without any gets r. None where the metric has no value.
+        That is the delta method (Deng, Knoblich and Lu, 2018): a user's value
+        is r + (numerator - r * denominator) / mean(denominator), with r the
+        ratio of the sums. A user without actions gets r. None if the metric
+        has no value.
         """
-        prefix = BEFORE if before else ""
-        top = users[prefix + self.top].to_numpy(np.float64)
-        if self.bottom is None:
-            return top if top.size else None
-        bottom = users[prefix + self.bottom].to_numpy(np.float64)
-        if bottom.sum() == 0:
+        prefix = BEFORE_PREFIX if before else ""
+        numerator = users[prefix + self.numerator].to_numpy(np.float64)
+        if self.denominator is None:
+            return numerator if numerator.size else None
+        denominator = users[prefix + self.denominator].to_numpy(np.float64)
+        if denominator.sum() == 0:
             return None
-        ratio = top.sum() / bottom.sum()
-        return np.asarray(ratio + (top - ratio * bottom) / bottom.mean())
+        ratio = numerator.sum() / denominator.sum()
+        return np.asarray(ratio + (numerator - ratio * denominator) / denominator.mean())
 
 
 LIKE_RATE = Metric("like_rate", "likes per view", LIKES, VIEWS)
@@ -223,16 +227,16 @@ HITRATE = Metric("hitrate_at_5", "HitRate@5", HITS, DAYS)
 LIKES_PER_USER = Metric("likes_per_user", "likes per user", LIKES, None)
 
 METRICS = (LIKE_RATE, HITRATE, LIKES_PER_USER)
-"""The first that has a value is the primary one: it alone decides, the others are looked at."""
+"""The first that has a value is the primary metric: it alone decides; the others are for understanding."""
 
 
-BROKEN_BELOW = 0.001
-"""So small that one sound experiment in a thousand is called broken (Fabijan et al., 2019)."""
+SRM_SIGNIFICANCE = 0.001
+"""At this level one sound experiment in a thousand is reported as broken (Fabijan et al., 2019)."""
 
 
 @dataclass(frozen=True)
 class SampleRatio:
-    """Users found in each variant, and expected; `p_value` is None where all should be in one variant."""
+    """Users counted and expected in each variant; `p_value` is None if the split puts all in one variant."""
 
     control: int
     test: int
@@ -242,14 +246,14 @@ class SampleRatio:
 
     @property
     def broken(self) -> bool:
-        """Whether the split is not the one asked for."""
+        """Whether the users are not split as configured (sample ratio mismatch)."""
         if self.p_value is None:
             return (self.expected_control == 0 < self.control) or (self.expected_test == 0 < self.test)
-        return self.p_value < BROKEN_BELOW
+        return self.p_value < SRM_SIGNIFICANCE
 
 
-def sample_ratio(control: int, test: int, percent_test: int) -> SampleRatio:
-    """Hold the users of each variant against the split, by the chi-square test."""
+def check_sample_ratio(control: int, test: int, percent_test: int) -> SampleRatio:
+    """Test the users of each variant against the split with a chi-square test."""
     users, share = control + test, percent_test / 100
     expected = (users * (1 - share), users * share)
     if min(expected) == 0:

@@ -1,4 +1,4 @@
-"""What may be said of an experiment, in one plain sentence or two."""
+"""The verdict on an experiment, in one or two sentences."""
 
 from __future__ import annotations
 
@@ -6,142 +6,160 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from batch.experiment.period import Period
 from batch.experiment.statistics import SIGNIFICANCE, Difference, SampleRatio
 from contract.experiment import CONTROL, TEST
 
 
-class Standing(StrEnum):
-    """How far an experiment has come."""
+class Outcome(StrEnum):
+    """What the report concludes."""
 
     EMPTY = "empty"
     """There is nothing to compare."""
     VOID = "void"
-    """The split is broken: no figure can be trusted."""
+    """Sample ratio mismatch: no figure can be trusted."""
     EARLY = "early"
     """Before the planned end: the figures are preliminary."""
     UNDECIDED = "undecided"
-    """At the planned end no difference could be told."""
-    CALLED = "called"
-    """At the planned end one variant is better."""
+    """At the planned end, no significant difference."""
+    DECIDED = "called"
+    """At the planned end, one variant is better."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The winner (None unless called) and what to tell people.
+    """The outcome, the winner (None unless decided) and a sentence for people.
 
-    `days_more` is how many days the primary metric still needs before a
-    difference of the wanted size would be found with 80 % power, if each
-    brings as much as those so far; None where that cannot be told.
+    `days_needed` is how many more days the primary metric needs until
+    `min_effect` is detectable at 80 % power, if each day brings as much data
+    as those so far; None if that cannot be computed.
     """
 
-    standing: Standing
+    outcome: Outcome
     winner: str | None
     sentence: str
-    days_more: int | None
+    days_needed: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of the report's JSON."""
+        return {
+            "standing": self.outcome,
+            "winner": self.winner,
+            "sentence": self.sentence,
+            "days_more": self.days_needed,
+        }
 
 
-def conclude(period: Period, ratio: SampleRatio, primary: Difference | None, worth: float) -> Verdict:
-    """Conclude what the figures allow, and no more.
+def conclude(period: Period, ratio: SampleRatio, primary: Difference | None, min_effect: float) -> Verdict:
+    """Conclude what the figures support, and no more.
 
     Parameters
     ----------
-    worth
-        The least relative difference that would be worth knowing of, such as 0.02.
+    min_effect
+        Smallest relative difference that matters, such as 0.02.
     """
     if ratio.broken:
-        return Verdict(Standing.VOID, None, _void(ratio), None)
+        return Verdict(Outcome.VOID, None, _describe_void(ratio), None)
     if primary is None:
-        return Verdict(Standing.EMPTY, None, _empty(period, ratio), None)
-    more = days_more(period, primary, worth)
+        return Verdict(Outcome.EMPTY, None, _describe_empty(period, ratio), None)
+    days = count_days_needed(period, primary, min_effect)
     if not period.reached:
-        return Verdict(Standing.EARLY, None, _early(period, primary), more)
+        return Verdict(Outcome.EARLY, None, _describe_early(period, primary), days)
     if primary.p_value >= SIGNIFICANCE:
-        return Verdict(Standing.UNDECIDED, None, _undecided(primary, worth, more), more)
+        return Verdict(Outcome.UNDECIDED, None, _describe_undecided(primary, min_effect, days), days)
     winner = TEST if primary.absolute.value > 0 else CONTROL
-    return Verdict(Standing.CALLED, winner, _called(primary, winner), more)
+    return Verdict(Outcome.DECIDED, winner, _describe_decided(primary, winner), days)
 
 
-def days_more(period: Period, primary: Difference, worth: float) -> int | None:
-    """Count the days until a relative difference of `worth` would be found: variance falls as 1 / days."""
+def count_days_needed(period: Period, primary: Difference, min_effect: float) -> int | None:
+    """Return how many more days until `min_effect` is detectable: the variance falls as 1 / days."""
     if primary.detectable_relative is None:
         return None
-    needed = period.days * (primary.detectable_relative / worth) ** 2
+    needed = period.days * (primary.detectable_relative / min_effect) ** 2
     return max(0, math.ceil(needed - period.days - 1e-9))
 
 
-def counted_days(more: int) -> str:
-    """Write how many days are still needed."""
-    return f"{more:,} more day{'' if more == 1 else 's'}"
+def format_more_days(days: int) -> str:
+    """Format a number of further days."""
+    return f"{days:,} more day{'' if days == 1 else 's'}"
 
 
-def _void(ratio: SampleRatio) -> str:
+def _describe_void(ratio: SampleRatio) -> str:
     chance = "" if ratio.p_value is None else f" (chance alone does that with p = {ratio.p_value:.1g})"
     return (
-        f"Nothing can be concluded: {ratio.control:,} users came to control and {ratio.test:,} to test, "
-        f"where {ratio.expected_control:,.0f} and {ratio.expected_test:,.0f} were expected{chance}. Users "
-        "are lost or added in one variant, so the two are not alike; find out why before reading any figure."
+        f"Nothing can be concluded: {ratio.control:,} users are in control and {ratio.test:,} in test, but "
+        f"{ratio.expected_control:,.0f} and {ratio.expected_test:,.0f} were expected{chance}. Users are lost "
+        "or added in one variant, so the two groups are not comparable. Find the cause before you use any "
+        "figure."
     )
 
 
-def _empty(period: Period, ratio: SampleRatio) -> str:
+def _describe_empty(period: Period, ratio: SampleRatio) -> str:
     everyone = {0: CONTROL, 100: TEST}.get(period.split.experiment.percent_test)
     if everyone is not None:
         return (
-            f"There is nothing to compare: since {_told(period.split.since)} the split puts everyone in "
-            f"{everyone}. What was found before is counted by --until with that time or an earlier one."
+            f"There is nothing to compare: since {_format_time(period.split.since)} the split puts everyone "
+            f"in {everyone}. To analyse the split before that, give --until with that time or an earlier one."
         )
     return (
         f"There is nothing to compare yet: {ratio.control:,} users in control and {ratio.test:,} in test, "
-        "and no metric that has a value and a spread in both."
+        "and no metric has a value and a variance in both."
     )
 
 
-def _early(period: Period, primary: Difference) -> str:
+def _describe_early(period: Period, primary: Difference) -> str:
     if period.split.ended is not None and period.split.ended < period.verdict_from:
         return (
-            f"No winner may be named: the experiment was ended on {_told(period.split.ended)}, before its "
-            f"planned end. {_lies(primary).capitalize()}. Whoever ends at a good moment is misled far more "
-            "often than 5 %."
+            f"No winner may be named: the experiment was ended on {_format_time(period.split.ended)}, before "
+            f"its planned end. {_capitalise(_describe_difference(primary))}. Stopping at a favourable moment "
+            "gives a false winner far more often than in 5 % of experiments."
         )
     planned = (period.verdict_from - period.since) / timedelta(days=1)
     return (
-        f"Too early to name a winner: {period.days:.1f} of {planned:.1f} days are counted, and one may be "
-        f"named from {_told(period.verdict_from)} on. So far {_lies(primary)}. That is preliminary: whoever "
-        "looks every day and stops at the first good one is misled far more often than 5 %."
+        f"Too early to name a winner: {period.days:.1f} of {planned:.1f} days are counted; one may be named "
+        f"from {_format_time(period.verdict_from)} on. So far {_describe_difference(primary)}. This is "
+        "preliminary: checking every day and stopping at the first significant result gives a false winner "
+        "far more often than in 5 % of experiments."
     )
 
 
-def _undecided(primary: Difference, worth: float, more: int | None) -> str:
+def _describe_undecided(primary: Difference, min_effect: float, days: int | None) -> str:
     missing = ""
-    if primary.detectable_relative is not None and more:
+    if primary.detectable_relative is not None and days:
         missing = (
-            f" What could be found with 80 % power was {100 * primary.detectable_relative:.1f} %; for "
-            f"{100 * worth:.1f} % about {counted_days(more)} would have been needed."
+            " The minimum detectable difference at 80 % power was "
+            f"{100 * primary.detectable_relative:.1f} %; {100 * min_effect:.1f} % would have needed about "
+            f"{format_more_days(days)}."
         )
     return (
-        f"No winner: {_lies(primary)}, and 0 lies between them.{missing} "
-        "That is no proof that the two are alike: any difference within the interval may be there."
+        f"No winner: {_describe_difference(primary)}, an interval that contains 0.{missing} "
+        "This does not prove that the two are equal: any difference within the interval is possible."
     )
 
 
-def _called(primary: Difference, winner: str) -> str:
+def _describe_decided(primary: Difference, winner: str) -> str:
     chance = "p < 0.0001" if primary.p_value < 0.0001 else f"p = {primary.p_value:.2g}"
     return (
-        f"{winner.capitalize()} wins: {_lies(primary)} ({chance}). That holds for {primary.metric.title} of "
-        "these users in this time; the other metrics are to understand it by, not to be called as well."
+        f"{winner.capitalize()} wins: {_describe_difference(primary)} ({chance}). This holds for "
+        f"{primary.metric.title} of these users in this period. The other metrics help to understand it; do "
+        "not name a winner by them."
     )
 
 
-def _lies(primary: Difference) -> str:
+def _describe_difference(primary: Difference) -> str:
     found = primary.absolute
-    share = "" if primary.relative is None else f" ({100 * primary.relative.value:+.1f} %)"
+    relative = "" if primary.relative is None else f" ({100 * primary.relative.value:+.1f} %)"
     return (
-        f"{primary.metric.title} of test differ from control's by {found.value:+.4f}{share}, with 95 % "
-        f"confidence by between {found.low:+.4f} and {found.high:+.4f}"
+        f"test minus control in {primary.metric.title} is {found.value:+.4f}{relative}, 95 % interval "
+        f"{found.low:+.4f} to {found.high:+.4f}"
     )
 
 
-def _told(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _capitalise(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _format_time(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,1 +1,1 @@
-"""What operators look at: a user's list, two lists side by side, one score in its parts."""
+"""Inspection for operators: a user's list, two lists compared, one score explained."""

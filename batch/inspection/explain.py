@@ -1,9 +1,10 @@
-"""The model's score of one pair, in its parts.
+"""Explain the model's score of one user and post.
 
-score = dot product of the factors + the forest's base value + a contribution
-of each feature. The base value is the forest's mean over what it was trained
-on; contributions are SHAP values as LightGBM works them out (Lundberg et al.,
-2020): together they are the forest's score exactly.
+score = dot product of the factors + the forest's base value + one contribution per feature
+
+The base value is the forest's mean over its training data. The contributions
+are LightGBM's SHAP values (Lundberg et al., 2020): with the base value they
+add up to the forest's score exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 import sqlalchemy as sa
 
+from batch.context import Stores
 from batch.features.tables import Feature, Kind
 from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.interaction_store import open_store
@@ -31,9 +33,9 @@ from batch.training.refresh_state import load_refresh_state
 from contract.codec import Ranked
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
 from contract.errors import ModelError, SourceError
-from contract.settings import Settings
 
 TOLERANCE = 1e-5
+"""Largest difference between the sum of the contributions and the forest's score."""
 
 LIKED = sa.text(f"""
     SELECT min(happened_at) FROM {SCHEMA}.{INTERACTIONS}
@@ -42,24 +44,24 @@ LIKED = sa.text(f"""
 
 
 @dataclass(frozen=True)
-class Explained:
-    """A score in its parts, all in the score's unit.
+class Explanation:
+    """The parts of a score, all in the score's unit.
 
     Attributes
     ----------
     score
         dot_product + base_value + all contributions.
     dot_product
-        Of the factors; None for a model without.
+        Of the factors; None for a model without factors.
     contributions
-        `feature`, `kind`, `value` (a category's word; None if unknown) and
-        `contribution` of every feature, largest first, whatever its sign.
+        `feature`, `kind`, `value` (a category's name; None if unknown) and
+        `contribution` of every feature, largest absolute value first.
     known
         Whether the run knew the post.
     liked_at
-        When the user first liked the post, be it since the run; None if never.
+        When the user first liked the post, also after the run; None if never.
     score_kind, score_meaning
-        The recipe of the model, and what its scores mean.
+        The model's recipe, and what its scores mean.
     """
 
     score: float
@@ -72,13 +74,11 @@ class Explained:
     score_meaning: str
 
 
-def explained(
-    engine: sa.Engine, settings: Settings, manifest: dict[str, Any], user_id: int, post_id: int
-) -> Explained:
-    """Score one pair by a saved model, with features as of its run's cutoff.
+def explain(stores: Stores, manifest: dict[str, Any], user_id: int, post_id: int) -> Explanation:
+    """Score one user and post by the saved model of a run, with features as of the run's cutoff.
 
-    Reads the store of the run's night, and from Postgres users, posts and what
-    was logged since.
+    Reads the interaction store of the run's night, and from Postgres users,
+    posts and the interactions since.
 
     Parameters
     ----------
@@ -88,22 +88,23 @@ def explained(
     Raises
     ------
     InteractionStoreError, ModelError
-        The run's store or model is not there, or cannot be used.
+        The run's store or model is missing, or cannot be used.
     SourceError
-        The network knows no such user or post.
+        The network has no such user or post.
     """
     run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
-    folder, clock = Path(settings.night.model_dir) / run_id, datetime.now(UTC)
-    known = _posts_known(folder)
+    settings, now = stores.settings, datetime.now(UTC)
+    folder = Path(settings.night.model_dir) / run_id
+    known = _read_known_posts(folder)
     with ExitStack() as stack:
         work = stack.enter_context(work_folder(store_folder(settings)))
-        with snapshot(engine) as connection:
-            network = load_network(connection, clock)
-            user = _find(network.users.index, "user", user_id)
-            _find(network.posts.index, "post", post_id)
+        with snapshot(stores.engine) as connection:
+            network = load_network(connection, now)
+            user = _find_row(network.users.index, "user", user_id)
+            _find_row(network.posts.index, "post", post_id)
             liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id})
-            recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, clock, work))
-        # The posts that the run knew, no newer ones: those would move the factors of all.
+            recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
+        # Only the posts that the run knew: newer ones would change the factors of all posts.
         posts = network.posts[network.posts.index.isin([*known, post_id])]
         network = Network(network.users.iloc[[user]], posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
@@ -113,25 +114,27 @@ def explained(
         history = stack.enter_context(combined.history(network, cutoff, model.groupings, counts))
         tables = model.tables(network, history, state.population)
         factors = state.factors(model, network, history, changed=set())
-    pair = np.array([0]), np.array([_find(posts.index, "post", post_id)])
-    dot = None if factors is None else float(factors.dot(*pair)[0])
-    row = tables.rows(*pair)
-    *parts, base = _parts(model, row, settings.night.threads)
-    found: list[dict[str, Any]] = [
+    user_rows, post_rows = np.array([0]), np.array([_find_row(posts.index, "post", post_id)])
+    dot = None if factors is None else float(factors.dot(user_rows, post_rows)[0])
+    features = tables.rows(user_rows, post_rows)
+    *contributions, base = _predict_contributions(model, features, settings.night.threads)
+    parts: list[dict[str, Any]] = [
         {
             "feature": feature.name,
             "kind": str(feature.kind),
-            "value": _value(model, feature, number),
-            "contribution": part,
+            "value": _feature_value(model, feature, number),
+            "contribution": contribution,
         }
-        for feature, number, part in zip(tables.columns, row[0].tolist(), parts, strict=True)
+        for feature, number, contribution in zip(
+            tables.columns, features[0].tolist(), contributions, strict=True
+        )
     ]
-    found.sort(key=lambda part: -abs(part["contribution"]))
-    return Explained(
-        score=sum(parts) + base + (dot or 0.0),
+    parts.sort(key=lambda part: -abs(part["contribution"]))
+    return Explanation(
+        score=sum(contributions) + base + (dot or 0.0),
         dot_product=dot,
         base_value=base,
-        contributions=found,
+        contributions=parts,
         known=post_id in known,
         liked_at=liked_at,
         score_kind=model.recipe.name,
@@ -139,67 +142,69 @@ def explained(
     )
 
 
-def _parts(model: Model, row: np.ndarray, threads: int) -> list[float]:
-    """Return each feature's contribution and then the base value.
+def _predict_contributions(model: Model, features: np.ndarray, threads: int) -> list[float]:
+    """Return the contribution of each feature, then the base value.
 
     Raises
     ------
     ModelError
         They do not add up to the forest's score.
     """
-    found = model.booster.predict(row, pred_contrib=True, num_threads=threads)
-    parts: list[float] = np.asarray(found, np.float64)[0].tolist()
-    forest = float(np.asarray(model.booster.predict(row, raw_score=True, num_threads=threads))[0])
+    predicted = model.booster.predict(features, pred_contrib=True, num_threads=threads)
+    parts: list[float] = np.asarray(predicted, np.float64)[0].tolist()
+    forest = float(np.asarray(model.booster.predict(features, raw_score=True, num_threads=threads))[0])
     if abs(sum(parts) - forest) > TOLERANCE:
-        raise ModelError(f"the contributions add up to {sum(parts):.6f}, but the forest says {forest:.6f}")
+        raise ModelError(
+            f"the contributions add up to {sum(parts):.6f}, but the forest's score is {forest:.6f}"
+        )
     return parts
 
 
-def _value(model: Model, feature: Feature, number: float) -> float | str | None:
+def _feature_value(model: Model, feature: Feature, number: float) -> float | str | None:
     if np.isnan(number):
         return None
     if not feature.categorical:
         return number
     encoder = model.users if feature.kind is Kind.USER else model.posts
-    words = encoder.categories[feature.name.removeprefix(f"{feature.kind}_")] or ()
-    return words[int(number)]
+    categories = encoder.categories[feature.name.removeprefix(f"{feature.kind}_")] or ()
+    return categories[int(number)]
 
 
-def _posts_known(folder: Path) -> set[int]:
+def _read_known_posts(folder: Path) -> set[int]:
     try:
-        # Opened here: numpy leaves a damaged file open.
-        with (folder / POSTS).open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return set(kept["post_ids"].tolist())
+        # Opened here, since np.load does not close a damaged file.
+        with (folder / POSTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return set(arrays["post_ids"].tolist())
     except FileNotFoundError:
         raise ModelError(
-            f"there is no model in {folder}, and only the run's own can tell; ask where the night runs, with "
-            "its OVERNIGHT_MODEL_DIR, and of a run that is kept"
+            f"there is no model in {folder}; run this command on the host of the night, with its "
+            "OVERNIGHT_MODEL_DIR, for a run that is still kept"
         ) from None
     except (OSError, KeyError, ValueError, BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
-def _find(index: Any, what: str, wanted: int) -> int:
-    """Return the place of an id in an ascending index."""
-    place = int(index.searchsorted(wanted))
-    if place == len(index) or index[place] != wanted:
-        raise SourceError(f"the network knows no {what} {wanted}; check the id")
-    return place
+def _find_row(index: Any, what: str, wanted: int) -> int:
+    """Return the row of an id in an ascending index."""
+    row = int(index.searchsorted(wanted))
+    if row == len(index) or index[row] != wanted:
+        raise SourceError(f"the network has no {what} {wanted}; check the id")
+    return row
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The post that is asked about.
+class PostInQuestion:
+    """The post whose position is to be explained.
 
     Attributes
     ----------
     score
-        The model's, of the user and the post.
+        The model's score for the user and the post.
     blocked
-        Operators blocked it.
+        Whether it is on the blocklist.
     known
-        The run knew it.
+        Whether the run knew it.
     liked_at
         When the user liked it; None if they did not.
     """
@@ -212,47 +217,49 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A post's rank (from 1) and score in a list, None where it is not there, and why, in words."""
+class ListPosition:
+    """A post's rank (from 1) and score in a list, None if it is not in it, and the reason in words."""
 
     rank: int | None
     served_score: float | None
     why: str
 
 
-def standing(ranked: Ranked | None, top_n: int, cutoff: datetime, post: Asked) -> Standing:
-    """Tell where a post stands.
+def find_position(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> ListPosition:
+    """Find a post's position in a list, and explain it.
 
     Parameters
     ----------
     ranked
         The user's list in the run; None if there is none.
     top_n, cutoff
-        The run's. A list shorter than its top N holds every post that could be shown.
+        Of the run. A list shorter than `top_n` holds every post that may be shown.
     """
     for rank, (listed, score) in enumerate(ranked or [], start=1):
         if listed == post.post_id:
-            told = [f"rank {rank} of {len(ranked or [])}, score {score}", *_kept_out(post, cutoff)]
-            return Standing(rank, score, "; ".join(told))
-    return Standing(None, None, "; ".join(["not in the list", *_why_not(ranked, top_n, cutoff, post)]))
+            parts = [f"rank {rank} of {len(ranked or [])}, score {score}", *_list_exclusions(post, cutoff)]
+            return ListPosition(rank, score, "; ".join(parts))
+    why = ["not in the list", *_list_reasons(ranked, top_n, cutoff, post)]
+    return ListPosition(None, None, "; ".join(why))
 
 
-def _why_not(ranked: Ranked | None, top_n: int, cutoff: datetime, post: Asked) -> list[str]:
+def _list_reasons(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> list[str]:
+    """Return why a post is not in a list."""
     if ranked is None:
         return ["the run has no list of this user, who gets the popular posts"]
-    if reasons := _kept_out(post, cutoff):
+    if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
         return ["the post is newer than the run"]
     if len(ranked) < top_n:
-        return ["every post left for this user is in it: this one was blocked, or liked, when it was made"]
+        return ["the list holds all posts left for this user: this one was blocked or liked when it was made"]
     return [f"the last of its {len(ranked)} posts has {ranked[-1][1]}, this one {post.score:.3f}"]
 
 
-def _kept_out(post: Asked, cutoff: datetime) -> list[str]:
+def _list_exclusions(post: PostInQuestion, cutoff: datetime) -> list[str]:
     reasons = []
     if post.liked_at is not None:
-        when = "since the run" if post.liked_at > cutoff else "before the run"
+        when = "after the run" if post.liked_at > cutoff else "before the run"
         reasons.append(f"liked at {post.liked_at.isoformat(timespec='seconds')}, {when}")
     if post.blocked:
         reasons.append("blocked by operators")

@@ -1,4 +1,4 @@
-"""What Redis holds of runs and lists, read for people: whatever is missing or broken is told in one line."""
+"""Read runs and lists from Redis for operators; a missing or broken value is a one-line error."""
 
 from __future__ import annotations
 
@@ -6,163 +6,164 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
-
+from batch.context import Stores
 from batch.evaluation.recipe_choice import score_kind_of
-from batch.inspection import lists
+from batch.redis_client import live_run_id, live_run_ids
 from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
-from contract.keys import Keys
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
 
+HEAD_POSTS = 5
+"""How many posts a feed shows first; users notice changes among them."""
 
-def experiment_of(client: redis.Redis, keys: Keys) -> Experiment:
-    """Return the stored split of the users; everyone is in control while none is stored.
+
+def read_experiment(stores: Stores) -> Experiment:
+    """Return the split of the users in Redis; without one, all users are in control.
 
     Raises
     ------
     StoreError
-        What is stored is no experiment.
+        The stored value is not an experiment.
     """
-    stored = client.get(keys.experiment)
+    stored = stores.redis.get(stores.keys.experiment)
     try:
         return Experiment.from_fields(decode_object(stored)) if stored else NO_EXPERIMENT
     except ValueError as error:
-        mend = "python -m batch experiment set --percent-test PERCENT writes it anew"
-        raise StoreError(f"{keys.experiment} is broken: {error}; {mend}") from None
+        fix = "python -m batch experiment set --percent-test PERCENT rewrites it"
+        raise StoreError(f"{stores.keys.experiment} is broken: {error}; {fix}") from None
 
 
-def run_for(client: redis.Redis, keys: Keys, user_id: int) -> tuple[str, str]:
-    """Return a user's variant and the run that serves them: the other variant's where theirs has none.
+def find_user_run(stores: Stores, user_id: int) -> tuple[str, str]:
+    """Return a user's variant and the id of the run that serves them.
+
+    That is the other variant's run if theirs has no live one.
 
     Raises
     ------
     StoreError
         No run is live, or the experiment is broken.
     """
-    variant = experiment_of(client, keys).variant_of(user_id)
-    for name in sorted(VARIANTS, key=lambda name: name != variant):
-        run_id = client.get(keys.live(name))
-        if run_id:
-            return variant, str(run_id)
-    raise StoreError("no run is live; `python -m batch run` makes one")
+    variant = read_experiment(stores).variant_of(user_id)
+    live = live_run_ids(stores.redis, stores.keys)
+    if not live:
+        raise StoreError("no run is live; `python -m batch run` builds one")
+    return variant, live.get(variant) or next(iter(live.values()))
 
 
-def run_named(client: redis.Redis, keys: Keys, name: str) -> str:
-    """Return a run's id as it is, and for `control` or `test` the id of the run that is live.
+def resolve_run(stores: Stores, name: str) -> str:
+    """Return the run id that `name` stands for: a run id, or a variant for its live run.
 
     Raises
     ------
     StoreError
-        No run of the variant is live, or this is no run's name.
+        The variant has no live run, or `name` is neither a run id nor a variant.
     """
     if name in VARIANTS:
-        run_id = client.get(keys.live(name))
-        if not run_id:
-            raise StoreError(f"no run of {name} is live; `python -m batch runs` lists what there is")
-        return str(run_id)
+        run_id = live_run_id(stores.redis, stores.keys, name)
+        if run_id is None:
+            raise StoreError(f"no run of {name} is live; `python -m batch runs` lists all runs")
+        return run_id
     try:
         parse_run_id(name)
     except ValueError as error:
-        raise StoreError(f"{error}, nor a variant's; `python -m batch runs` lists them") from None
+        raise StoreError(f"{error}, and not a variant; `python -m batch runs` lists all runs") from None
     return name
 
 
-def manifest_of(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, Any]:
+def read_manifest(stores: Stores, run_id: str) -> dict[str, Any]:
     """Return a run's manifest.
 
     Raises
     ------
     StoreError
-        The run has no keys, or its manifest is broken.
+        The run has no manifest in Redis, or a broken one.
     """
-    stored = client.get(keys.manifest(run_id))
+    key = stores.keys.manifest(run_id)
+    stored = stores.redis.get(key)
     if not stored:
         raise StoreError(
-            f"Redis has no keys of {run_id}: it is no longer kept, or never was; "
-            "`python -m batch runs` lists the runs"
+            f"Redis has no keys of {run_id}: it is no longer kept, or never existed; "
+            "`python -m batch runs` lists all runs"
         )
     try:
         return decode_object(stored)
     except ValueError as error:
-        raise StoreError(f"{keys.manifest(run_id)} is broken: {error}; run the night again") from None
+        raise StoreError(f"{key} is broken: {error}; run the night again") from None
 
 
 def published_at(run_id: str, manifest: dict[str, Any]) -> datetime:
-    """Return when a run went live; when it was begun if it never did."""
+    """Return when a run went live, by its manifest; the start of the run if it never did."""
     try:
-        moment = datetime.fromisoformat(str(manifest.get("published_at")))
+        time = datetime.fromisoformat(str(manifest.get("published_at")))
     except ValueError:
         return parse_run_id(run_id)[0]
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def list_at(client: redis.Redis, key: str) -> Ranked | None:
-    """Return the list under a key, None if there is none.
+def read_list(stores: Stores, key: str) -> Ranked | None:
+    """Return the list under a key; None if there is no such key.
 
     Raises
     ------
     StoreError
         The list is broken.
     """
-    stored = client.get(key)
+    stored = stores.redis.get(key)
     try:
         return None if stored is None else decode_list(stored)
     except ValueError as error:
         raise StoreError(f"{key} is broken: {error}; run the night again") from None
 
 
-def list_of(client: redis.Redis, keys: Keys, run_id: str, user_id: int) -> tuple[str, Ranked]:
-    """Return what a run has for a user, and its source: their own list, or without one the popular posts."""
-    own = list_at(client, keys.user(run_id, user_id))
+def read_user_list(stores: Stores, run_id: str, user_id: int) -> tuple[str, Ranked]:
+    """Return (source, list) of a user in a run: their own list, or the popular posts if they have none."""
+    own = read_list(stores, stores.keys.user(run_id, user_id))
     if own:
         return PERSONAL, own
-    return POPULAR, list_at(client, keys.popular(run_id)) or []
+    return POPULAR, read_list(stores, stores.keys.popular(run_id)) or []
 
 
-def texts_of(client: redis.Redis, keys: Keys, posts: list[int]) -> list[dict[str, Any]]:
-    """Return the stored `text` and `topic` of posts, empty where there is nothing that can be read."""
-    stored: Any = client.hmget(keys.posts, [str(post_id) for post_id in posts]) if posts else []
-    return [_fields(value) for value in stored]
+def read_texts(stores: Stores, post_ids: list[int]) -> list[dict[str, Any]]:
+    """Return `text` and `topic` of each post; an empty dict if there is no readable text."""
+    names = [str(post_id) for post_id in post_ids]
+    stored: Any = stores.redis.hmget(stores.keys.posts, names) if names else []
+    return [_decode_text(value) for value in stored]
 
 
-def blocked_among(client: redis.Redis, keys: Keys, posts: list[int]) -> set[int]:
-    """Return those of the posts that operators blocked."""
-    flags: Any = client.smismember(keys.blocked, [str(post_id) for post_id in posts]) if posts else []
-    return {post_id for post_id, flag in zip(posts, flags, strict=True) if flag}
+def find_blocked(stores: Stores, post_ids: list[int]) -> set[int]:
+    """Return those of the posts that are on the blocklist."""
+    names = [str(post_id) for post_id in post_ids]
+    flags: Any = stores.redis.smismember(stores.keys.blocked, names) if names else []
+    return {post_id for post_id, flag in zip(post_ids, flags, strict=True) if flag}
 
 
-def _fields(stored: str | None) -> dict[str, Any]:
+def _decode_text(stored: str | None) -> dict[str, Any]:
     try:
         return decode_object(stored) if stored else {}
     except ValueError:
         return {}
 
 
-FIRST = 5
-"""How many posts a feed shows at first: churn among them is what a user notices."""
-
-
-def overlap(before: Ranked, after: Ranked, k: int | None = None) -> float:
-    """Return which share of the first k posts of the longer list both have; 1 if both are empty."""
+def compute_overlap(before: Ranked, after: Ranked, k: int | None = None) -> float:
+    """Return the share of the longer list's first k posts that both lists have; 1 if both are empty."""
     posts, others = ({post_id for post_id, _ in ranked[:k]} for ranked in (before, after))
     return len(posts & others) / max(len(posts), len(others), 1) if posts or others else 1.0
 
 
-def changes(before: Ranked, after: Ranked) -> list[dict[str, Any]]:
-    """Return each post of either list, those of the second in its order, then those that went out.
+def list_changes(before: Ranked, after: Ranked) -> list[dict[str, Any]]:
+    """Return a row per post of either list: those of `after` in its order, then those that dropped out.
 
     A row has `post_id`, `change` (`same`, `up`, `down`, `in`, `out`),
-    `rank_a`, `rank_b`, `score_a` and `score_b`, None where a list has no such post.
+    `rank_a`, `rank_b`, `score_a` and `score_b`; None if the post is not in that list.
     """
-    was = {post_id: (rank, score) for rank, (post_id, score) in enumerate(before, start=1)}
-    now = {post_id: (rank, score) for rank, (post_id, score) in enumerate(after, start=1)}
+    ranks_a = {post_id: (rank, score) for rank, (post_id, score) in enumerate(before, start=1)}
+    ranks_b = {post_id: (rank, score) for rank, (post_id, score) in enumerate(after, start=1)}
     rows = []
-    for post_id in [*now, *(post_id for post_id in was if post_id not in now)]:
-        rank_a, score_a = was.get(post_id, (None, None))
-        rank_b, score_b = now.get(post_id, (None, None))
+    for post_id in [*ranks_b, *(post_id for post_id in ranks_a if post_id not in ranks_b)]:
+        rank_a, score_a = ranks_a.get(post_id, (None, None))
+        rank_b, score_b = ranks_b.get(post_id, (None, None))
         rows.append(
             {
                 "post_id": post_id,
@@ -176,19 +177,28 @@ def changes(before: Ranked, after: Ranked) -> list[dict[str, Any]]:
     return rows
 
 
-def compared(client: redis.Redis, keys: Keys, user_id: int, run_a: str, run_b: str) -> dict[str, Any]:
-    """Compare what two runs have for a user; each is a run's id, or a variant for the run now live.
+def _change(rank_a: int | None, rank_b: int | None) -> str:
+    if rank_a is None or rank_b is None:
+        return "in" if rank_a is None else "out"
+    if rank_a == rank_b:
+        return "same"
+    return "up" if rank_b < rank_a else "down"
 
-    Where `score_kind_a` is not `score_kind_b`, scores have no common unit: ranks compare, scores do not.
+
+def compare_lists(stores: Stores, user_id: int, run_a: str, run_b: str) -> dict[str, Any]:
+    """Compare a user's lists in two runs; each is a run id, or a variant for its live run.
+
+    If `score_kind_a` and `score_kind_b` differ, scores have different units:
+    compare ranks only. The keys are the fields of `diff --json`.
 
     Raises
     ------
     StoreError
         A run has no keys, or a list is broken.
     """
-    runs = [lists.run_named(client, keys, name) for name in (run_a, run_b)]
-    manifests = [lists.manifest_of(client, keys, run_id) for run_id in runs]
-    (source_a, before), (source_b, after) = (lists.list_of(client, keys, run, user_id) for run in runs)
+    runs = [resolve_run(stores, name) for name in (run_a, run_b)]
+    manifests = [read_manifest(stores, run_id) for run_id in runs]
+    (source_a, before), (source_b, after) = (read_user_list(stores, run_id, user_id) for run_id in runs)
     kind_a, kind_b = (
         score_kind_of(manifest, personal=source == PERSONAL)[0]
         for manifest, source in zip(manifests, (source_a, source_b), strict=True)
@@ -201,38 +211,31 @@ def compared(client: redis.Redis, keys: Keys, user_id: int, run_a: str, run_b: s
         "source_b": source_b,
         "score_kind_a": kind_a,
         "score_kind_b": kind_b,
-        "overlap_at_5": round(overlap(before, after, FIRST), 4),
-        "overlap": round(overlap(before, after), 4),
-        "changes": changes(before, after),
+        "overlap_at_5": round(compute_overlap(before, after, HEAD_POSTS), 4),
+        "overlap": round(compute_overlap(before, after), 4),
+        "changes": list_changes(before, after),
     }
 
 
-def _change(rank_a: int | None, rank_b: int | None) -> str:
-    if rank_a is None or rank_b is None:
-        return "in" if rank_a is None else "out"
-    if rank_a == rank_b:
-        return "same"
-    return "up" if rank_b < rank_a else "down"
-
-
 @dataclass(frozen=True)
-class Served:
-    """The list that a user's recommendations are taken from.
+class ServedList:
+    """The list that serving takes a user's recommendations from.
 
     Attributes
     ----------
     variant
-        The user's; the run may be of the other one.
+        The user's; the run may be of the other variant.
     source, why
-        `personal`, or `popular` and why.
+        `personal`, or `popular` and the reason.
     score_kind, score_meaning
-        What kind the scores are: the run's recipe or `likes`; and what they mean.
+        The kind of the scores, the run's recipe or `likes`, and what they mean.
     key
-        Where the list is.
+        Redis key of the list.
     published_at
         When the run went live.
     posts
-        Best first: `rank` (from 1), `post_id`, `score`, `topic`, `text` and `blocked`, which is left out.
+        Best first: `rank` (from 1), `post_id`, `score`, `topic`, `text`, and
+        `blocked`: serving leaves out blocked posts.
     """
 
     user_id: int
@@ -246,47 +249,57 @@ class Served:
     published_at: datetime
     posts: list[dict[str, Any]]
 
-    def record(self, now: datetime) -> dict[str, Any]:
-        """Return all of it, and how old the run is."""
+    def as_dict(self, now: datetime) -> dict[str, Any]:
+        """Return all fields and the age of the run."""
         return {**vars(self), "age_seconds": round((now - self.published_at).total_seconds())}
 
 
-def served(client: redis.Redis, keys: Keys, user_id: int) -> Served:
-    """Look up what a user gets.
+def find_served_list(stores: Stores, user_id: int) -> ServedList:
+    """Look up the list that a user is served from.
 
     Raises
     ------
     StoreError
-        No run is live, or what is stored is broken.
+        No run is live, or a stored value is broken.
     """
-    variant, run_id = lists.run_for(client, keys, user_id)
-    manifest = lists.manifest_of(client, keys, run_id)
-    published_at = lists.published_at(run_id, manifest)
-    key, why = keys.user(run_id, user_id), ""
-    ranked = lists.list_at(client, key)
-    blocked = lists.blocked_among(client, keys, [post_id for post_id, _ in ranked or []])
+    variant, run_id = find_user_run(stores, user_id)
+    manifest = read_manifest(stores, run_id)
+    key, why = stores.keys.user(run_id, user_id), ""
+    ranked = read_list(stores, key)
+    blocked = find_blocked(stores, [post_id for post_id, _ in ranked or []])
     if ranked is None:
         why = "the run has no list of this user"
     elif not ranked:
-        why = "their list is empty: they liked everything"
+        why = "their list is empty: they liked every post"
     elif len(blocked) == len(ranked):
         why = "every post of their list is blocked"
     source = POPULAR if why else PERSONAL
     if why:
-        key = keys.popular(run_id)
-        ranked = lists.list_at(client, key)
-        blocked = lists.blocked_among(client, keys, [post_id for post_id, _ in ranked or []])
-    texts = lists.texts_of(client, keys, [post_id for post_id, _ in ranked or []])
+        key = stores.keys.popular(run_id)
+        ranked = read_list(stores, key)
+        blocked = find_blocked(stores, [post_id for post_id, _ in ranked or []])
+    texts = read_texts(stores, [post_id for post_id, _ in ranked or []])
     posts = [
         {
             "rank": rank,
             "post_id": post_id,
             "score": score,
-            "topic": fields.get("topic"),
-            "text": fields.get("text"),
+            "topic": text.get("topic"),
+            "text": text.get("text"),
             "blocked": post_id in blocked,
         }
-        for rank, ((post_id, score), fields) in enumerate(zip(ranked or [], texts, strict=True), start=1)
+        for rank, ((post_id, score), text) in enumerate(zip(ranked or [], texts, strict=True), start=1)
     ]
-    kind = score_kind_of(manifest, personal=source == PERSONAL)
-    return Served(user_id, variant, run_id, source, why, *kind, key, published_at, posts)
+    score_kind, score_meaning = score_kind_of(manifest, personal=source == PERSONAL)
+    return ServedList(
+        user_id=user_id,
+        variant=variant,
+        run_id=run_id,
+        source=source,
+        why=why,
+        score_kind=score_kind,
+        score_meaning=score_meaning,
+        key=key,
+        published_at=published_at(run_id, manifest),
+        posts=posts,
+    )

@@ -18,6 +18,7 @@ import redis
 import sqlalchemy as sa
 
 from batch import postgres, redis_client
+from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
@@ -76,14 +77,15 @@ def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
         ledger.create(work.engine)
         stale_users.create(work.engine)
         clock = datetime.now(UTC)
-        write_back(work.engine, work.redis, work.settings, clock, ledger.actor("batch refresh"))
+        stores = Stores(work.settings, work.engine, work.redis, ledger.actor("batch refresh"))
+        write_back(stores, clock)
         manifests = list(_live(work, variants))
         if not manifests:
             raise NothingLiveError(
                 f"no run of {' or '.join(variants)} is live; `python -m batch run` makes one"
             )
         done = _each(work, manifests, clock, held)
-        drain(work.engine, work.redis, work.settings, clock)
+        drain(stores, clock)
         return done
 
 

@@ -1,1 +1,1 @@
-"""The page that each run writes for people to look at."""
+"""HTML reports: the page of a run, and the charts and templates of all pages."""

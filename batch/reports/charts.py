@@ -1,7 +1,7 @@
-"""Charts as inline SVG: columns, lines and intervals, in colours that the page's style sheet sets.
+"""Charts as inline SVG: columns, lines and intervals; the page's style sheet sets the colours.
 
-Built as a tree of elements, which escapes every text. The class of a line, dot
-or column is the name of its series.
+Charts are built as element trees, which escape every text. The class of a
+line, dot or column is the name of its series.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from xml.etree import ElementTree as Tree
 
 HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
-UP = HEIGHT - TOP - BOTTOM
+"""Margins around the plot, in pixels."""
+PLOT_HEIGHT = HEIGHT - TOP - BOTTOM
 
-MOST_LABELS = 10
-"""Beside each other below a chart."""
+MAX_LABELS = 10
+"""Most labels side by side below a chart of intervals."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From `bottom`, 0 or less, to `top`; `label` says of what."""
+    """An axis from `bottom` (0 or less) to `top`."""
 
     label: str
     top: float
@@ -29,106 +30,108 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """About five values, at 1, 2 or 5 times a power of ten."""
+        """About five values, at multiples of 1, 2 or 5 times a power of ten."""
         part = (self.top - self.bottom) / 5
         power = 10.0 ** math.floor(math.log10(part))
         step = next(power * times for times in (1, 2, 5, 10) if power * times >= part)
         first, last = math.ceil(self.bottom / step - 1e-9), math.floor(self.top / step + 1e-9)
-        return [round(step * place, 12) for place in range(first, last + 1)]
+        return [round(step * number, 12) for number in range(first, last + 1)]
 
-    def share(self, value: float) -> float:
-        """Say how far along the axis a value lies: 0 at its bottom, 1 at its top."""
+    def fraction(self, value: float) -> float:
+        """Return the position of a value along the axis: 0 at its bottom, 1 at its top."""
         return (value - self.bottom) / (self.top - self.bottom)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a chart is called, what it tells who cannot see it, and its axes; `name` is unique on the page."""
+    """A chart: `name` is unique on the page, `description` is its text for screen readers."""
 
     name: str
     title: str
-    told: str
+    description: str
     x: Axis
     y: Axis
     width: int = 640
 
     def lines(self, series: Mapping[str, Sequence[tuple[float, float]]], dotted: str = "") -> str:
-        """Draw a line through the (x, y) points of each series; the `dotted` one has a dot at each point."""
-        svg = self._frame(self.x.ticks)
+        """Draw a line through the (x, y) points of each series; the series `dotted` also gets dots."""
+        svg = self._draw_frame(self.x.ticks)
         for name, points in series.items():
-            places = [(self._across(x), self._up(y)) for x, y in points]
-            drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-            line = Tree.SubElement(svg, "polyline", {"class": name, "points": drawn})
+            pixels = [(self._pixel_x(x), self._pixel_y(y)) for x, y in points]
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
+            line = Tree.SubElement(svg, "polyline", {"class": name, "points": path})
             Tree.SubElement(line, "title").text = name
-            for x, y in places if name == dotted else ():
-                Tree.SubElement(svg, "circle", _numbers(cx=x, cy=y, r=3.5) | {"class": name})
+            for x, y in pixels if name == dotted else ():
+                Tree.SubElement(svg, "circle", _attributes(cx=x, cy=y, r=3.5) | {"class": name})
         return Tree.tostring(svg, encoding="unicode")
 
     def columns(self, series: Mapping[str, Sequence[float]]) -> str:
-        """Draw a column per series side by side at x = 0, 1, 2, ...; `x.top` is how many there are."""
-        svg = self._frame([])
-        step = self._room / self.x.top
+        """Draw the columns of all series side by side at x = 0, 1, 2, ...; `x.top` is their number."""
+        svg = self._draw_frame([])
+        step = self._plot_width / self.x.top
         width = 0.8 * step / max(len(series), 1)
-        for turn, (name, values) in enumerate(series.items()):
-            for place, value in enumerate(values):
-                left, top = LEFT + step * (place + 0.1) + width * turn, self._up(value)
-                size = _numbers(x=left, y=top, width=width, height=TOP + UP - top)
+        for number, (name, values) in enumerate(series.items()):
+            for x, value in enumerate(values):
+                left, top = LEFT + step * (x + 0.1) + width * number, self._pixel_y(value)
+                size = _attributes(x=left, y=top, width=width, height=TOP + PLOT_HEIGHT - top)
                 column = Tree.SubElement(svg, "rect", {"class": name, **size})
-                Tree.SubElement(column, "title").text = f"{place}: {value:,.10g} {name}"
-        for place in range(0, int(self.x.top), 3):
-            _text(svg, LEFT + step * (place + 0.5), TOP + UP + 18, str(place), "middle")
+                Tree.SubElement(column, "title").text = f"{x}: {value:,.10g} {name}"
+        for x in range(0, int(self.x.top), 3):
+            _draw_text(svg, LEFT + step * (x + 0.5), TOP + PLOT_HEIGHT + 18, str(x), anchor="middle")
         return Tree.tostring(svg, encoding="unicode")
 
     def intervals(self, name: str, points: Sequence[tuple[str, float, float, float]]) -> str:
-        """Draw (label, value, low, high) side by side: a dot, and a bar from low to high; 0 is marked."""
-        svg = self._frame([])
-        zero = _numbers(x1=LEFT, x2=LEFT + self._room, y1=self._up(0), y2=self._up(0))
+        """Draw (label, value, low, high) side by side: a dot, a bar from low to high, and a line at 0."""
+        svg = self._draw_frame([])
+        zero = _attributes(x1=LEFT, x2=LEFT + self._plot_width, y1=self._pixel_y(0), y2=self._pixel_y(0))
         Tree.SubElement(svg, "line", zero | {"class": "zero"})
-        step = self._room / self.x.top
-        every = math.ceil(len(points) / MOST_LABELS)
-        for place, (label, value, low, high) in enumerate(points):
-            x = LEFT + step * (place + 0.5)
-            bar = _numbers(x1=x, x2=x, y1=self._up(low), y2=self._up(high)) | {"class": name}
+        step = self._plot_width / self.x.top
+        label_step = math.ceil(len(points) / MAX_LABELS)
+        for index, (label, value, low, high) in enumerate(points):
+            x = LEFT + step * (index + 0.5)
+            bar = _attributes(x1=x, x2=x, y1=self._pixel_y(low), y2=self._pixel_y(high)) | {"class": name}
             Tree.SubElement(svg, "line", bar)
-            dot = Tree.SubElement(svg, "circle", _numbers(cx=x, cy=self._up(value), r=3.5) | {"class": name})
+            circle = _attributes(cx=x, cy=self._pixel_y(value), r=3.5) | {"class": name}
+            dot = Tree.SubElement(svg, "circle", circle)
             Tree.SubElement(dot, "title").text = f"{label}: {value:+.4f}, {low:+.4f} to {high:+.4f}"
-            if place % every == 0:
-                _text(svg, x, TOP + UP + 18, label, "middle")
+            if index % label_step == 0:
+                _draw_text(svg, x, TOP + PLOT_HEIGHT + 18, label, anchor="middle")
         return Tree.tostring(svg, encoding="unicode")
 
-    def _frame(self, across: Sequence[float]) -> Tree.Element:
-        """Draw the grid and say what the axes are; `across` are the ticks of x."""
-        about = {"role": "img", "aria-labelledby": f"{self.name}-title {self.name}-told"}
-        svg = Tree.Element("svg", {"viewBox": f"0 0 {self.width} {HEIGHT}", **about})
+    def _draw_frame(self, x_ticks: Sequence[float]) -> Tree.Element:
+        """Draw the title, the grid, the ticks and the labels of the axes."""
+        ids = {"role": "img", "aria-labelledby": f"{self.name}-title {self.name}-desc"}
+        svg = Tree.Element("svg", {"viewBox": f"0 0 {self.width} {HEIGHT}", **ids})
         Tree.SubElement(svg, "title", {"id": f"{self.name}-title"}).text = self.title
-        Tree.SubElement(svg, "desc", {"id": f"{self.name}-told"}).text = self.told
+        Tree.SubElement(svg, "desc", {"id": f"{self.name}-desc"}).text = self.description
         for value in self.y.ticks:
-            y = self._up(value)
-            Tree.SubElement(svg, "line", _numbers(x1=LEFT, x2=LEFT + self._room, y1=y, y2=y))
-            _text(svg, LEFT - 8, y + 4, f"{value:,.10g}", "end")
-        for value in across:
-            _text(svg, self._across(value), TOP + UP + 18, f"{value:,.10g}", "middle")
-        _text(svg, LEFT + self._room / 2, HEIGHT - 8, self.x.label, "middle")
-        turned = f"rotate(-90 14 {TOP + UP / 2:.1f})"
-        _text(svg, 14, TOP + UP / 2, self.y.label, "middle").set("transform", turned)
+            y = self._pixel_y(value)
+            Tree.SubElement(svg, "line", _attributes(x1=LEFT, x2=LEFT + self._plot_width, y1=y, y2=y))
+            _draw_text(svg, LEFT - 8, y + 4, f"{value:,.10g}", anchor="end")
+        for value in x_ticks:
+            _draw_text(svg, self._pixel_x(value), TOP + PLOT_HEIGHT + 18, f"{value:,.10g}", anchor="middle")
+        _draw_text(svg, LEFT + self._plot_width / 2, HEIGHT - 8, self.x.label, anchor="middle")
+        rotation = f"rotate(-90 14 {TOP + PLOT_HEIGHT / 2:.1f})"
+        y_label = _draw_text(svg, 14, TOP + PLOT_HEIGHT / 2, self.y.label, anchor="middle")
+        y_label.set("transform", rotation)
         return svg
 
     @property
-    def _room(self) -> int:
+    def _plot_width(self) -> int:
         return self.width - LEFT - RIGHT
 
-    def _across(self, x: float) -> float:
-        return LEFT + self._room * self.x.share(x)
+    def _pixel_x(self, x: float) -> float:
+        return LEFT + self._plot_width * self.x.fraction(x)
 
-    def _up(self, y: float) -> float:
-        return TOP + UP * (1 - self.y.share(y))
-
-
-def _text(svg: Tree.Element, x: float, y: float, words: str, anchor: str) -> Tree.Element:
-    text = Tree.SubElement(svg, "text", _numbers(x=x, y=y) | {"text-anchor": anchor})
-    text.text = words
-    return text
+    def _pixel_y(self, y: float) -> float:
+        return TOP + PLOT_HEIGHT * (1 - self.y.fraction(y))
 
 
-def _numbers(**values: float) -> dict[str, str]:
+def _draw_text(svg: Tree.Element, x: float, y: float, text: str, *, anchor: str) -> Tree.Element:
+    element = Tree.SubElement(svg, "text", _attributes(x=x, y=y) | {"text-anchor": anchor})
+    element.text = text
+    return element
+
+
+def _attributes(**values: float) -> dict[str, str]:
     return {name: f"{value:.1f}" for name, value in values.items()}

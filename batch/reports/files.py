@@ -1,4 +1,4 @@
-"""Where the page of a run is; apart from what lays it out, so that finding it loads nothing that learns."""
+"""Where the page of a run is stored, and how pages are made; imports neither pandas nor LightGBM."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REPORT = "report.html"
 
 
 def report_path(settings: Settings, run_id: str) -> Path:
-    """Say where a run's report is, beside its model."""
+    """Return the path of a run's report, in the folder of its model."""
     return Path(settings.night.model_dir).absolute() / run_id / REPORT
 
 
 def write_report(path: Path, page: str) -> int:
-    """Write the page, whole or not at all; return its size in bytes.
+    """Write the page atomically; return its size in bytes.
 
     Raises
     ------
@@ -33,21 +33,21 @@ def write_report(path: Path, page: str) -> int:
 
 
 @cache
-def template(name: str) -> Template:
-    """Compile a page's template, once a process; it escapes whatever is put in."""
+def load_template(name: str) -> Template:
+    """Compile the template of a page, once per process; it escapes every value."""
     environment = Environment(
         loader=PackageLoader("batch.reports"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"figure": figure, "moment": moment}
+    environment.filters |= {"format_number": format_number, "format_time": format_time}
     return environment.get_template(name)
 
 
-def figure(value: float | None) -> str:
-    """Write a figure with four places, a dash for none."""
+def format_number(value: float | None) -> str:
+    """Format a number with four decimals; None as a dash."""
     return "-" if value is None else f"{value:.4f}"
 
 
-def moment(time: str) -> str:
-    """Write an ISO 8601 time in UTC, to the second."""
+def format_time(time: str) -> str:
+    """Format an ISO 8601 time in UTC, to the second."""
     return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -166,12 +166,12 @@ def kill_when_called(module: str, name: str) -> None:
             "control",
             (
                 "batch.loading.pull._insert",
-                "batch.loading.pull._renamed",
+                "batch.loading.pull._rename_synced",
                 "batch.training.dataset.collect_labelled_views",
             ),
         ),
         ("control", ("batch.refresh.stale_users.note_night",)),
-        ("all", ("batch.pipeline.share", "batch.refresh.refresh.read_recent")),
+        ("all", ("batch.pipeline.share_store", "batch.refresh.refresh.read_recent")),
     ],
     ids=["while it pulls and counts", "while it goes live", "when one variant is live"],
 )

@@ -1,4 +1,4 @@
-"""What doctor finds: every disagreement is made for real, and must be named with how to mend it."""
+"""The checks of doctor: every problem is really created, and must be found together with its fix."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from batch.doctor import live_runs, time_index
-from batch.doctor.doctor import examine
-from batch.doctor.finding import Finding, Status, worst
-from batch.doctor.redis_checks import census
+from batch.doctor.doctor import run_checks
+from batch.doctor.finding import Finding, Status, worst_status
+from batch.doctor.live_runs import LiveRuns
+from batch.doctor.redis_checks import count_keys
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
@@ -30,23 +31,23 @@ KEYS = Keys()
 OLD = "20200101T000000Z-control"
 
 
-def examined(settings: Settings, *, days_later: int = 0) -> list[Finding]:
-    return examine(settings, datetime.now(UTC) + timedelta(days=days_later))
+def findings_of(settings: Settings, *, days_later: int = 0) -> list[Finding]:
+    return run_checks(settings, datetime.now(UTC) + timedelta(days=days_later))
 
 
-def amiss(findings: list[Finding]) -> dict[str, Finding]:
-    """Return what is not all right, but for what these tests' Redis lacks: it keeps nothing on disk."""
+def problems(findings: list[Finding]) -> dict[str, Finding]:
+    """Return check -> finding of all problems but one: the Redis of these tests has no persistence."""
     wrong = {found.check: found for found in findings if found.status is not Status.OK}
     return {check: found for check, found in wrong.items() if check != "redis persistence"}
 
 
-def check_found(findings: list[Finding], check: str, status: Status, says: str, mend: str) -> None:
-    """Check that this one thing is named, with how to mend it."""
-    found = amiss(findings).get(check)
+def assert_found(findings: list[Finding], check: str, status: Status, text: str, fix: str) -> None:
+    """Assert that a problem is found, with its fix."""
+    found = problems(findings).get(check)
     assert found is not None, findings
-    assert (found.status, says in found.found) == (status, True), found
-    assert found.mend is not None
-    assert mend in found.mend
+    assert (found.status, text in found.found) == (status, True), found
+    assert found.fix is not None
+    assert fix in found.fix
 
 
 def test_a_night_leaves_nothing_to_mend_and_doctor_changes_nothing(night: Operated) -> None:
@@ -69,8 +70,8 @@ def test_a_failed_check_is_told_by_table_exit_code_and_one_line(night: Operated)
     done = night.batch("doctor")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    (at,) = [place for place, line in enumerate(lines) if line.startswith("FAIL")]
-    assert "recs:live:control is 'latest', which is no run's id" in lines[at]
+    (at,) = [row for row, line in enumerate(lines) if line.startswith("FAIL")]
+    assert "recs:live:control is 'latest', which is not a run id" in lines[at]
     assert lines[at + 1].strip().startswith("-> python -m batch rollback control")
     assert done.stderr.splitlines()[-1].startswith("error: 1 of ")
     assert night.told("doctor", code=1)["status"] == "fail"
@@ -146,7 +147,7 @@ def _break_a_text(night: Operated) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "check", "status", "says", "mend"),
+    ("spoil", "check", "status", "text", "fix"),
     [
         (_point_at_nothing, "live control", "fail", "has no keys of manifest or popular or user", "rollback"),
         (_point_at_the_other_variant, "live control", "fail", "a run of test", "rollback control"),
@@ -154,38 +155,38 @@ def _break_a_text(night: Operated) -> None:
         (_lose_the_manifest, "live control", "fail", "has no keys of manifest", "rollback control"),
         (_lose_a_list, "lists test", "fail", "1 user keys of", "batch run"),
         (_leave_keys_of_an_unknown_run, "orphan keys", "warn", "the ledger does not know", "UNLINK"),
-        (_leave_a_strange_key, "orphan keys", "warn", ":notes is no key of ours", "remove"),
+        (_leave_a_strange_key, "orphan keys", "warn", ":notes and 0 more are not keys", "remove"),
         (_break_the_experiment, "experiment", "fail", "percent_test must be 0 to 100", "experiment set"),
         (_set_an_experiment_by_hand, "experiment", "warn",
-         "recs:experiment holds mine: 20 % of users in test, salt 'b'; recorded is default: 50 %",
+         "recs:experiment holds mine: 20 % of users in test, salt 'b'; the recorded split is default: 50 %",
          "--percent-test 50"),
         (_lose_the_experiment, "experiment", "warn", "holds nothing: every user is in control", "refresh"),
         (_leave_exposures_for_days, "exposures", "warn", "1 batches wait", "experiment drain"),
         (_make_exposures_a_string, "recs:exposures", "fail", "is a string and must be a stream", "DEL"),
         (_serve_no_test, "experiment", "warn", "no run of test is live", "--variant test"),
-        (_block_a_word, "blocked posts", "warn", "1 of 2 members are no post's id", "SREM recs:blocked"),
+        (_block_a_word, "blocked posts", "warn", "1 of 2 members are not post ids", "SREM recs:blocked"),
         (_make_blocked_a_string, "recs:blocked", "fail", "is a string and must be a set", "DEL"),
         (_lose_texts, "texts", "fail", "recs:posts has 39 posts, the live run 40", "batch run"),
         (_break_a_text, "texts", "fail", "the text of post 101 cannot be read", "batch run"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_redis_is_named(
-    night: Operated, spoil: Callable[[Operated], None], check: str, status: str, says: str, mend: str
+    night: Operated, spoil: Callable[[Operated], None], check: str, status: str, text: str, fix: str
 ) -> None:
     spoil(night)
-    check_found(examined(night.settings), check, Status(status), says, mend)
+    assert_found(findings_of(night.settings), check, Status(status), text, fix)
 
 
 @pytest.mark.parametrize(
-    ("statement", "check", "status", "says", "mend"),
+    ("statement", "check", "status", "text", "fix"),
     [
-        ("UPDATE recs.runs SET state = 'retired'", "live test", "fail", "it is retired", "brings the ledger"),
+        ("UPDATE recs.runs SET state = 'retired'", "live test", "fail", "it is retired", "corrects the"),
         ("DELETE FROM recs.runs", "live test", "fail", "ledger has no such run", "DATABASE_URL"),
         (f"UPDATE recs.runs SET run_id = '{OLD}' WHERE variant = 'control'", "live control", "fail",
-         f"the ledger says {OLD} is live", "brings the ledger"),
+         f"the ledger says {OLD} is live", "corrects the ledger"),
         (f"INSERT INTO recs.runs (run_id, variant, key_prefix, state, started_at, actor) "
          f"VALUES ('{OLD}', 'control', 'recs', 'building', now(), 'x')",
-         "lock", "warn", "nobody is at work", "batch run"),
+         "lock", "warn", "no process holds the lock", "batch run"),
         ("ALTER TABLE recs.posts RENAME TO articles", "views", "fail",
          "the view recs.posts is missing", "README"),
         ("ALTER TABLE recs.interactions ALTER happened_at TYPE date", "views", "fail",
@@ -196,14 +197,14 @@ def test_what_is_wrong_in_redis_is_named(
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_postgres_is_named(
-    spoilt: Operated, statement: str, check: str, status: str, says: str, mend: str
+    spoilt: Operated, statement: str, check: str, status: str, text: str, fix: str
 ) -> None:
     execute(
         spoilt.database_url,
         "ALTER TABLE recs.run_changes DROP CONSTRAINT run_changes_run_id_fkey",
         statement,
     )
-    check_found(examined(spoilt.settings), check, Status(status), says, mend)
+    assert_found(findings_of(spoilt.settings), check, Status(status), text, fix)
 
 
 def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spoilt: Operated) -> None:
@@ -213,8 +214,8 @@ def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spo
         execute(spoilt.database_url, f"{enter} ('{run_id}', 'control', 'recs', '{state}', now(), 'x')")
         spoilt.client.set(KEYS.manifest(run_id), "{}")
         spoilt.client.set(KEYS.user(run_id, 1), "[]")
-    found = [finding for finding in examined(spoilt.settings) if finding.check == "orphan keys"]
-    assert [finding.found for finding in found] == [f"2 keys of {failed}, which the ledger knows as failed"]
+    found = [finding for finding in findings_of(spoilt.settings) if finding.check == "orphan keys"]
+    assert [finding.found for finding in found] == [f"2 keys of {failed}, which the ledger records as failed"]
 
 
 def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
@@ -227,15 +228,15 @@ def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
         "GRANT SELECT ON recs.users, recs.posts TO doctored",
     )
     try:
-        found = examined(settings)
-        says = "no right to read recs.interactions"
-        check_found(found, "views", Status.FAIL, says, "GRANT SELECT ON recs.interactions")
-        says = "doctored neither owns nor may change recs.experiments"
-        check_found(found, "rights", Status.FAIL, says, "ALTER TABLE recs.experiments OWNER TO doctored")
+        found = findings_of(settings)
+        text = "no right to read recs.interactions"
+        assert_found(found, "views", Status.FAIL, text, "GRANT SELECT ON recs.interactions")
+        text = "doctored neither owns nor may write recs.experiments"
+        assert_found(found, "rights", Status.FAIL, text, "ALTER TABLE recs.experiments OWNER TO doctored")
         execute(spoilt.database_url, "GRANT ALL ON ALL TABLES IN SCHEMA recs TO doctored")
-        found = examined(settings)
-        check_found(
-            found, "rights", Status.FAIL, "may not make tables in the schema recs", "GRANT USAGE, CREATE"
+        found = findings_of(settings)
+        assert_found(
+            found, "rights", Status.FAIL, "may not create tables in the schema recs", "GRANT USAGE, CREATE"
         )
     finally:
         execute(spoilt.database_url, "DROP OWNED BY doctored", "DROP ROLE doctored")
@@ -261,23 +262,23 @@ def over_a_feed(spoilt: Operated, monkeypatch: pytest.MonkeyPatch) -> Operated:
 
 
 def about_the_index(night: Operated) -> list[Finding]:
-    return [finding for finding in examined(night.settings) if finding.check == time_index.CHECK]
+    return [finding for finding in findings_of(night.settings) if finding.check == time_index.CHECK]
 
 
 def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_a_feed: Operated) -> None:
     execute(over_a_feed.database_url, 'CREATE INDEX ON "Feed of all" (user_id, "At")')  # cannot find a time
-    found = examined(over_a_feed.settings)
-    says, statement = f'{MISSING_INDEX} "At"', 'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")'
-    check_found(found, time_index.CHECK, Status.WARN, says, statement)
-    assert worst(found) is Status.WARN
+    found = findings_of(over_a_feed.settings)
+    text, statement = f'{MISSING_INDEX} "At"', 'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")'
+    assert_found(found, time_index.CHECK, Status.WARN, text, statement)
+    assert worst_status(found) is Status.WARN
     rows = query(over_a_feed.database_url, 'SELECT count(*) FROM "Feed of all"')[0][0]
     (finding,) = about_the_index(over_a_feed)
     estimated = int(finding.found.partition(" rows")[0].rpartition(" ")[2].replace(",", ""))
     assert 0.5 * rows < estimated < 2 * rows
-    assert finding.mend is not None
+    assert finding.fix is not None
     engine = make_engine(over_a_feed.database_url)
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql(finding.mend)
+        connection.exec_driver_sql(finding.fix)
     (finding,) = about_the_index(over_a_feed)
     assert (finding.status, "an index on the time" in finding.found) == (Status.OK, True)
 
@@ -325,8 +326,8 @@ def test_a_time_that_the_view_computes_is_told_to_be_served_by_no_index(
 ) -> None:
     statement = VIEW.format(time=time, source='"Feed of all"')
     execute(over_a_feed.database_url, statement, 'CREATE INDEX ON "Feed of all" ("At")')
-    found = examined(over_a_feed.settings)
-    check_found(found, time_index.CHECK, Status.WARN, "computes happened_at", "without cast or function")
+    found = findings_of(over_a_feed.settings)
+    assert_found(found, time_index.CHECK, Status.WARN, "computes happened_at", "without cast or function")
 
 
 def test_an_index_on_what_the_view_computes_serves(over_a_feed: Operated) -> None:
@@ -343,13 +344,13 @@ def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) 
         VIEW.format(time='"At" AS happened_at', source='"Feed of all"')
         + " UNION ALL SELECT user_id, post_id, 'like', at FROM likes",
     )
-    assert {finding.mend for finding in about_the_index(over_a_feed)} == {
+    assert {finding.fix for finding in about_the_index(over_a_feed)} == {
         'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")',
         "CREATE INDEX CONCURRENTLY ON public.likes (at)",
     }
 
 
-def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_examined(spoilt: Operated) -> None:
+def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoilt: Operated) -> None:
     url = sa.make_url(spoilt.database_url).set(username="explainer", password="x")
     settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
@@ -362,10 +363,10 @@ def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_examined(spo
         "GRANT ALL ON ALL TABLES IN SCHEMA recs TO explainer",
     )
     try:
-        found = examined(settings)
+        found = findings_of(settings)
     finally:
         execute(spoilt.database_url, "DROP OWNED BY explainer", "DROP ROLE explainer")
-    check_found(found, time_index.CHECK, Status.FAIL, "permission denied", "let this role read")
+    assert_found(found, time_index.CHECK, Status.FAIL, "permission denied", "let this role read")
     assert "lock" in [finding.check for finding in found]
 
 
@@ -386,22 +387,22 @@ def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: Ope
     used = int(night.client.info("memory")["used_memory"])
     policy = {"maxmemory-policy": "allkeys-lru"}
     with configured(night, **policy):
-        says = "harmless only as long as maxmemory is 0"
-        check_found(examined(night.settings), "redis eviction", Status.WARN, says, "noeviction")
+        text = "harmless only while maxmemory is 0"
+        assert_found(findings_of(night.settings), "redis eviction", Status.WARN, text, "noeviction")
         with configured(night, maxmemory=4 * used):
-            says = "throws users' lists away"
-            check_found(examined(night.settings), "redis eviction", Status.FAIL, says, "noeviction")
+            text = "evicts users' lists"
+            assert_found(findings_of(night.settings), "redis eviction", Status.FAIL, text, "noeviction")
     with configured(night, maxmemory=used + 50_000, save="300 1"):
-        found = examined(night.settings)
-    check_found(found, "memory for a night", Status.FAIL, "free of maxmemory", "raise maxmemory")
+        found = findings_of(night.settings)
+    assert_found(found, "memory for a night", Status.FAIL, "free of maxmemory", "raise maxmemory")
     assert "redis persistence" not in [finding.check for finding in found if finding.status is not Status.OK]
 
 
 def test_a_replica_is_told_to_be_none_to_write_to(night: Operated) -> None:
     night.client.replicaof("127.0.0.1", 1)  # nobody is there
     try:
-        check_found(
-            examined(night.settings),
+        assert_found(
+            findings_of(night.settings),
             "redis role",
             Status.FAIL,
             "is a replica",
@@ -413,48 +414,52 @@ def test_a_replica_is_told_to_be_none_to_write_to(night: Operated) -> None:
 
 def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Path) -> None:
     settings = night.settings.replace(model_dir=str(tmp_path))
-    check_found(examined(settings), "model control", Status.FAIL, "No such file", "OVERNIGHT_MODEL_DIR")
+    assert_found(findings_of(settings), "model control", Status.FAIL, "No such file", "OVERNIGHT_MODEL_DIR")
     copy, original = tmp_path / night.run_of("test"), night.model_dir / night.run_of("test")
     shutil.copytree(original, copy)
-    assert "model test" not in amiss(examined(settings))
+    assert "model test" not in problems(findings_of(settings))
     (copy / "model.txt").write_bytes((original / "model.txt").read_bytes()[:-100])
-    check_found(examined(settings), "model test", Status.FAIL, "model.txt is not what the run wrote", "night")
+    assert_found(
+        findings_of(settings), "model test", Status.FAIL, "model.txt is not what the run wrote", "night"
+    )
 
 
 def test_a_run_that_no_night_replaced_is_stale(night: Operated) -> None:
-    found = examined(night.settings, days_later=2)
-    check_found(found, "age control", Status.WARN, "live for 48.0 h", "is the scheduler, or cron, up?")
-    weekly = examined(night.settings.replace(nightly_cron="0 3 * * 0"), days_later=2)
-    assert "age control" not in amiss(weekly)
+    found = findings_of(night.settings, days_later=2)
+    assert_found(
+        found, "age control", Status.WARN, "live for 48.0 h", "check that the scheduler or cron is up"
+    )
+    weekly = findings_of(night.settings.replace(nightly_cron="0 3 * * 0"), days_later=2)
+    assert "age control" not in problems(weekly)
 
 
 def test_before_the_first_night_doctor_names_what_is_to_be_made(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
-    found = examined(settings)
-    check_found(found, "views", Status.FAIL, "the schema recs is missing", "README")
-    check_found(found, "live", Status.WARN, "no run is live yet", "python -m batch run")
+    found = findings_of(settings)
+    assert_found(found, "views", Status.FAIL, "the schema recs is missing", "README")
+    assert_found(found, "live", Status.WARN, "no run is live yet", "python -m batch run")
 
 
-def test_what_cannot_be_reached_is_named_and_the_rest_is_examined(night: Operated) -> None:
+def test_what_cannot_be_reached_is_named_and_the_rest_is_checked(night: Operated) -> None:
     no_postgres = night.settings.replace(database_url="postgresql://u:s3cret@127.0.0.1:1/none")
-    found = examined(no_postgres)
-    check_found(found, "postgres", Status.FAIL, "Postgres at 127.0.0.1", "check that it is up")
+    found = findings_of(no_postgres)
+    assert_found(found, "postgres", Status.FAIL, "Postgres at 127.0.0.1", "check that it is up")
     assert "lists control" in [finding.check for finding in found]
     assert "s3cret" not in str(found)
-    found = examined(night.settings.replace(redis_url="redis://127.0.0.1:1/0"))
-    check_found(found, "redis", Status.FAIL, "Redis at 127.0.0.1", "check that it is up")
+    found = findings_of(night.settings.replace(redis_url="redis://127.0.0.1:1/0"))
+    assert_found(found, "redis", Status.FAIL, "Redis at 127.0.0.1", "check that it is up")
     assert found[0].found.startswith("PostgreSQL")
 
 
-def test_a_census_that_is_cut_short_says_so_and_calls_nothing_missing(night: Operated) -> None:
-    whole, part = census(night.client, KEYS), census(night.client, KEYS, most_keys=10)
+def test_a_count_of_keys_that_is_cut_short_says_so_and_reports_no_missing_keys(night: Operated) -> None:
+    whole, part = count_keys(night.client, KEYS), count_keys(night.client, KEYS, max_keys=10)
     manifest = decode_object(str(night.client.get(KEYS.manifest(night.run_of("control")))))
     counted = whole.runs[night.run_of("control")]
     assert (counted.user, counted.post) == (manifest["users"], manifest["similar_posts"])
     assert (whole.complete, part.complete) == (True, False)
     assert sum(run.total for run in part.runs.values()) == 10
     live = {"control": night.run_of("control")}
-    told = live_runs.pointers(KEYS, live, {}, part)
-    assert all("has no keys" not in finding.found for finding in told)
+    findings = live_runs.check_pointers(LiveRuns(KEYS, live, {}, part), {})
+    assert all("has no keys" not in finding.found for finding in findings)

@@ -15,10 +15,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.experiment import history
+from batch.context import Stores
 from batch.experiment.assignment import bucket_sql, variant_sql
+from batch.experiment.history import read_changes
 from batch.experiment.split import write_back
-from batch.inspection import lists
+from batch.inspection.lists import read_experiment
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import decode_object, encode_object
@@ -55,6 +56,10 @@ class Place:
     engine: sa.Engine
     client: redis.Redis
 
+    @property
+    def stores(self) -> Stores:
+        return Stores(self.settings, self.engine, self.client, "a night")
+
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run `python -m batch experiment ...`; return stdout, or stderr where it must fail."""
         places = {
@@ -72,11 +77,11 @@ class Place:
     def history(self) -> list[Experiment]:
         """Return what is recorded, newest first."""
         with self.engine.connect() as connection:
-            return [change.experiment for change in history.history(connection, KEYS.prefix)]
+            return [change.experiment for change in read_changes(connection, KEYS.prefix)]
 
     def write_back(self, now: datetime = NOW) -> None:
         """Do what a night does."""
-        write_back(self.engine, self.client, self.settings, now, "a night")
+        write_back(self.stores, now)
 
 
 @pytest.fixture
@@ -107,7 +112,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) 
     published = [int(hashlib.md5((str(user) + salt).encode()).hexdigest(), 16) % 100 for user in range(MANY)]
     by_clients = [TEST if bucket < percent else CONTROL for bucket in published]
     place.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
-    split = lists.experiment_of(place.client, KEYS)
+    split = read_experiment(place.stores)
     runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
     state = State(runs, split, frozenset(), Texts({}))
     assert [state.assign(user).run.variant for user in range(MANY)] == by_clients
@@ -185,14 +190,14 @@ def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(place:
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
-    [("--salt", "pepper", "users are drawn anew"), ("--name", "second", "the same users are in test")],
+    [("--salt", "pepper", "users are assigned anew"), ("--name", "second", "the same users are in test")],
 )
 def test_another_name_or_salt_is_said_to_be_a_new_experiment(
     place: Place, option: str, value: str, says: str
 ) -> None:
     place.run("set", "--name", "first", "--salt", "salt", "--percent-test", "50")
     told = place.run("set", option, value)
-    assert "a new experiment begins: what was seen under first does not count for it" in told
+    assert "a new experiment begins: exposures and likes under first do not count for it" in told
     assert says in told
     assert ("give each experiment a --name of its own" in told) is (option == "--salt")
     shown = json.loads(place.run("show", "--json"))
@@ -245,11 +250,11 @@ def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(place: Plac
     ("spoil", "says"),
     [
         (lambda client: client.flushall(), "Redis has nothing, and serving keeps the split it had"),
-        (lambda client: client.set(KEYS.experiment, "{"), "Redis has what is no experiment"),
+        (lambda client: client.set(KEYS.experiment, "{"), "Redis has a value that cannot be read"),
         (lambda client: client.rename(KEYS.experiment, "x") and client.sadd(KEYS.experiment, "1"),
-         "(the key is no string), and serving keeps the split it had"),
+         "(the key is not a string), and serving keeps the split it had"),
         (lambda client: client.set(KEYS.experiment, '{"name":"mine","salt":"s","percent_test":99}'),
-         "Redis has mine: 99 % of users in test, salt 's', and serving goes by that"),
+         "Redis has mine: 99 % of users in test, salt 's', and serving uses that"),
     ],
 )  # fmt: skip
 def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_recorded(
@@ -267,7 +272,7 @@ def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_r
     assert len(place.history()) == 2
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == (not says.startswith("Redis has nothing"))
-    assert all("which `experiment set` did not put there" in message for message in warned)
+    assert all("which `experiment set` did not write" in message for message in warned)
 
 
 def test_what_redis_had_before_there_was_a_record_is_taken_over(place: Place) -> None:
@@ -291,8 +296,8 @@ def test_a_change_is_the_newest_even_if_the_clock_went_back(place: Place) -> Non
 
 def test_two_prefixes_of_one_database_have_a_split_each(place: Place) -> None:
     place.run("set", "--percent-test", "10")
-    other = Settings.of(**{**vars(place.settings), "key_prefix": "other", "percent_test": 70})
-    write_back(place.engine, place.client, other, NOW, "a night")
+    other = place.settings.replace(key_prefix="other", percent_test=70)
+    write_back(Stores(other, place.engine, place.client, "a night"), NOW)
     assert [split.percent_test for split in place.history()] == [10]
     assert decode_object(str(place.client.get("other:experiment")))["percent_test"] == 70
 

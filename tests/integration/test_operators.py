@@ -11,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from batch.evaluation.recipe_choice import RecipeChoice
-from batch.inspection.lists import changes
+from batch.inspection.lists import list_changes
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.training.model import load_model
@@ -74,7 +74,7 @@ def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: Opera
 def test_lookup_says_why_a_user_gets_the_popular_posts(night: Operated) -> None:
     run_id = night.told("lookup", "1")["run_id"]
     night.client.set(KEYS.user(run_id, 1), "[]")
-    assert night.told("lookup", "1")["why"] == "their list is empty: they liked everything"
+    assert night.told("lookup", "1")["why"] == "their list is empty: they liked every post"
     night.client.set(KEYS.user(run_id, 1), "[[101,0.5]]")
     night.client.sadd(KEYS.blocked, 101)
     found = night.told("lookup", "1")
@@ -129,7 +129,7 @@ def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:
     control, test = listed(night, "control", 1), listed(night, "test", 1)
     found = night.told("diff", "1", "control", night.run_of("test"))
     assert (found["run_a"], found["run_b"]) == (night.run_of("control"), night.run_of("test"))
-    assert found["changes"] == changes(control, test)
+    assert found["changes"] == list_changes(control, test)
     common = {post for post, _ in control[:5]} & {post for post, _ in test[:5]}
     assert found["overlap_at_5"] == len(common) / 5
     assert night.told("diff", "1", "test", "test")["overlap"] == 1
@@ -164,7 +164,7 @@ def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated
     ("run", "says"),
     [
         ("20200101T000000Z-control", "Redis has no keys of 20200101T000000Z-control"),
-        ("latest", "'latest' is not a run's name"),
+        ("latest", "'latest' is not a run id"),
     ],
 )
 def test_diff_refuses_a_run_that_has_no_keys(night: Operated, run: str, says: str) -> None:
@@ -243,7 +243,7 @@ def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_sin
     found = spoilt.told("explain", "2", str(post_id), "--run", "test")
     assert found["score"] == before["score"]
     assert found["why"].startswith(f"rank 1 of {TOP_N}, score {score}; liked at ")
-    assert found["why"].endswith(", since the run; blocked by operators")
+    assert found["why"].endswith(", after the run; blocked by operators")
     assert found["blocked"] is True
     new = spoilt.told("explain", "2", "999", "--run", "test")
     assert (new["known"], new["why"]) == (False, "not in the list; the post is newer than the run")
@@ -261,8 +261,8 @@ def test_explain_says_so_when_the_list_holds_another_score(spoilt: Operated) -> 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("10000", "101"), "the network knows no user 10000"),
-        (("1", "10000"), "the network knows no post 10000"),
+        (("10000", "101"), "the network has no user 10000"),
+        (("1", "10000"), "the network has no post 10000"),
         (("1", "101", "--run", "20200101T000000Z-test"), "Redis has no keys of 20200101T000000Z-test"),
     ],
 )

@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from batch.evaluation import RANKERS
 from batch.evaluation.holdout import evaluate_holdout, score_holdout
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
-from batch.reports.run_page import curves_of, report_page
+from batch.reports.run_page import compute_curves, render_run_page
 from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
 from tests.support.batch import (
@@ -40,8 +40,8 @@ from tests.support.batch_live import check_error
 from tests.support.evaluation import fit_model, load_small_network, mean_metrics
 
 SECTIONS = [
-    "What was learnt", "The data at a glance", "HitRate@k", "ROC", "Calibration", "Segments",
-    "What the forest goes by", "A few users", "Gate", "Stages",
+    "Training", "Data summary", "HitRate@k", "ROC", "Calibration", "Segments",
+    "Feature importance", "Example users", "Gate", "Stages",
 ]  # fmt: skip
 VOID = {"meta"}
 
@@ -245,7 +245,7 @@ def test_the_same_data_give_the_same_page_but_for_the_run_its_gate_and_its_stage
         html = page_of(redis_client, places).html
         pages.append(html.replace(str(live_run(redis_client)), "RUN").partition("<h2>Gate</h2>")[0])
     assert pages[0] == pages[1]
-    assert "A few users" in pages[0]
+    assert "Example users" in pages[0]
 
 
 def test_a_network_with_little_to_tell_has_a_page_all_the_same(
@@ -275,12 +275,12 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
         "metrics": holdout.record(dataset),
     }  # fmt: skip
-    page = Page(report_page(manifest, dataset, model, curves_of(holdout.rows), []))
-    assert "These rows cannot judge the model: none of the 0 held-out rows is liked." in page.html
-    assert "No rule looked at this run." in page.html
-    assert page.html.count("Nothing was held out to judge by.") == 3
+    page = Page(render_run_page(manifest, dataset, model, compute_curves(holdout.rows), []))
+    assert "These rows cannot evaluate the model: none of the 0 held-out rows is liked." in page.html
+    assert "No gate rule was applied to this run." in page.html
+    assert page.html.count("The holdout is empty.") == 3
     assert page.html.count("<svg") == 1
-    assert "There was no choice: the only recipe when the run was made." in page.html
+    assert "The recipe was not chosen on data: the only recipe when the run was made." in page.html
 
 
 def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
@@ -295,14 +295,16 @@ def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
         "metrics": holdout.record(dataset),
         "recipe": RecipeChoice(LIKED, "it is better", tried, window, 1234).record(),
     }  # fmt: skip
-    page = Page(report_page(manifest, dataset, model, curves_of(holdout.rows), []))
-    assert page.tables["What was learnt"] == [
-        ["recipe", "NDCG@10", "less liked-if-viewed", "standard error"],
+    page = Page(render_run_page(manifest, dataset, model, compute_curves(holdout.rows), []))
+    assert page.tables["Training"] == [
+        ["recipe", "NDCG@10", "minus liked-if-viewed", "standard error"],
         ["liked-if-viewed", "0.0200", "-", "-"],
         ["liked", "0.0312", "+0.0112", "0.0040"],
     ]
     since, until = (f"{moment:%Y-%m-%d %H:%M:%S} UTC" for moment in window)
-    assert f"by the likes of 1,234 users from {since} to {until}: it is better." in page.html
+    assert (
+        f"on the likes of 1,234 users from {since} to {until}, before the holdout: it is better." in page.html
+    )
 
 
 def test_the_page_of_a_run_that_ranks_promises_no_probabilities(
@@ -311,10 +313,10 @@ def test_the_page_of_a_run_that_ranks_promises_no_probabilities(
     make_network(places["database_url"])
     page = page_of(redis_client, places | {"OVERNIGHT_RECIPE": "ranked"})
     text = unescape(page.html)
-    assert "There was no choice: set by OVERNIGHT_RECIPE." in text
-    assert text.count(f"A score: {RANKED.score_meaning}.") == 2
-    assert f"so there is no calibration. It is: {RANKED.score_meaning}." in text
-    assert "Rows in ten parts" not in text
+    assert "The recipe was not chosen on data: set by OVERNIGHT_RECIPE." in text
+    assert text.count(f"A score: {RANKED.score_meaning}.") == 3
+    assert f"so there is no calibration. A score: {RANKED.score_meaning}." in text
+    assert "Rows in deciles" not in text
 
 
 def test_a_disk_that_takes_no_page_does_not_cost_the_night(
@@ -356,7 +358,7 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
 def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> None:
     dataset = load_small_network(database_url)
     rows = score_holdout(fit_model(database_url, dataset), dataset, 1)
-    curves = curves_of(rows)
+    curves = compute_curves(rows)
     labels = (rows.rows.users, rows.rows.posts, rows.rows.liked)
     for judge, scores in (("model", rows.scores), ("popularity", rows.popular)):
         points = dict(curves.hitrate[judge])
@@ -367,6 +369,6 @@ def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> 
     drawn = np.random.default_rng(1).random((200, len(rows.rows)))
     by_chance = np.mean([mean_metrics(*labels, scores, 3)["hitrate_at_3"] for scores in drawn])
     assert dict(curves.hitrate["random"])[3] == pytest.approx(by_chance, abs=0.02)
-    none = curves_of(rows.where(np.zeros(len(rows.rows), dtype=bool)))
+    none = compute_curves(rows.where(np.zeros(len(rows.rows), dtype=bool)))
     assert none.hitrate == none.roc == {}
-    assert curves_of(rows.where(rows.rows.liked)).roc == {}
+    assert compute_curves(rows.where(rows.rows.liked)).roc == {}

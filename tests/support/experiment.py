@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from batch.experiment.period import Period, Plan, Split
-from batch.experiment.statistics import BEFORE, COUNTS, IN_TEST
+from batch.experiment.period import Period, Plan, SplitPeriod
+from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from contract.experiment import VARIANTS, Experiment
 from contract.exposures import Exposure
 from contract.keys import Keys
@@ -22,7 +22,7 @@ SERVED_AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 def a_period(days: float = 14, percent_test: int = 50, ended: datetime | None = None) -> Period:
     """Return a period of so many days of the fourteen that are planned."""
     experiment, plan = Experiment("first", "salt", percent_test), Plan(PLANNED.days)
-    split = Split(experiment, START, ended, START, (), plan, Keys().prefix)
+    split = SplitPeriod(experiment, START, ended, START, (), plan, Keys().prefix)
     return Period(split, START, START + timedelta(days=days), START + PLANNED)
 
 
@@ -38,7 +38,7 @@ def draw_users(seed: int, users: int = 1_000, *, rate: float = 0.15, effect: flo
     in_test = random.random(users) < 0.5
     lively = random.gamma(2, 10 * (1 + 2 * taste), users)
     frame = {IN_TEST: in_test}
-    for prefix, raised in (("", 1 + effect * in_test), (BEFORE, np.ones(users))):
+    for prefix, raised in (("", 1 + effect * in_test), (BEFORE_PREFIX, np.ones(users))):
         views = random.poisson(lively)
         days = np.minimum(views, random.integers(1, 15, users))
         likes = random.binomial(views, np.minimum(taste * raised, 1))

@@ -334,7 +334,7 @@ def check_folders(text: str) -> list[str]:
     return wrong + differences(in_batch, inner)
 
 
-@reads("docs/architecture.md", "docs/adr/*.md")
+@reads(*ALL_PAGES)
 def check_paths(text: str) -> list[str]:
     """Return the paths of the tree in code marks that do not exist."""
     folders = "batch|contract|serving|scheduler|demo|benchmarks|tests|docs|deploy"

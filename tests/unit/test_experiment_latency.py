@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from batch.experiment.guardrails import SLOW, Latency, compare_latencies, latency, quantile
+from batch.experiment.guardrails import P99, Latency, compare_latencies, measure_latency, time_quantile
 from tests.support.experiment import within_binomial_bounds
 
 TRIALS = 200
@@ -18,12 +18,12 @@ def drawn(random: np.random.Generator, users: int, slower: float = 1.0) -> Laten
     of_user = slower * random.lognormal(1, 0.5, users)
     took = pd.Series(np.round(np.repeat(of_user, answers) * random.gamma(10, 0.1, answers.sum()), 1))
     times = took.value_counts().sort_index().rename_axis("took_ms").reset_index(name="answers")
-    slow = (took >= quantile(times, SLOW)).groupby(np.repeat(np.arange(users), answers)).sum().to_numpy()
+    slow = (took >= time_quantile(times, P99)).groupby(np.repeat(np.arange(users), answers)).sum().to_numpy()
     spread = {
         "users": users, "answers": answers.sum(), "slow": slow.sum(), "answers_answers": answers @ answers,
         "slow_slow": slow @ slow, "answers_slow": answers @ slow,
     }  # fmt: skip
-    return latency(times, pd.Series(spread))
+    return measure_latency(times, pd.Series(spread))
 
 
 def test_two_variants_that_are_alike_are_told_apart_as_seldom_as_the_interval_says() -> None:
@@ -50,7 +50,7 @@ def test_a_variant_that_is_slower_is_told_whichever_it_is() -> None:
     [
         (13.0, 12.9, 13.1, "test is SLOWER: p99 differs by +3.0 ms (95 % interval +2.9 to +3.1)", True),
         (10.9, 10.8, 11.0, "p99 differs by too little to matter: +0.9 ms", False),
-        (15.0, 9.0, 20.0, "no difference of p99 is shown: +5.0 ms (95 % interval -1.0 to +10.0)", False),
+        (15.0, 9.0, 20.0, "no significant difference of p99: +5.0 ms (95 % interval -1.0 to +10.0)", False),
         (15.0, None, None, "too few answers to compare p99", False),
     ],
 )
@@ -66,4 +66,4 @@ def test_few_answers_or_none_have_no_bounds() -> None:
     few = drawn(np.random.default_rng(3), 5)
     assert (few.p99_low, few.p99_high) == (None, None)
     assert drawn(np.random.default_rng(3), 1).p99_low is None
-    assert compare_latencies(few, None).sentence == "not noted in both variants, so nothing to compare"
+    assert compare_latencies(few, None).sentence == "not recorded in both variants, so not compared"

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from batch.experiment.history import Recorded
-from batch.experiment.period import ExperimentError, Period, find_split, period
-from batch.experiment.statistics import BEFORE, COUNTS
+from batch.experiment.history import SplitChange
+from batch.experiment.period import ExperimentError, Period, find_split_period, limit_period
+from batch.experiment.statistics import BEFORE_PREFIX, COUNTS
 from contract.errors import OvernightError
 from contract.experiment import Experiment
 from contract.settings import Settings
@@ -37,26 +37,26 @@ DAY = timedelta(days=1)
 
 def change_of(
     day: int, name: str, salt: str, percent: int, planned_days: int | None = None, **pins: str
-) -> Recorded:
+) -> SplitChange:
     pinned = {int(user.removeprefix("user")): variant for user, variant in pins.items()}
-    return Recorded(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
+    return SplitChange(Experiment(name, salt, percent, pinned), START + day * DAY, "me", planned_days)
 
 
 def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_changed_back() -> None:
     def counted(*days: int | None) -> Period:
         changes = [change_of(day, "first", "a", 50, planned) for day, planned in enumerate(days)]
         earlier = change_of(-1, "first", "a", 10, 30)
-        return period(find_split([*changes[::-1], earlier], None), START + 90 * DAY)
+        return limit_period(find_split_period([*changes[::-1], earlier], None), START + 90 * DAY)
 
     def told(found: Period) -> tuple[bool, str]:
-        return found.split.plan.deviates(found.planned_days), found.split.plan.told(found.planned_days)
+        return found.split.plan.deviates(found.planned_days), found.split.plan.describe(found.planned_days)
 
     assert told(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
     moved = counted(20, 5)
     assert moved.until == START + 5 * DAY
     assert told(moved) == (
         True,
-        "The plan recorded when the experiment began was 20 days; this report counts with 5 days. "
+        "The plan recorded when the experiment began was 20 days; this report assumes 5 days. "
         "The plan was set to 5 days on 2022-01-04 00:00 UTC, after the experiment had begun.",
     )
     deviates, text = told(counted(20, 5, 20))
@@ -64,7 +64,7 @@ def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_
     assert text.count("after the experiment had begun") == 2
     deviates, text = told(counted(None, None, 1))
     assert deviates
-    assert text.startswith("No plan was recorded when the experiment began; this report counts with 1 day.")
+    assert text.startswith("No plan was recorded when the experiment began; this report assumes 1 day.")
 
 
 def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_change_it() -> None:
@@ -75,33 +75,33 @@ def test_an_experiment_is_counted_since_its_split_last_changed_and_pins_do_not_c
         change_of(3, "first", "a", 50, user7="test"),
         change_of(0, "first", "a", 10),
     ]
-    now = find_split(newest_first, None)
+    now = find_split_period(newest_first, None)
     assert (now.experiment.name, now.since, now.ended) == ("second", START + 9 * DAY, None)
-    first = find_split(newest_first, "first")
+    first = find_split_period(newest_first, "first")
     assert (first.since, first.ended, first.pinned) == (START + 3 * DAY, START + 9 * DAY, (3, 7))
-    counted = period(first, START + 90 * DAY)
+    counted = limit_period(first, START + 90 * DAY)
     assert (counted.until, counted.reached) == (START + 9 * DAY, False)
     # Before day 3 a tenth of the users were in test already: that is no time before the experiment.
     assert counted.before_until == START
-    assert find_split(newest_first, None, START + 9 * DAY) == first
-    assert find_split(newest_first, "first", START + 3 * DAY).experiment.percent_test == 10
-    assert find_split(newest_first, "first", START - DAY) == first
+    assert find_split_period(newest_first, None, START + 9 * DAY) == first
+    assert find_split_period(newest_first, "first", START + 3 * DAY).experiment.percent_test == 10
+    assert find_split_period(newest_first, "first", START - DAY) == first
     with pytest.raises(ExperimentError, match="--from must not be earlier"):
-        period(first, START + 90 * DAY, since=START)
+        limit_period(first, START + 90 * DAY, since=START)
     with pytest.raises(ExperimentError, match="is empty"):
-        period(now, START + 9 * DAY)
+        limit_period(now, START + 9 * DAY)
     with pytest.raises(ExperimentError, match="no experiment was set yet"):
-        find_split([], None)
+        find_split_period([], None)
 
 
 def test_what_comes_after_the_planned_end_is_not_counted_and_a_later_begin_does_not_move_it() -> None:
-    split = find_split([change_of(0, "first", "a", 50)], None)
-    whole = period(split, START + 90 * DAY)
-    late = period(split, START + 90 * DAY, since=START + 2 * DAY)
+    split = find_split_period([change_of(0, "first", "a", 50)], None)
+    whole = limit_period(split, START + 90 * DAY)
+    late = limit_period(split, START + 90 * DAY, since=START + 2 * DAY)
     assert (whole.until, whole.reached, whole.planned_end) == (START + 14 * DAY, True, START + 14 * DAY)
     assert (late.planned_end, late.days) == (whole.planned_end, 12)
-    assert period(split, START + 90 * DAY, planned=20 * DAY).until == START + 20 * DAY
-    assert period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
+    assert limit_period(split, START + 90 * DAY, planned=20 * DAY).until == START + 20 * DAY
+    assert limit_period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
 
 
 def random_impressions(effect: float, users: int = 300, days: int = 3) -> tuple[Impressions, pd.DataFrame]:
@@ -114,7 +114,7 @@ def random_impressions(effect: float, users: int = 300, days: int = 3) -> tuple[
         found.append(build_impressions(truth, visits, day, ListsOfVisits(*lists), effect))
     impressions = Impressions.concat(found)
     ids = np.unique(impressions.users) + FIRST_USER_ID
-    before = pd.DataFrame(0, index=ids, columns=[BEFORE + name for name in COUNTS])
+    before = pd.DataFrame(0, index=ids, columns=[BEFORE_PREFIX + name for name in COUNTS])
     return impressions, before
 
 

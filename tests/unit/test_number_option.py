@@ -12,10 +12,11 @@ from demo.cli import experiment_command
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [(report, "--worth"), (tune, "--minutes"), (experiment_command, "--effect")]
+    ("command", "option"),
+    [(report, "--min-effect"), (report, "--worth"), (tune, "--minutes"), (experiment_command, "--effect")],
 )
 def test_an_option_that_takes_a_number_refuses_what_is_none(command: click.Command, option: str) -> None:
-    with pytest.raises(click.BadParameter, match="'nan' is no number"):
+    with pytest.raises(click.BadParameter, match="'nan' is not a number"):
         command.make_context("command", [option, "nan"])
 
 

@@ -67,33 +67,6 @@ def test_models_with_every_kind_of_split_are_scored_as_by_lightgbm() -> None:
     assert seen["trees of several parts"] > 10
 
 
-@pytest.mark.parametrize(
-    ("trees", "leaves", "kinds"),
-    [
-        (2000, 6, [Kind.USER] * 2 + [Kind.POST] * 3 + [0, 1]),
-        (12, 255, [Kind.USER] * 8 + [Kind.POST] * 2 + [0, 0, 1]),
-        (300, 2, [Kind.USER, Kind.POST]),
-        (30, 255, [Kind.USER]),
-        (30, 255, [Kind.POST]),
-        (30, 255, [0]),
-    ],
-)
-def test_large_and_one_sided_models_are_exact(trees: int, leaves: int, kinds: list[Kind | int]) -> None:
-    random = np.random.default_rng(trees + leaves + len(kinds))
-    contents = ["number"] * len(kinds)
-    matrix = make_matrix(random, 3000, contents)
-    parameters = {
-        "objective": "binary",
-        "num_leaves": leaves,
-        "min_data_in_leaf": 1,
-        "learning_rate": 30 / trees if trees > 100 else 0.1,
-        "num_threads": 2,
-    }
-    booster = train(random, matrix, contents, parameters, trees)
-    assert booster.num_trees() == trees
-    assert_exact(Case(booster, make_tables(random, matrix, kinds, 40, 70), matrix))
-
-
 def test_a_leaf_below_many_columns_of_the_user_is_exact() -> None:
     random = np.random.default_rng(0)
     columns = 60
