@@ -24,7 +24,7 @@ from batch.evaluation.recipe_choice import RecipeChoice
 from batch.evaluation.scored_rows import ScoredRows
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
-from batch.features.embeddings import remove_stale
+from batch.features.embeddings import remove_stale_vectors
 from batch.gate import rules
 from batch.gate.collect import measure
 from batch.gate.compare_with_live import JUDGED_MODEL
@@ -49,7 +49,7 @@ from batch.runs import ledger, lock
 from batch.runs.ledger import Run, State
 from batch.scoring.score import lists_of_all
 from batch.signals import InterruptedRunError
-from batch.similar_posts import blocks_of, similar_posts
+from batch.similar_posts import build_post_vectors, find_similar_posts
 from batch.training.dataset import Dataset, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
@@ -353,7 +353,7 @@ def _find_similar(night: Night, run: Run, dataset: Dataset, model: Model, stages
     with stages.stage("similar", "posts") as stats:
         post_ids = dataset.network.posts.index.to_numpy("int64")
         blocked = _excluded_rows(night, dataset)
-        found = similar_posts(blocks_of(model, dataset), post_ids, blocked, n)
+        found = find_similar_posts(build_post_vectors(model, dataset), post_ids, blocked, n)
         lists = track(found, post_ids.size, "similar posts", "posts")
         written = write_similar(client, keys, run.run_id, lists, post_ids)
         verify(client, written, post_ids.size)
@@ -410,7 +410,7 @@ def _clear_away(night: Night) -> None:
         night.dataset is not None and night.as_of is None
     ):  # as of an earlier time, newer posts were not loaded
         shared_keys.remove_old_texts(night.redis, night.keys, night.dataset.network.posts)
-        remove_stale(night.engine, night.dataset.network.posts[columns.TEXT])
+        remove_stale_vectors(night.engine, night.dataset.network.posts[columns.TEXT])
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""For each post the posts most like it, by brute force over all pairs: exact, a chunk of posts at a time.
+"""The posts most similar to each post: exact, by a matrix product over all pairs, in chunks of posts.
 
-batch/similar_posts.py says in which ways posts may be alike, each a block of vectors.
-Each block tells a pair's cosine, and the pair's similarity is their weighed
-mean. The blocks a post has no vector in are left out of the mean for
-*its* list, so that a post nobody has liked yet gets its list from what it says;
-within a list, a candidate without a vector is similar in nothing there (0).
+Posts have several sets of vectors: collaborative factors, text, numeric columns.
+The similarity of a pair is the weighted mean of the cosines in these sets. The
+sets in which the post itself has no vector are excluded from the mean, so a post
+without likes gets its list from its content. A candidate without a vector in a
+set has cosine 0 there.
 """
 
 from __future__ import annotations
@@ -15,32 +15,41 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.features.build import profile_columns
+from batch.features.build import select_profile_columns
 from batch.features.factors import Factors
-from batch.features.text import standardised
+from batch.features.text import standardise
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 
-LEAST = 0.001
-"""A similarity below this is none, and the post is not listed."""
+MIN_SIMILARITY = 0.001
+"""Posts with a lower similarity are not listed."""
 
-PAIRS_AT_A_TIME = 4_000_000
-"""So many pairs make a chunk: under 100 MB, whatever the number of posts."""
+PAIRS_BATCH = 4_000_000
+"""Pairs in a chunk: less than 100 MB, for any number of posts."""
 
-STEPS = np.float32(1_000_000)
-"""Similarities are compared in millionths: finer ones are noise of float32."""
+RESOLUTION = np.float32(1_000_000)
+"""Similarities are compared in millionths; smaller differences are rounding errors of float32."""
+
+WEIGHT_OF_LIKES = 2.0
+WEIGHT_OF_CONTENT = 1.0
+"""The factors weigh as much as text and numeric columns together.
+
+Measured on the last month of a real network. How often two posts that the same
+user came to like were in each other's lists did not differ significantly from
+factors only. Nine of ten neighbours had the post's topic, unlike with factors only.
+"""
 
 
 @dataclass(frozen=True)
-class Block:
-    """One way in which posts may be alike.
+class PostVectors:
+    """One set of vectors of the posts.
 
     Attributes
     ----------
     weight
-        Of this block's cosine beside the others'.
+        Weight of this set's cosine in the mean.
     vectors
-        (posts, columns) float32; zeros for a post without.
+        (posts, columns) float32; zeros for a post without a vector.
     """
 
     weight: float
@@ -49,16 +58,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The posts most like each of some posts.
+    """The most similar posts of each of some posts.
 
     Attributes
     ----------
     post_ids
         (posts,) int64 ids of the posts that the lists belong to.
     posts
-        (posts, n) int32 places of the posts listed, most alike first; -1 pads.
+        (posts, n) int32 rows of the listed posts, most similar first; -1 pads.
     similarities
-        (posts, n) float32, from `LEAST` to 1; NaN pads.
+        (posts, n) float32, from `MIN_SIMILARITY` to 1; NaN pads.
     """
 
     post_ids: Int64s
@@ -66,123 +75,117 @@ class Neighbours:
     similarities: Float32s
 
 
-def similar_posts(
-    blocks: Sequence[Block],
-    post_ids: Int64s,
-    blocked: Int64s,
-    n: int,
-    pairs_at_a_time: int = PAIRS_AT_A_TIME,
-) -> Iterator[tuple[int, Neighbours]]:
-    """Yield (how many posts, their neighbours) chunk by chunk, in the order of the ids.
-
-    Equal similarities go to the lower post id. A post is never its own
-    neighbour; one without a vector in any block has no neighbours.
-
-    Parameters
-    ----------
-    blocks
-        In which ways posts may be alike; all with a row for each post.
-    post_ids
-        (posts,) int64, ascending.
-    blocked
-        Rows of posts that are nobody's neighbour.
-    n
-        Longest list.
-    """
-    posts = post_ids.size
-    n = min(n, posts)
-    vectors, weights = _weighed(blocks, posts)
-    weight_of_post = np.maximum(weights.sum(axis=1), np.finfo(np.float32).tiny)
-    step = max(1, pairs_at_a_time // max(posts, 1))
-    for start in range(0, posts, step):
-        stop = min(start + step, posts)
-        rows = vectors[start:stop] / weight_of_post[start:stop, None]
-        units = rows @ vectors.T
-        units *= STEPS
-        np.rint(units, out=units)
-        units[:, blocked] = 0
-        units[np.arange(stop - start), np.arange(start, stop)] = 0
-        places, nearest = _largest(units, n, float(LEAST * STEPS))
-        yield stop - start, Neighbours(post_ids[start:stop], places, nearest / STEPS)
-
-
-def _weighed(blocks: Sequence[Block], posts: int) -> tuple[Float32s, Float32s]:
-    """Lay the blocks side by side so that a product of two rows is their weighed sum of cosines.
-
-    Returns
-    -------
-    (posts, columns) float32, and (posts, blocks) float32: a block's weight, 0 for a post not in it.
-    """
-    parts, weights = [np.empty((posts, 0), np.float32)], [np.zeros((posts, 1), np.float32)]
-    for block in blocks:
-        lengths = np.linalg.norm(block.vectors.astype(np.float64), axis=1, keepdims=True)
-        there = lengths > 0
-        unit = np.where(there, block.vectors / np.where(there, lengths, 1), 0)
-        parts.append((unit * np.sqrt(block.weight)).astype(np.float32))
-        weights.append((there * block.weight).astype(np.float32))
-    return np.hstack(parts), np.hstack(weights)
-
-
-def _largest(values: Float32s, n: int, least: float) -> tuple[Int32s, Float32s]:
-    """Find the n largest of each row, none below `least`; equal ones from left to right.
-
-    Returns
-    -------
-    (rows, n) int32 columns, -1 pads, and (rows, n) float32 values, NaN pads.
-    """
-    nth = np.partition(values, -n, axis=1)[:, -n]
-    # More than n only where several equal the n-th: once sorted, the leftmost of those come first.
-    enough = np.flatnonzero(values >= np.maximum(nth, least)[:, None])
-    rows, columns = np.divmod(enough, values.shape[1])
-    found = values[rows, columns]
-    order = np.lexsort((columns, -found, rows))
-    rows, columns, found = rows[order], columns[order], found[order]
-    rank = np.arange(rows.size) - np.searchsorted(rows, rows)
-    within = rank < n
-    places = np.full((len(values), n), -1, dtype=np.int32)
-    largest = np.full((len(values), n), np.nan, dtype=np.float32)
-    places[rows[within], rank[within]] = columns[within]
-    largest[rows[within], rank[within]] = found[within]
-    return places, largest
-
-
-WEIGHT_OF_LIKES = 2.0
-WEIGHT_OF_CONTENT = 1.0
-"""Who likes a post tells as much as its text and the view's numbers together.
-
-On a real network's last month that was within the noise of the likes alone in
-how often two posts that one user came to like were in each other's lists, and
-kept nine neighbours of ten in the post's topic, which the likes alone did not.
-"""
-
-
-def blocks_of(model: Model, dataset: Dataset) -> list[Block]:
-    """Return what a variant knows of the posts: who likes them, their texts, numeric columns of the view."""
-    _, columns = profile_columns(dataset.network)
+def build_post_vectors(model: Model, dataset: Dataset) -> list[PostVectors]:
+    """Return the vectors that a variant has of the posts: factors, numeric columns of the view, text."""
+    _, columns = select_profile_columns(dataset.network)
     numbers = columns.select_dtypes(np.float64).to_numpy(np.float64)
-    content = [standardised(numbers), centred(model.text.values)]
+    content = [standardise(numbers), centre(model.text.values)]
     factors = model.factors(dataset.network, dataset.now)
-    blocks = [Block(WEIGHT_OF_CONTENT, vectors) for vectors in content]
-    return blocks if factors is None else [Block(WEIGHT_OF_LIKES, tastes(factors)), *blocks]
+    vector_sets = [PostVectors(WEIGHT_OF_CONTENT, vectors) for vectors in content]
+    if factors is None:
+        return vector_sets
+    return [PostVectors(WEIGHT_OF_LIKES, select_taste_factors(factors)), *vector_sets]
 
 
-def tastes(factors: Factors) -> Float32s:
-    """Return the posts' factors without the columns that do not tell one post's public from another's.
+def select_taste_factors(factors: Factors) -> Float32s:
+    """Return the posts' factors that describe who likes a post.
 
-    A column that is the same for all users adds a post's own worth to the dot
-    product, one that is the same for all posts a user's: no taste in either.
+    A factor that is equal for all users is a bias of the post, one that is
+    equal for all posts a bias of the user. Both are dropped.
     """
-    told = (factors.users != factors.users[:1]).any(axis=0) & (factors.posts != factors.posts[:1]).any(axis=0)
-    return factors.posts[:, told]
+    users, posts = factors.users, factors.posts
+    varies = (users != users[:1]).any(axis=0) & (posts != posts[:1]).any(axis=0)
+    return posts[:, varies]
 
 
-def centred(vectors: Float32s) -> Float32s:
-    """Subtract each column's mean: what all posts share makes none of them alike.
+def centre(vectors: Float32s) -> Float32s:
+    """Subtract each column's mean, so that what all posts share does not make them similar.
 
-    A row with a NaN becomes zeros. The columns' scales are left as they are.
+    A row with a NaN becomes zeros. The scales of the columns do not change.
     """
     known = np.isfinite(vectors).all(axis=1)
     result = np.zeros_like(vectors)
     if known.any():
         result[known] = vectors[known] - vectors[known].mean(axis=0, dtype=np.float64)
     return result
+
+
+def find_similar_posts(
+    vector_sets: Sequence[PostVectors],
+    post_ids: Int64s,
+    blocked: Int64s,
+    n: int,
+    *,
+    pairs_per_chunk: int = PAIRS_BATCH,
+) -> Iterator[tuple[int, Neighbours]]:
+    """Yield (number of posts, their neighbours) chunk by chunk, in the order of the ids.
+
+    Among equal similarities the lower post id comes first. A post is never its
+    own neighbour; a post without any vector has no neighbours.
+
+    Parameters
+    ----------
+    vector_sets
+        All with a row for each post.
+    post_ids
+        (posts,) int64, ascending.
+    blocked
+        Rows of posts that are in no list.
+    n
+        Longest list.
+    """
+    posts = post_ids.size
+    n = min(n, posts)
+    vectors, weights = _join(vector_sets, posts)
+    weight_of_post = np.maximum(weights.sum(axis=1), np.finfo(np.float32).tiny)
+    chunk = max(1, pairs_per_chunk // max(posts, 1))
+    for start in range(0, posts, chunk):
+        stop = min(start + chunk, posts)
+        rows = vectors[start:stop] / weight_of_post[start:stop, None]
+        units = rows @ vectors.T
+        units *= RESOLUTION
+        np.rint(units, out=units)
+        units[:, blocked] = 0
+        units[np.arange(stop - start), np.arange(start, stop)] = 0
+        neighbours, values = _select_largest(units, n, float(MIN_SIMILARITY * RESOLUTION))
+        yield stop - start, Neighbours(post_ids[start:stop], neighbours, values / RESOLUTION)
+
+
+def _join(vector_sets: Sequence[PostVectors], posts: int) -> tuple[Float32s, Float32s]:
+    """Join the sets, scaled so that the dot product of two rows is the weighted sum of their cosines.
+
+    Returns
+    -------
+    (posts, columns) float32, and (posts, sets) float32: a set's weight, 0 for a post without a vector in it.
+    """
+    scaled, weights = [np.empty((posts, 0), np.float32)], [np.zeros((posts, 1), np.float32)]
+    for each in vector_sets:
+        lengths = np.linalg.norm(each.vectors.astype(np.float64), axis=1, keepdims=True)
+        exists = lengths > 0
+        unit = np.where(exists, each.vectors / np.where(exists, lengths, 1), 0)
+        scaled.append((unit * np.sqrt(each.weight)).astype(np.float32))
+        weights.append((exists * each.weight).astype(np.float32))
+    return np.hstack(scaled), np.hstack(weights)
+
+
+def _select_largest(values: Float32s, n: int, min_value: float) -> tuple[Int32s, Float32s]:
+    """Return the n largest values of each row, none below `min_value`; equal ones from left to right.
+
+    Returns
+    -------
+    (rows, n) int32 columns, -1 pads, and (rows, n) float32 values, NaN pads.
+    """
+    nth = np.partition(values, -n, axis=1)[:, -n]
+    # More than n candidates only if several equal the n-th: sorting puts the leftmost of those first.
+    candidates = np.flatnonzero(values >= np.maximum(nth, min_value)[:, None])
+    rows, columns = np.divmod(candidates, values.shape[1])
+    found = values[rows, columns]
+    order = np.lexsort((columns, -found, rows))
+    rows, columns, found = rows[order], columns[order], found[order]
+    rank = np.arange(rows.size) - np.searchsorted(rows, rows)
+    kept = rank < n
+    selected = np.full((len(values), n), -1, dtype=np.int32)
+    largest = np.full((len(values), n), np.nan, dtype=np.float32)
+    selected[rows[kept], rank[kept]] = columns[kept]
+    largest[rows[kept], rank[kept]] = found[kept]
+    return selected, largest

@@ -1,4 +1,4 @@
-"""What every way of scoring is given, in a file, so that each can be measured in a process of its own."""
+"""The input of every scorer, in a file, so that each can be measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Case:
     Attributes
     ----------
     forest
-        LightGBM's text of the model.
+        The model as LightGBM writes it.
     tables
         The features.
     factors
-        (users, factors) and (posts, factors), whose dot product is added; or None.
+        (users, factors) and (posts, factors), whose dot product is added to the score; or None.
     likes
-        Left out of the lists.
+        Posts to exclude from the lists.
     n
         Longest list.
     budget_mib
-        Memory for the chunks under way.
+        Memory of the chunks in work.
     """
 
     forest: str
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def booster(self) -> lgb.Booster:
-        """The forest, as LightGBM reads it."""
+        """The forest."""
         return lgb.Booster(model_str=self.forest)
 
     def save(self, path: Path) -> None:

@@ -1,9 +1,9 @@
-"""One way of scoring, measured in a process of its own, so that its peak memory is its own.
+"""One scorer, measured in a process of its own, so that its peak memory is not that of others.
 
-    python -m benchmarks.scorers WAY CASE THREADS SAMPLE
+    python -m benchmarks.scorers SCORER CASE THREADS SAMPLE
 
-prints one JSON object (see `Measured`) and leaves the scores of a sample of the
-users (see `sample_users`) in a file, for the comparison.
+prints one JSON object (see `Measurement`) and writes the scores of a sample of
+the users (see `sample_users`) to a file, for the comparison.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ import numpy as np
 from benchmarks.case import Case
 
 ROOT = Path(__file__).parents[1]
-NO_BLOCK = np.empty(0, dtype=np.int64)
+NONE_BLOCKED = np.empty(0, dtype=np.int64)
 
-PAIRS_SAMPLED = 300_000
-"""The slow ways are measured on so many pairs, of users that lie evenly among all."""
+SAMPLE_PAIRS = 300_000
+"""Pairs that the slow scorers are measured on; their users are evenly spaced among all users."""
 
-ROWS_AT_ONCE = (10_000, 50_000, 200_000)
-"""How many rows they put together at a time: each is tried, and the fastest counts."""
+ROWS_BATCHES = (10_000, 50_000, 200_000)
+"""Rows per batch of the slow scorers: each is tried, and the fastest counts."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one way took.
+class Measurement:
+    """Time and memory of one scorer.
 
     Attributes
     ----------
     pairs
-        How many (user, post) pairs were scored.
+        Number of (user, post) pairs scored.
     seconds
-        For scoring them; ours with exclusion and top-N.
+        Time of scoring them; that of `overnight` includes exclusions and top-N.
     setup_seconds
-        For what is made once a model, not in `seconds`.
+        Time of the work done once per model; not in `seconds`.
     first_seconds
-        From nothing but the case to the first lists, with imports and compilation.
+        From the loaded case to the first lists, with imports and compilation.
     peak_mib
         Largest resident memory of the process, the case included.
     """
@@ -58,35 +58,35 @@ class Measured:
 
     @property
     def ns_per_pair(self) -> float:
-        """Nanoseconds a pair, without setting up."""
+        """Nanoseconds per pair, without set-up."""
         return self.seconds / self.pairs * 1e9
 
 
 def measure(
-    way: str,
+    scorer: str,
     case: Path,
     threads: int,
     sample: Path,
     *,
     python: str = sys.executable,
     compiled: Path | None = None,
-) -> Measured:
-    """Run a way in a process of its own; what numba compiles is kept in the folder `compiled`."""
+) -> Measurement:
+    """Run a scorer in a process of its own; `compiled` is Numba's cache folder."""
     environment = os.environ | ({"NUMBA_CACHE_DIR": str(compiled)} if compiled else {})
     ran = subprocess.run(
-        [python, "-m", "benchmarks.scorers", way, str(case), str(threads), str(sample)],
+        [python, "-m", "benchmarks.scorers", scorer, str(case), str(threads), str(sample)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    return Measured(**json.loads(ran.stdout.splitlines()[-1]))
+    return Measurement(**json.loads(ran.stdout.splitlines()[-1]))
 
 
 def sample_users(users: int, posts: int) -> np.ndarray:
-    """Choose the users whose scores are compared and whose pairs the slow ways are measured on."""
-    return np.linspace(0, users - 1, min(users, max(2, PAIRS_SAMPLED // posts))).astype(int)
+    """Return the rows of the users whose scores are compared and on whom slow scorers are measured."""
+    return np.linspace(0, users - 1, min(users, max(2, SAMPLE_PAIRS // posts))).astype(int)
 
 
 def error(sample: Path, expected: Path) -> float:
-    """Compare a sample's scores with another way's: all of them, or those of the lists."""
+    """Return the greatest difference from another scorer's scores: of all of them, or of those in lists."""
     scores: np.ndarray = np.load(expected)
     if sample.suffix == ".npy":
         return float(np.abs(np.load(sample) - scores).max())
@@ -95,78 +95,77 @@ def error(sample: Path, expected: Path) -> float:
     return float(np.nanmax(np.abs(lists["scores"] - np.take_along_axis(scores, kept, axis=1))))
 
 
-def overnight(case: Case, threads: int, sample: Path) -> Measured:
-    """Score all users, leave out their likes, pick the best N; setting up is timed apart."""
+def overnight(case: Case, threads: int, sample: Path) -> Measurement:
+    """Score all users, exclude their likes, select the best N; set-up is timed separately."""
     started = time.perf_counter()
-    # Not imported above, as the environment of lleaves has no numba.
+    # Not imported above: the environment of lleaves has no Numba.
     from batch.features.factors import Factors
-    from batch.scoring.compile import prepare
-    from batch.scoring.score import lists_of_all
+    from batch.scoring.score import CompiledModel, compile_model
 
     booster, tables = case.booster, case.tables
     factors = None if case.factors is None else Factors(*case.factors)
 
-    def lists(users: int) -> list[np.ndarray]:
-        chunks = lists_of_all(
-            booster, tables, factors, case.likes, NO_BLOCK, case.n,
-            users=users, budget_mib=case.budget_mib, threads=threads,
-        )  # fmt: skip
+    def compile_case() -> CompiledModel:
+        return compile_model(booster, tables, factors, case.likes, NONE_BLOCKED)
+
+    def score(users: int) -> list[np.ndarray]:
+        chunks = compile_case().score(case.n, users=users, budget_mib=case.budget_mib, threads=threads)
         found = [(chunk.posts, chunk.scores) for _, chunk in chunks]
-        return [np.concatenate(part) for part in zip(*found, strict=True)]
+        return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
     users, posts = len(tables.user_ids), len(tables.post_ids)
-    lists(users=10)
+    score(users=10)
     first = time.perf_counter() - started
-    setup = _seconds(lambda: prepare(booster, tables, None if factors is None else factors.posts, NO_BLOCK))
+    setup = _time(compile_case)
     started = time.perf_counter()
-    best, scores = lists(users)
+    best, scores = score(users)
     seconds = time.perf_counter() - started - setup
     chosen = sample_users(users, posts)
     np.savez(sample, posts=best[chosen], scores=scores[chosen])
-    return Measured(users * posts, seconds, setup, first, peak_mib())
+    return Measurement(users * posts, seconds, setup, first, peak_mib())
 
 
-def booster_predict(case: Case, threads: int, sample: Path) -> Measured:
-    """Put rows together and let LightGBM predict them."""
+def booster_predict(case: Case, threads: int, sample: Path) -> Measurement:
+    """Assemble rows and let LightGBM predict them."""
     booster = case.booster
     return _by_rows(lambda rows: booster.predict(rows, raw_score=True, num_threads=threads), case, sample)
 
 
-def lleaves_predict(case: Case, threads: int, sample: Path) -> Measured:
-    """Do so with the forest compiled by lleaves."""
+def lleaves_predict(case: Case, threads: int, sample: Path) -> Measurement:
+    """Assemble rows and let the forest predict them, compiled by lleaves."""
     import lleaves
 
     model_file = sample.with_suffix(".txt")
     model_file.write_text(case.forest, encoding="utf-8")
     model = lleaves.Model(model_file=str(model_file))
-    setup = _seconds(lambda: model.compile(raw_score=True))
+    setup = _time(lambda: model.compile(raw_score=True))
     return _by_rows(lambda rows: model.predict(rows, n_jobs=threads), case, sample, setup)
 
 
 def _by_rows(
     predict: Callable[[np.ndarray], object], case: Case, sample: Path, setup: float = 0.0
-) -> Measured:
-    """Time the sample with rows put together a block at a time."""
+) -> Measurement:
+    """Time the sample, with rows assembled batch by batch."""
     posts, tables = len(case.tables.post_ids), case.tables
     users = np.repeat(sample_users(len(tables.user_ids), posts), posts)
-    places = np.tile(np.arange(posts), len(users) // posts)
+    post_rows = np.tile(np.arange(posts), len(users) // posts)
     seconds = float("inf")
-    for rows in ROWS_AT_ONCE:
+    for rows in ROWS_BATCHES:
         started = time.perf_counter()
         scores = []
         for start in range(0, len(users), rows):
-            some = users[start : start + rows], places[start : start + rows]
+            some = users[start : start + rows], post_rows[start : start + rows]
             found = np.asarray(predict(tables.rows(*some)))
             if case.factors is not None:
                 found = found + np.einsum("pf,pf->p", case.factors[0][some[0]], case.factors[1][some[1]])
             scores.append(found)
         seconds = min(seconds, time.perf_counter() - started)
     np.save(sample, np.concatenate(scores).reshape(-1, posts))
-    return Measured(len(users), seconds, setup, setup, peak_mib())
+    return Measurement(len(users), seconds, setup, setup, peak_mib())
 
 
 def peak_mib() -> int:
-    """Return the largest resident memory of this process; where /proc tells, without its parent's."""
+    """Return the largest resident memory of this process; on Linux without that of its parent."""
     status = Path("/proc/self/status")
     if status.exists():
         kilobytes = int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0])
@@ -175,20 +174,20 @@ def peak_mib() -> int:
     return kilobytes // 1024
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _time(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-WAYS = {"overnight": overnight, "booster": booster_predict, "lleaves": lleaves_predict}
+SCORERS = {"overnight": overnight, "booster": booster_predict, "lleaves": lleaves_predict}
 SAMPLES = {"overnight": "overnight.npz", "booster": "booster.npy", "lleaves": "lleaves.npy"}
 
 
 def main() -> None:
-    """Measure the way that the arguments name."""
-    way, case, threads, sample = sys.argv[1:]
-    print(json.dumps(asdict(WAYS[way](Case.load(Path(case)), int(threads), Path(sample)))))
+    """Measure the scorer that the arguments name."""
+    scorer, case, threads, sample = sys.argv[1:]
+    print(json.dumps(asdict(SCORERS[scorer](Case.load(Path(case)), int(threads), Path(sample)))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Measures the ways to score all users with all posts, side by side, and draws how their cost grows.
+"""Cost of scoring all users with all posts by several scorers, as a table and a plot.
 
-Ours; LightGBM's own `Booster.predict` on rows put together a chunk at a time;
-and lleaves, which compiles the forest with LLVM, where `LLEAVES_PYTHON` names a
-Python that has it. `JSON` names a file for the rows.
+The scorers: `overnight`, that of this project; `booster`, LightGBM's
+`Booster.predict` on rows assembled batch by batch; and `lleaves`, which compiles
+the forest with LLVM, if the variable LLEAVES_PYTHON is the path of a Python that
+has it. The variable JSON is the path of a file for the rows.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ POSTS = (1_000, 7_000, 50_000)
 USERS = 16_384
 N = 100
 BUDGET_MIB = 256
-LOOKS = {"booster": ("tab:red", 6), "lleaves": ("tab:orange", -13), "overnight": ("tab:blue", 6)}
-"""Each way's colour, and how many points above its line the figures stand."""
+STYLES = {"booster": ("tab:red", 6), "lleaves": ("tab:orange", -13), "overnight": ("tab:blue", 6)}
+"""Each scorer's colour, and the distance in points of the labels above its line."""
 COLUMNS: Columns = {
-    "way": ("way", ">10"),
+    "way": ("scorer", ">10"),
     "trees": ("trees", "6"),
     "posts": ("posts", "7"),
     "ns_per_pair": ("ns/pair", "9.1f"),
@@ -56,35 +57,40 @@ def main() -> None:
 
 
 def compare(pythons: dict[str, str], trees: int, posts: int, folder: Path) -> list[dict[str, Any]]:
-    """Measure every way for one forest and one number of posts, LightGBM's own first, as the yardstick."""
+    """Measure every scorer for one forest and one number of posts; `booster` comes first, as the baseline."""
     tables = make_tables(USERS, posts)
     forest = train(tables, trees).model_to_string()
     Case(forest, tables, None, make_likes(tables), N, BUDGET_MIB).save(folder / "case")
     rows: list[dict[str, Any]] = []
-    for way, python in pythons.items():
+    for scorer, python in pythons.items():
         threads = os.cpu_count() or 1
-        found = measure(way, folder / "case", threads, folder / SAMPLES[way], python=python)
-        row: dict[str, Any] = {"way": way, "trees": trees, "posts": posts, "ns_per_pair": found.ns_per_pair}
+        found = measure(scorer, folder / "case", threads, folder / SAMPLES[scorer], python=python)
+        row: dict[str, Any] = {
+            "way": scorer,
+            "trees": trees,
+            "posts": posts,
+            "ns_per_pair": found.ns_per_pair,
+        }
         row["ratio_to_booster"] = (rows[0] if rows else row)["ns_per_pair"] / found.ns_per_pair
         row |= {"peak_mib": found.peak_mib, "setup_seconds": found.setup_seconds}
-        row["max_abs_error"] = error(folder / SAMPLES[way], folder / SAMPLES["booster"])
+        row["max_abs_error"] = error(folder / SAMPLES[scorer], folder / SAMPLES["booster"])
         rows.append(row)
         print_row(COLUMNS, row)
     return rows
 
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Draw cost per pair over the number of trees, a panel for each number of posts."""
+    """Draw cost per pair over the number of trees, one panel for each number of posts."""
     figure, panels = plt.subplots(1, len(POSTS), figsize=(11, 3.6), sharey=True)
     for posts, panel in zip(POSTS, panels, strict=True):
-        for way, (colour, above) in LOOKS.items():
-            line = [row for row in rows if row["way"] == way and row["posts"] == posts]
+        for scorer, (colour, above) in STYLES.items():
+            line = [row for row in rows if row["way"] == scorer and row["posts"] == posts]
             if line:
                 trees, cost = [row["trees"] for row in line], [row["ns_per_pair"] for row in line]
-                panel.loglog(trees, cost, "o-", color=colour, label=way)
+                panel.loglog(trees, cost, "o-", color=colour, label=scorer)
                 for x, y in zip(trees, cost, strict=True):
-                    told = f"{y:,.0f}" if y > 20 else f"{y:.1f}"
-                    panel.annotate(told, (x, y), textcoords="offset points", xytext=(0, above), ha="center")
+                    text = f"{y:,.0f}" if y > 20 else f"{y:.1f}"
+                    panel.annotate(text, (x, y), textcoords="offset points", xytext=(0, above), ha="center")
         panel.set(title=f"{posts:,} posts", xlabel="trees of 31 leaves", xticks=TREES)
         panel.set_xticks(TREES, [str(trees) for trees in TREES])
         panel.minorticks_off()

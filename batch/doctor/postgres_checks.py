@@ -21,7 +21,7 @@ from contract.experiment import Experiment
 
 OWN_TABLES = [
     table
-    for tables in (ledger.runs.metadata, stale_users.tables, embedding_cache.tables)
+    for tables in (ledger.runs.metadata, stale_users.tables, embedding_cache.metadata)
     for table in tables.tables.values()
 ]
 

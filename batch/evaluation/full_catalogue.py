@@ -29,12 +29,10 @@ from batch.evaluation.catalogue_case import (
     summarise,
 )
 from batch.evaluation.ranking_metrics import DEPTH, round_or_none
-from batch.features.factors import Factors
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import HALF_LIVES
-from batch.scoring.score import lists_of_all
 from batch.training.model import Model
 
 MAX_USERS = 2_000
@@ -246,16 +244,6 @@ def rank_by_model(
     """Return (users, DEPTH) rows of posts, best first, padded with -1."""
     if case.users.size == 0:
         return np.full((0, DEPTH), -1, dtype=np.int32)
-    tables, factors = model.tables(network, history), model.factors(network, history)
-    chunks = lists_of_all(
-        model.booster,
-        tables.of_users(case.users),
-        None if factors is None else Factors(factors.users[case.users], factors.posts),
-        case.likes,
-        case.hidden,
-        DEPTH,
-        users=case.users.size,
-        budget_mib=BUDGET_MIB,
-        threads=threads,
-    )
+    compiled = model.compile(network, history, case.hidden).of_users(case.users)
+    chunks = compiled.score(DEPTH, budget_mib=BUDGET_MIB, threads=threads)
     return np.concatenate([lists.posts for _, lists in chunks])

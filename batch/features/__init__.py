@@ -1,1 +1,1 @@
-"""What the models know of users and posts, as tables and vectors."""
+"""Features of users and posts, as tables and vectors."""

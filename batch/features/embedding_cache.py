@@ -1,4 +1,4 @@
-"""Vectors of texts in Postgres, kept by content: a night embeds only texts it has not seen."""
+"""Vectors of texts in Postgres, by hash of the text: a night embeds only new texts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from contract.columns import SCHEMA
 
 Vectors = dict[bytes, Float32s]
 
-ROWS_AT_A_TIME = 1_000
+ROWS_BATCH = 1_000
 
-tables = sa.MetaData(schema=SCHEMA)
+metadata = sa.MetaData(schema=SCHEMA)
 text_vectors = sa.Table(
     "text_vectors",
-    tables,
+    metadata,
     sa.Column("encoder", sa.Text, primary_key=True),
     sa.Column("content_hash", BYTEA, primary_key=True),
     sa.Column("vector", ARRAY(REAL), nullable=False),
@@ -32,34 +32,34 @@ def content_hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def create(engine: sa.Engine) -> None:
-    """Make the table where it is missing."""
-    tables.create_all(engine)
+def create_table(engine: sa.Engine) -> None:
+    """Create the table if it is missing."""
+    metadata.create_all(engine)
 
 
-def stored(engine: sa.Engine, encoder: str, hashes: Iterable[bytes]) -> Vectors:
-    """Return those of the vectors that are kept for an encoder."""
+def load_vectors(engine: sa.Engine, encoder: str, hashes: Iterable[bytes]) -> Vectors:
+    """Return the stored vectors of an encoder for these hashes, where there are any."""
     query = sa.select(text_vectors.c.content_hash, text_vectors.c.vector).where(
         text_vectors.c.encoder == encoder, text_vectors.c.content_hash == sa.any_(_array(hashes))
     )
     with engine.connect() as connection:
-        rows = connection.execution_options(yield_per=ROWS_AT_A_TIME).execute(query)
+        rows = connection.execution_options(yield_per=ROWS_BATCH).execute(query)
         return {bytes(key): np.array(vector, dtype=np.float32) for key, vector in rows}
 
 
-def keep(engine: sa.Engine, encoder: str, vectors: Mapping[bytes, Float32s]) -> None:
-    """Add vectors; one that another run has added meanwhile stays."""
+def store_vectors(engine: sa.Engine, encoder: str, vectors: Mapping[bytes, Float32s]) -> None:
+    """Store vectors; those that another run has stored in the meantime stay."""
     rows = [
         {"encoder": encoder, "content_hash": key, "vector": vectors[key].tolist()}
-        for key in sorted(vectors)  # in one order, so that two runs that add the same never wait in a circle
+        for key in sorted(vectors)  # always in this order, so that two runs cannot deadlock
     ]
     if rows:
         with engine.begin() as connection:
             connection.execute(insert(text_vectors).on_conflict_do_nothing(), rows)
 
 
-def remove_others(engine: sa.Engine, hashes: Iterable[bytes]) -> int:
-    """Remove the vectors, of every encoder, of texts other than these; return how many."""
+def remove_unused(engine: sa.Engine, hashes: Iterable[bytes]) -> int:
+    """Delete the vectors of all other texts, of every encoder; return how many."""
     present = sa.func.unnest(_array(hashes)).column_valued("present")
     used = sa.select(sa.literal(1)).where(present == text_vectors.c.content_hash)
     with engine.begin() as connection:

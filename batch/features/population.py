@@ -1,7 +1,7 @@
-"""What the features of one user take from all users of the network, as of a cutoff.
+"""Statistics of all users of the network that the features of a user depend on, as of a cutoff.
 
-A night computes it from everybody. A refresh, which counts for a few users
-only, takes over what the night computed.
+A night computes them from all users. A refresh counts interactions of some users
+only, and uses the statistics of the night.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from batch.variants import Variant
 
 @dataclass(frozen=True)
 class GroupPopulation:
-    """What all users make of the groups of posts of one grouping.
+    """Statistics of the groups of posts of one grouping, over all users.
 
     Attributes
     ----------
     share
-        (groups,) of all likes, the part that falls on each group.
+        (groups,) share of each group in all likes.
     like_rate
         (groups,) mean like rate.
     lift
-        (values of attributes, groups) float32 from `cohort_lift`; None for a variant without cohorts.
+        (attribute values, groups) float32 from `cohort_lift`; None for a variant without cohorts.
     """
 
     share: Float64s
@@ -41,16 +41,16 @@ class GroupPopulation:
 
 @dataclass(frozen=True)
 class Population:
-    """Means over all users.
+    """Statistics over all users.
 
     Attributes
     ----------
     like_rate
         Mean like rate of the users.
     cohorts
-        How the values of the users' attributes are numbered.
+        The indices of the values of the users' attributes.
     groups
-        Grouping -> what all users make of its groups.
+        Grouping -> statistics of its groups.
     """
 
     like_rate: float
@@ -65,27 +65,27 @@ class Population:
             "population_like_rate": np.array(self.like_rate),
         }
         for name, group in self.groups.items():
-            kept = {"share": group.share, "like_rate": group.like_rate, "lift": group.lift}
-            arrays |= {f"population_{name}_{key}": value for key, value in kept.items() if value is not None}
+            named = vars(group).items()
+            arrays |= {f"population_{name}_{key}": value for key, value in named if value is not None}
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Any) -> Population:
-        """Read what `to_arrays` returned; raises KeyError or ValueError for anything else."""
-        about = json.loads(str(arrays["population"]))
-        groupings = about.pop("groupings")
+        """Read what `to_arrays` returned; other input raises KeyError or ValueError."""
+        cohorts = json.loads(str(arrays["population"]))
+        groupings = cohorts.pop("groupings")
         groups = {}
         for name in groupings:
             groups[name] = GroupPopulation(
-                arrays[f"population_{name}_share"],
-                arrays[f"population_{name}_like_rate"],
-                arrays.get(f"population_{name}_lift"),
+                share=arrays[f"population_{name}_share"],
+                like_rate=arrays[f"population_{name}_like_rate"],
+                lift=arrays.get(f"population_{name}_lift"),
             )
-        return cls(float(arrays["population_like_rate"]), Cohorts(**about), groups)
+        return cls(float(arrays["population_like_rate"]), Cohorts(**cohorts), groups)
 
 
-def population_of(variant: Variant, network: Network, history: History) -> Population:
-    """Compute the means of a network as of `history.cutoff`."""
+def compute_population(variant: Variant, network: Network, history: History) -> Population:
+    """Compute the statistics of a network as of `history.cutoff`."""
     values = None
     if variant.with_cohorts:
         values = one_hot(network.cohorts.encode(network.users), network.cohorts.count)
@@ -108,7 +108,7 @@ def population_of(variant: Variant, network: Network, history: History) -> Popul
 
 
 def mean_like_rate(likes: Any, views: Any) -> float:
-    """Return likes / views over the rows that can tell it; 0 where none can."""
+    """Return likes / views, over the rows with views and no more likes than views; 0 without such rows."""
     likes, views = np.asarray(likes, np.float64), np.asarray(views, np.float64)
     usable = (views > 0) & (likes <= views)
     return float(likes[usable].sum() / views[usable].sum()) if usable.any() else 0.0

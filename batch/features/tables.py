@@ -1,13 +1,14 @@
-"""The shape that features have between the stages that make them and those that use them.
+"""Features of users, posts and affinities as tables, and the rows of a model's matrix.
 
-A feature depends on the user alone, on the post alone, or on the user and a
-*group* of posts (say, the posts of one topic). So the features of all users x
-all posts fit in three small tables, and a row of the model's matrix is put
-together only where it is needed.
+A feature depends on the user only, on the post only, or on the user and a
+*group* of posts, such as the posts of one topic. So the features of all users x
+all posts fit in three small tables, and rows of the model's matrix are
+assembled only where they are needed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from batch.arrays import Float32s, Int32s, Int64s
 
 ROWS_BATCH = 100_000
-"""Rows of the model's matrix that are put together at a time; it bounds the memory."""
+"""Rows of the model's matrix assembled at a time; it bounds the memory."""
 
 
 class Kind(StrEnum):
@@ -32,8 +33,8 @@ class Kind(StrEnum):
 class Feature:
     """One column of the model's matrix.
 
-    `categorical` columns hold whole numbers from 0 up, NaN for a missing value
-    and for a category that training did not know.
+    A `categorical` column has integers from 0 up, and NaN for a missing value
+    and for a category that was not in the training data.
     """
 
     name: str
@@ -42,8 +43,52 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class FeatureColumns:
+    """Features of users or of posts, and their (rows, features) float32 values; possibly none."""
+
+    features: tuple[Feature, ...]
+    values: Float32s
+
+    @classmethod
+    def empty(cls, rows: int) -> FeatureColumns:
+        """Return no features of so many rows."""
+        return cls((), np.empty((rows, 0), dtype=np.float32))
+
+    @classmethod
+    def from_columns(cls, kind: Kind, columns: Mapping[str, npt.ArrayLike]) -> FeatureColumns:
+        """Make a numeric feature of each column: its name -> (rows,) values."""
+        arrays = [np.asarray(column, np.float64) for column in columns.values()]
+        return cls(tuple(Feature(name, kind) for name in columns), np.column_stack(arrays).astype(np.float32))
+
+    @classmethod
+    def numbered(cls, prefix: str, kind: Kind, values: Float32s) -> FeatureColumns:
+        """Name the columns of a matrix `prefix_0`, `prefix_1` and so on."""
+        return cls(tuple(Feature(f"{prefix}_{index}", kind) for index in range(values.shape[1])), values)
+
+    def hstack(self, *others: FeatureColumns) -> FeatureColumns:
+        """Append the columns of others."""
+        blocks = (self, *others)
+        features = tuple(feature for block in blocks for feature in block.features)
+        return FeatureColumns(features, np.ascontiguousarray(np.hstack([block.values for block in blocks])))
+
+    def without(self, prefixes: tuple[str, ...]) -> FeatureColumns:
+        """Drop the features whose names start with one of these."""
+        if not prefixes:
+            return self
+        kept = _indices_without(self.features, prefixes)
+        return FeatureColumns(
+            tuple(self.features[index] for index in kept), np.ascontiguousarray(self.values[:, kept])
+        )
+
+
+def _indices_without(features: tuple[Feature, ...], prefixes: tuple[str, ...]) -> list[int]:
+    """Return the indices of the features whose names start with none of these."""
+    return [index for index, feature in enumerate(features) if not feature.name.startswith(prefixes)]
+
+
+@dataclass(frozen=True)
 class Affinity:
-    """Features of (user, group of posts) under one grouping of the posts.
+    """Features of (user, group of posts) for one grouping of the posts.
 
     Attributes
     ----------
@@ -62,18 +107,29 @@ class Affinity:
     group_of_post: Int32s
     values: Float32s
 
+    def without(self, prefixes: tuple[str, ...]) -> Affinity:
+        """Drop the features whose names start with one of these."""
+        if not prefixes:
+            return self
+        kept = _indices_without(self.features, prefixes)
+        return replace(
+            self,
+            features=tuple(self.features[index] for index in kept),
+            values=np.ascontiguousarray(self.values[:, :, kept]),
+        )
+
 
 @dataclass(frozen=True)
 class FeatureTables:
     """Every feature of every user and every post as of one cutoff.
 
     The model's matrix has the user columns first, then the post columns, then
-    the affinity columns grouping by grouping; `columns` is that order.
+    the affinity columns of each grouping; `columns` is that order.
 
     Attributes
     ----------
     user_ids, post_ids
-        (users,) and (posts,) int64, ascending; a row's place in the tables.
+        (users,) and (posts,) int64, ascending: the id of each row.
     user_features, user_values
         Columns, and (users, columns) float32.
     post_features, post_values
@@ -93,57 +149,30 @@ class FeatureTables:
     @property
     def columns(self) -> tuple[Feature, ...]:
         """The model's columns, in the order of its matrix."""
-        affine = tuple(feature for affinity in self.affinities for feature in affinity.features)
-        return self.user_features + self.post_features + affine
+        of_affinities = tuple(feature for affinity in self.affinities for feature in affinity.features)
+        return self.user_features + self.post_features + of_affinities
 
-    def of_users(self, places: npt.NDArray[np.intp]) -> FeatureTables:
-        """Keep some users alone, in the order of their places given."""
+    def of_users(self, rows: npt.NDArray[np.intp]) -> FeatureTables:
+        """Return the tables of some users, in the order of the rows."""
         return replace(
             self,
-            user_ids=self.user_ids[places],
-            user_values=self.user_values[places],
-            affinities=tuple(
-                replace(affinity, values=affinity.values[places]) for affinity in self.affinities
-            ),
-        )
-
-    def without(self, names: tuple[str, ...]) -> FeatureTables:
-        """Leave out the features whose names start with one of these."""
-
-        def kept(features: tuple[Feature, ...]) -> list[int]:
-            return [place for place, feature in enumerate(features) if not feature.name.startswith(names)]
-
-        def chosen(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
-            return tuple(features[place] for place in kept(features))
-
-        return replace(
-            self,
-            user_features=chosen(self.user_features),
-            user_values=np.ascontiguousarray(self.user_values[:, kept(self.user_features)]),
-            post_features=chosen(self.post_features),
-            post_values=np.ascontiguousarray(self.post_values[:, kept(self.post_features)]),
-            affinities=tuple(
-                replace(
-                    affinity,
-                    features=chosen(affinity.features),
-                    values=np.ascontiguousarray(affinity.values[:, :, kept(affinity.features)]),
-                )
-                for affinity in self.affinities
-            ),
+            user_ids=self.user_ids[rows],
+            user_values=self.user_values[rows],
+            affinities=tuple(replace(affinity, values=affinity.values[rows]) for affinity in self.affinities),
         )
 
     def rows(self, users: npt.NDArray[np.intp], posts: npt.NDArray[np.intp]) -> Float32s:
-        """Put together the matrix rows of some (user, post) pairs.
+        """Assemble the matrix rows of some (user, post) pairs.
 
         Parameters
         ----------
         users, posts
-            (pairs,) places in `user_ids` and in `post_ids`.
+            (pairs,) rows in `user_ids` and in `post_ids`.
 
         Returns
         -------
         (pairs, columns) float32.
         """
-        parts = [self.user_values[users], self.post_values[posts]]
-        parts += [affinity.values[users, affinity.group_of_post[posts]] for affinity in self.affinities]
-        return np.concatenate(parts, axis=1, dtype=np.float32)
+        blocks = [self.user_values[users], self.post_values[posts]]
+        blocks += [affinity.values[users, affinity.group_of_post[posts]] for affinity in self.affinities]
+        return np.concatenate(blocks, axis=1, dtype=np.float32)

@@ -23,8 +23,8 @@ from batch.evaluation.catalogue_case import measure_lists
 from batch.evaluation.evaluate import compare_scores
 from batch.evaluation.full_catalogue import MIN_USERS, RankedCase, rank_by_model
 from batch.evaluation.scored_rows import ScoredRows
-from batch.features.build import profile_columns
-from batch.features.encode import Encoder
+from batch.features.build import select_profile_columns
+from batch.features.encode import ColumnEncoder
 from batch.gate.inputs import BesideLive
 from batch.gate.liked_check import lists_of
 from batch.gate.list_stats import FIRST
@@ -170,7 +170,7 @@ def _check_columns(model: Model, network: Network) -> None:
     NotComparableError
         One is gone, or was a number and is a category now, or the other way round.
     """
-    for encoder, frame in zip((model.users, model.posts), profile_columns(network), strict=True):
+    for encoder, frame in zip((model.users, model.posts), select_profile_columns(network), strict=True):
         changed = _changed_column(encoder, frame)
         if changed:
             raise NotComparableError(f"the {encoder.kind}s' column {changed} is not what it was")
@@ -179,7 +179,7 @@ def _check_columns(model: Model, network: Network) -> None:
         raise NotComparableError("its model groups the posts in another way")
 
 
-def _changed_column(encoder: Encoder, frame: pd.DataFrame) -> str | None:
+def _changed_column(encoder: ColumnEncoder, frame: pd.DataFrame) -> str | None:
     for column, categories in encoder.categories.items():
         if column not in frame or (frame[column].dtype == np.float64) != (categories is None):
             return column

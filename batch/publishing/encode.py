@@ -7,7 +7,7 @@ bytes into commands as Redis reads them (RESP), so a list becomes text once.
 The text of each post is made once, and that of every thousandth. What is copied
 from those tables has a fixed width, one or two instructions; what is too much
 is written over by what follows. Compiled functions that call each other stay in
-one file: see `compiled`.
+one file: see batch/jit.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.arrays import Bytes, Float32s, Int32s, Int64s
-from batch.scoring.simd import compiled, copy_bytes
+from batch.jit import jit
+from batch.scoring.simd import copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
 
@@ -137,7 +138,7 @@ def _fraction(thousandths: int) -> str:
 _FRACTIONS = _table([_fraction(thousandths) for thousandths in range(_UNITS)], _FRACTION_WIDTH)
 
 
-@compiled
+@jit
 def _write_lines(
     ids: Int64s,
     posts: Int32s,
@@ -182,7 +183,7 @@ def _write_lines(
     return at
 
 
-@compiled
+@jit
 def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, command: Bytes, at: int) -> int:
     """Write a key and a value for each line, each with its length before it; return where they end."""
     for row in range(len(tabs)):
@@ -199,19 +200,19 @@ def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, comma
     return at
 
 
-@compiled
+@jit
 def _write_length(command: Bytes, at: int, length: int) -> int:
     command[at] = ord("$")
     return _end_line(command, _write_number(command, at + 1, length))
 
 
-@compiled
+@jit
 def _end_line(command: Bytes, at: int) -> int:
     command[at], command[at + 1] = ord("\r"), ord("\n")
     return at + 2
 
 
-@compiled
+@jit
 def _write_number(text: Bytes, at: int, number: int) -> int:
     """Write a whole number of 64 bits; return where it ends."""
     if number < 0:

@@ -1,15 +1,15 @@
 """Exact scores of a chunk of users with all posts, and each user's best n posts.
 
-The forest's score of a pair is a sum over bundles of trees (batch/scoring/bundles.py).
-Where a user stands, for the groups that a strip's posts belong to, names one
-row of each bundle; so, strip by strip:
+A user has one row in the table of each bundle (batch/scoring/bundles.py); which
+one depends on the user and on the groups of the posts. For each post block:
 
-1. work out what every row is worth with each of the strip's posts;
-2. add up, for each user, one row of each bundle: 32 scores, no tree walked;
-3. offer what passes the user's floor to the user's list.
+1. compute the sum of every row with each of the 32 posts;
+2. sum one row of each bundle for each user: 32 scores, without a walk through a tree;
+3. push the scores above the user's threshold to the user's buffer.
 
-The first step costs the same for any number of users, so a chunk has many. A
-chunk is a pure function of a post side and its users' rows, and both pickle.
+The first step costs the same for any number of users, so a chunk has many users.
+`score_chunk` is a pure function of a compiled forest and the users' rows; both
+can be pickled.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from batch.arrays import Bytes, Float32s, Int32s, Int64s
+from batch.jit import jit
 from batch.loading.likes import Likes
-from batch.scoring.compile import BUNDLES_AT_ONCE, PostSide
+from batch.scoring.compile import BUNDLES_BATCH, CompiledForest, Quantisation
 from batch.scoring.leaf_tables import STRIDE
-from batch.scoring.parts import Masks
-from batch.scoring.simd import WIDTH, add_rows, aligned, compiled, dot_rows
-from batch.scoring.top_n import STRIPS_AT_ONCE, Shelves, bytes_per_user, in_order
+from batch.scoring.simd import WIDTH, aligned, dot_rows, sum_rows
+from batch.scoring.top_n import POST_BLOCKS_BATCH, BlockScores, TopNBuffers, bytes_per_user, sortable_bits
 
 
 @dataclass(frozen=True)
 class UserRows:
-    """What is known of the users of a chunk.
+    """The features, factors and likes of the users of a chunk.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class UserRows:
     factors
         (users, factors) float32; no factors if there is no dot product.
     liked
-        Posts to leave out.
+        Posts to exclude.
     """
 
     user_ids: Int64s
@@ -61,7 +61,7 @@ class Lists:
     user_ids
         (users,) int64.
     posts
-        (users, n) int32 places of posts, best first; -1 pads a short list.
+        (users, n) int32 rows of posts, best first; -1 pads a short list.
     scores
         (users, n) float32 raw scores; NaN pads.
     """
@@ -71,120 +71,130 @@ class Lists:
     scores: Float32s
 
 
-def score_chunk(side: PostSide, users: UserRows, n: int) -> Lists:
-    """Score some users with all posts and pick each user's n best."""
-    standing, affine = _standing(side, users), _affinity_rows(side, users)
-    # Users who stand alike read the same rows: near ones, if one follows the other.
-    order = np.lexsort(standing.T)
-    standing, affine = standing[order], affine[order]
+def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
+    """Score some users with all posts and return each user's n best."""
+    user_row_ids, affinity_rows = _user_row_ids(forest, users), _affinity_rows(forest, users)
+    # Sorted by row ids, consecutive users read nearby rows.
+    order = np.lexsort(user_row_ids.T)
+    user_row_ids, affinity_rows = user_row_ids[order], affinity_rows[order]
     factors = np.ascontiguousarray(users.factors[order])
-    rows = aligned(standing.shape, np.uint8)
-    steps = aligned((len(order), WIDTH), np.int32)
-    worth, table = (aligned((count, WIDTH), np.int32) for count in side.work_rows)
-    scores = aligned((STRIPS_AT_ONCE, len(order), WIDTH), np.float32)
-    best = np.empty((STRIPS_AT_ONCE, len(order)), dtype=np.uint32)
-    shelves = Shelves.empty(len(order), n)
-    for strip, groups in enumerate(side.groups):
-        if strip == 0 or (groups != side.groups[strip - 1]).any():
-            rows[...] = standing
-            places = side.affinity_places.view(np.int32)
-            _add_places(places, affine, _said_of(users, groups), rows.view(np.int32))
-        steps.fill(0)
-        for number, turn in enumerate(side.turns):
-            turn.fill(side.bins[strip], worth, table)
-            _add_strip(table, rows, number * BUNDLES_AT_ONCE, turn.bundles, steps)
-        at = strip % STRIPS_AT_ONCE
-        _finish(steps, side.step, side.offset, factors, side.factors[strip], scores[at], best[at])
-        if at == STRIPS_AT_ONCE - 1 or strip == len(side.posts) - 1:
-            shelves.offer(scores, best, order, side.posts[strip - at : strip + 1], users.liked)
-    return Lists(users.user_ids, *shelves.lists())
+    row_ids = aligned(user_row_ids.shape, np.uint8)
+    sums = aligned((len(order), WIDTH), np.int32)
+    mask_values, row_sums = (aligned((count, WIDTH), np.int32) for count in forest.scratch_rows)
+    block_scores = BlockScores.allocate(len(order))
+    buffers = TopNBuffers.empty(len(order), n)
+    affinity_offsets = forest.affinity_offsets.view(np.int32)
+    posts, groups = forest.post_blocks.posts, forest.post_blocks.groups
+    for block in range(len(posts)):
+        if block == 0 or (groups[block] != groups[block - 1]).any():
+            row_ids[...] = user_row_ids
+            columns = _affinity_columns(users, groups[block])
+            _add_offsets(affinity_offsets, affinity_rows, columns, row_ids.view(np.int32))
+        sums.fill(0)
+        for index, batch in enumerate(forest.batches):
+            batch.compute_row_sums(forest.post_bins[block], mask_values, row_sums)
+            _sum_bundles(row_sums, row_ids, index * BUNDLES_BATCH, batch.bundles, sums)
+        at = block % POST_BLOCKS_BATCH
+        scores = BlockScores(block_scores.scores[at], block_scores.best[at])
+        _compute_scores(sums, forest.quantisation, factors, forest.post_factors[block], scores)
+        if at == POST_BLOCKS_BATCH - 1 or block == len(posts) - 1:
+            buffers.push(block_scores, order, posts[block - at : block + 1], users.liked)
+    return Lists(users.user_ids, *buffers.lists())
 
 
-def bytes_per_chunk(side: PostSide) -> int:
-    """Say how much memory a chunk takes however few its users are."""
-    return 4 * WIDTH * sum(side.work_rows)
+def bytes_per_chunk(forest: CompiledForest) -> int:
+    """Return the memory of a chunk that does not depend on its number of users."""
+    return 4 * WIDTH * sum(forest.scratch_rows)
 
 
-def bytes_per_chunk_user(side: PostSide, groups_and_features: int, n: int) -> int:
-    """Say how much memory one more user takes in a chunk, the finished list in two forms included."""
-    standing = 4 * int(side.affinity_places.shape[1])
-    scores = 4 * STRIPS_AT_ONCE * (WIDTH + 1) + 8 * int(side.factors.shape[1])
-    return standing + 16 * groups_and_features + scores + bytes_per_user(n)
+def bytes_per_chunk_user(forest: CompiledForest, affinity_values: int, n: int) -> int:
+    """Return the memory of one more user in a chunk, the finished list in two forms included.
+
+    Parameters
+    ----------
+    affinity_values
+        Affinity values of a user: groups times features, over all groupings.
+    """
+    row_ids = 4 * int(forest.affinity_offsets.shape[1])
+    scores = 4 * POST_BLOCKS_BATCH * (WIDTH + 1) + 8 * int(forest.post_factors.shape[1])
+    return row_ids + 16 * affinity_values + scores + bytes_per_user(n)
 
 
-def _standing(side: PostSide, users: UserRows) -> Bytes:
-    """Give the bundles' row numbers as far as the user columns say: (users, bundles)."""
-    rows = np.zeros((len(users.values), side.affinity_places.shape[1]), dtype=np.uint8)
-    for column, (bins, places) in enumerate(zip(side.user_bins, side.user_places, strict=True)):
-        rows += places[bins.find(users.values[:, column])]
-    return rows
+def _user_row_ids(forest: CompiledForest, users: UserRows) -> Bytes:
+    """Return the part of the bundles' row ids that depends on the user columns: (users, bundles)."""
+    row_ids = np.zeros((len(users.values), forest.affinity_offsets.shape[1]), dtype=np.uint8)
+    for column, (bins, offsets) in enumerate(zip(forest.user_bins, forest.user_offsets, strict=True)):
+        row_ids += offsets[bins.find(users.values[:, column])]
+    return row_ids
 
 
-def _affinity_rows(side: PostSide, users: UserRows) -> Int32s:
-    """Find each affinity value's row of `affinity_places`: (users, groups x features of each grouping)."""
-    found, before = [np.empty((len(users.values), 0), dtype=np.int32)], 0
-    for columns, values in zip(side.affinity_bins, users.affinities, strict=True):
+def _affinity_rows(forest: CompiledForest, users: UserRows) -> Int32s:
+    """Return each affinity value's row of `affinity_offsets`: (users, groups x features per grouping)."""
+    found, first = [np.empty((len(users.values), 0), dtype=np.int32)], 0
+    for columns, values in zip(forest.affinity_bins, users.affinities, strict=True):
         rows = np.empty(values.shape, dtype=np.int32)
         for feature, bins in enumerate(columns):
-            rows[:, :, feature] = before + bins.find(values[:, :, feature])
-            before += len(bins.ends) + 1
+            rows[:, :, feature] = first + bins.find(values[:, :, feature])
+            first += len(bins.ends) + 1
         found.append(rows.reshape(len(rows), -1))
     return np.concatenate(found, axis=1)
 
 
-def _said_of(users: UserRows, groups: Int32s) -> Int64s:
-    """Tell which columns of `_affinity_rows` speak of some groups, one group a grouping."""
-    said, before = [np.empty(0, dtype=np.int64)], 0
+def _affinity_columns(users: UserRows, groups: Int32s) -> Int64s:
+    """Return the columns of `_affinity_rows` that belong to some groups, one group of each grouping."""
+    columns, first = [np.empty(0, dtype=np.int64)], 0
     for values, group in zip(users.affinities, groups, strict=True):
-        said.append(before + int(group) * values.shape[2] + np.arange(values.shape[2]))
-        before += values.shape[1] * values.shape[2]
-    return np.concatenate(said)
+        columns.append(first + int(group) * values.shape[2] + np.arange(values.shape[2]))
+        first += values.shape[1] * values.shape[2]
+    return np.concatenate(columns)
 
 
-@compiled
-def _add_places(places: Int32s, affine: Int32s, said: Int64s, rows: Int32s) -> None:
-    """Add to each user's rows what the affinities with some groups say.
+@jit
+def _add_offsets(offsets: Int32s, affinity_rows: Int32s, affinity_columns: Int64s, row_ids: Int32s) -> None:
+    """Add the offsets of some affinity columns to each user's row ids.
 
-    A number holds the bytes of four bundles. As a bundle's row number fits a
-    byte, no byte is carried over into the next.
+    A number holds the bytes of four bundles. A bundle's row id fits a byte, so
+    no byte carries over into the next.
     """
-    runs, columns = rows.shape[1] // WIDTH, len(said)
+    vectors, columns = row_ids.shape[1] // WIDTH, len(affinity_columns)
     index = np.empty(columns, dtype=np.uint32)
-    for user in range(len(rows)):
-        for run in range(runs):
+    for user in range(len(row_ids)):
+        for vector in range(vectors):
             for i in range(columns):
-                index[i] = affine[user, said[i]] * runs + run
-            add_rows(places, 0, index, 0, columns, rows, user * runs + run)
+                index[i] = affinity_rows[user, affinity_columns[i]] * vectors + vector
+            sum_rows(offsets, 0, index, 0, columns, row_ids, user * vectors + vector)
 
 
-@compiled
-def _add_strip(table: Int32s, rows: Bytes, first: int, bundles: int, steps: Int32s) -> None:
-    """Add what some bundles, from the first on, are worth for each user with a strip's posts."""
-    width = rows.shape[1]
-    for user in range(len(rows)):
-        add_rows(table, STRIDE, rows, user * width + first, bundles, steps, user)
+@jit
+def _sum_bundles(row_sums: Int32s, row_ids: Bytes, first: int, bundles: int, sums: Int32s) -> None:
+    """Add one row of each of some bundles, from the first on, to the sums of each user."""
+    width = row_ids.shape[1]
+    for user in range(len(row_ids)):
+        sum_rows(row_sums, STRIDE, row_ids, user * width + first, bundles, sums, user)
 
 
-@compiled
-def _finish(
-    steps: Int32s,
-    step: float,
-    offset: float,
+@jit
+def _compute_scores(
+    sums: Int32s,
+    quantisation: Quantisation,
     user_factors: Float32s,
     post_factors: Float32s,
-    scores: Float32s,
-    best: Masks,
+    result: BlockScores,
 ) -> None:
-    """Turn steps into scores with their dot products, (users, 32), and find the best of the 32."""
+    """Turn sums into scores with their dot products, (users, 32), and find the best of the 32."""
+    quantum, offset = quantisation.quantum, quantisation.offset
+    scores, best = result.scores, result.best
     bits = scores.view(np.uint32)
     dots = np.zeros((1, WIDTH), dtype=np.float32)
     factors = user_factors.shape[1]
-    for user in range(len(steps)):
+    for user in range(len(sums)):
         dot_rows(user_factors, user * factors, post_factors, factors, dots)
         for lane in range(WIDTH):
             # Adding zero turns -0.0 into 0.0, its equal.
-            scores[user, lane] = np.float32(steps[user, lane] * step + offset + dots[0, lane]) + np.float32(0)
-        most = np.uint32(0)
+            scores[user, lane] = np.float32(sums[user, lane] * quantum + offset + dots[0, lane]) + np.float32(
+                0
+            )
+        greatest = np.uint32(0)
         for lane in range(WIDTH):
-            most = max(most, in_order(bits[user, lane]))
-        best[user] = most
+            greatest = max(greatest, sortable_bits(bits[user, lane]))
+        best[user] = greatest

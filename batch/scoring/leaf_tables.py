@@ -1,11 +1,11 @@
-"""What the parts of the forest are worth with some posts: from leaf masks to a table of rows.
+"""Row sums: what each row of each bundle adds to the scores of 32 posts.
 
-A part's leaf for a pair is the one bit common to the mask of the row that the
-user stands in and the mask of the post. A part has few distinct masks over its
-rows, so for a strip of posts: work out each distinct mask's worth with each
-post, then add up, for each row of a bundle, its parts.
+The leaf of a pair in a leaf block is the one bit of the AND of two masks: that
+of the user's row and that of the post. A block has few distinct masks over its
+rows. So for each post block: look up the leaf value of each distinct mask with
+each post, then sum these values over the leaf blocks of each row.
 
-Leaf values are whole numbers of one small step, so that sums of them are exact
+Leaf values are integers, multiples of a quantum, so that their sums are exact
 in any order (see batch/scoring/compile.py).
 """
 
@@ -13,54 +13,53 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batch.arrays import Int32s, Int64s
-from batch.scoring.bundles import MOST_ROWS, Bundle
-from batch.scoring.parts import LEAVES, Masks, Part
-from batch.scoring.simd import WIDTH, add_rows, compiled
+from batch.jit import jit
+from batch.scoring.bundles import MAX_ROWS, Bundle
+from batch.scoring.leaf_blocks import MAX_LEAVES, LeafBlock, Masks
+from batch.scoring.simd import WIDTH, sum_rows
 
-# Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers: 0 for
-# bit 0, which stands for no leaf, and for no bit.
+# Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers. Bit 0,
+# which stands for no leaf, and a mask without bits both give 0.
 _DE_BRUIJN = 0x077CB531
 
-# From one bundle's rows to the next's: odd, or equal row numbers would fall into the same lines of the cache.
-STRIDE = MOST_ROWS + 5
+# Distance between the first rows of two bundles. It is odd: otherwise equal row ids would share cache lines.
+STRIDE = MAX_ROWS + 5
 
 
-@dataclass(frozen=True)
-class PartTables:
-    """The parts of some bundles, one bundle's after another's, as flat arrays.
+class LeafTables(NamedTuple):
+    """The leaf blocks of some bundles as flat arrays, one bundle after the other.
 
     Attributes
     ----------
     bundles
-        How many bundles there are.
+        Number of bundles.
     values
-        (parts, 32) int32 what each leaf is worth, in steps, in the order of the
+        (leaf blocks, 32) int32 quantised leaf values, in the order of the
         de Bruijn numbers of their bits.
     masks, mask_starts
-        Each part's distinct masks; (parts + 1,) bounds.
-    keeps, keep_starts
-        Leaves that a part keeps in each bin of a post column; bounds of each
-        (part, column).
+        Each leaf block's distinct masks; (leaf blocks + 1,) bounds.
+    keep, keep_starts
+        Leaves that a leaf block keeps in each bin of a post column; bounds of
+        each (leaf block, column).
     columns, column_starts
-        The post columns that a part has keeps for; (parts + 1,) bounds.
+        The post columns in a leaf block's `keep`; (leaf blocks + 1,) bounds.
     members, member_starts
-        The masks that a row of a bundle adds up, one for each part; bounds of each row.
+        The masks whose values a row sums, one for each leaf block; bounds of each row.
     rows
-        Where each row lies in the table.
+        Index of each row in the table of row sums.
     """
 
     bundles: int
     values: Int32s
     masks: Masks
     mask_starts: Int64s
-    keeps: Masks
+    keep: Masks
     keep_starts: Int64s
     columns: Int64s
     column_starts: Int64s
@@ -69,109 +68,116 @@ class PartTables:
     rows: Int64s
 
     @classmethod
-    def of(cls, bundles: list[Bundle], post_columns: list[int], step: float) -> PartTables:
-        """Lay out bundles, with leaf values in steps; only `post_columns` have a say on posts."""
-        parts = [part for bundle in bundles for part in bundle.parts]
-        masks, members, rows = _distinct_masks(bundles)
-        said = [[column for column in post_columns if column in part.keep] for part in parts]
-        keeps = [part.keep[column] for part, columns in zip(parts, said, strict=True) for column in columns]
+    def build(cls, bundles: list[Bundle], post_columns: list[int], quantum: float) -> LeafTables:
+        """Flatten bundles; only `post_columns` depend on the post."""
+        blocks = [block for bundle in bundles for block in bundle.blocks]
+        masks, members, rows = _find_distinct_masks(bundles)
+        of_block = [[column for column in post_columns if column in block.keep] for block in blocks]
+        keep = [block.keep[column] for block, found in zip(blocks, of_block, strict=True) for column in found]
         return cls(
             bundles=len(bundles),
-            values=_in_steps(parts, step),
-            masks=_flat(masks, np.uint32),
+            values=_quantise(blocks, quantum),
+            masks=_concatenate(masks, np.uint32),
             mask_starts=_bounds(map(len, masks)),
-            keeps=_flat(keeps, np.uint32),
-            keep_starts=_bounds(map(len, keeps)),
-            columns=np.array([post_columns.index(c) for columns in said for c in columns], dtype=np.int64),
-            column_starts=_bounds(map(len, said)),
-            members=_flat([row for bundle in members for row in bundle], np.uint32),
+            keep=_concatenate(keep, np.uint32),
+            keep_starts=_bounds(map(len, keep)),
+            columns=np.array([post_columns.index(c) for found in of_block for c in found], dtype=np.int64),
+            column_starts=_bounds(map(len, of_block)),
+            members=_concatenate([row for bundle in members for row in bundle], np.uint32),
             member_starts=_bounds(len(row) for bundle in members for row in bundle),
             rows=np.array(rows, dtype=np.int64),
         )
 
-    def fill(self, bins: Int32s, worth: Int32s, table: Int32s) -> None:
-        """Work out what each row of each bundle is worth with each post of a strip.
+    def compute_row_sums(self, bins: Int32s, mask_values: Int32s, row_sums: Int32s) -> None:
+        """Compute the sum of each row of each bundle with each post of a post block.
 
         Parameters
         ----------
         bins
             (post columns, 32) bins of the posts' values.
-        worth, table
-            (masks, 32) and (bundles * STRIDE, 32) at least; bundle b's rows
-            start at b * STRIDE of the table.
+        mask_values, row_sums
+            (masks, 32) scratch and (bundles * STRIDE, 32) result, or more rows;
+            the rows of bundle b start at b * STRIDE.
         """
-        _fill_worth(
-            self.values, self.masks, self.mask_starts, self.keeps, self.keep_starts,
-            self.columns, self.column_starts, bins, worth,
-        )  # fmt: skip
-        table[: self.bundles * STRIDE] = 0
-        _add_up(worth, self.members, self.member_starts, self.rows, table)
+        _look_up_mask_values(self, bins, mask_values)
+        row_sums[: self.bundles * STRIDE] = 0
+        _sum_mask_values(self, mask_values, row_sums)
 
 
-def _in_steps(parts: list[Part], step: float) -> Int32s:
-    order = ((1 << np.arange(LEAVES + 1, dtype=np.uint64)) * _DE_BRUIJN & 0xFFFFFFFF) >> 27
-    values = np.zeros((len(parts), LEAVES + 1), dtype=np.int32)
-    for number, part in enumerate(parts):
-        values[number, order] = np.rint(part.values / step)
+def _quantise(blocks: list[LeafBlock], quantum: float) -> Int32s:
+    order = ((1 << np.arange(MAX_LEAVES + 1, dtype=np.uint64)) * _DE_BRUIJN & 0xFFFFFFFF) >> 27
+    values = np.zeros((len(blocks), MAX_LEAVES + 1), dtype=np.int32)
+    for index, block in enumerate(blocks):
+        values[index, order] = np.rint(block.values / quantum)
     return values
 
 
-def _distinct_masks(bundles: list[Bundle]) -> tuple[list[Masks], list[npt.NDArray[Any]], list[int]]:
-    """Find each part's distinct masks; for each bundle (rows, parts) places among them; each row's place."""
+class _DistinctMasks(NamedTuple):
+    """Distinct masks of each leaf block.
+
+    Attributes
+    ----------
+    masks
+        For each leaf block: its distinct masks.
+    members
+        For each bundle: (rows, leaf blocks) indices of masks, counted over all leaf blocks.
+    rows
+        Index of each row in the table of row sums.
+    """
+
+    masks: list[Masks]
+    members: list[Masks]
+    rows: list[int]
+
+
+def _find_distinct_masks(bundles: list[Bundle]) -> _DistinctMasks:
     masks: list[Masks] = []
-    members: list[npt.NDArray[Any]] = []
+    members: list[Masks] = []
     rows: list[int] = []
-    before = 0
-    for number, bundle in enumerate(bundles):
-        of_rows = bundle.masks()
-        places = np.empty(of_rows.shape, dtype=np.uint32)
-        for part in range(len(bundle.parts)):
-            distinct, place = np.unique(of_rows[:, part], return_inverse=True)
+    count = 0
+    for index, bundle in enumerate(bundles):
+        row_masks = bundle.row_masks()
+        mask_ids = np.empty(row_masks.shape, dtype=np.uint32)
+        for block in range(len(bundle.blocks)):
+            distinct, mask_id = np.unique(row_masks[:, block], return_inverse=True)
             masks.append(distinct)
-            places[:, part] = before + place
-            before += len(distinct)
-        members.append(places)
-        rows += range(number * STRIDE, number * STRIDE + len(places))
-    return masks, members, rows
+            mask_ids[:, block] = count + mask_id
+            count += len(distinct)
+        members.append(mask_ids)
+        rows += range(index * STRIDE, index * STRIDE + len(mask_ids))
+    return _DistinctMasks(masks, members, rows)
 
 
-def _flat(pieces: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *pieces])
+def _concatenate(arrays: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def _bounds(lengths: Iterable[int]) -> Int64s:
     return np.array([0, *itertools.accumulate(lengths)], dtype=np.int64)
 
 
-@compiled
-def _fill_worth(
-    values: Int32s,
-    masks: Masks,
-    mask_starts: Int64s,
-    keeps: Masks,
-    keep_starts: Int64s,
-    columns: Int64s,
-    column_starts: Int64s,
-    bins: Int32s,
-    worth: Int32s,
-) -> None:
-    """Work out what each mask of each part is worth with each post of a strip: (masks, 32)."""
+@jit
+def _look_up_mask_values(tables: LeafTables, bins: Int32s, mask_values: Int32s) -> None:
+    """Look up the leaf value of each mask of each leaf block with each post: (masks, 32)."""
+    values, masks, mask_starts = tables.values, tables.masks, tables.mask_starts
+    keep, keep_starts = tables.keep, tables.keep_starts
+    columns, column_starts = tables.columns, tables.column_starts
     kept = np.empty(WIDTH, dtype=np.uint32)
-    for part in range(len(values)):
+    for block in range(len(values)):
         for lane in range(WIDTH):
             kept[lane] = np.uint32(0xFFFFFFFF)
-        for said in range(column_starts[part], column_starts[part + 1]):
+        for i in range(column_starts[block], column_starts[block + 1]):
             for lane in range(WIDTH):
-                kept[lane] &= keeps[keep_starts[said] + bins[columns[said], lane]]
-        for mask in range(mask_starts[part], mask_starts[part + 1]):
+                kept[lane] &= keep[keep_starts[i] + bins[columns[i], lane]]
+        for mask in range(mask_starts[block], mask_starts[block + 1]):
             for lane in range(WIDTH):
                 leaf = np.uint32((masks[mask] & kept[lane]) * np.uint32(_DE_BRUIJN)) >> np.uint32(27)
-                worth[mask, lane] = values[part, leaf]
+                mask_values[mask, lane] = values[block, leaf]
 
 
-@compiled
-def _add_up(worth: Int32s, members: Masks, member_starts: Int64s, rows: Int64s, table: Int32s) -> None:
-    """Add up each row's parts."""
+@jit
+def _sum_mask_values(tables: LeafTables, mask_values: Int32s, row_sums: Int32s) -> None:
+    members, member_starts, rows = tables.members, tables.member_starts, tables.rows
     for row in range(len(rows)):
         start = member_starts[row]
-        add_rows(worth, 0, members, start, member_starts[row + 1] - start, table, rows[row])
+        sum_rows(mask_values, 0, members, start, member_starts[row + 1] - start, row_sums, rows[row])

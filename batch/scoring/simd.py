@@ -1,23 +1,20 @@
-"""The one inner loop of the scorer, in vector instructions: add up the rows that an index names.
+"""The inner loops of the scorer in vector instructions: sums of the table rows that an index names.
 
     sums[at] += table[index[0]] + table[stride + index[1]] + table[2 * stride + index[2]] + ...
 
-A row is 32 numbers of 4 bytes, two vector registers of a recent processor, and
-the sum stays in registers until it is complete. A plain numba loop says the
+A row is 32 numbers of 4 bytes: two vector registers of a recent processor. The
+sum stays in registers until it is complete. A plain Numba loop computes the
 same, but LLVM cannot know that the sums do not overlap the table, so it stores
-and reloads them at every step: measured, four to six times slower. So the two
-loops here are written in LLVM's own terms, which numba takes as *intrinsics*;
-on a processor with narrower registers LLVM uses more of them.
+and reloads them at every step: measured, four to six times slower. So these
+loops are Numba *intrinsics*, which emit LLVM instructions. On a processor with
+narrower registers LLVM uses more of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -29,43 +26,13 @@ WIDTH = 32
 _CACHE_LINE_BYTES = 64
 
 
-def _folder_for_code() -> str:
-    """Name a folder for machine code that no other version of this package shares.
-
-    Numba recompiles a function when its own file changes, but does not see a
-    change to a function that it calls from another file.
-    """
-    here = Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
-    folder = Path(_numba_settings.CACHE_DIR or here / "__pycache__")
-    return str(folder / f"scorer-{hashlib.sha256(sources).hexdigest()[:16]}")
-
-
-_numba_settings: Any = numba.config
-_numba_settings.CACHE_DIR = _folder_for_code()
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def compiled(function: Function) -> Function:
-    """Compile a function to run without the interpreter's lock, and keep the machine code on disk.
-
-    Where no folder for it can be written (see numba's NUMBA_CACHE_DIR), every
-    process compiles afresh.
-    """
-    try:
-        return cast(Function, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:
-        return cast(Function, numba.njit(nogil=True)(function))
-
-
 def _intrinsic(function: Callable[..., Any]) -> Callable[..., None]:
-    """Say of numba's decorator what its own types do not: the first argument is numba's."""
+    """Apply Numba's decorator; callers do not pass the first argument, Numba's typing context."""
     return cast(Callable[..., None], intrinsic(function))
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """Make an array that starts at a line of the cache; sums of rows across lines take twice as long."""
+    """Allocate an array that starts at a cache line; sums of rows that cross lines take twice as long."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _CACHE_LINE_BYTES, dtype=np.uint8)
     start = -memory.ctypes.data % _CACHE_LINE_BYTES
@@ -74,7 +41,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
 
 
 @_intrinsic
-def add_rows(
+def sum_rows(
     typing: Any, table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any
 ) -> Any:
     """Add `count` rows of the table to row `at` of the sums.
@@ -84,8 +51,8 @@ def add_rows(
     table, sums
         (rows, 32) int32, C order.
     stride, index, start, count
-        The i-th row's number is `i * stride + index[start + i]`, the index
-        flattened: any unsigned whole numbers, C order.
+        The i-th row is `i * stride + index[start + i]`, with the index
+        flattened: unsigned integers, C order.
     """
 
     def emit(
@@ -94,8 +61,8 @@ def add_rows(
         vector = ir.VectorType(ir.IntType(32), WIDTH)
 
         def add(sum_: Any, i: Any) -> Any:
-            number = builder.zext(builder.load(builder.gep(index, [builder.add(start, i)])), start.type)
-            row = builder.add(builder.mul(i, stride), number)
+            offset = builder.zext(builder.load(builder.gep(index, [builder.add(start, i)])), start.type)
+            row = builder.add(builder.mul(i, stride), offset)
             return builder.add(sum_, _load(builder, table, row, vector))
 
         _store(builder, sums, at, _accumulate(builder, _load(builder, sums, at, vector), count, add))
@@ -105,12 +72,12 @@ def add_rows(
 
 @_intrinsic
 def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: Any) -> Any:
-    """Set the first row of the sums to `count` numbers times as many rows, summed.
+    """Set the first row of the sums to the sum of `count` rows, each times a number of `left`.
 
     Parameters
     ----------
     left, start
-        Any shape of float32, C order; the numbers start at `start`.
+        float32 of any shape, C order; the numbers begin at index `start` of the flattened array.
     right, sums
         (rows, 32) float32, C order.
     """
@@ -121,8 +88,8 @@ def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: A
         def add(sum_: Any, i: Any) -> Any:
             number = builder.load(builder.gep(left, [builder.add(start, i)]))
             first = builder.insert_element(ir.Constant(vector, ir.Undefined), number, lane(0))
-            spread = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(lane, WIDTH), None))
-            product = builder.fmul(spread, _load(builder, right, i, vector), flags=["contract"])
+            splat = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(lane, WIDTH), None))
+            product = builder.fmul(splat, _load(builder, right, i, vector), flags=["contract"])
             return builder.fadd(sum_, product, flags=["contract"])
 
         _store(builder, sums, start.type(0), _accumulate(builder, ir.Constant(vector, None), count, add))
@@ -132,20 +99,20 @@ def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: A
 
 @_intrinsic
 def copy_bytes(typing: Any, source: Any, start: Any, target: Any, at: Any, count: Any) -> Any:
-    """Copy `count` bytes, from place `start` of one array of uint8 to place `at` of another.
+    """Copy `count` bytes from index `start` of one uint8 array to index `at` of another.
 
-    A count that is known when it is compiled takes no loop.
+    If the count is a constant at compile time, LLVM emits no loop.
     """
 
     def emit(builder: Any, source: Any, start: Any, target: Any, at: Any, count: Any) -> None:
-        places = builder.gep(target, [at]), builder.gep(source, [start])
-        cgutils.raw_memcpy(builder, *places, count, 1)  # type: ignore[no-untyped-call]
+        pointers = builder.gep(target, [at]), builder.gep(source, [start])
+        cgutils.raw_memcpy(builder, *pointers, count, 1)  # type: ignore[no-untyped-call]
 
     return types.void(source, start, target, at, count), _with_pointers(emit)
 
 
 def _with_pointers(emit: Callable[..., None]) -> Callable[..., Any]:
-    """Make numba's code generator of one that wants arrays as pointers to their first number."""
+    """Adapt a code generator that takes pointers to the first elements of arrays to Numba's interface."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         plain = [
@@ -161,7 +128,7 @@ def _with_pointers(emit: Callable[..., None]) -> Callable[..., Any]:
 
 
 def _accumulate(builder: Any, first: Any, count: Any, add: Callable[[Any, Any], Any]) -> Any:
-    """Loop `count` times over sum = add(sum, i), from the first sum."""
+    """Emit a loop of `count` steps sum = add(sum, i), from the first sum."""
     sum_ = cgutils.alloca_once(builder, first.type)  # type: ignore[no-untyped-call]
     builder.store(first, sum_)
     with cgutils.for_range(builder, count) as loop:
@@ -174,7 +141,7 @@ def _row(builder: Any, table: Any, row: Any, vector: Any) -> Any:
 
 
 def _load(builder: Any, table: Any, row: Any, vector: Any) -> Any:
-    # Tables start where `aligned` puts them, but arrays from elsewhere need not.
+    # `aligned` arrays are aligned to 64 bytes, but arrays from elsewhere may not be.
     return builder.load(_row(builder, table, row, vector), align=4)
 
 

@@ -1,29 +1,32 @@
-"""The best n posts of each user, kept while the scores arrive strip by strip.
+"""The best n posts of each user, selected while scores arrive post block by post block.
 
-A score and its post make one whole number, a *key*: the score's bits, turned so
-that they sort as scores do, above the post's place, turned so that the lower
-one wins among equal scores. The order of keys is the order of the list, ties
-and all, so the lists do not depend on the order in which scores arrive.
+A score and its post make one integer *key*. Its high bits are the bits of the
+score, transformed so that they sort as scores do. Its low bits are the post's
+row, inverted so that the lower row wins among equal scores. The order of keys
+is the order of the list, ties included, so the lists do not depend on the order
+in which scores arrive.
 
-Each user has a shelf of keys and a floor. What lies below the floor is dropped;
-when more than 2n keys lie on the shelf, its best n stay and the least of them
-is the new floor. Floors are soon close to final, and most strips are passed
-over by one look at their best score.
+Each user has a buffer of candidate keys and a threshold. Keys below the
+threshold are dropped. When the buffer exceeds 2n keys, cut it to the best n and
+raise the threshold to the worst of them. The threshold soon approaches its
+final value, and then most post blocks are skipped after one comparison with
+their best score.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batch.arrays import Float32s, Int32s, Int64s
+from batch.jit import jit
 from batch.loading.likes import Likes
-from batch.scoring.simd import WIDTH, compiled
+from batch.scoring.simd import WIDTH, aligned
 
-# More of them visit a shelf less often, and ask for more room on it.
-STRIPS_AT_ONCE = 16
+# Post blocks pushed together. More of them touch a buffer less often, but need a larger one.
+POST_BLOCKS_BATCH = 16
 
 Keys = npt.NDArray[np.uint64]
 
@@ -32,123 +35,133 @@ _LAST = np.uint32(2**32 - 1)
 
 
 def bytes_per_user(n: int) -> int:
-    """Say how much memory a user's shelf takes, with the list that is made of it."""
-    return 8 * _room(n) + 32 * n
+    """Return the memory of a user's buffer and of the list made from it."""
+    return 8 * _buffer_size(n) + 32 * n
 
 
-def _room(n: int) -> int:
-    return 2 * n + STRIPS_AT_ONCE * WIDTH
+def _buffer_size(n: int) -> int:
+    return 2 * n + POST_BLOCKS_BATCH * WIDTH
 
 
-@dataclass(frozen=True)
-class Shelves:
-    """What is kept of each user while the scores arrive.
+class BlockScores(NamedTuple):
+    """Scores of some users with the posts of POST_BLOCKS_BATCH post blocks.
+
+    Attributes
+    ----------
+    scores
+        (post blocks, users, 32) float32, neither NaN nor -0.0.
+    best
+        (post blocks, users) `sortable_bits` of each post block's best score.
+    """
+
+    scores: Float32s
+    best: npt.NDArray[np.uint32]
+
+    @classmethod
+    def allocate(cls, users: int) -> BlockScores:
+        """Allocate arrays without values."""
+        shape = POST_BLOCKS_BATCH, users
+        return cls(aligned((*shape, WIDTH), np.float32), np.empty(shape, dtype=np.uint32))
+
+
+class TopNBuffers(NamedTuple):
+    """The candidates of each user.
 
     Attributes
     ----------
     n
         Longest list.
     keys
-        (users, room) uint64, the first `filled` of a user's in use.
-    filled
+        (users, buffer size) uint64; the first `lengths` of a user's are in use.
+    lengths
         (users,) int64.
-    floors
-        (users,) uint64 greatest key that cannot come into the list any more.
+    thresholds
+        (users,) uint64 greatest key that cannot enter the list any more.
     """
 
     n: int
     keys: Keys
-    filled: Int64s
-    floors: Keys
+    lengths: Int64s
+    thresholds: Keys
 
     @classmethod
-    def empty(cls, users: int, n: int) -> Shelves:
-        """Make empty shelves."""
-        keys = np.empty((users, _room(n)), dtype=np.uint64)
+    def empty(cls, users: int, n: int) -> TopNBuffers:
+        """Allocate empty buffers."""
+        keys = np.empty((users, _buffer_size(n)), dtype=np.uint64)
         return cls(n, keys, np.zeros(users, dtype=np.int64), np.zeros(users, dtype=np.uint64))
 
-    def offer(
-        self, scores: Float32s, best: npt.NDArray[np.uint32], users: Int64s, posts: Int32s, liked: Likes
-    ) -> None:
-        """Offer the scores of some strips of posts, each post once in all.
+    def push(self, block_scores: BlockScores, users: Int64s, posts: Int32s, liked: Likes) -> None:
+        """Push the scores of some post blocks; each post may be pushed only once.
 
         Parameters
         ----------
-        scores
-            (strips, users, 32) float32, neither NaN nor -0.0.
-        best
-            (strips, users) `in_order` of the bits of each strip's best score.
         users
-            (users,) whose scores these are: places on the shelves and in `liked`.
+            (users,) whose scores these are: rows of the buffers and of `liked`.
         posts
-            (strips, 32) places of the posts; -1 pads. May be fewer strips than scores.
+            (post blocks, 32) rows of the posts; -1 pads. May be fewer post blocks than scores.
         liked
-            Posts to leave out.
+            Posts to exclude.
         """
-        _offer(
-            scores.view(np.uint32), best, users, posts, liked.starts, liked.posts,
-            self.n, self.keys, self.filled, self.floors,
-        )  # fmt: skip
+        _push(self, block_scores, users, posts, (liked.starts, liked.posts))
 
     def lists(self) -> tuple[Int32s, Float32s]:
-        """Read the lists: (users, n) places of posts, best first (-1 pads), and their scores (NaN pads)."""
-        best = np.zeros((len(self.filled), self.n), dtype=np.uint64)
-        _gather_best(self.keys, self.filled, best)
+        """Return the lists: (users, n) rows of posts, best first (-1 pads), and their scores (NaN pads)."""
+        best = np.zeros((len(self.lengths), self.n), dtype=np.uint64)
+        _copy_best(self.keys, self.lengths, best)
         best = np.sort(best, axis=1)[:, ::-1]
-        turned = (best >> np.uint64(32)).astype(np.uint32)
-        bits = np.where(turned & _SIGN, turned ^ _SIGN, ~turned)
+        sortable = (best >> np.uint64(32)).astype(np.uint32)
+        bits = np.where(sortable & _SIGN, sortable ^ _SIGN, ~sortable)
         posts = np.where(best == 0, -1, _LAST - best.astype(np.uint32))
         return posts.astype(np.int32), np.where(best == 0, np.float32(np.nan), bits.view(np.float32))
 
 
-@compiled
-def in_order(bits: np.uint32) -> np.uint32:
-    """Turn the bits of a float32 into a number that sorts as it does."""
+@jit
+def sortable_bits(bits: np.uint32) -> np.uint32:
+    """Transform the bits of a float32 into an integer that sorts as the number does."""
     return ~bits if bits & _SIGN else bits | _SIGN
 
 
-@compiled
-def _offer(
-    scores: npt.NDArray[np.uint32],
-    best: npt.NDArray[np.uint32],
+@jit
+def _push(
+    buffers: TopNBuffers,
+    block_scores: BlockScores,
     users: Int64s,
     posts: Int32s,
-    liked_starts: Int64s,
-    liked: Int32s,
-    n: int,
-    keys: Keys,
-    filled: Int64s,
-    floors: Keys,
+    liked: tuple[Int64s, Int32s],
 ) -> None:
+    """Push scores; `liked` is the starts and the posts of `Likes`."""
+    n, keys, lengths, thresholds = buffers.n, buffers.keys, buffers.lengths, buffers.thresholds
+    bits, best = block_scores.scores.view(np.uint32), block_scores.best
+    liked_starts, liked_posts = liked
     for row in range(len(users)):
         user = users[row]
-        floor, count = floors[user], filled[user]
-        least = np.uint32(floor >> np.uint64(32))
-        for strip in range(len(posts)):
-            if best[strip, row] < least:
+        threshold, count = thresholds[user], lengths[user]
+        min_best = np.uint32(threshold >> np.uint64(32))
+        for block in range(len(posts)):
+            if best[block, row] < min_best:
                 continue
             for lane in range(WIDTH):
-                post = posts[strip, lane]
-                key = np.uint64(in_order(scores[strip, row, lane])) << np.uint64(32) | np.uint64(
+                post = posts[block, lane]
+                key = np.uint64(sortable_bits(bits[block, row, lane])) << np.uint64(32) | np.uint64(
                     _LAST - np.uint32(post)
                 )
                 if (
-                    key > floor
+                    key > threshold
                     and post >= 0
-                    and not _holds(liked, liked_starts[user], liked_starts[user + 1], post)
+                    and not _contains(liked_posts, liked_starts[user], liked_starts[user + 1], post)
                 ):
                     keys[user, count] = key
                     count += 1
         if count > 2 * n:
-            _keep_best(keys[user, :count], n)
+            _select_best(keys[user, :count], n)
             count = n
-            floors[user] = keys[user, n - 1]
-        filled[user] = count
+            thresholds[user] = keys[user, n - 1]
+        lengths[user] = count
 
 
-@compiled
-def _holds(ascending: Int32s, first: int, end: int, value: np.int32) -> bool:
-    """Tell whether the numbers from first to end - 1 hold a value, by halving, without a branch."""
+@jit
+def _contains(ascending: Int32s, first: int, end: int, value: np.int32) -> bool:
+    """Return whether elements first to end - 1 contain a value, by binary search without branches."""
     length = end - first
     while length > 1:
         half = length // 2
@@ -157,8 +170,8 @@ def _holds(ascending: Int32s, first: int, end: int, value: np.int32) -> bool:
     return length == 1 and ascending[first] == value
 
 
-@compiled
-def _keep_best(keys: Keys, n: int) -> None:
+@jit
+def _select_best(keys: Keys, n: int) -> None:
     """Move the n greatest keys to the front, the least of them last (Hoare's quickselect)."""
     first, last = 0, len(keys) - 1
     while first < last:
@@ -181,12 +194,12 @@ def _keep_best(keys: Keys, n: int) -> None:
             return
 
 
-@compiled
-def _gather_best(keys: Keys, filled: Int64s, best: Keys) -> None:
+@jit
+def _copy_best(keys: Keys, lengths: Int64s, best: Keys) -> None:
     """Copy each user's best keys, in any order."""
-    for user in range(len(filled)):
-        count = min(filled[user], best.shape[1])
-        if filled[user] > count:
-            _keep_best(keys[user, : filled[user]], count)
-        for place in range(count):
-            best[user, place] = keys[user, place]
+    for user in range(len(lengths)):
+        count = min(lengths[user], best.shape[1])
+        if lengths[user] > count:
+            _select_best(keys[user, : lengths[user]], count)
+        for i in range(count):
+            best[user, i] = keys[user, i]

@@ -12,9 +12,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from batch.arrays import Bools, Int64s
-from batch.features.build import TextFeatures
-from batch.features.embeddings import embed, find_encoder
-from batch.features.text import clusters, content_vectors, text_features
+from batch.features.embeddings import embed_texts, find_encoder
+from batch.features.tables import FeatureColumns
+from batch.features.text import build_content_vectors, cluster_posts, compute_text_features
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
 from batch.loading.likes import Likes
@@ -100,8 +100,8 @@ class Dataset:
     """
 
     network: Network
-    text: TextFeatures
-    embeddings: TextFeatures
+    text: FeatureColumns
+    embeddings: FeatureColumns
     split: TimeSplit
     windows: tuple[Window, ...]
     now: History
@@ -166,9 +166,9 @@ def load_dataset(
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
     split = split_by_time(store, cutoff, settings.night.history_fraction, settings.night.holdout_fraction)
-    text = text_features(network.posts[columns.TEXT], seed)
-    embeddings = embed(find_encoder(settings), engine, network.posts[columns.TEXT])
-    groupings = group_posts(network, text.beside(embeddings), seed)
+    text = compute_text_features(network.posts[columns.TEXT], seed)
+    embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
+    groupings = group_posts(network, text.hstack(embeddings), seed)
     *starts, now = count_histories(store, network, split.bounds, groupings)
     rows = settings.night.training_rows
     windows = []
@@ -202,9 +202,9 @@ def open_dataset(
         yield load_dataset(pulled, settings, engine, as_of_time)
 
 
-def group_posts(network: Network, text: TextFeatures, seed: int) -> Groupings:
+def group_posts(network: Network, text: FeatureColumns, seed: int) -> Groupings:
     """Group the posts by topic, and by clusters of their content."""
-    cluster = clusters(content_vectors(network.posts, text), CLUSTERS, seed)
+    cluster = cluster_posts(build_content_vectors(network.posts, text), CLUSTERS, seed)
     return Groupings.of(
         **{columns.TOPIC: by_topic(network.posts), CLUSTER: (cluster, int(cluster.max(initial=0)) + 1)}
     )

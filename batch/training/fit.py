@@ -15,11 +15,11 @@ import lightgbm as lgb
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
-from batch.features.build import TextFeatures, build_tables, profile_columns
-from batch.features.encode import Encoder
-from batch.features.factors import fit_log_odds, taste_factors
-from batch.features.population import population_of
-from batch.features.tables import ROWS_BATCH, FeatureTables, Kind
+from batch.features.build import build_tables, select_profile_columns
+from batch.features.encode import ColumnEncoder
+from batch.features.factors import fit_factors, fit_log_odds
+from batch.features.population import compute_population
+from batch.features.tables import ROWS_BATCH, FeatureColumns, FeatureTables, Kind
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
@@ -84,20 +84,28 @@ def fit(
     labelled = [(history, examples) for history, examples in labelled if len(examples)]
     _check_labels([examples for _, examples in labelled], dataset)
     histories, labels = zip(*labelled, strict=True)
-    user_columns, post_columns = profile_columns(network)
-    users = Encoder.fit(Kind.USER, user_columns, _distinct([each.users for each in labels]))
-    posts = Encoder.fit(Kind.POST, post_columns, _distinct([each.posts for each in labels]))
+    user_columns, post_columns = select_profile_columns(network)
+    users = ColumnEncoder.fit(Kind.USER, user_columns, _distinct([each.users for each in labels]))
+    posts = ColumnEncoder.fit(Kind.POST, post_columns, _distinct([each.posts for each in labels]))
     text = _text_features(variant, dataset)
     log_odds, initial_scores = None, None
     if variant.with_factors:
-        factors = [taste_factors(network, each, seed, recipe.factor_negatives) for each in histories]
+        factors = [fit_factors(network, each, seed, recipe.factor_negatives) for each in histories]
         log_odds = fit_log_odds(factors, labels)
         initial_scores = [
             of_window.as_log_odds(*log_odds).dot(examples.users, examples.posts)
             for of_window, examples in zip(factors, labels, strict=True)
         ]
     tables = [
-        build_tables(variant, network, each, population_of(variant, network, each), users, posts, text)
+        build_tables(
+            variant,
+            network,
+            each,
+            compute_population(variant, network, each),
+            users=users,
+            posts=posts,
+            text=text,
+        )
         for each in histories
     ]
     parameters = PARAMETERS | dict(tuned) | {"seed": seed, "num_threads": settings.night.threads}
@@ -131,11 +139,11 @@ def _distinct(rows: list[Int64s]) -> Int64s:
     return np.unique(np.concatenate(rows))
 
 
-def _text_features(variant: Variant, dataset: Dataset) -> TextFeatures:
-    text = TextFeatures.none(len(dataset.network.posts))
+def _text_features(variant: Variant, dataset: Dataset) -> FeatureColumns:
+    text = FeatureColumns.empty(len(dataset.network.posts))
     if variant.with_text:
-        text = text.beside(dataset.text)
-    return text.beside(dataset.embeddings) if variant.with_embeddings else text
+        text = text.hstack(dataset.text)
+    return text.hstack(dataset.embeddings) if variant.with_embeddings else text
 
 
 def _train(

@@ -15,17 +15,18 @@ import lightgbm as lgb
 import numpy as np
 import pandas as pd
 
-from batch.arrays import Bools, Float64s, Int32s
-from batch.features.build import TextFeatures, build_tables
-from batch.features.encode import Encoder
-from batch.features.factors import Factors, taste_factors
-from batch.features.population import Population, population_of
-from batch.features.tables import ROWS_BATCH, Feature, FeatureTables, Kind
+from batch.arrays import Bools, Float64s, Int32s, Int64s
+from batch.features.build import build_tables
+from batch.features.encode import ColumnEncoder
+from batch.features.factors import Factors, fit_factors
+from batch.features.population import Population, compute_population
+from batch.features.tables import ROWS_BATCH, Feature, FeatureColumns, FeatureTables, Kind
 from batch.files import write_atomically
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
 from batch.loading.post_groups import Groupings
+from batch.scoring.score import CompiledModel, compile_model
 from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest
 from batch.training.recipe import RECIPES, Recipe
 from batch.variants import MODELS, Variant
@@ -50,9 +51,9 @@ class Model:
 
     variant: Variant
     booster: lgb.Booster
-    users: Encoder
-    posts: Encoder
-    text: TextFeatures
+    users: ColumnEncoder
+    posts: ColumnEncoder
+    text: FeatureColumns
     groupings: Groupings
     log_odds: tuple[float, float] | None
     seed: int
@@ -74,8 +75,10 @@ class Model:
             The model was trained on other features, by another release.
         """
         if population is None:
-            population = population_of(self.variant, network, history)
-        tables = build_tables(self.variant, network, history, population, self.users, self.posts, self.text)
+            population = compute_population(self.variant, network, history)
+        tables = build_tables(
+            self.variant, network, history, population, users=self.users, posts=self.posts, text=self.text
+        )
         if self.booster.feature_name() != feature_names(tables):
             raise ModelError("the model was trained on other features; run the night again")
         return tables
@@ -84,8 +87,24 @@ class Model:
         """Return the factors as of `history.cutoff` in log-odds."""
         if self.log_odds is None:
             return None
-        factors = taste_factors(network, history, self.seed, self.recipe.factor_negatives)
+        factors = fit_factors(network, history, self.seed, self.recipe.factor_negatives)
         return factors.as_log_odds(*self.log_odds)
+
+    def compile(self, network: Network, history: History, blocked: Int64s) -> CompiledModel:
+        """Compile the model for the network's posts, to score its users as of `history.cutoff`.
+
+        Parameters
+        ----------
+        blocked
+            Rows of posts to exclude from all lists.
+
+        Raises
+        ------
+        ModelError
+            As in `tables`, or the model cannot be scored exactly.
+        """
+        tables, factors = self.tables(network, history), self.factors(network, history)
+        return compile_model(self.booster, tables, factors, history.likes, blocked)
 
     def scores(self, network: Network, history: History, rows: Examples, threads: int) -> Float64s:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
@@ -170,7 +189,7 @@ def load_model(folder: Path, network: Network) -> Model:
             booster=booster,
             users=_encoder(Kind.USER, columns["users"]),
             posts=_encoder(Kind.POST, columns["posts"]),
-            text=TextFeatures(
+            text=FeatureColumns(
                 tuple(Feature(name, Kind.POST) for name in columns["text"]),
                 np.where(known, text[rows], np.float32(np.nan)),
             ),
@@ -210,6 +229,6 @@ def _as_json(fields: dict[str, Any]) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _encoder(kind: Kind, categories: dict[str, Any]) -> Encoder:
+def _encoder(kind: Kind, categories: dict[str, Any]) -> ColumnEncoder:
     known = {name: None if words is None else tuple(words) for name, words in categories.items()}
-    return Encoder(kind, known)
+    return ColumnEncoder(kind, known)

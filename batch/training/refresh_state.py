@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
-from batch.features.factors import Factors, FactorState, factor_state
-from batch.features.population import Population, population_of
+from batch.features.factors import Factors, FactorState, fit_factor_state
+from batch.features.population import Population, compute_population
 from batch.files import write_atomically
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
@@ -48,13 +48,13 @@ class RefreshState:
         """Compute the state as of `history.cutoff`."""
         factors = model.factors(network, history)
         return cls(
-            population=population_of(model.variant, network, history),
+            population=compute_population(model.variant, network, history),
             user_ids=network.users.index.to_numpy(np.int64),
             post_ids=network.posts.index.to_numpy(np.int64),
             user_factors=None if factors is None else factors.users,
             factor_state=None
             if factors is None
-            else factor_state(network, history, model.seed, model.recipe.factor_negatives),
+            else fit_factor_state(network, history, model.seed, model.recipe.factor_negatives),
         )
 
     def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:

@@ -1,4 +1,4 @@
-"""What factors make of impressions and likes."""
+"""Factors of a small network, and the pairs they are learned from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from batch.features import factors
-from batch.features.factorisation import Trials
-from batch.features.factors import FactorState, draw_even_trials, draw_trials, factor_state, taste_factors
+from batch.features.factors import FactorState, fit_factor_state, fit_factors
+from batch.features.trials import Trials, draw_even_trials, draw_trials
 from batch.loading.history import History
 from batch.loading.impressions import Impressions
 from batch.loading.likes import Likes
@@ -28,24 +27,26 @@ def dataset(database_url: str) -> Dataset:
     return load_small_network(database_url)
 
 
-def auc_of(dataset: Dataset, history: History) -> float:
-    """Return how well factors of a history tell the holdout's likes from the rest."""
-    found, rows = taste_factors(dataset.network, history, seed=1), dataset.holdout
+def holdout_auc(dataset: Dataset, history: History) -> float:
+    """Return the ROC AUC of a history's factors on the holdout."""
+    found, rows = fit_factors(dataset.network, history, seed=1), dataset.holdout
     return float(roc_auc_score(rows.liked, found.dot(rows.users, rows.posts)))
 
 
-def test_factors_tell_likes_that_come_later_and_shuffled_likes_tell_nothing(dataset: Dataset) -> None:
-    assert auc_of(dataset, dataset.at_holdout) > 0.65
+def test_factors_predict_later_likes_and_shuffled_likes_do_not(dataset: Dataset) -> None:
+    assert holdout_auc(dataset, dataset.at_holdout) > 0.65
     impressions = dataset.at_holdout.impressions
     aucs = []
     for seed in range(SHUFFLES):
         likes = np.random.default_rng(seed).permutation(impressions.likes)
         shuffled = dataset.at_holdout.with_impressions(replace(impressions, likes=likes))
-        aucs.append(auc_of(dataset, shuffled))
+        aucs.append(holdout_auc(dataset, shuffled))
     assert abs(np.mean(aucs) - 0.5) < 0.04, aucs
 
 
-def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str, dataset: Dataset) -> None:
+def test_factors_do_not_depend_on_the_order_of_rows_in_the_database(
+    database_url: str, dataset: Dataset
+) -> None:
     execute(
         database_url,
         "CREATE TABLE other_order AS SELECT * FROM recs.interactions ORDER BY md5(happened_at::text)",
@@ -53,13 +54,13 @@ def test_the_order_of_rows_in_the_database_makes_no_difference(database_url: str
         "INSERT INTO recs.interactions SELECT * FROM other_order",
     )
     again = load_database(database_url)
-    first, second = (taste_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
+    first, second = (fit_factors(each.network, each.at_holdout, seed=1) for each in (dataset, again))
     assert first.users.tobytes() == second.users.tobytes()
     assert first.posts.tobytes() == second.posts.tobytes()
 
 
 def without_views(history: History) -> History:
-    """Keep the likes alone."""
+    """Remove all views; keep the likes."""
     pairs = history.impressions
     at = pairs.likes > 0
     alone = Impressions.from_pairs(
@@ -73,14 +74,14 @@ def without_views(history: History) -> History:
 
 
 def test_without_views_likes_are_completed_by_sampled_negatives(dataset: Dataset) -> None:
-    assert auc_of(dataset, without_views(dataset.at_holdout)) > 0.6
+    assert holdout_auc(dataset, without_views(dataset.at_holdout)) > 0.6
 
 
-def test_negatives_are_sampled_block_by_block(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_are_sampled_in_parts(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     history = without_views(dataset.at_holdout)
     (whole,) = draw_trials(history, seed=1, rate=0.2)
-    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 500)
-    monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 100)
+    monkeypatch.setattr("batch.features.trials.PAIRS_PER_BLOCK", 500)
+    monkeypatch.setattr("batch.features.trials.PAIRS_PER_SAMPLE", 100)
     blocks = draw_trials(history, seed=1, rate=0.2)
     assert len(blocks) > 3
     assert sum(block.impressions.starts.size - 1 for block in blocks) == len(dataset.network.users)
@@ -88,25 +89,25 @@ def test_negatives_are_sampled_block_by_block(dataset: Dataset, monkeypatch: pyt
     assert sum(samples[1:]) == pytest.approx(samples[0], rel=0.1)
     for block in (whole, *blocks):
         assert not block.impressions.likes[block.sampled].any()
-    assert auc_of(dataset, history) > 0.6
+    assert holdout_auc(dataset, history) > 0.6
 
 
-def test_without_a_like_there_are_no_factors(dataset: Dataset) -> None:
+def test_without_likes_factors_are_zero(dataset: Dataset) -> None:
     impressions = dataset.at_holdout.impressions
     none = replace(impressions, likes=np.zeros_like(impressions.likes), views=np.ones_like(impressions.views))
     history = dataset.at_holdout.with_impressions(none)
-    found = taste_factors(dataset.network, history, seed=1)
+    found = fit_factors(dataset.network, history, seed=1)
     assert not found.users.any()
     assert not found.posts.any()
-    state = FactorState.from_arrays(factor_state(dataset.network, history, seed=1).to_arrays())
+    state = FactorState.from_arrays(fit_factor_state(dataset.network, history, seed=1).to_arrays())
     network, rows = dataset.network, np.arange(len(dataset.network.posts))
     assert not state.factors(history, network.cohorts.encode(network.users), rows, seed=1).users.any()
 
 
-def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(dataset: Dataset) -> None:
+def test_a_state_read_from_a_file_infers_the_same_factors_for_some_users(dataset: Dataset) -> None:
     network, history = dataset.network, dataset.at_holdout
-    night, file = taste_factors(network, history, seed=1), io.BytesIO()
-    np.savez(file, **factor_state(network, history, seed=1).to_arrays())
+    night, file = fit_factors(network, history, seed=1), io.BytesIO()
+    np.savez(file, **fit_factor_state(network, history, seed=1).to_arrays())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)
@@ -124,7 +125,7 @@ def test_a_state_read_from_a_file_gives_some_users_the_factors_of_the_night(data
         state.factors(other_groups, network.cohorts.encode(network.users)[20:50], rows, seed=1)
 
 
-def test_a_like_without_a_view_is_told_from_one_with(database_url: str, dataset: Dataset) -> None:
+def test_a_like_without_a_view_has_no_view(database_url: str, dataset: Dataset) -> None:
     user, post = dataset.network.users.index[0], dataset.network.posts.index[0]
     moment = dataset.now.cutoff.isoformat()
     execute(
@@ -152,7 +153,7 @@ def even_pairs(blocks: list[Trials], posts: int) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(keys), trials.astype(np.int64), likes.astype(np.int64)
 
 
-def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_liked(
+def test_even_trials_are_the_likes_and_posts_drawn_from_those_known_and_not_liked(
     database_url: str,
 ) -> None:
     dataset = load_small_network(database_url)
@@ -168,14 +169,14 @@ def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_lik
     drawn, count = keys[likes == 0], trials[likes == 0]
     assert history.known[drawn % posts].all()
     assert count.min() >= 1
-    # Eight a like, less those that hit a known post that the user likes.
+    # Eight per like, minus draws of a known post that the user likes.
     per_user = np.diff(history.likes.starts)
     known_liked = np.bincount(
         history.likes.users[history.known[history.likes.posts]], minlength=per_user.size
     )
     fresh = 1 - known_liked / history.known.sum()
     assert count.sum() == pytest.approx(PER_LIKE * (per_user * fresh).sum(), rel=0.03)
-    # Even: a post is drawn as often as another, but for the users who like it.
+    # Uniform: all posts are drawn equally often, except by users who like them.
     of_post = np.bincount(drawn % posts, count, minlength=posts)
     wanted = np.zeros(posts)
     for user, likes_of_user in enumerate(per_user):
@@ -187,7 +188,7 @@ def test_even_trials_are_the_likes_and_posts_drawn_among_those_known_and_not_lik
     assert abs(chi_square - at.sum()) < 4 * np.sqrt(2 * at.sum())
 
 
-def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
+def test_even_trials_depend_on_the_seed_only_and_are_drawn_in_parts(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history, posts = dataset.at_holdout, len(dataset.network.posts)
@@ -195,8 +196,8 @@ def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
     for one, same in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, same)
     assert whole[0].tobytes() != other[0].tobytes()
-    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 900)
-    monkeypatch.setattr(factors, "PAIRS_PER_SAMPLE", 450)
+    monkeypatch.setattr("batch.features.trials.PAIRS_PER_BLOCK", 900)
+    monkeypatch.setattr("batch.features.trials.PAIRS_PER_SAMPLE", 450)
     blocks = draw_even_trials(history, 1, PER_LIKE)
     assert len(blocks) > 5
     assert sum(block.impressions.starts.size - 1 for block in blocks) == len(dataset.network.users)
@@ -204,9 +205,9 @@ def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
     np.testing.assert_array_equal(keys[likes > 0], whole[0][whole[2] > 0])
     assert trials[likes == 0].sum() == pytest.approx(whole[1][whole[2] == 0].sum(), rel=0.03)
     assert not np.isin(keys[likes == 0], keys[likes > 0]).any()
-    # Each part is what its users alone give, with a seed of its own.
+    # Each part equals a draw for its users only, with its own seed.
     start = 0
-    monkeypatch.setattr(factors, "PAIRS_PER_BLOCK", 10**6)
+    monkeypatch.setattr("batch.features.trials.PAIRS_PER_BLOCK", 10**6)
     for number, block in enumerate(blocks):
         stop = start + block.impressions.starts.size - 1
         own = replace(history, likes=history.likes.of_users(start, stop))
@@ -218,24 +219,24 @@ def test_even_trials_are_the_same_for_one_seed_and_in_parts_but_for_the_seeds(
         start = stop
 
 
-def test_without_a_known_post_or_a_like_there_are_no_factors_from_even_trials(dataset: Dataset) -> None:
+def test_factors_of_even_trials_are_zero_without_known_posts_or_likes(dataset: Dataset) -> None:
     history = dataset.at_holdout
     for nothing in (
         replace(history, post_counts=history.post_counts.assign(known=0.0)),
         replace(history, likes=Likes(np.zeros_like(history.likes.starts), history.likes.posts[:0])),
     ):
-        found = taste_factors(dataset.network, nothing, 1, PER_LIKE)
+        found = fit_factors(dataset.network, nothing, 1, PER_LIKE)
         assert not found.users.any()
         assert not found.posts.any()
 
 
-def test_factors_from_even_trials_rank_what_is_liked_later(dataset: Dataset) -> None:
+def test_factors_of_even_trials_predict_later_likes(dataset: Dataset) -> None:
     examples = dataset.windows[-1].examples(LIKED, 100_000, 1)
     history = dataset.windows[-1].history
-    found = taste_factors(dataset.network, history, 1, PER_LIKE)
+    found = fit_factors(dataset.network, history, 1, PER_LIKE)
     assert roc_auc_score(examples.liked, found.dot(examples.users, examples.posts)) > 0.6
     file = io.BytesIO()
-    np.savez(file, **factor_state(dataset.network, history, 1, PER_LIKE).to_arrays())
+    np.savez(file, **fit_factor_state(dataset.network, history, 1, PER_LIKE).to_arrays())
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         state = FactorState.from_arrays(arrays)

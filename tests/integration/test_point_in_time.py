@@ -1,4 +1,4 @@
-"""No feature, factor or label may see past its cutoff."""
+"""No feature, factor or label depends on data after its cutoff."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batch.features.build import build_tables, profile_columns
-from batch.features.encode import Encoder
-from batch.features.factors import taste_factors
-from batch.features.population import population_of
+from batch.features.build import build_tables, select_profile_columns
+from batch.features.encode import ColumnEncoder
+from batch.features.factors import fit_factors
+from batch.features.population import compute_population
 from batch.features.tables import FeatureTables, Kind
-from batch.features.text import text_features
+from batch.features.text import compute_text_features
 from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
 from batch.training.recipe import LIKED
@@ -29,16 +29,16 @@ LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
     with pulled_database(database_url, LATER) as pulled:
         network = pulled.network
-        users, posts = profile_columns(network)
+        users, posts = select_profile_columns(network)
         history = count_history(pulled.store, network, cutoff, topics_of(network))
         return build_tables(
             VARIANT,
             network,
             history,
-            population_of(VARIANT, network, history),
-            Encoder.fit(Kind.USER, users, np.arange(len(users))),
-            Encoder.fit(Kind.POST, posts, np.arange(len(posts))),
-            text_features(network.posts["text"], seed=1),
+            compute_population(VARIANT, network, history),
+            users=ColumnEncoder.fit(Kind.USER, users, np.arange(len(users))),
+            posts=ColumnEncoder.fit(Kind.POST, posts, np.arange(len(posts))),
+            text=compute_text_features(network.posts["text"], seed=1),
         )
 
 
@@ -50,8 +50,8 @@ def assert_equal(found: FeatureTables, expected: FeatureTables) -> None:
         np.testing.assert_array_equal(one.values, other.values)
 
 
-def with_counters(database_url: str) -> None:
-    """Give the posts the network's own counters, which stand at what they are now."""
+def add_counters(database_url: str) -> None:
+    """Add the network's own counters to the posts, with their current values."""
     counted = "SELECT count(*) FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action ="
     execute(
         database_url,
@@ -63,20 +63,18 @@ def with_counters(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("counters", [False, True], ids=["without counters", "with the network's counters"])
-def test_features_are_the_same_whether_or_not_the_future_has_happened(
-    database_url: str, counters: bool
-) -> None:
+def test_features_do_not_depend_on_later_interactions(database_url: str, counters: bool) -> None:
     make_network(database_url)
     if counters:
-        with_counters(database_url)
+        add_counters(database_url)
     with_future = features_at(database_url, CUTOFF)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     if counters:
-        with_counters(database_url)
+        add_counters(database_url)
     assert_equal(features_at(database_url, CUTOFF), with_future)
 
 
-def test_features_do_change_with_what_happened_before_the_cutoff(database_url: str) -> None:
+def test_features_depend_on_interactions_before_the_cutoff(database_url: str) -> None:
     make_network(database_url)
     whole = features_at(database_url, CUTOFF)
     earlier = CUTOFF - timedelta(days=2)
@@ -101,17 +99,17 @@ def test_likes_and_factors_end_at_the_cutoff(database_url: str) -> None:
     user_ids, post_ids = network.users.index.to_numpy(), network.posts.index.to_numpy()
     found = zip(user_ids[likes.users].tolist(), post_ids[likes.posts].tolist(), strict=True)
     assert set(found) == set(expected)
-    before = taste_factors(network, history, seed=1)
+    before = fit_factors(network, history, seed=1)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")
     cut = count_history(pull_database(database_url, LATER).store, network, CUTOFF, topics_of(network))
-    after = taste_factors(network, cut, seed=1)
+    after = fit_factors(network, cut, seed=1)
     for name in ("starts", "posts", "views", "likes"):
         np.testing.assert_array_equal(getattr(cut.impressions, name), getattr(history.impressions, name))
     np.testing.assert_array_equal(before.users, after.users)
     np.testing.assert_array_equal(before.posts, after.posts)
 
 
-def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) -> None:
+def test_labels_are_later_than_their_features(database_url: str) -> None:
     make_network(database_url)
     dataset = load_database(database_url, clock=LATER)
     split = dataset.split
@@ -133,7 +131,7 @@ def test_labels_come_after_the_features_they_are_learnt_with(database_url: str) 
         assert int(examples.viewed.sum()) == views
 
 
-def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> None:
+def test_a_label_does_not_depend_on_a_like_after_its_window(database_url: str) -> None:
     make_network(database_url, interactions=100)
     execute(
         database_url,
@@ -150,7 +148,7 @@ def test_a_label_does_not_know_of_a_like_after_its_window(database_url: str) -> 
         assert examples.liked.tolist() == [liked]
 
 
-def test_as_of_gives_the_features_of_that_day(database_url: str) -> None:
+def test_as_of_computes_the_features_of_that_day(database_url: str) -> None:
     make_network(database_url)
     then = load_database(database_url, CUTOFF, LATER)
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{CUTOFF.isoformat()}'")

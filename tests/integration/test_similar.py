@@ -1,4 +1,4 @@
-"""Similar posts: nearest by brute force, one pair at a time, and what a night publishes."""
+"""Similar posts that a night publishes."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path
     return Night(settings, open_engine(settings), redis_client, "tests")
 
 
-def value_of(night: Night, manifest: dict[str, Any], post_id: int) -> str:
-    """Return a post's list as a run stored it; it must be there."""
+def read_list(night: Night, manifest: dict[str, Any], post_id: int) -> str:
+    """Return the stored list of a post in a run; it must exist."""
     value = night.redis.get(KEYS.post(manifest["run_id"], post_id))
     assert isinstance(value, str)
     return value
 
 
-def test_each_post_gets_a_list_in_every_variant_and_never_itself_or_a_blocked_post(night: Night) -> None:
+def test_each_post_has_a_list_in_every_variant_without_itself_and_blocked_posts(night: Night) -> None:
     night.redis.sadd(KEYS.blocked, 103)
     for manifest in run_night(night, ("control", "test")):
         assert manifest["similar_posts"] == 40
         assert "similar" in [row["stage"] for row in manifest["stages"]]
         for post_id in range(101, 141):
-            ranked = decode_list(value_of(night, manifest, post_id))
+            ranked = decode_list(read_list(night, manifest, post_id))
             posts = [post for post, _ in ranked]
             assert 0 < len(posts) <= 5
             assert not {post_id, 103} & set(posts)
@@ -50,41 +50,43 @@ def test_each_post_gets_a_list_in_every_variant_and_never_itself_or_a_blocked_po
             assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
 
 
-def test_posts_of_one_topic_and_one_public_are_found_alike(night: Night, database_url: str) -> None:
+def test_similar_posts_share_topic_and_audience(night: Night, database_url: str) -> None:
     topics = dict(query(database_url, "SELECT post_id, topic FROM recs.posts"))
     chance = max(list(topics.values()).count(topic) for topic in topics.values()) / len(topics)
     (manifest,) = run_night(night, ("test",))
     pairs = [
-        (post_id, other) for post_id in topics for other, _ in decode_list(value_of(night, manifest, post_id))
+        (post_id, other)
+        for post_id in topics
+        for other, _ in decode_list(read_list(night, manifest, post_id))
     ]
     same = sum(topics[post_id] == topics[other] for post_id, other in pairs) / len(pairs)
     assert same > 2 * chance
 
 
-def test_embedding_columns_of_the_posts_view_make_posts_alike(night: Night, database_url: str) -> None:
+def test_embedding_columns_of_the_posts_view_make_posts_similar(night: Night, database_url: str) -> None:
     execute(
         database_url,
         "UPDATE recs.posts SET text = NULL",
         "ALTER TABLE recs.posts ADD e0 double precision, ADD e1 double precision",
-        "UPDATE recs.posts SET e0 = cos(post_id / 2), e1 = sin(post_id / 2)",  # pairs of posts point one way
+        "UPDATE recs.posts SET e0 = cos(post_id / 2), e1 = sin(post_id / 2)",  # equal for pairs of posts
     )
     (manifest,) = run_night(night, ("control",))
     for post_id in range(102, 140):
-        ranked = decode_list(value_of(night, manifest, post_id))
+        ranked = decode_list(read_list(night, manifest, post_id))
         assert ranked[0] == (post_id ^ 1, 1.0)
 
 
-def test_similar_posts_are_the_same_byte_for_byte_and_go_with_their_run(night: Night) -> None:
+def test_similar_posts_are_reproducible_and_deleted_with_their_run(night: Night) -> None:
     night.settings = night.settings.replace(keep_runs=1, prune_after_minutes=0)
     first, second = run_night(night, ("test", "test"))
-    values = [f"{post}\t{value_of(night, second, post)}\n" for post in range(101, 141)]
+    values = [f"{post}\t{read_list(night, second, post)}\n" for post in range(101, 141)]
     assert sha256("".join(values).encode()).hexdigest() == second["similar_checksum"]
     assert second["similar_checksum"] == first["similar_checksum"]
     assert live_run(night.redis, "test") == second["run_id"]
     assert list(night.redis.scan_iter(KEYS.run_pattern(first["run_id"]))) == []
 
 
-def test_zero_turns_similar_posts_off(night: Night) -> None:
+def test_similar_n_of_zero_disables_similar_posts(night: Night) -> None:
     night.settings = night.settings.replace(similar_n=0)
     (manifest,) = run_night(night, ("control",))
     assert manifest["similar_posts"] == 0

@@ -1,4 +1,4 @@
-"""Models and networks of every kind LightGBM makes, and the plain way to score them."""
+"""Models with every kind of split that LightGBM makes, small networks, and LightGBM's scores for them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from batch.features.factors import Factors
 from batch.features.tables import Affinity, Feature, FeatureTables, Kind
 from batch.loading.likes import Likes
-from batch.scoring.score import lists_of_all
+from batch.scoring.score import compile_model
 
 NO_LIKES = Likes(np.zeros(1000, dtype=np.int64), np.empty(0, dtype=np.int32))
-NO_BLOCK = np.empty(0, dtype=np.int64)
+NONE_BLOCKED = np.empty(0, dtype=np.int64)
 
-# What a column may meet at night that it never met in training.
-STRANGERS = np.array(
+# Values that a column may have when it is scored and did not have in training.
+UNSEEN_VALUES = np.array(
     [np.nan, np.inf, -np.inf, 0, -0.0, 1e-36, -1e-36, 1e-35, 1e-45, 1e10, -1e10, -0.5, 0.5, -1, -7, 2.5, 99],
     dtype=np.float32,
 )
@@ -42,27 +42,26 @@ def plain_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors |
 
 
 def all_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
-    """Score every pair as the night does, read off lists that hold every post."""
+    """Score every pair as the night does, with lists that contain every post: (users, posts) float32."""
     users, posts = len(tables.user_ids), len(tables.post_ids)
     scores = np.full((users, posts), np.nan, dtype=np.float32)
     done = 0
-    for count, lists in lists_of_all(
-        booster, tables, factors, NO_LIKES, NO_BLOCK, posts, users=users, budget_mib=16, threads=1
-    ):
+    model = compile_model(booster, tables, factors, NO_LIKES, NONE_BLOCKED)
+    for count, lists in model.score(posts, budget_mib=16, threads=1):
         np.put_along_axis(scores[done : done + count], lists.posts, lists.scores, axis=1)
         done += count
     return scores
 
 
 def assert_exact(case: Case, factors: Factors | None = None) -> None:
-    """Compare every pair with LightGBM; scores of models like ours are of the order of 1."""
+    """Compare the score of every pair with LightGBM's; they are of the order of 1."""
     expected = plain_scores(case.booster, case.tables, factors)
     found = all_scores(case.booster, case.tables, factors)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 def make_matrix(random: np.random.Generator, rows: int, kinds: list[str]) -> np.ndarray:
-    """Make training data with a column of each kind, some of it missing, most of it telling."""
+    """Make training data with a column of each kind, some of it missing, most of it informative."""
     columns = []
     for kind in kinds:
         column = {
@@ -88,7 +87,7 @@ def train(
     target = signal + 0.3 * random.normal(size=len(matrix)) + random.choice([0, 20])
     if parameters["objective"] == "binary":
         target = (target > np.median(target)).astype(float)
-    categorical = [place for place, kind in enumerate(kinds) if kind == "category"]
+    categorical = [index for index, kind in enumerate(kinds) if kind == "category"]
     data = lgb.Dataset(matrix, target, categorical_feature=categorical)
     return lgb.train({"verbosity": -1, "num_threads": 1, "min_data_in_bin": 1, **parameters}, data, rounds)
 
@@ -96,25 +95,27 @@ def train(
 def make_tables(
     random: np.random.Generator, matrix: np.ndarray, kinds: list[Kind | int], users: int, posts: int
 ) -> FeatureTables:
-    """Make users and posts with values that training knew, and strangers.
+    """Make users and posts with values from training and unseen values.
 
-    `kinds` gives each column's kind, in the order of the tables: a whole number
-    is the grouping of an affinity.
+    `kinds` gives each column's kind, in the order of the tables: an integer is
+    the grouping of an affinity.
     """
     features = [
-        Feature(f"column {place}", kind if isinstance(kind, Kind) else Kind.AFFINITY)
-        for place, kind in enumerate(kinds)
+        Feature(f"column {index}", kind if isinstance(kind, Kind) else Kind.AFFINITY)
+        for index, kind in enumerate(kinds)
     ]
 
-    def draw(place: int, shape: tuple[int, ...]) -> np.ndarray:
-        known = random.choice(matrix[:, place], shape)
-        return np.where(random.random(shape) < 0.3, random.choice(STRANGERS, shape), known).astype(np.float32)
+    def draw(index: int, shape: tuple[int, ...]) -> np.ndarray:
+        known = random.choice(matrix[:, index], shape)
+        return np.where(random.random(shape) < 0.3, random.choice(UNSEEN_VALUES, shape), known).astype(
+            np.float32
+        )
 
-    def of(kind: Kind | int) -> tuple[int, ...]:
-        return tuple(place for place, other in enumerate(kinds) if other is kind or other == kind)
+    def columns_of(kind: Kind | int) -> tuple[int, ...]:
+        return tuple(index for index, other in enumerate(kinds) if other is kind or other == kind)
 
     def table(kind: Kind | int, *shape: int) -> np.ndarray:
-        values = [draw(place, shape) for place in of(kind)]
+        values = [draw(index, shape) for index in columns_of(kind)]
         return np.stack(values, axis=-1) if values else np.zeros((*shape, 0), dtype=np.float32)
 
     affinities = []
@@ -123,17 +124,17 @@ def make_tables(
         affinities.append(
             Affinity(
                 grouping=f"grouping {grouping}",
-                features=tuple(features[place] for place in of(grouping)),
+                features=tuple(features[index] for index in columns_of(grouping)),
                 group_of_post=random.integers(0, groups, posts).astype(np.int32),
                 values=table(grouping, users, groups),
             )
         )
     return FeatureTables(
         user_ids=np.arange(1000, 1000 + users),
-        user_features=tuple(features[place] for place in of(Kind.USER)),
+        user_features=tuple(features[index] for index in columns_of(Kind.USER)),
         user_values=table(Kind.USER, users),
         post_ids=np.arange(1, 1 + posts),
-        post_features=tuple(features[place] for place in of(Kind.POST)),
+        post_features=tuple(features[index] for index in columns_of(Kind.POST)),
         post_values=table(Kind.POST, posts),
         affinities=tuple(affinities),
     )
@@ -160,15 +161,15 @@ PARAMETERS = st.fixed_dictionaries(
 )
 
 CONTENTS = ["number", "number", "count", "category", "category", "sparse", "tiny", "constant"]
-PLACES: list[Kind | int] = [Kind.USER, Kind.POST, 0, 1]
+DRAWN_KINDS: list[Kind | int] = [Kind.USER, Kind.POST, 0, 1]
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Draw a model and a small network; the seed draws the columns, the parameters are drawn one by one."""
+    """Draw a model and a small network; a seed draws the columns, Hypothesis the parameters."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     count = random.integers(1, 9)
-    kinds = [PLACES[place] for place in sorted(random.integers(0, len(PLACES), count))]
+    kinds = [DRAWN_KINDS[index] for index in sorted(random.integers(0, len(DRAWN_KINDS), count))]
     contents = random.choice(CONTENTS, count).tolist()
     matrix = make_matrix(random, draw(st.sampled_from([30, 300, 1500])), contents)
     booster = train(random, matrix, contents, draw(PARAMETERS), draw(st.integers(1, 12)))

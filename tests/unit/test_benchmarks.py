@@ -14,7 +14,7 @@ import pytest
 from benchmarks import loading, publish
 from benchmarks.case import Case
 from benchmarks.network import make_likes, make_tables, train
-from benchmarks.scorers import SAMPLES, Measured, error, measure
+from benchmarks.scorers import SAMPLES, Measurement, error, measure
 from contract.errors import OvernightError
 
 USERS, POSTS = 300, 90
@@ -33,7 +33,7 @@ def test_our_lists_have_the_scores_of_lightgbm(tmp_path: Path, case: Case, facto
         users, posts = (random.normal(size=(n, factors)).astype(np.float32) for n in (USERS, POSTS))
         case = replace(case, factors=(users, posts))
     case.save(tmp_path / "case")
-    found: dict[str, Measured] = {
+    found: dict[str, Measurement] = {
         way: measure(way, tmp_path / "case", 2, tmp_path / SAMPLES[way]) for way in ("booster", "overnight")
     }
     assert all(measured.pairs == USERS * POSTS for measured in found.values())

@@ -1,3 +1,5 @@
+"""The factor model on data with known tastes."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -9,17 +11,20 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from batch.features import factorisation
-from batch.features.factorisation import FactorRounds, Trials, factorise, infer_users
+from batch.features.factorisation import FactorRounds, factorise, infer_users
+from batch.features.trials import Trials
 from batch.loading.impressions import Impressions
 
 USERS, POSTS, KINDS = 400, 60, 4
+
+
 POST_ATTRIBUTES = csr_matrix(np.hstack([np.ones((POSTS, 1)), np.eye(2)[np.arange(POSTS) % 2]]))
 
 
-def planted() -> tuple[Impressions, csr_matrix, np.ndarray]:
+def draw_impressions() -> tuple[Impressions, csr_matrix, np.ndarray]:
     """Draw impressions of 400 users of 4 kinds; return them, the users' attributes and the true log-odds.
 
-    Users of a kind differ a little. Of the last user only the kind is known.
+    Users of a kind differ a little. The last user has no impressions.
     """
     random = np.random.default_rng(0)
     kind = np.arange(USERS) % KINDS
@@ -46,14 +51,14 @@ def log_odds(impressions: Impressions, attributes: csr_matrix) -> np.ndarray:
     return found
 
 
-def hidden_pairs(impressions: Impressions) -> np.ndarray:
-    hidden = np.ones((USERS, POSTS), dtype=bool)
-    hidden[impressions.users, impressions.posts] = False
-    return hidden
+def find_unseen_pairs(impressions: Impressions) -> np.ndarray:
+    unseen = np.ones((USERS, POSTS), dtype=bool)
+    unseen[impressions.users, impressions.posts] = False
+    return unseen
 
 
-def test_impressions_are_the_same_whatever_the_order_of_pairs() -> None:
-    impressions, _, _ = planted()
+def test_impressions_do_not_depend_on_the_order_of_pairs() -> None:
+    impressions, _, _ = draw_impressions()
     order = np.random.default_rng(1).permutation(impressions.posts.size)
     views = impressions.views.astype(np.int64)
     views[5] = 256
@@ -69,8 +74,8 @@ def test_impressions_are_the_same_whatever_the_order_of_pairs() -> None:
     assert (again.views.dtype, again.likes.dtype) == (np.uint16, np.uint8)
 
 
-def test_impressions_are_cut_between_users_and_joined_again() -> None:
-    impressions, _, _ = planted()
+def test_impressions_are_cut_between_users_and_concatenated() -> None:
+    impressions, _, _ = draw_impressions()
     bounds = list(impressions.blocks(1_000))
     parts = [impressions.of_users(start, stop) for start, stop in bounds]
     assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
@@ -84,39 +89,39 @@ def test_impressions_are_cut_between_users_and_joined_again() -> None:
         np.testing.assert_array_equal(getattr(joined, name), getattr(impressions, name))
 
 
-def test_planted_tastes_are_found_for_pairs_never_shown_and_for_users_never_seen() -> None:
-    impressions, attributes, truth = planted()
-    found, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
-    assert np.corrcoef(found[hidden], truth[hidden])[0, 1] > 0.8
+def test_factors_recover_tastes_for_unseen_pairs_and_unseen_users() -> None:
+    impressions, attributes, truth = draw_impressions()
+    found, unseen = log_odds(impressions, attributes), find_unseen_pairs(impressions)
+    assert np.corrcoef(found[unseen], truth[unseen])[0, 1] > 0.8
     assert np.corrcoef(found[-1], truth[-1])[0, 1] > 0.8
-    assert np.abs(expit(found[hidden]).mean() - expit(truth[hidden]).mean()) < 0.03
+    assert np.abs(expit(found[unseen]).mean() - expit(truth[unseen]).mean()) < 0.03
 
 
-def test_where_likes_are_chance_the_factors_fade() -> None:
-    impressions, attributes, _ = planted()
-    by_chance = np.random.default_rng(2).random(impressions.likes.size) < 0.3
-    found = log_odds(replace(impressions, likes=by_chance.astype(np.uint8)), attributes)
+def test_random_likes_give_small_factors() -> None:
+    impressions, attributes, _ = draw_impressions()
+    random_likes = np.random.default_rng(2).random(impressions.likes.size) < 0.3
+    found = log_odds(replace(impressions, likes=random_likes.astype(np.uint8)), attributes)
     assert found.std() < log_odds(impressions, attributes).std() / 5
 
 
-def test_several_blocks_find_the_same_tastes_whatever_the_number_of_threads(
+def test_results_of_several_blocks_do_not_depend_on_the_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    impressions, attributes, truth = planted()
-    whole, hidden = log_odds(impressions, attributes), hidden_pairs(impressions)
+    impressions, attributes, truth = draw_impressions()
+    whole, unseen = log_odds(impressions, attributes), find_unseen_pairs(impressions)
     monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", 3_000)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(factorisation, "THREADS", threads)
         found.append(log_odds(impressions, attributes))
     assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
-    assert np.corrcoef(found[0][hidden], truth[hidden])[0, 1] > 0.8
-    assert np.corrcoef(found[0][hidden], whole[hidden])[0, 1] > 0.97
+    assert np.corrcoef(found[0][unseen], truth[unseen])[0, 1] > 0.8
+    assert np.corrcoef(found[0][unseen], whole[unseen])[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("pairs_per_block", [1_000_000, 3_000])
-def test_users_inferred_anew_are_as_they_were(monkeypatch: pytest.MonkeyPatch, pairs_per_block: int) -> None:
-    impressions, attributes, _ = planted()
+def test_inferred_users_equal_fitted_users(monkeypatch: pytest.MonkeyPatch, pairs_per_block: int) -> None:
+    impressions, attributes, _ = draw_impressions()
     monkeypatch.setattr(factorisation, "PAIRS_PER_BLOCK", pairs_per_block)
     users, rounds = learn(impressions, attributes)
     for start, stop in ((0, USERS), (7, 8), (100, 300), (USERS - 1, USERS)):
@@ -124,8 +129,8 @@ def test_users_inferred_anew_are_as_they_were(monkeypatch: pytest.MonkeyPatch, p
         np.testing.assert_allclose(some, users[start:stop], rtol=0, atol=1e-9)
 
 
-def test_a_user_inferred_from_new_likes_moves_towards_them() -> None:
-    impressions, attributes, truth = planted()
+def test_a_user_inferred_from_new_likes_prefers_the_liked_posts() -> None:
+    impressions, attributes, truth = draw_impressions()
     _, rounds = learn(impressions, attributes)
     posts = np.arange(POSTS)
     likes = truth[7] > np.median(truth[7])
@@ -135,8 +140,8 @@ def test_a_user_inferred_from_new_likes_moves_towards_them() -> None:
     assert roc_auc_score(likes, dots) > 0.9
 
 
-def test_a_new_post_is_what_its_group_is_and_others_stay() -> None:
-    impressions, attributes, _ = planted()
+def test_a_new_post_has_the_prior_mean_of_its_group_and_others_stay() -> None:
+    impressions, attributes, _ = draw_impressions()
     users, rounds = learn(impressions, attributes)
     rows = np.append(np.arange(POSTS)[::-1], -1)
     grown = rounds.of_posts(rows, csr_matrix(POST_ATTRIBUTES.toarray()[np.append(rows[:-1], 1)]))
@@ -149,8 +154,8 @@ def test_a_new_post_is_what_its_group_is_and_others_stay() -> None:
     np.testing.assert_allclose(some, users, rtol=0, atol=1e-9)
 
 
-def test_a_post_without_impressions_is_in_the_record_as_its_group_is() -> None:
-    impressions, attributes, _ = planted()
+def test_a_post_without_impressions_has_the_prior_mean_of_its_group() -> None:
+    impressions, attributes, _ = draw_impressions()
     kept = impressions.posts != 4
     without = Impressions.from_pairs(
         *(

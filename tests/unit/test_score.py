@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from batch.features.factors import Factors
 from batch.features.tables import Kind
-from batch.scoring.compile import prepare
+from batch.scoring.compile import compile_forest
 from batch.scoring.forest import read_forest
 from contract.errors import ModelError
 from tests.support.scoring_cases import (
-    NO_BLOCK,
+    NONE_BLOCKED,
     Case,
     all_scores,
     assert_exact,
@@ -49,7 +49,7 @@ def compare_with_lightgbm(case: Case, width: int, seed: int) -> None:
     seen["models"] += 1
     seen["pairs"] += len(case.tables.user_ids) * len(case.tables.post_ids)
     seen["constant trees"] += sum(len(tree.values) == 1 for tree in trees)
-    seen["trees of several parts"] += sum(len(tree.values) > 31 for tree in trees)
+    seen["trees of several leaf blocks"] += sum(len(tree.values) > 31 for tree in trees)
     for tree in trees:
         for bits in tree.decisions.tolist():
             name = "categorical" if bits & 1 else ["none", "zero", "nan"][bits >> 2 & 3]
@@ -64,7 +64,7 @@ def test_models_with_every_kind_of_split_are_scored_as_by_lightgbm() -> None:
     for kind in ("categorical right", "none left", "zero left", "zero right", "nan left", "nan right"):
         assert seen[kind] > 20, kind
     assert seen["constant trees"] > 10
-    assert seen["trees of several parts"] > 10
+    assert seen["trees of several leaf blocks"] > 10
 
 
 def test_a_leaf_below_many_columns_of_the_user_is_exact() -> None:
@@ -101,50 +101,50 @@ def _booster(**parameters: object) -> lgb.Booster:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "message"),
     [
         ({"objective": "regression", "linear_tree": True}, "linear trees"),
-        ({"objective": "multiclass", "num_class": 3}, "3 trees an iteration"),
-        ({"objective": "multiclassova", "num_class": 3}, "3 trees an iteration"),
+        ({"objective": "multiclass", "num_class": 3}, "3 trees per iteration"),
+        ({"objective": "multiclassova", "num_class": 3}, "3 trees per iteration"),
     ],
 )
-def test_a_model_that_is_no_sum_of_leaves_is_refused_by_name(
-    parameters: dict[str, object], said: str
+def test_a_model_whose_score_is_not_a_sum_of_leaves_is_refused(
+    parameters: dict[str, object], message: str
 ) -> None:
     random = np.random.default_rng(3)
     tables = make_tables(random, random.normal(size=(50, 2)), [Kind.USER, Kind.POST], 3, 3)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         all_scores(_booster(**parameters), tables)
 
 
-def test_a_model_of_other_columns_and_factors_that_are_no_numbers_are_refused() -> None:
+def test_a_model_of_other_columns_and_non_finite_factors_are_refused() -> None:
     random = np.random.default_rng(4)
     booster = _booster(objective="regression")
     three = make_tables(random, random.normal(size=(50, 3)), [Kind.USER, Kind.POST, Kind.POST], 3, 3)
-    with pytest.raises(ModelError, match="reads 2 columns, the features have 3"):
+    with pytest.raises(ModelError, match="reads 2 columns, but there are 3 features"):
         all_scores(booster, three)
     two = make_tables(random, random.normal(size=(50, 2)), [Kind.USER, Kind.POST], 3, 3)
-    with pytest.raises(ModelError, match="factor is not a finite number"):
+    with pytest.raises(ModelError, match="factor is NaN or infinite"):
         all_scores(booster, two, Factors(np.full((3, 1), np.nan, np.float32), np.ones((3, 1), np.float32)))
 
 
-def test_what_would_be_wrong_is_refused() -> None:
+def test_models_that_cannot_be_scored_exactly_are_refused() -> None:
     random = np.random.default_rng(4)
     matrix = make_matrix(random, 500, ["number", "number"])
     tables = make_tables(random, matrix, [Kind.USER, Kind.POST], 5, 5)
     labels = np.zeros(500)
     labels[7] = 1e8
-    far_apart = lgb.train(
+    wide_range = lgb.train(
         {"objective": "regression", "min_data_in_leaf": 1, "verbosity": -1}, lgb.Dataset(matrix, labels), 30
     )
     with pytest.raises(ModelError, match="so far apart"):
-        prepare(far_apart, tables, None, NO_BLOCK)
-    endless = lgb.train(
+        compile_forest(wide_range, tables, None, NONE_BLOCKED)
+    infinite = lgb.train(
         {"objective": "regression", "verbosity": -1}, lgb.Dataset(matrix, np.nan_to_num(matrix[:, 0])), 2
     )
-    endless.set_leaf_output(0, 0, float("inf"))
-    with pytest.raises(ModelError, match="not finite"):
-        prepare(endless, tables, None, NO_BLOCK)
+    infinite.set_leaf_output(0, 0, float("inf"))
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        compile_forest(infinite, tables, None, NONE_BLOCKED)
     fine = lgb.train(
         {"objective": "regression", "verbosity": -1}, lgb.Dataset(matrix, np.nan_to_num(matrix[:, 0])), 2
     )
@@ -153,7 +153,7 @@ def test_what_would_be_wrong_is_refused() -> None:
         all_scores(fine, tables, unequal)
 
 
-def test_a_feature_named_like_a_tree_is_no_tree() -> None:
+def test_a_feature_named_like_a_tree_is_not_read_as_a_tree() -> None:
     random = np.random.default_rng(5)
     matrix = make_matrix(random, 500, ["number", "number"])
     labels = np.nan_to_num(matrix[:, 0])

