@@ -1,4 +1,4 @@
-"""The way into Postgres: the engine, errors in one line, and one consistent snapshot."""
+"""The batch's Postgres: engine, readable errors, and a consistent snapshot."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from contract.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS = 10
 
-HOW_TO_FIX = "the README's 'Connect your own database' shows the three views"
+SEE_README = "the README's 'Connect your own database' shows the three views"
 
 ADVICE = {
     errorcodes.INVALID_PASSWORD: "check the user and password in DATABASE_URL",
     errorcodes.INVALID_AUTHORIZATION_SPECIFICATION: "check the user and password in DATABASE_URL",
     errorcodes.INVALID_CATALOG_NAME: "check the database's name in DATABASE_URL",
-    errorcodes.INVALID_SCHEMA_NAME: HOW_TO_FIX,
+    errorcodes.INVALID_SCHEMA_NAME: SEE_README,
     errorcodes.INSUFFICIENT_PRIVILEGE: (
         f"GRANT USAGE, CREATE ON SCHEMA {columns.SCHEMA} to this role, SELECT on the three views in it, "
         "and let it own the other tables there"
@@ -35,7 +35,7 @@ ADVICE = {
 
 
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
-    """Make an engine; it connects when first used, not here."""
+    """Make an engine; it connects when it is first used."""
     try:
         url = sa.make_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
     except (ArgumentError, ValueError):
@@ -45,7 +45,7 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
 
 
 def _connect_arguments(url: sa.URL, application: str) -> dict[str, Any]:
-    """Return what is set beside the URL; the session options of the URL stay, and the time zone is UTC."""
+    """Return connection arguments in addition to the URL: its session options are kept, time zone UTC."""
     own = url.query.get("options", ())
     options = " ".join([*([own] if isinstance(own, str) else own), "-c timezone=UTC"])
     return {
@@ -56,18 +56,17 @@ def _connect_arguments(url: sa.URL, application: str) -> dict[str, Any]:
 
 
 def connection_string(connection: sa.Connection) -> str:
-    """Return what another driver of libpq needs to connect to the server of an open connection.
+    """Return a libpq connection string for the server of an open connection.
 
-    All options of DATABASE_URL hold; of several hosts it names the one that
-    the open connection has found.
+    All options of DATABASE_URL apply; of several hosts it names the one that the connection uses.
     """
     driver: Any = connection.connection.driver_connection
     arguments = dict(connection.dialect.create_connect_args(connection.engine.url)[1])
     application = driver.get_parameter_status("application_name")
-    there = {"host": driver.info.host, "port": driver.info.port}
-    for name in there:  # those of several hosts
+    actual = {"host": driver.info.host, "port": driver.info.port}
+    for name in actual:  # those of several hosts
         arguments.pop(name, None)
-    chosen = {name: value for name, value in there.items() if value}
+    chosen = {name: value for name, value in actual.items() if value}
     arguments |= _connect_arguments(connection.engine.url, application) | chosen
     if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
         del arguments["hostaddr"]
@@ -76,12 +75,12 @@ def connection_string(connection: sa.Connection) -> str:
 
 @contextmanager
 def connected(settings: Settings, application: str = "overnight") -> Iterator[sa.Engine]:
-    """Lend an engine whose errors are explained, and close it.
+    """Lend an engine with readable errors, and close it.
 
     Raises
     ------
     SourceError
-        As `explained` does.
+        As `readable_errors` does.
     """
     engine = open_engine(settings, application)
     try:
@@ -93,12 +92,12 @@ def connected(settings: Settings, application: str = "overnight") -> Iterator[sa
 
 @contextmanager
 def readable_errors(settings: Settings) -> Iterator[None]:
-    """Turn any error of the database inside into one line that shows no secret.
+    """Turn errors of the database into one line that shows no secret.
 
     Raises
     ------
     SourceError
-        In place of SQLAlchemy's error, or of the driver's where it is used directly.
+        In place of SQLAlchemy's or the driver's error.
     """
     try:
         yield
@@ -106,34 +105,34 @@ def readable_errors(settings: Settings) -> Iterator[None]:
         raise _readable_errors(settings, error.orig) from None
     except psycopg2.Error as error:
         raise _readable_errors(settings, error) from None
-    except PendingRollbackError:  # the transaction went on after an error that was set aside
+    except PendingRollbackError:  # the transaction continued after an error that was caught
         raise source_error(settings, None, "the connection was lost") from None
 
 
 def _readable_errors(settings: Settings, error: BaseException | None) -> SourceError:
     code = error.pgcode if isinstance(error, psycopg2.Error) else None
-    told = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    return source_error(settings, code, told or str(error))
+    message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
+    return source_error(settings, code, message or str(error))
 
 
 def source_error(settings: Settings, code: str | None, message: str) -> SourceError:
-    """Return an error of Postgres in one line that shows no secret.
+    """Return an error with one line that shows no secret.
 
     Parameters
     ----------
     code
-        SQLSTATE; None for a connection that fails.
+        SQLSTATE; None for a failed connection.
     """
     reason = redact(" ".join(message.split()), settings.secrets())
     advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
     url = sa.make_url(settings.stores.database_url)
     hosts = url.host or url.query.get("host") or "localhost"
-    place = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
-    return SourceError(f"{place}: {reason}; {advice}")
+    server = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
+    return SourceError(f"{server}: {reason}; {advice}")
 
 
 def _advice_on_connecting(reason: str) -> str:
-    """Advise where no SQLSTATE comes with an error: libpq gives none for a connection that fails."""
+    """Return advice for an error without SQLSTATE: libpq gives none for a failed connection."""
     if "password" in reason or "authentication" in reason:
         return ADVICE[errorcodes.INVALID_PASSWORD]
     return "check that it is up, and DATABASE_URL"

@@ -1,4 +1,4 @@
-"""Redis as the batch uses it: open, explain errors, remove a run's keys."""
+"""The batch's Redis client: open it, make errors readable, scan and delete keys of runs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from contract.settings import Settings
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30
-TRIES_AGAIN = 3
-KEYS_AT_A_TIME = 5_000
+RETRIES = 3
+KEYS_BATCH = 5_000
 
 ADVICE = (
     (AuthenticationError, "check the user and password in REDIS_URL"),
@@ -50,40 +50,40 @@ ADVICE = (
 
 
 def open_redis(settings: Settings) -> redis.Redis:
-    """Make a client; it connects when first used, but that of a cluster here: it asks who holds what.
+    """Make a client. It connects when it is first used; a client of a cluster connects here.
 
     Raises
     ------
     SettingsError
-        The URL has an option that the client does not take.
+        The URL has an unknown option.
     StoreError
         The cluster does not answer.
     """
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": TIMEOUT_SECONDS,
-        "retry": Retry(ExponentialBackoff(), TRIES_AGAIN),
+        "retry": Retry(ExponentialBackoff(), RETRIES),
     }
     try:
         client: redis.Redis = redis.Redis.from_url(settings.stores.redis_url, **options)
-        client.connection_pool.make_connection()  # does not connect, but takes or refuses the URL's options
+        client.connection_pool.make_connection()  # does not connect; checks the URL's options
     except (TypeError, ValueError) as error:
         reason = redact(str(error), settings.secrets())
         raise SettingsError(f"REDIS_URL cannot be used: {reason}") from None
     if settings.stores.redis_cluster:
         with readable_errors(settings):
-            # It takes the same commands, but is no subclass.
+            # It has the same commands, but is not a subclass.
             return cast(redis.Redis, RedisCluster.from_url(settings.stores.redis_url, **options))
     return client
 
 
 def is_cluster(client: redis.Redis) -> bool:
-    """Tell whether the client is one of a whole cluster."""
+    """Return whether this is a client of a cluster."""
     return isinstance(client, RedisCluster)
 
 
 def disconnect(client: redis.Redis) -> None:
-    """Close all connections; the next command makes new ones."""
+    """Close all connections; the next command opens new ones."""
     if isinstance(client, RedisCluster):
         client.disconnect_connection_pools()
     else:
@@ -91,24 +91,24 @@ def disconnect(client: redis.Redis) -> None:
 
 
 def set_many(client: redis.Redis, values: dict[str, str]) -> None:
-    """Set many keys of a cluster, wherever they belong."""
+    """Set many keys of a cluster, on whichever nodes they are."""
     cast(Any, client).mset_nonatomic(values)
 
 
 def get_many(client: redis.Redis, names: Sequence[str]) -> list[str | None]:
-    """Return the values of many keys in their order, in a cluster as well."""
+    """Return the values of many keys, in order; works in a cluster too."""
     found: Any = client.mget_nonatomic(names) if isinstance(client, RedisCluster) else client.mget(names)
     return list(found)
 
 
 @contextmanager
 def connected(settings: Settings) -> Iterator[redis.Redis]:
-    """Lend a client whose errors are explained, and close it.
+    """Lend a client with readable errors, and close it.
 
     Raises
     ------
     SettingsError, StoreError
-        As `open_redis` and `explained` do.
+        As `open_redis` and `readable_errors` do.
     """
     client = open_redis(settings)
     try:
@@ -120,7 +120,7 @@ def connected(settings: Settings) -> Iterator[redis.Redis]:
 
 @contextmanager
 def readable_errors(settings: Settings) -> Iterator[None]:
-    """Turn any error of Redis inside into one line that shows no secret.
+    """Turn errors of Redis into one line that shows no secret.
 
     Raises
     ------
@@ -129,12 +129,12 @@ def readable_errors(settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except (RedisError, RedisClusterException) as error:  # the second is none of the first
+    except (RedisError, RedisClusterException) as error:  # the second is not a subclass of the first
         advice = next((text for kind, text in ADVICE if isinstance(error, kind)), "see the log of Redis")
         url = urlsplit(settings.stores.redis_url)
-        place = f"Redis at {url.hostname or url.path}"
+        server = f"Redis at {url.hostname or url.path}"
         reason = redact(" ".join(str(error).split()), settings.secrets())
-        raise StoreError(f"{place}: {reason}; {advice}") from None
+        raise StoreError(f"{server}: {reason}; {advice}") from None
 
 
 def live_run_id(client: redis.Redis, keys: Keys, variant: str) -> str | None:
@@ -150,31 +150,29 @@ def live_run_ids(client: redis.Redis, keys: Keys) -> dict[str, str]:
 
 
 def runs_in(client: redis.Redis, keys: Keys) -> set[str]:
-    """Return the ids of all runs that have keys: a run's manifest is its first key and its last."""
+    """Return the ids of all runs that have keys. A manifest is a run's first key and its last."""
     first, last = keys.manifest("*").split("*")
-    found = client.scan_iter(match=keys.any_manifest_pattern, count=KEYS_AT_A_TIME)
+    found = client.scan_iter(match=keys.any_manifest_pattern, count=KEYS_BATCH)
     return {key[len(first) : -len(last)] for key in found}
 
 
 def remove_run(client: redis.Redis, keys: Keys, run_id: str) -> int:
-    """Remove all keys of a run, its manifest last; return how many."""
+    """Remove all keys of a run, its manifest last; return their number."""
     manifest = keys.manifest(run_id)
     found = (
-        key
-        for key in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_AT_A_TIME)
-        if key != manifest
+        key for key in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_BATCH) if key != manifest
     )
-    removed = sum(_unlink(client, block) for block in blocks(found, KEYS_AT_A_TIME))
+    removed = sum(_unlink(client, block) for block in blocks(found, KEYS_BATCH))
     return removed + _unlink(client, [manifest])
 
 
 def keys_of_run(client: redis.Redis, keys: Keys, run_id: str) -> int:
     """Count the keys of a run."""
-    return sum(1 for _ in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_AT_A_TIME))
+    return sum(1 for _ in client.scan_iter(match=keys.run_pattern(run_id), count=KEYS_BATCH))
 
 
 def blocks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`, the last one perhaps shorter."""
+    """Yield the items in lists of `size`; the last one may be shorter."""
     remaining = iter(items)
     while block := list(islice(remaining, size)):
         yield block

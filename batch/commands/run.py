@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import click
 
-from batch import postgres, redis_client
 from batch.alerts.alert import alert_on_failure
 from batch.commands import runs
 from batch.commands.options import PastTime, chosen_variants, variant_option
-from batch.gate import rules
-from batch.pipeline import Night, run_night
+from batch.context import open_stores
+from batch.gate.rules import describe_refusal
+from batch.pipeline import NightOptions, run_night
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.signals import signals_raise
 from contract.errors import RefusedError
+from contract.manifest import Manifest
 from contract.settings import Settings
 
 
@@ -35,32 +35,29 @@ def run(
     settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None, force: bool
 ) -> None:
     """Run the night: load, learn, judge, score all users against all posts, publish."""
-    who = ledger.actor("batch run")
     variants = chosen_variants(variant)
     with (
         alert_on_failure(settings, variants),
-        postgres.connected(settings, f"overnight {who}") as engine,
-        signals_raise(engine),
-        redis_client.connected(settings) as client,
+        open_stores(settings, ledger.actor("batch run")) as stores,
+        signals_raise(stores.engine),
     ):
-        night = Night(settings, engine, client, who, as_of, limit_users, force)
-        manifests = run_night(night, variants)
+        manifests = run_night(stores, variants, NightOptions(as_of, limit_users, force))
         for manifest in manifests:
-            click.echo(runs.summary(manifest))
+            click.echo(runs.render_summary(manifest))
         _check_refusals(manifests)
 
 
-def _check_refusals(manifests: list[dict[str, Any]]) -> None:
-    """Make a night's refusals an error, once all of it is done.
+def _check_refusals(manifests: list[Manifest]) -> None:
+    """Make a night's refusals an error, after all variants are done.
 
     Raises
     ------
     RefusedError
-        Names every run that did not go live, the broken rules, and by how much.
+        Names every run that is not live, the broken rules, and by how much.
     """
-    refused = [found for found in manifests if found["state"] == State.REFUSED]
+    refused = [manifest for manifest in manifests if manifest.state == State.REFUSED]
     if refused:
-        told = "; ".join(f"{found['run_id']} is refused: {rules.refusal(found['gate'])}" for found in refused)
+        reasons = "; ".join(f"{run.run_id} is refused: {describe_refusal(run.gate)}" for run in refused)
         raise RefusedError(
-            f"{told}. What served before is unchanged; see `show`, or publish with `run --force`"
+            f"{reasons}. What served before is unchanged; see `show`, or publish with `run --force`"
         )

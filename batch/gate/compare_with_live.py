@@ -1,7 +1,7 @@
-"""A run beside the one that is live: metrics on the same held-out rows, and the lists of the same users.
+"""Compare a run with the live run of its variant: metrics on the same held-out rows, lists of the same users.
 
-The live run's own model has trained on what is now held out. So a run keeps a
-second model, fit before its holdout, and that one is asked about tonight's.
+The live run's own model was trained on rows that are held out now. So every run keeps a second model,
+fit before its holdout; tonight's holdout is scored with the live run's second model.
 """
 
 from __future__ import annotations
@@ -9,119 +9,109 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import redis
-import sqlalchemy as sa
 
 from batch.arrays import Int64s
+from batch.context import Stores
 from batch.evaluation import MODEL, PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
 from batch.evaluation.catalogue_case import measure_lists
 from batch.evaluation.evaluate import compare_scores
 from batch.evaluation.full_catalogue import MIN_USERS, RankedCase, rank_by_model
+from batch.evaluation.holdout import HoldoutEvaluation
+from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.evaluation.scored_rows import ScoredRows
 from batch.features.build import select_profile_columns
 from batch.features.encode import ColumnEncoder
-from batch.gate.inputs import BesideLive
-from batch.gate.liked_check import lists_of
-from batch.gate.list_stats import FIRST
+from batch.gate.inputs import LiveComparison
+from batch.gate.liked_check import read_lists
 from batch.loading.history import History, regroup
 from batch.loading.network import Network
 from batch.runs import ledger
 from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
+from contract.codec import LIST_HEAD
 from contract.errors import ModelError
-from contract.keys import Keys
+from contract.manifest import Manifest
 from contract.settings import Settings
 
-JUDGED_MODEL = "judged"
-"""Folder, in a run's own, of the model that was fit before the holdout."""
-
-MOST_USERS = 5_000
-"""Users whose lists are compared, drawn at random where there are more."""
+MAX_USERS = 5_000
+"""Users whose lists are compared; above it, a random sample."""
 
 
 class NotComparableError(Exception):
-    """Raised when the live run's model cannot be asked about tonight's holdout; says why."""
+    """Raised when the live run's model cannot score tonight's holdout; the message is the reason."""
 
 
 @dataclass(frozen=True)
-class Live:
-    """The run of a variant that is live, as the ledger knows it."""
+class LiveRun:
+    """The live run of a variant, and its manifest from the ledger."""
 
     run_id: str
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
-def find_live(engine: sa.Engine, client: redis.Redis, keys: Keys, variant: str) -> Live | None:
-    """Return the run that serves; None for none, or one of another ledger: that tells of another network."""
-    run_id = client.get(keys.live(variant))
-    found = ledger.find(engine, str(run_id)) if run_id else None
-    return Live(found[0].run_id, found[0].manifest) if found and found[0].manifest else None
+def find_live(stores: Stores, variant: str) -> LiveRun | None:
+    """Return the live run of a variant; None if there is none, or if it belongs to another ledger."""
+    run_id = stores.redis.get(stores.keys.live(variant))
+    found = ledger.find(stores.engine, str(run_id)) if run_id else None
+    if found is None or not found[0].manifest:
+        return None
+    return LiveRun(found[0].run_id, Manifest.from_record(found[0].manifest))
 
 
-def beside_live(
-    client: redis.Redis,
-    settings: Settings,
-    live: Live,
-    run_id: str,
-    dataset: Dataset,
-    rows: ScoredRows,
-    ranked: RankedCase,
-    users: int,
-) -> BesideLive:
-    """Compare a written run with the live one.
+def compare_with_live(
+    stores: Stores, live: LiveRun, run_id: str, dataset: Dataset, *, holdout: HoldoutEvaluation, users: int
+) -> LiveComparison:
+    """Compare a written run with the live run.
 
     Parameters
     ----------
-    rows
-        The holdout as the model that was fit before it scores it.
-    ranked
-        The lists of that model over the full catalogue.
+    holdout
+        Evaluation of tonight's model that was fit before the holdout.
     users
-        How many of the network's users have a list.
+        Number of the network's users, from the first, that have a list.
     """
-    differences, ndcg, why_not, why_no_ndcg = None, None, "", ""
+    settings, differences, ndcg = stores.settings, None, None
+    not_comparable = ndcg_not_comparable = ""
     try:
-        model = _live_model(settings, live, dataset)
-        history = _history(model, dataset)
+        model = _load_live_model(settings, live, dataset)
+        history = _regroup(model, dataset)
     except NotComparableError as error:
-        why_not = why_no_ndcg = str(error)
+        not_comparable = ndcg_not_comparable = str(error)
     else:
         try:
-            differences = _viewed_differences(model, history, dataset, rows, settings)
+            differences = _viewed_differences(model, history, dataset, holdout.rows, settings)
         except NotComparableError as error:
-            why_not = str(error)
+            not_comparable = str(error)
         try:
-            ndcg = _ndcg_difference(model, history, dataset, ranked, settings)
+            ndcg = _ndcg_difference(model, history, dataset, holdout.ranked, settings)
         except NotComparableError as error:
-            why_no_ndcg = str(error)
-    heads = _first_fives(client, Keys(settings.stores.key_prefix), (run_id, live.run_id), _drawn(
-        dataset.network.users.index.to_numpy(np.int64)[:users], settings.night.seed
-    ))  # fmt: skip
-    shared = [len(now & then) / max(len(now), len(then)) for now, then in heads]
-    return BesideLive(
+            ndcg_not_comparable = str(error)
+    sampled = _sample(dataset.network.users.index.to_numpy(np.int64)[:users], settings.night.seed)
+    heads = _read_heads(stores, run_id, live.run_id, sampled)
+    shares = [len(now & then) / max(len(now), len(then)) for now, then in heads]
+    return LiveComparison(
         run_id=live.run_id,
-        users_of_network=int(live.manifest["users_of_network"]),
+        users_of_network=live.manifest.users_of_network,
         users=len(heads),
-        overlap=float(np.mean(shared)) if shared else 0.0,
-        posts_in_first=len(set().union(*(now for now, _ in heads))),
-        posts_in_its_first=len(set().union(*(then for _, then in heads))),
+        overlap=float(np.mean(shares)) if shares else 0.0,
+        head_posts=len(set().union(*(now for now, _ in heads))),
+        live_head_posts=len(set().union(*(then for _, then in heads))),
         differences=differences,
-        why_not=why_not,
+        not_comparable_because=not_comparable,
         ndcg_at_10=ndcg,
-        why_no_ndcg=why_no_ndcg,
+        ndcg_not_comparable_because=ndcg_not_comparable,
     )
 
 
-def _live_model(settings: Settings, live: Live, dataset: Dataset) -> Model:
+def _load_live_model(settings: Settings, live: LiveRun, dataset: Dataset) -> Model:
     """Return the live run's model that was fit before its own holdout."""
-    if datetime.fromisoformat(live.manifest["metrics"]["holdout"]["from"]) > dataset.split.holdout_start:
-        raise NotComparableError("its model learnt from rows that are held out now")
-    folder = Path(settings.night.model_dir) / live.run_id / JUDGED_MODEL
+    if datetime.fromisoformat(live.manifest.metrics["holdout"]["from"]) > dataset.split.holdout_start:
+        raise NotComparableError("its model was trained on rows that are held out now")
+    folder = Path(settings.night.model_dir) / live.run_id / HOLDOUT_MODEL
     if not folder.is_dir():
         raise NotComparableError("it kept no model that was fit before its holdout")
     try:
@@ -135,9 +125,11 @@ def _live_model(settings: Settings, live: Live, dataset: Dataset) -> Model:
 def _viewed_differences(
     model: Model, history: History, dataset: Dataset, rows: ScoredRows, settings: Settings
 ) -> dict[str, Difference]:
-    """Return by metric: tonight's model less the live run's, on the same viewed rows."""
+    """Return metric -> tonight's model minus the live run's, on the same viewed rows."""
     if not (rows.log_odds and model.recipe.from_views):
-        raise NotComparableError("not both learn what is liked if viewed, which viewed rows judge")
+        raise NotComparableError(
+            "one of the two models does not learn what is liked if viewed, which viewed rows measure"
+        )
     if not rows.rows.liked.any():
         raise NotComparableError(f"none of the {len(rows.rows)} held-out rows is liked")
     try:
@@ -150,10 +142,10 @@ def _viewed_differences(
 def _ndcg_difference(
     model: Model, history: History, dataset: Dataset, ranked: RankedCase, settings: Settings
 ) -> Difference:
-    """Return NDCG@10 over the full catalogue: tonight's model less the live run's, for the same users."""
+    """Return NDCG@10 over the full catalogue: tonight's model minus the live run's, for the same users."""
     case = ranked.case
     if case.users.size < MIN_USERS:
-        raise NotComparableError(f"{case.users.size} users can be judged, of {MIN_USERS} needed")
+        raise NotComparableError(f"{case.users.size} users can be evaluated, of {MIN_USERS} needed")
     try:
         lists = rank_by_model(model, dataset.network, history, case, settings.night.threads)
     except ModelError:
@@ -163,12 +155,12 @@ def _ndcg_difference(
 
 
 def _check_columns(model: Model, network: Network) -> None:
-    """Make sure that the views still have every column that the model knows, of the same kind.
+    """Check that the SQL views still have every column that the model knows, of the same type.
 
     Raises
     ------
     NotComparableError
-        One is gone, or was a number and is a category now, or the other way round.
+        A column is missing, or was numeric and is categorical now, or the reverse.
     """
     for encoder, frame in zip((model.users, model.posts), select_profile_columns(network), strict=True):
         changed = _changed_column(encoder, frame)
@@ -186,28 +178,28 @@ def _changed_column(encoder: ColumnEncoder, frame: pd.DataFrame) -> str | None:
     return None
 
 
-def _history(model: Model, dataset: Dataset) -> History:
-    """Return what was known when the holdout began, counted by the model's own groups of posts."""
+def _regroup(model: Model, dataset: Dataset) -> History:
+    """Return the history at the start of the holdout, counted by the model's own groups of posts."""
     known, groupings = dataset.at_holdout, model.groupings
-    alike = groupings.names == known.groupings.names and groupings.sizes == known.groupings.sizes
-    if alike and np.array_equal(groupings.groups, known.groupings.groups):
+    same = groupings.names == known.groupings.names and groupings.sizes == known.groupings.sizes
+    if same and np.array_equal(groupings.groups, known.groupings.groups):
         return known
     return regroup(known, groupings)
 
 
-def _drawn(user_ids: Int64s, seed: int) -> list[int]:
-    if user_ids.size > MOST_USERS:
-        user_ids = np.random.default_rng(seed).choice(user_ids, MOST_USERS, replace=False)
-    drawn: list[int] = user_ids.tolist()
-    return drawn
+def _sample(user_ids: Int64s, seed: int) -> list[int]:
+    if user_ids.size > MAX_USERS:
+        user_ids = np.random.default_rng(seed).choice(user_ids, MAX_USERS, replace=False)
+    sampled: list[int] = user_ids.tolist()
+    return sampled
 
 
-def _first_fives(
-    client: redis.Redis, keys: Keys, runs: tuple[str, str], user_ids: list[int]
+def _read_heads(
+    stores: Stores, run_id: str, live_run_id: str, user_ids: list[int]
 ) -> list[tuple[set[int], set[int]]]:
-    """Return the first five posts of each user in two runs, for users who have some in both."""
+    """Return (head in the run, head in the live run) of each user whose lists are not empty in both."""
     now, then = (
-        {user: {post for post, _ in ranked[:FIRST]} for user, ranked in lists_of(client, keys, run, user_ids)}
-        for run in runs
+        {user: {post for post, _ in ranked[:LIST_HEAD]} for user, ranked in read_lists(stores, run, user_ids)}
+        for run in (run_id, live_run_id)
     )
     return [(now[user], then[user]) for user in now if now[user] and then.get(user)]

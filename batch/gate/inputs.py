@@ -1,4 +1,4 @@
-"""What the rules of the gate look at: plain figures of a run, and of the live run beside it."""
+"""What the gate's rules read: figures of a run, and its comparison with the live run."""
 
 from __future__ import annotations
 
@@ -8,91 +8,91 @@ from batch.evaluation.bootstrap import Difference
 
 
 @dataclass(frozen=True)
-class BesideLive:
-    """A run beside the one of its variant that is live.
+class LiveComparison:
+    """Comparison of a run with the live run of its variant.
 
     Attributes
     ----------
     run_id
         The live run.
     users_of_network
-        How many the network had for it.
+        Users that the network had for the live run.
     users
-        How many of the users drawn have a first post in both runs.
+        Sampled users with a list that is not empty in both runs.
     overlap
-        Mean over them of the part of the first five that both lists share.
-    posts_in_first, posts_in_its_first
-        Distinct posts among the first five of those users, now and in the live run.
+        Mean over these users of the share of the first five posts that both lists have.
+    head_posts, live_head_posts
+        Distinct posts in the first five of these users, in this run and in the live run.
     differences
-        Metric of the viewed rows -> difference on the same held-out rows; None where they cannot be compared.
-    why_not
-        Why not, in words.
+        Metric of the viewed rows -> difference on the same held-out rows; None if not comparable.
+    not_comparable_because
+        The reason; empty if comparable.
     ndcg_at_10
-        Difference of NDCG@10 over the full catalogue, for the same users; None where it cannot be compared.
-    why_no_ndcg
-        Why not, in words.
+        Difference of NDCG@10 over the full catalogue, for the same users; None if not comparable.
+    ndcg_not_comparable_because
+        The reason; empty if comparable.
     """
 
     run_id: str
     users_of_network: int
     users: int
     overlap: float
-    posts_in_first: int
-    posts_in_its_first: int
+    head_posts: int
+    live_head_posts: int
     differences: dict[str, Difference] | None
-    why_not: str = ""
+    not_comparable_because: str = ""
     ndcg_at_10: Difference | None = None
-    why_no_ndcg: str = ""
+    ndcg_not_comparable_because: str = ""
 
 
 @dataclass(frozen=True)
 class PopularityComparison:
-    """The model that was fitted before the holdout, over the full catalogue, beside simpler rankers.
+    """Comparison of the model fit before the holdout with popularity rankers, over the full catalogue.
 
     Attributes
     ----------
     users
-        How many were judged.
+        Number of evaluated users.
     differences
-        `popularity` and `recency_popularity` -> NDCG@10 of the model less that of the ranker, paired by user.
-    cannot_judge
-        Why the holdout cannot judge, in words; empty where it can.
+        `popularity` and `recency_popularity` -> NDCG@10 of the model minus the ranker's, paired by user.
+    not_comparable_because
+        Why the holdout is not enough to compare; empty if it is.
     """
 
     users: int
     differences: dict[str, Difference]
-    cannot_judge: str = ""
+    not_comparable_because: str = ""
 
 
 @dataclass(frozen=True)
 class GateInputs:
-    """What was measured of a run that is written.
+    """Measurements of a run that is written.
 
     Attributes
     ----------
-    users_of_network, users_asked
-        How many there are, and how many were to be scored.
-    lists, full, of_five, posts, posts_in_first
-        As in `tally.Tally`.
+    users_of_network, users_requested
+        Users of the network; users to be scored.
+    lists, full, lists_with_five, posts, posts_in_first
+        As in `ListStats`.
     not_finite
-        Scores of lists and of held-out rows that are infinite or no number.
-    liked_served, lists_joined
-        Posts that their user likes, and how many lists were read back to find them.
+        Scores of lists and of held-out rows that are NaN or infinite.
+    liked_in_lists, lists_read
+        Posts in lists that their user has liked; lists that were read back to find them.
     popularity_comparison
-        The model against popularity and recency popularity.
+        The model compared with popularity and recency popularity.
     live
-        None where nothing is live that this run could be compared with.
+        Comparison with the live run; None if no run of the variant is live.
     """
 
     users_of_network: int
-    users_asked: int
+    users_requested: int
     lists: int
     full: int
-    of_five: int
+    lists_with_five: int
     posts: int
     posts_in_first: int
     not_finite: int
-    liked_served: int
-    lists_joined: int
+    liked_in_lists: int
+    lists_read: int
     popularity_comparison: PopularityComparison
-    live: BesideLive | None
+    live: LiveComparison | None

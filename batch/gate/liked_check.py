@@ -1,22 +1,22 @@
-"""Check that no list in Redis contains a post its user has liked, by the likes of the night's store."""
+"""Check that no list in Redis contains a post that its user has liked in the night's interactions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import redis
 
+from batch.context import Stores
 from batch.redis_client import blocks
 from batch.training.dataset import Dataset
 from contract.codec import Ranked, decode_list
 from contract.columns import POST_ID, USER_ID
-from contract.keys import Keys
 
-MOST_LISTS = 20_000
-"""So many users with likes are joined back, drawn at random; all where there are fewer."""
+MAX_LISTS = 20_000
+"""Lists of users with likes that are read back; above it, a random sample."""
 
-KEYS_AT_A_TIME = 1_000
+KEYS_BATCH = 1_000
 USERS_WITH_LIKES = """
     SELECT DISTINCT user_row FROM interactions
     WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
@@ -29,43 +29,47 @@ LIKED = """
 """
 
 
-def liked_served(
-    client: redis.Redis, keys: Keys, run_id: str, dataset: Dataset, users: int, seed: int
-) -> tuple[int, int]:
-    """Return how many posts in the lists are liked by their user, and how many lists were read.
+@dataclass(frozen=True)
+class LikedCheck:
+    """Posts in lists that their user has liked, and the number of lists read."""
 
-    The likes are those of the night's own snapshot: what was liked since is
-    not the run's fault, and the refresh at the end of the night takes it out.
-    They are read from the store anew, not taken from what the lists were made of.
+    liked_in_lists: int
+    lists_read: int
+
+
+def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> LikedCheck:
+    """Count the posts in lists that their user has liked.
+
+    The likes are those of the night's snapshot: a later like is removed by the refresh at the end of
+    the night. They are read from the store again, not taken from what the lists were made of.
 
     Parameters
     ----------
     users
-        How many of the network's users have a list.
+        Number of the network's users, from the first, that have a list.
     """
     store, until = dataset.now.store, dataset.now.cutoff
-    liking = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
-    if liking.size > MOST_LISTS:
-        liking = np.sort(np.random.default_rng(seed).choice(liking, MOST_LISTS, replace=False))
-    likes = store.arrays(LIKED, {"until": until, "users": liking.tolist()})
-    posts_of: dict[int, set[int]] = {}
+    rows = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
+    if rows.size > MAX_LISTS:
+        rng = np.random.default_rng(stores.settings.night.seed)
+        rows = np.sort(rng.choice(rows, MAX_LISTS, replace=False))
+    likes = store.arrays(LIKED, {"until": until, "users": rows.tolist()})
+    liked_by: dict[int, set[int]] = {}
     for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
-        posts_of.setdefault(user_id, set()).add(post_id)
+        liked_by.setdefault(user_id, set()).add(post_id)
     found = read = 0
-    for user_id, ranked in lists_of(client, keys, run_id, posts_of):
+    for user_id, ranked in read_lists(stores, run_id, liked_by):
         read += 1
-        found += sum(post in posts_of[user_id] for post, _ in ranked)
-    return found, read
+        found += sum(post in liked_by[user_id] for post, _ in ranked)
+    return LikedCheck(found, read)
 
 
-def lists_of(
-    client: redis.Redis, keys: Keys, run_id: str, user_ids: Iterable[int]
-) -> Iterable[tuple[int, Ranked]]:
-    """Yield the list of each user that has one in a run, read from Redis."""
-    for block in blocks(user_ids, KEYS_AT_A_TIME):
-        with client.pipeline(transaction=False) as pipe:
+def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator[tuple[int, Ranked]]:
+    """Yield (user id, list) of each user that has a list in a run, read from Redis."""
+    for block in blocks(user_ids, KEYS_BATCH):
+        with stores.redis.pipeline(transaction=False) as pipe:
             for user_id in block:
-                pipe.get(keys.user(run_id, user_id))
+                pipe.get(stores.keys.user(run_id, user_id))
             for user_id, value in zip(block, pipe.execute(), strict=True):
                 if value is not None:
                     yield user_id, decode_list(value)

@@ -1,48 +1,55 @@
-"""The rules of the gate: each one value, compared with bounds that are settings; without it, none refuses."""
+"""The rules of the gate: each compares one value with bounds from the settings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from batch.evaluation import POPULARITY, RANKER_LABELS, RECENCY
-from batch.gate.inputs import BesideLive, GateInputs
-from batch.gate.list_stats import FIRST
+from batch.gate.inputs import GateInputs, LiveComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
+from contract.codec import LIST_HEAD
 from contract.settings import GateSettings
 
 NOTHING_LIVE = "nothing of this variant is live to compare with"
 
-Found = tuple[float | None, str]
-"""A rule's value, None where there is nothing to compare, and what it is or why there is none, in words."""
+
+class Measurement(NamedTuple):
+    """A rule's value, None if there is nothing to compare, and what it is or why there is none."""
+
+    value: float | None
+    description: str
+
 
 Bound = Callable[[GateSettings], float]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: a value, which must lie from `low` to `high` where these are given."""
+    """One rule: the value must be from `low` to `high`; None is no bound. It needs a value to refuse."""
 
     name: str
-    value: Callable[[GateInputs], Found]
+    measure: Callable[[GateInputs], Measurement]
     low: Bound | None = None
     high: Bound | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of one run.
+    """Result of one rule for one run.
 
     Attributes
     ----------
     value
-        None where the rule was not compared.
+        None if the rule was not compared.
     bound
-        One number, or both ends where there are two.
+        One number, or [low, high].
     outcome
         `passed`, `refused` or `not compared`.
+    why
+        The value in words, and by how much it is out of bounds.
     """
 
     rule: str
@@ -63,141 +70,167 @@ class Verdict:
         }
 
 
-def judge(inputs: GateInputs, gate: GateSettings) -> list[Verdict]:
-    """Hold the facts against every rule, in the order of `RULES`."""
-    return [_verdict(rule, inputs, gate) for rule in RULES]
+def apply_rules(inputs: GateInputs, gate: GateSettings) -> list[Verdict]:
+    """Apply every rule, in the order of `RULES`."""
+    return [_apply(rule, inputs, gate) for rule in RULES]
 
 
-def refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
-    """Say in one line which rules of a manifest's `gate` refuse, and by how much; None if none does."""
+def describe_refusal(verdicts: Sequence[dict[str, Any]]) -> str | None:
+    """Describe in one line which rules of a manifest's `gate` refuse, and by how much; None if none does."""
     refused = [
         f"{verdict['rule']}: {verdict['why']}" for verdict in verdicts if outcome_of(verdict) == REFUSED
     ]
     return "; ".join(refused) or None
 
 
-def _verdict(rule: Rule, inputs: GateInputs, gate: GateSettings) -> Verdict:
-    value, says = rule.value(inputs)
+def _apply(rule: Rule, inputs: GateInputs, gate: GateSettings) -> Verdict:
+    value, description = rule.measure(inputs)
     bounds = [bound(gate) for bound in (rule.low, rule.high) if bound is not None]
     bound = bounds[0] if len(bounds) == 1 else bounds
     if value is None or math.isnan(value):
-        return Verdict(rule.name, None, bound, NOT_COMPARED, says)
+        return Verdict(rule.name, None, bound, NOT_COMPARED, description)
     low = rule.low(gate) if rule.low else -math.inf
     high = rule.high(gate) if rule.high else math.inf
     if value < low:
-        says += f"; {_short(value)} is less than the {_short(low)} allowed"
+        description += f"; {_short(value)} is less than the {_short(low)} allowed"
     elif value > high:
-        says += f"; {_short(value)} is more than the {_short(high)} allowed"
+        description += f"; {_short(value)} is more than the {_short(high)} allowed"
     outcome = PASSED if low <= value <= high else REFUSED
-    return Verdict(rule.name, float(f"{value:.6g}"), bound, outcome, says)
+    return Verdict(rule.name, float(f"{value:.6g}"), bound, outcome, description)
 
 
 def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _less_popular(ranker: str) -> Callable[[GateInputs], Found]:
-    """Judge the upper end of the interval of NDCG@10 of the model less that of a ranker."""
+def _less_popular(ranker: str) -> Callable[[GateInputs], Measurement]:
+    """Measure NDCG@10 of the model minus a ranker's: the upper end of the interval over users."""
     name = RANKER_LABELS.get(ranker, ranker)
 
-    def value(inputs: GateInputs) -> Found:
+    def value(inputs: GateInputs) -> Measurement:
         found = inputs.popularity_comparison
-        if found.cannot_judge:
-            return None, f"not compared with {name}: {found.cannot_judge} in the holdout"
+        if found.not_comparable_because:
+            return Measurement(
+                None, f"not compared with {name}: {found.not_comparable_because} in the holdout"
+            )
         difference, low, high = found.differences[ranker]
-        says = f"NDCG@10 over the full catalogue less that of {name}, {found.users} users: {difference:+.4f}"
-        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+        description = (
+            f"NDCG@10 over the full catalogue less that of {name}, {found.users} users: {difference:+.4f}"
+        )
+        return Measurement(
+            high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+        )
 
     return value
 
 
-def _users_covered(inputs: GateInputs) -> Found:
-    return _share(inputs.lists, inputs.users_asked), f"{inputs.lists} lists for {inputs.users_asked} users"
+def _users_covered(inputs: GateInputs) -> Measurement:
+    return Measurement(
+        _share(inputs.lists, inputs.users_requested),
+        f"{inputs.lists} lists for {inputs.users_requested} users",
+    )
 
 
-def _users_kept(inputs: GateInputs) -> Found:
+def _users_kept(inputs: GateInputs) -> Measurement:
     if inputs.live is None:
-        return None, NOTHING_LIVE
+        return Measurement(None, NOTHING_LIVE)
     before = inputs.live.users_of_network
-    return _share(inputs.users_of_network, before), (
-        f"{inputs.users_of_network} users now, {before} for {inputs.live.run_id}"
+    return Measurement(
+        _share(inputs.users_of_network, before),
+        f"{inputs.users_of_network} users now, {before} for {inputs.live.run_id}",
     )
 
 
-def _full_lists(inputs: GateInputs) -> Found:
-    return _share(inputs.full, inputs.lists), f"{inputs.full} of {inputs.lists} lists are as long as can be"
+def _full_lists(inputs: GateInputs) -> Measurement:
+    return Measurement(_share(inputs.full, inputs.lists), f"{inputs.full} of {inputs.lists} lists are full")
 
 
-def _lists_of_five(inputs: GateInputs) -> Found:
-    says = f"{inputs.of_five} of {inputs.lists} lists have {FIRST} posts, or as many as a list can have"
-    return _share(inputs.of_five, inputs.lists), says
+def _lists_of_five(inputs: GateInputs) -> Measurement:
+    lists = f"{inputs.lists_with_five} of {inputs.lists} lists"
+    description = f"{lists} have {LIST_HEAD} posts, or as many as a list can have"
+    return Measurement(_share(inputs.lists_with_five, inputs.lists), description)
 
 
-def _coverage(inputs: GateInputs) -> Found:
-    reachable = min(inputs.posts, FIRST * inputs.lists)
-    says = f"{inputs.posts_in_first} of {reachable} posts that could be stand in some list's first {FIRST}"
-    return _share(inputs.posts_in_first, reachable), says
-
-
-def _coverage_of_live(inputs: GateInputs) -> Found:
-    live = inputs.live
-    if live is None or live.users == 0:
-        return None, _no_users(live)
-    says = (
-        f"{live.posts_in_first} posts in the first {FIRST} of {live.users} users, {live.posts_in_its_first}"
+def _coverage(inputs: GateInputs) -> Measurement:
+    reachable = min(inputs.posts, LIST_HEAD * inputs.lists)
+    description = (
+        f"{inputs.posts_in_first} of {reachable} reachable posts are in the first {LIST_HEAD} of some list"
     )
-    return _share(live.posts_in_first, live.posts_in_its_first), f"{says} in {live.run_id}"
+    return Measurement(_share(inputs.posts_in_first, reachable), description)
 
 
-def _overlap(inputs: GateInputs) -> Found:
+def _coverage_of_live(inputs: GateInputs) -> Measurement:
     live = inputs.live
     if live is None or live.users == 0:
-        return None, _no_users(live)
-    return live.overlap, f"mean over {live.users} users of what their first {FIRST} share with {live.run_id}"
+        return Measurement(None, _no_users(live))
+    description = (
+        f"{live.head_posts} posts in the first {LIST_HEAD} of {live.users} users, {live.live_head_posts}"
+    )
+    return Measurement(_share(live.head_posts, live.live_head_posts), f"{description} in {live.run_id}")
 
 
-def _not_finite(inputs: GateInputs) -> Found:
-    return float(inputs.not_finite), f"{inputs.not_finite} scores are infinite or no number"
+def _overlap(inputs: GateInputs) -> Measurement:
+    live = inputs.live
+    if live is None or live.users == 0:
+        return Measurement(None, _no_users(live))
+    return Measurement(
+        live.overlap,
+        f"mean over {live.users} users of the share of their first {LIST_HEAD} that is also in {live.run_id}",
+    )
 
 
-def _liked_served(inputs: GateInputs) -> Found:
-    says = f"{inputs.liked_served} posts that their user likes, in {inputs.lists_joined} lists read back"
-    return float(inputs.liked_served), says
+def _not_finite(inputs: GateInputs) -> Measurement:
+    return Measurement(float(inputs.not_finite), f"{inputs.not_finite} scores are NaN or infinite")
 
 
-def _difference(metric: str, name: str) -> Callable[[GateInputs], Found]:
-    """Judge the upper end of the difference's interval: what chance explains refuses no run."""
+def _liked_served(inputs: GateInputs) -> Measurement:
+    description = (
+        f"{inputs.liked_in_lists} posts that their user has liked, in {inputs.lists_read} lists read back"
+    )
+    return Measurement(float(inputs.liked_in_lists), description)
 
-    def value(inputs: GateInputs) -> Found:
+
+def _difference(metric: str, name: str) -> Callable[[GateInputs], Measurement]:
+    """Measure the upper end of the difference's interval: a drop that chance explains refuses no run."""
+
+    def value(inputs: GateInputs) -> Measurement:
         if inputs.live is None:
-            return None, NOTHING_LIVE
+            return Measurement(None, NOTHING_LIVE)
         if inputs.live.differences is None:
-            return None, f"not compared with {inputs.live.run_id}: {inputs.live.why_not}"
+            return Measurement(
+                None, f"not compared with {inputs.live.run_id}: {inputs.live.not_comparable_because}"
+            )
         difference, low, high = inputs.live.differences[metric]
         if math.isnan(high):
-            return None, f"the held-out rows give no {name}"
-        says = f"{name} less that of {inputs.live.run_id} on the same rows: {difference:+.4f}"
-        return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+            return Measurement(None, f"the held-out rows give no {name}")
+        description = f"{name} less that of {inputs.live.run_id} on the same rows: {difference:+.4f}"
+        return Measurement(
+            high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+        )
 
     return value
 
 
-def _ndcg(inputs: GateInputs) -> Found:
-    """Judge the upper end of the interval of NDCG@10 over the full catalogue, less that of the live run."""
+def _ndcg(inputs: GateInputs) -> Measurement:
+    """Measure NDCG@10 over the full catalogue minus the live run's: the upper end of the interval."""
     if inputs.live is None:
-        return None, NOTHING_LIVE
+        return Measurement(None, NOTHING_LIVE)
     if inputs.live.ndcg_at_10 is None:
-        return None, f"not compared with {inputs.live.run_id}: {inputs.live.why_no_ndcg}"
+        return Measurement(
+            None, f"not compared with {inputs.live.run_id}: {inputs.live.ndcg_not_comparable_because}"
+        )
     difference, low, high = inputs.live.ndcg_at_10
-    says = f"NDCG@10 over the full catalogue less that of {inputs.live.run_id}: {difference:+.4f}"
-    return high, f"{says} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+    description = f"NDCG@10 over the full catalogue less that of {inputs.live.run_id}: {difference:+.4f}"
+    return Measurement(
+        high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
+    )
 
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _no_users(live: BesideLive | None) -> str:
+def _no_users(live: LiveComparison | None) -> str:
     return NOTHING_LIVE if live is None else f"no user drawn has a list in {live.run_id} too"
 
 

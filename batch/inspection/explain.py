@@ -33,6 +33,7 @@ from batch.training.refresh_state import load_refresh_state
 from contract.codec import Ranked
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
 from contract.errors import ModelError, SourceError
+from contract.manifest import Manifest
 
 TOLERANCE = 1e-5
 """Largest difference between the sum of the contributions and the forest's score."""
@@ -108,7 +109,8 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: int, post_id: int
         posts = network.posts[network.posts.index.isin([*known, post_id])]
         network = Network(network.users.iloc[[user]], posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
-        night = stack.enter_context(closing(open_store(settings, manifest, recent.store.options)))
+        store = open_store(settings, Manifest.from_record(manifest), recent.store.options)
+        night = stack.enter_context(closing(store))
         combined = CombinedStore(night, cutoff - LATE, recent)
         counts = combined.post_counts(posts, cutoff)
         history = stack.enter_context(combined.history(network, cutoff, model.groupings, counts))

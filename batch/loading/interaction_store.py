@@ -31,6 +31,7 @@ import numpy.typing as npt
 from batch.loading.work_folder import folder_error, store_folder
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
+from contract.manifest import Manifest
 from contract.settings import Settings
 
 FILE = "store.duckdb"
@@ -233,7 +234,7 @@ def readable_errors(path: Path | None) -> Iterator[None]:
         raise InteractionStoreError(f"the interaction store {where}: {reason[:500]}; {advice}") from None
 
 
-def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptions) -> InteractionStore:
+def open_store(settings: Settings, manifest: Manifest, options: StoreOptions) -> InteractionStore:
     """Open the store of a run, and check that it is complete and belongs to the run.
 
     Parameters
@@ -246,7 +247,7 @@ def open_store(settings: Settings, manifest: dict[str, Any], options: StoreOptio
     InteractionStoreError
         The store is missing, truncated, of another version, of another run or of another database.
     """
-    path, expected = store_folder(settings) / manifest["run_id"] / FILE, manifest.get("store")
+    path, expected = store_folder(settings) / manifest.run_id / FILE, manifest.store
     again = "run the night again"
     if expected is None or not path.is_file():
         raise InteractionStoreError(f"there is no interaction store {path}; {again}")

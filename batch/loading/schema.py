@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from batch.postgres import HOW_TO_FIX
+from batch.postgres import SEE_README
 from contract import columns
 from contract.errors import SourceError
 
@@ -64,15 +64,15 @@ def check_views(connection: sa.Connection) -> Columns:
 def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
     relation = f"{columns.SCHEMA}.{view}"
     if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):
-        raise SourceError(f"the schema {columns.SCHEMA} is missing; {HOW_TO_FIX}")
+        raise SourceError(f"the schema {columns.SCHEMA} is missing; {SEE_README}")
     found = {row.attname: row.type for row in connection.execute(COLUMN_TYPES, {"relation": relation})}
     if not found:
-        raise SourceError(f"the view {relation} is missing; {HOW_TO_FIX}")
+        raise SourceError(f"the view {relation} is missing; {SEE_README}")
     if not connection.scalar(sa.text("SELECT has_table_privilege(:name, 'SELECT')"), {"name": relation}):
         raise SourceError(f"no right to read {relation}; GRANT SELECT ON {relation} to this role")
     for column, types in REQUIRED[view].items():
         if column not in found:
-            raise SourceError(f"the view {relation} lacks the column {column}; {HOW_TO_FIX}")
+            raise SourceError(f"the view {relation} lacks the column {column}; {SEE_README}")
         _check_type(relation, column, found[column], types)
     for column, types in OPTIONAL.get(view, {}).items():
         if column in found:

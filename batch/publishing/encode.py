@@ -1,13 +1,12 @@
-"""Lists as text, many at a time: from arrays of posts and scores to bytes, compiled.
+"""Encode many lists at once: from arrays of posts and scores to bytes, in compiled code.
 
-A chunk becomes *lines*, `id<TAB>list<LF>` with each list as `contract.codec.encode_list`
-writes it. Lines are what a run's checksum is taken over. `pack` cuts the same
-bytes into commands as Redis reads them (RESP), so a list becomes text once.
+A chunk becomes lines `id<TAB>list<LF>`, each list as `contract.codec.encode_list` writes it. A run's
+checksum is over these lines. `pack` puts the same bytes into a command of Redis's protocol (RESP), so
+a list is encoded once.
 
-The text of each post is made once, and that of every thousandth. What is copied
-from those tables has a fixed width, one or two instructions; what is too much
-is written over by what follows. Compiled functions that call each other stay in
-one file: see batch/jit.py.
+The text of each post and of each thousandth is made once, in tables of a fixed width: a copy of fixed
+width is one or two instructions, and the next write overwrites the excess. Compiled functions that call
+each other stay in one file: see batch/jit.py.
 """
 
 from __future__ import annotations
@@ -23,33 +22,33 @@ from batch.scoring.simd import copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
 
-GREATEST_SCORE = 1e12
-"""Scores below have so few digits that those of their thousandths are what Python's own encoder chooses."""
+MAX_SCORE = 1e12
+"""Below this, the digits of a score in thousandths are those that Python's JSON encoder chooses."""
 
 
 _UNITS = 10**SCORE_DECIMALS
 _TEN = np.uint64(10)
-_LONGEST_ID = 20
+_MAX_ID = 20
 _POST_WIDTH, _FRACTION_WIDTH = 32, 8
-_LONGEST_PAIR = _LONGEST_ID + len("[,-1000000000000.000],")
-_LONGEST_BESIDE_PAIRS = _LONGEST_ID + len("\t[]\n")
-_LONGEST_BESIDE_TEXT = 2 * (_LONGEST_ID + len("$\r\n\r\n"))
+_MAX_PAIR = _MAX_ID + len("[,-1000000000000.000],")
+_MAX_BESIDE_PAIRS = _MAX_ID + len("\t[]\n")
+_MAX_BESIDE_TEXT = 2 * (_MAX_ID + len("$\r\n\r\n"))
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Some lists as text.
+    """Encoded lists.
 
     Attributes
     ----------
     text
-        Lines, one after the other.
+        The lines.
     starts
-        (lists + 1,) where each line starts, and where the last one ends.
+        (lists + 1,) start of each line, and end of the last one.
     tabs
-        (lists,) where the tab stands that ends each line's id.
+        (lists,) position of the tab after each line's id.
     lengths
-        (lists,) how many posts each list has.
+        (lists,) number of posts in each list.
     """
 
     text: Bytes
@@ -59,43 +58,43 @@ class Lines:
 
     @property
     def value_bytes(self) -> Int64s:
-        """(lists,) size of each list."""
+        """(lists,) bytes of each list."""
         sizes: Int64s = self.starts[1:] - self.tabs - 2
         return sizes
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield (whose id, list) of each line."""
+        """Yield (owner's id, list) of each line."""
         for line in str(self.text.tobytes(), "ascii").splitlines():
-            whose, _, value = line.partition("\t")
-            yield whose, value
+            owner, _, value = line.partition("\t")
+            yield owner, value
 
 
-class Encoder:
-    """Writes lists of the same posts.
+class ListEncoder:
+    """Encode lists of posts.
 
     Parameters
     ----------
     post_ids
-        (posts,) int64; lists name the posts by their places in here.
+        (posts,) int64 ids; lists name posts by their row in this array.
     """
 
     def __init__(self, post_ids: Int64s) -> None:
         self._posts, self._lengths = _table([f"[{post}," for post in post_ids.tolist()], _POST_WIDTH)
 
     def lines(self, ids: Int64s, posts: Int32s, scores: Float32s) -> Lines:
-        """Write lists as text.
+        """Encode lists.
 
         Parameters
         ----------
         ids
-            (lists,) whose lists they are.
+            (lists,) ids of the owners.
         posts, scores
-            (lists, n) places of posts, best first (-1 pads), and their scores.
+            (lists, n) rows of posts, best first, -1 pads; their scores.
 
         Raises
         ------
         ModelError
-            A score is not finite or not below `GREATEST_SCORE`.
+            A score is not finite or not below `MAX_SCORE`.
         """
         text = np.empty(len(ids) * bytes_per_line(posts.shape[1]) + _POST_WIDTH, dtype=np.uint8)
         starts = np.zeros(len(ids) + 1, dtype=np.int64)
@@ -108,15 +107,15 @@ class Encoder:
 
 
 def bytes_per_line(n: int) -> int:
-    """Tell the most memory that the line of a list of n posts takes."""
-    return _LONGEST_BESIDE_PAIRS + n * _LONGEST_PAIR
+    """Return the maximum bytes of the line of a list of n posts."""
+    return _MAX_BESIDE_PAIRS + n * _MAX_PAIR
 
 
 def pack(lines: Lines, key_start: str) -> memoryview:
-    """Pack lists into one MSET, as Redis reads it; `key_start` and a list's id make its key."""
+    """Pack lists into one MSET in Redis's protocol; a list's key is `key_start` and its owner's id."""
     before = np.frombuffer(key_start.encode(), dtype=np.uint8)
     head = f"*{1 + 2 * len(lines.tabs)}\r\n$4\r\nMSET\r\n".encode()
-    size = len(head) + len(lines.text) + len(lines.tabs) * (len(before) + _LONGEST_BESIDE_TEXT)
+    size = len(head) + len(lines.text) + len(lines.tabs) * (len(before) + _MAX_BESIDE_TEXT)
     command = np.empty(size, dtype=np.uint8)
     command[: len(head)] = np.frombuffer(head, dtype=np.uint8)
     end = _write_pairs(lines.text, lines.starts, lines.tabs, before, command, len(head))
@@ -124,13 +123,13 @@ def pack(lines: Lines, key_start: str) -> memoryview:
 
 
 def _table(texts: list[str], width: int) -> tuple[Bytes, Int64s]:
-    """Lay texts out side by side, each in so many bytes; return them and their lengths."""
+    """Return the texts as rows of `width` bytes, and their lengths."""
     row = np.array(texts, dtype=f"S{width}")
     return row.view(np.uint8).reshape(len(texts), width), np.char.str_len(row).astype(np.int64)
 
 
 def _fraction(thousandths: int) -> str:
-    """Write what comes after a score's whole part."""
+    """Return the text after a score's integer part."""
     digits = f".{thousandths:0{SCORE_DECIMALS}}".rstrip("0") if thousandths else ""
     return f"{digits}],"
 
@@ -152,7 +151,7 @@ def _write_lines(
     tabs: Int64s,
     lengths: Int64s,
 ) -> int:
-    """Write all lines; return where they end, or -1 when a score has no text."""
+    """Write all lines; return their end, or -1 if a score is not finite or too large."""
     at = 0
     for row in range(len(ids)):
         at = _write_number(text, at, ids[row])
@@ -162,7 +161,7 @@ def _write_lines(
         length = 0
         while length < posts.shape[1] and posts[row, length] >= 0:
             post, score = posts[row, length], np.float64(scores[row, length])
-            if not abs(score) < GREATEST_SCORE:
+            if not abs(score) < MAX_SCORE:
                 return -1
             copy_bytes(post_texts, post * _POST_WIDTH, text, at, _POST_WIDTH)
             at += post_lengths[post]
@@ -185,7 +184,7 @@ def _write_lines(
 
 @jit
 def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, command: Bytes, at: int) -> int:
-    """Write a key and a value for each line, each with its length before it; return where they end."""
+    """Write key and value of each line, each after its length; return their end."""
     for row in range(len(tabs)):
         id_length = tabs[row] - starts[row]
         at = _write_length(command, at, len(before) + id_length)
@@ -214,20 +213,20 @@ def _end_line(command: Bytes, at: int) -> int:
 
 @jit
 def _write_number(text: Bytes, at: int, number: int) -> int:
-    """Write a whole number of 64 bits; return where it ends."""
+    """Write a 64-bit integer; return its end."""
     if number < 0:
         text[at] = ord("-")
         at += 1
-    # Two steps, since the least number has no counterpart above zero.
+    # In two steps: the smallest int64 has no positive counterpart.
     rest = np.uint64(number) if number >= 0 else np.uint64(-(number + 1)) + np.uint64(1)
     if rest < _TEN:
         text[at] = ord("0") + rest
         return at + 1
-    end, greater = at + 1, rest // _TEN
-    while greater:
+    end, remaining = at + 1, rest // _TEN
+    while remaining:
         end += 1
-        greater //= _TEN
-    for place in range(end - 1, at - 1, -1):
-        text[place] = ord("0") + rest % _TEN
+        remaining //= _TEN
+    for index in range(end - 1, at - 1, -1):
+        text[index] = ord("0") + rest % _TEN
         rest //= _TEN
     return end

@@ -1,82 +1,66 @@
-"""Which run is live: the one switch, a run that is refused, and a run that fails."""
+"""Switch which run is live; record runs that are refused, fail or are rolled back."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
-import sqlalchemy as sa
 from redis.client import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch import redis_client
+from batch.context import Stores
 from batch.loading.work_folder import store_folder
 from batch.runs import ledger
-from batch.runs.ledger import Run, State
+from batch.runs.ledger import Change, Run, State
 from contract.codec import decode_object, encode_object
 from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
-from contract.settings import Settings
+from contract.manifest import Manifest
 
 log = logging.getLogger("batch")
 
 
-def go_live(
-    engine: sa.Engine,
-    client: redis.Redis,
-    keys: Keys,
-    run: Run,
-    manifest: dict[str, Any],
-    who: str,
-    reason: str | None = None,
-) -> None:
-    """Make a written run live: one SET of one pointer, inside the transaction that enters it in the ledger.
+def go_live(stores: Stores, run: Run, manifest: Manifest, *, reason: str | None = None) -> Manifest:
+    """Make a written run live; return its manifest as published.
 
-    If the SET fails the ledger rolls back; if the commit fails the pointer
-    stands, and the ledger is brought up to it before the next run.
+    The switch is one SET of one pointer, inside the transaction that records it in the ledger. If the
+    SET fails, the ledger rolls back. If the commit fails, the pointer stays, and the next run corrects
+    the ledger.
     """
-    now = datetime.now(UTC)
-    manifest |= {"state": str(State.LIVE), "published_at": now.isoformat()}
-    client.set(keys.manifest(run.run_id), encode_object(manifest))
-    with ledger.switching(engine, run.key_prefix) as connection:
+    client, keys, now = stores.redis, stores.keys, datetime.now(UTC)
+    manifest = replace(manifest, state=str(State.LIVE), published_at=now)
+    client.set(keys.manifest(run.run_id), manifest.to_json())
+    with ledger.switch_lock(stores.engine, run.key_prefix) as connection:
         before = client.get(keys.live(run.variant))
-        ledger.make_live(connection, run, now, who, reason, cutoff=manifest["cutoff"], manifest=manifest)
+        ledger.make_live(connection, run, Change(now, stores.actor, reason), manifest)
         client.set(keys.live(run.variant), run.run_id)
     if before:
-        restate(engine, client, keys, [Run(str(before), run.variant, run.key_prefix)])
+        sync_manifest_states(stores, [Run(str(before), run.variant, run.key_prefix)])
+    return manifest
 
 
-def refuse(
-    engine: sa.Engine,
-    client: redis.Redis,
-    keys: Keys,
-    run: Run,
-    manifest: dict[str, Any],
-    who: str,
-    reason: str,
-) -> None:
-    """Keep a written run from going live; its keys and its model stay for a look."""
-    manifest |= {"state": str(State.REFUSED)}
-    client.set(keys.manifest(run.run_id), encode_object(manifest))
-    with engine.begin() as connection:
-        ledger.refuse(connection, run, datetime.now(UTC), who, reason, manifest)
+def refuse(stores: Stores, run: Run, manifest: Manifest, *, reason: str) -> Manifest:
+    """Record that the gate refuses a written run; its keys and its model are kept for inspection."""
+    manifest = replace(manifest, state=str(State.REFUSED))
+    stores.redis.set(stores.keys.manifest(run.run_id), manifest.to_json())
+    with stores.engine.begin() as connection:
+        ledger.refuse(connection, run, Change(datetime.now(UTC), stores.actor, reason), manifest)
+    return manifest
 
 
-def abandon(
-    engine: sa.Engine, client: redis.Redis, settings: Settings, run: Run, reason: str, who: str
-) -> None:
-    """Enter a run as failed and remove its keys, as far as Postgres and Redis can be reached.
+def abandon(stores: Stores, run: Run, *, reason: str) -> None:
+    """Record a run as failed and remove its keys and files, as far as Postgres and Redis can be reached.
 
-    What cannot be done now is done before the next run. A run that
-    serves already (its ledger entry was lost) is left alone.
+    The next run does what is left. A run that is live already (its ledger entry was lost) is not changed.
     """
-    keys = Keys(settings.stores.key_prefix)
+    client, keys, settings = stores.redis, stores.keys, stores.settings
     redis_client.disconnect(client)  # an interrupted command leaves its answer in the connection
     try:
         with redis_client.readable_errors(settings):
@@ -88,46 +72,56 @@ def abandon(
     for folder in (Path(settings.night.model_dir), store_folder(settings)):
         shutil.rmtree(folder / run.run_id, ignore_errors=True)
     try:
-        with engine.begin() as connection:
-            ledger.move(connection, run.run_id, State.FAILED, datetime.now(UTC), who, reason)
+        with stores.engine.begin() as connection:
+            change = Change(datetime.now(UTC), stores.actor, reason)
+            ledger.set_state(connection, run.run_id, State.FAILED, change)
     except SQLAlchemyError:
         log.warning(
-            "the ledger says 'building' of %s until the next run: Postgres is out of reach", run.run_id
+            "the ledger says 'building' of %s until the next run: Postgres cannot be reached", run.run_id
         )
 
 
-def restate(engine: sa.Engine, client: redis.Redis, keys: Keys, runs: Iterable[Run]) -> None:
-    """Write into the manifests of runs the states that the ledger gives them; what differs harms nobody."""
+def sync_manifest_states(stores: Stores, runs: Iterable[Run]) -> None:
+    """Write the ledger's states into the manifests of runs; nothing reads a state that is out of date."""
+    client, keys = stores.redis, stores.keys
     try:
         for run in runs:
-            with ledger.switching(engine, run.key_prefix) as connection:
-                state, fields = ledger.state_of(connection, run), read_manifest(client, keys, run.run_id)
+            with ledger.switch_lock(stores.engine, run.key_prefix) as connection:
+                state, name = ledger.state_of(connection, run), keys.manifest(run.run_id)
+                fields = _decode(client.get(name))
                 if state is not None and fields and fields.get("state") != state:
-                    fields |= {"state": str(state)}
-                    client.set(keys.manifest(run.run_id), encode_object(fields), xx=True)
+                    client.set(name, encode_object(fields | {"state": str(state)}), xx=True)
     except SQLAlchemyError as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
-        log.warning("a manifest tells an old state until the next run: %s", reason)
+        log.warning("a manifest keeps an old state until the next run: %s", reason)
 
 
-def read_manifest(client: redis.Redis, keys: Keys, run_id: str) -> dict[str, Any]:
-    """Return a run's manifest as Redis has it; empty where there is none that can be read."""
+def read_manifest(client: redis.Redis, keys: Keys, run_id: str) -> Manifest | None:
+    """Return a run's manifest from Redis; None if there is none that can be read."""
     value = client.get(keys.manifest(run_id))
+    try:
+        return Manifest.from_json(value) if value else None
+    except ValueError:
+        return None
+
+
+def _decode(value: str | bytes | None) -> dict[str, Any]:
+    """Return the fields of a manifest; none if it is missing or broken."""
     try:
         return decode_object(value) if value else {}
     except ValueError:
         return {}
 
 
-def amend_manifest(client: redis.Redis, keys: Keys, run_id: str, fields: dict[str, Any]) -> None:
-    """Put fields into a run's manifest in Redis, whatever a night changes in it at the same time.
+def amend_manifest(stores: Stores, run_id: str, fields: dict[str, Any]) -> None:
+    """Add fields to a run's manifest in Redis, in a transaction: a night may change it at the same time.
 
     Raises
     ------
     StoreError
-        The run was removed meanwhile, which the lock should have prevented; what was written is removed.
+        The run was removed meanwhile, although the lock is held; what was written is removed.
     """
-    name = keys.manifest(run_id)
+    client, name = stores.redis, stores.keys.manifest(run_id)
 
     def change(pipe: Pipeline) -> None:
         value = pipe.get(name)
@@ -136,21 +130,19 @@ def amend_manifest(client: redis.Redis, keys: Keys, run_id: str, fields: dict[st
             pipe.set(name, encode_object(decode_object(str(value)) | fields))
 
     if not client.transaction(change, name):
-        redis_client.remove_run(client, keys, run_id)
-        raise StoreError(f"{run_id} was removed while it was refreshed; the next refresh takes what is live")
-
-
-KNOWN_USERS = "some_users"
-"""In a manifest: users that have a list in the run."""
+        redis_client.remove_run(client, stores.keys, run_id)
+        raise StoreError(
+            f"{run_id} was removed while it was refreshed; the next refresh works on the live run"
+        )
 
 
 class RollbackError(OvernightError):
-    """Raised when there is nothing to go back from or to; nothing is changed."""
+    """Raised when there is no run to roll back from or to; nothing is changed."""
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """From which run to which; `building` are runs under way, which may go live after it."""
+    """The runs of a rollback; those in `building` are being built and may go live after it."""
 
     variant: str
     bad: str
@@ -158,50 +150,50 @@ class RolledBack:
     building: list[str]
 
 
-def roll_back(
-    engine: sa.Engine, client: redis.Redis, keys: Keys, variant: str, reason: str, who: str
-) -> RolledBack:
-    """Make the last good run of a variant live again, and close the one that is.
+def roll_back(stores: Stores, variant: str, *, reason: str) -> RolledBack:
+    """Make the last good run of a variant live again, and close the live run.
 
-    It does not wait for a night: a run being built meanwhile may go live after it.
+    It does not wait for a night: a run that is being built may go live after it.
 
     Raises
     ------
     RollbackError
-        Nothing is live, or no earlier run is still whole.
+        No run is live, or no earlier run is complete.
     """
-    prefix, now = keys.prefix, datetime.now(UTC)
-    with ledger.switching(engine, prefix) as connection:
+    client, keys, prefix = stores.redis, stores.keys, stores.keys.prefix
+    change = Change(datetime.now(UTC), stores.actor, reason)
+    with ledger.switch_lock(stores.engine, prefix) as connection:
         serving = client.get(keys.live(variant))
         if not serving:
             raise RollbackError(f"no run of {variant} is live; `python -m batch run` makes one")
         bad = Run(str(serving), variant, prefix)
-        if not ledger.agree(connection, bad, now, who):
+        if not ledger.reconcile(connection, bad, change):
             raise RollbackError(
                 f"{variant} serves {bad.run_id}, which this ledger does not know; is DATABASE_URL right?"
             )
-        earlier = ledger.to_go_back_to(connection, bad)
-        good = next((run_id for run_id in earlier if _is_whole(client, keys, run_id)), None)
+        earlier = ledger.rollback_candidates(connection, bad)
+        good = next((run_id for run_id in earlier if _is_complete(client, keys, run_id)), None)
         if good is None:
             found = (
-                f"of {len(earlier)} earlier ones none is whole in Redis"
+                f"none of {len(earlier)} earlier runs is complete in Redis"
                 if earlier
-                else "no earlier one is kept"
+                else "no earlier run is kept"
             )
             raise RollbackError(f"{bad.run_id} stays live: {found}; `python -m batch run` makes a new one")
-        building = [run.run_id for run in ledger.unfinished(connection, prefix) if run.variant == variant]
-        ledger.roll_back(connection, bad, good, now, who, reason)
+        unfinished = ledger.unfinished_runs(connection, prefix)
+        building = [run.run_id for run in unfinished if run.variant == variant]
+        ledger.roll_back(connection, bad, good, change)
         client.set(keys.live(variant), good)
-    restate(engine, client, keys, [bad, Run(good, variant, prefix)])
+    sync_manifest_states(stores, [bad, Run(good, variant, prefix)])
     return RolledBack(variant, bad.run_id, good, building)
 
 
-def _is_whole(client: redis.Redis, keys: Keys, run_id: str) -> bool:
-    """Tell whether a run has its manifest, its popular list and the lists of some of its users."""
+def _is_complete(client: redis.Redis, keys: Keys, run_id: str) -> bool:
+    """Return whether a run has its manifest, its popular list and the lists of some of its users."""
     manifest = read_manifest(client, keys, run_id)
-    if not manifest:
+    if manifest is None:
         return False
-    names = [keys.popular(run_id), *(keys.user(run_id, user) for user in manifest.get(KNOWN_USERS, []))]
+    names = [keys.popular(run_id), *(keys.user(run_id, user) for user in manifest.some_users)]
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.exists(name)

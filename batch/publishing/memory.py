@@ -1,9 +1,8 @@
-"""Tells how much memory a run will take of Redis, and refuses it while nothing is written yet.
+"""Forecast the memory of Redis that a run takes, and refuse a run that does not fit before writing it.
 
-A key costs more than its text: an entry in a table, an object, and what the
-allocator rounds up to. `key_bytes` adds that up as Redis lays it out; Valkey
-needs somewhat less. Runs that are to be removed later do not count as free:
-they go only when the new run is live.
+A key takes more than its text: a hash table entry, an object, and the allocator's rounding. `key_bytes`
+adds these up for Redis; Valkey needs slightly less. The memory of runs that will be removed does not
+count as free, because they are removed only when the new run is live.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoPermissionError
 
 from batch.arrays import Int64s
-from batch.publishing.encode import Encoder
+from batch.publishing.encode import ListEncoder
 from batch.publishing.shared_keys import texts_of
 from batch.scoring.chunk import Lists
 from contract.errors import StoreError
@@ -32,21 +31,21 @@ SAMPLED = 1_000
 
 _ENTRY_BYTES = 24
 _OBJECT_BYTES = 16
-_PLACE_BYTES = 16
-"""Of the table, which doubles when it is full: 8 a place, and at most half of the places empty."""
+_SLOT_BYTES = 16
+"""Hash table: 8 bytes a slot; the table doubles when it is full, so at most half of the slots are empty."""
 _KEY_HEAD_BYTES, _VALUE_HEAD_BYTES = 3, 6
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take.
+    """Memory of Redis that a run will take, in bytes.
 
     Attributes
     ----------
     users_bytes, similar_bytes, texts_bytes
-        For the lists of users, the lists of similar posts, and the texts not stored before.
+        Lists of users, lists of similar posts, and texts that are not stored yet.
     used_before
-        What Redis used, in all nodes of a cluster; None where it may not be asked.
+        Memory used before, summed over the nodes of a cluster; None if INFO is not allowed.
     """
 
     users_bytes: int
@@ -56,11 +55,11 @@ class Forecast:
 
     @property
     def total_bytes(self) -> int:
-        """All that the run will take."""
+        """Sum of the parts."""
         return self.users_bytes + self.similar_bytes + self.texts_bytes
 
     def record(self, client: redis.Redis) -> dict[str, Any]:
-        """Tell the forecast beside what Redis reports now, for the run's manifest."""
+        """Return the forecast, and the memory that Redis reports as taken by now, for the run's manifest."""
         nodes = nodes_of(client) if self.used_before is not None else []
         taken = sum(node.used for node in nodes) - self.used_before if self.used_before is not None else None
         return {
@@ -70,24 +69,30 @@ class Forecast:
         }
 
 
-def before_writing(
-    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterator[Lists], posts: pd.DataFrame, *,
-    users: int, similar_n: int,
-) -> tuple[Iterator[Lists], Forecast]:  # fmt: skip
-    """Wait for the first chunk of lists, and forecast from it what the whole run will take.
+def check_memory(
+    client: redis.Redis,
+    keys: Keys,
+    run_id: str,
+    chunks: Iterator[Lists],
+    posts: pd.DataFrame,
+    *,
+    users: int,
+    similar_n: int,
+) -> tuple[Iterator[Lists], Forecast]:
+    """Forecast the memory of a run from its first chunk of lists, and check that it fits.
 
     Parameters
     ----------
     posts
         Index post_id, ascending; with their texts.
     users
-        How many users will get a list.
+        Number of users that will get a list.
     similar_n
         Longest list of similar posts; 0 if none are made.
 
     Returns
     -------
-    All chunks, the first among them, and the forecast.
+    All chunks including the first, and the forecast.
 
     Raises
     ------
@@ -108,13 +113,13 @@ def before_writing(
     used = sum(node.used for node in nodes) if nodes else None
     forecast = Forecast(round(user * users), round(similar * post_ids.size), round(texts), used)
     for node in nodes:
-        check_room(node, forecast.total_bytes)
+        require_memory(node, forecast.total_bytes)
     return chain([first], chunks), forecast
 
 
 def key_bytes(key_length: int, value_lengths: Int64s) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Tell what keys of that length with such strings take of Redis's memory."""
-    own = _ENTRY_BYTES + _OBJECT_BYTES + _PLACE_BYTES
+    """Return the bytes that Redis needs for keys of one length with strings of the given lengths."""
+    own = _ENTRY_BYTES + _OBJECT_BYTES + _SLOT_BYTES
     names = _rounded_up(np.array([key_length + _KEY_HEAD_BYTES]))
     return own + names + _rounded_up(np.asarray(value_lengths) + _VALUE_HEAD_BYTES)
 
@@ -127,16 +132,16 @@ def _rounded_up(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.floa
 
 
 def _list_bytes(lists: Lists, post_ids: Int64s, key: str) -> tuple[float, float]:
-    """Return what a user's list takes of Redis's memory, and the length of a pair in it, on average."""
+    """Return the mean bytes of a user's list in Redis, and the mean length of a pair in it."""
     rows = np.linspace(0, len(lists.user_ids) - 1, min(SAMPLED, len(lists.user_ids))).astype(np.int64)
-    lines = Encoder(post_ids).lines(lists.user_ids[rows], lists.posts[rows], lists.scores[rows])
+    lines = ListEncoder(post_ids).lines(lists.user_ids[rows], lists.posts[rows], lists.scores[rows])
     id_length = round(float((lines.tabs - lines.starts[:-1]).mean()))
     taken = key_bytes(len(key) - 1 + id_length, lines.value_bytes)
     return float(taken.mean()), float(lines.value_bytes.sum() / max(int(lines.lengths.sum()), 1))
 
 
 def _text_bytes(posts: pd.DataFrame) -> float:
-    """Return what a post's text takes in the hash of texts, on average."""
+    """Return the mean bytes of a post's text in the hash of texts."""
     sampled = islice(texts_of(posts), 0, None, max(1, len(posts) // SAMPLED))
     lengths = [len(text.encode()) for _, text in sampled]
     return float(key_bytes(len(str(posts.index[-1])), np.array(lengths)).mean())
@@ -149,7 +154,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Node:
-    """A server, with its share of all keys; `limit` is 0 where it is not known."""
+    """A server and its share of all keys; `used` and `limit` in bytes, `limit` 0 if it is unknown."""
 
     name: str
     share: float
@@ -160,7 +165,7 @@ class Node:
 
     @classmethod
     def of(cls, name: str, share: float, memory: dict[str, Any]) -> Node:
-        """Read what `INFO memory` says. Without maxmemory all the memory of the machine is the limit."""
+        """Read the answer to `INFO memory`. Without maxmemory the limit is the memory of the machine."""
         bound = int(memory.get("maxmemory", 0))
         used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
         limit = bound or int(memory.get("total_system_memory", 0))
@@ -168,7 +173,7 @@ class Node:
 
 
 def nodes_of(client: redis.Redis) -> list[Node]:
-    """Ask every server that holds keys for its memory; none where the user may not ask."""
+    """Return the memory of every server that holds keys; an empty list if INFO is not allowed."""
     try:
         if not isinstance(client, RedisCluster):
             return [Node.of("Redis", 1.0, client.info("memory"))]
@@ -179,12 +184,18 @@ def nodes_of(client: redis.Redis) -> list[Node]:
             found.append(Node.of(f"Redis at {name}", slots / len(holders), memory))
         return found
     except NoPermissionError:
-        log.warning("Redis does not let the batch's user ask for INFO; its free memory is not checked")
+        log.warning("the batch's Redis user may not run INFO; free memory is not checked")
         return []
 
 
-def check_room(node: Node, run_bytes: int) -> None:
-    """Refuse a run that does not fit into a node, or could be evicted there."""
+def require_memory(node: Node, run_bytes: int) -> None:
+    """Check that a run fits into a node and cannot be evicted there.
+
+    Raises
+    ------
+    StoreError
+        It does not fit, or the node evicts keys.
+    """
     if node.bounded and node.policy.startswith("allkeys"):
         raise StoreError(
             f"{node.name} evicts any key when it is full (maxmemory-policy {node.policy}), and users would "

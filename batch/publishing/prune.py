@@ -1,9 +1,8 @@
-"""What is cleared away: runs that died, and the keys and models of runs that are not kept.
+"""Clean up: record runs that died, and remove keys and models of runs that are not kept.
 
-The ledger says first that a run is being removed, in the same short
-transaction that a rollback needs; so nothing goes back to a run that is half
-gone. Then its keys go, its manifest last: a removal that dies is finished by
-the next one.
+The ledger first records that a run is being removed, in the short transaction that a rollback also
+needs, so no rollback chooses a run that is partly removed. Then its keys are removed, its manifest
+last: the next clean-up finishes a removal that dies.
 """
 
 from __future__ import annotations
@@ -16,22 +15,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import redis
-import sqlalchemy as sa
 
 from batch import redis_client
+from batch.context import Stores
 from batch.loading.work_folder import remove_abandoned, store_folder
 from batch.publishing import go_live
 from batch.runs import ledger, lock
-from batch.runs.ledger import Run, Standing, State
+from batch.runs.ledger import Change, Run, RunStatus, State
 from contract.errors import LockedError, ModelError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from contract.settings import Settings
 
 log = logging.getLogger("batch")
 
-PATIENCE_SECONDS = 30
-"""How long to wait for a refresh before keys of runs are left to the next removal."""
+LOCK_TIMEOUT_SECONDS = 30
+"""How long to wait for a refresh before keys of runs are left to the next clean-up."""
 
 WHY = {
     State.BUILDING: "died before it was live",
@@ -45,38 +43,37 @@ WHY = {
 
 @dataclass(frozen=True)
 class Removed:
-    """A run whose keys and model go, why, and how many keys went (would go, in a dry run)."""
+    """A run whose keys and model are removed, why, and the number of its keys."""
 
     run_id: str
     why: str
     keys: int
 
 
-def tidy(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> list[Removed]:
-    """Bring ledger and Redis to one state, and remove what is not kept. Only under the lock.
+def clean_up(stores: Stores) -> list[Removed]:
+    """Reconcile ledger and Redis, and remove runs that are not kept. The caller holds the run lock.
 
-    A run that this ledger does not know belongs to somebody else, and is left alone.
+    A run that this ledger does not know belongs to another database; it is not changed.
     """
-    with redis_client.readable_errors(settings):
-        _agree(engine, client, settings, who)
+    with redis_client.readable_errors(stores.settings):
+        _reconcile(stores)
         try:
-            removed = prune(engine, client, settings)
+            removed = prune(stores)
         except LockedError as error:
             removed = []
-            log.warning("runs no longer kept stay until the next run: %s", error)
-        with engine.connect() as connection:
-            left = ledger.standing(connection, settings.stores.key_prefix)
-        kept = [Run(run.run_id, run.variant, settings.stores.key_prefix) for run in left]
-        go_live.restate(engine, client, Keys(settings.stores.key_prefix), kept)
+            log.warning("runs that are not kept stay until the next run: %s", error)
+        with stores.engine.connect() as connection:
+            left = ledger.run_statuses(connection, stores.keys.prefix)
+        kept = [Run(run.run_id, run.variant, stores.keys.prefix) for run in left]
+        go_live.sync_manifest_states(stores, kept)
         return removed
 
 
-def prune(
-    engine: sa.Engine, client: redis.Redis, settings: Settings, *, dry_run: bool = False
-) -> list[Removed]:
-    """Remove keys and models of runs that are not kept; only under the lock. A dry run changes nothing.
+def prune(stores: Stores, *, dry_run: bool = False) -> list[Removed]:
+    """Remove keys and models of runs that are not kept. The caller holds the run lock.
 
-    Waits a while for a refresh that is writing: it must not write into a run that is gone.
+    Waits up to LOCK_TIMEOUT_SECONDS for a refresh, which must not write into a run that is removed. A
+    dry run changes nothing.
 
     Raises
     ------
@@ -85,24 +82,25 @@ def prune(
     LockedError
         A refresh took too long.
     """
-    with lock.held(engine, settings.stores.key_prefix, lock.REFRESH, PATIENCE_SECONDS):
-        return _prune(engine, client, settings, dry_run)
+    with lock.hold(stores.engine, stores.keys.prefix, lock.REFRESH, LOCK_TIMEOUT_SECONDS):
+        return _prune(stores, dry_run)
 
 
-def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: bool) -> list[Removed]:
-    keys, now, prefix = Keys(settings.stores.key_prefix), datetime.now(UTC), settings.stores.key_prefix
-    started = dict.fromkeys(ledger.removed(engine, prefix), "its removal was begun")
-    with ledger.switching(engine, prefix) as connection:
-        serving = {str(run_id) for run_id in _serving(client, keys).values()}
+def _prune(stores: Stores, dry_run: bool) -> list[Removed]:
+    client, keys, settings, now = stores.redis, stores.keys, stores.settings, datetime.now(UTC)
+    started = dict.fromkeys(ledger.removed_runs(stores.engine, keys.prefix), "its removal was begun")
+    with ledger.switch_lock(stores.engine, keys.prefix) as connection:
+        serving = set(_live_runs(client, keys).values())
         before = now - timedelta(minutes=settings.night.prune_after_minutes)
-        found = ledger.standing(connection, prefix)
+        statuses = ledger.run_statuses(connection, keys.prefix)
         chosen = {
-            run.run_id: WHY[run.state] for run in not_kept(found, serving, settings.night.keep_runs, before)
+            run.run_id: WHY[run.state]
+            for run in runs_to_prune(statuses, serving, settings.night.keep_runs, before)
         }
         if not dry_run:
             ledger.mark_removed(connection, chosen, now)
     going = {run_id: why for run_id, why in (started | chosen).items() if run_id not in serving}
-    # A manifest is a run's first key and its last.
+    # A manifest is the first key of a run and the last.
     with_keys = [
         Removed(run_id, going[run_id], redis_client.keys_of_run(client, keys, run_id))
         for run_id in sorted(set(going) & redis_client.runs_in(client, keys))
@@ -113,31 +111,35 @@ def _prune(engine: sa.Engine, client: redis.Redis, settings: Settings, dry_run: 
     folders = {
         store_folder(settings): "interactions",
         Path(settings.night.model_dir): "models",
-    }  # often the same
-    for folder, kept in folders.items():
-        _remove_folders(folder, kept, set(going))
+    }  # often equal
+    for folder, content in folders.items():
+        _remove_folders(folder, content, set(going))
     return removed
 
 
 def _remove_keys(client: redis.Redis, keys: Keys, runs: Sequence[Removed]) -> list[Removed]:
-    """Remove runs' keys, and count them: the one place where keys of whole runs go."""
+    """Remove and count the keys of runs; nothing else removes the keys of whole runs."""
     removed = [replace(run, keys=redis_client.remove_run(client, keys, run.run_id)) for run in runs]
     for run in removed:
         log.info("removed %d keys of run %s: %s", run.keys, run.run_id, run.why)
     return removed
 
 
-def not_kept(runs: Sequence[Standing], serving: set[str], keep_runs: int, before: datetime) -> list[Standing]:
-    """Choose the runs whose keys go.
+def runs_to_prune(
+    runs: Sequence[RunStatus], serving: set[str], keep_runs: int, before: datetime
+) -> list[RunStatus]:
+    """Choose the runs to remove.
 
-    Per variant there stay: what serves or is live, the newest that were live
-    before, `keep_runs` in all, and the newest that the gate refused. Whatever
-    was live after `before` stays too: somebody may be reading it.
+    Per variant these are kept: the live run, the newest runs that were live before, up to `keep_runs`
+    in all, and the newest refused run. A run that was live after `before` is kept too, because a reader
+    may still use it.
 
     Parameters
     ----------
     runs
-        Newest first. One that says it is being built has died: the caller holds the lock.
+        Newest first. One that is recorded as being built has died: the caller holds the run lock.
+    serving
+        Ids of the runs that are live in Redis.
     """
     found = []
     for variant in {run.variant for run in runs}:
@@ -152,35 +154,35 @@ def not_kept(runs: Sequence[Standing], serving: set[str], keep_runs: int, before
     return sorted(found, key=lambda run: run.run_id)
 
 
-def _agree(engine: sa.Engine, client: redis.Redis, settings: Settings, who: str) -> None:
-    """Make the ledger say what serves, and close what died."""
-    keys, prefix, now = Keys(settings.stores.key_prefix), settings.stores.key_prefix, datetime.now(UTC)
-    with ledger.switching(engine, prefix) as connection:
-        serving = _serving(client, keys)
-        for variant, run_id in serving.items():
-            run = Run(run_id, variant, prefix)
-            ledger.agree(connection, run, now, who, go_live.read_manifest(client, keys, run_id))
-        for run in ledger.unfinished(connection, prefix):
-            ledger.move(connection, run.run_id, State.FAILED, now, who, "died before it was live")
+def _reconcile(stores: Stores) -> None:
+    """Record in the ledger which runs are live, and close those that died."""
+    change, keys = Change(datetime.now(UTC), stores.actor), stores.keys
+    with ledger.switch_lock(stores.engine, keys.prefix) as connection:
+        for variant, run_id in _live_runs(stores.redis, keys).items():
+            run = Run(run_id, variant, keys.prefix)
+            ledger.reconcile(connection, run, change, go_live.read_manifest(stores.redis, keys, run_id))
+        died = replace(change, reason="died before it was live")
+        for run in ledger.unfinished_runs(connection, keys.prefix):
+            ledger.set_state(connection, run.run_id, State.FAILED, died)
 
 
-def _serving(client: redis.Redis, keys: Keys) -> dict[str, str]:
+def _live_runs(client: redis.Redis, keys: Keys) -> dict[str, str]:
     found = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
     return {variant: str(run_id) for variant, run_id in found.items() if run_id}
 
 
-def _remove_folders(folder: Path, kept: str, done: set[str]) -> None:
-    """Remove what runs not kept have on disk, and what killed processes left.
+def _remove_folders(folder: Path, content: str, removed: set[str]) -> None:
+    """Remove the files of removed runs, and what killed processes left.
 
-    An unusable folder is told before a night's work, not after.
+    It fails on an unusable folder, so that a night fails before its work and not after.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         of_runs = list(folder.iterdir())
     except OSError as error:
         advice = "set OVERNIGHT_MODEL_DIR and OVERNIGHT_STORE_DIR to folders that can be written"
-        raise ModelError(f"cannot keep {kept} in {folder}: {error.strerror}; {advice}") from None
+        raise ModelError(f"cannot keep {content} in {folder}: {error.strerror}; {advice}") from None
     for of_run in of_runs:
-        if of_run.name in done:
+        if of_run.name in removed:
             shutil.rmtree(of_run, ignore_errors=True)
     remove_abandoned(folder)

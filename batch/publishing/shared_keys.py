@@ -1,4 +1,4 @@
-"""What a run writes beside its lists: its mark, the fallback, the texts, and what outlives it."""
+"""Keys that a run writes besides its lists: the manifest's first version, popular posts, texts, help."""
 
 from __future__ import annotations
 
@@ -15,43 +15,50 @@ from contract import columns
 from contract.codec import encode_list, encode_object
 from contract.keys import HELP_TEXT, Keys
 
-KEYS_AT_A_TIME = 1_000
+KEYS_BATCH = 1_000
 
 
-def begin(client: redis.Redis, keys: Keys, run_id: str) -> None:
-    """Write the manifest that marks the run's keys as its own, before any other of them."""
+def write_first_manifest(client: redis.Redis, keys: Keys, run_id: str) -> None:
+    """Write a manifest before any other key of a run: `prune` finds runs by their manifests."""
     client.set(keys.manifest(run_id), encode_object({"run_id": run_id, "state": "building"}))
 
 
-def popular_posts(likes: Float64s, post_ids: Int64s, blocked: Int64s, n: int) -> list[tuple[int, float]]:
-    """Return the n most liked posts with their likes, most first, ties to the lower id."""
+def popular_posts(likes: Float64s, post_ids: Int64s, excluded: Int64s, n: int) -> list[tuple[int, float]]:
+    """Return the n most liked posts with their likes, most first; the lower id wins ties.
+
+    Parameters
+    ----------
+    likes, post_ids
+        (posts,) number of likes, and ids.
+    excluded
+        Rows of posts that are left out.
+    """
     order = np.lexsort((post_ids, -likes))
-    order = order[~np.isin(order, blocked)][:n]
-    return [(int(post_ids[place]), float(likes[place])) for place in order]
+    order = order[~np.isin(order, excluded)][:n]
+    return [(int(post_ids[row]), float(likes[row])) for row in order]
 
 
-def write_popular(
-    client: redis.Redis,
-    keys: Keys,
-    run_id: str,
-    history: History,
-    post_ids: Int64s,
-    blocked: Int64s,
-    n: int,
-) -> None:
-    """Write the fallback for users without a list: the n most liked posts."""
+def write_popular(client: redis.Redis, key: str, history: History, excluded: Int64s, n: int) -> None:
+    """Write the n most liked posts, which users without a list get.
+
+    Parameters
+    ----------
+    excluded
+        Rows of posts that are left out.
+    """
     likes = history.post_counts["likes"].to_numpy(np.float64)
-    client.set(keys.popular(run_id), encode_list(popular_posts(likes, post_ids, blocked, n)))
+    post_ids = history.post_counts.index.to_numpy(np.int64)
+    client.set(key, encode_list(popular_posts(likes, post_ids, excluded, n)))
 
 
 def write_texts(client: redis.Redis, keys: Keys, posts: pd.DataFrame) -> None:
-    """Write text and topic of every post, for answers that carry them."""
-    for block in blocks(texts_of(posts), KEYS_AT_A_TIME):
+    """Write text and topic of every post, for answers that include them."""
+    for block in blocks(texts_of(posts), KEYS_BATCH):
         client.hset(keys.posts, mapping=dict(block))
 
 
 def texts_of(posts: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Yield each post's id and, encoded, its text and topic."""
+    """Yield each post's id, and its text and topic as JSON."""
     contents = posts[[columns.TEXT, columns.TOPIC]].astype(object)
     for post_id, text, topic in contents.itertuples():
         fields = {
@@ -65,16 +72,16 @@ def remove_old_texts(client: redis.Redis, keys: Keys, posts: pd.DataFrame) -> No
     """Remove the texts of posts that the network no longer has."""
     present = {str(post_id) for post_id in posts.index}
     gone = [post_id for post_id in client.hkeys(keys.posts) if post_id not in present]
-    for block in blocks(gone, KEYS_AT_A_TIME):
+    for block in blocks(gone, KEYS_BATCH):
         client.hdel(keys.posts, *block)
 
 
 def write_help(client: redis.Redis, keys: Keys) -> None:
-    """Write what the keys are, for whoever finds them."""
+    """Write a key that explains the keys."""
     client.set(keys.help, HELP_TEXT.format(prefix=keys.prefix))
 
 
-def blocked_places(client: redis.Redis, keys: Keys, post_ids: Int64s) -> Int64s:
-    """Return the places of the posts that operators blocked; what is no post's id blocks nothing."""
+def blocked_rows(client: redis.Redis, keys: Keys, post_ids: Int64s) -> Int64s:
+    """Return the row indices of blocked posts; unknown ids are ignored."""
     blocked = client.smembers(keys.blocked)
     return np.flatnonzero(np.isin(post_ids.astype(str), np.array(sorted(blocked), dtype=str)))

@@ -1,4 +1,7 @@
-"""Writes lists under a run's own keys, aside from what is live."""
+"""Write a run's lists under its own keys; the live run is not changed.
+
+write_run is the chain from scores to Redis, one step a line.
+"""
 
 from __future__ import annotations
 
@@ -11,42 +14,51 @@ from itertools import chain
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import redis
 from redis.exceptions import ConnectionError, TimeoutError
 
 from batch import redis_client
 from batch.arrays import Float32s, Int32s, Int64s
-from batch.publishing.encode import Encoder, Lines, bytes_per_line, pack
+from batch.context import Stores
+from batch.progress import Stages, TimedIterator, track
+from batch.publishing import shared_keys
+from batch.publishing.encode import Lines, ListEncoder, bytes_per_line, pack
+from batch.publishing.list_stats import ListStats
+from batch.publishing.memory import Forecast, check_memory
 from batch.redis_client import blocks, get_many
+from batch.runs.ledger import Run
 from batch.scoring.chunk import Lists
-from batch.similar_posts import Neighbours
+from batch.similar_posts import Neighbours, build_post_vectors, find_similar_posts
+from batch.training.dataset import Dataset
+from batch.training.model import Model
 from contract.errors import StoreError
 from contract.keys import Keys
 
 COMMAND_BYTES = 512 * 1024
-"""The most that the lists of one command can take. Redis answers nobody else while it carries one out."""
+"""Maximum size of one command. Redis answers no other client while it runs a command."""
 
 Listed = tuple[Int64s, Int32s, Float32s]
-"""Whose lists they are (ids), the posts listed (places, -1 pads) and their scores."""
+"""(lists,) ids of the owners; (lists, n) rows of the listed posts, -1 pads; (lists, n) their scores."""
 
 
 @dataclass
 class Written:
-    """What was written so far.
+    """Lists written so far.
 
     Attributes
     ----------
     key_start
-        What the lists' keys start with; the id follows.
+        Prefix of the lists' keys; the id follows.
     lists, short, empty
-        Lists written; of them shorter than N; of them with nothing in them.
+        Lists written; those shorter than N; those without any post.
     value_bytes
         Size of all lists.
     checksum
-        SHA-256 over `id<TAB>list<LF>` in the order of the users' or posts'
-        ids: equal checksums mean equal lists.
+        SHA-256 over `id<TAB>list<LF>` in the order of the users' or posts' ids: equal checksums mean
+        equal lists.
     ids
-        Whose lists were written, in that order, a block at a time.
+        Ids of the lists' owners in that order, one array per block.
     """
 
     key_start: str = ""
@@ -58,7 +70,7 @@ class Written:
     ids: list[Int64s] = field(default_factory=list)
 
     def count(self, ids: Int64s, lines: Lines, n: int) -> None:
-        """Add a block of lists that hold at most n posts."""
+        """Count a block of lists of at most n posts."""
         self.lists += len(ids)
         self.short += int((lines.lengths < n).sum())
         self.empty += int((lines.lengths == 0).sum())
@@ -67,15 +79,99 @@ class Written:
         self.ids.append(ids)
 
 
+@dataclass(frozen=True)
+class WrittenRun:
+    """The lists of a run as written: users' lists, their counts, and the memory that was expected."""
+
+    users: Written
+    stats: ListStats
+    forecast: Forecast
+
+
+def write_run(
+    stores: Stores, run: Run, model: Model, dataset: Dataset, *, users: int, stages: Stages
+) -> WrittenRun:
+    """Score the first `users` users and write their lists, the popular posts and the posts' texts.
+
+    Each step below pulls chunks from the one before it, so only a few chunks are in memory at a time.
+
+    Raises
+    ------
+    StoreError
+        The run does not fit into Redis, or its lists do not read back as written.
+    ModelError
+        The model cannot be scored exactly, or a score is NaN or infinite.
+    """
+    client, keys, settings, run_id = stores.redis, stores.keys, stores.settings, run.run_id
+    with stages.stage("score_and_write", "users") as row:
+        excluded = excluded_rows(stores, dataset)
+        compiled = model.compile(dataset.network, dataset.now, excluded)
+        chunks = compiled.score(
+            settings.night.top_n,
+            users=users,
+            budget_mib=settings.night.memory_budget_mib,
+            threads=settings.night.threads,
+        )
+        post_ids = compiled.tables.post_ids
+        waiting = TimedIterator(chunks)
+        tracked = track(waiting, users, "score and write", "users")
+        lists, forecast = check_memory(
+            client,
+            keys,
+            run_id,
+            tracked,
+            dataset.network.posts,
+            users=users,
+            similar_n=settings.night.similar_n,
+        )
+        stats = ListStats(post_ids.size, excluded, dataset.now.likes, settings.night.top_n)
+        shared_keys.write_first_manifest(client, keys, run_id)
+        written = write_lists(client, keys, run_id, stats.through(lists), post_ids)
+        shared_keys.write_popular(client, keys.popular(run_id), dataset.now, excluded, settings.night.top_n)
+        shared_keys.write_texts(client, keys, dataset.network.posts)
+        verify(client, written, users)
+        pairs = users * post_ids.size
+        row |= {"users": written.lists, "pairs": pairs, "bytes": written.value_bytes}
+        # Chunks are scored while others are written: this is the time that writing waited for scores.
+        row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
+    return WrittenRun(written, stats, forecast)
+
+
+def write_similar_posts(
+    stores: Stores, run: Run, model: Model, dataset: Dataset, *, stages: Stages
+) -> Written:
+    """Write for each post its most similar posts; nothing if OVERNIGHT_SIMILAR_N is 0."""
+    client, n = stores.redis, stores.settings.night.similar_n
+    if n == 0:
+        return Written()
+    with stages.stage("similar", "posts") as row:
+        post_ids = dataset.network.posts.index.to_numpy(np.int64)
+        found = find_similar_posts(
+            build_post_vectors(model, dataset), post_ids, excluded_rows(stores, dataset), n
+        )
+        lists = track(found, post_ids.size, "similar posts", "posts")
+        written = write_similar(client, stores.keys, run.run_id, lists, post_ids)
+        verify(client, written, post_ids.size)
+        row |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
+    return written
+
+
+def excluded_rows(stores: Stores, dataset: Dataset) -> Int64s:
+    """Return the rows of posts that no list may have: blocked posts, and posts newer than the cutoff."""
+    post_ids = dataset.network.posts.index.to_numpy(np.int64)
+    blocked = shared_keys.blocked_rows(stores.redis, stores.keys, post_ids)
+    return np.union1d(blocked, dataset.hidden)
+
+
 def write_lists(
     client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Lists], post_ids: Int64s
 ) -> Written:
-    """Write every user's list; the live run is not touched.
+    """Write every user's list.
 
     Raises
     ------
     ModelError
-        A score is no number that JSON has a word for.
+        A score is NaN or infinite.
     """
     listed = ((chunk.user_ids, chunk.posts, chunk.scores) for chunk in chunks)
     return _write(client, keys.user(run_id, 0).removesuffix("0"), listed, post_ids)
@@ -84,23 +180,23 @@ def write_lists(
 def write_similar(
     client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Neighbours], post_ids: Int64s
 ) -> Written:
-    """Write every post's list of similar posts; one that has none gets an empty list."""
+    """Write every post's list of similar posts; a post without any gets an empty list."""
     listed = ((chunk.post_ids, chunk.posts, chunk.similarities) for chunk in chunks)
     return _write(client, keys.post(run_id, 0).removesuffix("0"), listed, post_ids)
 
 
 def _write(client: redis.Redis, key_start: str, chunks: Iterable[Listed], post_ids: Int64s) -> Written:
-    written, encoder = Written(key_start), Encoder(post_ids)
+    written, encoder = Written(key_start), ListEncoder(post_ids)
     with sending(client, key_start) as send:
-        for ids, posts, scores in blocks_of(chunks):
+        for ids, posts, scores in cut_blocks(chunks):
             lines = encoder.lines(ids, posts, scores)
             send(lines)
             written.count(ids, lines, posts.shape[1])
     return written
 
 
-def blocks_of(chunks: Iterable[Listed]) -> Iterator[Listed]:
-    """Cut chunks into blocks of which each makes one command."""
+def cut_blocks(chunks: Iterable[Listed]) -> Iterator[Listed]:
+    """Cut chunks into blocks, one block per command."""
     for ids, posts, scores in chunks:
         step = max(1, COMMAND_BYTES // bytes_per_line(posts.shape[1]))
         for start in range(0, len(ids), step):
@@ -108,19 +204,19 @@ def blocks_of(chunks: Iterable[Listed]) -> Iterator[Listed]:
             yield ids[block], posts[block], scores[block]
 
 
-ON_THEIR_WAY = 16
+MAX_UNANSWERED = 16
 
 
 @contextmanager
 def sending(client: redis.Redis, key_start: str) -> Iterator[Callable[[Lines], None]]:
-    """Yield what sends lists; at the end, wait until all of them are written.
+    """Yield a function that sends lists; at the end, wait until all are written.
 
-    In a cluster, where a command holds only keys of one slot, redis-py sorts
-    them, sends them to their nodes and follows them when slots move.
+    In a cluster a command has keys of one slot only; redis-py groups the keys, sends them to their nodes
+    and follows slots that move.
     """
     if redis_client.is_cluster(client):
         yield lambda lines: redis_client.set_many(
-            client, {key_start + whose: value for whose, value in lines.rows()}
+            client, {key_start + owner: value for owner, value in lines.rows()}
         )
         return
     with Sender(client) as sender:
@@ -129,12 +225,11 @@ def sending(client: redis.Redis, key_start: str) -> Iterator[Callable[[Lines], N
 
 
 class Sender:
-    """A connection of the client's, lent for commands that may be sent twice without harm.
+    """Send commands in a pipeline over one connection of the client; they may be sent twice.
 
-    It is redis-py's own connection, so everything that a URL may say holds
-    here. One that breaks is made again and sent what it left unanswered; when
-    that fails too, the error goes to the caller. An error that the server
-    answers with goes to the caller at once.
+    It uses redis-py's own connection, so all options of the URL apply. If the connection breaks, it
+    connects again and repeats the unanswered commands; if that fails too, the caller gets the error. An
+    error reply of the server goes to the caller at once.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -142,7 +237,7 @@ class Sender:
         self._unanswered: deque[memoryview] = deque()
 
     def __enter__(self) -> Sender:
-        self._connection: Any = self._pool.get_connection()  # of whose methods some have no types
+        self._connection: Any = self._pool.get_connection()  # some of its methods have no types
         return self
 
     def __exit__(
@@ -153,11 +248,11 @@ class Sender:
         self._pool.release(self._connection)
 
     def send(self, command: memoryview) -> None:
-        """Send one command; when many are unanswered, wait for the first of them."""
+        """Send one command; if many are unanswered, wait for the first of them."""
         self._unanswered.append(command)
         try:
             self._connection.send_packed_command([command])
-            self._await(ON_THEIR_WAY)
+            self._await(MAX_UNANSWERED)
         except (ConnectionError, TimeoutError):
             self._send_again()
 
@@ -174,36 +269,41 @@ class Sender:
             self._unanswered.popleft()
 
     def _send_again(self) -> None:
-        """Connect anew, which redis-py tries as often as the client's `retry` says, and repeat."""
+        """Connect again (retried as the client's `retry` says) and repeat the unanswered commands."""
         self._connection.disconnect()
         for command in self._unanswered:
             self._connection.send_packed_command([command])
         self._await(0)
 
 
-KEYS_AT_A_TIME = 1_000
+KEYS_BATCH = 1_000
 ADVICE = "is something else writing, evicting, or was Redis restarted? Run again"
 
 
 def verify(client: redis.Redis, written: Written, expected: int) -> None:
-    """Check that every user, or post, has a list, and that all lists read back are those written.
+    """Read all lists back and check that none is missing and none differs.
+
+    Parameters
+    ----------
+    expected
+        Number of users or posts that should have a list.
 
     Raises
     ------
     StoreError
-        Something is missing or differs; the run must not go live.
+        A list is missing or differs; the run must not go live.
     """
     if written.lists != expected:
-        raise StoreError(f"{written.lists} lists were written, {expected} were due; run again")
-    found, missing, some = hashlib.sha256(), 0, ""
-    for block in blocks(chain.from_iterable(ids.tolist() for ids in written.ids), KEYS_AT_A_TIME):
-        names = [f"{written.key_start}{whose}" for whose in block]
+        raise StoreError(f"{written.lists} lists were written instead of {expected}; run again")
+    checksum, missing, example = hashlib.sha256(), 0, ""
+    for block in blocks(chain.from_iterable(ids.tolist() for ids in written.ids), KEYS_BATCH):
+        names = [f"{written.key_start}{owner}" for owner in block]
         values = get_many(client, names)
-        gone = [name for name, value in zip(names, values, strict=True) if value is None]
-        missing, some = missing + len(gone), some or "".join(gone[:1])
-        lines = (f"{whose}\t{value}\n" for whose, value in zip(block, values, strict=True))
-        found.update("".join(lines).encode())
+        absent = [name for name, value in zip(names, values, strict=True) if value is None]
+        missing, example = missing + len(absent), example or "".join(absent[:1])
+        lines = (f"{owner}\t{value}\n" for owner, value in zip(block, values, strict=True))
+        checksum.update("".join(lines).encode())
     if missing:
-        raise StoreError(f"{missing} of {expected} lists are gone, {some} among them: {ADVICE}")
-    if found.digest() != written.checksum.digest():
+        raise StoreError(f"{missing} of {expected} lists are missing, for example {example}: {ADVICE}")
+    if checksum.digest() != written.checksum.digest():
         raise StoreError(f"lists under {written.key_start} do not read back as written: {ADVICE}")

@@ -1,7 +1,7 @@
-"""A refresh: who acted since the night is scored again, and their lists in the live run are written anew.
+"""Refresh: score stale users again and write their lists into the live runs.
 
-A run that goes live meanwhile is not touched; the next refresh takes it up,
-from its own cutoff. What a refresh did not finish is still due at the next.
+A run that goes live meanwhile is not changed; the next refresh works on it, from its own cutoff. Users
+that a refresh did not finish are still stale for the next one.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import redis
 import sqlalchemy as sa
 
-from batch import postgres, redis_client
+from batch import postgres
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
@@ -27,13 +26,12 @@ from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
 from batch.publishing import go_live
 from batch.refresh import stale_users
-from batch.refresh.stale_users import Due
+from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger, lock
+from batch.runs.ledger import State
 from batch.training.model_files import read_user_ids
-from contract.codec import decode_object
 from contract.errors import OvernightError, StoreError
-from contract.keys import Keys
-from contract.settings import Settings
+from contract.manifest import Manifest
 
 if TYPE_CHECKING:
     from batch.loading.network import Network
@@ -47,169 +45,181 @@ class NothingLiveError(OvernightError):
 
 
 @dataclass(frozen=True)
-class Refresh:
-    """What a refresh works with; connections are opened by the entry point."""
+class StaleRun:
+    """A live run, its stale users, and the older interactions of users that its night did not know."""
 
-    settings: Settings
-    engine: sa.Engine
-    redis: redis.Redis
-
-    @property
-    def keys(self) -> Keys:
-        """Key names under the prefix of the settings."""
-        return Keys(self.settings.stores.key_prefix)
+    manifest: Manifest
+    stale: StaleUsers
+    older: InteractionStore | None
 
 
-def refresh(work: Refresh, variants: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Refresh the live run of each variant that has one; return what was done, a record each.
+def refresh(stores: Stores, variants: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Refresh the live run of each variant that has one; return one record per run.
 
     Raises
     ------
     NothingLiveError
         None of the variants has a live run.
     LockedError
-        Another refresh is at work, or keys of runs are being removed.
+        Another refresh is running, or keys of runs are being removed.
     OvernightError
-        Something is wrong with a variant; the others are refreshed all the same.
+        The refresh of one variant failed; the others are refreshed.
     """
-    alone = lock.held(work.engine, work.settings.stores.key_prefix, lock.REFRESH)
-    with _readable_errors(work.settings), alone as held:
-        ledger.create(work.engine)
-        stale_users.create(work.engine)
+    alone = lock.hold(stores.engine, stores.keys.prefix, lock.REFRESH)
+    with stores.readable_errors(), alone as held:
+        ledger.create(stores.engine)
+        stale_users.create(stores.engine)
         clock = datetime.now(UTC)
-        stores = Stores(work.settings, work.engine, work.redis, ledger.actor("batch refresh"))
         write_back(stores, clock)
-        manifests = list(_live(work, variants))
+        manifests = list(_read_live(stores, variants))
         if not manifests:
             raise NothingLiveError(
                 f"no run of {' or '.join(variants)} is live; `python -m batch run` makes one"
             )
-        done = _each(work, manifests, clock, held)
+        records = _refresh_runs(stores, manifests, clock, held)
         drain(stores, clock)
-        return done
+        return records
 
 
-def _live(work: Refresh, variants: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def refresh_after_night(stores: Stores, manifests: list[Manifest]) -> list[Manifest]:
+    """Refresh the users who acted since the night's snapshot; return the manifests with `caught_up`.
+
+    An error here is logged and left to the next refresh, because the runs are live already.
+    """
+    live = {manifest.run_id: manifest for manifest in manifests if manifest.state == State.LIVE}
+    if not live:
+        return manifests
+    try:
+        records = refresh(stores, tuple(dict.fromkeys(manifest.variant for manifest in live.values())))
+    except OvernightError as error:
+        log.warning("users who acted during the night are left to the next refresh: %s", error)
+        return manifests
+    for record in records:
+        run_id = record["run_id"]
+        if run_id in live:
+            caught_up = {name: record[name] for name in ("users", "new_users", "stages")}
+            live[run_id] = replace(live[run_id], caught_up=caught_up)
+            ledger.amend_manifest(stores.engine, run_id, {"caught_up": caught_up})
+            go_live.amend_manifest(stores, run_id, {"caught_up": caught_up})
+            log.info("run %s: %d users acted since the night's snapshot", run_id, record["users"])
+    return [live.get(manifest.run_id, manifest) for manifest in manifests]
+
+
+def _read_live(stores: Stores, variants: tuple[str, ...]) -> Iterator[Manifest]:
     """Yield the manifests of the live runs."""
+    client, keys = stores.redis, stores.keys
     for variant in variants:
-        run_id = str(work.redis.get(work.keys.live(variant)) or "")
+        run_id = str(client.get(keys.live(variant)) or "")
         if not run_id:
             continue
-        value = work.redis.get(work.keys.manifest(run_id))
+        value = client.get(keys.manifest(run_id))
         if value is None:
             raise StoreError(f"{run_id} is live without a manifest; `python -m batch run` makes a new run")
-        if ledger.find(work.engine, run_id) is None:
+        if ledger.find(stores.engine, run_id) is None:
             raise OvernightError(
                 f"{run_id} is live and not in this database's ledger: another database publishes under "
-                f"the prefix {work.keys.prefix}; give one of the two another OVERNIGHT_KEY_PREFIX"
+                f"the prefix {keys.prefix}; give one of the two another OVERNIGHT_KEY_PREFIX"
             )
-        yield decode_object(value)
+        yield Manifest.from_json(value)
 
 
-def _each(
-    work: Refresh, manifests: list[dict[str, Any]], clock: datetime, held: lock.Lock
+def _refresh_runs(
+    stores: Stores, manifests: list[Manifest], clock: datetime, held: lock.Lock
 ) -> list[dict[str, Any]]:
-    """Refresh run by run; what is wrong with one is raised when the others are done."""
-    failed: list[OvernightError] = []
-    found, done, stages = [], [], Stages(level=logging.DEBUG)  # mostly nobody is due
-    since = min(datetime.fromisoformat(manifest["cutoff"]) for manifest in manifests) - stale_users.LATE
+    """Refresh one run after the other; the first error is raised after all runs were tried."""
+    errors: list[OvernightError] = []
+    found: list[StaleRun] = []
+    records = []
+    stages = Stages(level=logging.DEBUG)  # usually no user is stale
+    since = min(manifest.require_cutoff() for manifest in manifests) - stale_users.LATE
     with ExitStack() as stack:
-        folder = stack.enter_context(work_folder(store_folder(work.settings)))
+        folder = stack.enter_context(work_folder(store_folder(stores.settings)))
         network = None
-        # What is entered after this snapshot is due next time.
-        with postgres.snapshot(work.engine) as connection:
-            with stages.stage("recent", "interactions") as stats:
-                recent = stack.enter_context(read_recent(connection, work.settings, since, clock, folder))
-                stats |= {"interactions": recent.store.interactions}
-            with stages.stage("due", "users") as stats:
+        # An action that is entered after this snapshot makes its user stale for the next refresh.
+        with postgres.snapshot(stores.engine) as connection:
+            with stages.stage("recent", "interactions") as row:
+                recent = stack.enter_context(read_recent(connection, stores.settings, since, clock, folder))
+                row |= {"interactions": recent.store.interactions}
+            with stages.stage("due", "users") as row:
                 for manifest in manifests:
-                    with _set_aside(work.settings, manifest, failed):
-                        who = _due(work, connection, recent, manifest)
-                        read = read_new_users(connection, work.settings, recent, who.unknown)
-                        found.append((manifest, who, stack.enter_context(read)))
-                stats |= {"users": sum(len(who.users) for _, who, _ in found)}
-            if any(who.users for _, who, _ in found):
-                from batch.loading.network import load_network  # loads pandas, and mostly nobody is due
+                    with _collect_errors(stores, manifest, errors):
+                        stale = _find_stale(stores, connection, recent, manifest)
+                        read = read_new_users(connection, stores.settings, recent, stale.unknown)
+                        found.append(StaleRun(manifest, stale, stack.enter_context(read)))
+                row |= {"users": sum(len(run.stale.users) for run in found)}
+            if any(run.stale.users for run in found):
+                from batch.loading.network import load_network  # imports pandas; usually not needed
 
-                with stages.stage("network", "users") as stats:
+                with stages.stage("network", "users") as row:
                     network = load_network(connection, clock)
-                    stats |= {"users": len(network.users)}
-        rescorer = None if network is None else _rescorer(work, recent, network, held)
-        for manifest, who, new_users in found:
-            with _set_aside(work.settings, manifest, failed):
-                record = _refresh_run(work, manifest, who, new_users, rescorer)
-                done.append(record | {"stages": stages.rows + record["stages"]})
-    if failed:
-        raise failed[0]
-    return done
+                    row |= {"users": len(network.users)}
+        rescorer = None if network is None else _make_rescorer(stores, recent, network, held)
+        for run in found:
+            with _collect_errors(stores, run.manifest, errors):
+                record = _refresh_run(stores, run, rescorer)
+                records.append(record | {"stages": stages.rows + record["stages"]})
+    if errors:
+        raise errors[0]
+    return records
 
 
-def _due(
-    work: Refresh, connection: sa.Connection, recent: RecentInteractions, manifest: dict[str, Any]
-) -> Due:
-    cutoff = datetime.fromisoformat(manifest["cutoff"])
-    known = read_user_ids(Path(work.settings.night.model_dir) / manifest["run_id"])
-    marks = fingerprints(recent.store, cutoff - stale_users.LATE, recent.until)
-    return stale_users.find(connection, manifest["run_id"], marks, recent.user_ids, known, manifest["users"])
+def _find_stale(
+    stores: Stores, connection: sa.Connection, recent: RecentInteractions, manifest: Manifest
+) -> StaleUsers:
+    since = manifest.require_cutoff() - stale_users.LATE
+    return stale_users.find(
+        connection,
+        manifest.run_id,
+        fingerprints(recent.store, since, recent.until),
+        user_ids=recent.user_ids,
+        known=read_user_ids(Path(stores.settings.night.model_dir) / manifest.run_id),
+        scored=manifest.users,
+    )
 
 
 @contextmanager
-def _set_aside(settings: Settings, manifest: dict[str, Any], failed: list[OvernightError]) -> Iterator[None]:
-    """Keep an error for later, so that the other variant is not held up by it."""
+def _collect_errors(stores: Stores, manifest: Manifest, errors: list[OvernightError]) -> Iterator[None]:
+    """Keep an error for later, so that the other variant is refreshed all the same."""
     try:
-        with _readable_errors(settings):
+        with stores.readable_errors():
             yield
     except OvernightError as error:
-        log.error("%s is not refreshed: %s", manifest["run_id"], error)
-        failed.append(error)
+        log.error("%s is not refreshed: %s", manifest.run_id, error)
+        errors.append(error)
 
 
-def _rescorer(work: Refresh, recent: RecentInteractions, network: Network, held: lock.Lock) -> Rescorer:
-    from batch.refresh.rescore import Rescorer  # takes seconds to load, and mostly nobody is due
+def _make_rescorer(stores: Stores, recent: RecentInteractions, network: Network, held: lock.Lock) -> Rescorer:
+    from batch.refresh.rescore import Rescorer  # slow to import; usually not needed
 
-    return Rescorer(work.settings, work.redis, recent, network, held)
+    return Rescorer(stores, recent, network, held)
 
 
-def _refresh_run(
-    work: Refresh,
-    manifest: dict[str, Any],
-    who: Due,
-    new_users: InteractionStore | None,
-    rescorer: Rescorer | None,
-) -> dict[str, Any]:
-    """Score and write who is due in one run, and only then note it; return the record."""
-    run_id, stages, written, new_posts = manifest["run_id"], Stages(), set[int](), 0
-    if rescorer is not None and who.users:
-        written, new_posts = rescorer.rewrite(manifest, who, new_users, stages)
+def _refresh_run(stores: Stores, run: StaleRun, rescorer: Rescorer | None) -> dict[str, Any]:
+    """Write the lists of a run's stale users, and record them after they are written."""
+    manifest, stale, stages = run.manifest, run.stale, Stages()
+    run_id, written, new_posts = manifest.run_id, set[int](), 0
+    if rescorer is not None and stale.users:
+        rewritten = rescorer.rewrite(manifest, stale, run.older, stages)
+        written, new_posts = rewritten.users, rewritten.new_posts
     now = datetime.now(UTC)
-    with work.engine.begin() as connection:
-        if who.marks or written:
-            others = ledger.others(manifest["variant"], work.keys.prefix, run_id)
-            stale_users.note(connection, run_id, who, written, now, others)
-        since = stale_users.refreshed_so_far(connection, run_id)
+    with stores.engine.begin() as connection:
+        if stale.fingerprints or written:
+            others = ledger.other_runs(manifest.variant, stores.keys.prefix, run_id)
+            stale_users.record(connection, run_id, stale, written=written, now=now, other_runs=others)
+        refreshed = stale_users.count_refreshed(connection, run_id)
         if written:
-            go_live.amend_manifest(
-                work.redis,
-                work.keys,
-                run_id,
-                {
-                    "refreshed_at": now.isoformat(),
-                    "refreshed_users": since,
-                    "users_since": manifest.get("users_since", 0) + who.new,
-                },
-            )
+            fields = {
+                "refreshed_at": now.isoformat(),
+                "refreshed_users": refreshed,
+                "users_since": (manifest.users_since or 0) + stale.new,
+            }
+            go_live.amend_manifest(stores, run_id, fields)
     return {
-        "variant": manifest["variant"],
+        "variant": manifest.variant,
         "run_id": run_id,
         "users": len(written),
-        "new_users": who.new,
+        "new_users": stale.new,
         "new_posts": new_posts,
-        "refreshed_users": since,
+        "refreshed_users": refreshed,
         "stages": stages.rows,
     }
-
-
-@contextmanager
-def _readable_errors(settings: Settings) -> Iterator[None]:
-    with postgres.readable_errors(settings), redis_client.readable_errors(settings):
-        yield

@@ -1,4 +1,4 @@
-"""Scores some users again: features as of now, made as the night makes them, and the live run's own model."""
+"""Score some users again, with the live run's model and features as of now."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import redis
 from threadpoolctl import threadpool_limits
 
+from batch.context import Stores
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.network import Network
@@ -21,120 +20,118 @@ from batch.loading.period_counts import PostCounts
 from batch.progress import Stages, track
 from batch.publishing import shared_keys
 from batch.publishing.write import verify, write_lists
-from batch.refresh.stale_users import LATE, Due
+from batch.refresh.stale_users import LATE, StaleUsers
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
-from batch.scoring.score import lists_of_all
+from batch.scoring.score import compile_model
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import RefreshState, load_refresh_state
 from contract.errors import ModelError
-from contract.keys import Keys
-from contract.settings import Settings
+from contract.manifest import Manifest
 
 USERS_BATCH = 20_000
-"""So many users are counted and scored at a time; it bounds the memory."""
+"""Users that are counted and scored at a time; it bounds the memory."""
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """A live run, and what has happened since its night.
+    """A live run, and the interactions since its night.
 
     Attributes
     ----------
     cutoff
-        When the last interaction happened: features are as of then.
+        Time of the last interaction; features are as of then.
     post_counts
-        Of all users, as of then.
+        Counts over all users, as of then.
     changed
-        Users whose actions are not those of the night.
+        Users whose actions differ from the night's.
     """
 
     model: Model
     state: RefreshState
-    combined: CombinedStore
+    since_night: CombinedStore
     cutoff: datetime
     post_counts: PostCounts
     changed: set[int]
 
 
+@dataclass(frozen=True)
+class Rewritten:
+    """Users whose lists were written (stale users that the network has), and the number of new posts."""
+
+    users: set[int]
+    new_posts: int
+
+
 @dataclass
 class Rescorer:
-    """Writes users' lists anew.
+    """Score stale users and write their lists into live runs.
 
     Attributes
     ----------
     recent, network
-        What was logged since the nights of all variants, and the users and
-        posts of now, read in one snapshot.
-    held
-        The refresh lock: while it is held, nobody removes the keys of runs.
+        Interactions since the nights of all variants, and the users and posts of now, read in one
+        snapshot.
+    lock
+        The refresh lock; while it is held, no process removes the keys of runs.
     """
 
-    settings: Settings
-    redis: redis.Redis
+    stores: Stores
     recent: RecentInteractions
     network: Network
-    held: Lock
-
-    @property
-    def _keys(self) -> Keys:
-        return Keys(self.settings.stores.key_prefix)
+    lock: Lock
 
     def rewrite(
-        self, manifest: dict[str, Any], due: Due, new_users: InteractionStore | None, stages: Stages
-    ) -> tuple[set[int], int]:
-        """Score users with a run's own model and write their lists into it, and the texts of new posts.
+        self, manifest: Manifest, stale: StaleUsers, older: InteractionStore | None, stages: Stages
+    ) -> Rewritten:
+        """Score users with a run's model, and write their lists and the texts of new posts.
 
         Parameters
         ----------
         older
-            From `read_new_users`, for the users of `due.unknown`.
-
-        Returns
-        -------
-        The users written, who are those due that the network has; and how many posts are new.
+            From `read_older`, for the users of `stale.unknown`.
 
         Raises
         ------
         InteractionStoreError, ModelError, StoreError
-            The run's store, its model or Redis cannot give or take what is needed.
+            The run's store, its model or Redis cannot be used.
         LockedError
-            The lock was lost: the run's keys may be gone by now.
+            The lock was lost: the run's keys may have been removed.
         """
-        users = self.network.users[self.network.users.index.isin(due.users)]
+        users = self.network.users[self.network.users.index.isin(stale.users)]
         with stages.stage("read", "posts") as stats:
-            run = self._live_run(manifest, due, new_users)
+            run = self._read_run(manifest, stale, older)
             stats |= {"posts": len(self.network.posts)}
-        with closing(run.combined.night):
+        with closing(run.since_night.night):
             for start in range(0, len(users), USERS_BATCH):
-                self._rewrite(manifest, run, users[start : start + USERS_BATCH], stages)
-        return set(users.index.tolist()), self._write_new_texts()
+                self._write_batch(manifest, run, users[start : start + USERS_BATCH], stages)
+        return Rewritten(set(users.index.tolist()), self._write_new_texts())
 
-    def _live_run(self, manifest: dict[str, Any], due: Due, new_users: InteractionStore | None) -> LiveRun:
-        """Read what the night of a run has left for a refresh, and count the posts anew."""
-        run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
-        folder = Path(self.settings.night.model_dir) / run_id
+    def _read_run(self, manifest: Manifest, stale: StaleUsers, older: InteractionStore | None) -> LiveRun:
+        """Read the files that the night of a run keeps for refreshes, and count the posts again."""
+        settings, cutoff = self.stores.settings, manifest.require_cutoff()
+        folder = Path(settings.night.model_dir) / manifest.run_id
         model = load_model(folder, self.network)
-        if model.digest != manifest["model_digest"]:
+        if model.digest != manifest.model_digest:
             raise ModelError(f"the model in {folder} is not the one that scored the run; run the night again")
         state = load_refresh_state(folder)
-        night = open_store(self.settings, manifest, self.recent.store.options)
-        combined = CombinedStore(night, cutoff - LATE, self.recent, new_users)
+        night = open_store(settings, manifest, self.recent.store.options)
+        since_night = CombinedStore(night, cutoff - LATE, self.recent, older)
         known = fingerprints(night, cutoff - LATE, cutoff)
         return LiveRun(
             model=model,
             state=state,
-            combined=combined,
-            cutoff=combined.cutoff,
-            post_counts=combined.post_counts(self.network.posts, combined.cutoff),
-            changed={user for user, mark in due.marks.items() if mark != known.get(user)},
+            since_night=since_night,
+            cutoff=since_night.cutoff,
+            post_counts=since_night.post_counts(self.network.posts, since_night.cutoff),
+            changed={user for user, new in stale.fingerprints.items() if new != known.get(user)},
         )
 
-    def _rewrite(self, manifest: dict[str, Any], run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
+    def _write_batch(self, manifest: Manifest, run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
         """Score and write a batch of users."""
         network, model = Network(users, self.network.posts), run.model
-        history_of = run.combined.history(network, run.cutoff, model.groupings, run.post_counts)
-        # One thread for linear algebra, as in the night: more would sum in another order.
+        history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
+        # One thread for linear algebra, as in the night: more threads would change the order of sums.
         with (
             stages.stage("features", "users") as stats,
             threadpool_limits(1, user_api="blas"),
@@ -144,26 +141,29 @@ class Rescorer:
             factors = run.state.factors(model, network, history, run.changed)
             stats |= {"users": len(users)}
         with stages.stage("score_and_write", "users") as stats:
-            blocked = shared_keys.blocked_places(self.redis, self._keys, tables.post_ids)
-            scored = lists_of_all(
-                model.booster, tables, factors, history.likes, blocked, manifest["top_n"], users=len(users),
-                budget_mib=self.settings.night.memory_budget_mib, threads=self.settings.night.threads,
-            )  # fmt: skip
-            lists = self._while_held(track(scored, len(users), "score and write", "users"))
-            written = write_lists(self.redis, self._keys, manifest["run_id"], lists, tables.post_ids)
-            verify(self.redis, written, len(users))
+            client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
+            blocked = shared_keys.blocked_rows(client, keys, tables.post_ids)
+            compiled = compile_model(model.booster, tables, factors, history.likes, blocked)
+            chunks = compiled.score(
+                manifest.top_n,
+                budget_mib=settings.night.memory_budget_mib,
+                threads=settings.night.threads,
+            )
+            lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
+            written = write_lists(client, keys, manifest.run_id, lists, tables.post_ids)
+            verify(client, written, len(users))
             stats |= {"users": written.lists, "pairs": len(users) * tables.post_ids.size}
 
-    def _while_held(self, chunks: Iterator[Lists]) -> Iterator[Lists]:
+    def _check_lock(self, chunks: Iterator[Lists]) -> Iterator[Lists]:
         for chunk in chunks:
-            self.held.check()
+            self.lock.check()
             yield chunk
 
     def _write_new_texts(self) -> int:
-        """Write text and topic of posts that have none in Redis yet; return of how many."""
+        """Write text and topic of posts that have none in Redis; return their number."""
         posts = self.network.posts
-        known = np.array(sorted(self.redis.hkeys(self._keys.posts)), dtype=str)
+        known = np.array(sorted(self.stores.redis.hkeys(self.stores.keys.posts)), dtype=str)
         new = posts[~np.isin(posts.index.to_numpy().astype(str), known)]
         if len(new):
-            shared_keys.write_texts(self.redis, self._keys, new)
+            shared_keys.write_texts(self.stores.redis, self.stores.keys, new)
         return len(new)

@@ -1,10 +1,9 @@
-"""Who is due for a refresh: users whose actions are not those that their list was made of, and new users.
+"""Stale users: new users, and users who acted since their list was made.
 
-Timestamps cannot tell which actions a list already includes: actions are
-entered late, with equal times, or with times that are still to come. So the
-md5 fingerprint of each user's actions since shortly before the run's cutoff is
-stored, and users are due whose fingerprint has changed. It is stored by the
-night, as of its snapshot, and then whenever a user's new list is written.
+Timestamps cannot tell which actions a list already includes: actions are entered late, with equal times,
+or with times in the future. So we store an md5 fingerprint of each user's actions since shortly before
+the run's cutoff; users whose fingerprint changed are stale. The night stores the fingerprints of its
+snapshot, and a refresh those of the users whose lists it writes.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from batch.arrays import Int64s
 from contract.columns import SCHEMA
 
 LATE = timedelta(hours=1)
-"""An action that the night did not see, as it was entered so long after it happened, is found all the same.
+"""An action that was entered up to this long after it happened is found, although the night missed it.
 
-Where it happened after the night's cutoff it is found however late it is entered.
+An action after the night's cutoff is found however late it is entered.
 """
 
 tables = sa.MetaData(schema=SCHEMA)
@@ -37,58 +36,68 @@ refreshed_users = sa.Table(
 
 
 @dataclass(frozen=True)
-class Due:
-    """Who is to be scored again.
+class StaleUsers:
+    """Users to score again.
 
     Attributes
     ----------
-    marks
-        User -> fingerprint of their actions now, None where they have none any
-        more; of users whose fingerprint is not the one stored.
+    fingerprints
+        User -> fingerprint of their actions now, None without actions; only users whose stored
+        fingerprint differs.
     users
-        Those of them, and of the new users, who are to have a list, ascending.
+        Those of them, and the new users, that should have a list, ascending.
     new
-        How many users are new.
+        Number of new users.
     unknown
-        Those of `users` whom the night did not know, ascending.
+        Those of `users` that the night did not know, ascending.
     """
 
-    marks: dict[int, str | None]
+    fingerprints: dict[int, str | None]
     users: list[int]
     new: int
     unknown: list[int]
 
 
 def create(engine: sa.Engine) -> None:
-    """Make the table where it is missing."""
+    """Create the table if it is missing."""
     tables.create_all(engine)
 
 
 def find(
-    connection: sa.Connection, run_id: str, now: dict[int, str], user_ids: Int64s, known: Int64s, scored: int
-) -> Due:
-    """Find who is due in a run.
+    connection: sa.Connection,
+    run_id: str,
+    fingerprints: dict[int, str],
+    *,
+    user_ids: Int64s,
+    known: Int64s,
+    scored: int,
+) -> StaleUsers:
+    """Find the stale users of a run.
 
     Parameters
     ----------
-    now
-        User -> fingerprint of the actions since `LATE` before the run's cutoff
-        and up to the clock. Actions with later times are due when their time has come.
+    fingerprints
+        User -> fingerprint of the actions from `LATE` before the run's cutoff up to the clock. Actions
+        with later times count when their time has come.
     user_ids
-        Users that the network has.
+        Users of the network.
     known, scored
-        Users that the night knew, and of how many of them, the first, it made
-        lists. If not of all (--limit-users), nobody else is to have one.
+        Users that the night knew, and the number of them, from the first, that it made lists for. If
+        these are not all (--limit-users), no other user should have a list.
     """
     stored, refreshed = _stored(connection, run_id)
-    marks = {user: now.get(user) for user in now.keys() | stored.keys() if now.get(user) != stored.get(user)}
+    changed = {
+        user: fingerprints.get(user)
+        for user in fingerprints.keys() | stored.keys()
+        if fingerprints.get(user) != stored.get(user)
+    }
     present = user_ids.tolist()
-    acted = marks.keys() & set(present)
+    acted = changed.keys() & set(present)
     if scored < known.size:
-        return Due(marks, sorted(acted.intersection(known[:scored].tolist())), 0, [])
+        return StaleUsers(changed, sorted(acted.intersection(known[:scored].tolist())), 0, [])
     unknown = set(present).difference(known.tolist())
     new = unknown - refreshed
-    return Due(marks, sorted(acted | new), len(new), sorted(unknown & (acted | new)))
+    return StaleUsers(changed, sorted(acted | new), len(new), sorted(unknown & (acted | new)))
 
 
 def _stored(connection: sa.Connection, run_id: str) -> tuple[dict[int, str | None], set[int]]:
@@ -100,58 +109,59 @@ def _stored(connection: sa.Connection, run_id: str) -> tuple[dict[int, str | Non
     return {row.user_id: row.actions for row in rows}, {row.user_id for row in rows if row.refreshed_at}
 
 
-def note(
+def record(
     connection: sa.Connection,
     run_id: str,
-    found: Due,
+    stale: StaleUsers,
+    *,
     written: set[int],
     now: datetime,
-    others: sa.Select[Any],
+    other_runs: sa.Select[Any],
 ) -> None:
-    """Store what was found, once it is written.
+    """Store the fingerprints of users whose lists are written.
 
     Parameters
     ----------
     written
         Users whose lists were written.
-    others
-        Runs for which nothing needs to be stored any more; live again, they start anew.
+    other_runs
+        Runs whose fingerprints are deleted; if one is live again, its refreshes start anew.
     """
-    connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(others)))
+    connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(other_runs)))
     _store(
         connection,
         [
             {
                 "run_id": run_id,
                 "user_id": user_id,
-                "actions": found.marks.get(user_id),
+                "actions": stale.fingerprints.get(user_id),
                 "refreshed_at": now if user_id in written else None,
             }
-            for user_id in sorted({*found.marks, *found.users})
+            for user_id in sorted({*stale.fingerprints, *stale.users})
         ],
     )
 
 
-def note_night(connection: sa.Connection, run_id: str, marks: dict[int, str]) -> None:
-    """Store the fingerprints of the night's own snapshot, so that only users who act later are due."""
+def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[int, str]) -> None:
+    """Store the fingerprints of the night's snapshot, so that only users who act later are stale."""
     _store(
         connection,
         [
-            {"run_id": run_id, "user_id": user_id, "actions": mark, "refreshed_at": None}
-            for user_id, mark in sorted(marks.items())
+            {"run_id": run_id, "user_id": user_id, "actions": fingerprint, "refreshed_at": None}
+            for user_id, fingerprint in sorted(fingerprints.items())
         ],
     )
 
 
 def _store(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     if rows:
-        entered = insert(refreshed_users)
-        fresh = {name: entered.excluded[name] for name in ("actions", "refreshed_at")}
+        insertion = insert(refreshed_users)
+        new_values = {name: insertion.excluded[name] for name in ("actions", "refreshed_at")}
         keys = list(refreshed_users.primary_key.columns)
-        connection.execute(entered.on_conflict_do_update(index_elements=keys, set_=fresh), rows)
+        connection.execute(insertion.on_conflict_do_update(index_elements=keys, set_=new_values), rows)
 
 
-def refreshed_so_far(connection: sa.Connection, run_id: str) -> int:
-    """Return how many users' lists were written anew since the night."""
+def count_refreshed(connection: sa.Connection, run_id: str) -> int:
+    """Return the number of users whose lists were refreshed since the night."""
     counted = sa.select(sa.func.count(refreshed_users.c.refreshed_at))
     return int(connection.scalar(counted.where(refreshed_users.c.run_id == run_id)) or 0)

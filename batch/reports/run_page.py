@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from batch.arrays import Float64s
+from batch.context import Stores
 from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRICS, RANDOM, RANKER_LABELS, RECENCY
 from batch.evaluation.evaluate import HITRATE
 from batch.evaluation.ranking_metrics import DEPTH, compute_metrics, compute_random_metrics, rank_rows
@@ -21,12 +23,16 @@ from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.outcomes import count_outcomes, outcome_of
 from batch.loading.network import Network
 from batch.loading.post_groups import frequent_topics
+from batch.progress import Stages
 from batch.reports.charts import Axis, Chart
-from batch.reports.files import REPORT, format_number, load_template
-from batch.reports.user_examples import UserExample
+from batch.reports.files import REPORT, format_number, load_template, report_path, write_report
+from batch.reports.user_examples import UserExample, read_user_examples
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract import columns
+from contract.manifest import Manifest
+
+log = logging.getLogger("batch")
 
 VIEWED_RANKERS = ("model", "popularity", "random")
 """The rankers of the metrics on viewed posts, in the order of the page."""
@@ -260,3 +266,24 @@ def list_missing_values(network: Network) -> tuple[list[MissingValues], int]:
                 incomplete.append(MissingValues(f"{relation}.{name}", int(nulls), int(nulls) / len(frame)))
             complete += not nulls
     return sorted(incomplete, key=lambda each: -each.share), complete
+
+
+def write_run_page(
+    stores: Stores, manifest: Manifest, dataset: Dataset, model: Model, *, rows: ScoredRows, stages: Stages
+) -> None:
+    """Write the page of a run; if the disk does not take it, the night goes on without.
+
+    Parameters
+    ----------
+    rows
+        The holdout's rows as the model that was fit before it scores them.
+    """
+    path = report_path(stores.settings, manifest.run_id)
+    with stages.stage("report", "bytes") as row:
+        examples = read_user_examples(stores, manifest.run_id, dataset, manifest.users)
+        page = render_run_page(manifest.to_record(), dataset, model, compute_curves(rows), examples)
+        row |= {"bytes": 0}
+        try:
+            row |= {"bytes": write_report(path, page)}
+        except OSError as error:
+            log.warning("%s has no report: %s cannot be written: %s", manifest.run_id, path, error.strerror)

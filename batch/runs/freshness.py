@@ -1,4 +1,4 @@
-"""How fresh what is served is: by the ledger when runs went live, by Redis what is live now."""
+"""Freshness of what is served: when runs went live (ledger), and which runs are live (Redis)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import sqlalchemy as sa
 
 from batch.runs.ledger import State
 from batch.runs.tables import changes, runs
-from contract.codec import decode_object
 from contract.columns import SCHEMA
 from contract.experiment import VARIANTS
 from contract.keys import Keys
+from contract.manifest import Manifest
 
 PUBLISHED = (State.LIVE, State.RETIRED, State.ROLLED_BACK)
 
 
 def latest_live(engine: sa.Engine, key_prefix: str) -> datetime | None:
-    """Return when a run last went live for the first time: to be rolled back to makes none fresh.
+    """Return when a run last went live for the first time; a rollback does not count.
 
-    Where none ever has, when the first was started; None where there is no run
-    or no ledger yet.
+    If no run has ever been live, return when the first one started; None if there is no run or no ledger.
     """
     first_live = (
         sa.select(sa.func.min(changes.c.at).label("at"))
@@ -41,7 +40,7 @@ def latest_live(engine: sa.Engine, key_prefix: str) -> datetime | None:
 
 
 def unpublished(engine: sa.Engine, key_prefix: str, pid: int, began: datetime) -> list[str]:
-    """Return the runs that a process of this host has started and not brought live, oldest first."""
+    """Return the runs that a process of this host started and that are not live, oldest first."""
     acted = runs.c.actor.endswith(f"@{socket.gethostname()} pid {pid}", autoescape=True)
     query = (
         sa.select(runs.c.run_id)
@@ -54,7 +53,7 @@ def unpublished(engine: sa.Engine, key_prefix: str, pid: int, began: datetime) -
 
 
 def live_now(client: redis.Redis, key_prefix: str, now: datetime) -> dict[str, Any]:
-    """Return variant -> `{"run_id", "age_seconds"}` of what is served; the age is None if it is not told."""
+    """Return variant -> `{"run_id", "age_seconds"}` of the live runs; the age is None if it is unknown."""
     keys, found = Keys(key_prefix), {}
     for variant in VARIANTS:
         run_id = client.get(keys.live(variant))
@@ -64,10 +63,9 @@ def live_now(client: redis.Redis, key_prefix: str, now: datetime) -> dict[str, A
     return found
 
 
-def _age(manifest: Any, now: datetime) -> int | None:
-    """Return the seconds since a run went live, by its manifest (JSON, perhaps missing or broken)."""
+def _age(manifest: str | bytes | None, now: datetime) -> int | None:
+    """Return the seconds since a run went live, by its manifest (JSON; missing or broken gives None)."""
     try:
-        published = datetime.fromisoformat(str(decode_object(manifest)["published_at"]))
-        return int((now - published).total_seconds())
-    except (KeyError, TypeError, ValueError):
+        return Manifest.from_json(manifest).age(now) if manifest else None
+    except ValueError:
         return None

@@ -1,7 +1,7 @@
-"""One run at a time, and one refresh, whoever started it: an advisory lock in Postgres for each.
+"""Advisory locks in Postgres: one run at a time, and one refresh at a time, on any machine.
 
 The lock belongs to a connection. If its holder dies, Postgres notices the lost
-connection and the lock is free again; nothing has to be cleaned up.
+connection and frees the lock; nothing has to be cleaned up.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ KEEPALIVE = sa.text("""
     SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false)
 """)
 UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
-STILL_THERE = sa.text("SELECT 1")
+PING = sa.text("SELECT 1")
 
 NIGHT, REFRESH = "night", "refresh"
-"""What is done one at a time: runs, and writing into a live run or removing runs' keys."""
+"""Purposes of a lock: runs; writing into a live run, or removing keys of runs."""
 
-CALLED = {NIGHT: "run", REFRESH: "refresh"}
-LOOK_AGAIN_SECONDS = 0.1
+COMMAND = {NIGHT: "run", REFRESH: "refresh"}
+POLL_SECONDS = 0.1
 
 
 class Lock:
-    """The lock as held: it lasts as long as the connection that took it."""
+    """A lock that is held; it lasts as long as the connection that took it."""
 
-    def __init__(self, engine: sa.Engine, key_prefix: str, purpose: str, patience_seconds: float) -> None:
+    def __init__(self, engine: sa.Engine, key_prefix: str, purpose: str, timeout_seconds: float) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._called = CALLED[purpose]
+        self._command = COMMAND[purpose]
         name = f"overnight:{key_prefix}" if purpose == NIGHT else f"overnight:{key_prefix}:{purpose}"
         self._name = {"name": name}
-        self._connection = self._taken(patience_seconds)
+        self._connection = self._acquire(timeout_seconds)
 
     def check(self) -> None:
-        """Make sure that the lock is held still; take it again if its connection was lost.
+        """Check that the lock is still held; take it again if its connection was lost.
 
-        What happened in between the ledger tells: a run that took the lock
-        meanwhile has closed this one there.
+        A run that held the lock in between has closed this one in the ledger.
 
         Raises
         ------
@@ -58,61 +57,61 @@ class Lock:
             Another run has taken it.
         """
         try:
-            self._connection.execute(STILL_THERE)
+            self._connection.execute(PING)
         except DBAPIError:
             self.release()
-            self._connection = self._taken(patience_seconds=0)
+            self._connection = self._acquire(timeout_seconds=0)
 
     def release(self) -> None:
-        """Let go of the lock and close the connection; if that is lost, Postgres frees the lock itself."""
+        """Release the lock and close the connection; if it is lost, Postgres frees the lock itself."""
         with suppress(SQLAlchemyError):
             self._connection.execute(UNLOCK, self._name)
         self._connection.invalidate()
         self._connection.close()
 
-    def _taken(self, patience_seconds: float) -> sa.Connection:
+    def _acquire(self, timeout_seconds: float) -> sa.Connection:
         connection = self._engine.connect()
         connection.execute(KEEPALIVE)
-        deadline = time.monotonic() + patience_seconds
+        deadline = time.monotonic() + timeout_seconds
         while not connection.scalar(TRY, self._name):
             if time.monotonic() >= deadline:
                 try:
-                    raise LockedError(self._who_holds(connection))
+                    raise LockedError(self._describe_holder(connection))
                 finally:
                     connection.close()
-            time.sleep(LOOK_AGAIN_SECONDS)
+            time.sleep(POLL_SECONDS)
         return connection
 
-    def _who_holds(self, connection: sa.Connection) -> str:
+    def _describe_holder(self, connection: sa.Connection) -> str:
         holder = connection.execute(HOLDER, self._name).first()
         if holder is None:
-            return f"another {self._called} held the lock a moment ago; try again"
-        who = f"{holder.application_name} (Postgres pid {holder.pid})"
+            return f"another {self._command} held the lock a moment ago; try again"
+        description = f"{holder.application_name} (Postgres pid {holder.pid})"
         if holder.backend_start is not None:  # Postgres shows it to the same role only
-            who += f", since {holder.backend_start.isoformat(timespec='seconds')}"
-        return f"another {self._called} holds the lock: {who}; wait for it or stop it"
+            description += f", since {holder.backend_start.isoformat(timespec='seconds')}"
+        return f"another {self._command} holds the lock: {description}; wait for it or stop it"
 
 
 @contextmanager
-def held(
-    engine: sa.Engine, key_prefix: str, purpose: str = NIGHT, patience_seconds: float = 0
+def hold(
+    engine: sa.Engine, key_prefix: str, purpose: str = NIGHT, timeout_seconds: float = 0
 ) -> Iterator[Lock]:
-    """Hold a lock of everything that one database publishes under one key prefix.
+    """Hold the lock for everything that one database publishes under one key prefix.
 
     Parameters
     ----------
     purpose
-        NIGHT for a run. REFRESH for what writes into a live run, and for what
-        removes keys of runs, so that neither meets the other.
+        NIGHT for a run. REFRESH for writing into a live run and for removing keys of runs, so that
+        the two never overlap.
     patience_seconds
         How long to wait for another holder.
 
     Raises
     ------
     LockedError
-        Another holds it; says who and since when.
+        Another process holds it; the message says which, and since when.
     """
-    lock = Lock(engine, key_prefix, purpose, patience_seconds)
+    lock = Lock(engine, key_prefix, purpose, timeout_seconds)
     try:
         yield lock
     finally:

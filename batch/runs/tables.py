@@ -1,4 +1,4 @@
-"""The ledger's tables, their version, and how an older database is brought up to it."""
+"""The ledger's tables, their version, and the migration of older databases."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contract.errors import OvernightError
 from contract.keys import Keys
 
 VERSION = 3
-"""Of the tables below. A change to them raises it, and adds a step to `STEPS` where a table changes.
+"""Version of the tables below. A change to them raises it, and adds a step to `STEPS` if a table changes.
 
-Version 3 added tables alone: the experiments and the exposures.
+Version 3 only added tables: experiments and exposures.
 """
 
 STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
-"""What brings the tables of the version before to this one; tables that are new are made anyway."""
+"""Version -> statement that migrates the tables from the version before; new tables are always created."""
 
-ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('overnight ledger', 0))")
+MIGRATION_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('overnight ledger', 0))")
 
 
 class State(StrEnum):
@@ -50,7 +50,7 @@ runs = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("manifest", JSONB),
-    # Since when the run's keys and model are being removed, or gone.
+    # When the removal of the run's keys and model began.
     sa.Column("removed_at", time),
 )
 changes = sa.Table(
@@ -62,7 +62,7 @@ changes = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
 )
-# A row for each change of the split; the newest under a prefix is in force.
+# One row per change of the split; the newest under a prefix applies.
 experiments = sa.Table(
     "experiments",
     tables,
@@ -74,10 +74,10 @@ experiments = sa.Table(
     sa.Column("set_at", time, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
-    # How long it was to last from when the split was set; none where nobody said.
+    # Planned duration from when the split was set; null if it was not given.
     sa.Column("planned_days", sa.Integer),
 )
-# A row for each first page of a feed that was answered; `variant` is the one whose list was served.
+# One row per answered first page of a feed; `variant` is the one whose list was served.
 exposures = sa.Table(
     "exposures",
     tables,
@@ -86,14 +86,14 @@ exposures = sa.Table(
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("served_at", time, nullable=False),
-    # From the request's arrival until its answer was there; none where serving did not note it yet.
+    # From the request's arrival until its answer was ready; null if the release did not record it.
     sa.Column("took_ms", sa.REAL),
     sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
-    # Rows come nearly in order of time, so a few bytes for each block of them are index enough.
+    # Rows arrive almost in order of time, so a BRIN index (a few bytes per block) is enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
 )
-# How far the stream of a prefix is in `exposures`: id of the last entry, changed with the rows themselves,
-# and when a drain last looked.
+# How much of a prefix's stream is in `exposures`: id of the last entry, written in the transaction of its
+# rows, and the time of the last drain.
 drained = sa.Table(
     "exposures_drained",
     tables,
@@ -110,17 +110,17 @@ versions = sa.Table(
 
 
 def create(engine: sa.Engine) -> None:
-    """Make the ledger's tables where they are missing, and bring older ones up to date.
+    """Create the ledger's missing tables, and migrate older ones.
 
     Raises
     ------
     OvernightError
-        They are newer than this program.
+        The tables are newer than this program.
     """
     if schema_version(engine) == VERSION:
         return
     with engine.begin() as connection:
-        connection.execute(ONE_AT_A_TIME)
+        connection.execute(MIGRATION_LOCK)
         found = _version(connection)
         if found > VERSION:
             raise OvernightError(
@@ -135,7 +135,7 @@ def create(engine: sa.Engine) -> None:
 
 
 def schema_version(engine: sa.Engine) -> int:
-    """Return the version of the ledger's tables; 0 where there are none."""
+    """Return the version of the ledger's tables; 0 if there are none."""
     with engine.connect() as connection:
         return _version(connection)
 

@@ -149,23 +149,6 @@ def compile_model(
     return CompiledModel(forest, tables, factors, liked)
 
 
-def lists_of_all(
-    booster: Booster,
-    tables: FeatureTables,
-    factors: Factors | None,
-    liked: Likes,
-    blocked: Int64s,
-    n: int,
-    *,
-    users: int,
-    budget_mib: int,
-    threads: int,
-) -> Iterator[tuple[int, Lists]]:
-    """Compile a model and score its first `users` users; see `CompiledModel.score`."""
-    model = compile_model(booster, tables, factors, liked, blocked)
-    yield from model.score(n, users=users, budget_mib=budget_mib, threads=threads)
-
-
 def _check(factors: Factors) -> None:
     if factors.users.shape[1] != factors.posts.shape[1]:
         raise ModelError(

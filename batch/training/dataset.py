@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Bools, Int64s
+from batch.context import Stores
 from batch.features.embeddings import embed_texts, find_encoder
 from batch.features.tables import FeatureColumns
 from batch.features.text import build_content_vectors, cluster_posts, compute_text_features
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
+from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.post_groups import CLUSTER, Groupings, by_topic
 from batch.loading.pull import PullResult, pull
 from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.work_folder import store_folder
+from batch.progress import Stages
 from batch.training.recipe import Recipe
 from contract import columns
 from contract.errors import SourceError
@@ -200,6 +205,63 @@ def open_dataset(
     """Pull the data up to a time, yield the dataset, and remove its store at the end."""
     with pull(engine, settings, as_of_time or clock) as pulled:
         yield load_dataset(pulled, settings, engine, as_of_time)
+
+
+class NightDataset:
+    """The dataset of one night: copied and counted for the first variant, shared by the others.
+
+    Parameters
+    ----------
+    as_of
+        Cutoff; None for the last interaction.
+    """
+
+    def __init__(self, stores: Stores, as_of: datetime | None) -> None:
+        self._stores, self._as_of = stores, as_of
+        self._pulled: PullResult | None = None
+        self._dataset: Dataset | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> NightDataset:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def store(self) -> InteractionStore:
+        """The copy of the interactions, after `load`."""
+        assert self._pulled is not None
+        return self._pulled.store
+
+    @property
+    def posts(self) -> pd.DataFrame | None:
+        """The posts of the network; None before `load`."""
+        return None if self._dataset is None else self._dataset.network.posts
+
+    def load(self, run_id: str, stages: Stages) -> Dataset:
+        """Return the dataset, and give the run a copy of the interactions in its own folder."""
+        settings, engine = self._stores.settings, self._stores.engine
+        folder = store_folder(settings) / run_id
+        if self._pulled is not None and self._dataset is not None:
+            share_store(self._pulled.store, folder)
+            return self._dataset
+        until = self._as_of or datetime.now(UTC)
+        with stages.stage("pull", "interactions") as row:
+            pulled = self._open.enter_context(pull(engine, settings, until, folder))
+            row |= {"interactions": pulled.store.interactions, **pulled.left_out, "mib": pulled.store.mib}
+        with stages.stage("count", "interactions") as row:
+            dataset = load_dataset(pulled, settings, engine, self._as_of)
+            pulled.store.release()
+            row |= {"users": len(dataset.network.users), "posts": len(dataset.network.posts)}
+            row |= {"interactions": dataset.interactions, "likes": dataset.now.likes.posts.size}
+        self._pulled, self._dataset = pulled, dataset
+        return dataset
+
+    def close(self) -> None:
+        """Close the store and free the memory."""
+        self._open.close()
+        self._pulled = self._dataset = None
 
 
 def group_posts(network: Network, text: FeatureColumns, seed: int) -> Groupings:

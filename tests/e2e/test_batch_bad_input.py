@@ -237,7 +237,9 @@ def test_a_wrong_command_line_is_one_line_that_says_where_to_read_on(
 
 
 def test_a_run_that_is_not_there_cannot_be_shown(good_night: LiveNetwork) -> None:
-    check_error(good_night.run("show", "last"), 1, "there is no run last; `python -m batch runs` lists them")
+    check_error(
+        good_night.run("show", "last"), 1, "there is no run last; `python -m batch runs` lists all runs"
+    )
 
 
 def test_an_as_of_before_everything_fails_in_one_line(live: LiveNetwork) -> None:

@@ -14,6 +14,7 @@ from batch.runs import ledger
 from contract.errors import OvernightError
 from tests.support.batch import (
     execute,
+    ledger_stores,
     live_lists,
     live_run,
     make_engine,
@@ -145,14 +146,15 @@ def test_a_run_that_lost_the_lock_to_another_does_not_go_live(live: LiveNetwork,
 def test_the_ledger_takes_no_run_live_that_another_has_closed(live: LiveNetwork) -> None:
     engine = make_engine(live.database_url)
     now = datetime.now(UTC)
-    run = ledger.start(engine, "control", now, "a test")
+    run = ledger.start(ledger_stores(engine), "control", now)
     with engine.begin() as connection:
-        ledger.move(connection, run.run_id, ledger.State.FAILED, now, "another", "died before it was live")
+        died = ledger.Change(now, "another", "died before it was live")
+        ledger.set_state(connection, run.run_id, ledger.State.FAILED, died)
     with (
         pytest.raises(OvernightError, match=f"{run.run_id} is failed, closed by another run"),
         engine.begin() as connection,
     ):
-        ledger.make_live(connection, run, now, "a test")
+        ledger.make_live(connection, run, ledger.Change(now, "a test"))
 
 
 def test_a_run_that_lost_its_lock_to_another_neither_goes_live_nor_touches_it(

@@ -43,7 +43,7 @@ ODD_COLUMNS = {
 }
 
 
-class Night:
+class SmallNetwork:
     """The small network, and the means to run nights over it."""
 
     def __init__(self, database_url: str, redis_client: redis.Redis, redis_url: str, model_dir: Path) -> None:
@@ -62,7 +62,7 @@ class Night:
         servers: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
         done = run_here("run", "--variant", variant, model_dir=self.model_dir, **servers)
         assert done.returncode == 0, done.stderr
-        self.told = done.stderr
+        self.log = done.stderr
         lists = live_lists(self.redis_client)
         users = query(self.database_url, "SELECT user_id FROM recs.users")
         assert sorted(lists) == sorted(user for (user,) in users)
@@ -81,8 +81,8 @@ class Night:
 
 
 @pytest.fixture
-def night(database_url: str, redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> Night:
-    return Night(database_url, redis_client, redis_url, tmp_path)
+def night(database_url: str, redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> SmallNetwork:
+    return SmallNetwork(database_url, redis_client, redis_url, tmp_path)
 
 
 def _quoted(name: str) -> str:
@@ -93,7 +93,7 @@ def _posts(ranked: Ranked) -> list[int]:
     return [post for post, _ in ranked]
 
 
-def _liked(night: Night) -> dict[int, set[int]]:
+def _liked(night: SmallNetwork) -> dict[int, set[int]]:
     liked: dict[int, set[int]] = {}
     for user, post in query(
         night.database_url, "SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'"
@@ -102,7 +102,9 @@ def _liked(night: Night) -> dict[int, set[int]]:
     return liked
 
 
-def test_interactions_that_cannot_be_used_are_counted_reported_and_change_no_list(night: Night) -> None:
+def test_interactions_that_cannot_be_used_are_counted_reported_and_change_no_list(
+    night: SmallNetwork,
+) -> None:
     before = night.run()
     assert set(night.manifest()["left_out"].values()) == {0}
     night.change(
@@ -127,10 +129,10 @@ def test_interactions_that_cannot_be_used_are_counted_reported_and_change_no_lis
         "without_a_time": 3,
     }
     assert night.manifest()["left_out"] == left_out
-    assert ", ".join(f"{name} {count}" for name, count in left_out.items()) in night.told
+    assert ", ".join(f"{name} {count}" for name, count in left_out.items()) in night.log
 
 
-def test_a_network_that_logs_no_views_works(night: Night) -> None:
+def test_a_network_that_logs_no_views_works(night: SmallNetwork) -> None:
     night.change("DELETE FROM recs.interactions WHERE action = 'view'")
     lists = night.run("all")
     liked = _liked(night)
@@ -140,7 +142,7 @@ def test_a_network_that_logs_no_views_works(night: Night) -> None:
     assert night.manifest()["metrics"]["protocol"] == "likes beside sampled negatives"
 
 
-def test_whoever_liked_everything_nearly_everything_or_nothing_is_served(night: Night) -> None:
+def test_whoever_liked_everything_nearly_everything_or_nothing_is_served(night: SmallNetwork) -> None:
     night.change(
         "INSERT INTO recs.interactions SELECT 1, post_id, 'like', '2021-10-20' FROM recs.posts",
         "INSERT INTO recs.interactions SELECT 2, post_id, 'like', '2021-10-20' FROM recs.posts "
@@ -161,7 +163,7 @@ def test_whoever_liked_everything_nearly_everything_or_nothing_is_served(night: 
         assert recommend(app, 62)["source"] == "personal"
 
 
-def test_views_with_the_required_columns_alone_are_enough(night: Night) -> None:
+def test_views_with_the_required_columns_alone_are_enough(night: SmallNetwork) -> None:
     night.change(
         "ALTER TABLE recs.users DROP age, DROP city, DROP subscribed",
         "ALTER TABLE recs.posts DROP topic, DROP text, DROP created_at",
@@ -170,7 +172,7 @@ def test_views_with_the_required_columns_alone_are_enough(night: Night) -> None:
     assert night.redis_client.hget("recs:posts", "101") == '{"text":"","topic":null}'
 
 
-def test_missing_values_odd_names_and_odd_numbers_are_taken(night: Night) -> None:
+def test_missing_values_odd_names_and_odd_numbers_are_taken(night: SmallNetwork) -> None:
     added = ", ".join(f"ADD {_quoted(name)} {kind}" for name, kind in ODD_COLUMNS.items())
     night.change(
         f"ALTER TABLE recs.users {added}",
@@ -191,7 +193,7 @@ def test_missing_values_odd_names_and_odd_numbers_are_taken(night: Night) -> Non
     assert list(columns["posts"]) == ["topic", "user_id"]
 
 
-def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None:
+def test_likes_and_views_of_any_topic_are_counted_under_it(night: SmallNetwork) -> None:
     night.change(
         "UPDATE recs.posts SET topic = E'NA, \"nan\"\\r\\n\\\\N' WHERE post_id % 5 = 0",
         "UPDATE recs.posts SET topic = '' WHERE post_id % 5 = 1",
@@ -217,7 +219,7 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: Night) -> None
     assert set(found) == set(counted)
 
 
-def test_columns_of_other_types_are_left_out_with_a_warning(night: Night) -> None:
+def test_columns_of_other_types_are_left_out_with_a_warning(night: SmallNetwork) -> None:
     kinds = {
         "created_at": "timestamp with time zone",
         "post_id": "uuid",
@@ -228,18 +230,18 @@ def test_columns_of_other_types_are_left_out_with_a_warning(night: Night) -> Non
     night.change(f"ALTER TABLE recs.users {added}")
     night.run()
     for column, kind in kinds.items():
-        assert f"WARNING batch: recs.users.{column} is of type {kind} and is left out; cast it" in night.told
+        assert f"WARNING batch: recs.users.{column} is of type {kind} and is left out; cast it" in night.log
     assert list(night.columns()["users"]) == ["age", "city", "subscribed"]
 
 
-def test_a_users_column_of_any_name_is_read_by_its_type(night: Night) -> None:
+def test_a_users_column_of_any_name_is_read_by_its_type(night: SmallNetwork) -> None:
     night.change("ALTER TABLE recs.users ADD created_at text DEFAULT 'long ago', ADD post_id text")
     night.run()
     assert night.columns()["users"]["created_at"] == ["long ago"]
 
 
 @pytest.mark.parametrize("shift", [BIG, -30], ids=["beyond 2^53", "negative"])
-def test_ids_of_any_size_and_sign_are_kept_to_the_last_digit(night: Night, shift: int) -> None:
+def test_ids_of_any_size_and_sign_are_kept_to_the_last_digit(night: SmallNetwork, shift: int) -> None:
     before = night.run()
     night.change(
         f"UPDATE recs.users SET user_id = user_id + {shift}",
@@ -253,7 +255,7 @@ def test_ids_of_any_size_and_sign_are_kept_to_the_last_digit(night: Night, shift
     assert night.run() == shifted
 
 
-def test_views_of_unknown_posts_do_not_take_the_holdout_for_themselves(night: Night) -> None:
+def test_views_of_unknown_posts_do_not_take_the_holdout_for_themselves(night: SmallNetwork) -> None:
     night.change("UPDATE recs.interactions SET post_id = -1 WHERE happened_at > '2021-10-22'")
     night.run("all")
     metrics = night.manifest()["metrics"]
@@ -261,7 +263,7 @@ def test_views_of_unknown_posts_do_not_take_the_holdout_for_themselves(night: Ni
     assert metrics["model"]["hitrate_at_5"] > 0
 
 
-def test_a_blocked_member_that_is_no_posts_id_does_not_stop_the_night(night: Night) -> None:
+def test_a_blocked_member_that_is_no_posts_id_does_not_stop_the_night(night: SmallNetwork) -> None:
     night.redis_client.sadd("recs:blocked", "105", "not a post", "-3")
     lists = night.run()
     assert all(105 not in _posts(ranked) for ranked in lists.values())

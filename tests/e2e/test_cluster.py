@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from batch import redis_client
-from batch.publishing.memory import before_writing
+from batch.publishing.memory import check_memory
 from contract.errors import SettingsError, StoreError
 from contract.settings import Settings
 from tests.e2e.test_redis_users import LINES
@@ -82,17 +82,17 @@ def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cl
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:
     chunks, frame = list(cut(random_lists(900, 40, 50), 300)), posts_frame(40)
-    told = before_writing(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)[1]
+    told = check_memory(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)[1]
     full = dict(client.info("memory", target_nodes=client.get_primaries()[0]))
     for share, fits in ((0.3, False), (0.4, True)):
         room = int(told.total_bytes * share)
         said = full | {"maxmemory": full["used_memory"] + room, "mem_not_counted_for_evict": 0}
         with patch.object(client, "info", lambda *_, said=said, **__: said):
             if fits:
-                before_writing(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)
+                check_memory(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)
                 continue
             with pytest.raises(StoreError, match=r"Redis at 127.0.0.1:\d+ has 0\.\d MiB free of maxmemory"):
-                before_writing(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)
+                check_memory(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)
 
 
 def test_a_cluster_and_a_single_server_are_told_apart(cluster_url: str, redis_url: str) -> None:

@@ -18,6 +18,7 @@ from batch.runs import ledger
 from contract.columns import SCHEMA
 from contract.experiment import CONTROL
 from contract.settings import Settings
+from tests.support.batch import ledger_stores
 from tests.support.scheduler import DEADLINE_SECONDS, NOTE, lines, python, until
 from tests.support.webhook import listening
 
@@ -133,7 +134,7 @@ def test_a_night_missed_while_no_scheduler_was_running_is_run_and_reported_at_it
     start: Start, tmp_path: Path, engine: sa.Engine, database_url: str
 ) -> None:
     for days in (800, 400):
-        ledger.start(engine, CONTROL, days_ago(days), "test")
+        ledger.start(ledger_stores(engine), CONTROL, days_ago(days))
     with listening() as hook:
         environment = {"DATABASE_URL": database_url, "OVERNIGHT_WEBHOOK_URL": hook.url}
         process = start(environment, "--", *python(NOTE + "; import os; os.abort()", tmp_path / "notes"))
@@ -170,13 +171,13 @@ def run_check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 def test_the_check_fails_on_an_overdue_night(engine: sa.Engine, database_url: str) -> None:
     environment = {"DATABASE_URL": database_url}
     assert run_check(environment).returncode == 0
-    ledger.start(engine, CONTROL, days_ago(3), "test")
+    ledger.start(ledger_stores(engine), CONTROL, days_ago(3))
     overdue = run_check(environment)
     assert overdue.returncode == 1
     assert "has not been started" in overdue.stderr
-    run = ledger.start(engine, CONTROL, days_ago(0), "test")
+    run = ledger.start(ledger_stores(engine), CONTROL, days_ago(0))
     with engine.begin() as connection:
-        ledger.make_live(connection, run, days_ago(0), "test")
+        ledger.make_live(connection, run, ledger.Change(days_ago(0), "test"))
     assert run_check(environment).returncode == 0
     assert run_check(UNREACHABLE).returncode == 1
 

@@ -16,12 +16,19 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-import batch.pipeline
+import batch.evaluation.learner
 from batch.loading.interaction_store import FILE
 from batch.publishing import prune
 from batch.runs import lock
 from contract.keys import Keys
-from tests.support.batch import execute, live_run, make_engine, query, run_forked, start_batch
+from tests.support.batch import (
+    execute,
+    live_run,
+    make_engine,
+    query,
+    run_forked,
+    start_batch,
+)
 from tests.support.batch_live import (
     WAITING,
     LiveNetwork,
@@ -171,7 +178,7 @@ def kill_when_called(module: str, name: str) -> None:
             ),
         ),
         ("control", ("batch.refresh.stale_users.note_night",)),
-        ("all", ("batch.pipeline.share_store", "batch.refresh.refresh.read_recent")),
+        ("all", ("batch.training.dataset.share_store", "batch.refresh.refresh.read_recent")),
     ],
     ids=["while it pulls and counts", "while it goes live", "when one variant is live"],
 )
@@ -202,7 +209,7 @@ def test_a_process_killed_while_postgres_lets_it_wait_leaves_nothing(live: LiveN
 def test_a_refresh_and_an_evaluation_while_a_night_runs_are_in_nobodys_way(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit, others = batch.pipeline.fit, []
+    fit, others = batch.evaluation.learner.fit, []
 
     def fit_beside_others(*arguments: Any, **options: Any) -> Any:
         if not others:
@@ -213,7 +220,7 @@ def test_a_refresh_and_an_evaluation_while_a_night_runs_are_in_nobodys_way(
         return fit(*arguments, **options)
 
     before = live_run(client)
-    monkeypatch.setattr(batch.pipeline, "fit", fit_beside_others)
+    monkeypatch.setattr(batch.evaluation.learner, "fit", fit_beside_others)
     done = live.run(*CONTROL)
     assert done.returncode == 0, done.stderr
     assert [other.returncode for other in others] == [0, 0, 0, 4], [other.stderr for other in others]
@@ -224,9 +231,9 @@ def test_a_refresh_and_an_evaluation_while_a_night_runs_are_in_nobodys_way(
 def test_a_night_while_a_refresh_is_at_work_goes_live_and_leaves_who_acted_to_the_next(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prune, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(prune, "LOCK_TIMEOUT_SECONDS", 0)
     before = live_run(client)
-    with lock.held(make_engine(live.database_url), KEYS.prefix, lock.REFRESH):
+    with lock.hold(make_engine(live.database_url), KEYS.prefix, lock.REFRESH):
         done = live.run(*CONTROL)
     assert done.returncode == 0, done.stderr
     assert "users who acted during the night are left to the next refresh: another refresh" in done.stderr

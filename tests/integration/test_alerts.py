@@ -22,10 +22,8 @@ from contract.codec import encode_object
 from contract.columns import SCHEMA
 from contract.errors import RefusedError
 from contract.settings import Settings
-from tests.support.batch import KEYS, make_network, query, run_here
+from tests.support.batch import KEYS, ledger_stores, make_network, query, run_here
 from tests.support.webhook import SECRET_PATH, Webhook
-
-pytest_plugins = ("tests.support.webhook_fixtures",)
 
 PASSWORD = "sw0rdfish"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -119,7 +117,7 @@ def test_a_refused_run_has_its_own_event_and_is_named(
 def test_a_run_by_hand_that_finds_the_lock_held_posts_nothing(
     batch: Batch, hook: Webhook, engine: sa.Engine
 ) -> None:
-    with lock.held(engine, "recs"):
+    with lock.hold(engine, "recs"):
         assert batch("run").returncode == 4
     assert hook.posts == []
 
@@ -169,11 +167,12 @@ def test_the_command_tries_the_webhook(batch: Batch, hook: Webhook) -> None:
 def test_a_run_counts_as_fresh_when_it_first_went_live(engine: sa.Engine) -> None:
     def go_live(run: ledger.Run, hours: int) -> None:
         with engine.begin() as connection:
-            ledger.move(connection, run.run_id, ledger.State.LIVE, NOON + timedelta(hours=hours), "x")
+            change = ledger.Change(NOON + timedelta(hours=hours), "x")
+            ledger.set_state(connection, run.run_id, ledger.State.LIVE, change)
 
     runs = [
-        ledger.start(engine, "control", NOON - timedelta(hours=9 - index), "x", prefix)
-        for index, prefix in enumerate(("recs", "recs", "other"))
+        ledger.start(ledger_stores(engine, "x", prefix), "control", NOON - timedelta(hours=9 - number))
+        for number, prefix in enumerate(("recs", "recs", "other"))
     ]
     assert freshness.latest_live(engine, "recs") == NOON - timedelta(hours=9)
     for hours, run in enumerate(runs):
@@ -186,16 +185,16 @@ def test_a_run_counts_as_fresh_when_it_first_went_live(engine: sa.Engine) -> Non
 
 def test_only_runs_of_the_process_that_are_not_live_are_named(engine: sa.Engine) -> None:
     host = socket.gethostname()
-    for index, (actor, state) in enumerate([
+    for minutes, (who, state) in enumerate([
         (f"batch run by me@{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "live"),
         (f"batch run by me@{host} pid 77", "failed"),
         (f"batch run by me@other-{host} pid 7", "failed"),
         (f"batch run by me@{host} pid 7", "building"),
     ]):  # fmt: skip
-        run = ledger.start(engine, "test", NOON + timedelta(minutes=index), actor)
+        run = ledger.start(ledger_stores(engine, who), "test", NOON + timedelta(minutes=minutes))
         with engine.begin() as connection:
-            ledger.move(connection, run.run_id, ledger.State(state), NOON, "x")
+            ledger.set_state(connection, run.run_id, ledger.State(state), ledger.Change(NOON, "x"))
     first, last = "20261121T120000Z-test", "20261121T120400Z-test"
     assert freshness.unpublished(engine, "recs", 7, NOON) == [first, last]
     assert freshness.unpublished(engine, "recs", 7, NOON + timedelta(minutes=1)) == [last]

@@ -23,7 +23,7 @@ from contract.settings import Settings
 from demo.postgres import make_engine
 from tests.support.batch import execute, query
 from tests.support.batch_live import dump
-from tests.support.operators import Operated
+from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
@@ -50,9 +50,9 @@ def assert_found(findings: list[Finding], check: str, status: Status, text: str,
     assert fix in found.fix
 
 
-def test_a_night_leaves_nothing_to_mend_and_doctor_changes_nothing(night: Operated) -> None:
+def test_a_night_leaves_nothing_to_mend_and_doctor_changes_nothing(night: LiveNetwork) -> None:
     before = dump(night.redis_url), query(night.database_url, "SELECT * FROM recs.runs ORDER BY 1")
-    record = night.told("doctor")
+    record = night.run_json("doctor")
     assert [found for found in record["findings"] if found["status"] != "ok"] == [
         {
             "check": "redis persistence",
@@ -65,7 +65,7 @@ def test_a_night_leaves_nothing_to_mend_and_doctor_changes_nothing(night: Operat
     assert before == (dump(night.redis_url), query(night.database_url, "SELECT * FROM recs.runs ORDER BY 1"))
 
 
-def test_a_failed_check_is_told_by_table_exit_code_and_one_line(night: Operated) -> None:
+def test_a_failed_check_is_told_by_table_exit_code_and_one_line(night: LiveNetwork) -> None:
     night.client.set(KEYS.live("control"), "latest")
     done = night.batch("doctor")
     assert done.returncode == 1
@@ -74,75 +74,75 @@ def test_a_failed_check_is_told_by_table_exit_code_and_one_line(night: Operated)
     assert "recs:live:control is 'latest', which is not a run id" in lines[at]
     assert lines[at + 1].strip().startswith("-> python -m batch rollback control")
     assert done.stderr.splitlines()[-1].startswith("error: 1 of ")
-    assert night.told("doctor", code=1)["status"] == "fail"
+    assert night.run_json("doctor", code=1)["status"] == "fail"
 
 
-def _point_at_nothing(night: Operated) -> None:
+def _point_at_nothing(night: LiveNetwork) -> None:
     night.client.set(KEYS.live("control"), OLD)
 
 
-def _point_at_the_other_variant(night: Operated) -> None:
+def _point_at_the_other_variant(night: LiveNetwork) -> None:
     night.client.set(KEYS.live("control"), night.run_of("test"))
 
 
-def _lose_the_pointer(night: Operated) -> None:
+def _lose_the_pointer(night: LiveNetwork) -> None:
     night.client.delete(KEYS.live("control"))
 
 
-def _lose_the_manifest(night: Operated) -> None:
+def _lose_the_manifest(night: LiveNetwork) -> None:
     night.client.delete(KEYS.manifest(night.run_of("control")))
 
 
-def _lose_a_list(night: Operated) -> None:
+def _lose_a_list(night: LiveNetwork) -> None:
     night.client.delete(KEYS.user(night.run_of("test"), 7), KEYS.post(night.run_of("test"), 105))
 
 
-def _leave_keys_of_an_unknown_run(night: Operated) -> None:
+def _leave_keys_of_an_unknown_run(night: LiveNetwork) -> None:
     night.client.set(KEYS.user(OLD, 1), "[]")
 
 
-def _leave_a_strange_key(night: Operated) -> None:
+def _leave_a_strange_key(night: LiveNetwork) -> None:
     night.client.set(f"recs:run:{OLD}:notes", "mine")
 
 
-def _break_the_experiment(night: Operated) -> None:
+def _break_the_experiment(night: LiveNetwork) -> None:
     night.client.set(KEYS.experiment, encode_object({"name": "a", "salt": "b", "percent_test": 120}))
 
 
-def _set_an_experiment_by_hand(night: Operated) -> None:
+def _set_an_experiment_by_hand(night: LiveNetwork) -> None:
     night.client.set(KEYS.experiment, encode_object({"name": "mine", "salt": "b", "percent_test": 20}))
 
 
-def _lose_the_experiment(night: Operated) -> None:
+def _lose_the_experiment(night: LiveNetwork) -> None:
     night.client.delete(KEYS.experiment)
 
 
-def _leave_exposures_for_days(night: Operated) -> None:
+def _leave_exposures_for_days(night: LiveNetwork) -> None:
     night.client.xadd(KEYS.exposures, {"served": "{}"}, id="1600000000000-0")
 
 
-def _make_exposures_a_string(night: Operated) -> None:
+def _make_exposures_a_string(night: LiveNetwork) -> None:
     night.client.set(KEYS.exposures, "42")
 
 
-def _serve_no_test(night: Operated) -> None:
+def _serve_no_test(night: LiveNetwork) -> None:
     night.client.delete(*night.client.scan_iter(KEYS.run_pattern(night.run_of("test"))))
     night.client.delete(KEYS.live("test"))
 
 
-def _block_a_word(night: Operated) -> None:
+def _block_a_word(night: LiveNetwork) -> None:
     night.client.sadd(KEYS.blocked, "101", "spam")
 
 
-def _make_blocked_a_string(night: Operated) -> None:
+def _make_blocked_a_string(night: LiveNetwork) -> None:
     night.client.set(KEYS.blocked, "101")
 
 
-def _lose_texts(night: Operated) -> None:
+def _lose_texts(night: LiveNetwork) -> None:
     night.client.hdel(KEYS.posts, "101")
 
 
-def _break_a_text(night: Operated) -> None:
+def _break_a_text(night: LiveNetwork) -> None:
     night.client.hset(KEYS.posts, "101", "words")
 
 
@@ -171,7 +171,7 @@ def _break_a_text(night: Operated) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_redis_is_named(
-    night: Operated, spoil: Callable[[Operated], None], check: str, status: str, text: str, fix: str
+    night: LiveNetwork, spoil: Callable[[LiveNetwork], None], check: str, status: str, text: str, fix: str
 ) -> None:
     spoil(night)
     assert_found(findings_of(night.settings), check, Status(status), text, fix)
@@ -197,7 +197,7 @@ def test_what_is_wrong_in_redis_is_named(
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_postgres_is_named(
-    spoilt: Operated, statement: str, check: str, status: str, text: str, fix: str
+    spoilt: LiveNetwork, statement: str, check: str, status: str, text: str, fix: str
 ) -> None:
     execute(
         spoilt.database_url,
@@ -207,7 +207,7 @@ def test_what_is_wrong_in_postgres_is_named(
     assert_found(findings_of(spoilt.settings), check, Status(status), text, fix)
 
 
-def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spoilt: Operated) -> None:
+def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spoilt: LiveNetwork) -> None:
     enter = "INSERT INTO recs.runs (run_id, variant, key_prefix, state, started_at, actor) VALUES"
     failed, refused = OLD, OLD.replace("2020", "2021")
     for run_id, state in ((failed, "failed"), (refused, "refused")):
@@ -218,7 +218,7 @@ def test_keys_of_a_failed_run_are_orphans_and_those_of_a_refused_one_are_not(spo
     assert [finding.found for finding in found] == [f"2 keys of {failed}, which the ledger records as failed"]
 
 
-def test_a_role_without_its_rights_is_told_which(spoilt: Operated) -> None:
+def test_a_role_without_its_rights_is_told_which(spoilt: LiveNetwork) -> None:
     url = sa.make_url(spoilt.database_url).set(username="doctored", password="x")
     settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
@@ -254,18 +254,18 @@ VIEW = "CREATE OR REPLACE VIEW recs.interactions AS SELECT user_id, post_id, act
 
 
 @pytest.fixture
-def over_a_feed(spoilt: Operated, monkeypatch: pytest.MonkeyPatch) -> Operated:
+def over_a_feed(spoilt: LiveNetwork, monkeypatch: pytest.MonkeyPatch) -> LiveNetwork:
     """A network whose view lies over a table without indexes and with names that need quotes."""
     monkeypatch.setattr(time_index, "MIN_ROWS", 100)
     execute(spoilt.database_url, FEED, VIEW.format(time='"At" AS happened_at', source='"Feed of all"'))
     return spoilt
 
 
-def about_the_index(night: Operated) -> list[Finding]:
+def about_the_index(night: LiveNetwork) -> list[Finding]:
     return [finding for finding in findings_of(night.settings) if finding.check == time_index.CHECK]
 
 
-def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_a_feed: Operated) -> None:
+def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_a_feed: LiveNetwork) -> None:
     execute(over_a_feed.database_url, 'CREATE INDEX ON "Feed of all" (user_id, "At")')  # cannot find a time
     found = findings_of(over_a_feed.settings)
     text, statement = f'{MISSING_INDEX} "At"', 'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")'
@@ -292,7 +292,7 @@ def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_
         'DELETE FROM "Feed of all" WHERE user_id > 1; ANALYZE "Feed of all"',
     ],
 )
-def test_with_an_index_or_few_rows_there_is_nothing_to_make(over_a_feed: Operated, statement: str) -> None:
+def test_with_an_index_or_few_rows_there_is_nothing_to_make(over_a_feed: LiveNetwork, statement: str) -> None:
     execute(over_a_feed.database_url, statement)
     assert [finding.status for finding in about_the_index(over_a_feed)] == [Status.OK]
 
@@ -306,7 +306,7 @@ def test_with_an_index_or_few_rows_there_is_nothing_to_make(over_a_feed: Operate
         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'on_time'::regclass""",
     ],
 )
-def test_an_index_that_cannot_serve_is_none(over_a_feed: Operated, statement: str) -> None:
+def test_an_index_that_cannot_serve_is_none(over_a_feed: LiveNetwork, statement: str) -> None:
     execute(over_a_feed.database_url, statement)
     (finding,) = about_the_index(over_a_feed)
     assert (finding.status, MISSING_INDEX in finding.found) == (Status.WARN, True)
@@ -322,7 +322,7 @@ def test_an_index_that_cannot_serve_is_none(over_a_feed: Operated, statement: st
     ],
 )
 def test_a_time_that_the_view_computes_is_told_to_be_served_by_no_index(
-    over_a_feed: Operated, time: str
+    over_a_feed: LiveNetwork, time: str
 ) -> None:
     statement = VIEW.format(time=time, source='"Feed of all"')
     execute(over_a_feed.database_url, statement, 'CREATE INDEX ON "Feed of all" ("At")')
@@ -330,14 +330,14 @@ def test_a_time_that_the_view_computes_is_told_to_be_served_by_no_index(
     assert_found(found, time_index.CHECK, Status.WARN, "computes happened_at", "without cast or function")
 
 
-def test_an_index_on_what_the_view_computes_serves(over_a_feed: Operated) -> None:
+def test_an_index_on_what_the_view_computes_serves(over_a_feed: LiveNetwork) -> None:
     statement = VIEW.format(time="logged AT TIME ZONE 'UTC' AS happened_at", source='"Feed of all"')
     index = """CREATE INDEX ON "Feed of all" ((logged AT TIME ZONE 'UTC'))"""
     execute(over_a_feed.database_url, statement, index, 'ANALYZE "Feed of all"')
     assert [finding.status for finding in about_the_index(over_a_feed)] == [Status.OK]
 
 
-def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) -> None:
+def test_each_table_under_the_view_has_its_own_statement(over_a_feed: LiveNetwork) -> None:
     execute(
         over_a_feed.database_url,
         'CREATE TABLE likes AS SELECT user_id, post_id, "At" AS at FROM "Feed of all"',
@@ -350,7 +350,7 @@ def test_each_table_under_the_view_has_its_own_statement(over_a_feed: Operated) 
     }
 
 
-def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoilt: Operated) -> None:
+def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoilt: LiveNetwork) -> None:
     url = sa.make_url(spoilt.database_url).set(username="explainer", password="x")
     settings = spoilt.settings.replace(database_url=url.render_as_string(hide_password=False))
     execute(
@@ -371,7 +371,7 @@ def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoi
 
 
 @contextmanager
-def configured(night: Operated, **values: Any) -> Iterator[None]:
+def configured(night: LiveNetwork, **values: Any) -> Iterator[None]:
     """Set what Redis is configured with, and put it back."""
     before = {name: night.client.config_get(name)[name] for name in values}
     try:
@@ -383,7 +383,7 @@ def configured(night: Operated, **values: Any) -> Iterator[None]:
             night.client.config_set(name, value)
 
 
-def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: Operated) -> None:
+def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: LiveNetwork) -> None:
     used = int(night.client.info("memory")["used_memory"])
     policy = {"maxmemory-policy": "allkeys-lru"}
     with configured(night, **policy):
@@ -398,7 +398,7 @@ def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: Ope
     assert "redis persistence" not in [finding.check for finding in found if finding.status is not Status.OK]
 
 
-def test_a_replica_is_told_to_be_none_to_write_to(night: Operated) -> None:
+def test_a_replica_is_told_to_be_none_to_write_to(night: LiveNetwork) -> None:
     night.client.replicaof("127.0.0.1", 1)  # nobody is there
     try:
         assert_found(
@@ -412,7 +412,7 @@ def test_a_replica_is_told_to_be_none_to_write_to(night: Operated) -> None:
         night.client.replicaof("NO", "ONE")
 
 
-def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Path) -> None:
+def test_a_model_that_is_gone_or_damaged_is_named(night: LiveNetwork, tmp_path: Path) -> None:
     settings = night.settings.replace(model_dir=str(tmp_path))
     assert_found(findings_of(settings), "model control", Status.FAIL, "No such file", "OVERNIGHT_MODEL_DIR")
     copy, original = tmp_path / night.run_of("test"), night.model_dir / night.run_of("test")
@@ -424,7 +424,7 @@ def test_a_model_that_is_gone_or_damaged_is_named(night: Operated, tmp_path: Pat
     )
 
 
-def test_a_run_that_no_night_replaced_is_stale(night: Operated) -> None:
+def test_a_run_that_no_night_replaced_is_stale(night: LiveNetwork) -> None:
     found = findings_of(night.settings, days_later=2)
     assert_found(
         found, "age control", Status.WARN, "live for 48.0 h", "check that the scheduler or cron is up"
@@ -442,7 +442,7 @@ def test_before_the_first_night_doctor_names_what_is_to_be_made(
     assert_found(found, "live", Status.WARN, "no run is live yet", "python -m batch run")
 
 
-def test_what_cannot_be_reached_is_named_and_the_rest_is_checked(night: Operated) -> None:
+def test_what_cannot_be_reached_is_named_and_the_rest_is_checked(night: LiveNetwork) -> None:
     no_postgres = night.settings.replace(database_url="postgresql://u:s3cret@127.0.0.1:1/none")
     found = findings_of(no_postgres)
     assert_found(found, "postgres", Status.FAIL, "Postgres at 127.0.0.1", "check that it is up")
@@ -453,7 +453,7 @@ def test_what_cannot_be_reached_is_named_and_the_rest_is_checked(night: Operated
     assert found[0].found.startswith("PostgreSQL")
 
 
-def test_a_count_of_keys_that_is_cut_short_says_so_and_reports_no_missing_keys(night: Operated) -> None:
+def test_a_count_of_keys_that_is_cut_short_says_so_and_reports_no_missing_keys(night: LiveNetwork) -> None:
     whole, part = count_keys(night.client, KEYS), count_keys(night.client, KEYS, max_keys=10)
     manifest = decode_object(str(night.client.get(KEYS.manifest(night.run_of("control")))))
     counted = whole.runs[night.run_of("control")]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from batch.loading.combined_store import fingerprints, read_recent
 from batch.postgres import snapshot
 from batch.refresh import stale_users
+from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger
 from batch.runs.ledger import runs
 from contract.settings import Settings
@@ -23,7 +25,7 @@ RUN, OTHER = "20261122T030000Z-control", "20261121T030000Z-control"
 CUTOFF = datetime(2026, 11, 22, 3, tzinfo=UTC)
 CLOCK = CUTOFF + timedelta(hours=6)
 KNOWN = np.arange(1, 11, dtype=np.int64)
-NOBODY = sa.select(runs.c.run_id).where(sa.false())
+NO_RUNS = sa.select(runs.c.run_id).where(sa.false())
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def acts(engine: sa.Engine, user: int, at: datetime, post: int = 101) -> None:
         connection.execute(sa.text("INSERT INTO recs.interactions VALUES (:user, :post, 'like', :at)"), row)
 
 
-def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> stale_users.Due:
+def find_stale(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> StaleUsers:
     settings, since = Settings.of(database_url=str(engine.url)), CUTOFF - stale_users.LATE
     with (
         TemporaryDirectory(prefix="overnight-tests-") as folder,
@@ -52,15 +54,26 @@ def found(engine: sa.Engine, clock: datetime = CLOCK, scored: int = 10) -> stale
         read_recent(connection, settings, since, clock, Path(folder)) as recent,
     ):
         now = fingerprints(recent.store, since, clock)
-        return stale_users.find(connection, RUN, now, recent.user_ids, KNOWN, scored)
+        known = {"user_ids": recent.user_ids, "known": KNOWN, "scored": scored}
+        return stale_users.find(connection, RUN, now, **known)
+
+
+def record(
+    connection: sa.Connection,
+    stale: StaleUsers,
+    written: set[int],
+    now: datetime = CLOCK,
+    others: sa.Select[Any] = NO_RUNS,
+) -> None:
+    stale_users.record(connection, RUN, stale, written=written, now=now, other_runs=others)
 
 
 def refresh(engine: sa.Engine, clock: datetime = CLOCK) -> list[int]:
-    """Find who is due, note them as written, and return them."""
-    who = found(engine, clock)
+    """Find the stale users, record their lists as written, and return them."""
+    stale = find_stale(engine, clock)
     with engine.begin() as connection:
-        stale_users.note(connection, RUN, who, set(who.users), clock, NOBODY)
-    return who.users
+        record(connection, stale, set(stale.users), clock)
+    return stale.users
 
 
 def test_an_action_is_found_once_whenever_it_happened_and_however_late_it_was_entered(
@@ -95,19 +108,19 @@ def test_a_user_whose_actions_were_removed_is_due(network: sa.Engine) -> None:
     assert refresh(network) == []
 
 
-def test_what_was_not_noted_is_due_again(network: sa.Engine) -> None:
+def test_a_user_whose_list_was_not_written_is_stale_again(network: sa.Engine) -> None:
     acts(network, 3, CLOCK)
-    assert found(network).users == found(network).users == [3]
+    assert find_stale(network).users == find_stale(network).users == [3]
 
 
 def test_users_that_the_night_did_not_know_are_new_until_they_are_written(network: sa.Engine) -> None:
     with network.begin() as connection:
         connection.execute(sa.text("INSERT INTO recs.users VALUES (11), (12)"))
-    who = found(network)
-    assert (who.users, who.new) == ([11, 12], 2)
+    stale = find_stale(network)
+    assert (stale.users, stale.new) == ([11, 12], 2)
     with network.begin() as connection:
-        stale_users.note(connection, RUN, who, {11}, CLOCK, NOBODY)
-        assert stale_users.refreshed_so_far(connection, RUN) == 1
+        record(connection, stale, {11})
+        assert stale_users.count_refreshed(connection, RUN) == 1
     assert refresh(network) == [12]
     assert refresh(network) == []
 
@@ -125,8 +138,8 @@ def test_of_a_run_that_scored_only_so_many_nobody_else_is_due(network: sa.Engine
         connection.execute(sa.text("INSERT INTO recs.users VALUES (11)"))
     for user in (2, 7, 11):
         acts(network, user, CLOCK)
-    who = found(network, scored=5)
-    assert (who.users, who.new) == ([2], 0)
+    stale = find_stale(network, scored=5)
+    assert (stale.users, stale.new) == ([2], 0)
 
 
 def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
@@ -143,6 +156,5 @@ def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
             "actor": "test",
         }
         connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
-        acts_of_nobody = stale_users.Due({}, [], 0, [])
-        stale_users.note(connection, RUN, acts_of_nobody, set(), CLOCK, ledger.others("control", "recs", RUN))
+        record(connection, StaleUsers({}, [], 0, []), set(), others=ledger.other_runs("control", "recs", RUN))
         assert connection.scalars(sa.select(stale_users.refreshed_users.c.run_id)).all() == ["foreign"]

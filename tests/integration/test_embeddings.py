@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from batch.arrays import Float32s
+from batch.context import Stores
 from batch.features import embedding_cache, embeddings
 from batch.features.embedding_cache import content_hash
 from batch.features.embeddings import embed_texts, find_encoder, remove_stale_vectors
-from batch.pipeline import Night, run_night
+from batch.pipeline import run_night
 from batch.postgres import open_engine
 from batch.redis_client import open_redis
 from batch.training import dataset as dataset_module
@@ -167,12 +168,12 @@ def test_a_night_embeds_each_text_once_and_deletes_unused_vectors(
     encoder = CountingEncoder()
     monkeypatch.setattr(dataset_module, "find_encoder", lambda settings: encoder)
     settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
-    night = Night(settings, open_engine(settings), open_redis(settings), "test")
-    (manifest,) = run_night(night, ("test",))
+    stores = Stores(settings, open_engine(settings), open_redis(settings), "test")
+    (manifest,) = run_night(stores, ("test",))
     assert len(encoder.given) == len(set(encoder.given)) == 40
-    columns = json.loads((tmp_path / manifest["run_id"] / "model.json").read_text())["text"]
+    columns = json.loads((tmp_path / manifest.run_id / "model.json").read_text())["text"]
     assert "post_embedding_0" in columns
     execute(database_url, "UPDATE recs.posts SET text = 'all different' WHERE post_id = 101")
-    run_night(Night(settings, night.engine, night.redis, "test"), ("test",))
+    run_night(stores, ("test",))
     assert len(encoder.given) == 41
     assert query(database_url, "SELECT count(*) FROM recs.text_vectors") == [(40,)]

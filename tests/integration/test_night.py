@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import redis
 
+from batch.context import Stores
 from batch.loading.examples import Examples
 from batch.loading.post_groups import MAX_TOPICS
-from batch.pipeline import Night, run_night
+from batch.pipeline import NightOptions, run_night
 from batch.postgres import open_engine
 from batch.runs import ledger
 from batch.training import fit as fitting
@@ -31,7 +33,7 @@ from tests.support.evaluation import load_database
 
 
 @pytest.fixture
-def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Night:
+def stores(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path: Path) -> Stores:
     settings = Settings.of(
         database_url=database_url,
         redis_url=redis_url,
@@ -40,7 +42,7 @@ def night(database_url: str, redis_url: str, redis_client: redis.Redis, tmp_path
         top_n=10,
         percent_test=50,
     )
-    return Night(settings, open_engine(settings), redis_client, "tests")
+    return Stores(settings, open_engine(settings), redis_client, "tests")
 
 
 def liked_posts(database_url: str) -> dict[int, set[int]]:
@@ -52,38 +54,38 @@ def liked_posts(database_url: str) -> dict[int, set[int]]:
     return liked
 
 
-def test_both_variants_go_live_with_a_list_for_every_user(night: Night, database_url: str) -> None:
+def test_both_variants_go_live_with_a_list_for_every_user(stores: Stores, database_url: str) -> None:
     make_network(database_url)
-    manifests = run_night(night, NAMES)
+    manifests = run_night(stores, NAMES)
     for name, manifest in zip(NAMES, manifests, strict=True):
-        lists = live_lists(night.redis, name)
+        lists = live_lists(stores.redis, name)
         assert sorted(lists) == list(range(1, 61))
         assert all(len(ranked) == 10 for ranked in lists.values())
-        assert manifest["users"] == 60
-        stored = json.loads(night.redis.get(Keys().manifest(manifest["run_id"])))
-        assert stored == manifest
-        run, changes = ledger.find(night.engine, manifest["run_id"]) or pytest.fail("not in the ledger")
+        assert manifest.users == 60
+        stored = json.loads(stores.redis.get(Keys().manifest(manifest.run_id)))
+        assert stored == manifest.to_record()
+        run, changes = ledger.find(stores.engine, manifest.run_id) or pytest.fail("not in the ledger")
         assert run.state == stored["state"] == "live"
         assert run.manifest == stored
         assert [change.state for change in changes] == ["building", "built", "live"]
 
 
 def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
-    night: Night, database_url: str
+    stores: Stores, database_url: str
 ) -> None:
     make_network(database_url)
-    (manifest,) = run_night(night, ("test",))
+    (manifest,) = run_night(stores, ("test",))
     dataset = load_database(database_url, clock=LATER)
-    recipe = RECIPES[manifest["recipe"]["name"]]
-    model = fit(MODELS["test"], dataset, windows=dataset.windows, recipe=recipe, settings=night.settings)
+    recipe = RECIPES[manifest.recipe["name"]]
+    model = fit(MODELS["test"], dataset, windows=dataset.windows, recipe=recipe, settings=stores.settings)
     tables, factors = (
         model.tables(dataset.network, dataset.now),
         model.factors(dataset.network, dataset.now),
     )
     assert factors is not None
-    saved = lgb.Booster(model_file=Path(night.settings.night.model_dir) / manifest["run_id"] / "model.txt")
+    saved = lgb.Booster(model_file=Path(stores.settings.night.model_dir) / manifest.run_id / "model.txt")
     liked = liked_posts(database_url)
-    lists = live_lists(night.redis, "test")
+    lists = live_lists(stores.redis, "test")
     for place, user_id in enumerate(tables.user_ids.tolist()):
         posts = np.arange(tables.post_ids.size)
         forest = saved.predict(tables.rows(np.full(posts.size, place), posts), raw_score=True)
@@ -95,7 +97,7 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
 
 
 def test_a_user_who_liked_nearly_everything_gets_what_is_left_and_one_who_liked_all_the_popular(
-    night: Night, database_url: str
+    stores: Stores, database_url: str
 ) -> None:
     make_network(database_url)
     day = "'2021-10-20 12:00Z'"
@@ -105,12 +107,12 @@ def test_a_user_who_liked_nearly_everything_gets_what_is_left_and_one_who_liked_
         f"INSERT INTO recs.interactions SELECT 2, post_id, 'like', {day} FROM recs.posts",
     )
     left = {138, 139, 140} - liked_posts(database_url)[1]
-    (manifest,) = run_night(night, ("control",))
-    lists = live_lists(night.redis)
+    (manifest,) = run_night(stores, ("control",))
+    lists = live_lists(stores.redis)
     assert {post for post, _ in lists[1]} == left
     assert lists[2] == []
-    assert (manifest["short_lists"], manifest["empty_lists"]) == (2, 1)
-    app = create_app(night.settings, night.redis)
+    assert (manifest.short_lists, manifest.empty_lists) == (2, 1)
+    app = create_app(stores.settings, stores.redis)
     with app.test_client() as client:
         answer = client.get("/users/1/recommendations?limit=5").get_json()
         assert answer["source"] == "personal"
@@ -146,7 +148,7 @@ def test_the_same_data_and_seed_give_the_same_lists_byte_for_byte(
 
 
 def test_blocked_posts_are_in_no_list_and_the_popular_list_is_the_most_liked(
-    night: Night, database_url: str
+    stores: Stores, database_url: str
 ) -> None:
     make_network(database_url)
     most_liked = [
@@ -157,82 +159,79 @@ def test_blocked_posts_are_in_no_list_and_the_popular_list_is_the_most_liked(
             "GROUP BY 1 ORDER BY count(*) DESC, 1",
         )
     ]
-    night.redis.sadd(Keys().blocked, most_liked[0], 999_999)
-    (manifest,) = run_night(night, ("control",))
-    lists = live_lists(night.redis)
+    stores.redis.sadd(Keys().blocked, most_liked[0], 999_999)
+    (manifest,) = run_night(stores, ("control",))
+    lists = live_lists(stores.redis)
     assert most_liked[0] not in {post for ranked in lists.values() for post, _ in ranked}
-    popular = json.loads(night.redis.get(Keys().popular(manifest["run_id"])))
+    popular = json.loads(stores.redis.get(Keys().popular(manifest.run_id)))
     assert [post for post, _ in popular] == most_liked[1:11]
 
 
-def test_the_model_learns_the_tastes_it_is_shown(night: Night, database_url: str) -> None:
+def test_the_model_learns_the_tastes_it_is_shown(stores: Stores, database_url: str) -> None:
     make_network(database_url, users=300, posts=60, interactions=20_000)
-    (manifest,) = run_night(night, ("control",))
-    metrics = manifest["metrics"]
+    (manifest,) = run_night(stores, ("control",))
+    metrics = manifest.metrics
     assert metrics["model"]["roc_auc"] > 0.75
     assert metrics["model"]["ndcg_at_5"] > metrics["popularity"]["ndcg_at_5"] > metrics["random"]["ndcg_at_5"]
     assert metrics["model"]["log_loss"] < metrics["popularity"]["log_loss"] < metrics["random"]["log_loss"]
     assert metrics["holdout"]["users"] > 250
 
 
-def test_only_so_many_users_are_scored_when_asked(night: Night, database_url: str) -> None:
+def test_only_so_many_users_are_scored_when_asked(stores: Stores, database_url: str) -> None:
     make_network(database_url)
-    night.limit_users = 7
-    (manifest,) = run_night(night, ("control",))
-    assert sorted(live_lists(night.redis)) == list(range(1, 8))
-    assert (manifest["users"], manifest["users_of_network"]) == (7, 60)
+    (manifest,) = run_night(stores, ("control",), NightOptions(limit_users=7))
+    assert sorted(live_lists(stores.redis)) == list(range(1, 8))
+    assert (manifest.users, manifest.users_of_network) == (7, 60)
 
 
-def test_interactions_of_unknown_users_count_for_nothing(night: Night, database_url: str) -> None:
+def test_interactions_of_unknown_users_count_for_nothing(stores: Stores, database_url: str) -> None:
     make_network(database_url)
-    (before,) = run_night(night, ("control",))
-    popular = night.redis.get(Keys().popular(before["run_id"]))
+    (before,) = run_night(stores, ("control",))
+    popular = stores.redis.get(Keys().popular(before.run_id))
     execute(
         database_url,
         "INSERT INTO recs.interactions SELECT 999999, 101, 'like', happened_at "
         "FROM recs.interactions LIMIT 500",
     )
-    night.dataset = None
-    (after,) = run_night(night, ("control",))
-    assert after["left_out"]["of_unknown_users"] == 500
-    assert night.redis.get(Keys().popular(after["run_id"])) == popular
-    assert after["checksum"] == before["checksum"]
+    (after,) = run_night(stores, ("control",))
+    assert after.left_out["of_unknown_users"] == 500
+    assert stores.redis.get(Keys().popular(after.run_id)) == popular
+    assert after.checksum == before.checksum
 
 
-def test_a_run_as_of_an_earlier_day_keeps_the_texts_of_newer_posts(night: Night, database_url: str) -> None:
+def test_a_run_as_of_an_earlier_day_keeps_the_texts_of_newer_posts(stores: Stores, database_url: str) -> None:
     make_network(database_url)
-    run_night(night, ("control",))
-    texts = night.redis.hgetall(Keys().posts)
-    night.dataset, night.as_of = None, LATER - timedelta(days=45)
-    (manifest,) = run_night(night, ("test",))
-    assert manifest["posts"] < len(texts)
-    assert night.redis.hgetall(Keys().posts) == texts
+    run_night(stores, ("control",))
+    texts = stores.redis.hgetall(Keys().posts)
+    (manifest,) = run_night(stores, ("test",), NightOptions(as_of=LATER - timedelta(days=45)))
+    assert manifest.posts < len(texts)
+    assert stores.redis.hgetall(Keys().posts) == texts
 
 
-def test_texts_of_posts_are_kept_up_to_date(night: Night, database_url: str) -> None:
+def test_texts_of_posts_are_kept_up_to_date(stores: Stores, database_url: str) -> None:
     make_network(database_url)
     execute(database_url, "UPDATE recs.posts SET text = NULL, topic = NULL WHERE post_id = 101")
-    night.redis.hset(Keys().posts, "77", "{}")
-    run_night(night, ("control",))
-    texts = night.redis.hgetall(Keys().posts)
+    stores.redis.hset(Keys().posts, "77", "{}")
+    run_night(stores, ("control",))
+    texts = stores.redis.hgetall(Keys().posts)
     expected = dict(query(database_url, "SELECT post_id::text, text FROM recs.posts"))
     assert {post_id: json.loads(value)["text"] for post_id, value in texts.items()} == expected | {"101": ""}
     assert json.loads(texts["101"])["topic"] is None
 
 
 def test_a_run_as_of_an_earlier_day_ranks_what_was_known_and_leaves_out_what_was_liked_by_then(
-    night: Night, database_url: str
+    stores: Stores, database_url: str
 ) -> None:
     make_network(database_url)
     execute(database_url, "UPDATE recs.posts SET created_at = NULL")
-    night.as_of = LATER - timedelta(days=45)
-    day = night.as_of.isoformat()
+    options = NightOptions(as_of=LATER - timedelta(days=45))
+    day = (LATER - timedelta(days=45)).isoformat()
     late = {101, 102}
     execute(
         database_url, f"DELETE FROM recs.interactions WHERE post_id IN (101, 102) AND happened_at <= '{day}'"
     )
-    run_night(night, ("control",))
-    lists = live_lists(night.redis)
+    run_night(stores, ("control",), options)
+    lists = live_lists(stores.redis)
     served = {(user, post) for user, ranked in lists.items() for post, _ in ranked}
     before = (
         f"SELECT user_id, post_id FROM recs.interactions WHERE action = 'like' AND happened_at <= '{day}'"
@@ -242,33 +241,29 @@ def test_a_run_as_of_an_earlier_day_ranks_what_was_known_and_leaves_out_what_was
     assert not {post for _, post in served} & late
 
 
-def test_two_key_prefixes_in_one_database_leave_each_other_alone(night: Night, database_url: str) -> None:
+def test_two_key_prefixes_in_one_database_leave_each_other_alone(stores: Stores, database_url: str) -> None:
     make_network(database_url)
-    (ours,) = run_night(night, ("control",))
-    other = Night(
-        night.settings.replace(key_prefix="other", keep_runs=1, prune_after_minutes=0),
-        night.engine,
-        night.redis,
-        "tests",
-    )
+    (ours,) = run_night(stores, ("control",))
+    settings = stores.settings.replace(key_prefix="other", keep_runs=1, prune_after_minutes=0)
+    other = replace(stores, settings=settings)
     run_night(other, ("control",))
     (theirs,) = run_night(other, ("control",))
-    assert night.redis.get(Keys().live("control")) == ours["run_id"]
-    assert len(live_lists(night.redis)) == 60
+    assert stores.redis.get(Keys().live("control")) == ours.run_id
+    assert len(live_lists(stores.redis)) == 60
     states = dict(query(database_url, "SELECT run_id, state FROM recs.runs WHERE state = 'live'"))
-    assert set(states) == {ours["run_id"], theirs["run_id"]}
-    assert {folder.name for folder in Path(night.settings.night.model_dir).iterdir()} == set(states)
+    assert set(states) == {ours.run_id, theirs.run_id}
+    assert {folder.name for folder in Path(stores.settings.night.model_dir).iterdir()} == set(states)
 
 
-def test_a_run_that_this_ledger_does_not_know_is_left_alone(night: Night, database_url: str) -> None:
+def test_a_run_that_this_ledger_does_not_know_is_left_alone(stores: Stores, database_url: str) -> None:
     make_network(database_url)
     foreign = Keys().manifest("20200101T000000Z-control")
-    night.redis.set(foreign, "{}")
-    run_night(night, ("control",))
-    assert night.redis.exists(foreign)
+    stores.redis.set(foreign, "{}")
+    run_night(stores, ("control",))
+    assert stores.redis.exists(foreign)
 
 
-def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> None:
+def test_many_topics_are_gathered_into_few(stores: Stores, database_url: str) -> None:
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
     dataset = load_database(database_url, clock=LATER)
@@ -276,13 +271,13 @@ def test_many_topics_are_gathered_into_few(night: Night, database_url: str) -> N
     assert by_topic.shape == (60, MAX_TOPICS + 1)
     assert by_topic.sum() == dataset.now.user_counts["likes"].sum()
     assert dataset.now.groupings.of_post("topic").max() == MAX_TOPICS
-    run_night(night, ("control",))
+    run_night(stores, ("control",))
 
 
 @pytest.mark.parametrize("with_views", [True, False], ids=["views and likes", "likes only"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 def test_there_are_never_more_examples_than_the_setting_allows(
-    night: Night, database_url: str, recipe: Recipe, with_views: bool, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, database_url: str, recipe: Recipe, with_views: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Examples] = []
     train = fitting._train
@@ -299,12 +294,7 @@ def test_there_are_never_more_examples_than_the_setting_allows(
     assert 100 < len(dataset.holdout) <= 500
     for windows in (dataset.training, dataset.windows):
         trained.clear()
-        fit(
-            MODELS["control"],
-            dataset,
-            windows=windows,
-            recipe=recipe,
-            settings=night.settings.replace(training_rows=500),
-        )
+        settings = stores.settings.replace(training_rows=500)
+        fit(MODELS["control"], dataset, windows=windows, recipe=recipe, settings=settings)
         assert 100 < sum(map(len, trained)) <= 500
         assert len(trained) > len(windows) / 2

@@ -21,7 +21,7 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from tests.support.batch import execute, live_lists, query
 from tests.support.evaluation import pull_database
-from tests.support.operators import TOP_N, Operated
+from tests.support.operators import TOP_N, LiveNetwork
 from tests.support.serving import recommend, refresh, serving, settings_for
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -31,19 +31,19 @@ USERS = (1, 2, 3, 4, 5, 6)
 UNKNOWN_USER = 10**6
 
 
-def listed(night: Operated, variant: str, user_id: int) -> list[tuple[int, float]]:
+def listed(night: LiveNetwork, variant: str, user_id: int) -> list[tuple[int, float]]:
     return live_lists(night.client, variant)[user_id]
 
 
-def recipe_of_run(night: Operated, run_id: str) -> Recipe:
+def recipe_of_run(night: LiveNetwork, run_id: str) -> Recipe:
     manifest = json.loads(str(night.client.get(KEYS.manifest(run_id))))
     return RECIPES[manifest["recipe"]["name"]]
 
 
-def test_lookup_tells_what_serving_answers(night: Operated) -> None:
+def test_lookup_tells_what_serving_answers(night: LiveNetwork) -> None:
     first = listed(night, "control", 1)[0][0]
     night.client.sadd(KEYS.blocked, first)
-    found = [night.told("lookup", str(user)) for user in (*USERS, UNKNOWN_USER)]
+    found = [night.run_json("lookup", str(user)) for user in (*USERS, UNKNOWN_USER)]
     assert {record["variant"] for record in found} == set(VARIANTS)
     with serving(settings_for(night.redis_url)) as app:
         for record in found:
@@ -59,91 +59,91 @@ def test_lookup_tells_what_serving_answers(night: Operated) -> None:
     assert any(post["post_id"] == first and post["blocked"] for record in found for post in record["posts"])
 
 
-def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: Operated) -> None:
-    user = next(user for user in USERS if night.told("lookup", str(user))["source"] == "personal")
-    post = night.told("lookup", str(user))["posts"][1]
+def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: LiveNetwork) -> None:
+    user = next(user for user in USERS if night.run_json("lookup", str(user))["source"] == "personal")
+    post = night.run_json("lookup", str(user))["posts"][1]
     night.batch("block", str(post["post_id"]))
     lines = night.batch("lookup", str(user), "--limit", "2").stdout.splitlines()
-    recipe = recipe_of_run(night, night.told("lookup", str(user))["run_id"])
+    recipe = recipe_of_run(night, night.run_json("lookup", str(user))["run_id"])
     assert f"score {recipe.name}: {recipe.score_meaning}" in lines
     assert post["text"][:40] in lines[-2]
     assert lines[-2].endswith("blocked")
     assert lines[-1] == f"and {TOP_N - 2} more; --limit {TOP_N} shows all"
 
 
-def test_lookup_says_why_a_user_gets_the_popular_posts(night: Operated) -> None:
-    run_id = night.told("lookup", "1")["run_id"]
+def test_lookup_says_why_a_user_gets_the_popular_posts(night: LiveNetwork) -> None:
+    run_id = night.run_json("lookup", "1")["run_id"]
     night.client.set(KEYS.user(run_id, 1), "[]")
-    assert night.told("lookup", "1")["why"] == "their list is empty: they liked every post"
+    assert night.run_json("lookup", "1")["why"] == "their list is empty: they liked every post"
     night.client.set(KEYS.user(run_id, 1), "[[101,0.5]]")
     night.client.sadd(KEYS.blocked, 101)
-    found = night.told("lookup", "1")
+    found = night.run_json("lookup", "1")
     assert (found["source"], found["why"]) == ("popular", "every post of their list is blocked")
 
 
-def test_a_user_whose_variant_has_no_run_gets_the_other_ones(night: Operated) -> None:
+def test_a_user_whose_variant_has_no_run_gets_the_other_ones(night: LiveNetwork) -> None:
     night.client.set(
         KEYS.experiment, encode_object({"name": "all in test", "salt": "s", "percent_test": 100})
     )
     night.client.delete(KEYS.live("test"))
-    found = night.told("lookup", "1")
+    found = night.run_json("lookup", "1")
     assert (found["variant"], found["run_id"]) == ("test", night.run_of("control"))
     night.client.delete(KEYS.live("control"))
     assert "no run is live" in night.batch("lookup", "1").stderr
 
 
 @pytest.mark.parametrize(
-    ("key", "says"),
+    ("key", "text"),
     [
         (KEYS.experiment, "recs:experiment is broken"),
         ("manifest", "is broken: "),
         ("user", "is broken: "),
     ],
 )
-def test_what_is_broken_in_redis_is_named_in_one_line(night: Operated, key: str, says: str) -> None:
-    run_id = night.told("lookup", "1")["run_id"]
+def test_what_is_broken_in_redis_is_named_in_one_line(night: LiveNetwork, key: str, text: str) -> None:
+    run_id = night.run_json("lookup", "1")["run_id"]
     names = {"manifest": KEYS.manifest(run_id), "user": KEYS.user(run_id, 1)}
     night.client.set(names.get(key, key), "{broken")
     done = night.batch("lookup", "1")
     assert done.returncode == 1
-    assert says in done.stderr
+    assert text in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_blocked_post_leaves_the_answers_and_comes_back(night: Operated) -> None:
+def test_a_blocked_post_leaves_the_answers_and_comes_back(night: LiveNetwork) -> None:
     with serving(settings_for(night.redis_url)) as app:
         post_id = recommend(app, 1)["recommendations"][0]["post_id"]
-        assert night.told("block", str(post_id)) == {
+        assert night.run_json("block", str(post_id)) == {
             "post_id": post_id, "blocked": True, "changed": True, "known": True
         }  # fmt: skip
-        assert night.told("block", str(post_id))["changed"] is False
+        assert night.run_json("block", str(post_id))["changed"] is False
         refresh(app)
         assert post_id not in [post["post_id"] for post in recommend(app, 1, TOP_N)["recommendations"]]
-        assert night.told("unblock", str(post_id))["changed"] is True
+        assert night.run_json("unblock", str(post_id))["changed"] is True
         refresh(app)
         assert recommend(app, 1)["recommendations"][0]["post_id"] == post_id
     assert "is the id right?" in night.batch("block", "999").stdout
 
 
-def test_diff_compares_what_two_runs_have_for_a_user(night: Operated) -> None:
+def test_diff_compares_what_two_runs_have_for_a_user(night: LiveNetwork) -> None:
     control, test = listed(night, "control", 1), listed(night, "test", 1)
-    found = night.told("diff", "1", "control", night.run_of("test"))
+    found = night.run_json("diff", "1", "control", night.run_of("test"))
     assert (found["run_a"], found["run_b"]) == (night.run_of("control"), night.run_of("test"))
     assert found["changes"] == list_changes(control, test)
     common = {post for post, _ in control[:5]} & {post for post, _ in test[:5]}
     assert found["overlap_at_5"] == len(common) / 5
-    assert night.told("diff", "1", "test", "test")["overlap"] == 1
+    assert night.run_json("diff", "1", "test", "test")["overlap"] == 1
     shown = night.batch("diff", "1", "control", "test", "--limit", "2").stdout
     assert "overlap of the first 5" in shown
     assert (
         shown.splitlines()[-1]
         == f"and {len(found['changes']) - 2} more; --limit {len(found['changes'])} shows all"
     )
-    unknown = night.told("diff", str(UNKNOWN_USER), "control", "test")
+    unknown = night.run_json("diff", str(UNKNOWN_USER), "control", "test")
     assert (unknown["source_a"], unknown["score_kind_a"]) == ("popular", "likes")
 
 
-def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated) -> None:
+def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: LiveNetwork) -> None:
     run_id = night.run_of("control")
     recipe, of_test = (recipe_of_run(night, night.run_of(variant)) for variant in VARIANTS)
     other = next(each for each in RECIPES.values() if each not in (recipe, of_test))
@@ -155,25 +155,25 @@ def test_diff_warns_where_two_runs_scores_are_of_different_kinds(night: Operated
     night.client.set(
         KEYS.manifest(run_id), encode_object(manifest | {"recipe": RecipeChoice(other, "").record()})
     )
-    found = night.told("diff", "1", "control", "test")
+    found = night.run_json("diff", "1", "control", "test")
     assert (found["score_kind_a"], found["score_kind_b"]) == (other.name, of_test.name)
     assert warning in night.batch("diff", "1", "control", "test").stdout.splitlines()
 
 
 @pytest.mark.parametrize(
-    ("run", "says"),
+    ("run", "text"),
     [
         ("20200101T000000Z-control", "Redis has no keys of 20200101T000000Z-control"),
         ("latest", "'latest' is not a run id"),
     ],
 )
-def test_diff_refuses_a_run_that_has_no_keys(night: Operated, run: str, says: str) -> None:
+def test_diff_refuses_a_run_that_has_no_keys(night: LiveNetwork, run: str, text: str) -> None:
     done = night.batch("diff", "1", "control", run)
     assert done.returncode == 1
-    assert says in done.stderr
+    assert text in done.stderr
 
 
-def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int, float]:
+def scores_of_the_model(night: LiveNetwork, variant: str, user_id: int) -> dict[int, float]:
     """Return the score of every post for a user, by LightGBM and the factors themselves."""
     run_id = night.run_of(variant)
     cutoff = datetime.fromisoformat(json.loads(str(night.client.get(KEYS.manifest(run_id))))["cutoff"])
@@ -192,14 +192,14 @@ def scores_of_the_model(night: Operated, variant: str, user_id: int) -> dict[int
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_contributions_add_up_to_the_models_score_and_to_what_is_served(
-    night: Operated, variant: str
+    night: LiveNetwork, variant: str
 ) -> None:
     recipe = recipe_of_run(night, night.run_of(variant))
     scores, ranked = scores_of_the_model(night, variant, 1), listed(night, variant, 1)
     liked = {post for (post,) in query(night.database_url, LIKED_BY_1)}
     below = next(post for post in scores if post not in liked | {post for post, _ in ranked})
     for post_id in (ranked[0][0], ranked[-1][0], below, min(liked)):
-        found = night.told("explain", "1", str(post_id), "--run", variant)
+        found = night.run_json("explain", "1", str(post_id), "--run", variant)
         parts = [part["contribution"] for part in found["contributions"]]
         total = sum(parts) + found["base_value"] + (found["dot_product"] or 0)
         assert total == pytest.approx(scores[post_id], abs=1e-5)
@@ -219,9 +219,9 @@ def test_contributions_add_up_to_the_models_score_and_to_what_is_served(
 LIKED_BY_1 = "SELECT DISTINCT post_id FROM recs.interactions WHERE user_id = 1 AND action = 'like'"
 
 
-def test_explain_names_categories_by_their_words_and_adds_up_in_its_table(night: Operated) -> None:
+def test_explain_names_categories_by_their_words_and_adds_up_in_its_table(night: LiveNetwork) -> None:
     ((city,),) = query(night.database_url, "SELECT city FROM recs.users WHERE user_id = 1")
-    found = night.told("explain", "1", "101")
+    found = night.run_json("explain", "1", "101")
     assert {part["feature"]: part["value"] for part in found["contributions"]}["user_city"] == city
     shown = night.batch("explain", "1", "101", "--limit", "3").stdout.splitlines()
     assert shown[1] == f"score {found['score_kind']}: {found['score_meaning']}"
@@ -231,25 +231,27 @@ def test_explain_names_categories_by_their_words_and_adds_up_in_its_table(night:
     assert any("further features" in line for line in table)
 
 
-def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_since(spoilt: Operated) -> None:
+def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_since(
+    spoilt: LiveNetwork,
+) -> None:
     post_id, score = listed(spoilt, "test", 2)[0]
-    before = spoilt.told("explain", "2", str(post_id), "--run", "test")
+    before = spoilt.run_json("explain", "2", str(post_id), "--run", "test")
     execute(
         spoilt.database_url,
         f"INSERT INTO recs.interactions VALUES (2, {post_id}, 'like', now())",
         "INSERT INTO recs.posts VALUES (999, 'sport', 'match goal', now())",
     )
     spoilt.client.sadd(KEYS.blocked, post_id)
-    found = spoilt.told("explain", "2", str(post_id), "--run", "test")
+    found = spoilt.run_json("explain", "2", str(post_id), "--run", "test")
     assert found["score"] == before["score"]
     assert found["why"].startswith(f"rank 1 of {TOP_N}, score {score}; liked at ")
     assert found["why"].endswith(", after the run; blocked by operators")
     assert found["blocked"] is True
-    new = spoilt.told("explain", "2", "999", "--run", "test")
+    new = spoilt.run_json("explain", "2", "999", "--run", "test")
     assert (new["known"], new["why"]) == (False, "not in the list; the post is newer than the run")
 
 
-def test_explain_says_so_when_the_list_holds_another_score(spoilt: Operated) -> None:
+def test_explain_says_so_when_the_list_holds_another_score(spoilt: LiveNetwork) -> None:
     (post_id, _), *rest = listed(spoilt, "control", 3)
     key = KEYS.user(spoilt.run_of("control"), 3)
     spoilt.client.set(key, json.dumps([[post_id, 9.5], *rest]))
@@ -259,24 +261,24 @@ def test_explain_says_so_when_the_list_holds_another_score(spoilt: Operated) -> 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
         (("10000", "101"), "the network has no user 10000"),
         (("1", "10000"), "the network has no post 10000"),
         (("1", "101", "--run", "20200101T000000Z-test"), "Redis has no keys of 20200101T000000Z-test"),
     ],
 )
-def test_explain_refuses_what_is_not_there(night: Operated, arguments: tuple[str, ...], says: str) -> None:
+def test_explain_refuses_what_is_not_there(night: LiveNetwork, arguments: tuple[str, ...], text: str) -> None:
     done = night.batch("explain", *arguments)
     assert done.returncode == 1
-    assert says in done.stderr
+    assert text in done.stderr
 
 
-def test_explain_refuses_where_the_model_is_not_or_is_damaged(night: Operated, tmp_path: Path) -> None:
+def test_explain_refuses_where_the_model_is_not_or_is_damaged(night: LiveNetwork, tmp_path: Path) -> None:
     done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
     assert done.returncode == 1
     assert "there is no model in" in done.stderr
-    run_id = night.told("lookup", "1")["run_id"]
+    run_id = night.run_json("lookup", "1")["run_id"]
     whole = (night.model_dir / run_id / "posts.npz").read_bytes()
     (tmp_path / run_id).mkdir()
     for damaged in (b"nothing", whole[: len(whole) // 2]):

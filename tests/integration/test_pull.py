@@ -13,7 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-import batch.pipeline
+import batch.publishing.write
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
 from batch.postgres import open_engine, snapshot
@@ -179,7 +179,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
     servers: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liked: list[int] = []
-    write_lists = batch.pipeline.write_lists
+    write_lists = batch.publishing.write.write_lists
 
     def write_and_like(client: redis.Redis, keys: Any, run_id: str, *rest: Any) -> Any:
         written = write_lists(client, keys, run_id, *rest)
@@ -190,7 +190,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
         )
         return written
 
-    monkeypatch.setattr(batch.pipeline, "write_lists", write_and_like)
+    monkeypatch.setattr(batch.publishing.write, "write_lists", write_and_like)
     done = run_here("run", **servers)
     assert done.returncode == 0, done.stderr
     assert len(liked) == 2
@@ -204,7 +204,7 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
         assert (manifest["caught_up"]["users"], manifest["caught_up"]["new_users"]) == (1, 0)
         assert json.loads(str(redis_client.get(f"recs:run:{run_id}:manifest")))["caught_up"]["users"] == 1
         shown = run_here("show", run_id, **servers).stdout
-        assert "1 users acted while the night ran, and have new lists" in shown
+        assert "1 users acted while the night ran; their lists are up to date" in shown
     (record, _) = json.loads(run_here("refresh", "--json", **servers).stdout)
     assert record["users"] == 0
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.context import Stores
 from batch.features import build, factors
 from batch.features.factors import Factors
 from batch.loading.network import load_network
@@ -172,13 +173,13 @@ def test_the_manifest_tells_of_the_refresh_and_a_second_one_writes_nothing(
 def test_a_refresh_stopped_before_it_noted_what_it_wrote_is_made_up_for(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     post = best(client, 7)
     acts(live, 7, post)
     with monkeypatch.context() as patched:
-        patched.setattr(stale_users, "note", stop)
+        patched.setattr(stale_users, "record", stop)
         assert live.run("refresh", "--variant", "control").returncode == 1
     assert best(client, 7) != post
     assert refreshed(live, "--variant", "control")[0]["users"] == 1
@@ -189,10 +190,10 @@ def test_a_connection_lost_while_users_are_looked_for_is_told_in_one_line(
 ) -> None:
     find = stale_users.find
 
-    def lose_and_find(connection: sa.Connection, *arguments: Any) -> Any:
+    def lose_and_find(connection: sa.Connection, *arguments: Any, **options: Any) -> Any:
         backend = connection.scalar(sa.text("SELECT pg_backend_pid()"))
         execute(live.database_url, f"SELECT pg_terminate_backend({backend}, 5000)")
-        return find(connection, *arguments)
+        return find(connection, *arguments, **options)
 
     acts(live, 7, 105)
     before = live_values(client)
@@ -438,18 +439,19 @@ def test_without_a_live_run_there_is_nothing_to_refresh(live: LiveNetwork, clien
 def test_keys_of_runs_are_not_removed_while_a_refresh_is_at_work(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removing, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(removing, "LOCK_TIMEOUT_SECONDS", 0)
     settings = Settings.of(
         database_url=live.database_url, redis_url=live.redis_url, model_dir=str(live.model_dir)
     )
     engine = make_engine(live.database_url)
-    gone = ledger.start(engine, "control", datetime.now(UTC), "test")
+    stores = Stores(settings, engine, client, "test")
+    gone = ledger.start(stores, "control", datetime.now(UTC))
     client.set(KEYS.manifest(gone.run_id), "{}")
-    with lock.held(engine, KEYS.prefix, lock.REFRESH):
-        removing.tidy(engine, client, settings, "test")
+    with lock.hold(engine, KEYS.prefix, lock.REFRESH):
+        removing.clean_up(stores)
         assert client.exists(KEYS.manifest(gone.run_id))
         check_error(live.run("refresh"), 4, "another refresh holds the lock: ")
-    removing.tidy(engine, client, settings, "test")
+    removing.clean_up(stores)
     assert not client.exists(KEYS.manifest(gone.run_id))
 
 

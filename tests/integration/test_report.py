@@ -324,7 +324,7 @@ def test_a_disk_that_takes_no_page_does_not_cost_the_night(
 ) -> None:
     make_network(places["database_url"])
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with patch("batch.pipeline.write_report", side_effect=full), caplog.at_level(logging.WARNING):
+    with patch("batch.reports.run_page.write_report", side_effect=full), caplog.at_level(logging.WARNING):
         done = run_here("run", "--variant", "control", **places)
     assert done.returncode == 0, done.stderr
     run_id = str(live_run(redis_client))

@@ -7,33 +7,35 @@ from typing import Any
 
 import pytest
 
-from batch.commands.runs import summary
+from batch.commands.runs import render_summary
 from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.evaluation.render import sort_metrics
 from batch.training.recipe import LIKED_IF_VIEWED, RANKED
-from tests.support.operators import Operated
+from contract.manifest import Manifest
+from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
 
-def test_runs_are_listed_newest_first_for_people_and_for_scripts(night: Operated) -> None:
-    records = night.told("runs")
+def test_runs_are_listed_newest_first_for_people_and_for_scripts(night: LiveNetwork) -> None:
+    records = night.run_json("runs")
     assert [record["run_id"] for record in records] == [night.run_of("test"), night.run_of("control")]
     assert {"variant", "state", "cutoff", "started_at", "actor", "reason"} <= set(records[0])
-    assert records[0]["recipe"] == night.told("show", night.run_of("test"))["manifest"]["recipe"]["name"]
+    assert records[0]["recipe"] == night.run_json("show", night.run_of("test"))["manifest"]["recipe"]["name"]
     assert records[0]["ndcg_at_10"] > 0
     assert records[0]["hitrate_at_5"] > 0
     assert [line.split()[0] for line in night.batch("runs").stdout.splitlines()[1:]] == [
         record["run_id"] for record in records
     ]
-    assert len(night.told("runs", "--count", "1")) == 1
+    assert len(night.run_json("runs", "--count", "1")) == 1
 
 
-def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Operated) -> None:
+def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: LiveNetwork) -> None:
     run_id = night.run_of("control")
-    record = night.told("show", run_id)
+    record = night.run_json("show", run_id)
     assert [change["state"] for change in record["changes"]] == ["building", "built", "live"]
-    assert record["manifest"]["metrics"]["model"]["hitrate_at_5"] == night.told("runs")[1]["hitrate_at_5"]
+    assert record["manifest"]["metrics"]["model"]["hitrate_at_5"] == night.run_json("runs")[1]["hitrate_at_5"]
     shown = night.batch("show", run_id).stdout.splitlines()
     forecast = record["manifest"]["publish"]["forecast_bytes"] / 2**20
     assert shown[2].startswith(f"Redis: forecast {forecast:.1f} MiB, reported ")
@@ -48,6 +50,11 @@ def test_show_tells_the_metrics_in_order_and_the_story_of_the_states(night: Oper
     ]  # fmt: skip
 
 
+def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_them() -> None:
+    of_the_night = ["hitrate_at_5", "map_at_5", "coverage_at_5", "hitrate_at_10", "ndcg_at_10", "roc_auc"]
+    assert sort_metrics(sorted(of_the_night, key=len)) == of_the_night
+
+
 NEW = ("judged", "why_not_judged", "recency_popularity", "warm", "cold", "differences", "recency")
 """What manifests of earlier releases do not have."""
 
@@ -58,18 +65,18 @@ GATE: list[dict[str, Any]] = [
 ]
 
 
-def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: Operated) -> None:
-    manifest = night.told("show", night.run_of("control"))["manifest"]
-    lines = summary(manifest | {"gate": GATE, "forced": True}).splitlines()
-    at = lines.index("gate: 1 of 3 rules passed, 1 refused, 1 not compared, published against it by --force")
+def test_a_run_that_the_gate_judged_shows_its_rules_those_it_failed_first(night: LiveNetwork) -> None:
+    manifest = night.run_json("show", night.run_of("control"))["manifest"]
+    lines = render_summary(Manifest.from_record(manifest | {"gate": GATE, "forced": True})).splitlines()
+    at = lines.index("gate: 1 of 3 rules passed, 1 refused, 1 not compared, published anyway with --force")
     assert lines[at + 2].split() == ["REFUSED", "churn", "0.02", "0.1", "to", "1.0", "0.08", "too", "little"]
     assert lines[at + 3].startswith("not compared  roc_auc")
     assert lines[at + 4].startswith("passed        users covered")
 
 
-def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(night: Operated) -> None:
-    manifest = night.told("show", night.run_of("control"))["manifest"]
-    lines = summary(manifest).splitlines()
+def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(night: LiveNetwork) -> None:
+    manifest = night.run_json("show", night.run_of("control"))["manifest"]
+    lines = render_summary(Manifest.from_record(manifest)).splitlines()
     (full,) = [number for number, line in enumerate(lines) if line.startswith("full catalogue with likes")]
     (viewed,) = [number for number, line in enumerate(lines) if line.startswith("holdout (viewed-only)")]
     assert full < viewed
@@ -81,11 +88,11 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "too little data to evaluate a model: no user liked a post" in summary(manifest)
+    assert "cannot judge a model: no user liked a post" in render_summary(Manifest.from_record(manifest))
 
 
-def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> None:
-    manifest = night.told("show", night.run_of("control"))["manifest"]
+def test_a_manifest_of_an_earlier_release_is_still_shown(night: LiveNetwork) -> None:
+    manifest = night.run_json("show", night.run_of("control"))["manifest"]
     for record in (manifest["metrics"], manifest["metrics"]["full_catalogue"]):
         for name in NEW:
             record.pop(name, None)
@@ -93,17 +100,17 @@ def test_a_manifest_of_an_earlier_release_is_still_shown(night: Operated) -> Non
         for metric in ("overlap_at_10", "recall_at_20"):
             manifest["metrics"]["full_catalogue"][ranker].pop(metric)
     manifest["gate"] = GATE
-    lines = summary(manifest).splitlines()
+    lines = render_summary(Manifest.from_record(manifest)).splitlines()
     assert [line.split() for line in lines].count(["metric", "model", "random", "popularity"]) == 2
     assert not any("recency" in line or "overlap" in line for line in lines)
 
 
-def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated) -> None:
-    manifest = night.told("show", night.run_of("control"))["manifest"]
+def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: LiveNetwork) -> None:
+    manifest = night.run_json("show", night.run_of("control"))["manifest"]
     window = datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(RANKED, 0.0312, 0.0112, 0.004))
     choice = RecipeChoice(RANKED, "it is best", tried, window, 321)
-    lines = summary(manifest | {"recipe": choice.record()}).splitlines()
+    lines = render_summary(Manifest.from_record(manifest | {"recipe": choice.record()})).splitlines()
     at = lines.index(
         f"recipe ranked: likes, each with 8 drawn posts; objective lambdarank; score: {RANKED.score_meaning}"
     )
@@ -125,11 +132,13 @@ def test_show_tells_what_was_learnt_and_what_it_was_chosen_from(night: Operated)
     ],
 )
 def test_show_has_one_line_where_there_was_no_choice(
-    night: Operated, choice: RecipeChoice | None, why: str
+    night: LiveNetwork, choice: RecipeChoice | None, why: str
 ) -> None:
-    manifest = night.told("show", night.run_of("control"))["manifest"]
+    manifest = night.run_json("show", night.run_of("control"))["manifest"]
     del manifest["recipe"]
-    lines = summary(manifest | ({} if choice is None else {"recipe": choice.record()})).splitlines()
+    lines = render_summary(
+        Manifest.from_record(manifest | ({} if choice is None else {"recipe": choice.record()}))
+    ).splitlines()
     at = lines.index(
         f"recipe liked-if-viewed ({why}): logged views; objective binary; "
         f"score: {LIKED_IF_VIEWED.score_meaning}"

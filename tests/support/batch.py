@@ -23,11 +23,13 @@ import redis
 import sqlalchemy as sa
 
 from batch.cli import main
+from batch.context import Stores
 from batch.loading.network import Network
 from batch.loading.post_groups import Groupings, by_topic
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
+from contract.settings import Settings
 from demo.postgres import make_engine
 from tests.support.forked_batch import Forked, Prepare
 
@@ -292,3 +294,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) 
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
         time.sleep(0.005)
+
+
+def ledger_stores(engine: sa.Engine, actor: str = "a test", key_prefix: str = "recs") -> Stores:
+    """Return stores for functions of the ledger, which do not use Redis."""
+    return Stores(Settings.of(key_prefix=key_prefix), engine, redis.Redis(), actor)

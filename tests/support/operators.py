@@ -1,4 +1,4 @@
-"""What the tests of the operators' commands share: a network after a night, and its command line."""
+"""Shared by the tests of operators' commands: a network after a night, and its command line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from contract.settings import Settings
 from tests.support.batch import live_run, run_here
 
 TOP_N = 10
-"""Of 40 posts: so that a list is full and some posts lie below its last."""
+"""Of 40 posts, so that lists are full and some posts are not in them."""
 
 
 @dataclass(frozen=True)
-class Operated:
-    """Where a network with a live run of each variant is, and a client of its Redis that answers in text."""
+class LiveNetwork:
+    """A network with a live run of each variant: its stores, and a client of its Redis that returns text."""
 
     database_url: str
     redis_url: str
@@ -52,7 +52,7 @@ class Operated:
             **{"OVERNIGHT_TOP_N": str(TOP_N)} | environment,
         )
 
-    def told(self, *arguments: str, code: int = 0) -> Any:
+    def run_json(self, *arguments: str, code: int = 0) -> Any:
         """Run a command with --json and return its one document."""
         done = self.batch(*arguments, "--json")
         assert done.returncode == code, done.stderr

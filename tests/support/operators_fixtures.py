@@ -14,13 +14,13 @@ from contract.experiment import VARIANTS
 from demo.processes import free_port
 from tests.support.batch import live_run, make_network
 from tests.support.batch_live import copy_database, dump, restore
-from tests.support.operators import Operated
+from tests.support.operators import LiveNetwork
 
-Night = tuple[Operated, dict[bytes, bytes]]
+Night = tuple[LiveNetwork, dict[bytes, bytes]]
 
 
 @pytest.fixture(scope="session")
-def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def network_after_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """A small network after a night, and every key of its Redis."""
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
@@ -29,7 +29,7 @@ def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFac
     ):
         make_network(database_url)
         models = tmp_path_factory.mktemp("models")
-        night = Operated(database_url, server.connection_url, models, client)
+        night = LiveNetwork(database_url, server.connection_url, models, client)
         done = night.batch("run")
         assert done.returncode == 0, done.stderr
         assert all(live_run(client, variant) for variant in VARIANTS)
@@ -37,15 +37,15 @@ def operated_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def night(operated_night: Night) -> Operated:
+def night(network_after_night: Night) -> LiveNetwork:
     """That night, its Redis as it was left; for tests that do not write to Postgres."""
-    found, keys = operated_night
+    found, keys = network_after_night
     restore(found.redis_url, keys)
     return found
 
 
 @pytest.fixture
-def spoilt(night: Operated, postgres_server: sa.URL) -> Iterator[Operated]:
+def spoilt(night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwork]:
     """That night over a copy of its database, for tests that spoil it."""
     with copy_database(postgres_server, sa.make_url(night.database_url).database) as database_url:
         yield replace(night, database_url=database_url)

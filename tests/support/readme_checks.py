@@ -21,7 +21,7 @@ import batch.cli
 import demo.cli
 import scheduler.__main__
 from batch.alerts.alert import Event
-from batch.gate.compare_with_live import JUDGED_MODEL
+from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.gate.rules import RULES
 from batch.loading import interaction_store
 from batch.loading.schema import OPTIONAL, REQUIRED
@@ -317,7 +317,7 @@ def check_log_fields(text: str) -> list[str]:
 def check_files(text: str) -> list[str]:
     model, store = "OVERNIGHT_MODEL_DIR", "OVERNIGHT_STORE_DIR"
     names = (model_files.FOREST, model_files.COLUMNS, model_files.POSTS, model_files.USERS)
-    run = [*names, refresh_state.FILE, REPORT, f"{JUDGED_MODEL}/"]
+    run = [*names, refresh_state.FILE, REPORT, f"{HOLDOUT_MODEL}/"]
     written = {f"{model}/RUN/{name}" for name in run} | {f"{store}/RUN/{interaction_store.FILE}"}
     written |= {f"{model}/{parameters_path('VARIANT', Settings()).name}"}
     return differences({row[0] for row in rows(text, "File")}, written)

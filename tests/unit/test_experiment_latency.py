@@ -46,7 +46,7 @@ def test_a_variant_that_is_slower_is_told_whichever_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p99", "low", "high", "says", "matters"),
+    ("p99", "low", "high", "text", "matters"),
     [
         (13.0, 12.9, 13.1, "test is SLOWER: p99 differs by +3.0 ms (95 % interval +2.9 to +3.1)", True),
         (10.9, 10.8, 11.0, "p99 differs by too little to matter: +0.9 ms", False),
@@ -55,10 +55,10 @@ def test_a_variant_that_is_slower_is_told_whichever_it_is() -> None:
     ],
 )
 def test_a_difference_matters_where_chance_is_ruled_out_and_it_is_great(
-    p99: float, low: float | None, high: float | None, says: str, matters: bool
+    p99: float, low: float | None, high: float | None, text: str, matters: bool
 ) -> None:
     found = compare_latencies(Latency(9, 5.0, 10.0, 10.0, 10.0), Latency(9, 5.0, p99, low, high))
-    assert found.sentence.startswith(says)
+    assert found.sentence.startswith(text)
     assert found.matters is matters
 
 

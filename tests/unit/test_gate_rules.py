@@ -9,36 +9,36 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.gate.collect import compare_with_popularity
-from batch.gate.inputs import BesideLive, GateInputs, PopularityComparison
-from batch.gate.list_stats import ListStats
+from batch.gate.check import compare_with_popularity
+from batch.gate.inputs import GateInputs, LiveComparison, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
-from batch.gate.rules import NOTHING_LIVE, RULES, judge, refusal
+from batch.gate.rules import NOTHING_LIVE, RULES, apply_rules, describe_refusal
 from batch.loading.likes import Likes
+from batch.publishing.list_stats import ListStats
 from batch.scoring.chunk import Lists
 from contract.settings import GateSettings
 
-HONEST_LIVE = BesideLive(
+HONEST_LIVE = LiveComparison(
     run_id="20261121T030000Z-control",
     users_of_network=1000,
     users=900,
     overlap=0.4,
-    posts_in_first=80,
-    posts_in_its_first=90,
+    head_posts=80,
+    live_head_posts=90,
     differences={"roc_auc": (-0.005, -0.02, 0.01), "hitrate_at_5": (0.01, -0.02, 0.04)},
     ndcg_at_10=(-0.002, -0.01, 0.006),
 )
 HONEST = GateInputs(
     users_of_network=1010,
-    users_asked=1010,
+    users_requested=1010,
     lists=1010,
     full=1010,
-    of_five=1000,
+    lists_with_five=1000,
     posts=500,
     posts_in_first=90,
     not_finite=0,
-    liked_served=0,
-    lists_joined=700,
+    liked_in_lists=0,
+    lists_read=700,
     popularity_comparison=PopularityComparison(
         users=800,
         differences={"popularity": (0.02, 0.01, 0.03), "recency_popularity": (-0.001, -0.004, 0.002)},
@@ -49,14 +49,18 @@ HONEST = GateInputs(
 
 def broken(inputs: GateInputs, **settings: Any) -> list[str]:
     """Return the rules that refuse."""
-    return [verdict.rule for verdict in judge(inputs, GateSettings(**settings)) if verdict.outcome == REFUSED]
+    return [
+        verdict.rule
+        for verdict in apply_rules(inputs, GateSettings(**settings))
+        if verdict.outcome == REFUSED
+    ]
 
 
 def below(ranker: str, high: float) -> GateInputs:
     """Return an honest run whose NDCG@10 is below a ranker's; `high` is the interval's upper end."""
-    beside = HONEST.popularity_comparison
-    differences = beside.differences | {ranker: (high - 0.01, high - 0.02, high)}
-    return replace(HONEST, popularity_comparison=replace(beside, differences=differences), live=None)
+    comparison = HONEST.popularity_comparison
+    differences = comparison.differences | {ranker: (high - 0.01, high - 0.02, high)}
+    return replace(HONEST, popularity_comparison=replace(comparison, differences=differences), live=None)
 
 
 def test_an_honest_run_passes_every_rule_beside_a_live_one_and_on_the_first_night() -> None:
@@ -67,13 +71,13 @@ def test_an_honest_run_passes_every_rule_beside_a_live_one_and_on_the_first_nigh
 @pytest.mark.parametrize(
     ("rule", "changed"),
     [
-        ("users_covered", {"users_asked": 1011}),
+        ("users_covered", {"users_requested": 1011}),
         ("users_kept", {"users_of_network": 699}),
         ("full_lists", {"full": 1009}),
-        ("lists_of_five", {"of_five": 504}),
+        ("lists_of_five", {"lists_with_five": 504}),
         ("coverage", {"posts_in_first": 0}),
         ("not_finite", {"not_finite": 1}),
-        ("liked_served", {"liked_served": 1}),
+        ("liked_served", {"liked_in_lists": 1}),
     ],
 )
 def test_each_rule_about_the_run_itself_refuses_alone(rule: str, changed: dict[str, Any]) -> None:
@@ -85,7 +89,7 @@ def test_each_rule_about_the_run_itself_refuses_alone(rule: str, changed: dict[s
     [
         ("roc_auc", {"differences": {"roc_auc": (-0.1, -0.2, -0.0101), "hitrate_at_5": (0, 0, 0)}}),
         ("hitrate_at_5", {"differences": {"roc_auc": (0, 0, 0), "hitrate_at_5": (-0.1, -0.2, -0.0201)}}),
-        ("coverage_of_live", {"posts_in_first": 26}),
+        ("coverage_of_live", {"head_posts": 26}),
         ("overlap", {"overlap": 0.019}),
     ],
 )
@@ -107,7 +111,7 @@ def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
     assert broken(below(ranker, 0.0001)) == []  # chance may explain it
     assert broken(below(ranker, -0.0049), **{setting: 0.005}) == []
     assert broken(below(ranker, -0.0051), **{setting: 0.005}) == [rule]
-    (verdict,) = [each for each in judge(below(ranker, -0.02), GateSettings()) if each.rule == rule]
+    (verdict,) = [each for each in apply_rules(below(ranker, -0.02), GateSettings()) if each.rule == rule]
     name = ranker.replace("_", " ")
     assert verdict.why == (
         f"NDCG@10 over the full catalogue less that of {name}, 800 users: -0.0300 "
@@ -125,7 +129,7 @@ def test_a_holdout_that_cannot_judge_is_not_compared_with_popularity() -> None:
         },
     }
     inputs = replace(HONEST, popularity_comparison=compare_with_popularity(record))
-    verdicts = judge(inputs, GateSettings())[:2]
+    verdicts = apply_rules(inputs, GateSettings())[:2]
     assert [verdict.outcome for verdict in verdicts] == [NOT_COMPARED, NOT_COMPARED]
     assert verdicts[0].why == "not compared with popularity: only 3 users liked a post in the holdout"
 
@@ -137,10 +141,10 @@ def test_outcomes_are_counted_and_those_of_earlier_releases_are_read() -> None:
         {"rule": "coverage", "value": 0.0, "bound": 0.1, "passed": False, "why": "none"},
     ]
     assert [outcome_of(verdict) for verdict in earlier] == [NOT_COMPARED, PASSED, REFUSED]
-    assert refusal(earlier) == "coverage: none"
+    assert describe_refusal(earlier) == "coverage: none"
     assert count_outcomes(earlier) == "1 of 3 rules passed, 1 refused, 1 not compared"
     assert count_outcomes(earlier[1:2]) == "1 of 1 rules passed"
-    now = [verdict.record() for verdict in judge(replace(HONEST, live=None, full=0), GateSettings())]
+    now = [verdict.record() for verdict in apply_rules(replace(HONEST, live=None, full=0), GateSettings())]
     assert {outcome_of(verdict): verdict["passed"] for verdict in now} == {
         PASSED: True, REFUSED: False, NOT_COMPARED: None,
     }  # fmt: skip
@@ -174,13 +178,16 @@ def test_every_bound_is_a_setting_of_its_own() -> None:
 
 
 def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
-    verdicts = {verdict.rule: verdict for verdict in judge(replace(HONEST, full=505), GateSettings())}
+    verdicts = {verdict.rule: verdict for verdict in apply_rules(replace(HONEST, full=505), GateSettings())}
     record = verdicts["full_lists"].record()
     assert (record["value"], record["bound"], record["passed"]) == (0.5, 1.0, False)
-    assert record["why"] == "505 of 1010 lists are as long as can be; 0.5 is less than the 1 allowed"
-    assert refusal([verdict.record() for verdict in verdicts.values()]) == f"full_lists: {record['why']}"
+    assert record["why"] == "505 of 1010 lists are full; 0.5 is less than the 1 allowed"
+    assert (
+        describe_refusal([verdict.record() for verdict in verdicts.values()])
+        == f"full_lists: {record['why']}"
+    )
     assert verdicts["overlap"].bound == [0.02, 1.0]
-    above = judge(replace(HONEST, liked_served=3), GateSettings())[-1]
+    above = apply_rules(replace(HONEST, liked_in_lists=3), GateSettings())[-1]
     assert above.why.endswith("; 3 is more than the 0 allowed")
 
 
@@ -192,7 +199,7 @@ def test_a_run_surely_below_the_live_one_over_the_full_catalogue_is_refused() ->
 
 
 def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
-    first = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=None), GateSettings())}
+    first = {verdict.rule: verdict for verdict in apply_rules(replace(HONEST, live=None), GateSettings())}
     assert first["roc_auc"].record() == {
         "rule": "roc_auc", "value": None, "bound": -0.01, "outcome": "not compared", "passed": None,
         "why": NOTHING_LIVE,
@@ -200,17 +207,17 @@ def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
     alone = replace(
         HONEST_LIVE,
         differences=None,
-        why_not="it kept no model",
+        not_comparable_because="it kept no model",
         ndcg_at_10=None,
-        why_no_ndcg="it kept none at all",
+        ndcg_not_comparable_because="it kept none at all",
         users=0,
     )
-    beside = {verdict.rule: verdict for verdict in judge(replace(HONEST, live=alone), GateSettings())}
+    beside = {verdict.rule: verdict for verdict in apply_rules(replace(HONEST, live=alone), GateSettings())}
     assert beside["roc_auc"].why.endswith("it kept no model")
     assert beside["ndcg_at_10"].why.endswith("it kept none at all")
     assert beside["overlap"].value is None
     none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
-    blank = judge(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), GateSettings())
+    blank = apply_rules(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), GateSettings())
     uncompared = [verdict.rule for verdict in blank if verdict.outcome == NOT_COMPARED]
     assert uncompared == ["roc_auc", "hitrate_at_5"]
 
@@ -239,9 +246,9 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
         == sum(len(own) == min(n, len(left)) for own, left in zip(listed, free, strict=True))
         < users
     )
-    assert list_stats.of_five == sum(len(own) >= 5 for own in listed)
+    assert list_stats.lists_with_five == sum(len(own) >= 5 for own in listed)
     assert list_stats.posts_in_first == len({post for own in listed for post in own[:5]})
     assert list_stats.not_finite == 1
-    assert list_stats.user_ids[0] == 100
-    assert list_stats.user_ids[-1] == 100 + users - 1
-    assert len(list_stats.user_ids) == len(set(list_stats.user_ids)) <= 10
+    assert list_stats.some_users[0] == 100
+    assert list_stats.some_users[-1] == 100 + users - 1
+    assert len(list_stats.some_users) == len(set(list_stats.some_users)) <= 10

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from redis.connection import Connection
 
 from batch.publishing import memory
-from batch.publishing.encode import Encoder, pack
-from batch.publishing.write import blocks_of
+from batch.publishing.encode import ListEncoder, pack
+from batch.publishing.write import cut_blocks
 from contract.codec import encode_list
 from tests.support.random_lists import random_lists
 
@@ -35,7 +35,7 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
         posts[row, : len(ranked)] = [known.index(post) for post, _ in ranked]
         scores[row, : len(ranked)] = [score for _, score in ranked]
     ids = np.array([whose for whose, _ in lists], dtype=np.int64)
-    lines = Encoder(np.array(known, dtype=np.int64)).lines(ids, posts, scores)
+    lines = ListEncoder(np.array(known, dtype=np.int64)).lines(ids, posts, scores)
     expected = [(str(whose), encode_list(ranked)) for whose, ranked in lists]
     assert list(lines.rows()) == expected
     assert lines.text.tobytes() == "".join(f"{whose}\t{value}\n" for whose, value in expected).encode()
@@ -47,7 +47,7 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
 
 def test_a_block_takes_no_more_than_a_command_may() -> None:
     lists = random_lists(100, 20, 10_000)
-    sizes = [len(ids) for ids, _, _ in blocks_of([(lists.user_ids, lists.posts, lists.scores)])]
+    sizes = [len(ids) for ids, _, _ in cut_blocks([(lists.user_ids, lists.posts, lists.scores)])]
     assert sum(sizes) == 100
     assert 1 <= max(sizes) <= 2
 

@@ -1,0 +1,88 @@
+"""Check a written run: collect the gate's inputs and apply its rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batch.context import Stores
+from batch.evaluation import PRIMARY_METRIC
+from batch.evaluation.bootstrap import Difference
+from batch.evaluation.holdout import HoldoutEvaluation
+from batch.gate.compare_with_live import compare_with_live, find_live
+from batch.gate.inputs import GateInputs, PopularityComparison
+from batch.gate.liked_check import check_liked
+from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
+from batch.gate.rules import apply_rules, describe_refusal
+from batch.progress import Stages
+from batch.publishing.list_stats import ListStats
+from batch.runs.ledger import Run
+from batch.training.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """The verdicts of all rules as the manifest keeps them, and why the gate refuses; None if it does not."""
+
+    verdicts: list[dict[str, Any]]
+    refusal: str | None
+
+
+def check(
+    stores: Stores, run: Run, dataset: Dataset, holdout: HoldoutEvaluation, stats: ListStats, *,
+    users: int, stages: Stages,
+) -> GateVerdict:  # fmt: skip
+    """Apply the gate's rules to a written run.
+
+    Parameters
+    ----------
+    holdout
+        Evaluation of the model that was fit before the holdout.
+    stats
+        Counts over the lists as they were written.
+    users
+        Number of users that should have a list.
+    """
+    with stages.stage("gate", "rules") as row:
+        inputs = collect(stores, run, dataset, holdout, stats, users=users)
+        verdicts = [verdict.record() for verdict in apply_rules(inputs, stores.settings.gate)]
+        outcomes = [outcome_of(verdict) for verdict in verdicts]
+        row |= {"rules": len(verdicts), "refused": outcomes.count(REFUSED)}
+        row |= {"not_compared": outcomes.count(NOT_COMPARED)}
+    return GateVerdict(verdicts, describe_refusal(verdicts))
+
+
+def collect(
+    stores: Stores, run: Run, dataset: Dataset, holdout: HoldoutEvaluation, stats: ListStats, *, users: int
+) -> GateInputs:
+    """Measure what the rules read; parameters as in `check`."""
+    live = find_live(stores, run.variant)
+    comparison = None
+    if live is not None:
+        comparison = compare_with_live(stores, live, run.run_id, dataset, holdout=holdout, users=stats.lists)
+    liked = check_liked(stores, run.run_id, dataset, stats.lists)
+    return GateInputs(
+        users_of_network=len(dataset.network.users),
+        users_requested=users,
+        lists=stats.lists,
+        full=stats.full,
+        lists_with_five=stats.lists_with_five,
+        posts=stats.posts,
+        posts_in_first=stats.posts_in_first,
+        not_finite=stats.not_finite + int((~np.isfinite(holdout.rows.scores)).sum()),
+        liked_in_lists=liked.liked_in_lists,
+        lists_read=liked.lists_read,
+        popularity_comparison=compare_with_popularity(holdout.record(dataset)["full_catalogue"]),
+        live=comparison,
+    )
+
+
+def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
+    """Read the comparison from the figures over the full catalogue, see `CatalogueFigures.record`."""
+    differences = {}
+    for ranker, found in record["differences"].items():
+        values = (np.nan if number is None else number for number in found[PRIMARY_METRIC])
+        differences[ranker] = Difference(*values)
+    return PopularityComparison(record["users"], differences, record["why_not_judged"])

@@ -1,0 +1,78 @@
+"""Count lists as they are written, so that the gate knows all lists without reading them back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from batch.arrays import Int64s
+from batch.loading.likes import Likes
+from batch.scoring.chunk import Lists
+from contract.codec import LIST_HEAD
+
+MAX_SOME_USERS = 10
+"""Users kept by id."""
+
+
+class ListStats:
+    """Counts over a run's lists so far.
+
+    Attributes
+    ----------
+    lists
+        Number of lists.
+    full
+        Lists of the maximum length: N posts, or all posts that the user may be shown.
+    lists_with_five
+        Lists with five posts, or with as many as possible where a list cannot have five.
+    not_finite
+        Scores in lists that are NaN or infinite.
+    some_users
+        Ids of some users with a list, the first and the last among them.
+    """
+
+    def __init__(self, posts: int, excluded: Int64s, liked: Likes, n: int) -> None:
+        self.lists = self.full = self.lists_with_five = self.not_finite = 0
+        self.some_users: list[int] = []
+        self._liked, self._n = liked, n
+        self._allowed = np.ones(posts, dtype=bool)
+        self._allowed[excluded] = False
+        self._in_heads = np.zeros(posts, dtype=bool)
+
+    def through(self, chunks: Iterable[Lists]) -> Iterator[Lists]:
+        """Count each chunk and yield it. Chunks cover all users in the order of the network."""
+        for chunk in chunks:
+            self._count(chunk)
+            yield chunk
+
+    @property
+    def posts(self) -> int:
+        """Number of posts, blocked posts included."""
+        return self._allowed.size
+
+    @property
+    def posts_in_first(self) -> int:
+        """Number of distinct posts in the first five of some list."""
+        return int(self._in_heads.sum())
+
+    def _count(self, chunk: Lists) -> None:
+        listed = chunk.posts >= 0
+        lengths, users = listed.sum(axis=1), len(chunk.user_ids)
+        available = self._count_available(self.lists, self.lists + users)
+        self.full += int((lengths >= np.minimum(self._n, available)).sum())
+        self.lists_with_five += int((lengths >= min(LIST_HEAD, self._n, self.posts)).sum())
+        self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
+        head = chunk.posts[:, :LIST_HEAD]
+        self._in_heads[head[head >= 0]] = True
+        self.lists += users
+        if users:
+            first, last = chunk.user_ids[[0, -1]].tolist()
+            some = [user for user in (*self.some_users, first) if user != last]
+            self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
+
+    def _count_available(self, start: int, stop: int) -> Int64s:
+        """Return, for the users of some rows, how many posts are neither excluded nor liked."""
+        likes = self._liked.of_users(start, stop)
+        unavailable = np.bincount(likes.users, weights=self._allowed[likes.posts], minlength=stop - start)
+        return int(self._allowed.sum()) - unavailable.astype(np.int64)
