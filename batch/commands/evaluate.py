@@ -30,8 +30,6 @@ from batch.variants import MODELS, Variant
 from contract.keys import Keys
 from contract.settings import Settings
 
-ALL = "all"
-
 CUTOFF_METRICS = (
     f"{CATALOGUE_PREFIX}users",
     *(f"{CATALOGUE_PREFIX}{metric}" for metric in PRIMARY_METRICS),

@@ -25,6 +25,8 @@ from contract.settings import Settings
 from tests.support.batch import KEYS, ledger_stores, make_network, query, run_here
 from tests.support.webhook import SECRET_PATH, Webhook
 
+pytest_plugins = ("tests.support.webhook_fixtures",)
+
 PASSWORD = "sw0rdfish"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
