@@ -102,17 +102,17 @@ class Manifest:
         Raises
         ------
         ValueError
-            There is no run id.
+            The record is empty.
         """
-        if not record.get("run_id"):
-            raise ValueError("a manifest without a run id")
+        if not record:
+            raise ValueError("the manifest is empty")
         names = {each.name for each in fields(cls)} - {"other"}
         values = {name: value for name, value in record.items() if name in names and value is not None}
         for name in ("cutoff", "published_at"):
             if name in values:
                 values[name] = _parse_time(values[name])
         other = {name: value for name, value in record.items() if name not in names}
-        return cls(**values, other=other)
+        return cls(**{"run_id": ""} | values, other=other)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -121,7 +121,7 @@ class Manifest:
         Raises
         ------
         ValueError
-            The text is not a JSON object, or has no run id.
+            The text is not a JSON object, or an empty one.
         """
         return cls.from_record(decode_object(text))
 

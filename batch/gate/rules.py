@@ -115,7 +115,7 @@ def _less_popular(ranker: str) -> Callable[[GateInputs], Measurement]:
             )
         difference, low, high = found.differences[ranker]
         description = (
-            f"NDCG@10 over the full catalogue less that of {name}, {found.users} users: {difference:+.4f}"
+            f"NDCG@10 over the full catalogue minus that of {name}, {found.users} users: {difference:+.4f}"
         )
         return Measurement(
             high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
@@ -203,7 +203,7 @@ def _difference(metric: str, name: str) -> Callable[[GateInputs], Measurement]:
         difference, low, high = inputs.live.differences[metric]
         if math.isnan(high):
             return Measurement(None, f"the held-out rows give no {name}")
-        description = f"{name} less that of {inputs.live.run_id} on the same rows: {difference:+.4f}"
+        description = f"{name} minus that of {inputs.live.run_id} on the same rows: {difference:+.4f}"
         return Measurement(
             high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
         )
@@ -220,7 +220,7 @@ def _ndcg(inputs: GateInputs) -> Measurement:
             None, f"not compared with {inputs.live.run_id}: {inputs.live.ndcg_not_comparable_because}"
         )
     difference, low, high = inputs.live.ndcg_at_10
-    description = f"NDCG@10 over the full catalogue less that of {inputs.live.run_id}: {difference:+.4f}"
+    description = f"NDCG@10 over the full catalogue minus that of {inputs.live.run_id}: {difference:+.4f}"
     return Measurement(
         high, f"{description} (95 % interval {low:+.4f} to {high:+.4f}, whose upper end counts)"
     )

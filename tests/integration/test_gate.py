@@ -116,7 +116,7 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     ((refused, reason, manifest, cutoff),) = query(network["database_url"], statement)
     assert cutoff.isoformat() == manifest["cutoff"]
     assert "roc_auc" in broken(manifest)
-    assert "roc_auc: ROC AUC less that of " in reason
+    assert "roc_auc: ROC AUC minus that of " in reason
     assert " less than the -0.01 allowed" in reason
     assert f"error: {refused} is refused: {reason}. What served before is unchanged" in done.stderr
     assert (live_run(client), live_lists(client)) == (before, lists)

@@ -114,7 +114,7 @@ def test_a_run_surely_below_popularity_is_refused_on_a_first_night_too(
     (verdict,) = [each for each in apply_rules(below(ranker, -0.02), GateSettings()) if each.rule == rule]
     name = ranker.replace("_", " ")
     assert verdict.why == (
-        f"NDCG@10 over the full catalogue less that of {name}, 800 users: -0.0300 "
+        f"NDCG@10 over the full catalogue minus that of {name}, 800 users: -0.0300 "
         "(95 % interval -0.0400 to -0.0200, whose upper end counts); -0.02 is less than the 0 allowed"
     )
 
