@@ -14,7 +14,6 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch import pipeline
 from batch.alerts import webhook
 from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
@@ -104,7 +103,7 @@ def test_a_refused_run_has_its_own_event_and_is_named(
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-    monkeypatch.setattr(pipeline, "load_dataset", refuse)
+    monkeypatch.setattr("batch.training.dataset.load_dataset", refuse)
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])
