@@ -67,6 +67,7 @@ class Learner:
             row |= {"windows": len(dataset.training)}
         with stages.stage("evaluate", "rows") as row:
             holdout = evaluate_holdout(model, dataset, self.settings.night.threads)
+            holdout.metrics.warn_if_insufficient()
             row |= {"rows": holdout.metrics.rows}
         model.save(self.folder / HOLDOUT_MODEL, dataset.network)
         return holdout

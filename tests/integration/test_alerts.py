@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from batch.alerts import webhook
 from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
-from batch.training import dataset
 from contract.codec import encode_object
 from contract.columns import SCHEMA
 from contract.errors import RefusedError
@@ -109,7 +108,7 @@ def test_a_refused_run_has_its_own_event_and_is_named(
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-    monkeypatch.setattr(dataset, "load_dataset", refuse)
+    monkeypatch.setattr("batch.training.dataset.load_dataset", refuse)
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])

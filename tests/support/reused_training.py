@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from batch import pipeline
+from batch.evaluation import learner
 from batch.loading.pull import PullResult
 from batch.publishing import write
+from batch.training import dataset
 
-LOAD = "load_dataset"
-REUSED = (LOAD, "choose_recipe", "fit", "evaluate_holdout")
+REUSED = ("choose_recipe", "fit", "evaluate_holdout")
+"""Functions of batch/evaluation/learner.py."""
+
 COMMAND_BYTES = 2_000
 """So small that the lists of a small network need several commands."""
 
@@ -46,11 +48,11 @@ class ReusedDataset(Reused):
     """The same for `load_dataset`; a loaded dataset reads from the store of its own night."""
 
     def __call__(self, pulled: PullResult, *arguments: Any, **options: Any) -> Any:
-        dataset = super().__call__(pulled, *arguments, **options)
+        loaded = super().__call__(pulled, *arguments, **options)
         windows = tuple(
-            replace(window, history=replace(window.history, store=pulled.store)) for window in dataset.windows
+            replace(window, history=replace(window.history, store=pulled.store)) for window in loaded.windows
         )
-        return replace(dataset, windows=windows, now=replace(dataset.now, store=pulled.store))
+        return replace(loaded, windows=windows, now=replace(loaded.now, store=pulled.store))
 
 
 def reuse_training(folder: Path) -> None:
@@ -69,11 +71,10 @@ def reused_training(folder: Path) -> Iterator[None]:
 
 
 def _patches(folder: Path) -> list[Any]:
-    reused = [
-        patch.object(
-            pipeline, name, (ReusedDataset if name == LOAD else Reused)(folder, name, getattr(pipeline, name))
-        )
-        for name in REUSED
+    load = ReusedDataset(folder, "load_dataset", dataset.load_dataset)
+    return [
+        patch.object(dataset, "load_dataset", load),
+        *(patch.object(learner, name, Reused(folder, name, getattr(learner, name))) for name in REUSED),
+        patch.object(learner, "load_parameters", lambda *_: SMALL_FOREST),
+        patch.object(write, "COMMAND_BYTES", COMMAND_BYTES),
     ]
-    small = patch.object(pipeline, "load_parameters", lambda *_: SMALL_FOREST)
-    return [*reused, small, patch.object(write, "COMMAND_BYTES", COMMAND_BYTES)]
