@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from contract.errors import InteractionStoreError
+from contract.settings import Settings
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,3 +39,72 @@ def move_into_place(unfinished: Path, path: Path) -> Path:
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     return unfinished.replace(path)
+
+
+PREFIX = "work-"
+LOCK = "lock"
+
+
+def store_folder(settings: Settings) -> Path:
+    """Return the folder of the interaction stores; it has a subfolder for each run."""
+    return Path(settings.night.store_dir or settings.night.model_dir)
+
+
+def folder_error(
+    path: Path, error: OSError, advice: str = "free space or set OVERNIGHT_STORE_DIR"
+) -> InteractionStoreError:
+    """Return the error for a folder or file that cannot be written."""
+    return InteractionStoreError(f"cannot keep interactions in {path}: {error.strerror}; {advice}")
+
+
+@contextmanager
+def work_folder(parent: Path) -> Iterator[Path]:
+    """Make a temporary folder under `parent`, and remove it at the end.
+
+    The process holds a file lock on the folder. The lock ends with the process,
+    so `remove_abandoned` recognises the folders of killed processes.
+
+    Raises
+    ------
+    InteractionStoreError
+        The folder cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder, descriptor = _make_locked_folder(parent)
+    except OSError as error:
+        raise folder_error(parent, error, "set OVERNIGHT_STORE_DIR to a folder that can be written") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder and lock it; retry if `remove_abandoned` removed it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the work folders of ended processes in `parent` and in its subfolders."""
+    for pattern in (f"{PREFIX}*", f"*/{PREFIX}*"):
+        for folder in parent.glob(pattern):
+            with suppress(OSError):
+                _remove_if_abandoned(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)  # a killed process may not have made it
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batch.loading.post_groups import CLUSTER
+from batch.loading.cohorts import CLUSTER
 from contract.columns import TOPIC
 from contract.experiment import CONTROL, TEST
 

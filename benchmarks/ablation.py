@@ -38,17 +38,17 @@ from threadpoolctl import threadpool_limits
 
 from batch.evaluation.bootstrap import BootstrapResult
 from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, score_lists, summarise
-from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.full_catalogue import rank_by_model
+from batch.evaluation.learner import choose_recipe
+from batch.loading.cohorts import CLUSTER
 from batch.loading.examples import Examples
 from batch.loading.network import Network
-from batch.loading.post_groups import CLUSTER
 from batch.loading.pull import PullResult, pull
 from batch.postgres import open_engine, readable_errors
 from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
-from batch.training.recipe import LIKED, RECIPES, Recipe
+from batch.training.parameters import LIKED, RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from benchmarks.lists import choose_cutoffs, read_cutoffs, warm_case, without_counters
 from benchmarks.report import ALL_CUTOFFS, Columns, check_json_file, print_head, print_row, save_rows

@@ -45,13 +45,13 @@ from batch.evaluation.catalogue_case import (
     score_random,
     summarise,
 )
-from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.full_catalogue import rank_by_model
+from batch.evaluation.learner import choose_recipe
 from batch.evaluation.ranking_metrics import DEPTH
+from batch.loading.cohorts import Groupings, by_topic
 from batch.loading.history import History, count_histories, read_likes
 from batch.loading.interaction_store import to_time
 from batch.loading.network import Network
-from batch.loading.post_groups import Groupings, by_topic
 from batch.loading.pull import PullResult, pull
 from batch.postgres import open_engine, readable_errors
 from batch.training.dataset import Dataset, load_dataset

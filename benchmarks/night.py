@@ -16,7 +16,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation.learner import choose_recipe
 from batch.postgres import open_engine, readable_errors
 from batch.training.dataset import Dataset, open_dataset
 from batch.training.fit import fit

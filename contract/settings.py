@@ -20,7 +20,7 @@ SHOWN_SECRET = "***"
 ON, OFF = "on", "off"
 AUTO_RECIPE = "auto"
 RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
-"""Names of the recipes of a model, see batch/training/recipe.py."""
+"""Names of the recipes of a model, see batch/training/parameters.py."""
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from http.client import HTTPException
+from threading import Thread
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from batch import postgres, redis_client
-from batch.alerts import webhook
-from batch.alerts.webhook import call_with_deadline
 from batch.runs import freshness
 from batch.signals import InterruptedRunError
 from contract.errors import EXIT_FAILED, LockedError, OvernightError, RefusedError
@@ -130,7 +135,7 @@ def send(settings: Settings, alert: Alert) -> None:
     except OvernightError as error:
         log.warning("the alert %s was not delivered: %s", alert.event, error)
     else:
-        host = webhook.host_of(settings.schedule.webhook_url)
+        host = host_of(settings.schedule.webhook_url)
         log.info("the alert %s was delivered to %s", alert.event, host)
 
 
@@ -143,9 +148,7 @@ def deliver(settings: Settings, alert: Alert) -> None:
         It was not delivered, or not in time.
     """
     body = _make_body(settings, alert)
-    (outcome,) = call_with_deadline(
-        DELIVERY_SECONDS, lambda: webhook.post(settings.schedule.webhook_url, body)
-    )
+    (outcome,) = call_with_deadline(DELIVERY_SECONDS, lambda: post(settings.schedule.webhook_url, body))
     if isinstance(outcome, OvernightError):
         raise outcome
 
@@ -208,3 +211,81 @@ def _describe_error(error: BaseException) -> str:
     """Return the message of an error; an unexpected one is named with its type."""
     expected = isinstance(error, (OvernightError, InterruptedRunError))
     return str(error) if expected else f"{type(error).__name__}: {error}"
+
+
+TRY_SECONDS = 3.0
+PAUSES_SECONDS = (0.5, 1.0)
+"""Pauses between tries."""
+
+TOO_MANY_REQUESTS = 429
+
+
+class DeliveryError(OvernightError):
+    """Raised when a webhook does not accept an alert; names its host and the reason."""
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Treats a redirect as an error: urllib would follow it with a GET without the body."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = build_opener(_NoRedirect)
+
+
+def host_of(url: str) -> str:
+    """Return the host, the only part of a webhook's URL that is not secret."""
+    return str(urlsplit(url).hostname)
+
+
+def post(url: str, body: dict[str, Any]) -> None:
+    """Post a JSON object; retry after timeouts, connection errors, status 429 and 5xx.
+
+    Takes at most three times TRY_SECONDS plus the pauses, unless the server
+    sends its answer byte by byte or its name resolves slowly.
+
+    Raises
+    ------
+    DeliveryError
+        The last answer was an error, or there was none.
+    """
+    content = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "overnight"}
+    for pause in (*PAUSES_SECONDS, None):
+        try:
+            with _opener.open(Request(url, content, headers), timeout=TRY_SECONDS):
+                return
+        except HTTPError as error:
+            reason, retry = f"it answered {error.code}", error.code >= 500 or error.code == TOO_MANY_REQUESTS
+            error.close()
+        except (OSError, HTTPException) as error:  # OSError includes URLError and timeouts
+            reason, retry = str(getattr(error, "reason", error) or type(error).__name__), True
+        if pause is None or not retry:
+            break
+        time.sleep(pause)
+    advice = "check that it is up" if retry else "check OVERNIGHT_WEBHOOK_URL"
+    raise DeliveryError(f"the webhook at {host_of(url)} did not accept an alert: {reason}; {advice}")
+
+
+def call_with_deadline(seconds: float, *calls: Callable[[], Any]) -> list[Any]:
+    """Run calls in parallel with a hard deadline; return each result, or the OvernightError in its place.
+
+    A call that misses the deadline is abandoned in a daemon thread, because not
+    every wait for a name or a server accepts a timeout.
+    """
+    results: list[Any] = [OvernightError(f"no answer within {seconds:g} s") for _ in calls]
+
+    def run(index: int) -> None:
+        try:
+            results[index] = calls[index]()
+        except OvernightError as error:
+            results[index] = error
+
+    threads = [Thread(target=run, args=(index,), daemon=True) for index in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    return list(results)

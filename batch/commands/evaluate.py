@@ -8,20 +8,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import sqlalchemy as sa
 from threadpoolctl import threadpool_limits
 
-from batch import postgres, redis_client
-from batch.commands.options import PastTime, chosen_variants, variant_option
-from batch.evaluation import PRIMARY_METRIC, PRIMARY_METRICS, RANKERS, render
-from batch.evaluation.choose_recipe import choose_recipe
-from batch.evaluation.evaluate import CATALOGUE_PREFIX, HITRATE, Evaluation, FlatMetrics
-from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS
+from batch import formatting, postgres, redis_client
+from batch.commands.options import PastTime, chosen_variants, json_option, variant_option
+from batch.evaluation import MODEL, PRIMARY_METRIC, PRIMARY_METRICS, RANKERS, render
+from batch.evaluation.bootstrap import Difference
+from batch.evaluation.catalogue_case import PROTOCOL
+from batch.evaluation.evaluate import CATALOGUE_PREFIX, HITRATE, Evaluation, FlatMetrics, MetricDifference
+from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueResult
 from batch.evaluation.holdout import evaluate_holdout
 from batch.evaluation.labelled_file import evaluate_views, find_live_runs, read_views
-from batch.evaluation.protocols import CutoffEvaluation, evaluate_cutoffs, evaluate_folds
+from batch.evaluation.learner import choose_recipe
+from batch.evaluation.protocols import (
+    CutoffEvaluation,
+    PastNight,
+    evaluate_cutoffs,
+    evaluate_folds,
+    find_cutoffs,
+)
+from batch.evaluation.protocols import backtest as evaluate_past_nights
 from batch.runs import ledger
 from batch.signals import signals_raise
 from batch.training.dataset import open_dataset
@@ -208,3 +218,82 @@ def _as_json(result: Result) -> str:
             flat = cutoff.holdouts[name].metrics.flatten()
             metrics[name] |= {f"cutoff_{number}_{metric}": flat[metric] for metric in CUTOFF_METRICS}
     return json.dumps(metrics, indent=2)
+
+
+@click.command(epilog="Example: python -m batch backtest --variant control --cutoffs 4")
+@variant_option("Model to evaluate.")
+@click.option(
+    "--cutoffs",
+    type=click.IntRange(1, 100),
+    help="Number of past nights, each from the start of a holdout to the next. Default: 1.",
+)
+@click.option("--at", type=PastTime(), multiple=True, help="A night as of this time; may be repeated.")
+@json_option
+@click.pass_obj
+def backtest(
+    settings: Settings, *, variant: str, cutoffs: int | None, at: tuple[datetime, ...], as_json: bool
+) -> None:
+    """Build lists as of past cutoffs, as `run --as-of` would, and evaluate them on later likes.
+
+    The later likes end at the next cutoff, or now. Nothing is published, and Redis is not used.
+    """
+    if cutoffs is not None and at:
+        raise click.UsageError("--cutoffs and --at exclude each other; give one of them.")
+    chosen = [MODELS[name] for name in chosen_variants(variant)]
+    clock = datetime.now(UTC)
+    with open_engine(settings, "backtest") as engine:
+        times = list(at) or find_cutoffs(engine, settings, cutoffs or 1, clock)
+        nights, pooled = evaluate_past_nights(
+            engine, settings, chosen, times, clock=clock, max_users=MAX_USERS_OF_COMMANDS
+        )
+    click.echo(
+        formatting.as_json(_nights_as_record(nights, pooled)) if as_json else _nights_as_text(nights, pooled)
+    )
+
+
+def _nights_as_record(nights: list[PastNight], pooled: dict[str, CatalogueResult]) -> dict[str, Any]:
+    """Return {variant: {pooled, cutoffs, minus_VARIANT}}, each as `CatalogueResult.record` gives it."""
+    first = next(iter(pooled))
+    record: dict[str, Any] = {}
+    for name, result in pooled.items():
+        cutoffs = [
+            {"cutoff": night.cutoff, "until": night.until, **night.results[name].record()} for night in nights
+        ]
+        record[name] = {"pooled": result.record(), "cutoffs": cutoffs}
+        if name != first:
+            record[name][f"minus_{first}"] = _differences(pooled, name, first)
+    return record
+
+
+def _differences(pooled: dict[str, CatalogueResult], name: str, first: str) -> dict[str, Difference]:
+    return pooled[name].rankers[MODEL].minus(pooled[first].rankers[MODEL])
+
+
+def _nights_as_text(nights: list[PastNight], pooled: dict[str, CatalogueResult]) -> str:
+    """Render a table of the cutoffs, and the pooled metrics, of each variant."""
+    parts, first = [], next(iter(pooled))
+    for name, result in pooled.items():
+        lines = [
+            render.CutoffLine(
+                night.cutoff.isoformat(timespec="seconds"),
+                night.until.isoformat(timespec="seconds"),
+                night.results[name].record(),
+            )
+            for night in nights
+        ]
+        parts.append(f"{name}, night by night\n{render.render_cutoffs(lines, viewed=False)}")
+        parts.append("\n".join(render.render_catalogue(result.record(), f"{name}, ")))
+    for night in nights:
+        result = night.results[first]
+        if not result.users["all"]:
+            parts.append(
+                f"no likes to evaluate after {night.cutoff.isoformat()}: {result.insufficient_because} until "
+                f"{night.until.isoformat(timespec='seconds')}"
+            )
+    for name in list(pooled)[1:]:
+        differences = [
+            MetricDifference(CATALOGUE_PREFIX, metric, difference)
+            for metric, difference in _differences(pooled, name, first).items()
+        ]
+        parts.append(render.render_differences(name, first, differences, PROTOCOL))
+    return "\n\n".join(parts)

@@ -15,9 +15,8 @@ from batch.context import Stores
 from batch.doctor import live_runs, postgres_checks, redis_checks, small_keys
 from batch.doctor.finding import Finding, Status, check_postgres_clock, check_redis_clock, fail_from_error
 from batch.doctor.live_runs import LiveRuns
-from batch.doctor.postgres_checks import LedgerRow, read_ledger_rows, read_recorded_split
+from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledger_rows, read_recorded_split
 from batch.doctor.redis_checks import RunKeys, count_keys
-from batch.doctor.time_index import check_time_index
 from batch.inspection.lists import published_at, read_manifest
 from batch.redis_client import live_run_ids
 from batch.runs import ledger

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batch.arrays import Bools, Float64s, Int64s
-from batch.evaluation.pointwise_metrics import BINS, Auc, Calibration, calibration_error, log_losses
+from batch.evaluation.ranking_metrics import BINS, Auc, Calibration, calibration_error, log_losses
 
 MIN_DRAWS, MAX_DRAWS = 100, 500
 MAX_ROWS_DRAWN = 100_000_000

@@ -16,7 +16,7 @@ from pandas.errors import ParserWarning
 
 from batch.evaluation.evaluate import Evaluation, evaluate_rows
 from batch.evaluation.scored_rows import score_rows
-from batch.features.population import mean_like_rate
+from batch.features.build import mean_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.loading.interaction_store import InteractionStore

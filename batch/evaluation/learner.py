@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batch.evaluation.choose_recipe import choose_recipe
+import numpy as np
+
+from batch.arrays import Float64s
+from batch.evaluation import PRIMARY_METRIC
+from batch.evaluation.catalogue_case import build_case, score_lists
+from batch.evaluation.full_catalogue import MAX_USERS, MIN_USERS, rank_by_model
 from batch.evaluation.holdout import HoldoutEvaluation, evaluate_holdout
-from batch.evaluation.recipe_choice import RecipeChoice
+from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.loading.split import LARGE_INTERACTIONS
 from batch.progress import Stages
 from batch.training.dataset import Dataset, Window
 from batch.training.fit import fit
 from batch.training.model import Model
-from batch.training.parameters import load_parameters
-from batch.training.recipe import Recipe
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe, load_parameters
 from batch.training.refresh_state import RefreshState
 from batch.variants import Variant
-from contract.settings import Settings
+from contract.errors import ModelError
+from contract.settings import AUTO_RECIPE, Settings
 
 HOLDOUT_MODEL = "judged"
 """Subfolder of a run's folder with the model that was fit before the holdout."""
@@ -86,3 +93,84 @@ class Learner:
     def _fit(self, dataset: Dataset, windows: Sequence[Window], recipe: Recipe) -> Model:
         settings, tuned = self.settings, self.tuned
         return fit(self.variant, dataset, windows=windows, recipe=recipe, settings=settings, tuned=tuned)
+
+
+log = logging.getLogger("batch")
+
+MAX_ROWS = 500_000
+"""Maximum number of examples to try a recipe with."""
+
+
+def choose_recipe(
+    variant: Variant, dataset: Dataset, settings: Settings, tuned: Mapping[str, Any] | None = None
+) -> RecipeChoice:
+    """Choose what a variant learns, and log it; data after the start of the holdout are not used.
+
+    Parameters
+    ----------
+    tuned
+        As in `fit`.
+
+    Raises
+    ------
+    ModelError
+        The setting asks for a recipe that learns from views, and there are none to learn from.
+    """
+    choice = _choose(variant, dataset, settings, tuned)
+    log.info("%s learns %s: %s", variant.name, choice.recipe.name, choice.why)
+    return choice
+
+
+def _choose(
+    variant: Variant, dataset: Dataset, settings: Settings, tuned: Mapping[str, Any] | None
+) -> RecipeChoice:
+    wanted = settings.night.recipe
+    if wanted != AUTO_RECIPE:
+        recipe = RECIPES[wanted]
+        if recipe.from_views and not dataset.with_views:
+            raise ModelError(
+                f"OVERNIGHT_RECIPE={wanted} learns from views, but the network's views before the holdout "
+                f"do not include both liked and other ones; set it to {LIKED.name} or {AUTO_RECIPE}"
+            )
+        return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
+    if not dataset.with_views:
+        return RecipeChoice(LIKED, "the network logs no views to learn from")
+    *earlier, last = dataset.training
+    case = build_case(dataset.network, last.history, last.later_likes, MAX_USERS, settings.night.seed)
+    if not earlier or case.users.size < MIN_USERS:
+        why = f"too little data before the holdout to choose: {case.users.size} users in one window"
+        return RecipeChoice(LIKED_IF_VIEWED, why)
+    if dataset.interactions >= LARGE_INTERACTIONS:  # each recipe would fit its own factors
+        variant = replace(variant, with_factors=False)
+    settings = settings.replace(training_rows=min(settings.night.training_rows, MAX_ROWS))
+    values: list[Float64s] = []
+    candidates: list[Candidate] = []
+    for recipe in (LIKED_IF_VIEWED, LIKED):
+        try:
+            model = fit(variant, dataset, windows=earlier, recipe=recipe, settings=settings, tuned=tuned)
+        except ModelError as reason:
+            log.info("recipe %s is left out: %s", recipe.name, reason)
+            continue
+        lists = rank_by_model(model, dataset.network, last.history, case, settings.night.threads)
+        values.append(score_lists(case, lists).values[PRIMARY_METRIC])
+        difference, error = paired_difference(values[-1], values[0])
+        candidates.append(Candidate(recipe, float(values[-1].mean()), difference, error))
+    validated = (last.history.cutoff, dataset.split.holdout_start)
+    if len(candidates) < 2:
+        recipe = candidates[0].recipe if candidates else LIKED_IF_VIEWED
+        why = "no other recipe could be tried before the holdout"
+        return RecipeChoice(recipe, why, tuple(candidates), validated, int(case.users.size))
+    views, likes = candidates
+    better = likes.difference > likes.standard_error
+    why = (
+        f"NDCG@10 of {likes.recipe.name} minus that of {views.recipe.name} is {likes.difference:+.4f}, "
+        f"{'more' if better else 'not more'} than one standard error ({likes.standard_error:.4f})"
+    )
+    chosen = likes.recipe if better else views.recipe
+    return RecipeChoice(chosen, why, tuple(candidates), validated, int(case.users.size))
+
+
+def paired_difference(values: Float64s, others: Float64s) -> tuple[float, float]:
+    """Return the mean of `values - others`, paired by user, and its standard error."""
+    differences = values - others
+    return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(differences.size))

@@ -12,7 +12,7 @@ from typing import Any
 
 from batch.evaluation.ranking_metrics import round_or_none
 from batch.formatting import table
-from batch.training.recipe import RECIPES, Recipe
+from batch.training.parameters import RECIPES, Recipe
 from contract.score_kind import FIRST_RECIPE, LIKES
 
 MEANING_OF_LIKES = "number of likes"

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from batch.experiment.verdict import format_more_days
+from batch.experiment.report import format_more_days
 from batch.formatting import table
 from batch.reports.charts import Axis, Chart
 from batch.reports.files import format_number, format_time, load_template

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,7 @@ from batch.experiment.statistics import (
     IN_TEST,
     LIKES,
     METRICS,
+    SIGNIFICANCE,
     VIEWS,
     DayDifference,
     Difference,
@@ -26,7 +29,6 @@ from batch.experiment.statistics import (
     compare_days,
     compare_metric,
 )
-from batch.experiment.verdict import Verdict, conclude
 from batch.runs.tables import drained
 from contract.experiment import CONTROL, TEST
 
@@ -153,3 +155,155 @@ def _metric_fields(difference: Difference, primary: bool) -> dict[str, Any]:
     fields = asdict(difference)
     metric = fields.pop("metric")
     return {"metric": metric["name"], "title": metric["title"], "primary": primary, **fields}
+
+
+class Outcome(StrEnum):
+    """What the report concludes."""
+
+    EMPTY = "empty"
+    """There is nothing to compare."""
+    VOID = "void"
+    """Sample ratio mismatch: no figure can be trusted."""
+    EARLY = "early"
+    """Before the planned end: the figures are preliminary."""
+    UNDECIDED = "undecided"
+    """At the planned end, no significant difference."""
+    DECIDED = "called"
+    """At the planned end, one variant is better."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, the winner (None unless decided) and a sentence for people.
+
+    `days_needed` is how many more days the primary metric needs until
+    `min_effect` is detectable at 80 % power, if each day brings as much data
+    as those so far; None if that cannot be computed.
+    """
+
+    outcome: Outcome
+    winner: str | None
+    sentence: str
+    days_needed: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of the report's JSON."""
+        return {
+            "standing": self.outcome,
+            "winner": self.winner,
+            "sentence": self.sentence,
+            "days_more": self.days_needed,
+        }
+
+
+def conclude(period: Period, ratio: SampleRatio, primary: Difference | None, min_effect: float) -> Verdict:
+    """Conclude what the figures support, and no more.
+
+    Parameters
+    ----------
+    min_effect
+        Smallest relative difference that matters, such as 0.02.
+    """
+    if ratio.broken:
+        return Verdict(Outcome.VOID, None, _describe_void(ratio), None)
+    if primary is None:
+        return Verdict(Outcome.EMPTY, None, _describe_empty(period, ratio), None)
+    days = count_days_needed(period, primary, min_effect)
+    if not period.reached:
+        return Verdict(Outcome.EARLY, None, _describe_early(period, primary), days)
+    if primary.p_value >= SIGNIFICANCE:
+        return Verdict(Outcome.UNDECIDED, None, _describe_undecided(primary, min_effect, days), days)
+    winner = TEST if primary.absolute.value > 0 else CONTROL
+    return Verdict(Outcome.DECIDED, winner, _describe_decided(primary, winner), days)
+
+
+def count_days_needed(period: Period, primary: Difference, min_effect: float) -> int | None:
+    """Return how many more days until `min_effect` is detectable: the variance falls as 1 / days."""
+    if primary.detectable_relative is None:
+        return None
+    needed = period.days * (primary.detectable_relative / min_effect) ** 2
+    return max(0, math.ceil(needed - period.days - 1e-9))
+
+
+def format_more_days(days: int) -> str:
+    """Format a number of further days."""
+    return f"{days:,} more day{'' if days == 1 else 's'}"
+
+
+def _describe_void(ratio: SampleRatio) -> str:
+    chance = "" if ratio.p_value is None else f" (chance alone does that with p = {ratio.p_value:.1g})"
+    return (
+        f"Nothing can be concluded: {ratio.control:,} users are in control and {ratio.test:,} in test, but "
+        f"{ratio.expected_control:,.0f} and {ratio.expected_test:,.0f} were expected{chance}. Users are lost "
+        "or added in one variant, so the two groups are not comparable. Find the cause before you use any "
+        "figure."
+    )
+
+
+def _describe_empty(period: Period, ratio: SampleRatio) -> str:
+    everyone = {0: CONTROL, 100: TEST}.get(period.split.experiment.percent_test)
+    if everyone is not None:
+        return (
+            f"There is nothing to compare: since {_format_time(period.split.since)} the split puts everyone "
+            f"in {everyone}. To analyse the split before that, give --until with that time or an earlier one."
+        )
+    return (
+        f"There is nothing to compare yet: {ratio.control:,} users in control and {ratio.test:,} in test, "
+        "and no metric has a value and a variance in both."
+    )
+
+
+def _describe_early(period: Period, primary: Difference) -> str:
+    if period.split.ended is not None and period.split.ended < period.verdict_from:
+        return (
+            f"No winner may be named: the experiment was ended on {_format_time(period.split.ended)}, before "
+            f"its planned end. {_capitalise(_describe_difference(primary))}. Stopping at a favourable moment "
+            "gives a false winner far more often than in 5 % of experiments."
+        )
+    planned = (period.verdict_from - period.since) / timedelta(days=1)
+    return (
+        f"Too early to name a winner: {period.days:.1f} of {planned:.1f} days are counted; one may be named "
+        f"from {_format_time(period.verdict_from)} on. So far {_describe_difference(primary)}. This is "
+        "preliminary: checking every day and stopping at the first significant result gives a false winner "
+        "far more often than in 5 % of experiments."
+    )
+
+
+def _describe_undecided(primary: Difference, min_effect: float, days: int | None) -> str:
+    missing = ""
+    if primary.detectable_relative is not None and days:
+        missing = (
+            " The minimum detectable difference at 80 % power was "
+            f"{100 * primary.detectable_relative:.1f} %; {100 * min_effect:.1f} % would have needed about "
+            f"{format_more_days(days)}."
+        )
+    return (
+        f"No winner: {_describe_difference(primary)}, an interval that contains 0.{missing} "
+        "This does not prove that the two are equal: any difference within the interval is possible."
+    )
+
+
+def _describe_decided(primary: Difference, winner: str) -> str:
+    chance = "p < 0.0001" if primary.p_value < 0.0001 else f"p = {primary.p_value:.2g}"
+    return (
+        f"{winner.capitalize()} wins: {_describe_difference(primary)} ({chance}). This holds for "
+        f"{primary.metric.title} of these users in this period. The other metrics help to understand it; do "
+        "not name a winner by them."
+    )
+
+
+def _describe_difference(primary: Difference) -> str:
+    found = primary.absolute
+    relative = "" if primary.relative is None else f" ({100 * primary.relative.value:+.1f} %)"
+    return (
+        f"test minus control in {primary.metric.title} is {found.value:+.4f}{relative}, 95 % interval "
+        f"{found.low:+.4f} to {found.high:+.4f}"
+    )
+
+
+def _capitalise(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _format_time(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

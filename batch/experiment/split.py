@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from redis.exceptions import ResponseError
 
 from batch.context import Stores
-from batch.experiment.assignment import variant_sql
 from batch.experiment.history import (
     SplitChange,
     changes_of_experiment,
@@ -27,6 +26,7 @@ from batch.experiment.history import (
     read_current_change,
     record_change,
 )
+from batch.experiment.outcomes import variant_sql
 from batch.experiment.period import find_split_period
 from contract.codec import decode_object, encode_object
 from contract.errors import EXIT_USAGE, OvernightError

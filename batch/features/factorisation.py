@@ -40,7 +40,7 @@ from sklearn.utils.extmath import randomized_svd
 from batch.arrays import Bools, Float32s, Float64s, Int32s, Int64s
 from batch.features.factor_posterior import INITIAL_VARIANCE, FactorPosterior, batches, design, second_moments
 from batch.features.trials import PAIRS_PER_BLOCK, Trials
-from batch.loading.impressions import Impressions
+from batch.loading.likes import Impressions
 
 ROUNDS = 4
 

@@ -22,11 +22,10 @@ from sklearn.linear_model import LogisticRegression
 from batch.arrays import Float32s, Float64s, Int64s
 from batch.features.factorisation import FactorRounds, factorise, infer_users
 from batch.features.trials import Trials, draw_even_trials, draw_trials
-from batch.loading.cohorts import one_hot
+from batch.loading.cohorts import Groupings, one_hot
 from batch.loading.examples import Examples, like_rate
 from batch.loading.history import History
 from batch.loading.network import Network
-from batch.loading.post_groups import Groupings
 
 FACTORS = 10
 

@@ -9,7 +9,7 @@ import numpy as np
 from batch.arrays import Bools, Float64s
 from batch.loading.examples import Examples, add_negatives, draw_unliked_posts
 from batch.loading.history import History
-from batch.loading.impressions import Impressions
+from batch.loading.likes import Impressions
 
 PAIRS_PER_BLOCK = 5_000_000
 """Pairs in a block of the factorisation; a block in work takes about 170 MB."""

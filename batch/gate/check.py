@@ -11,8 +11,7 @@ from batch.context import Stores
 from batch.evaluation import PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
 from batch.evaluation.holdout import HoldoutEvaluation
-from batch.gate.compare_with_live import compare_with_live, find_live
-from batch.gate.inputs import GateInputs, PopularityComparison
+from batch.gate.compare_with_live import GateInputs, PopularityComparison, compare_with_live, find_live
 from batch.gate.liked_check import check_liked
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.rules import apply_rules, describe_refusal

@@ -19,13 +19,12 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.loading.arrow_reader import read_batches
+from batch.loading.arrow_reader import interactions_of, interactions_since, read_batches
+from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
-from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.network import Network
 from batch.loading.period_counts import RECENT, PostCounts
-from batch.loading.post_groups import Groupings
 from batch.loading.pull import copy_interactions, fill_ids
 from batch.loading.schema import check_views
 from contract.columns import POST_ID, POSTS, SCHEMA, USER_ID, USERS

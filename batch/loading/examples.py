@@ -1,6 +1,6 @@
 """Labelled examples: what happened after a cutoff, for training and for the holdout.
 
-There are two kinds, one per recipe of batch/training/recipe.py:
+There are two kinds, one per recipe of batch/training/parameters.py:
 
 `collect_labelled_views` returns the logged views. A view is positive if the
 next event of the same user on the same post is a like, else negative. A like

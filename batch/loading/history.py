@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from batch.arrays import Bools, Bytes, Float32s, Float64s, Int32s
-from batch.loading.impressions import Impressions
+from batch.loading.cohorts import Groupings
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.likes import Likes
+from batch.loading.likes import Impressions, Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import (
     FADING_COLUMNS,
@@ -36,7 +36,6 @@ from batch.loading.period_counts import (
     UserCounts,
     period_sql,
 )
-from batch.loading.post_groups import Groupings
 
 FIRST_LIKES = f"""
     SELECT user_row, post_row, min({{period}})::UTINYINT AS period

@@ -28,7 +28,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
-from batch.loading.work_folder import folder_error, store_folder
+from batch.files import folder_error, store_folder
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
 from contract.manifest import Manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,3 +74,116 @@ class Likes:
     def users(self) -> Int32s:
         """(likes,) row of the user of each like."""
         return np.repeat(np.arange(self.starts.size - 1, dtype=np.int32), np.diff(self.starts))
+
+
+Integers = npt.NDArray[np.integer]
+Counts = npt.NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True, eq=False)
+class Impressions:
+    """Pairs of a user and a post that the user viewed or liked, in CSR form.
+
+    A pair takes six bytes as long as no count exceeds 255.
+
+    Attributes
+    ----------
+    starts
+        (users + 1,) int64: the pairs of user u are `starts[u]` to `starts[u + 1] - 1`.
+    posts
+        (pairs,) int32 row of the post of each pair, ascending and distinct within a user.
+    views, likes
+        (pairs,) how often each was logged, uint8, uint16 or uint32. At least one of the two is positive.
+    """
+
+    starts: Int64s
+    posts: Int32s
+    views: Counts
+    likes: Counts
+
+    @classmethod
+    def from_pairs(
+        cls, users: Integers, posts: Integers, views: npt.ArrayLike, likes: npt.ArrayLike, user_count: int
+    ) -> Impressions:
+        """Build from distinct pairs, in any order.
+
+        Parameters
+        ----------
+        users, posts
+            (pairs,) rows.
+        views, likes
+            (pairs,) non-negative integers of any type.
+        user_count
+            Number of users, including those without a pair.
+        """
+        views, likes = _smallest(np.asarray(views)), _smallest(np.asarray(likes))
+        starts = np.zeros(user_count + 1, np.int64)
+        np.cumsum(np.bincount(users, minlength=user_count), out=starts[1:])
+        columns: Int32s = np.asarray(posts, dtype=np.int32)
+        steps = np.diff(users)
+        if not np.all((steps > 0) | ((steps == 0) & (columns[1:] > columns[:-1]))):
+            order = np.lexsort((columns, users))
+            columns, views, likes = columns[order], views[order], likes[order]
+        return cls(starts, columns, views, likes)
+
+    @classmethod
+    def concatenate(cls, parts: list[Impressions]) -> Impressions:
+        """Join the impressions of consecutive users; `parts` is empty afterwards.
+
+        Each part is released once it is copied, so peak memory is the result
+        and one part, unless the caller holds references to the parts.
+        """
+        user_counts = [part.starts.size - 1 for part in parts]
+        pairs = sum(part.posts.size for part in parts)
+        joined = cls(
+            np.zeros(sum(user_counts) + 1, np.int64),
+            np.empty(pairs, np.int32),
+            np.empty(pairs, np.result_type(np.uint8, *{part.views.dtype for part in parts})),
+            np.empty(pairs, np.result_type(np.uint8, *{part.likes.dtype for part in parts})),
+        )
+        user = pair = 0
+        parts.reverse()
+        while parts:
+            part = parts.pop()
+            next_user, next_pair = user + part.starts.size - 1, pair + part.posts.size
+            joined.starts[user + 1 : next_user + 1] = pair + part.starts[1:]
+            for name in ("posts", "views", "likes"):
+                getattr(joined, name)[pair:next_pair] = getattr(part, name)
+            user, pair = next_user, next_pair
+        return joined
+
+    @property
+    def users(self) -> Int32s:
+        """(pairs,) int32 row of the user of each pair."""
+        return np.repeat(np.arange(self.starts.size - 1, dtype=np.int32), np.diff(self.starts))
+
+    def of_users(self, start: int, stop: int) -> Impressions:
+        """Return the pairs of users `start` to `stop - 1`, without a copy of the pairs."""
+        pairs = slice(self.starts[start], self.starts[stop])
+        return Impressions(
+            self.starts[start : stop + 1] - self.starts[start],
+            self.posts[pairs],
+            self.views[pairs],
+            self.likes[pairs],
+        )
+
+    def blocks(self, max_pairs: int) -> Iterator[tuple[int, int]]:
+        """Cut the users into blocks of at most `max_pairs`; a user with more pairs is a block alone.
+
+        Yields
+        ------
+        First user row of a block, and the row after its last.
+        """
+        start, users = 0, self.starts.size - 1
+        while start < users:
+            end = np.searchsorted(self.starts, self.starts[start] + max_pairs, side="right") - 1
+            stop = max(int(end), start + 1)
+            yield start, stop
+            start = stop
+
+
+def _smallest(counts: npt.NDArray[np.generic]) -> Counts:
+    """Convert counts to the smallest unsigned type that holds their maximum."""
+    kind = np.min_scalar_type(int(counts.max(initial=0)))
+    smallest: Counts = counts.astype(kind, copy=False)
+    return smallest

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from batch.arrays import Bools, Float32s, Float64s
+from batch.loading.cohorts import Groupings
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.post_groups import Groupings
 from contract import columns
 
 RECENT = timedelta(days=7)

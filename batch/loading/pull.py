@@ -21,8 +21,8 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.files import move_into_place
-from batch.loading.arrow_reader import read_batches
+from batch.files import folder_error, move_into_place, store_folder, work_folder
+from batch.loading.arrow_reader import interactions_since, read_batches
 from batch.loading.interaction_store import (
     FILE,
     TABLES,
@@ -32,9 +32,7 @@ from batch.loading.interaction_store import (
     readable_errors,
     to_time,
 )
-from batch.loading.interactions_query import interactions_since
 from batch.loading.network import Network, load_network
-from batch.loading.work_folder import folder_error, store_folder, work_folder
 from batch.postgres import snapshot
 from batch.progress import track
 from contract.columns import SCHEMA

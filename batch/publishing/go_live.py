@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch import redis_client
 from batch.context import Stores
-from batch.loading.work_folder import store_folder
+from batch.files import store_folder
 from batch.runs import ledger
 from batch.runs.ledger import Change, Run, State
 from contract.codec import decode_object, encode_object

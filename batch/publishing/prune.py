@@ -18,7 +18,7 @@ import redis
 
 from batch import redis_client
 from batch.context import Stores
-from batch.loading.work_folder import remove_abandoned, store_folder
+from batch.files import remove_abandoned, store_folder
 from batch.publishing import go_live
 from batch.runs import ledger, lock
 from batch.runs.ledger import Change, Run, RunStatus, State

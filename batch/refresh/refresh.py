@@ -20,9 +20,9 @@ from batch import postgres
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
+from batch.files import store_folder, work_folder
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
-from batch.loading.work_folder import store_folder, work_folder
 from batch.progress import Stages
 from batch.publishing import go_live
 from batch.refresh import stale_users

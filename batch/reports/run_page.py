@@ -21,8 +21,8 @@ from batch.evaluation.ranking_metrics import DEPTH, compute_metrics, compute_ran
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
 from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.outcomes import count_outcomes, outcome_of
+from batch.loading.cohorts import frequent_topics
 from batch.loading.network import Network
-from batch.loading.post_groups import frequent_topics
 from batch.progress import Stages
 from batch.reports.charts import Axis, Chart
 from batch.reports.files import REPORT, format_number, load_template, report_path, write_report

@@ -17,17 +17,17 @@ from batch.context import Stores
 from batch.features.embeddings import embed_texts, find_encoder
 from batch.features.tables import FeatureColumns
 from batch.features.text import build_content_vectors, cluster_posts, compute_text_features
+from batch.files import store_folder
+from batch.loading.cohorts import CLUSTER, Groupings, by_topic
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
 from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
-from batch.loading.post_groups import CLUSTER, Groupings, by_topic
 from batch.loading.pull import PullResult, pull
 from batch.loading.split import TimeSplit, split_by_time
-from batch.loading.work_folder import store_folder
 from batch.progress import Stages
-from batch.training.recipe import Recipe
+from batch.training.parameters import Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings

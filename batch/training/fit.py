@@ -15,16 +15,13 @@ import lightgbm as lgb
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
-from batch.features.build import build_tables, select_profile_columns
-from batch.features.encode import ColumnEncoder
+from batch.features.build import build_tables, compute_population, select_profile_columns
 from batch.features.factors import fit_factors, fit_log_odds
-from batch.features.population import compute_population
-from batch.features.tables import ROWS_BATCH, FeatureColumns, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, ColumnEncoder, FeatureColumns, FeatureTables, Kind
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
-from batch.training.parameters import load_parameters
-from batch.training.recipe import Recipe
+from batch.training.parameters import Recipe, load_parameters
 from batch.variants import Variant
 from contract.errors import ModelError
 from contract.settings import Settings
@@ -66,7 +63,7 @@ def fit(
     windows
         In order of time.
     recipe
-        What to learn; batch/evaluation/choose_recipe.py chooses it.
+        What to learn; batch/evaluation/learner.py chooses it.
     tuned
         Override the default parameters; None uses those that tuning saved for the variant.
 

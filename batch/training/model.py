@@ -16,19 +16,17 @@ import numpy as np
 import pandas as pd
 
 from batch.arrays import Bools, Float64s, Int32s, Int64s
-from batch.features.build import build_tables
-from batch.features.encode import ColumnEncoder
+from batch.features.build import Population, build_tables, compute_population
 from batch.features.factors import Factors, fit_factors
-from batch.features.population import Population, compute_population
-from batch.features.tables import ROWS_BATCH, Feature, FeatureColumns, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
 from batch.files import write_atomically
+from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
-from batch.loading.post_groups import Groupings
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest
-from batch.training.recipe import RECIPES, Recipe
+from batch.training.parameters import RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from contract.columns import TOPIC
 from contract.errors import ModelError

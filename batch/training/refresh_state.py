@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
+from batch.features.build import Population, compute_population
 from batch.features.factors import Factors, FactorState, fit_factor_state
-from batch.features.population import Population, compute_population
 from batch.files import write_atomically
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import redis
 
+from batch.loading.cohorts import frequent_topics
 from batch.loading.history import count_history
-from batch.loading.post_groups import frequent_topics
 from contract.codec import Ranked
 from tests.support.batch import (
     DAYS,

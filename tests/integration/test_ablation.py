@@ -13,7 +13,7 @@ import pytest
 from batch.loading.examples import Examples
 from batch.training import fit
 from batch.training.dataset import Dataset
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
 from benchmarks import ablation
 from benchmarks.ablation import (

@@ -14,7 +14,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.alerts import webhook
+from batch.alerts import alert
 from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
 from contract.codec import encode_object
@@ -136,7 +136,7 @@ def test_without_a_webhook_a_run_fails_as_usual(batch: Batch, hook: Webhook) -> 
 def test_a_webhook_that_is_slow_or_down_changes_no_exit_code(
     batch: Batch, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "TRY_SECONDS", 0.1)
+    monkeypatch.setattr(alert, "TRY_SECONDS", 0.1)
     hook.may_answer.clear()
     slow = batch("run")
     assert slow.returncode == 1

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from batch.evaluation import MODEL, RANKERS
-from batch.evaluation.backtest import PastNight, backtest, find_cutoffs
+from batch.evaluation.protocols import PastNight, backtest, find_cutoffs
 from batch.loading.split import split_by_time
 from batch.postgres import connected
 from batch.variants import MODELS

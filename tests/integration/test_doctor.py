@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from batch.doctor import live_runs, time_index
+from batch.doctor import live_runs, postgres_checks
 from batch.doctor.doctor import run_checks
 from batch.doctor.finding import Finding, Status, worst_status
 from batch.doctor.live_runs import LiveRuns
@@ -256,20 +256,20 @@ VIEW = "CREATE OR REPLACE VIEW recs.interactions AS SELECT user_id, post_id, act
 @pytest.fixture
 def over_a_feed(spoilt: LiveNetwork, monkeypatch: pytest.MonkeyPatch) -> LiveNetwork:
     """A network whose view lies over a table without indexes and with names that need quotes."""
-    monkeypatch.setattr(time_index, "MIN_ROWS", 100)
+    monkeypatch.setattr(postgres_checks, "MIN_ROWS", 100)
     execute(spoilt.database_url, FEED, VIEW.format(time='"At" AS happened_at', source='"Feed of all"'))
     return spoilt
 
 
 def about_the_index(night: LiveNetwork) -> list[Finding]:
-    return [finding for finding in findings_of(night.settings) if finding.check == time_index.CHECK]
+    return [finding for finding in findings_of(night.settings) if finding.check == postgres_checks.CHECK]
 
 
 def test_a_time_without_an_index_is_told_with_the_statement_that_makes_one(over_a_feed: LiveNetwork) -> None:
     execute(over_a_feed.database_url, 'CREATE INDEX ON "Feed of all" (user_id, "At")')  # cannot find a time
     found = findings_of(over_a_feed.settings)
     text, statement = f'{MISSING_INDEX} "At"', 'CREATE INDEX CONCURRENTLY ON public."Feed of all" ("At")'
-    assert_found(found, time_index.CHECK, Status.WARN, text, statement)
+    assert_found(found, postgres_checks.CHECK, Status.WARN, text, statement)
     assert worst_status(found) is Status.WARN
     rows = query(over_a_feed.database_url, 'SELECT count(*) FROM "Feed of all"')[0][0]
     (finding,) = about_the_index(over_a_feed)
@@ -327,7 +327,9 @@ def test_a_time_that_the_view_computes_is_told_to_be_served_by_no_index(
     statement = VIEW.format(time=time, source='"Feed of all"')
     execute(over_a_feed.database_url, statement, 'CREATE INDEX ON "Feed of all" ("At")')
     found = findings_of(over_a_feed.settings)
-    assert_found(found, time_index.CHECK, Status.WARN, "computes happened_at", "without cast or function")
+    assert_found(
+        found, postgres_checks.CHECK, Status.WARN, "computes happened_at", "without cast or function"
+    )
 
 
 def test_an_index_on_what_the_view_computes_serves(over_a_feed: LiveNetwork) -> None:
@@ -366,7 +368,7 @@ def test_a_table_that_its_view_may_not_read_is_told_and_the_rest_is_checked(spoi
         found = findings_of(settings)
     finally:
         execute(spoilt.database_url, "DROP OWNED BY explainer", "DROP ROLE explainer")
-    assert_found(found, time_index.CHECK, Status.FAIL, "permission denied", "let this role read")
+    assert_found(found, postgres_checks.CHECK, Status.FAIL, "permission denied", "let this role read")
     assert "lock" in [finding.check for finding in found]
 
 

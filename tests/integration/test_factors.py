@@ -12,10 +12,9 @@ from sklearn.metrics import roc_auc_score
 from batch.features.factors import FactorState, fit_factor_state, fit_factors
 from batch.features.trials import Trials, draw_even_trials, draw_trials
 from batch.loading.history import History
-from batch.loading.impressions import Impressions
-from batch.loading.likes import Likes
+from batch.loading.likes import Impressions, Likes
 from batch.training.dataset import Dataset
-from batch.training.recipe import LIKED
+from batch.training.parameters import LIKED
 from tests.support.batch import execute, topics_of
 from tests.support.evaluation import load_database, load_small_network
 

@@ -11,18 +11,18 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from batch.evaluation import protocols
-from batch.evaluation.choose_recipe import choose_recipe
 from batch.evaluation.holdout import score_holdout
+from batch.evaluation.learner import choose_recipe
 from batch.evaluation.scored_rows import ScoredRows, score_rows
+from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History, count_history
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.network import Network
-from batch.loading.post_groups import Groupings
 from batch.training.dataset import Dataset
 from batch.training.fit import fit
 from batch.training.model import Model
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from tests.integration import test_point_in_time
 from tests.support.batch import execute, make_network

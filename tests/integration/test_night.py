@@ -14,14 +14,14 @@ import pytest
 import redis
 
 from batch.context import Stores
+from batch.loading.cohorts import MAX_TOPICS
 from batch.loading.examples import Examples
-from batch.loading.post_groups import MAX_TOPICS
 from batch.pipeline import NightOptions, run_night
 from batch.postgres import open_engine
 from batch.runs import ledger
 from batch.training import fit as fitting
 from batch.training.fit import fit
-from batch.training.recipe import RECIPES, Recipe
+from batch.training.parameters import RECIPES, Recipe
 from batch.variants import MODELS
 from contract.experiment import VARIANTS as NAMES
 from contract.keys import Keys

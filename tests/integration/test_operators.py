@@ -15,7 +15,7 @@ from batch.inspection.lists import list_changes
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.training.model import load_model
-from batch.training.recipe import RECIPES, Recipe
+from batch.training.parameters import RECIPES, Recipe
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys

@@ -8,15 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from batch.features.build import build_tables, select_profile_columns
-from batch.features.encode import ColumnEncoder
+from batch.features.build import build_tables, compute_population, select_profile_columns
 from batch.features.factors import fit_factors
-from batch.features.population import compute_population
-from batch.features.tables import FeatureTables, Kind
+from batch.features.tables import ColumnEncoder, FeatureTables, Kind
 from batch.features.text import compute_text_features
 from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
-from batch.training.recipe import LIKED
+from batch.training.parameters import LIKED
 from batch.variants import Variant
 from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
 from tests.support.evaluation import load_database, pull_database, pulled_database

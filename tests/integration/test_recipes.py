@@ -15,10 +15,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from batch.evaluation import PRIMARY_METRIC
-from batch.evaluation import choose_recipe as choosing
-from batch.evaluation.choose_recipe import choose_recipe
+from batch.evaluation import learner as choosing
 from batch.evaluation.full_catalogue import MIN_USERS
 from batch.evaluation.holdout import select_rows
+from batch.evaluation.learner import choose_recipe
 from batch.evaluation.recipe_choice import RecipeChoice
 from batch.features import build
 from batch.loading.examples import Examples
@@ -27,7 +27,7 @@ from batch.training.dataset import Dataset
 from batch.training.fit import MAX_QUERY_ROWS, fit
 from batch.training.model import load_model
 from batch.training.model_files import COLUMNS
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
 from contract.errors import ModelError
 from contract.settings import RECIPE_NAMES

@@ -25,7 +25,7 @@ from batch.evaluation import RANKERS
 from batch.evaluation.holdout import evaluate_holdout, score_holdout
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.reports.run_page import compute_curves, render_run_page
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, RANKED
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
 from tests.support.batch import (
     execute,

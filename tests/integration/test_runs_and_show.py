@@ -11,7 +11,7 @@ from batch.commands.runs import render_summary
 from batch.evaluation import PRIMARY_METRICS
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.evaluation.render import sort_metrics
-from batch.training.recipe import LIKED_IF_VIEWED, RANKED
+from batch.training.parameters import LIKED_IF_VIEWED, RANKED
 from contract.manifest import Manifest
 from tests.support.operators import LiveNetwork
 

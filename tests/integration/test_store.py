@@ -11,9 +11,9 @@ import pytest
 
 from batch.loading import arrow_reader, interaction_store
 from batch.loading import pull as pulling_module
+from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
 from batch.loading.period_counts import HALF_LIVES, RECENT
-from batch.loading.post_groups import Groupings
 from batch.loading.pull import REASONS, PullResult
 from batch.training.dataset import Dataset
 from contract.experiment import VARIANTS

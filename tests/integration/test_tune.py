@@ -17,8 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from batch.training.parameters import save_parameters
-from batch.tuning.period import COMPARED
-from batch.tuning.tune import DEFAULTS
+from batch.tuning.tune import COMPARED, DEFAULTS
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.support.batch import execute, live_run, live_values, make_network, run_here, start_batch

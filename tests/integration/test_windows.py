@@ -11,7 +11,7 @@ import pytest
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.split import WINDOWS, TimeSplit, split_by_time
-from batch.training.recipe import LIKED, RECIPES, Recipe
+from batch.training.parameters import LIKED, RECIPES, Recipe
 from contract.errors import SourceError
 from tests.support.batch import FIRST_DAY, execute, make_network, query
 from tests.support.evaluation import (

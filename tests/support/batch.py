@@ -24,8 +24,8 @@ import sqlalchemy as sa
 
 from batch.cli import main
 from batch.context import Stores
+from batch.loading.cohorts import Groupings, by_topic
 from batch.loading.network import Network
-from batch.loading.post_groups import Groupings, by_topic
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys

@@ -22,7 +22,7 @@ from batch.postgres import connected
 from batch.training.dataset import Dataset, Window, load_dataset
 from batch.training.fit import fit
 from batch.training.model import Model
-from batch.training.recipe import LIKED, LIKED_IF_VIEWED, Recipe
+from batch.training.parameters import LIKED, LIKED_IF_VIEWED, Recipe
 from batch.variants import MODELS
 from contract.settings import Settings
 from tests.support.batch import DAYS, FIRST_DAY, make_network

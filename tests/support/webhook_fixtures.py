@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from batch.alerts import webhook
+from batch.alerts import alert
 from tests.support.webhook import Webhook, listening
 
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     """A webhook that accepts everything, without pauses between tries."""
-    monkeypatch.setattr(webhook, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(alert, "PAUSES_SECONDS", (0.0, 0.0))
     with listening() as found:
         yield found

@@ -8,9 +8,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from batch.alerts import alert, webhook
-from batch.alerts.alert import RUNBOOK, SECTIONS, SENTENCES, Alert, Event, Process, deliver
-from batch.alerts.webhook import call_with_deadline
+from batch.alerts import alert
+from batch.alerts.alert import (
+    RUNBOOK,
+    SECTIONS,
+    SENTENCES,
+    Alert,
+    Event,
+    Process,
+    call_with_deadline,
+    deliver,
+)
 from contract.errors import OvernightError, SettingsError
 from contract.settings import Settings
 from tests.support.batch import ROOT
@@ -35,7 +43,7 @@ def test_an_alert_is_posted_while_postgres_and_redis_are_unreachable(hook: Webho
 
 def test_a_webhook_that_fails_briefly_is_tried_again(hook: Webhook) -> None:
     hook.answers = [500, 429]
-    webhook.post(hook.url, {"event": "x"})
+    alert.post(hook.url, {"event": "x"})
     assert hook.events == ["x", "x", "x"]
 
 
@@ -47,7 +55,7 @@ def test_a_webhook_that_does_not_accept_an_alert_is_named(
 ) -> None:
     hook.answers = list(answers)
     with pytest.raises(OvernightError, match=f"webhook at 127.0.0.1 did not .*: it answered {answers[0]};"):
-        webhook.post(hook.url, {"event": "x"})
+        alert.post(hook.url, {"event": "x"})
     assert hook.events == ["x"] * tries
 
 
@@ -66,7 +74,7 @@ def _fail() -> None:
 
 
 def test_all_tries_fit_in_the_deadline() -> None:
-    tries = (len(webhook.PAUSES_SECONDS) + 1) * webhook.TRY_SECONDS + sum(webhook.PAUSES_SECONDS)
+    tries = (len(alert.PAUSES_SECONDS) + 1) * alert.TRY_SECONDS + sum(alert.PAUSES_SECONDS)
     assert tries <= alert.DELIVERY_SECONDS
     assert alert.QUERY_SECONDS + alert.DELIVERY_SECONDS <= 15
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from batch.experiment.report import analyse
+from batch.experiment.report import Outcome, analyse
 from batch.experiment.statistics import (
     BEFORE_PREFIX,
     HITRATE,
@@ -23,7 +23,6 @@ from batch.experiment.statistics import (
     compare_days,
     compare_metric,
 )
-from batch.experiment.verdict import Outcome
 from contract.experiment import TEST
 from tests.support.experiment import a_period, draw_users, within_binomial_bounds
 

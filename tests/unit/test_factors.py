@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from batch.features import factorisation
 from batch.features.factorisation import FactorRounds, factorise, infer_users
 from batch.features.trials import Trials
-from batch.loading.impressions import Impressions
+from batch.loading.likes import Impressions
 
 USERS, POSTS, KINDS = 400, 60, 4
 

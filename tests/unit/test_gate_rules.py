@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batch.gate.check import compare_with_popularity
-from batch.gate.inputs import GateInputs, LiveComparison, PopularityComparison
+from batch.gate.compare_with_live import GateInputs, LiveComparison, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, apply_rules, describe_refusal
 from batch.loading.likes import Likes

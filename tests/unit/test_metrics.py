@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from batch.arrays import Float64s
-from batch.evaluation.pointwise_metrics import Auc, Calibration, calibration_error, log_losses
 from batch.evaluation.ranking_metrics import (
     DEPTH,
     KS,
+    Auc,
+    Calibration,
     RankedLists,
+    calibration_error,
     compute_metrics,
     compute_random_metrics,
+    log_losses,
     rank_rows,
 )
 

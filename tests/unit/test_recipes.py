@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from batch.training.recipe import RECIPES
+from batch.training.parameters import RECIPES
 from contract.settings import RECIPE_NAMES
 
 

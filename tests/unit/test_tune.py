@@ -8,9 +8,8 @@ import pytest
 from batch.commands.tune import render_result
 from batch.evaluation.catalogue_case import score_lists
 from batch.training.parameters import TUNABLE, ParametersError, load_parameters, save_parameters
-from batch.tuning.period import COMPARED, compare
 from batch.tuning.study import Budget, Study, TrialScore
-from batch.tuning.tune import DEFAULTS, TuningResult
+from batch.tuning.tune import COMPARED, DEFAULTS, TuningResult, compare
 from contract.settings import Settings
 from tests.support.catalogue_cases import make_case, pad_lists
 

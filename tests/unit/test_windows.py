@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from batch.loading.cohorts import Groupings
 from batch.loading.examples import collect_likes
 from batch.loading.history import History
 from batch.loading.likes import Likes
-from batch.loading.post_groups import Groupings
 
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 USERS, POSTS = 60, 50

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from batch.loading.work_folder import PREFIX, remove_abandoned, work_folder
+from batch.files import PREFIX, remove_abandoned, work_folder
 from tests.support.batch import ROOT
 
 HOLD = (
-    "import sys; from pathlib import Path; from batch.loading.work_folder import work_folder\n"
+    "import sys; from pathlib import Path; from batch.files import work_folder\n"
     "with work_folder(Path(sys.argv[1])) as folder: (folder / 'rows').touch(); print(1, flush=True); input()"
 )
 """Make a work folder, and keep it until the process ends."""
