@@ -319,7 +319,7 @@ class Result:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A case that could not be judged, and why."""
+    """A case that could not be evaluated, and why."""
 
     variant: str
     case: Case
@@ -343,12 +343,12 @@ def main() -> None:
                         results.setdefault((found.variant, found.case.name), []).append(found)
                     save_rows([*rows, *table.rows])
                 rows += table.rows
-        judged = max(map(len, results.values()), default=0)
-        if judged > 1:
-            print(f"\nall {judged} cutoffs together: the cases that were judged at each of them")
+        evaluated = max(map(len, results.values()), default=0)
+        if evaluated > 1:
+            print(f"\nall {evaluated} cutoffs together: the cases that were evaluated at each of them")
             table = Table(options.network, ALL_CUTOFFS, settings.night.seed)
             for parts in results.values():
-                if len(parts) == judged:
+                if len(parts) == evaluated:
                     table.add(pool(parts))
             rows += table.rows
     save_rows(rows)
@@ -365,20 +365,20 @@ def judge_cutoff(
         print("nothing can be learnt")
         yield from (LeftOut(variant, BASE, str(error)) for variant in options.cases)
         return
-    judged = warm_case(dataset.network, dataset.now, datetime.now(UTC), settings.night.seed)
-    print(f"{judged.users.size} users with likes before and after, {int(judged.known.sum())} posts")
-    if judged.users.size == 0:
-        print("nobody can be judged at this cutoff; choose another")
+    catalogue = warm_case(dataset.network, dataset.now, datetime.now(UTC), settings.night.seed)
+    print(f"{catalogue.users.size} users with likes before and after, {int(catalogue.known.sum())} posts")
+    if catalogue.users.size == 0:
+        print("nobody can be evaluated at this cutoff; choose another")
         return
     for variant, cases in options.cases.items():
-        yield from judge_variant(MODELS[variant], cases, dataset, judged, settings)
+        yield from judge_variant(MODELS[variant], cases, dataset, catalogue, settings)
 
 
 def judge_variant(
     variant: Variant,
     cases: Sequence[Case],
     dataset: Dataset,
-    judged: CatalogueCase,
+    catalogue: CatalogueCase,
     settings: Settings,
 ) -> Iterator[Result | LeftOut]:
     """Choose the recipe of a variant once, and judge its cases; equal setups are fitted once."""
@@ -392,7 +392,7 @@ def judge_variant(
         try:
             setup = case.change(base, dataset)
             if setup not in scored:
-                scored[setup] = fit_and_rank(setup, dataset, judged, settings)
+                scored[setup] = fit_and_rank(setup, dataset, catalogue, settings)
         except OvernightError as error:
             yield LeftOut(variant.name, case, str(error))
         else:
@@ -401,7 +401,7 @@ def judge_variant(
 
 
 def fit_and_rank(
-    setup: Setup, dataset: Dataset, judged: CatalogueCase, settings: Settings
+    setup: Setup, dataset: Dataset, catalogue: CatalogueCase, settings: Settings
 ) -> tuple[ScoredLists, float]:
     """Fit, rank and score the lists; return them and the seconds.
 
@@ -413,8 +413,8 @@ def fit_and_rank(
     started = time.perf_counter()
     dataset = replace(dataset, network=hide_columns(dataset.network, setup))
     model = fit_setup(setup, dataset, settings)
-    lists = rank_by_model(model, dataset.network, dataset.now, judged, settings.night.threads)
-    return score_lists(judged, lists), round(time.perf_counter() - started, 1)
+    lists = rank_by_model(model, dataset.network, dataset.now, catalogue, settings.night.threads)
+    return score_lists(catalogue, lists), round(time.perf_counter() - started, 1)
 
 
 def fit_setup(setup: Setup, dataset: Dataset, settings: Settings) -> Model:

@@ -53,11 +53,11 @@ def table(rows: list[Row]) -> list[str]:
     Differences are to the base of the variant where nothing else is named, and
     bold where their interval does not hold 0.
     """
-    judged = [row for row in rows if "left_out" not in row]
-    cutoff = judged[0]["cutoff"]
+    measured = [row for row in rows if "left_out" not in row]
+    cutoff = measured[0]["cutoff"]
     when = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
-    lines = [f"**{judged[0]['network']}**, {when}, {judged[0]['users']:,} users:", "", *HEAD]
-    for row in judged:
+    lines = [f"**{measured[0]['network']}**, {when}, {measured[0]['users']:,} users:", "", *HEAD]
+    for row in measured:
         cells = [
             f"{row['variant']} {row['case']}",
             row["recipe"],

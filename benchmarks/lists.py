@@ -225,12 +225,12 @@ def main() -> None:
                         scored.setdefault(each.model, []).extend(each.scored)
                 rows += table.finish()
                 save_rows(rows)
-        judged = max(map(len, scored.values()), default=0)
-        if judged > 1:
-            print(f"\nall {judged} cutoffs together: the models that were judged at each of them")
+        evaluated = max(map(len, scored.values()), default=0)
+        if evaluated > 1:
+            print(f"\nall {evaluated} cutoffs together: the models that were evaluated at each of them")
             table = Table(options.network, ALL_CUTOFFS, settings.night.seed)
             for model, parts in scored.items():
-                if len(parts) == judged:
+                if len(parts) == evaluated:
                     table.add(Result(model, parts))
             rows += table.finish()
     save_rows(rows)
@@ -275,7 +275,7 @@ def judge_cutoff(
     start = f"{options.network}, {cutoff.isoformat()}"
     print(f"\n{start}: {users} users with likes before and after, {posts} posts")
     if users == 0:
-        print("nobody can be judged at this cutoff; choose another")
+        print("nobody can be evaluated at this cutoff; choose another")
         return
     if RANDOM in options.models:
         yield Result(RANDOM, [score_random(test.case)])

@@ -57,11 +57,11 @@ def replace_tables(document: str, networks: list[list[Row]]) -> str:
 
 def table(rows: list[Row]) -> list[str]:
     """Return the lines for one network: what was judged, the table, ours less the best of the others."""
-    judged = [row for row in rows if "left_out" not in row]
-    cutoff = judged[0]["cutoff"]
+    measured = [row for row in rows if "left_out" not in row]
+    cutoff = measured[0]["cutoff"]
     when = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
-    lines = [f"**{judged[0]['network']}**, {when}, {judged[0]['users']:,} users:", "", *HEAD]
-    for row in judged:
+    lines = [f"**{measured[0]['network']}**, {when}, {measured[0]['users']:,} users:", "", *HEAD]
+    for row in measured:
         name = f"**{row['model']}**" if row["model"] in ALL_OURS else row["model"]
         figures = [f"{row[key]:.4f}" for key in ("hitrate_at_5", "recall_at_20")]
         figures += [f"{row[key]:.3f}" for key in ("coverage_at_10", "overlap_at_10")]
@@ -69,7 +69,7 @@ def table(rows: list[Row]) -> list[str]:
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         lines.append(f"| {' | '.join([name, format(row['ndcg_at_10'], '.4f'), interval, *figures])} |")
     lines.append("")
-    for row in judged:
+    for row in measured:
         if "minus_best" in row:
             bounds = f"[{row['minus_best_low']:+.4f}, {row['minus_best_high']:+.4f}]"
             lines.append(f"- {row['model']} less {row['best_other']}: {row['minus_best']:+.4f} {bounds}")
@@ -85,13 +85,13 @@ def draw(networks: list[list[Row]], path: Path) -> None:
     for panel in panels.flat[len(networks) :]:
         panel.set_visible(False)
     for rows, panel in zip(networks, panels.flat, strict=False):
-        judged = [row for row in rows if "left_out" not in row][::-1]
-        for height, row in enumerate(judged):
+        measured = [row for row in rows if "left_out" not in row][::-1]
+        for height, row in enumerate(measured):
             colour = "tab:blue" if row["model"] in ALL_OURS else "tab:gray"
             panel.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=2)
             panel.plot(row["ndcg_at_10"], height, "o", color=colour)
-        panel.set_yticks(range(len(judged)), [row["model"] for row in judged])
-        panel.set(title=f"{judged[0]['network']}, {judged[0]['users']:,} users", xlabel="NDCG@10")
+        panel.set_yticks(range(len(measured)), [row["model"] for row in measured])
+        panel.set(title=f"{measured[0]['network']}, {measured[0]['users']:,} users", xlabel="NDCG@10")
         panel.set_xlim(left=0)
         panel.grid(axis="x", alpha=0.3)
     figure.tight_layout()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,8 +100,8 @@ class ListEncoder:
         text = np.empty(len(ids) * bytes_per_line(posts.shape[1]) + _POST_WIDTH, dtype=np.uint8)
         starts = np.zeros(len(ids) + 1, dtype=np.int64)
         tabs, lengths = np.empty(len(ids), dtype=np.int64), np.empty(len(ids), dtype=np.int64)
-        tables = self._posts, self._lengths, *_FRACTIONS
-        end = _write_lines(ids, posts, scores, *tables, text, starts, tabs, lengths)
+        texts = _Texts(self._posts, self._lengths, *_FRACTIONS)
+        end = _write_lines(ids, posts, scores, texts, _Buffers(text, starts, tabs, lengths))
         if end < 0:
             raise ModelError("the model gives a score that is not finite; it is unusable")
         return Lines(text[:end], starts, tabs, lengths)
@@ -118,7 +119,8 @@ def pack(lines: Lines, key_start: str) -> memoryview:
     size = len(head) + len(lines.text) + len(lines.tabs) * (len(before) + _MAX_BESIDE_TEXT)
     command = np.empty(size, dtype=np.uint8)
     command[: len(head)] = np.frombuffer(head, dtype=np.uint8)
-    end = _write_pairs(lines.text, lines.starts, lines.tabs, before, command, len(head))
+    buffers = _Buffers(lines.text, lines.starts, lines.tabs, lines.lengths)
+    end = _write_pairs(buffers, before, command, len(head))
     return command[:end].data
 
 
@@ -137,21 +139,28 @@ def _fraction(thousandths: int) -> str:
 _FRACTIONS = _table([_fraction(thousandths) for thousandths in range(_UNITS)], _FRACTION_WIDTH)
 
 
+class _Texts(NamedTuple):
+    """Texts of posts and of thousandths: (count, width) bytes and (count,) lengths of each."""
+
+    posts: Bytes
+    post_lengths: Int64s
+    fractions: Bytes
+    fraction_lengths: Int64s
+
+
+class _Buffers(NamedTuple):
+    """Arrays that lines are written into, see `Lines`."""
+
+    text: Bytes
+    starts: Int64s
+    tabs: Int64s
+    lengths: Int64s
+
+
 @jit
-def _write_lines(
-    ids: Int64s,
-    posts: Int32s,
-    scores: Float32s,
-    post_texts: Bytes,
-    post_lengths: Int64s,
-    fractions: Bytes,
-    fraction_lengths: Int64s,
-    text: Bytes,
-    starts: Int64s,
-    tabs: Int64s,
-    lengths: Int64s,
-) -> int:
+def _write_lines(ids: Int64s, posts: Int32s, scores: Float32s, texts: _Texts, lines: _Buffers) -> int:
     """Write all lines; return their end, or -1 if a score is not finite or too large."""
+    text, starts, tabs, lengths = lines.text, lines.starts, lines.tabs, lines.lengths
     at = 0
     for row in range(len(ids)):
         at = _write_number(text, at, ids[row])
@@ -163,16 +172,16 @@ def _write_lines(
             post, score = posts[row, length], np.float64(scores[row, length])
             if not abs(score) < MAX_SCORE:
                 return -1
-            copy_bytes(post_texts, post * _POST_WIDTH, text, at, _POST_WIDTH)
-            at += post_lengths[post]
+            copy_bytes(texts.posts, post * _POST_WIDTH, text, at, _POST_WIDTH)
+            at += texts.post_lengths[post]
             thousandths = np.int64(np.rint(score * _UNITS))
             if thousandths < 0:
                 text[at] = ord("-")
                 at += 1
             whole, part = divmod(abs(thousandths), _UNITS)
             at = _write_number(text, at, whole)
-            copy_bytes(fractions, part * _FRACTION_WIDTH, text, at, _FRACTION_WIDTH)
-            at += fraction_lengths[part]
+            copy_bytes(texts.fractions, part * _FRACTION_WIDTH, text, at, _FRACTION_WIDTH)
+            at += texts.fraction_lengths[part]
             length += 1
         lengths[row] = length
         at -= length > 0  # the last pair's comma
@@ -183,8 +192,9 @@ def _write_lines(
 
 
 @jit
-def _write_pairs(text: Bytes, starts: Int64s, tabs: Int64s, before: Bytes, command: Bytes, at: int) -> int:
+def _write_pairs(lines: _Buffers, before: Bytes, command: Bytes, at: int) -> int:
     """Write key and value of each line, each after its length; return their end."""
+    text, starts, tabs = lines.text, lines.starts, lines.tabs
     for row in range(len(tabs)):
         id_length = tabs[row] - starts[row]
         at = _write_length(command, at, len(before) + id_length)

@@ -34,6 +34,7 @@ from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.errors import StoreError
 from contract.keys import Keys
+from contract.settings import Settings
 
 COMMAND_BYTES = 512 * 1024
 """Maximum size of one command. Redis answers no other client while it runs a command."""
@@ -105,14 +106,8 @@ def write_run(
     client, keys, settings, run_id = stores.redis, stores.keys, stores.settings, run.run_id
     with stages.stage("score_and_write", "users") as row:
         excluded = excluded_rows(stores, dataset)
-        compiled = model.compile(dataset.network, dataset.now, excluded)
-        chunks = compiled.score(
-            settings.night.top_n,
-            users=users,
-            budget_mib=settings.night.memory_budget_mib,
-            threads=settings.night.threads,
-        )
-        post_ids = compiled.tables.post_ids
+        post_ids = dataset.network.posts.index.to_numpy(np.int64)
+        chunks = score_lists(model, dataset, excluded, users=users, settings=settings)
         waiting = TimedIterator(chunks)
         tracked = track(waiting, users, "score and write", "users")
         lists, forecast = check_memory(
@@ -135,6 +130,19 @@ def write_run(
         # Chunks are scored while others are written: this is the time that writing waited for scores.
         row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
     return WrittenRun(written, stats, forecast)
+
+
+def score_lists(
+    model: Model, dataset: Dataset, excluded: Int64s, *, users: int, settings: Settings
+) -> Iterator[tuple[int, Lists]]:
+    """Compile a model and score the first `users` users; yield (number of users, their lists) by chunk."""
+    compiled = model.compile(dataset.network, dataset.now, excluded)
+    yield from compiled.score(
+        settings.night.top_n,
+        users=users,
+        budget_mib=settings.night.memory_budget_mib,
+        threads=settings.night.threads,
+    )
 
 
 def write_similar_posts(

@@ -194,7 +194,7 @@ def test_a_wrong_password_is_told_and_shown_nowhere(live: LiveNetwork, postgres_
         ("OVERNIGHT_TOP_N", "0", "OVERNIGHT_TOP_N='0': must be from 1 to 10000"),
         ("OVERNIGHT_TOP_N", "many", "OVERNIGHT_TOP_N='many': must be a number"),
         ("OVERNIGHT_HOLDOUT_FRACTION", "nan", "OVERNIGHT_HOLDOUT_FRACTION='nan': must be from"),
-        ("OVERNIGHT_HISTORY_FRACTION", "0.8", "together must stay under 0.95"),
+        ("OVERNIGHT_HISTORY_FRACTION", "0.8", "together must be under 0.95"),
         ("OVERNIGHT_NIGHTLY_CRON", "at night", "must be a cron expression"),
         ("OVERNIGHT_TIMEZONE", "Mars/Olympus", "OVERNIGHT_TIMEZONE='Mars/Olympus': must be a time zone"),
         ("OVERNIGHT_LOG_LEVEL", "LOUD", "OVERNIGHT_LOG_LEVEL='LOUD': must be one of"),

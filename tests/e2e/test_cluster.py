@@ -42,13 +42,13 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
     client: Any, cluster_url: str, database_url: str, tmp_path: Path
 ) -> None:
     make_network(database_url, users=300)
-    places: dict[str, Any] = {
+    servers: dict[str, Any] = {
         "database_url": database_url, "redis_url": cluster_url, "model_dir": tmp_path,
         "OVERNIGHT_REDIS_CLUSTER": "on", "OVERNIGHT_KEEP_RUNS": "1", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0",
     }  # fmt: skip
     runs = []
     for _ in range(2):
-        done = run_here("run", "--variant", "control", **places)
+        done = run_here("run", "--variant", "control", **servers)
         assert done.returncode == 0, done.stderr
         runs.append(live_run(client))
     assert runs[0] != runs[1]
@@ -62,8 +62,8 @@ def test_two_nights_in_a_cluster_go_live_are_served_and_cleared_away(
         assert {answer["source"] for answer in answers} == {"personal"}
         assert {answer["run_id"] for answer in answers} == {runs[1]}
         assert ask(app, "/posts/popular")["stale"] is False
-    assert run_here("lookup", "7", **places).returncode == 0
-    assert run_here("experiment", "drain", **places).stdout == "10 exposures moved to recs.exposures\n"
+    assert run_here("lookup", "7", **servers).returncode == 0
+    assert run_here("experiment", "drain", **servers).stdout == "10 exposures moved to recs.exposures\n"
 
 
 def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cluster_url: str) -> None:
@@ -82,10 +82,10 @@ def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cl
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:
     chunks, frame = list(cut(random_lists(900, 40, 50), 300)), posts_frame(40)
-    told = check_memory(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)[1]
+    forecast = check_memory(client, KEYS, RUN_ID, iter(chunks), frame, users=900, similar_n=0)[1]
     full = dict(client.info("memory", target_nodes=client.get_primaries()[0]))
     for share, fits in ((0.3, False), (0.4, True)):
-        room = int(told.total_bytes * share)
+        room = int(forecast.total_bytes * share)
         said = full | {"maxmemory": full["used_memory"] + room, "mem_not_counted_for_evict": 0}
         with patch.object(client, "info", lambda *_, said=said, **__: said):
             if fits:

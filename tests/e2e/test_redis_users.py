@@ -171,12 +171,12 @@ def test_nights_a_refresh_and_what_operators_do_work_as_batch(
         client.xadd(
             KEYS.exposures, {FIELD: encode_exposures([Exposure(1, "control", "R", "personal", time.time())])}
         )
-    places = {
+    servers = {
         "database_url": database_url, "redis_url": url_of(server, "batch"), "model_dir": tmp_path,
         "OVERNIGHT_KEEP_RUNS": "2", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0",
     }  # fmt: skip
     for command in COMMANDS_OF_BATCH:
-        done = run_here(*command.split(), **places)
+        done = run_here(*command.split(), **servers)
         assert done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
         if command.startswith("refresh"):
             execute(database_url, "INSERT INTO recs.users VALUES (1000, 30, 'Omsk', true)")

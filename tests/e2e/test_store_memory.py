@@ -11,7 +11,7 @@ from tests.support.batch import execute, make_network, query, start_batch
 from tests.support.batch_live import wait_for_exit
 
 USERS, POSTS, INTERACTIONS = 5_000, 300, 3_000_000
-ROWS_AT_A_TIME = 250_000
+ROWS_BATCH = 250_000
 LIMIT_MIB = 500
 """More than the night's libraries and arrays take beside the store, which has 64."""
 ARROW_BYTES = 8 + 8 + 8 + 8
@@ -26,7 +26,7 @@ PEAK = """
 
 def limit_memory() -> None:
     """Let this process take few rows at a time, and let the kernel refuse it more memory than `LIMIT_MIB`."""
-    pull.CHUNK_ROWS = interaction_store.PART_ROWS = ROWS_AT_A_TIME
+    pull.CHUNK_ROWS = interaction_store.PART_ROWS = ROWS_BATCH
     limit = _data_bytes() + LIMIT_MIB * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 

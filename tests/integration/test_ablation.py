@@ -84,8 +84,8 @@ def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
     of_clusters = {name for name in base if name.startswith("cluster_")}
     assert {"topic_people", "cluster_people"} < base
     assert base - features_of(TEST, "without affinity by cluster", dataset) == of_clusters
-    people = {"topic_people", "cluster_people"}
-    assert base - features_of(TEST, "without people like the user", dataset) == people
+    cohorts = {"topic_people", "cluster_people"}
+    assert base - features_of(TEST, "without people like the user", dataset) == cohorts
     setup = BY_NAME["without factors"].change(Setup(MODELS[TEST], LIKED), dataset)
     settings = make_settings(database_url)
     assert fit_setup(setup, dataset, settings).log_odds is None
@@ -139,9 +139,9 @@ def test_cases_are_compared_at_several_cutoffs_and_together(
     names = {(row["cutoff"], row["variant"], row["case"]): row for row in rows}
     assert {name[1:] for name in names} == wanted
     assert len(names) == len(rows)
-    judged = [row for row in rows if "left_out" not in row]
-    assert len(judged) == len(rows) - 2  # at each cutoff there are no columns of posts
-    for row in judged:
+    measured = [row for row in rows if "left_out" not in row]
+    assert len(measured) == len(rows) - 2  # at each cutoff there are no columns of posts
+    for row in measured:
         assert all(row[figure] is not None for figure in FIGURES)
         assert row["low"] <= row["ndcg_at_10"] <= row["high"]
         if (row["variant"], row["case"]) == (CONTROL, "base"):
@@ -152,11 +152,11 @@ def test_cases_are_compared_at_several_cutoffs_and_together(
         assert row["difference"] == pytest.approx(row["ndcg_at_10"] - other["ndcg_at_10"])
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
         assert row["users"] == other["users"] > 0
-    compared = {(row["variant"], row["case"]): row["compared_with"] for row in judged}
+    compared = {(row["variant"], row["case"]): row["compared_with"] for row in measured}
     assert compared[TEST, "base"] == "control base"
     assert compared[TEST, "without factors"] == "test base"
     assert compared[CONTROL, "liked with 8 negatives"] == "control liked"
-    assert any(row["difference"] for row in judged if row["case"] == "one window")
+    assert any(row["difference"] for row in measured if row["case"] == "one window")
 
 
 def test_recipes_are_the_named_ones_and_that_of_the_base_is_fitted_once(
@@ -228,5 +228,5 @@ def test_a_base_that_cannot_be_fitted_is_left_out_with_its_cases(
     assert [(row["variant"], row["case"]) for row in rows] == [(CONTROL, "base"), (TEST, "base")] * 2
     assert "has no likes up to" in rows[0]["left_out"]
     assert "OVERNIGHT_RECIPE=liked-if-viewed learns from views" in rows[2]["left_out"]
-    assert printed.count("nobody can be judged at this cutoff; choose another") == 1
+    assert printed.count("nobody can be evaluated at this cutoff; choose another") == 1
     assert "cutoffs together" not in printed

@@ -17,12 +17,15 @@ import sqlalchemy as sa
 from batch.alerts import webhook
 from batch.postgres import open_engine
 from batch.runs import freshness, ledger, lock
+from batch.training import dataset
 from contract.codec import encode_object
 from contract.columns import SCHEMA
 from contract.errors import RefusedError
 from contract.settings import Settings
 from tests.support.batch import KEYS, ledger_stores, make_network, query, run_here
 from tests.support.webhook import SECRET_PATH, Webhook
+
+pytest_plugins = ("tests.support.webhook_fixtures",)
 
 PASSWORD = "sw0rdfish"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -57,7 +60,10 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 def test_a_run_that_fails_posts_why_and_what_is_live(
     batch: Batch, hook: Webhook, redis_client: redis.Redis
 ) -> None:
-    published = {"published_at": (datetime.now(UTC) - timedelta(hours=5)).isoformat()}
+    published = {
+        "run_id": "20261121T030000Z-control",
+        "published_at": (datetime.now(UTC) - timedelta(hours=5)).isoformat(),
+    }
     redis_client.set(KEYS.live("control"), "20261121T030000Z-control")
     redis_client.set(KEYS.manifest("20261121T030000Z-control"), encode_object(published))
     redis_client.set(KEYS.live("test"), "20261121T031500Z-test")
@@ -103,7 +109,7 @@ def test_a_refused_run_has_its_own_event_and_is_named(
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-    monkeypatch.setattr("batch.training.dataset.load_dataset", refuse)
+    monkeypatch.setattr(dataset, "load_dataset", refuse)
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])

@@ -1,4 +1,4 @@
-"""Benchmarks of publishing, exposures, loading and serving run on real servers and fill their rows."""
+"""Benchmarks of scoring, publishing, exposures, loading and serving run and fill their rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
 
 from benchmarks import exposures, loading, publish
+from benchmarks.case import Case
 from benchmarks.load import find_wrk, gunicorn
+from benchmarks.network import make_likes, make_tables, train
+from benchmarks.scorers import SAMPLES, Measurement, error, measure
 from benchmarks.serving import BARE_CONF, write_users
 from contract.keys import Keys
 from contract.settings import Settings
@@ -19,6 +23,29 @@ from demo.postgres import make_engine
 from demo.servers import prepare_servers
 from tests.support.serving import CONTROL_RUN
 from tests.support.serving import publish as publish_lists
+
+USERS, POSTS = 300, 90
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    tables = make_tables(USERS, POSTS)
+    return Case(train(tables, 20).model_to_string(), tables, None, make_likes(tables), n=10, budget_mib=64)
+
+
+@pytest.mark.parametrize("factors", [0, 4])
+def test_our_lists_have_the_scores_of_lightgbm(tmp_path: Path, case: Case, factors: int) -> None:
+    if factors:
+        random = np.random.default_rng(3)
+        users, posts = (random.normal(size=(n, factors)).astype(np.float32) for n in (USERS, POSTS))
+        case = replace(case, factors=(users, posts))
+    case.save(tmp_path / "case")
+    found: dict[str, Measurement] = {
+        way: measure(way, tmp_path / "case", 2, tmp_path / SAMPLES[way]) for way in ("booster", "overnight")
+    }
+    assert all(measured.pairs == USERS * POSTS for measured in found.values())
+    assert all(measured.peak_mib > 0 for measured in found.values())
+    assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
 
 
 def test_publishing_is_compared_with_redis_cli(

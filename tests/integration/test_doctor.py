@@ -171,7 +171,7 @@ def _break_a_text(night: LiveNetwork) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_redis_is_named(
-    night: LiveNetwork, spoil: Callable[[LiveNetwork], None], check: str, status: str, text: str, fix: str
+    night: LiveNetwork, *, spoil: Callable[[LiveNetwork], None], check: str, status: str, text: str, fix: str
 ) -> None:
     spoil(night)
     assert_found(findings_of(night.settings), check, Status(status), text, fix)
@@ -197,7 +197,7 @@ def test_what_is_wrong_in_redis_is_named(
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_postgres_is_named(
-    spoilt: LiveNetwork, statement: str, check: str, status: str, text: str, fix: str
+    spoilt: LiveNetwork, *, statement: str, check: str, status: str, text: str, fix: str
 ) -> None:
     execute(
         spoilt.database_url,

@@ -330,7 +330,7 @@ def test_views_that_training_may_have_seen_are_logged(
 )
 @pytest.mark.parametrize("name", ["views.csv", "views.csv.gz"])
 def test_an_invalid_file_is_reported_in_one_line(
-    database_url: str, redis_url: str, tmp_path: Path, name: str, content: bytes, message: str
+    database_url: str, redis_url: str, tmp_path: Path, *, name: str, content: bytes, message: str
 ) -> None:
     packed = name.endswith(".gz") and not content.startswith(b"\x1f")
     (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)

@@ -62,11 +62,11 @@ class Servers:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run `python -m batch experiment ...`; return stdout, or stderr where it must fail."""
-        places = {
+        servers = {
             "database_url": self.settings.stores.database_url,
             "redis_url": self.settings.stores.redis_url,
         }
-        done = run_here("experiment", *arguments, **places, model_dir=Path(self.settings.night.model_dir))
+        done = run_here("experiment", *arguments, **servers, model_dir=Path(self.settings.night.model_dir))
         assert done.returncode == code, done.stderr
         return done.stderr if code else done.stdout
 

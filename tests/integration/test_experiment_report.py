@@ -80,8 +80,8 @@ def fill(database_url: str, seed: int = 1, pins: dict[str, str] | None = None) -
         connection.exec_driver_sql(elsewhere, (START,))
         connection.exec_driver_sql("DELETE FROM recs.interactions")
         for table, rows in (("interactions", actions), ("exposures", exposures)):
-            marks = ", ".join(["%s"] * len(rows[0]))
-            connection.exec_driver_sql(f"INSERT INTO recs.{table} VALUES ({marks})", rows)
+            placeholders = ", ".join(["%s"] * len(rows[0]))
+            connection.exec_driver_sql(f"INSERT INTO recs.{table} VALUES ({placeholders})", rows)
         connection.execute(
             sa.text("INSERT INTO recs.experiments VALUES ('first', 'pepper', 50, :pins, :at, 'me')"),
             {"pins": json.dumps(pins or {}), "at": START},
@@ -125,19 +125,19 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
     counted = fourteen_days(pinned=(7, 8))
     with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, exposures_recorded=True)
-        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        guardrails = read_guardrails(connection, counted, exposures_recorded=True)
         latencies = read_latencies(connection, counted, exposures_recorded=True)
     first: dict[int, datetime] = {}
     for user, *_, at, _ in exposures:
         if user not in (7, 8) and START <= at < counted.until:
             first[user] = min(at, first.get(user, at))
-    within = counted_slowly(actions, first, START, counted.until)
+    expected = counted_slowly(actions, first, START, counted.until)
     past = counted_slowly(actions, dict.fromkeys(first, START - 14 * DAY), START - 14 * DAY, START)
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(first)
     for user, row in outcomes.users.iterrows():
         assert row[IN_TEST] == (EXPERIMENT.variant_of(int(user)) == TEST)
-        assert row[list(COUNTS)].to_dict() == within[int(user)]
+        assert row[list(COUNTS)].to_dict() == expected[int(user)]
         assert {name: row[BEFORE_PREFIX + name] for name in COUNTS} == past[int(user)]
     days = outcomes.days
     assert days.views.sum() == outcomes.users.views.sum()
@@ -148,15 +148,15 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
             e for e in exposures
             if e[0] in first and START <= e[4] < counted.until and EXPERIMENT.variant_of(e[0]) == variant
         ]  # fmt: skip
-        assert rails[variant].popular_share == pytest.approx(np.mean([e[3] == "popular" for e in mine]))
-        assert rails[variant].other_share == pytest.approx(np.mean([e[1] != variant for e in mine]))
-        assert rails[variant].users_of_other == len({e[0] for e in mine if e[1] != variant})
+        assert guardrails[variant].popular_share == pytest.approx(np.mean([e[3] == "popular" for e in mine]))
+        assert guardrails[variant].other_share == pytest.approx(np.mean([e[1] != variant for e in mine]))
+        assert guardrails[variant].users_of_other == len({e[0] for e in mine if e[1] != variant})
         took = [e[5] for e in mine if e[5] is not None]
         timed = latencies.control if variant == CONTROL else latencies.test
         slow = np.quantile(took, [0.5, 0.99], method="inverted_cdf")
         assert timed.answers == len(took)
         assert (timed.p50_ms, timed.p99_ms) == pytest.approx(tuple(slow))
-        assert 0 < rails[variant].posts_liked_share <= rails[variant].posts_viewed_share <= 1
+        assert 0 < guardrails[variant].posts_liked_share <= guardrails[variant].posts_viewed_share <= 1
 
 
 def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(database_url: str) -> None:
@@ -164,22 +164,24 @@ def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(da
     counted = fourteen_days()
     with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, exposures_recorded=False)
-        rails = read_guardrails(connection, counted, exposures_recorded=False)
+        guardrails = read_guardrails(connection, counted, exposures_recorded=False)
     viewed = [a for a in actions if a[2] == "view" and START <= a[3] < counted.until]
     first = {user: min(a[3] for a in viewed if a[0] == user) for user, *_ in viewed}
-    within = counted_slowly(actions, first, START, counted.until)
+    expected = counted_slowly(actions, first, START, counted.until)
     assert not outcomes.by_exposure
-    assert {int(u): row[list(COUNTS)].to_dict() for u, row in outcomes.users.iterrows()} == within
-    assert rails[CONTROL].posts_viewed_share > 0
+    assert {int(u): row[list(COUNTS)].to_dict() for u, row in outcomes.users.iterrows()} == expected
+    assert guardrails[CONTROL].posts_viewed_share > 0
 
 
 def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     fill(database_url, pins={"7": "test"})
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     page = tmp_path / "experiment.html"
-    early = run_here("experiment", "report", "--json", "--until", "2022-01-10", "--html", str(page), **places)
+    early = run_here(
+        "experiment", "report", "--json", "--until", "2022-01-10", "--html", str(page), **servers
+    )
     assert early.returncode == 0, early.stderr
     found = json.loads(early.stdout)
     assert (found["verdict"]["standing"], found["verdict"]["winner"]) == ("early", None)
@@ -194,16 +196,16 @@ def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     assert html.tables["Guardrails"][-1][0] == "p99 latency of an answer"
     assert "script" not in html.html
     assert found["verdict"]["sentence"].replace("'", "&#39;") in html.html
-    ended = run_here("experiment", "report", "--json", **places)
+    ended = run_here("experiment", "report", "--json", **servers)
     assert json.loads(ended.stdout)["verdict"]["standing"] in ("undecided", "called")
     none = "No plan was recorded when the experiment began; this report assumes 14 days."
     assert json.loads(ended.stdout)["plan"]["sentence"] == none
     assert json.loads(ended.stdout)["period"]["until"] == "2022-01-17T00:00:00+00:00"
-    text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **places)
+    text = run_here("experiment", "report", "--days", "10", OVERNIGHT_EXPOSURES="off", **servers)
     assert "since no exposures were recorded" in text.stdout
-    unknown = run_here("experiment", "report", "--name", "second", **places)
+    unknown = run_here("experiment", "report", "--name", "second", **servers)
     assert (unknown.returncode, "there was no experiment 'second'" in unknown.stderr) == (2, True)
-    both = run_here("experiment", "report", "--days", "3", "--planned-end", "2022-01-20", **places)
+    both = run_here("experiment", "report", "--days", "3", "--planned-end", "2022-01-20", **servers)
     assert both.returncode == 2
 
 
@@ -217,12 +219,12 @@ def test_what_was_found_before_everyone_got_the_winner_is_read_by_the_time_of_th
     )
     with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql(everyone)
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    now = json.loads(run_here("experiment", "report", "--json", **places).stdout)["verdict"]
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    now = json.loads(run_here("experiment", "report", "--json", **servers).stdout)["verdict"]
     assert now["standing"] == "empty"
     assert "since 2022-01-18 00:00 UTC the split puts everyone in test" in now["sentence"]
     until = ("--until", "2022-01-18T00:00")
-    before = json.loads(run_here("experiment", "report", "--json", *until, **places).stdout)
+    before = json.loads(run_here("experiment", "report", "--json", *until, **servers).stdout)
     assert before["experiment"]["percent_test"] == 50
     assert before["verdict"]["standing"] in ("undecided", "called")
 
@@ -233,9 +235,9 @@ def test_the_page_of_a_network_that_logs_no_views_begins_with_the_metric_that_de
     fill(database_url)
     with make_engine(database_url).begin() as connection:
         connection.exec_driver_sql("DELETE FROM recs.interactions WHERE action = 'view'")
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     page = tmp_path / "experiment.html"
-    found = json.loads(run_here("experiment", "report", "--json", "--html", str(page), **places).stdout)
+    found = json.loads(run_here("experiment", "report", "--json", "--html", str(page), **servers).stdout)
     per_user = found["variants"]["control"]["likes_per_user"]
     assert f"likes per user, control<b>{per_user:.4f}</b>" in page.read_text()
 
@@ -245,17 +247,17 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
 ) -> None:
     fill(database_url)
     execute(database_url, "UPDATE recs.experiments SET planned_days = 10")
-    places: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    planned = json.loads(run_here("experiment", "report", "--json", **places).stdout)
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    planned = json.loads(run_here("experiment", "report", "--json", **servers).stdout)
     assert planned["period"]["until"] == "2022-01-13T00:00:00+00:00"
     assert (planned["plan"]["days"], planned["plan"]["deviates"]) == (10, False)
     says = "The plan recorded when the experiment began was 10 days; this report assumes 4 days."
     page = tmp_path / "page.html"
-    text = run_here("experiment", "report", "--days", "4", "--html", str(page), **places).stdout
+    text = run_here("experiment", "report", "--days", "4", "--html", str(page), **servers).stdout
     assert text.split("\n\n")[2] == says
     assert says in page.read_text()
     asked = json.loads(
-        run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **places).stdout
+        run_here("experiment", "report", "--planned-end", "2022-01-07", "--json", **servers).stdout
     )
     assert asked["plan"]["sentence"] == says
     assert asked["verdict"]["standing"] == "early"  # a shorter plan, made up later, finds no winner
@@ -284,7 +286,7 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         assert split.since == datetime.fromtimestamp(FIRST_MIDNIGHT, UTC)
         counted = limit_period(split, datetime.now(UTC), planned=DAY)
         outcomes = read_outcomes(connection, counted, exposures_recorded=True)
-        rails = read_guardrails(connection, counted, exposures_recorded=True)
+        guardrails = read_guardrails(connection, counted, exposures_recorded=True)
         found = read_report(connection, counted, exposures_recorded=True).as_dict()
     print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
@@ -302,4 +304,4 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     expected = np.where(by_user[0], impressions.in_test, impressions.in_control)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
-    assert rails[TEST].other_share == rails[CONTROL].other_share == 0
+    assert guardrails[TEST].other_share == guardrails[CONTROL].other_share == 0

@@ -175,10 +175,12 @@ def test_what_redis_does_not_take_is_dropped_counted_and_told_once_and_users_not
     recommend(app, 42)
     wait_until(lambda: counted(app) == (1, 2))
     assert len(noted(redis_client)) == 1
-    told = [record.message for record in caplog.records if "exposures are" in record.message]
-    assert len(told) == 2
-    assert told[0].startswith("exposures are dropped, answers are unaffected: Redis refuses them: WRONGTYPE")
-    assert told[1] == "exposures are recorded again"
+    messages = [record.message for record in caplog.records if "exposures are" in record.message]
+    assert len(messages) == 2
+    assert messages[0].startswith(
+        "exposures are dropped, answers are unaffected: Redis refuses them: WRONGTYPE"
+    )
+    assert messages[1] == "exposures are recorded again"
 
 
 def test_a_redis_that_is_gone_costs_exposures_and_no_answer() -> None:
@@ -360,13 +362,13 @@ def test_a_full_stream_is_told_of(servers: Servers, caplog: pytest.LogCaptureFix
 
 def test_the_command_drains_and_says_how_much(servers: Servers, tmp_path: Path) -> None:
     servers.add(make_exposures(4))
-    places = {
+    servers = {
         "database_url": servers.settings.stores.database_url,
         "redis_url": servers.settings.stores.redis_url,
     }
-    done = run_here("experiment", "drain", **places, model_dir=tmp_path)
+    done = run_here("experiment", "drain", **servers, model_dir=tmp_path)
     assert done.stdout == "4 exposures moved to recs.exposures\n"
-    done = run_here("experiment", "drain", "--json", **places, model_dir=tmp_path)
+    done = run_here("experiment", "drain", "--json", **servers, model_dir=tmp_path)
     assert '"exposures": 0' in done.stdout
 
 

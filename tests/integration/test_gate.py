@@ -59,12 +59,12 @@ def network(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
         for name, value in FEW_TREES.items():
             patched.setitem(PARAMETERS, name, value)
         make_network(database_url, users=200, interactions=10_000)
-        places = {"database_url": database_url, "redis_url": server.connection_url}
-        places |= {"model_dir": tmp_path_factory.mktemp("models"), "OVERNIGHT_SIMILAR_N": "0"}
-        places |= {"OVERNIGHT_RECIPE": "liked-if-viewed"}  # so that viewed rows are compared too
-        done = run_here(*CONTROL, **places)
+        servers = {"database_url": database_url, "redis_url": server.connection_url}
+        servers |= {"model_dir": tmp_path_factory.mktemp("models"), "OVERNIGHT_SIMILAR_N": "0"}
+        servers |= {"OVERNIGHT_RECIPE": "liked-if-viewed"}  # so that viewed rows are compared too
+        done = run_here(*CONTROL, **servers)
         assert done.returncode == 0, done.stderr
-        yield places
+        yield servers
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_shuffled_labels_are_refused_and_the_other_variant_is_published(
     assert refused in runs_with_keys(client)
     assert (network["model_dir"] / refused / HOLDOUT_MODEL).is_dir()
     assert decode_object(str(client.get(KEYS.manifest(refused))))["state"] == "refused"
-    told = run_here("show", refused, **network).stdout
-    (line,) = [line for line in told.splitlines() if line.split()[:2] == ["REFUSED", "roc_auc"]]
+    shown = run_here("show", refused, **network).stdout
+    (line,) = [line for line in shown.splitlines() if line.split()[:2] == ["REFUSED", "roc_auc"]]
     assert "-0.01" in line
 
 

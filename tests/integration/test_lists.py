@@ -71,18 +71,18 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     cutoffs = list(dict.fromkeys(row["cutoff"] for row in rows))
     assert len(cutoffs) == 3
     assert cutoffs[-1] == ALL_CUTOFFS
-    judged = [row for row in rows if "left_out" not in row]
-    for row in judged:
+    measured = [row for row in rows if "left_out" not in row]
+    for row in measured:
         assert row["low"] <= row["ndcg_at_10"] <= row["high"]
         assert row["network"] == "small"
         assert {"hitrate_at_5", "recall_at_20", "coverage_at_10", "overlap_at_10", "users"} <= row.keys()
-    assert {row["users"] for row in judged if row["cutoff"] != ALL_CUTOFFS} != {0}
-    for row in judged:
+    assert {row["users"] for row in measured if row["cutoff"] != ALL_CUTOFFS} != {0}
+    for row in measured:
         if row["model"] == "test":
             best = max(
                 (
                     each
-                    for each in judged
+                    for each in measured
                     if each["cutoff"] == row["cutoff"] and each["model"] not in lists.ALL_OURS
                 ),
                 key=lambda each: each["ndcg_at_10"],
@@ -103,7 +103,7 @@ def test_nobody_to_judge_is_one_line(
     variables = {"DATABASE_URL": database_url, "CUTOFFS": f"{FIRST_DAY},2031-01-01", "MODELS": "random,test"}
     assert run_benchmark(lists.main, monkeypatch, tmp_path / "rows.json", **variables) == []
     printed = capsys.readouterr().out
-    assert printed.count("nobody can be judged at this cutoff; choose another") == 2
+    assert printed.count("nobody can be evaluated at this cutoff; choose another") == 2
     assert "cutoffs together" not in printed
 
 

@@ -21,7 +21,7 @@ import sys, time
 from batch.postgres import open_engine
 from batch.runs import lock
 from contract.settings import Settings
-with lock.held(open_engine(Settings(database_url=sys.argv[1]), "overnight batch run elsewhere"), "recs"):
+with lock.hold(open_engine(Settings(database_url=sys.argv[1]), "overnight batch run elsewhere"), "recs"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -36,7 +36,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 def is_free(engine: sa.Engine) -> bool:
     try:
-        with lock.held(engine, "recs"):
+        with lock.hold(engine, "recs"):
             return True
     except LockedError:
         return False
@@ -44,7 +44,7 @@ def is_free(engine: sa.Engine) -> bool:
 
 def test_a_lock_is_free_at_once_when_its_holder_lets_go(engine: sa.Engine) -> None:
     for _ in range(20):
-        with lock.held(engine, "recs"), pytest.raises(LockedError), lock.held(engine, "recs"):
+        with lock.hold(engine, "recs"), pytest.raises(LockedError), lock.hold(engine, "recs"):
             pass
 
 
@@ -56,23 +56,23 @@ def test_a_holder_that_is_killed_frees_the_lock(engine: sa.Engine, database_url:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
-            with pytest.raises(LockedError) as told, lock.held(engine, "recs"):
+            with pytest.raises(LockedError) as error, lock.hold(engine, "recs"):
                 pass
         finally:
             process.kill()
-    assert "another run holds the lock: overnight batch run elsewhere (Postgres pid " in str(told.value)
-    since = datetime.fromisoformat(str(told.value).rpartition("since ")[2].partition(";")[0])
+    assert "another run holds the lock: overnight batch run elsewhere (Postgres pid " in str(error.value)
+    since = datetime.fromisoformat(str(error.value).rpartition("since ")[2].partition(";")[0])
     assert datetime.now(UTC) - since < timedelta(hours=1)
     wait_until(lambda: is_free(engine))
 
 
 def test_a_run_a_refresh_and_another_prefix_do_not_keep_each_other_waiting(engine: sa.Engine) -> None:
     with (
-        lock.held(engine, "recs"),
-        lock.held(engine, "recs", lock.REFRESH),
-        lock.held(engine, "other"),
+        lock.hold(engine, "recs"),
+        lock.hold(engine, "recs", lock.REFRESH),
+        lock.hold(engine, "other"),
         pytest.raises(LockedError, match="another refresh holds the lock: overnight test"),
-        lock.held(engine, "recs", lock.REFRESH),
+        lock.hold(engine, "recs", lock.REFRESH),
     ):
         pass
 
@@ -85,15 +85,15 @@ def test_whoever_has_patience_gets_the_lock_when_it_is_free(engine: sa.Engine) -
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(lock.time, "sleep", let_go)
-        with lock.held(engine, "recs", lock.REFRESH, patience_seconds=60) as held:
+        with lock.hold(engine, "recs", lock.REFRESH, timeout_seconds=60) as held:
             held.check()
 
 
 def test_a_lock_whose_connection_was_lost_is_taken_again(engine: sa.Engine) -> None:
-    with lock.held(engine, "recs") as held:
+    with lock.hold(engine, "recs") as held:
         with engine.connect() as connection:
             mine = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
             connection.execute(sa.text(f"SELECT pg_terminate_backend(pid, 10000) FROM ({mine}) holder"))
         held.check()
-        with pytest.raises(LockedError), lock.held(engine, "recs"):
+        with pytest.raises(LockedError), lock.hold(engine, "recs"):
             pass

@@ -109,27 +109,27 @@ def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, simila
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         client.hset(KEYS.posts, mapping={str(post): "{}" for post in range(posts)})
-        chunks, told = check_memory(
+        chunks, forecast = check_memory(
             client, KEYS, RUN_ID, cut(lists, 8_000), frame, users=users, similar_n=similar_n
         )
         written = write_lists(client, KEYS, RUN_ID, chunks, frame.index.to_numpy())
         assert written.lists == users
-        assert (told.similar_bytes > 0) == (similar_n > 0)
-        found = told.record(client)
-    assert found["forecast_bytes"] == told.total_bytes
-    assert told.users_bytes == pytest.approx(found["redis_bytes"], rel=0.15)
+        assert (forecast.similar_bytes > 0) == (similar_n > 0)
+        found = forecast.record(client)
+    assert found["forecast_bytes"] == forecast.total_bytes
+    assert forecast.users_bytes == pytest.approx(found["redis_bytes"], rel=0.15)
 
 
-def memory_info(**told: object) -> dict[str, object]:
+def memory_info(**forecast: object) -> dict[str, object]:
     """Say what a server's `INFO memory` may say."""
     plain = {"used_memory": 10 * 2**20, "maxmemory": 0, "maxmemory_policy": "noeviction"}
-    return plain | {"total_system_memory": 2**34} | told
+    return plain | {"total_system_memory": 2**34} | forecast
 
 
-def refusal(client: redis.Redis, told: dict[str, object]) -> str:
+def refusal(client: redis.Redis, forecast: dict[str, object]) -> str:
     """Return why a run is refused when the server says that of its memory; empty if it is not."""
     chunks = cut(random_lists(1_000, 40, 50), 100)
-    with patch.object(client, "info", lambda section: told):
+    with patch.object(client, "info", lambda section: forecast):
         try:
             check_memory(client, KEYS, RUN_ID, chunks, posts_frame(40), users=1_000, similar_n=5)
         except StoreError as error:
@@ -140,15 +140,15 @@ def refusal(client: redis.Redis, told: dict[str, object]) -> str:
 def test_a_run_that_does_not_fit_or_could_be_evicted_is_refused_before_anything_is_written(
     redis_client: redis.Redis,
 ) -> None:
-    told = refusal(redis_client, memory_info(maxmemory=10 * 2**20 + 2**18))
-    assert told.startswith("Redis has 0.2 MiB free of maxmemory, and the run needs about 0.")
-    assert told.endswith("raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS")
+    forecast = refusal(redis_client, memory_info(maxmemory=10 * 2**20 + 2**18))
+    assert forecast.startswith("Redis has 0.2 MiB free of maxmemory, and the run needs about 0.")
+    assert forecast.endswith("raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS")
     assert "free of the machine's memory" in refusal(
         redis_client, memory_info(total_system_memory=10 * 2**20)
     )
     for policy in ("allkeys-lru", "allkeys-lfu", "allkeys-random"):
-        told = refusal(redis_client, memory_info(maxmemory=2**34, maxmemory_policy=policy))
-        assert f"maxmemory-policy {policy}" in told
+        forecast = refusal(redis_client, memory_info(maxmemory=2**34, maxmemory_policy=policy))
+        assert f"maxmemory-policy {policy}" in forecast
     assert redis_client.dbsize() == 0
     for fits in (
         memory_info(
@@ -167,11 +167,15 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_clien
     )
     url = redis_client.connection_pool.connection_kwargs
     with redis.Redis(host=url["host"], port=url["port"], username="shy", password="x") as shy:
-        chunks, told = check_memory(
+        chunks, forecast = check_memory(
             shy, KEYS, RUN_ID, cut(random_lists(10, 40, 5), 10), posts_frame(40), users=10, similar_n=0
         )
         assert len(list(chunks)) == 1
-        assert told.record(shy) == {"forecast_bytes": told.total_bytes, "redis_bytes": None, "policies": []}
+        assert forecast.record(shy) == {
+            "forecast_bytes": forecast.total_bytes,
+            "redis_bytes": None,
+            "policies": [],
+        }
 
 
 def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.Redis) -> None:

@@ -93,18 +93,18 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def places(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+def servers(database_url: str, redis_url: str, tmp_path: Path) -> dict[str, Any]:
     """Where everything is."""
     return {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path / "models"}
 
 
-def page_of(client: redis.Redis, places: dict[str, Any], variant: str = "control") -> Page:
+def page_of(client: redis.Redis, servers: dict[str, Any], variant: str = "control") -> Page:
     """Run the night and read the page at the path that `report` prints."""
-    done = run_here("run", "--variant", variant, OVERNIGHT_SIMILAR_N="0", **places)
+    done = run_here("run", "--variant", variant, OVERNIGHT_SIMILAR_N="0", **servers)
     assert done.returncode == 0, done.stderr
-    told = run_here("report", str(live_run(client, variant)), **places)
-    assert told.returncode == 0, told.stderr
-    return Page(Path(told.stdout.strip()).read_text(encoding="utf-8"))
+    done = run_here("report", str(live_run(client, variant)), **servers)
+    assert done.returncode == 0, done.stderr
+    return Page(Path(done.stdout.strip()).read_text(encoding="utf-8"))
 
 
 def manifest_of(client: redis.Redis, variant: str = "control") -> dict[str, Any]:
@@ -113,10 +113,10 @@ def manifest_of(client: redis.Redis, variant: str = "control") -> dict[str, Any]
 
 
 def test_a_run_leaves_a_page_that_needs_nothing_beside_it(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
-    page = page_of(redis_client, places, "test")
+    make_network(servers["database_url"])
+    page = page_of(redis_client, servers, "test")
     assert [heading for heading in page.headings if heading in SECTIONS] == SECTIONS
     assert page.attributes.isdisjoint({"src", "href", "srcset", "data", "action", "onload", "onclick"})
     assert not re.search(r"https?:|//\w|url\(|@import|<script|<link|<iframe|<object", page.html)
@@ -127,11 +127,11 @@ def test_a_run_leaves_a_page_that_needs_nothing_beside_it(
 
 
 def test_the_figures_on_the_page_are_those_of_the_manifest(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
-    page, manifest = page_of(redis_client, places), manifest_of(redis_client)
-    metrics, judges = manifest["metrics"], ("model", "popularity", "random")
+    make_network(servers["database_url"])
+    page, manifest = page_of(redis_client, servers), manifest_of(redis_client)
+    metrics, rankers = manifest["metrics"], ("model", "popularity", "random")
     assert f"<h1>Run {manifest['run_id']}</h1>" in page.html
     full = metrics["full_catalogue"]
     for ranker in RANKERS:
@@ -139,8 +139,8 @@ def test_the_figures_on_the_page_are_those_of_the_manifest(
         assert f"NDCG@10, {name}<b>{full[ranker]['ndcg_at_10']:.4f}</b>" in page.html
         low, high = full["intervals"][ranker]["ndcg_at_10"]
         assert f"<small>{low:.4f} to {high:.4f}</small>" in page.html
-    for judge in judges:
-        low, high = metrics["intervals"][judge]["hitrate_at_5"]
+    for ranker in rankers:
+        low, high = metrics["intervals"][ranker]["hitrate_at_5"]
         assert f"<small>{low:.4f} to {high:.4f}</small>" in page.html
     assert [row[:2] for row in page.tables["Gate"][1:]] == [
         [verdict["outcome"], verdict["rule"]] for verdict in manifest["gate"]
@@ -148,7 +148,7 @@ def test_the_figures_on_the_page_are_those_of_the_manifest(
     assert f"{full['warm']['users']} of them warm and {full['cold']['users']} cold" in page.html
     curve = {row[0]: row[1:] for row in page.tables["HitRate@k"][1:]}
     for k in (5, 10):
-        assert curve[str(k)] == [f"{metrics[judge][f'hitrate_at_{k}']:.4f}" for judge in judges]
+        assert curve[str(k)] == [f"{metrics[ranker][f'hitrate_at_{k}']:.4f}" for ranker in rankers]
     for found, row in zip(metrics["segments"], page.tables["Segments"][1:], strict=True):
         assert row[:3] == [found["by"], found["segment"], f"{found['users']:,}"]
         assert row[-1].startswith(f"{found['roc_auc']:.4f}")
@@ -163,19 +163,19 @@ def test_the_figures_on_the_page_are_those_of_the_manifest(
 
 
 def test_the_data_at_a_glance_are_what_the_database_holds(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    url = places["database_url"]
+    url = servers["database_url"]
     make_network(url)
     execute(url, "UPDATE recs.users SET age = NULL WHERE user_id <= 6")
-    page = page_of(redis_client, places)
+    page = page_of(redis_client, servers)
     by_hour = query(
         url,
         "SELECT extract(hour FROM happened_at AT TIME ZONE 'UTC')::int, count(*), action || 's' "
         "FROM recs.interactions GROUP BY 1, 3",
     )
-    told = [tooltip for tooltip in page.tooltips if re.fullmatch(r"\d+: [1-9][\d,]* (likes|views)", tooltip)]
-    assert sorted(told) == sorted(f"{hour}: {count} {action}" for hour, count, action in by_hour)
+    done = [tooltip for tooltip in page.tooltips if re.fullmatch(r"\d+: [1-9][\d,]* (likes|views)", tooltip)]
+    assert sorted(done) == sorted(f"{hour}: {count} {action}" for hour, count, action in by_hour)
     counts = "count(*) FILTER (WHERE action = 'like'), count(*) FILTER (WHERE action = 'view')"
     by_topic = query(url, f"SELECT topic, {counts} FROM recs.interactions JOIN recs.posts USING (post_id) "
                      "GROUP BY 1 ORDER BY 2 DESC")  # fmt: skip
@@ -193,14 +193,14 @@ def test_the_data_at_a_glance_are_what_the_database_holds(
 
 
 def test_the_users_on_the_page_liked_and_get_what_it_says(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
-    page, lists = page_of(redis_client, places), live_lists(redis_client)
-    topics = dict(query(places["database_url"], "SELECT post_id, topic FROM recs.posts"))
+    make_network(servers["database_url"])
+    page, lists = page_of(redis_client, servers), live_lists(redis_client)
+    topics = dict(query(servers["database_url"], "SELECT post_id, topic FROM recs.posts"))
     liked: dict[int, set[int]] = {}
     for user, post in query(
-        places["database_url"], "SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'"
+        servers["database_url"], "SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'"
     ):
         liked.setdefault(user, set()).add(post)
     users = [int(heading.removeprefix("User ")) for heading in page.headings if heading.startswith("User ")]
@@ -218,17 +218,17 @@ def test_the_users_on_the_page_liked_and_get_what_it_says(
 
 
 def test_what_the_network_says_is_text_on_the_page_and_never_markup(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
+    make_network(servers["database_url"])
     execute(
-        places["database_url"],
+        servers["database_url"],
         "UPDATE recs.posts SET topic = '<script>alert(1)</script>' WHERE topic = 'sport'",
         "UPDATE recs.posts SET text = '</style><img src=x> {{ 7 * 7 }} ' || text",
         """UPDATE recs.users SET city = '"><b onload=x>'""",
         """ALTER TABLE recs.users ADD "a""><i>" integer""",
     )
-    page = page_of(redis_client, places)
+    page = page_of(redis_client, servers)
     assert "<script>alert(1)</script>" in [row[0] for row in page.tables["By topic"]]
     assert 'users.a"><i>' in [row[0] for row in page.tables["Missing values"]]
     assert "&lt;/style&gt;&lt;img src=x&gt; {{ 7 * 7 }}" in page.html
@@ -237,21 +237,21 @@ def test_what_the_network_says_is_text_on_the_page_and_never_markup(
 
 
 def test_the_same_data_give_the_same_page_but_for_the_run_its_gate_and_its_stages(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
+    make_network(servers["database_url"])
     pages = []
     for _ in range(2):
-        html = page_of(redis_client, places).html
+        html = page_of(redis_client, servers).html
         pages.append(html.replace(str(live_run(redis_client)), "RUN").partition("<h2>Gate</h2>")[0])
     assert pages[0] == pages[1]
     assert "Example users" in pages[0]
 
 
 def test_a_network_with_little_to_tell_has_a_page_all_the_same(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    url = places["database_url"]
+    url = servers["database_url"]
     make_network(url)
     execute(
         url,
@@ -259,7 +259,7 @@ def test_a_network_with_little_to_tell_has_a_page_all_the_same(
         "ALTER TABLE recs.posts DROP topic, DROP text, DROP created_at",
         "DELETE FROM recs.interactions WHERE action = 'view'",
     )
-    page = page_of(redis_client, places)
+    page = page_of(redis_client, servers)
     assert [heading for heading in page.headings if heading in SECTIONS] == SECTIONS
     assert "By topic" not in page.headings
     assert "likes beside sampled negatives" in page.html
@@ -308,10 +308,10 @@ def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
 
 
 def test_the_page_of_a_run_that_ranks_promises_no_probabilities(
-    places: dict[str, Any], redis_client: redis.Redis
+    servers: dict[str, Any], redis_client: redis.Redis
 ) -> None:
-    make_network(places["database_url"])
-    page = page_of(redis_client, places | {"OVERNIGHT_RECIPE": "ranked"})
+    make_network(servers["database_url"])
+    page = page_of(redis_client, servers | {"OVERNIGHT_RECIPE": "ranked"})
     text = unescape(page.html)
     assert "The recipe was not chosen on data: set by OVERNIGHT_RECIPE." in text
     assert text.count(f"A score: {RANKED.score_meaning}.") == 3
@@ -320,38 +320,38 @@ def test_the_page_of_a_run_that_ranks_promises_no_probabilities(
 
 
 def test_a_disk_that_takes_no_page_does_not_cost_the_night(
-    places: dict[str, Any], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+    servers: dict[str, Any], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    make_network(places["database_url"])
+    make_network(servers["database_url"])
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with patch("batch.reports.run_page.write_report", side_effect=full), caplog.at_level(logging.WARNING):
-        done = run_here("run", "--variant", "control", **places)
+        done = run_here("run", "--variant", "control", **servers)
     assert done.returncode == 0, done.stderr
     run_id = str(live_run(redis_client))
     assert "has no report" in done.stderr
     assert "No space left on device" in done.stderr
-    assert not list((places["model_dir"] / run_id).glob("report*"))
-    check_error(run_here("report", run_id, **places), 1, f"{run_id} is live and has no report at")
+    assert not list((servers["model_dir"] / run_id).glob("report*"))
+    check_error(run_here("report", run_id, **servers), 1, f"{run_id} is live and has no report at")
 
 
-def test_an_unknown_run_has_no_report_and_says_so_in_one_line(places: dict[str, Any]) -> None:
-    make_network(places["database_url"])
-    check_error(run_here("report", "../../etc", **places), 1, "there is no run ../../etc")
+def test_an_unknown_run_has_no_report_and_says_so_in_one_line(servers: dict[str, Any]) -> None:
+    make_network(servers["database_url"])
+    check_error(run_here("report", "../../etc", **servers), 1, "there is no run ../../etc")
 
 
 def test_the_page_is_opened_in_the_browser_that_the_environment_names(
-    places: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
+    servers: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    make_network(places["database_url"])
-    page_of(redis_client, places)
+    make_network(servers["database_url"])
+    page_of(redis_client, servers)
     seen, browser = tmp_path / "seen", tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\nprintf %s "$1" > "{seen}"\n')
     browser.chmod(0o755)
     run_id = str(live_run(redis_client))
-    done = run_forked("report", run_id, "--open", BROWSER=str(browser), **places)
+    done = run_forked("report", run_id, "--open", BROWSER=str(browser), **servers)
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == Path(done.stdout.strip()).as_uri()
-    failing = run_forked("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **places)
+    failing = run_forked("report", run_id, "--open", BROWSER="false", PATH="/nowhere", **servers)
     check_error(failing, 1, "no browser could be started")
 
 
@@ -360,11 +360,11 @@ def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> 
     rows = score_holdout(fit_model(database_url, dataset), dataset, 1)
     curves = compute_curves(rows)
     labels = (rows.rows.users, rows.rows.posts, rows.rows.liked)
-    for judge, scores in (("model", rows.scores), ("popularity", rows.popular)):
-        points = dict(curves.hitrate[judge])
+    for ranker, scores in (("model", rows.scores), ("popularity", rows.popular)):
+        points = dict(curves.hitrate[ranker])
         for k in (1, 2, 7, 13, 20):
             assert points[k] == pytest.approx(mean_metrics(*labels, scores, k)[f"hitrate_at_{k}"])
-        x, y = np.array(curves.roc[judge]).T
+        x, y = np.array(curves.roc[ranker]).T
         assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(rows.rows.liked, scores), abs=0.01)
     drawn = np.random.default_rng(1).random((200, len(rows.rows)))
     by_chance = np.mean([mean_metrics(*labels, scores, 3)["hitrate_at_3"] for scores in drawn])

@@ -253,14 +253,14 @@ def test_a_removal_that_dies_is_finished_by_the_next_and_nothing_goes_back_to_it
 def test_the_command_prunes_says_what_and_waits_for_nobody(runs: Runs) -> None:
     old, new = runs.publish(), runs.publish()
     settings = {"OVERNIGHT_KEEP_RUNS": "1", "OVERNIGHT_PRUNE_AFTER_MINUTES": "0"} | runs.as_arguments
-    told = {"run_id": old, "why": prune.WHY[State.RETIRED], "keys": 2 + len(USERS)}
+    expected = {"run_id": old, "why": prune.WHY[State.RETIRED], "keys": 2 + len(USERS)}
     done = run_here("prune", "--dry-run", "--json", **settings)
-    assert json.loads(done.stdout) == {"dry_run": True, "runs": [told]}
+    assert json.loads(done.stdout) == {"dry_run": True, "runs": [expected]}
     assert runs_with_keys(runs.stores.redis) == {old, new}
     with lock.hold(runs.stores.engine, KEYS.prefix):
         assert run_here("prune", "--yes", **settings).returncode == 4
     done = run_here("prune", "--json", **settings)
-    assert json.loads(done.stdout) == {"dry_run": False, "runs": [told]}
+    assert json.loads(done.stdout) == {"dry_run": False, "runs": [expected]}
     assert runs_with_keys(runs.stores.redis) == {new}
     assert run_here("prune", **settings).stdout == "there is nothing to remove\n"
 
@@ -302,8 +302,8 @@ def test_a_ledger_of_a_newer_version_is_left_alone(runs: Runs) -> None:
     execute(
         runs.stores.settings.stores.database_url, f"INSERT INTO recs.ledger_version VALUES ({VERSION + 1})"
     )
-    told = f"of version {VERSION + 1}, this program knows {VERSION}; update the program"
-    with pytest.raises(OvernightError, match=told):
+    expected = f"of version {VERSION + 1}, this program knows {VERSION}; update the program"
+    with pytest.raises(OvernightError, match=expected):
         ledger.create(runs.stores.engine)
     done = run_here("runs", **runs.as_arguments)
     assert done.returncode == 1

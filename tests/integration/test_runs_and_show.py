@@ -81,8 +81,8 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     (viewed,) = [number for number, line in enumerate(lines) if line.startswith("holdout (viewed-only)")]
     assert full < viewed
     assert lines[full + 2].split() == ["metric", "model", "random", "popularity", "recency", "popularity"]
-    told = [line.split()[0] for line in lines[full + 3 : full + 9]]
-    assert told == list(PRIMARY_METRICS)
+    names = [line.split()[0] for line in lines[full + 3 : full + 9]]
+    assert names == list(PRIMARY_METRICS)
     assert any(line.startswith("ndcg_at_10 of the model minus that of recency popularity") for line in lines)
     assert any(line.startswith("warm users: ") for line in lines[full:viewed])
     silent = {"judged": False, "why_not_judged": "no user liked a post"}

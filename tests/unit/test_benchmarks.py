@@ -1,44 +1,16 @@
-"""Benchmarks of scoring, publishing, exposures and loading run and fill their rows."""
+"""Benchmarks of loading and publishing: the parts that need no server."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import loading, publish
-from benchmarks.case import Case
-from benchmarks.network import make_likes, make_tables, train
-from benchmarks.scorers import SAMPLES, Measurement, error, measure
 from contract.errors import OvernightError
-
-USERS, POSTS = 300, 90
-
-
-@pytest.fixture(scope="module")
-def case() -> Case:
-    tables = make_tables(USERS, POSTS)
-    return Case(train(tables, 20).model_to_string(), tables, None, make_likes(tables), n=10, budget_mib=64)
-
-
-@pytest.mark.parametrize("factors", [0, 4])
-def test_our_lists_have_the_scores_of_lightgbm(tmp_path: Path, case: Case, factors: int) -> None:
-    if factors:
-        random = np.random.default_rng(3)
-        users, posts = (random.normal(size=(n, factors)).astype(np.float32) for n in (USERS, POSTS))
-        case = replace(case, factors=(users, posts))
-    case.save(tmp_path / "case")
-    found: dict[str, Measurement] = {
-        way: measure(way, tmp_path / "case", 2, tmp_path / SAMPLES[way]) for way in ("booster", "overnight")
-    }
-    assert all(measured.pairs == USERS * POSTS for measured in found.values())
-    assert all(measured.peak_mib > 0 for measured in found.values())
-    assert error(tmp_path / SAMPLES["overnight"], tmp_path / SAMPLES["booster"]) < 1e-5
 
 
 def test_publishing_is_not_measured_without_redis_cli(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,8 +181,8 @@ def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixtur
         logging.getLogger("any").error("at s3cr%40et, s3cr@et and 0ther")
     finally:
         root.handlers[:], root.level = before[0], before[1]
-    told = capfd.readouterr().err
-    assert "at ***, *** and ***" in told
+    output = capfd.readouterr().err
+    assert "at ***, *** and ***" in output
 
 
 def test_redaction_needs_no_secrets() -> None:

@@ -29,10 +29,10 @@ def test_a_cursor_with_one_character_changed_is_refused(
     cursor: Cursor, user_id: int, data: st.DataObject
 ) -> None:
     text = encode_cursor(cursor, user_id)
-    place = data.draw(st.integers(0, len(text) - 1))
-    other = data.draw(st.sampled_from(URL_SAFE.replace(text[place], "")))
+    index = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from(URL_SAFE.replace(text[index], "")))
     with pytest.raises(ValueError):  # noqa: PT011 - any
-        decode_cursor(text[:place] + other + text[place + 1 :], user_id)
+        decode_cursor(text[:index] + other + text[index + 1 :], user_id)
 
 
 def test_a_cursor_of_a_release_without_recipes_is_still_read() -> None:

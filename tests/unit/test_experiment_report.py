@@ -48,21 +48,21 @@ def test_a_plan_that_was_changed_after_the_split_was_set_is_told_even_if_it_was_
         earlier = change_of(-1, "first", "a", 10, 30)
         return limit_period(find_split_period([*changes[::-1], earlier], None), START + 90 * DAY)
 
-    def told(found: Period) -> tuple[bool, str]:
+    def description(found: Period) -> tuple[bool, str]:
         return found.split.plan.deviates(found.planned_days), found.split.plan.describe(found.planned_days)
 
-    assert told(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
+    assert description(counted(20)) == (False, "The plan of 20 days was recorded when the experiment began.")
     moved = counted(20, 5)
     assert moved.until == START + 5 * DAY
-    assert told(moved) == (
+    assert description(moved) == (
         True,
         "The plan recorded when the experiment began was 20 days; this report assumes 5 days. "
         "The plan was set to 5 days on 2022-01-04 00:00 UTC, after the experiment had begun.",
     )
-    deviates, text = told(counted(20, 5, 20))
+    deviates, text = description(counted(20, 5, 20))
     assert deviates
     assert text.count("after the experiment had begun") == 2
-    deviates, text = told(counted(None, None, 1))
+    deviates, text = description(counted(None, None, 1))
     assert deviates
     assert text.startswith("No plan was recorded when the experiment began; this report assumes 1 day.")
 

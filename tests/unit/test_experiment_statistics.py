@@ -78,9 +78,9 @@ def test_cuped_narrows_the_interval_and_does_not_move_what_it_is_around(metric: 
         for values in ([f.unadjusted for f in found], [f.absolute for f in found])
     )
     assert abs((adjusted - plain).mean()) < 4 * (adjusted - plain).std() / math.sqrt(TRIALS)
-    told = np.mean([each.variance_reduction for each in found])
-    assert told > 0.1
-    assert told == pytest.approx(1 - adjusted.var() / plain.var(), abs=0.2)
+    mean_reduction = np.mean([each.variance_reduction for each in found])
+    assert mean_reduction > 0.1
+    assert mean_reduction == pytest.approx(1 - adjusted.var() / plain.var(), abs=0.2)
 
 
 def test_cuped_takes_nothing_where_nobody_did_anything_before() -> None:
@@ -165,8 +165,8 @@ def test_days_are_compared_as_the_users_of_that_day_alone_would_be() -> None:
     sums = users.assign(
         day="2022-01-04", users=1, views_views=views**2, likes_likes=likes**2, views_likes=views * likes
     )
-    told = ["users", "views", "likes", "views_views", "likes_likes", "views_likes"]
-    days = sums.groupby([IN_TEST, "day"])[told].sum().reset_index()
+    mean_reduction = ["users", "views", "likes", "views_views", "likes_likes", "views_likes"]
+    days = sums.groupby([IN_TEST, "day"])[mean_reduction].sum().reset_index()
     (found,) = compare_days(days)
     whole = compare_metric(users, LIKE_RATE).unadjusted
     assert found.difference.value == pytest.approx(whole.value)

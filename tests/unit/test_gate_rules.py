@@ -227,7 +227,7 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     users, posts, n = 40, 9, 6
     liked = random.random((users, posts)) < np.linspace(0, 1, users)[:, None]
     blocked = np.array([2, 7])
-    places = Likes.from_pairs(*(each.astype(np.int32) for each in np.nonzero(liked)), users)
+    likes = Likes.from_pairs(*(each.astype(np.int32) for each in np.nonzero(liked)), users)
     free = [
         [post for post in range(posts) if not liked[user, post] and post not in blocked]
         for user in range(users)
@@ -236,7 +236,7 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     rows = np.array([own + [-1] * (n - len(own)) for own in listed], dtype=np.int32)
     scores = np.where(rows >= 0, 1.5, np.nan).astype(np.float32)
     scores[5, 0] = np.inf
-    list_stats = ListStats(posts, blocked, places, n)
+    list_stats = ListStats(posts, blocked, likes, n)
     parts = [slice(0, 1), slice(1, 17), slice(17, 17), slice(17, users)]
     chunks = [Lists(np.arange(users)[part] + 100, rows[part], scores[part]) for part in parts]
     assert list(list_stats.through(chunks)) == chunks

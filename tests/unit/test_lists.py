@@ -319,7 +319,7 @@ def test_a_worker_that_ends_is_left_out_with_a_reason(
         worker.fit("LightFM", random_log(), {"signal": LIKES}, 1)
     script.write_text("raise SystemExit(3)\n")
     with start_worker() as worker:
-        assert set(worker.unavailable.values()) == {"the process that fits it ended with exit code 3"}
+        assert set(worker.unavailable.values()) == {"its process ended with exit code 3"}
 
 
 def row_of(model: str, ndcg: float, **more: Any) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from batch.publishing.write import cut_blocks
 from contract.codec import encode_list
 from tests.support.random_lists import random_lists
 
-GREATEST_FLOAT = 999_999_995_904.0
+MAX_FLOAT = 999_999_995_904.0
 """The greatest float32 below `GREATEST_SCORE`."""
 IDS = st.integers(-(2**63), 2**63 - 1)
 SCORES = st.one_of(
-    st.floats(-GREATEST_FLOAT, GREATEST_FLOAT, width=32),
+    st.floats(-MAX_FLOAT, MAX_FLOAT, width=32),
     st.integers(-(10**6), 10**6).map(float),
     st.integers(-3_000, 3_000).map(lambda thousandths: float(np.float32(thousandths / 1000))),
 )

@@ -17,8 +17,8 @@ def test_metrics_are_in_the_order_of_the_night_whatever_order_the_ledger_gives_t
 def test_every_command_explains_itself_with_an_example(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
-    told = command.get_help(click.Context(command, info_name=name))
-    assert f"python -m batch {name}" in told
+    text = command.get_help(click.Context(command, info_name=name))
+    assert f"python -m batch {name}" in text
 
 
 def test_a_column_of_numbers_and_gaps_stands_to_the_right() -> None:

@@ -64,10 +64,10 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 def test_panels_have_places_of_their_own() -> None:
     cells = [
-        (place["x"] + x, place["y"] + y)
-        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
-        for x in range(place["w"])
-        for y in range(place["h"])
+        (position["x"] + x, position["y"] + y)
+        for position in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(position["w"])
+        for y in range(position["h"])
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
