@@ -88,7 +88,9 @@ def test_the_full_catalogue_comes_first_and_holdouts_that_cannot_judge_say_so(ni
     silent = {"judged": False, "why_not_judged": "no user liked a post"}
     metrics = manifest["metrics"]
     metrics |= {"full_catalogue": metrics["full_catalogue"] | silent}
-    assert "cannot judge a model: no user liked a post" in render_summary(Manifest.from_record(manifest))
+    assert "too little data to evaluate a model: no user liked a post" in render_summary(
+        Manifest.from_record(manifest)
+    )
 
 
 def test_a_manifest_of_an_earlier_release_is_still_shown(night: LiveNetwork) -> None:
