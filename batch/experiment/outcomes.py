@@ -23,6 +23,12 @@ from batch.runs.tables import exposures
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
 from contract.experiment import CONTROL, TEST, Experiment
 
+WEIGHTS = (36, 16, 96, 1)
+"""2^96, 2^64, 2^32 and 1, each modulo 100: the weights of the four 32-bit parts of an md5 digest."""
+
+PART_DIGITS = 8
+"""Hexadecimal digits of a part."""
+
 
 def bucket_sql(user_id: str, salt: str) -> str:
     """Return the SQL of a user's bucket, 0 to 99: md5 of the id and the salt as a number, modulo 100.
@@ -181,10 +187,3 @@ def _read_sums(connection: sa.Connection, query: str, parameters: dict[str, Any]
 def _user_rows(sums: pd.DataFrame) -> pd.DataFrame:
     rows = sums[sums[USER_ID].notna()].set_index(USER_ID)
     return rows[[IN_TEST, *COUNTS]].astype(dict.fromkeys(COUNTS, "int64"))
-
-
-WEIGHTS = (36, 16, 96, 1)
-"""2^96, 2^64, 2^32 and 1, each modulo 100: the weights of the four 32-bit parts of an md5 digest."""
-
-PART_DIGITS = 8
-"""Hexadecimal digits of a part."""

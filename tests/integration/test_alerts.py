@@ -108,11 +108,7 @@ def test_a_refused_run_has_its_own_event_and_is_named(
         raise RefusedError("users covered 0.41, at least 0.95 is asked for")
 
     make_network(database_url)
-<<<<<<< HEAD
     monkeypatch.setattr("batch.training.dataset.load_dataset", refuse)
-=======
-    monkeypatch.setattr(dataset, "load_dataset", refuse)
->>>>>>> house
     assert batch("run", "--variant", "test").returncode == 3
     (post,) = hook.posts
     assert (post["event"], post["exit_code"], post["variants"]) == ("run_refused", 3, ["test"])
