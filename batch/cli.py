@@ -15,8 +15,8 @@ from contract.logs import configure_logging, redact
 from contract.settings import Settings
 
 MODULES = {
-    "alert": "alert",
-    "backtest": "backtest",
+    "alert": "doctor",
+    "backtest": "evaluate",
     "block": "blocklist",
     "diff": "lookup",
     "doctor": "doctor",
