@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 from batch.doctor.finding import Finding, fail, ok, warn
 from batch.experiment.history import read_current_change
 from batch.features import embedding_cache
-from batch.loading.arrow_reader import interactions_since
+from batch.loading.interactions_query import interactions_since
 from batch.loading.schema import check_views
 from batch.refresh import stale_users
 from batch.refresh.stale_users import LATE

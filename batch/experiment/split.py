@@ -25,8 +25,8 @@ from batch.experiment.history import (
     read_changes,
     read_current_change,
     record_change,
+    variant_sql,
 )
-from batch.experiment.outcomes import variant_sql
 from batch.experiment.period import find_split_period
 from contract.codec import decode_object, encode_object
 from contract.errors import EXIT_USAGE, OvernightError

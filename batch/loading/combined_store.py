@@ -19,10 +19,11 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.loading.arrow_reader import interactions_of, interactions_since, read_batches
+from batch.loading.arrow_reader import read_batches
 from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
+from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.network import Network
 from batch.loading.period_counts import RECENT, PostCounts
 from batch.loading.pull import copy_interactions, fill_ids

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from batch.arrays import Int64s
 from batch.files import folder_error, move_into_place, store_folder, work_folder
-from batch.loading.arrow_reader import interactions_since, read_batches
+from batch.loading.arrow_reader import read_batches
 from batch.loading.interaction_store import (
     FILE,
     TABLES,
@@ -32,6 +32,7 @@ from batch.loading.interaction_store import (
     readable_errors,
     to_time,
 )
+from batch.loading.interactions_query import interactions_since
 from batch.loading.network import Network, load_network
 from batch.postgres import snapshot
 from batch.progress import track

@@ -16,8 +16,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.context import Stores
-from batch.experiment.history import read_changes
-from batch.experiment.outcomes import bucket_sql, variant_sql
+from batch.experiment.history import bucket_sql, read_changes, variant_sql
 from batch.experiment.split import write_back
 from batch.inspection.lists import read_experiment
 from batch.postgres import open_engine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from batch.experiment.outcomes import variant_sql
+from batch.experiment.history import variant_sql
 from contract.experiment import Experiment
 from contract.settings import Settings
 from tests.support.readme_checks import (
