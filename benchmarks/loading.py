@@ -41,6 +41,7 @@ import psycopg2
 import redis
 import sqlalchemy as sa
 
+from batch.redis_client import live_run_id
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
 from contract.columns import ACTION, HAPPENED_AT, INTERACTIONS, POST_ID, SCHEMA, USER_ID
 from contract.errors import OvernightError
@@ -316,7 +317,7 @@ def live_store(servers: Servers, models: Path) -> Path:
     """Return the store file of the live run of `control`."""
     keys = Keys(Settings.from_environment().stores.key_prefix)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
-        return models / str(client.get(keys.live(CONTROL))) / "store.duckdb"
+        return models / str(live_run_id(client, keys, CONTROL)) / "store.duckdb"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import Any
 
 import redis
 
+from batch.redis_client import live_run_id
 from benchmarks.load import MIB, LoadResult, Server, find_wrk, gunicorn
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
 from contract.experiment import CONTROL
@@ -96,12 +97,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def live_run(client: redis.Redis, keys: Keys, limit_users: int | None) -> str:
     """Return the live run of `control`; run a night if there is none."""
-    if client.get(keys.live(CONTROL)) is None:
+    if live_run_id(client, keys, CONTROL) is None:
         limit = [] if limit_users is None else ["--limit-users", str(limit_users)]
         night = [sys.executable, "-m", "batch", "run", "--variant", CONTROL, *limit]
         if subprocess.run(night, stdout=subprocess.DEVNULL, check=False).returncode:
             sys.exit("error: the night failed")
-    return str(client.get(keys.live(CONTROL)))
+    return str(live_run_id(client, keys, CONTROL))
 
 
 def write_users(client: redis.Redis, keys: Keys, run_id: str, file: Path) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 from contract.codec import decode_object, encode_object
 from contract.errors import StoreError
-from contract.run_id import parse_run_id
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Manifest:
         values = {name: value for name, value in record.items() if name in names and value is not None}
         for name in ("cutoff", "published_at"):
             if name in values:
-                values[name] = _parse_time(values[name])
+                values[name] = parse_time(values[name])
         other = {name: value for name, value in record.items() if name not in names}
         return cls(**{"run_id": ""} | values, other=other)
 
@@ -137,17 +136,6 @@ class Manifest:
         """Return the manifest as Redis keeps it."""
         return encode_object(self.to_record())
 
-    @property
-    def live_since(self) -> datetime:
-        """When the run went live; when it started, if it never did.
-
-        Raises
-        ------
-        ValueError
-            The run id is malformed.
-        """
-        return self.published_at or parse_run_id(self.run_id)[0]
-
     def require_cutoff(self) -> datetime:
         """Return the cutoff.
 
@@ -165,8 +153,8 @@ class Manifest:
         return None if self.published_at is None else int((now - self.published_at).total_seconds())
 
 
-def _parse_time(value: object) -> datetime | None:
-    """Parse an ISO 8601 time, in UTC if it names no zone."""
+def parse_time(value: object) -> datetime | None:
+    """Parse an ISO 8601 time, in UTC if it names no zone; None if it cannot be read."""
     try:
         time = datetime.fromisoformat(str(value))
     except ValueError:

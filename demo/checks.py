@@ -15,6 +15,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.loading.schema import OPTIONAL, check_views
+from batch.redis_client import live_run_id, live_run_ids
 from contract import columns
 from contract.codec import Ranked, decode_list, decode_object
 from contract.experiment import CONTROL, VARIANTS
@@ -129,7 +130,7 @@ class Expected:
 
     def read_live_runs(self) -> set[str]:
         """Return the live run of each variant."""
-        return {str(self.client.get(self.keys.live(variant))) for variant in VARIANTS}
+        return set(live_run_ids(self.client, self.keys).values())
 
 
 def _fill_in_columns(connection: sa.Connection, query: str) -> sa.TextClause:
@@ -147,7 +148,7 @@ def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examp
     DemoError
         If no user has both a list and a like.
     """
-    run_id = str(client.get(keys.live(CONTROL)))
+    run_id = str(live_run_id(client, keys, CONTROL))
     prefix = keys.user(run_id, 0).removesuffix("0")
     found = islice(client.scan_iter(match=f"{prefix}*", count=MAX_CANDIDATES), MAX_CANDIDATES)
     candidates = [int(str(key).removeprefix(prefix)) for key in found]

@@ -10,6 +10,7 @@ import click
 import redis
 import sqlalchemy as sa
 
+from batch.redis_client import live_run_id
 from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
@@ -160,7 +161,7 @@ def _run_night(
     servers: Servers, client: redis.Redis, keys: Keys, network: LoadedNetwork, options: UpOptions
 ) -> None:
     """Run the night unless every variant serves a run of this network; delete an older network's keys."""
-    runs = [client.get(keys.live(variant)) for variant in VARIANTS]
+    runs = [live_run_id(client, keys, variant) for variant in VARIANTS]
     oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run id begins with its time
     if all(run is not None and str(run) >= oldest for run in runs):
         unused = "; --limit-users is for the next night" if options.limit_users else ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from typing import Any
 
 from redis import Redis
@@ -13,6 +12,7 @@ from contract.codec import decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.keys import Keys
+from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import recipe_of
 from serving.state import Run, State
@@ -89,7 +89,7 @@ class _StateReader:
             if manifest is None or popular is None:
                 raise ValueError(f"{run_id} has no manifest or no popular list")
             fields = decode_object(manifest)
-            published_at = _published_at(fields, started_at)
+            published_at = parse_time(fields.get("published_at")) or started_at
             return Run(run_id, variant, published_at, decode_list(popular), recipe_of(fields))
         except ValueError as error:
             self._warn(f"the live run of {variant} cannot be served, keeping the one before: {error}")
@@ -140,12 +140,3 @@ class _StateReader:
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)
-
-
-def _published_at(manifest: Mapping[str, object], started_at: datetime) -> datetime:
-    """Return when the run went live; when it started if the manifest does not say."""
-    try:
-        published_at = datetime.fromisoformat(str(manifest.get("published_at")))
-    except ValueError:
-        return started_at
-    return published_at if published_at.tzinfo else published_at.replace(tzinfo=UTC)

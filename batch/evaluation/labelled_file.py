@@ -22,11 +22,12 @@ from batch.loading.history import count_history
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.network import Network, rows_of_nullable_ids
 from batch.loading.pull import pull
+from batch.redis_client import live_run_id
 from batch.training.model import load_model
-from contract.codec import decode_object
 from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
 from contract.errors import OvernightError, StoreError
 from contract.keys import Keys
+from contract.manifest import Manifest
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
@@ -112,11 +113,10 @@ def find_live_runs(client: redis.Redis, keys: Keys, variants: tuple[str, ...]) -
     """
     runs = []
     for variant in variants:
-        run_id = client.get(keys.live(variant))
-        manifest = client.get(keys.manifest(str(run_id))) if run_id else None
-        if manifest:
-            cutoff = datetime.fromisoformat(decode_object(manifest)["cutoff"])
-            runs.append(LiveRun(str(run_id), variant, cutoff))
+        run_id = live_run_id(client, keys, variant)
+        manifest = client.get(keys.manifest(run_id)) if run_id else None
+        if run_id and manifest:
+            runs.append(LiveRun(run_id, variant, Manifest.from_json(manifest).require_cutoff()))
     if not runs:
         raise StoreError(f"no run of {' or '.join(variants)} is live; `python -m batch run` creates one")
     return runs

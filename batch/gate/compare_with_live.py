@@ -28,6 +28,7 @@ from batch.features.tables import ColumnEncoder
 from batch.gate.liked_check import read_lists
 from batch.loading.history import History, regroup
 from batch.loading.network import Network
+from batch.redis_client import live_run_id
 from batch.runs import ledger
 from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
@@ -54,8 +55,8 @@ class LiveRun:
 
 def find_live(stores: Stores, variant: str) -> LiveRun | None:
     """Return the live run of a variant; None if there is none, or if it belongs to another ledger."""
-    run_id = stores.redis.get(stores.keys.live(variant))
-    found = ledger.find(stores.engine, str(run_id)) if run_id else None
+    run_id = live_run_id(stores.redis, stores.keys, variant)
+    found = ledger.find(stores.engine, run_id) if run_id else None
     if found is None or not found[0].manifest:
         return None
     return LiveRun(found[0].run_id, Manifest.from_record(found[0].manifest))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from batch.context import Stores
@@ -12,6 +12,7 @@ from batch.redis_client import live_run_id, live_run_ids
 from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
+from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
 
@@ -95,11 +96,7 @@ def read_manifest(stores: Stores, run_id: str) -> dict[str, Any]:
 
 def published_at(run_id: str, manifest: dict[str, Any]) -> datetime:
     """Return when a run went live, by its manifest; the start of the run if it never did."""
-    try:
-        time = datetime.fromisoformat(str(manifest.get("published_at")))
-    except ValueError:
-        return parse_run_id(run_id)[0]
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    return parse_time(manifest.get("published_at")) or parse_run_id(run_id)[0]
 
 
 def read_list(stores: Stores, key: str) -> Ranked | None:

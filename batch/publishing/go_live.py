@@ -38,11 +38,11 @@ def go_live(stores: Stores, run: Run, manifest: Manifest, *, reason: str | None 
     manifest = replace(manifest, state=str(State.LIVE), published_at=now)
     client.set(keys.manifest(run.run_id), manifest.to_json())
     with ledger.switch_lock(stores.engine, run.key_prefix) as connection:
-        before = client.get(keys.live(run.variant))
+        before = redis_client.live_run_id(client, keys, run.variant)
         ledger.make_live(connection, run, Change(now, stores.actor, reason), manifest)
         client.set(keys.live(run.variant), run.run_id)
     if before:
-        sync_manifest_states(stores, [Run(str(before), run.variant, run.key_prefix)])
+        sync_manifest_states(stores, [Run(before, run.variant, run.key_prefix)])
     return manifest
 
 
@@ -64,7 +64,7 @@ def abandon(stores: Stores, run: Run, *, reason: str) -> None:
     redis_client.disconnect(client)  # an interrupted command leaves its answer in the connection
     try:
         with redis_client.readable_errors(settings):
-            if client.get(keys.live(run.variant)) == run.run_id:
+            if redis_client.live_run_id(client, keys, run.variant) == run.run_id:
                 return
             redis_client.remove_run(client, keys, run.run_id)
     except OvernightError as error:
@@ -163,10 +163,10 @@ def roll_back(stores: Stores, variant: str, *, reason: str) -> RolledBack:
     client, keys, prefix = stores.redis, stores.keys, stores.keys.prefix
     change = Change(datetime.now(UTC), stores.actor, reason)
     with ledger.switch_lock(stores.engine, prefix) as connection:
-        serving = client.get(keys.live(variant))
+        serving = redis_client.live_run_id(client, keys, variant)
         if not serving:
             raise RollbackError(f"no run of {variant} is live; `python -m batch run` makes one")
-        bad = Run(str(serving), variant, prefix)
+        bad = Run(serving, variant, prefix)
         if not ledger.reconcile(connection, bad, change):
             raise RollbackError(
                 f"{variant} serves {bad.run_id}, which this ledger does not know; is DATABASE_URL right?"

@@ -23,7 +23,6 @@ from batch.publishing import go_live
 from batch.runs import ledger, lock
 from batch.runs.ledger import Change, Run, RunStatus, State
 from contract.errors import LockedError, ModelError
-from contract.experiment import VARIANTS
 from contract.keys import Keys
 
 log = logging.getLogger("batch")
@@ -90,7 +89,7 @@ def _prune(stores: Stores, dry_run: bool) -> list[Removed]:
     client, keys, settings, now = stores.redis, stores.keys, stores.settings, datetime.now(UTC)
     started = dict.fromkeys(ledger.removed_runs(stores.engine, keys.prefix), "its removal was begun")
     with ledger.switch_lock(stores.engine, keys.prefix) as connection:
-        serving = set(_live_runs(client, keys).values())
+        serving = set(redis_client.live_run_ids(client, keys).values())
         before = now - timedelta(minutes=settings.night.prune_after_minutes)
         statuses = ledger.run_statuses(connection, keys.prefix)
         chosen = {
@@ -158,17 +157,12 @@ def _reconcile(stores: Stores) -> None:
     """Record in the ledger which runs are live, and close those that died."""
     change, keys = Change(datetime.now(UTC), stores.actor), stores.keys
     with ledger.switch_lock(stores.engine, keys.prefix) as connection:
-        for variant, run_id in _live_runs(stores.redis, keys).items():
+        for variant, run_id in redis_client.live_run_ids(stores.redis, keys).items():
             run = Run(run_id, variant, keys.prefix)
             ledger.reconcile(connection, run, change, go_live.read_manifest(stores.redis, keys, run_id))
         died = replace(change, reason="died before it was live")
         for run in ledger.unfinished_runs(connection, keys.prefix):
             ledger.set_state(connection, run.run_id, State.FAILED, died)
-
-
-def _live_runs(client: redis.Redis, keys: Keys) -> dict[str, str]:
-    found = {variant: client.get(keys.live(variant)) for variant in VARIANTS}
-    return {variant: str(run_id) for variant, run_id in found.items() if run_id}
 
 
 def _remove_folders(folder: Path, content: str, removed: set[str]) -> None:

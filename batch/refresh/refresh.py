@@ -25,6 +25,7 @@ from batch.loading.combined_store import RecentInteractions, fingerprints, read_
 from batch.loading.interaction_store import InteractionStore
 from batch.progress import Stages
 from batch.publishing import go_live
+from batch.redis_client import live_run_id
 from batch.refresh import stale_users
 from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger, lock
@@ -109,8 +110,8 @@ def _read_live(stores: Stores, variants: tuple[str, ...]) -> Iterator[Manifest]:
     """Yield the manifests of the live runs."""
     client, keys = stores.redis, stores.keys
     for variant in variants:
-        run_id = str(client.get(keys.live(variant)) or "")
-        if not run_id:
+        run_id = live_run_id(client, keys, variant)
+        if run_id is None:
             continue
         value = client.get(keys.manifest(run_id))
         if value is None:

@@ -9,10 +9,10 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 
+from batch.redis_client import live_run_ids
 from batch.runs.ledger import State
 from batch.runs.tables import changes, runs
 from contract.columns import SCHEMA
-from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.manifest import Manifest
 
@@ -54,13 +54,11 @@ def unpublished(engine: sa.Engine, key_prefix: str, pid: int, began: datetime) -
 
 def live_now(client: redis.Redis, key_prefix: str, now: datetime) -> dict[str, Any]:
     """Return variant -> `{"run_id", "age_seconds"}` of the live runs; the age is None if it is unknown."""
-    keys, found = Keys(key_prefix), {}
-    for variant in VARIANTS:
-        run_id = client.get(keys.live(variant))
-        if run_id:
-            manifest = client.get(keys.manifest(str(run_id)))
-            found[variant] = {"run_id": str(run_id), "age_seconds": _age(manifest, now)}
-    return found
+    keys = Keys(key_prefix)
+    return {
+        variant: {"run_id": run_id, "age_seconds": _age(client.get(keys.manifest(run_id)), now)}
+        for variant, run_id in live_run_ids(client, keys).items()
+    }
 
 
 def _age(manifest: str | bytes | None, now: datetime) -> int | None:
