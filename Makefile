@@ -60,7 +60,7 @@ bench-scoring: .venv/bench-ready  ## Measure the scorer against LightGBM and lle
 		{ rm -rf .venv-lleaves; echo "lleaves could not be installed; measuring without it" >&2; }
 	@JSON="$(JSON)" LLEAVES_PYTHON="$$(ls "$(CURDIR)/.venv-lleaves/bin/python" 2>/dev/null)" $(BIN)/python -m benchmarks.scoring
 
-bench-features: .venv/bench-ready  ## Measure what each part of a model pays in its lists (NETWORK=, CUTOFFS=, CASES=, JSON=FILE)
+bench-features: .venv/bench-ready  ## Measure what each part of a model contributes to its lists (NETWORK=, CUTOFFS=, CASES=, JSON=FILE)
 	$(call on_a_network,benchmarks.ablation)
 
 # A package that cannot be installed is a line of the table. What is given to make is in the environment too.
@@ -85,7 +85,7 @@ bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bar
 	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }
 	$(call on_a_network,benchmarks.serving)
 
-bench-exposures: .venv/demo-ready  ## Measure what noting exposures costs serving (JSON=FILE)
+bench-exposures: .venv/demo-ready  ## Measure how much recording exposures slows serving (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.exposures
 
 bench-faults: .venv/demo-ready  ## Measure serving while Redis and workers fail (JSON=FILE)

@@ -1,1 +1,1 @@
-"""What stands between a written run and going live: rules over what was measured of it."""
+"""The rules that decide whether a written run may go live."""

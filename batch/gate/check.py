@@ -79,7 +79,7 @@ def collect(
 
 
 def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
-    """Read the comparison from the figures over the full catalogue, see `CatalogueFigures.record`."""
+    """Read the comparison from the figures over the full catalogue, see `CatalogueResult.record`."""
     differences = {}
     for ranker, found in record["differences"].items():
         values = (np.nan if number is None else number for number in found[PRIMARY_METRIC])

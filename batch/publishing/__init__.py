@@ -1,1 +1,1 @@
-"""From finished lists to what serves: writing aside, checking, going live, clearing away."""
+"""Writes lists under a run's own keys, makes the run live, and removes old runs."""

@@ -1,4 +1,4 @@
-"""Forecast the memory of Redis that a run takes, and refuse a run that does not fit before writing it.
+"""Forecast the memory of Redis that a run takes; a run that does not fit fails before its lists are written.
 
 A key takes more than its text: a hash table entry, an object, and the allocator's rounding. `key_bytes`
 adds these up for Redis; Valkey needs slightly less. The memory of runs that will be removed does not

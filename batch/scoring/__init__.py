@@ -36,7 +36,8 @@ The row sums cost the same for any number of users, so a chunk has many users.
 score.py cuts the users into chunks and runs chunks in threads or processes.
 
 Exactness: leaf values are multiples of one quantum, so their sums are integers
-and do not depend on the order of addition. compile.py bounds the error of
-quantisation and raises ModelError for a model that could exceed 1e-5. The score
-is then rounded to float32. Lists do not depend on chunks, threads or processes.
+and do not depend on the order of addition. compile.py raises ModelError for a
+model whose quantisation error would exceed 1e-5 at six standard deviations,
+with errors taken as independent. The score is then rounded to float32. Lists do
+not depend on chunks, threads or processes.
 """

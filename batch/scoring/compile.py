@@ -37,10 +37,10 @@ from contract.errors import ModelError
 # Offsets are added to row ids as bytes, four to a 32-bit lane of a vector.
 BYTES_PER_VECTOR = 4 * WIDTH
 
-# The row sums of so many bundles stay in the processor's cache; each batch costs another pass over the users.
+# The row sums of this many bundles fit into the processor's cache; each batch is another pass over the users.
 BUNDLES_BATCH = 128
 
-# A model is refused if its quantisation error could exceed this, at so many standard deviations.
+# A model is rejected if its quantisation error exceeds TOLERANCE at SIGMAS standard deviations.
 TOLERANCE, SIGMAS = 1e-5, 6
 
 # Share of the post blocks, those with the highest scores, that are scored first.

@@ -73,11 +73,11 @@ class CompiledModel:
         n
             Longest list.
         users
-            Score only the first so many users; None for all.
+            Number of users to score, from the first; None for all.
         budget_mib
-            Memory of the chunks in work, in addition to the features and to whatever reads the lists.
+            Memory of the chunks in progress, in addition to the features and to whatever reads the lists.
         threads
-            Chunks in work at a time; 0 for the number of cores.
+            Chunks in progress at a time; 0 for the number of cores.
         executor
             Where chunks run; threads of this process if None.
         """
