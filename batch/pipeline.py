@@ -1,4 +1,4 @@
-"""The night: build and publish each variant, in order. Each step is in the module that it is imported from."""
+"""The night: build and publish each variant, in order. Each step is in the module it is imported from."""
 
 from __future__ import annotations
 
