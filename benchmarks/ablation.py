@@ -1,23 +1,24 @@
-"""Measures what each part of our models, and of the way they learn, pays in the lists.
+"""Measure the effect of each part of our models and of their training on the lists.
 
-Works on the network in `DATABASE_URL`. At each cutoff:
+For the network in `DATABASE_URL`:
 
-    gather what was known, as a night as of the cutoff does
-    for control and test:
-        base = the variant with the recipe that it chooses
-        for each case: change one thing of the base, fit, rank all known posts
-        judge all lists by the likes after the cutoff
+    for each cutoff:
+        load the dataset as in a night at the cutoff
+        for control and test:
+            base = the variant with the recipe that it chooses
+            for each case: change one thing of the base, fit, rank all known posts
+            evaluate all lists with the likes after the cutoff
 
-Users, metrics and cutoffs are those of lists.py. A difference is paired by user
-and its row names what it is a difference to: the base of the variant, and for
-the base of `test` that of `control`. Its interval is over users; it does not
-hold how much a forest changes with its seed. `seconds` are those to fit and
-rank, without the choice of the recipe.
+Users, metrics and cutoffs are those of lists.py. Differences are paired by user.
+The row names the other side of the difference: by default the base of the same
+variant; for the base of `test`, the base of `control`. Intervals are over users.
+They do not include the variation of a forest with its seed. `seconds` is the time
+to fit and rank, without the choice of the recipe.
 
-Variables: `CUTOFFS`, times in UTC separated by commas, or how many cutoffs to
-choose (1); `CASES`, names of cases or of variants, or both as in
-`test without factors`, separated by commas (all; what they are compared with
-is measured too); `NETWORK`, its name in the rows; `JSON`, a file for the rows.
+Variables: `CUTOFFS`, times in UTC separated by commas, or the number of cutoffs
+to choose (1); `CASES`, separated by commas: names of cases, of variants, or both
+as in `test without factors` (all; the cases they are compared with are added);
+`NETWORK`, its name in the rows; `JSON`, a file for the rows.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from batch.training.fit import fit
 from batch.training.model import Model
 from batch.training.parameters import LIKED, RECIPES, Recipe
 from batch.variants import MODELS, Variant
-from benchmarks.lists import choose_cutoffs, read_cutoffs, warm_case, without_counters
+from benchmarks.lists import build_warm_case, choose_cutoffs, drop_counters, read_cutoffs
 from benchmarks.report import ALL_CUTOFFS, Columns, check_json_file, print_head, print_row, save_rows
 from contract import columns
 from contract.columns import TOPIC
@@ -58,13 +59,13 @@ from contract.errors import OvernightError
 from contract.experiment import CONTROL, TEST
 from contract.settings import Settings
 
-FIRST = "ndcg_at_10"
-FIGURES = ("recall_at_20", "coverage_at_10")
+NDCG = "ndcg_at_10"
+METRICS = ("recall_at_20", "coverage_at_10")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 COLUMNS: Columns = {
     "model": ("model", "<38"),
     "recipe": ("recipe", "<15"),
-    FIRST: ("ndcg@10", "8.4f"),
+    NDCG: ("ndcg@10", "8.4f"),
     "low": ("low", "7.4f"),
     "high": ("high", "7.4f"),
     "difference": ("diff", "+8.4f"),
@@ -76,13 +77,13 @@ COLUMNS: Columns = {
 }
 
 COUNTERS = ("post_likes", "post_views", "post_like_rate")
-"""Starts of names of features: what is counted of a post over all time, its fading likes too."""
+"""Prefixes of the features that count a post's actions over all time, decayed likes included."""
 
 FADING = ("post_likes_fading",)
 RECENCY = (*FADING, "post_recent_likes", "post_last_like", "post_trend", "user_recent", "user_days_since")
 
-ALWAYS_THERE = (columns.TOPIC, columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
-"""Columns that every frame of posts has; the others are the network's own."""
+ALWAYS_PRESENT = (columns.TOPIC, columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
+"""Columns that every frame of posts has; a network may have additional ones."""
 
 Row = dict[str, Any]
 Name = tuple[str, str]
@@ -90,19 +91,19 @@ Name = tuple[str, str]
 
 
 class MissingPartError(OvernightError):
-    """Raised where a network lacks what a case would change."""
+    """Raised if a network does not have the part that a case changes."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How one model is made; equal setups make the same model.
+    """Inputs of a fit; equal setups give the same model.
 
     Attributes
     ----------
     windows
-        How many windows the labels are cut into; None for as many as a night has.
+        Number of windows of the labels; None: as many as in a night.
     with_user_columns, with_post_columns
-        Whether the network's own columns of users and of posts are known.
+        Whether the model may use the network's additional columns of users and of posts.
     """
 
     variant: Variant
@@ -122,11 +123,11 @@ class Case:
     Attributes
     ----------
     change
-        Returns the changed setup; raises MissingPartError where the network has nothing to change.
+        Returns the changed setup; raises MissingPartError if the network does not have the part.
     base
-        The case that it is compared with.
+        Name of the case to compare with.
     variants
-        Those that have the part.
+        Variants that have the part.
     """
 
     name: str
@@ -135,24 +136,24 @@ class Case:
     variants: tuple[str, ...] = (CONTROL, TEST)
 
 
-def keep(setup: Setup, dataset: Dataset) -> Setup:
-    """Change nothing."""
+def change_nothing(setup: Setup, dataset: Dataset) -> Setup:
+    """Return the setup itself."""
     return setup
 
 
-def learn(recipe: Recipe) -> Change:
-    """Learn by a recipe, whichever is chosen."""
+def use_recipe(recipe: Recipe) -> Change:
+    """Return a change to this recipe."""
 
     def change(setup: Setup, dataset: Dataset) -> Setup:
         if recipe.from_views and not dataset.with_views:
-            raise MissingPartError("before the holdout there are no views of both kinds, liked and not")
+            raise MissingPartError("the views before the holdout are all liked or all not liked")
         return replace(setup, recipe=recipe)
 
     return change
 
 
-def cut_into(windows: int) -> Change:
-    """Cut the same labels into fewer windows, so that features are as of earlier times."""
+def limit_windows(windows: int) -> Change:
+    """Return a change to fewer windows with the same labels, so that features are older."""
 
     def change(setup: Setup, dataset: Dataset) -> Setup:
         if len(dataset.windows) <= windows:
@@ -162,56 +163,56 @@ def cut_into(windows: int) -> Change:
     return change
 
 
-def leave_out(*starts: str) -> Change:
-    """Leave out the features whose names start with one of these."""
+def leave_out(*prefixes: str) -> Change:
+    """Return a change that leaves out the features with these prefixes."""
 
     def change(setup: Setup, dataset: Dataset) -> Setup:
-        without = (*setup.variant.without, *starts)
+        without = (*setup.variant.without, *prefixes)
         return replace(setup, variant=replace(setup.variant, without=without))
 
     return change
 
 
 def leave_out_text(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out what the words of texts give."""
+    """Leave out the features of the words of texts."""
     if not dataset.text.features:
         raise MissingPartError("there are too few texts")
     return replace(setup, variant=replace(setup.variant, with_text=False))
 
 
 def leave_out_embeddings(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out what the sentences of texts give."""
+    """Leave out the features of sentence embeddings."""
     if not dataset.embeddings.features:
         raise MissingPartError("there is no encoder, or too few texts")
     return replace(setup, variant=replace(setup.variant, with_embeddings=False))
 
 
 def leave_out_user_columns(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out the profile: as features, and where factors and people like the user take it."""
+    """Leave out the users' columns, in features, factors and cohorts."""
     _require_user_columns(dataset)
     return replace(setup, with_user_columns=False)
 
 
 def leave_out_post_columns(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out the network's own columns of posts; topic, text and time of creation stay."""
-    if dataset.network.posts.columns.isin(ALWAYS_THERE).all():
-        raise MissingPartError("posts have no columns of the network's own")
+    """Leave out the network's additional columns of posts, and keep ALWAYS_PRESENT."""
+    if dataset.network.posts.columns.isin(ALWAYS_PRESENT).all():
+        raise MissingPartError("posts have no additional columns")
     return replace(setup, with_post_columns=False)
 
 
-def leave_out_people(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out what people with the same attributes like."""
+def leave_out_cohorts(setup: Setup, dataset: Dataset) -> Setup:
+    """Leave out the features of users with the same attributes."""
     _require_user_columns(dataset)
     return replace(setup, variant=replace(setup.variant, with_cohorts=False))
 
 
 def leave_out_factors(setup: Setup, dataset: Dataset) -> Setup:
-    """Leave out the factors: the forest starts from 0."""
+    """Leave out the factors; the initial scores of the forest are 0."""
     return replace(setup, variant=replace(setup.variant, with_factors=False))
 
 
 def leave_out_grouping(grouping: str) -> Change:
-    """Leave out the affinities by one grouping of the posts."""
+    """Return a change that leaves out the affinities by one grouping of the posts."""
 
     def change(setup: Setup, dataset: Dataset) -> Setup:
         if np.unique(dataset.now.groupings.of_post(grouping)).size < 2:
@@ -228,11 +229,11 @@ def _require_user_columns(dataset: Dataset) -> None:
 
 
 CASES = (
-    Case("base", keep),
-    *(Case(recipe.name, learn(recipe)) for recipe in RECIPES.values()),
-    Case("liked with 8 negatives", learn(replace(LIKED, negatives_per_like=8)), base=LIKED.name),
-    Case("one window", cut_into(1)),
-    Case("three windows", cut_into(3)),
+    Case("base", change_nothing),
+    *(Case(recipe.name, use_recipe(recipe)) for recipe in RECIPES.values()),
+    Case("liked with 8 negatives", use_recipe(replace(LIKED, negatives_per_like=8)), base=LIKED.name),
+    Case("one window", limit_windows(1)),
+    Case("three windows", limit_windows(3)),
     Case("without fading likes", leave_out(*FADING)),
     Case("without recency", leave_out(*RECENCY)),
     Case("without counters of posts", leave_out(*COUNTERS)),
@@ -242,7 +243,7 @@ CASES = (
     Case("without affinity by topic", leave_out_grouping(TOPIC)),
     Case("without affinity by cluster", leave_out_grouping(CLUSTER), variants=(TEST,)),
     Case("without factors", leave_out_factors, variants=(TEST,)),
-    Case("without people like the user", leave_out_people, variants=(TEST,)),
+    Case("without people like the user", leave_out_cohorts, variants=(TEST,)),
     Case("without sentence embeddings", leave_out_embeddings, variants=(TEST,)),
 )
 BASE = CASES[0]
@@ -250,16 +251,16 @@ BASE = CASES[0]
 
 @dataclass(frozen=True)
 class Options:
-    """What the variables ask for.
+    """Values of the variables.
 
     Attributes
     ----------
     network
         Its name in the rows.
     cutoffs
-        Times, or how many to choose.
+        Times, or the number of cutoffs to choose.
     cases
-        Variant -> its cases, in the order of CASES; a variant with none is not among them.
+        Variant -> its cases, in the order of CASES; variants without cases are not included.
     """
 
     network: str
@@ -268,9 +269,9 @@ class Options:
 
     @classmethod
     def from_environment(cls) -> Options:
-        """Read the variables; a wrong one ends the program with one line."""
+        """Read the variables; exit with one line if one is invalid."""
         wanted = {name.strip() for name in os.environ.get("CASES", "").split(",") if name.strip()}
-        known = {name for variant in MODELS for case in CASES for name in _names(variant, case)}
+        known = {name for variant in MODELS for case in CASES for name in _list_names(variant, case)}
         if unknown := sorted(wanted - known):
             names = ", ".join([*MODELS, *(case.name for case in CASES)])
             sys.exit(f"error: CASES has {', '.join(unknown)}; there are {names}")
@@ -282,32 +283,32 @@ class Options:
         )
 
 
-def _names(variant: str, case: Case) -> set[str]:
-    """Return what names a case of a variant; nothing does where the variant lacks the part."""
+def _list_names(variant: str, case: Case) -> set[str]:
+    """Return the names that select a case of a variant; none if the variant lacks the part."""
     return {variant, case.name, f"{variant} {case.name}"} if variant in case.variants else set()
 
 
 def choose_cases(variant: str, wanted: set[str]) -> tuple[Case, ...]:
-    """Return the cases asked for (all if nothing is), and those that they are compared with."""
-    asked = [case for case in CASES if variant in case.variants]
-    asked = [case for case in asked if not wanted or _names(variant, case) & wanted]
-    needed = {case.name for case in asked} | {case.base for case in asked}
-    needed |= {BASE.name} if asked else set()
+    """Return the wanted cases (all if `wanted` is empty) and the cases they are compared with."""
+    chosen = [case for case in CASES if variant in case.variants]
+    chosen = [case for case in chosen if not wanted or _list_names(variant, case) & wanted]
+    needed = {case.name for case in chosen} | {case.base for case in chosen}
+    needed |= {BASE.name} if chosen else set()
     return tuple(case for case in CASES if case.name in needed)
 
 
 @dataclass(frozen=True)
 class Result:
-    """The lists of one case of a variant.
+    """The evaluated lists of one case of a variant.
 
     Attributes
     ----------
     recipe
-        Name of what was learnt; several if cutoffs differ.
+        Name of the recipe; several, joined by "or", if cutoffs differ.
     scored
-        The figures of the lists, for each cutoff.
+        The metrics of the lists, for each cutoff.
     seconds
-        To fit and rank, the mean over cutoffs.
+        Time to fit and rank, the mean over cutoffs.
     """
 
     variant: str
@@ -319,7 +320,7 @@ class Result:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A case that could not be evaluated, and why."""
+    """A case that could not be evaluated, and the reason."""
 
     variant: str
     case: Case
@@ -327,7 +328,7 @@ class LeftOut:
 
 
 def main() -> None:
-    """Measure every case at every cutoff, print a table for each and write the rows."""
+    """Evaluate each case at each cutoff, print a table per cutoff and write the rows."""
     settings, options = Settings.from_environment(), Options.from_environment()
     check_json_file()
     engine = open_engine(settings, "benchmarks.ablation")
@@ -337,51 +338,54 @@ def main() -> None:
         for cutoff in choose_cutoffs(engine, options.cutoffs):
             with pull(engine, settings, cutoff) as pulled:
                 table = Table(options.network, cutoff.isoformat(), settings.night.seed)
-                for found in judge_cutoff(without_counters(pulled), cutoff, settings, options, engine):
-                    table.add(found)
-                    if isinstance(found, Result):
-                        results.setdefault((found.variant, found.case.name), []).append(found)
+                for result in evaluate_cutoff(drop_counters(pulled), cutoff, settings, options, engine):
+                    table.add(result)
+                    if isinstance(result, Result):
+                        results.setdefault((result.variant, result.case.name), []).append(result)
                     save_rows([*rows, *table.rows])
                 rows += table.rows
         evaluated = max(map(len, results.values()), default=0)
         if evaluated > 1:
             print(f"\nall {evaluated} cutoffs together: the cases that were evaluated at each of them")
             table = Table(options.network, ALL_CUTOFFS, settings.night.seed)
-            for parts in results.values():
-                if len(parts) == evaluated:
-                    table.add(pool(parts))
+            for of_case in results.values():
+                if len(of_case) == evaluated:
+                    table.add(pool_cutoffs(of_case))
             rows += table.rows
     save_rows(rows)
 
 
-def judge_cutoff(
+def evaluate_cutoff(
     pulled: PullResult, cutoff: datetime, settings: Settings, options: Options, engine: sa.Engine
 ) -> Iterator[Result | LeftOut]:
-    """Yield a result for each case of each variant, or why there is none."""
+    """Yield a result for each case of each variant, or the reason why there is none."""
     print(f"\n{options.network}, {cutoff.isoformat()}", end=": ", flush=True)
     try:
         dataset = load_dataset(pulled, settings, engine, cutoff)
     except OvernightError as error:
-        print("nothing can be learnt")
+        print("no model can be fitted")
         yield from (LeftOut(variant, BASE, str(error)) for variant in options.cases)
         return
-    catalogue = warm_case(dataset.network, dataset.now, datetime.now(UTC), settings.night.seed)
-    print(f"{catalogue.users.size} users with likes before and after, {int(catalogue.known.sum())} posts")
+    catalogue = build_warm_case(dataset.network, dataset.now, datetime.now(UTC), settings.night.seed)
+    print(
+        f"{catalogue.users.size} users with likes before and after the cutoff, "
+        f"{int(catalogue.known.sum())} posts"
+    )
     if catalogue.users.size == 0:
-        print("nobody can be evaluated at this cutoff; choose another")
+        print("no user can be evaluated at this cutoff; choose another")
         return
     for variant, cases in options.cases.items():
-        yield from judge_variant(MODELS[variant], cases, dataset, catalogue, settings)
+        yield from evaluate_variant(MODELS[variant], cases, dataset, catalogue, settings)
 
 
-def judge_variant(
+def evaluate_variant(
     variant: Variant,
     cases: Sequence[Case],
     dataset: Dataset,
     catalogue: CatalogueCase,
     settings: Settings,
 ) -> Iterator[Result | LeftOut]:
-    """Choose the recipe of a variant once, and judge its cases; equal setups are fitted once."""
+    """Choose the recipe of a variant once, and evaluate its cases; fit equal setups once."""
     try:
         base = Setup(variant, choose_recipe(variant, dataset, settings).recipe)
     except OvernightError as error:
@@ -403,12 +407,12 @@ def judge_variant(
 def fit_and_rank(
     setup: Setup, dataset: Dataset, catalogue: CatalogueCase, settings: Settings
 ) -> tuple[ScoredLists, float]:
-    """Fit, rank and score the lists; return them and the seconds.
+    """Fit and rank; return the metrics of the lists, and the seconds.
 
     Raises
     ------
     ModelError
-        Nothing can be learnt from the examples.
+        No model can be fitted to the examples.
     """
     started = time.perf_counter()
     dataset = replace(dataset, network=hide_columns(dataset.network, setup))
@@ -418,7 +422,7 @@ def fit_and_rank(
 
 
 def fit_setup(setup: Setup, dataset: Dataset, settings: Settings) -> Model:
-    """Fit on all that was known at the cutoff; `gathered` has the columns that the setup knows."""
+    """Fit on a dataset as of the cutoff, which has only the columns of the setup."""
     windows = dataset.windows
     if setup.windows is not None:
         windows = merge_windows(windows, setup.windows)
@@ -426,70 +430,73 @@ def fit_setup(setup: Setup, dataset: Dataset, settings: Settings) -> Model:
 
 
 def hide_columns(network: Network, setup: Setup) -> Network:
-    """Return the network without the columns that a setup does not know."""
+    """Return the network without the columns that a setup leaves out."""
     users = network.users if setup.with_user_columns else network.users.iloc[:, :0]
-    posts = network.posts if setup.with_post_columns else network.posts[[*ALWAYS_THERE]]
+    posts = network.posts if setup.with_post_columns else network.posts[[*ALWAYS_PRESENT]]
     return Network(users, posts)
 
 
 def merge_windows(windows: Sequence[Window], count: int) -> tuple[Window, ...]:
-    """Put consecutive windows together, about as many into each; all labels stay, features are staler."""
+    """Merge consecutive windows into `count` groups of about equal size.
+
+    The labels are the same. Features are as of the start of the merged window, so they are older.
+    """
     bounds = [len(windows) * index // count for index in range(count + 1)]
-    parts = [windows[start:stop] for start, stop in pairwise(bounds)]
+    groups = [windows[start:stop] for start, stop in pairwise(bounds)]
     return tuple(
         replace(
-            part[0],
-            views=Examples.concatenate([window.views for window in part]),
-            later_likes=part[-1].later_likes,
+            group[0],
+            views=Examples.concatenate([window.views for window in group]),
+            later_likes=group[-1].later_likes,
         )
-        for part in parts
+        for group in groups
     )
 
 
-def pool(parts: Sequence[Result]) -> Result:
-    """Put the lists of one case at several cutoffs together."""
+def pool_cutoffs(results: Sequence[Result]) -> Result:
+    """Return one result with the lists of one case at several cutoffs."""
     return replace(
-        parts[0],
-        recipe=" or ".join(dict.fromkeys(part.recipe for part in parts)),
-        scored=tuple(lists for part in parts for lists in part.scored),
-        seconds=round(sum(part.seconds for part in parts) / len(parts), 1),
+        results[0],
+        recipe=" or ".join(dict.fromkeys(result.recipe for result in results)),
+        scored=tuple(lists for result in results for lists in result.scored),
+        seconds=round(sum(result.seconds for result in results) / len(results), 1),
     )
 
 
 class Table:
-    """The rows of one network and cutoff, printed as they come."""
+    """The rows of one network and cutoff; each is printed when it is added."""
 
     def __init__(self, network: str, cutoff: str, seed: int) -> None:
         self.rows: list[Row] = []
-        self._start, self._seed = {"network": network, "cutoff": cutoff}, seed
-        self._measured: dict[Name, BootstrapResult] = {}
+        self._subject, self._seed = {"network": network, "cutoff": cutoff}, seed
+        self._metrics: dict[Name, BootstrapResult] = {}
 
-    def add(self, found: Result | LeftOut) -> None:
-        """Measure a case and print its row; what is left out has a row of its own kind."""
+    def add(self, result: Result | LeftOut) -> None:
+        """Add and print the row of a case: its metrics, or the reason if it is left out."""
         if not self.rows:
             print_head(COLUMNS)
-        name, model = (found.variant, found.case.name), f"{found.variant} {found.case.name}"
-        row: Row = self._start | {"case": found.case.name, "variant": found.variant}
+        name, model = (result.variant, result.case.name), f"{result.variant} {result.case.name}"
+        row: Row = self._subject | {"case": result.case.name, "variant": result.variant}
         self.rows.append(row)
-        if isinstance(found, LeftOut):
-            row["left_out"] = found.reason
-            print(f"{model:<38} left out: {found.reason}", flush=True)
+        if isinstance(result, LeftOut):
+            row["left_out"] = result.reason
+            print(f"{model:<38} left out: {result.reason}", flush=True)
             return
-        measured = self._measured[name] = summarise(found.scored, self._seed)
-        low, high = measured.interval(FIRST)
-        row |= {"recipe": found.recipe, FIRST: measured.values[FIRST], "low": low, "high": high}
+        metrics = self._metrics[name] = summarise(result.scored, self._seed)
+        low, high = metrics.interval(NDCG)
+        row |= {"recipe": result.recipe, NDCG: metrics.values[NDCG], "low": low, "high": high}
         row |= {"compared_with": None} | dict.fromkeys(DIFFERENCE)
         compared_with = (
-            (CONTROL, BASE.name) if name == (TEST, BASE.name) else (found.variant, found.case.base)
+            (CONTROL, BASE.name) if name == (TEST, BASE.name) else (result.variant, result.case.base)
         )
-        if compared_with != name and compared_with in self._measured:
+        if compared_with != name and compared_with in self._metrics:
             row["compared_with"] = " ".join(compared_with)
-            row |= zip(DIFFERENCE, measured.minus(self._measured[compared_with])[FIRST], strict=True)
-        row |= {figure: measured.values[figure] for figure in FIGURES}
-        row["users"] = int(np.unique(np.concatenate([part.user_ids for part in found.scored])).size)
-        row["seconds"] = found.seconds
-        shown = {key: float("nan") if row[key] is None else row[key] for key in row}
-        print_row(COLUMNS, {"model": model} | shown)
+            row |= zip(DIFFERENCE, metrics.minus(self._metrics[compared_with])[NDCG], strict=True)
+        row |= {metric: metrics.values[metric] for metric in METRICS}
+        row["users"] = int(np.unique(np.concatenate([lists.user_ids for lists in result.scored])).size)
+        row["seconds"] = result.seconds
+        numbers = {key: float("nan") if row[key] is None else row[key] for key in row}
+        print_row(COLUMNS, {"model": model} | numbers)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Writes the rows of `make bench-features` into docs/models.md as tables.
+"""Write the rows of `make bench-features` into docs/models.md as tables.
 
     python -m benchmarks.ablation_report mtweet.json grocery.json ...
 
-Each file holds the rows of one network. Of a network with several cutoffs only
-the rows of all cutoffs together are shown.
+Each file has the rows of one network. If a network has several cutoffs, the
+table has the rows that pool all cutoffs, and the cases that were left out.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def replace_tables(document: str, networks: list[list[Row]]) -> str:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Return the lines for one network: what was judged, the table, what was left out.
+    """Return the lines of one network: its name and users, the table, what was left out.
 
-    Differences are to the base of the variant where nothing else is named, and
-    bold where their interval does not hold 0.
+    A difference names the case it is compared with, unless that is the base of
+    the variant. It is bold if its interval does not contain 0.
     """
-    measured = [row for row in rows if "left_out" not in row]
-    cutoff = measured[0]["cutoff"]
-    when = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
-    lines = [f"**{measured[0]['network']}**, {when}, {measured[0]['users']:,} users:", "", *HEAD]
-    for row in measured:
+    evaluated = [row for row in rows if "left_out" not in row]
+    cutoff = evaluated[0]["cutoff"]
+    cutoffs = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
+    lines = [f"**{evaluated[0]['network']}**, {cutoffs}, {evaluated[0]['users']:,} users:", "", *HEAD]
+    for row in evaluated:
         cells = [
             f"{row['variant']} {row['case']}",
             row["recipe"],

@@ -1,9 +1,9 @@
-"""Writes the rows of `make bench-lists` into docs/models.md as a table, and draws docs/lists.png.
+"""Write the rows of `make bench-lists` into docs/models.md as tables, and draw docs/lists.png.
 
     python -m benchmarks.lists_report mtweet.json grocery.json ...
 
-Each file holds the rows of one network. Of a network with several cutoffs only
-the rows of all cutoffs together are shown.
+Each file has the rows of one network. If a network has several cutoffs, the
+table has the rows that pool all cutoffs, and the models that were left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.lists import ALL_OURS
+from benchmarks.lists import OUR_MODELS
 from benchmarks.report import ALL_CUTOFFS, choose_rows, read_rows, replace_between
 from benchmarks.scorers import ROOT
 
@@ -24,7 +24,7 @@ HEAD = [
     "| model | NDCG@10 | 95 % interval | HitRate@5 | recall@20 | coverage@10 | overlap@10 | lift@10 |",
     "|---|---|---|---|---|---|---|---|",
 ]
-PICTURE = "![NDCG@10 of each model with its 95 % interval, by network](lists.png)"
+PLOT_LINK = "![NDCG@10 of each model with its 95 % interval, by network](lists.png)"
 PANEL_COLUMNS = 2
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def replace_tables(document: str, networks: list[list[Row]]) -> str:
-    """Return the document with the picture and the networks' tables between its two marks.
+    """Return the document with the plot and the networks' tables between its two marks.
 
     Raises
     ------
@@ -52,46 +52,50 @@ def replace_tables(document: str, networks: list[list[Row]]) -> str:
         The document lacks a mark.
     """
     tables = "\n\n".join("\n".join(table(rows)) for rows in networks)
-    return replace_between(document, START, END, [PICTURE, "", tables])
+    return replace_between(document, START, END, [PLOT_LINK, "", tables])
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Return the lines for one network: what was judged, the table, ours less the best of the others."""
-    measured = [row for row in rows if "left_out" not in row]
-    cutoff = measured[0]["cutoff"]
-    when = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
-    lines = [f"**{measured[0]['network']}**, {when}, {measured[0]['users']:,} users:", "", *HEAD]
-    for row in measured:
-        name = f"**{row['model']}**" if row["model"] in ALL_OURS else row["model"]
-        figures = [f"{row[key]:.4f}" for key in ("hitrate_at_5", "recall_at_20")]
-        figures += [f"{row[key]:.3f}" for key in ("coverage_at_10", "overlap_at_10")]
-        figures += [f"{row['popularity_lift_at_10']:.1f}"]
+    """Return the lines of one network: its name and users, the table, differences, what was left out.
+
+    Differences are our models minus the best recommender of other authors.
+    """
+    evaluated = [row for row in rows if "left_out" not in row]
+    cutoff = evaluated[0]["cutoff"]
+    cutoffs = "all cutoffs together" if cutoff == ALL_CUTOFFS else f"cutoff {cutoff}"
+    lines = [f"**{evaluated[0]['network']}**, {cutoffs}, {evaluated[0]['users']:,} users:", "", *HEAD]
+    for row in evaluated:
+        name = f"**{row['model']}**" if row["model"] in OUR_MODELS else row["model"]
+        metrics = [f"{row[key]:.4f}" for key in ("hitrate_at_5", "recall_at_20")]
+        metrics += [f"{row[key]:.3f}" for key in ("coverage_at_10", "overlap_at_10")]
+        metrics += [f"{row['popularity_lift_at_10']:.1f}"]
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
-        lines.append(f"| {' | '.join([name, format(row['ndcg_at_10'], '.4f'), interval, *figures])} |")
+        lines.append(f"| {' | '.join([name, format(row['ndcg_at_10'], '.4f'), interval, *metrics])} |")
     lines.append("")
-    for row in measured:
+    for row in evaluated:
         if "minus_best" in row:
             bounds = f"[{row['minus_best_low']:+.4f}, {row['minus_best_high']:+.4f}]"
-            lines.append(f"- {row['model']} less {row['best_other']}: {row['minus_best']:+.4f} {bounds}")
+            lines.append(f"- {row['model']} minus {row['best_other']}: {row['minus_best']:+.4f} {bounds}")
     lines += [f"- {row['model']} is left out: {row['left_out']}" for row in rows if "left_out" in row]
     return lines
 
 
 def draw(networks: list[list[Row]], path: Path) -> None:
-    """Draw NDCG@10 with its interval for each model, a panel for each network."""
-    across = min(PANEL_COLUMNS, len(networks))
-    down = -(-len(networks) // across)
-    figure, panels = plt.subplots(down, across, figsize=(5.5 * across, 3.8 * down), squeeze=False)
+    """Plot NDCG@10 of each model with its interval, one panel per network."""
+    panel_columns = min(PANEL_COLUMNS, len(networks))
+    panel_rows = -(-len(networks) // panel_columns)
+    size = (5.5 * panel_columns, 3.8 * panel_rows)
+    figure, panels = plt.subplots(panel_rows, panel_columns, figsize=size, squeeze=False)
     for panel in panels.flat[len(networks) :]:
         panel.set_visible(False)
     for rows, panel in zip(networks, panels.flat, strict=False):
-        measured = [row for row in rows if "left_out" not in row][::-1]
-        for height, row in enumerate(measured):
-            colour = "tab:blue" if row["model"] in ALL_OURS else "tab:gray"
-            panel.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=2)
-            panel.plot(row["ndcg_at_10"], height, "o", color=colour)
-        panel.set_yticks(range(len(measured)), [row["model"] for row in measured])
-        panel.set(title=f"{measured[0]['network']}, {measured[0]['users']:,} users", xlabel="NDCG@10")
+        evaluated = [row for row in rows if "left_out" not in row][::-1]
+        for y, row in enumerate(evaluated):
+            colour = "tab:blue" if row["model"] in OUR_MODELS else "tab:gray"
+            panel.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
+            panel.plot(row["ndcg_at_10"], y, "o", color=colour)
+        panel.set_yticks(range(len(evaluated)), [row["model"] for row in evaluated])
+        panel.set(title=f"{evaluated[0]['network']}, {evaluated[0]['users']:,} users", xlabel="NDCG@10")
         panel.set_xlim(left=0)
         panel.grid(axis="x", alpha=0.3)
     figure.tight_layout()

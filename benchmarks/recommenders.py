@@ -1,8 +1,8 @@
 """Recommenders of other authors that our lists are compared with, each with its parameter grid.
 
-All are fitted on the same log and return scores of every post for given users.
-LightFM and RecTools need other package versions and run in a process of their
-own, see worker.py.
+All recommenders are fitted on the same log. A fitted one returns the scores of
+all posts for given users. LightFM and RecTools need other package versions, so
+they run in a separate process (worker.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from contract import columns
 DAY_MICROSECONDS = 86_400 * 1_000_000
 
 MAX_EASE_POSTS = 12_000
-"""EASE inverts a dense matrix of posts x posts: 0.6 GB at this size, and a minute on one core."""
+"""EASE inverts a dense (posts, posts) matrix: 0.6 GB at this size, one minute on one core."""
 
 MAX_CATEGORIES = 200
 MAX_NUMBER_VALUES = 20
@@ -46,11 +46,11 @@ LOG = """
 
 Parameters = dict[str, Any]
 Scores = Callable[[Int64s], Float32s]
-"""Users' rows -> (users, posts) scores; the higher the better."""
+"""Users' rows -> (users, posts) scores; higher is better."""
 
 
 class UnavailableError(Exception):
-    """Raised if a recommender cannot run here; the message says why."""
+    """Raised if a recommender cannot run here; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Log:
     users, posts
         (interactions,) int32 rows.
     liked
-        (interactions,) a like, else a view.
+        (interactions,) True for a like, False for a view.
     times
         (interactions,) int64 microseconds since 1970.
     shape
         Numbers of users and posts in the network.
     user_features, post_features
-        (users or posts, features) float32, see `features`.
+        (users or posts, features) float32, from `encode_features`.
     """
 
     users: Int32s
@@ -81,17 +81,25 @@ class Log:
 
     @cached_property
     def signals(self) -> tuple[Signal, ...]:
-        """Signals that this log has: likes always, like counts and views if there are any."""
+        """Signals that differ in this log: always likes; like counts and views if there are any.
+
+        Like counts are included if a user liked a post more than once, views if
+        there is a view without a like.
+        """
         likes, liked_pairs = int(self.liked.sum()), self.matrix(LIKES).nnz
-        found: tuple[Signal, ...] = (LIKES,)
+        signals: tuple[Signal, ...] = (LIKES,)
         if likes > liked_pairs:
-            found += (COUNTS,)
+            signals += (COUNTS,)
         if self.matrix(ALL_VIEWS).nnz > liked_pairs:
-            found += (SOME_VIEWS, ALL_VIEWS)
-        return found
+            signals += (SOME_VIEWS, ALL_VIEWS)
+        return signals
 
     def matrix(self, signal: Signal) -> csr_matrix:
-        """Return (users, posts) float32: 1 or the number of likes; without a like, the weight of a view."""
+        """Return (users, posts) float32 weights.
+
+        A liked pair has 1, or for like counts the number of likes; a pair that
+        was only viewed has the signal's weight of a view, 0 if it has none.
+        """
         weights = np.where(self.liked, 1.0, VIEW_WEIGHT.get(signal, 0.0)).astype(np.float32)
         used = weights > 0
         pairs = self.users[used].astype(np.int64) * self.shape[1] + self.posts[used]
@@ -101,26 +109,30 @@ class Log:
         return csr_matrix((values, (pairs // self.shape[1], pairs % self.shape[1])), shape=self.shape)
 
     def weights(self, signal: Signal) -> Float32s:
-        """Return (interactions,) the weight of each event."""
+        """Return the (interactions,) weight of each interaction."""
         return np.where(self.liked, 1.0, VIEW_WEIGHT.get(signal, 0.0)).astype(np.float32)
 
 
 def read_log(store: InteractionStore, network: Network, until: pd.Timestamp) -> Log:
     """Read all views and likes up to a time, inclusive."""
-    found = store.arrays(LOG, {"until": until})
+    interactions = store.arrays(LOG, {"until": until})
     return Log(
-        found["user_row"].astype(np.int32),
-        found["post_row"].astype(np.int32),
-        found["liked"].astype(bool),
-        found["time"].astype(np.int64),
+        interactions["user_row"].astype(np.int32),
+        interactions["post_row"].astype(np.int32),
+        interactions["liked"].astype(bool),
+        interactions["time"].astype(np.int64),
         (len(network.users), len(network.posts)),
-        features(network.users),
-        features(network.posts.drop(columns=[columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT])),
+        encode_features(network.users),
+        encode_features(
+            network.posts.drop(columns=[columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT])
+        ),
     )
 
 
-def features(frame: pd.DataFrame) -> csr_matrix:
-    """Return (rows, features) of 0 and 1: frequent values of each column, quantiles of continuous ones.
+def encode_features(frame: pd.DataFrame) -> csr_matrix:
+    """Return (rows, features) 0 and 1: frequent values, or quantiles, of each column.
+
+    Quantiles are used for numeric columns with more than MAX_NUMBER_VALUES distinct values.
 
     A column without repeated values, such as a text, gives no features.
     """
@@ -145,7 +157,7 @@ class Recommender:
     Attributes
     ----------
     grid
-        Parameter -> values to choose from. The first values are tried first.
+        Parameter -> values to choose from. The first values are the defaults, always tried.
     fit
         (log, parameters, seed) -> scores.
     signals
@@ -157,24 +169,24 @@ class Recommender:
     fit: Callable[[Log, Parameters, int], Scores]
     signals: tuple[Signal, ...] = (LIKES, COUNTS, SOME_VIEWS, ALL_VIEWS)
 
-    def tries(self, log: Log, budget: int, seed: int) -> list[Parameters]:
-        """Return at most `budget` points of the grid: the first, then others at random."""
+    def choose_points(self, log: Log, budget: int, seed: int) -> list[Parameters]:
+        """Return at most `budget` points of the grid: the first, then random others."""
         grid = {"signal": tuple(signal for signal in log.signals if signal in self.signals), **self.grid}
         points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         order = 1 + np.random.default_rng(seed).permutation(len(points) - 1)
-        return [points[0], *(points[row] for row in order[: budget - 1])]
+        return [points[0], *(points[index] for index in order[: budget - 1])]
 
 
 def fit_popularity(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by likes of each post."""
-    return _score_all_users_alike(np.bincount(log.posts, log.weights(parameters["signal"]), log.shape[1]))
+    """Score by the likes of each post."""
+    return _repeat_for_all_users(np.bincount(log.posts, log.weights(parameters["signal"]), log.shape[1]))
 
 
 def fit_recency(log: Log, parameters: Parameters, seed: int) -> Scores:
     """Score by likes with exponential decay: weight 1/2 after `half_life_days`."""
     age = (log.times.max() - log.times) / DAY_MICROSECONDS
-    faded = log.weights(parameters["signal"]) * 0.5 ** (age / parameters["half_life_days"])
-    return _score_all_users_alike(np.bincount(log.posts, faded, log.shape[1]))
+    decayed = log.weights(parameters["signal"]) * 0.5 ** (age / parameters["half_life_days"])
+    return _repeat_for_all_users(np.bincount(log.posts, decayed, log.shape[1]))
 
 
 def fit_item_knn(log: Log, parameters: Parameters, seed: int) -> Scores:
@@ -249,35 +261,36 @@ def fit_als(log: Log, parameters: Parameters, seed: int) -> Scores:
     """Score by implicit's ALS (Hu, Koren & Volinsky, 2008)."""
     from implicit.als import AlternatingLeastSquares
 
-    model = AlternatingLeastSquares(**_without_signal(parameters), random_state=seed)
+    model = AlternatingLeastSquares(**_drop_signal(parameters), random_state=seed)
     model.fit(log.matrix(parameters["signal"]), show_progress=False)
     return by_factors(model.user_factors, model.item_factors)
 
 
 def fit_bpr(log: Log, parameters: Parameters, seed: int) -> Scores:
-    """Score by implicit's BPR (Rendle et al., 2009), on one thread; with more it is not repeatable.
+    """Score by implicit's BPR (Rendle et al., 2009), on one thread.
 
-    It does not support weights, so views cannot count less than likes.
+    With more threads it is not repeatable. It does not support weights, so views
+    cannot count less than likes.
     """
     from implicit.bpr import BayesianPersonalizedRanking
 
-    model = BayesianPersonalizedRanking(**_without_signal(parameters), random_state=seed, num_threads=1)
+    model = BayesianPersonalizedRanking(**_drop_signal(parameters), random_state=seed, num_threads=1)
     model.fit(log.matrix(parameters["signal"]), show_progress=False)
     return by_factors(model.user_factors, model.item_factors)
 
 
-def _without_signal(parameters: Parameters) -> Parameters:
+def _drop_signal(parameters: Parameters) -> Parameters:
     return {name: value for name, value in parameters.items() if name != "signal"}
 
 
-def _score_all_users_alike(post_scores: npt.NDArray[np.float64]) -> Scores:
-    # Ranks are exact in float32, sums are not.
+def _repeat_for_all_users(post_scores: npt.NDArray[np.float64]) -> Scores:
+    # float32 represents ranks exactly, but not sums of weights.
     ranks = np.unique(post_scores, return_inverse=True)[1].astype(np.float32)
     return lambda users: np.broadcast_to(ranks, (users.size, ranks.size))
 
 
 def by_factors(users: Float32s, posts: Float32s) -> Scores:
-    """Return scores that are dot products of (users, d) and (posts, d) factors."""
+    """Return the scores that are dot products of (users, d) and (posts, d) factors."""
     return lambda rows: np.asarray(users[rows] @ posts.T, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What each part pays: what a case changes, what it is compared with, what is left out, the tables."""
+"""`benchmarks.ablation` on a database: what a case changes, what it is compared with, what is left out."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from benchmarks.ablation import (
     RECENCY,
     MissingPartError,
     Setup,
-    cut_into,
     fit_setup,
     hide_columns,
+    limit_windows,
     merge_windows,
 )
 from contract.experiment import CONTROL, TEST
@@ -33,7 +33,7 @@ from tests.support.evaluation import load_database, load_small_network, make_set
 
 CUTOFF = FIRST_DAY + timedelta(days=20)
 BY_NAME = {case.name: case for case in CASES}
-FIGURES = ("ndcg_at_10", "low", "high", "recall_at_20", "coverage_at_10", "users", "seconds")
+METRICS = ("ndcg_at_10", "low", "high", "recall_at_20", "coverage_at_10", "users", "seconds")
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +74,11 @@ def test_a_case_leaves_out_its_features_and_no_others(database_url: str) -> None
     }
     for case, features in left_out.items():
         assert base - features_of(CONTROL, case, dataset) == features, case
-    for start in (*COUNTERS, *RECENCY):
-        assert any(name.startswith(start) for name in base), start
+    for prefix in (*COUNTERS, *RECENCY):
+        assert any(name.startswith(prefix) for name in base), prefix
 
 
-def test_a_part_of_test_alone_is_left_out_of_test(database_url: str) -> None:
+def test_a_part_that_only_test_has_is_left_out_of_test(database_url: str) -> None:
     dataset = load_small_network(database_url)
     base = features_of(TEST, "base", dataset)
     of_clusters = {name for name in base if name.startswith("cluster_")}
@@ -114,11 +114,11 @@ def test_fewer_windows_have_the_same_labels_and_earlier_features(database_url: s
         assert after is windows[-1].later_likes
 
 
-def test_windows_are_not_cut_into_as_many_as_there_are(database_url: str) -> None:
+def test_windows_cannot_be_merged_into_as_many_as_there_are(database_url: str) -> None:
     dataset = load_small_network(database_url)
     few = replace(dataset, windows=dataset.windows[-3:])
     with pytest.raises(MissingPartError, match="this network has 3 windows"):
-        cut_into(3)(Setup(MODELS[CONTROL], LIKED), few)
+        limit_windows(3)(Setup(MODELS[CONTROL], LIKED), few)
 
 
 def test_cases_are_compared_at_several_cutoffs_and_together(
@@ -134,15 +134,15 @@ def test_cases_are_compared_at_several_cutoffs_and_together(
     assert len({row["cutoff"] for row in rows}) == 3
     assert "all 2 cutoffs together" in printed
     assert {row["network"] for row in rows} == {"small"}
-    wanted = {(CONTROL, case.name) for case in CASES if CONTROL in case.variants}
-    wanted |= {(TEST, name) for name in ("base", LIKED.name, "liked with 8 negatives", "without factors")}
+    expected = {(CONTROL, case.name) for case in CASES if CONTROL in case.variants}
+    expected |= {(TEST, name) for name in ("base", LIKED.name, "liked with 8 negatives", "without factors")}
     names = {(row["cutoff"], row["variant"], row["case"]): row for row in rows}
-    assert {name[1:] for name in names} == wanted
+    assert {name[1:] for name in names} == expected
     assert len(names) == len(rows)
-    measured = [row for row in rows if "left_out" not in row]
-    assert len(measured) == len(rows) - 2  # at each cutoff there are no columns of posts
-    for row in measured:
-        assert all(row[figure] is not None for figure in FIGURES)
+    evaluated = [row for row in rows if "left_out" not in row]
+    assert len(evaluated) == len(rows) - 2  # posts have no additional columns, at either cutoff
+    for row in evaluated:
+        assert all(row[metric] is not None for metric in METRICS)
         assert row["low"] <= row["ndcg_at_10"] <= row["high"]
         if (row["variant"], row["case"]) == (CONTROL, "base"):
             assert row["compared_with"] is row["difference"] is row["difference_high"] is None
@@ -152,14 +152,14 @@ def test_cases_are_compared_at_several_cutoffs_and_together(
         assert row["difference"] == pytest.approx(row["ndcg_at_10"] - other["ndcg_at_10"])
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
         assert row["users"] == other["users"] > 0
-    compared = {(row["variant"], row["case"]): row["compared_with"] for row in measured}
+    compared = {(row["variant"], row["case"]): row["compared_with"] for row in evaluated}
     assert compared[TEST, "base"] == "control base"
     assert compared[TEST, "without factors"] == "test base"
     assert compared[CONTROL, "liked with 8 negatives"] == "control liked"
-    assert any(row["difference"] for row in measured if row["case"] == "one window")
+    assert any(row["difference"] for row in evaluated if row["case"] == "one window")
 
 
-def test_recipes_are_the_named_ones_and_that_of_the_base_is_fitted_once(
+def test_cases_use_the_named_recipes_and_fit_the_recipe_of_the_base_once(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url, users=120, interactions=6_000)
@@ -181,7 +181,7 @@ def test_recipes_are_the_named_ones_and_that_of_the_base_is_fitted_once(
     assert (same["difference"], same["ndcg_at_10"]) == (0, base["ndcg_at_10"])
 
 
-def test_what_a_network_does_not_have_is_left_out_with_a_reason(
+def test_parts_that_a_network_lacks_are_left_out_with_a_reason(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_network(database_url, users=120, interactions=6_000)
@@ -200,8 +200,8 @@ def test_what_a_network_does_not_have_is_left_out_with_a_reason(
     }  # fmt: skip
     rows = run_benchmark(ablation.main, monkeypatch, tmp_path / "rows.json", **variables)
     assert {row["case"]: row["left_out"] for row in rows if "left_out" in row} == {
-        "liked-if-viewed": "before the holdout there are no views of both kinds, liked and not",
-        "without columns of posts": "posts have no columns of the network's own",
+        "liked-if-viewed": "the views before the holdout are all liked or all not liked",
+        "without columns of posts": "posts have no additional columns",
         "without text": "there are too few texts",
         "without profile of users": "users have no columns",
         "without affinity by topic": "all posts are in one group by topic",
@@ -209,7 +209,7 @@ def test_what_a_network_does_not_have_is_left_out_with_a_reason(
         "without sentence embeddings": "there is no encoder, or too few texts",
     }
     assert [row["case"] for row in rows if "left_out" not in row] == ["base"]
-    assert rows[0]["compared_with"] is None  # control was not asked for
+    assert rows[0]["compared_with"] is None  # control was not selected
     assert (
         "test without text                      left out: there are too few texts" in capsys.readouterr().out
     )
@@ -228,5 +228,5 @@ def test_a_base_that_cannot_be_fitted_is_left_out_with_its_cases(
     assert [(row["variant"], row["case"]) for row in rows] == [(CONTROL, "base"), (TEST, "base")] * 2
     assert "has no likes up to" in rows[0]["left_out"]
     assert "OVERNIGHT_RECIPE=liked-if-viewed learns from views" in rows[2]["left_out"]
-    assert printed.count("nobody can be evaluated at this cutoff; choose another") == 1
+    assert printed.count("no user can be evaluated at this cutoff; choose another") == 1
     assert "cutoffs together" not in printed

@@ -1,4 +1,4 @@
-"""Our lists beside other recommenders': what each computes, how it is ranked and judged, tables and plot."""
+"""`benchmarks.lists` on a database: splits, cutoffs, models that are left out, repeatability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import lists
-from benchmarks.lists import make_stages, without_counters
+from benchmarks.lists import drop_counters, make_splits
 from benchmarks.report import ALL_CUTOFFS
 from contract.errors import SourceError
 from tests.support.batch import FIRST_DAY, execute, make_network
@@ -20,10 +20,10 @@ CUTOFF = FIRST_DAY + timedelta(days=20)
 VOLATILE = ("seconds", "tuned_seconds")
 
 
-def test_a_stage_knows_what_happened_by_then_and_judges_warm_users(database_url: str) -> None:
+def test_a_split_has_the_log_up_to_its_cutoff_and_warm_users(database_url: str) -> None:
     make_network(database_url, users=120, interactions=6_000)
     pulled = pull_database(database_url, CUTOFF)
-    validation, test = make_stages(without_counters(pulled), CUTOFF, seed=1)
+    validation, test = make_splits(drop_counters(pulled), CUTOFF, seed=1)
     rows = pulled.store.arrays(
         "SELECT user_row, post_row, action::VARCHAR AS action, happened_at FROM interactions"
     )
@@ -31,30 +31,30 @@ def test_a_stage_knows_what_happened_by_then_and_judges_warm_users(database_url:
     until = pd.Timestamp(CUTOFF).tz_localize(None)
     before = frame[frame["happened_at"] <= until].sort_values("happened_at")
     split = before["happened_at"].quantile(lists.VALIDATION_SHARE, interpolation="lower")
-    for stage, start, end in ((validation, split, until), (test, until, frame["happened_at"].max())):
+    for part, start, end in ((validation, split, until), (test, until, frame["happened_at"].max())):
         known = frame[frame["happened_at"] <= start]
-        assert stage.log.users.size == len(known)
+        assert part.log.users.size == len(known)
         likes = frame[frame["action"] == "like"]
         earlier = set(
             map(tuple, likes.loc[likes["happened_at"] <= start, ["user_row", "post_row"]].to_numpy())
         )
         later = likes.loc[(likes["happened_at"] > start) & (likes["happened_at"] <= end)]
-        warm, there = (
+        warm, known_posts = (
             {user for user, _ in earlier},
-            ~np.isin(np.arange(len(pulled.network.posts)), stage.case.hidden),
+            ~np.isin(np.arange(len(pulled.network.posts)), part.case.hidden),
         )
-        wanted = {
+        expected = {
             (user, post)
             for user, post in later[["user_row", "post_row"]].to_numpy().tolist()
-            if user in warm and (user, post) not in earlier and there[post]
+            if user in warm and (user, post) not in earlier and known_posts[post]
         }
-        owners, posts = np.divmod(stage.case.liked_later, len(pulled.network.posts))
-        assert set(zip(stage.case.users[owners].tolist(), posts.tolist(), strict=True)) == wanted
-        counted = np.bincount(known.loc[known["action"] == "like", "post_row"], minlength=len(there))
-        np.testing.assert_array_equal(stage.case.popularity, counted)
+        owners, posts = np.divmod(part.case.liked_later, len(pulled.network.posts))
+        assert set(zip(part.case.users[owners].tolist(), posts.tolist(), strict=True)) == expected
+        counted = np.bincount(known.loc[known["action"] == "like", "post_row"], minlength=len(known_posts))
+        np.testing.assert_array_equal(part.case.popularity, counted)
 
 
-def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
+def test_a_comparison_at_several_cutoffs_is_repeatable(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_network(database_url, users=120, interactions=6_000)
@@ -71,19 +71,19 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     cutoffs = list(dict.fromkeys(row["cutoff"] for row in rows))
     assert len(cutoffs) == 3
     assert cutoffs[-1] == ALL_CUTOFFS
-    measured = [row for row in rows if "left_out" not in row]
-    for row in measured:
+    evaluated = [row for row in rows if "left_out" not in row]
+    for row in evaluated:
         assert row["low"] <= row["ndcg_at_10"] <= row["high"]
         assert row["network"] == "small"
         assert {"hitrate_at_5", "recall_at_20", "coverage_at_10", "overlap_at_10", "users"} <= row.keys()
-    assert {row["users"] for row in measured if row["cutoff"] != ALL_CUTOFFS} != {0}
-    for row in measured:
+    assert {row["users"] for row in evaluated if row["cutoff"] != ALL_CUTOFFS} != {0}
+    for row in evaluated:
         if row["model"] == "test":
             best = max(
                 (
                     each
-                    for each in measured
-                    if each["cutoff"] == row["cutoff"] and each["model"] not in lists.ALL_OURS
+                    for each in evaluated
+                    if each["cutoff"] == row["cutoff"] and each["model"] not in lists.OUR_MODELS
                 ),
                 key=lambda each: each["ndcg_at_10"],
             )
@@ -96,25 +96,25 @@ def test_models_are_compared_at_several_cutoffs_the_same_way_each_time(
     assert "all 2 cutoffs together" in printed
 
 
-def test_nobody_to_judge_is_one_line(
+def test_without_users_to_evaluate_one_line_is_printed(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_network(database_url, users=20, interactions=500)
     variables = {"DATABASE_URL": database_url, "CUTOFFS": f"{FIRST_DAY},2031-01-01", "MODELS": "random,test"}
     assert run_benchmark(lists.main, monkeypatch, tmp_path / "rows.json", **variables) == []
     printed = capsys.readouterr().out
-    assert printed.count("nobody can be evaluated at this cutoff; choose another") == 2
+    assert printed.count("no user can be evaluated at this cutoff; choose another") == 2
     assert "cutoffs together" not in printed
 
 
-def test_a_night_that_cannot_learn_is_left_out_beside_the_others(
+def test_a_model_that_cannot_be_fitted_is_left_out_and_the_others_are_evaluated(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_network(database_url, users=120, interactions=6_000)
     cutoff = FIRST_DAY + timedelta(minutes=2)
     move = "UPDATE recs.interactions SET happened_at = %s WHERE happened_at <= %s"
     moved = f"'{FIRST_DAY.isoformat()}'", f"'{(FIRST_DAY + timedelta(days=10)).isoformat()}'"
-    execute(database_url, move % moved)  # all that is known lies in one minute
+    execute(database_url, move % moved)  # all interactions before the cutoff are within one minute
     variables = {
         "DATABASE_URL": database_url, "CUTOFFS": cutoff.isoformat(), "BUDGET": "1",
         "MODELS": "random,popularity,test",

@@ -21,27 +21,27 @@ from benchmarks.scorers import ROOT
 from contract.experiment import CONTROL, TEST
 
 
-def test_variables_say_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_select_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NETWORK", "CUTOFFS", "CASES"):
         monkeypatch.delenv(name, raising=False)
-    found = Options.from_environment()
-    assert (found.network, found.cutoffs) == ("simulated", 1)
-    assert found.cases[TEST] == CASES
-    assert {case.name for case in CASES} - {case.name for case in found.cases[CONTROL]} == {
+    options = Options.from_environment()
+    assert (options.network, options.cutoffs) == ("simulated", 1)
+    assert options.cases[TEST] == CASES
+    assert {case.name for case in CASES} - {case.name for case in options.cases[CONTROL]} == {
         "without affinity by cluster", "without factors", "without people like the user",
         "without sentence embeddings",
     }  # fmt: skip
     monkeypatch.setenv("NETWORK", "some/where/shop")
     monkeypatch.setenv("CUTOFFS", "2021-12-15")
     monkeypatch.setenv("CASES", " without factors ,")
-    found = Options.from_environment()
-    assert (found.network, found.cutoffs) == ("shop", (datetime(2021, 12, 15, tzinfo=UTC),))
-    assert {variant: [case.name for case in cases] for variant, cases in found.cases.items()} == {
+    options = Options.from_environment()
+    assert (options.network, options.cutoffs) == ("shop", (datetime(2021, 12, 15, tzinfo=UTC),))
+    assert {variant: [case.name for case in cases] for variant, cases in options.cases.items()} == {
         TEST: ["base", "without factors"]
     }
 
 
-def test_cases_bring_what_they_are_compared_with() -> None:
+def test_the_cases_that_others_are_compared_with_are_added() -> None:
     names = [case.name for case in choose_cases(CONTROL, {"control liked with 8 negatives"})]
     assert names == ["base", "liked", "liked with 8 negatives"]
     assert choose_cases(TEST, {"control liked with 8 negatives"}) == ()
@@ -49,7 +49,7 @@ def test_cases_bring_what_they_are_compared_with() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["without magic", "control without factors"])
-def test_a_wrong_case_ends_the_program(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_case_ends_the_program(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASES", f"base,{wrong}")
     with pytest.raises(
         SystemExit, match=f"CASES has {wrong}; there are control, test, base, liked-if-viewed"
@@ -57,7 +57,7 @@ def test_a_wrong_case_ends_the_program(wrong: str, monkeypatch: pytest.MonkeyPat
         Options.from_environment()
 
 
-def row_of(case: str, *difference: float, **more: Any) -> dict[str, Any]:
+def make_row(case: str, *difference: float, **more: Any) -> dict[str, Any]:
     row = {"network": "shop", "cutoff": "2021-12-15", "case": case, "variant": "test", "recipe": "liked"}
     row |= {"ndcg_at_10": 0.04, "low": 0.03, "high": 0.05, "recall_at_20": 0.06, "coverage_at_10": 0.0123}
     row |= {"compared_with": "test base" if difference else None, "users": 1200, "seconds": 12.3}
@@ -69,9 +69,9 @@ def test_rows_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     document.write_text(f"before\n{ablation_report.START}\nold\n{ablation_report.END}\nafter\n")
     monkeypatch.setattr(ablation_report, "DOCUMENT", document)
     rows = [
-        row_of("base"),
-        row_of("without factors", -0.01, -0.02, -0.001),
-        row_of("liked with 8 negatives", 0.001, -0.002, 0.004, compared_with="test liked"),
+        make_row("base"),
+        make_row("without factors", -0.01, -0.02, -0.001),
+        make_row("liked with 8 negatives", 0.001, -0.002, 0.004, compared_with="test liked"),
         {"network": "shop", "cutoff": "2021-12-15", "case": "without text", "variant": "test"}
         | {"left_out": "there are too few texts"},
     ]
@@ -81,7 +81,7 @@ def test_rows_become_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     paths = [str(tmp_path / name) for name in ("one.json", "two.json")]
     monkeypatch.setattr(sys, "argv", ["ablation_report", *paths])
     ablation_report.main()
-    ablation_report.main()  # replaces what it wrote
+    ablation_report.main()  # the second call replaces the tables of the first
     head = "\n".join(ablation_report.HEAD)
     assert document.read_text() == (
         f"before\n{ablation_report.START}\n"
@@ -117,4 +117,4 @@ def test_modules_run_as_programs(module: str, variables: dict[str, str], message
 
 def test_the_document_has_the_marks() -> None:
     document = ablation_report.DOCUMENT.read_text(encoding="utf-8")
-    assert ablation_report.replace_tables(document, [[row_of("base")]]) != document
+    assert ablation_report.replace_tables(document, [[make_row("base")]]) != document
