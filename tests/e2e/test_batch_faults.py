@@ -119,7 +119,7 @@ def test_a_run_that_redis_has_no_room_for_is_refused_before_a_list_is_written(
 def test_a_redis_that_runs_out_of_memory_mid_publish_keeps_what_is_live(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "check_room", lambda *_: None)  # as if others had taken the room since
+    monkeypatch.setattr(memory, "require_memory", lambda *_: None)  # as if others had used the memory since
     with _little_room(client) as counted:
         done = live.run(*CONTROL)
     check_error(done, 1, "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS")

@@ -136,7 +136,7 @@ def test_a_run_that_lost_the_lock_to_another_does_not_go_live(live: LiveNetwork,
         done = live.run(*CONTROL)
         assert done.returncode == 0, done.stderr
         process.send_signal(signal.SIGCONT)
-        check_error(wait_for_exit(process), 1, f" lists are gone, recs:run:{mine}:user:1 among them")
+        check_error(wait_for_exit(process), 1, f" lists are missing, for example recs:run:{mine}:user:1")
     other = live_run(client)
     assert other not in live.runs | {mine}
     assert runs_with_keys(client) == live.runs | {other}

@@ -167,4 +167,4 @@ def test_a_redis_that_dies_mid_publish_and_comes_back_empty_is_filled_by_the_nex
                 refresh(app)
                 assert recommend(app, 1)["source"] == "personal"
                 refused = network.run("rollback", "control", "--yes")
-                assert "none is whole in Redis" in refused.stderr
+                assert "is complete in Redis" in refused.stderr

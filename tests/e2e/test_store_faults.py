@@ -177,7 +177,7 @@ def kill_when_called(module: str, name: str) -> None:
                 "batch.training.dataset.collect_labelled_views",
             ),
         ),
-        ("control", ("batch.refresh.stale_users.note_night",)),
+        ("control", ("batch.refresh.stale_users.record_night",)),
         ("all", ("batch.training.dataset.share_store", "batch.refresh.refresh.read_recent")),
     ],
     ids=["while it pulls and counts", "while it goes live", "when one variant is live"],

@@ -21,7 +21,7 @@ import sys, time
 from batch.postgres import open_engine
 from batch.runs import lock
 from contract.settings import Settings
-with lock.hold(open_engine(Settings(database_url=sys.argv[1]), "overnight batch run elsewhere"), "recs"):
+with lock.hold(open_engine(Settings.of(database_url=sys.argv[1]), "overnight batch run elsewhere"), "recs"):
     print("held", flush=True)
     sys.stdin.read()
 """
