@@ -1,4 +1,4 @@
-"""Write files so that they are either complete or absent."""
+"""Files of runs: complete or absent once written, in folders that are removed even after a kill."""
 
 from __future__ import annotations
 

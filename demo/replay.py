@@ -3,6 +3,16 @@
 Serving, the night and the servers are real; users and dates are simulated. The
 days lie in 2021 and 2022, so exposures, which serving records with today's
 time, are moved to the replayed day once they are in Postgres.
+
+Each post that a user is shown has two true like probabilities: by control's list
+if the user were in control, and by test's list, with the odds of a like times a
+factor, if the user were in test. The factor of a day is such that over all users
+of that day, whichever variant they are in,
+
+    sum of the probabilities in test = (1 + effect) * sum of those in control.
+
+So `effect` is the whole true effect on likes per view; the difference between the
+two models' lists is part of it.
 """
 
 from __future__ import annotations

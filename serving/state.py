@@ -1,4 +1,9 @@
-"""The state that every worker keeps in memory, and the file that workers share it by."""
+"""The state that every worker keeps in memory, and the file that workers share it by.
+
+A worker that starts while Redis is down reads what others had loaded from the
+file. Without Redis every answer is a popular list, so the file has the texts of
+those posts only.
+"""
 
 from __future__ import annotations
 

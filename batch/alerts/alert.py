@@ -1,4 +1,7 @@
-"""An alert: its event, what it contains, and its delivery to the webhook."""
+"""An alert: its event, what it contains, and its delivery to the webhook.
+
+Delivery makes three tries with a timeout each; errors show only the URL's host.
+"""
 
 from __future__ import annotations
 

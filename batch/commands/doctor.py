@@ -1,4 +1,4 @@
-"""`python -m batch doctor`: check everything, and say how to fix each problem."""
+"""The commands `doctor` (check everything, say how to fix it) and `alert` (send one to the webhook)."""
 
 from __future__ import annotations
 

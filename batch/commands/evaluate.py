@@ -1,4 +1,4 @@
-"""The command `evaluate`: on the holdout, folds of users, several cutoffs, or views from a file."""
+"""The commands `evaluate` (holdout, folds, cutoffs, views from a file) and `backtest` (past nights)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,19 @@
-"""Evaluation beyond the night's one split: k folds grouped by user, and several cutoffs in time."""
+"""Evaluation beyond the night's one split: folds of users, several cutoffs, and backtests of past nights.
+
+A backtest builds the lists of past nights as `run --as-of` would:
+
+    for each cutoff:
+        load the data as of the cutoff, fit the model on all of it
+        rank the full catalogue for the users who liked something afterwards
+
+"Afterwards" ends at the next cutoff, or now for the last one, so no like is
+counted twice. Nothing is published and Redis is not used, so posts that
+operators blocked are ranked too. Parameters saved by `tune` are used, even if
+they were tuned on data from after a cutoff.
+
+An evaluation on a holdout differs: it uses the model that was fitted before the
+holdout. A backtest uses the model that would have gone live.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@ divided by min(k, relevant posts).
 ndcg@k: binary gain, log2 discount (Järvelin & Kekäläinen, 2002).
 
 The last three are NaN for a list without a relevant post.
+
+Metrics over all rows together (ROC AUC, log loss, calibration) have a weight per
+row or user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The split of the users: its changes in Postgres, and the SQL that assigns users to variants."""
+"""The split of the users: its changes in Postgres, and the SQL that assigns users to variants.
+
+The SQL has the rule of `contract.experiment.Experiment.variant_of`.
+"""
 
 from __future__ import annotations
 

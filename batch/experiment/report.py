@@ -1,4 +1,7 @@
-"""The report of an experiment: reads it once and analyses it by pure functions; `render` lays it out."""
+"""The report of an experiment: reads it once and analyses it by pure functions; `render` lays it out.
+
+The verdict is one or two sentences, see `conclude`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""Statistics of an experiment: metrics, their differences with intervals, and the sample ratio test."""
+"""Statistics of an experiment: metrics, their differences with intervals, and the sample ratio test.
+
+Each metric is a ratio of sums over users, or a mean over them. The frames have a
+row per user and these columns; those of the time before the experiment have the
+prefix `before_`.
+
+in_test   bool, the variant that the user was assigned to
+views     views since the user's first exposure
+likes     likes since then
+days      days (UTC) on which the user viewed a post
+hits      of those days, the ones on which one of the first five viewed posts was liked after its view
+"""
 
 from __future__ import annotations
 

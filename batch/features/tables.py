@@ -4,6 +4,9 @@ A feature depends on the user only, on the post only, or on the user and a
 *group* of posts, such as the posts of one topic. So the features of all users x
 all posts fit in three small tables, and rows of the model's matrix are
 assembled only where they are needed.
+
+`ColumnEncoder` encodes the profile columns of users and posts as numbers, the
+same in training and at night.
 """
 
 from __future__ import annotations

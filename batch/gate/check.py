@@ -11,14 +11,29 @@ from batch.context import Stores
 from batch.evaluation import PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
 from batch.evaluation.holdout import HoldoutEvaluation
-from batch.gate.compare_with_live import GateInputs, PopularityComparison, compare_with_live, find_live
-from batch.gate.liked_check import check_liked
+from batch.gate.compare_with_live import compare_with_live, find_live, read_lists
+from batch.gate.inputs import GateInputs, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.rules import apply_rules, describe_refusal
 from batch.progress import Stages
 from batch.publishing.list_stats import ListStats
 from batch.runs.ledger import Run
 from batch.training.dataset import Dataset
+from contract.columns import POST_ID, USER_ID
+
+MAX_LISTS = 20_000
+"""Lists of users with likes that are read back; above it, a random sample."""
+
+USERS_WITH_LIKES = """
+    SELECT DISTINCT user_row FROM interactions
+    WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
+"""
+LIKED = """
+    SELECT DISTINCT u.user_id, p.post_id FROM interactions i
+    JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    WHERE i.action = 'like' AND i.happened_at <= $until AND i.user_row IN (SELECT unnest($users))
+    ORDER BY 1, 2
+"""
 
 
 @dataclass(frozen=True)
@@ -85,3 +100,38 @@ def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
         values = (np.nan if number is None else number for number in found[PRIMARY_METRIC])
         differences[ranker] = Difference(*values)
     return PopularityComparison(record["users"], differences, record["why_not_judged"])
+
+
+@dataclass(frozen=True)
+class LikedCheck:
+    """Posts in lists that their user has liked, and the number of lists read."""
+
+    liked_in_lists: int
+    lists_read: int
+
+
+def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> LikedCheck:
+    """Count the posts in lists that their user has liked.
+
+    The likes are those of the night's snapshot: a later like is removed by the refresh at the end of
+    the night. They are read from the store again, not taken from what the lists were made of.
+
+    Parameters
+    ----------
+    users
+        Number of the network's users, from the first, that have a list.
+    """
+    store, until = dataset.now.store, dataset.now.cutoff
+    rows = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
+    if rows.size > MAX_LISTS:
+        rng = np.random.default_rng(stores.settings.night.seed)
+        rows = np.sort(rng.choice(rows, MAX_LISTS, replace=False))
+    likes = store.arrays(LIKED, {"until": until, "users": rows.tolist()})
+    liked_by: dict[int, set[int]] = {}
+    for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
+        liked_by.setdefault(user_id, set()).add(post_id)
+    found = read = 0
+    for user_id, ranked in read_lists(stores, run_id, liked_by):
+        read += 1
+        found += sum(post in liked_by[user_id] for post, _ in ranked)
+    return LikedCheck(found, read)

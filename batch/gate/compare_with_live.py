@@ -6,6 +6,7 @@ fit before its holdout; tonight's holdout is scored with the live run's second m
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,20 +26,22 @@ from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.evaluation.scored_rows import ScoredRows
 from batch.features.build import select_profile_columns
 from batch.features.tables import ColumnEncoder
-from batch.gate.liked_check import read_lists
+from batch.gate.inputs import LiveComparison
 from batch.loading.history import History, regroup
 from batch.loading.network import Network
-from batch.redis_client import live_run_id
+from batch.redis_client import blocks, live_run_id
 from batch.runs import ledger
 from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
-from contract.codec import LIST_HEAD
+from contract.codec import LIST_HEAD, Ranked, decode_list
 from contract.errors import ModelError
 from contract.manifest import Manifest
 from contract.settings import Settings
 
 MAX_USERS = 5_000
 """Users whose lists are compared; above it, a random sample."""
+
+KEYS_BATCH = 1_000
 
 
 class NotComparableError(Exception):
@@ -205,92 +208,12 @@ def _read_heads(
     return [(now[user], then[user]) for user in now if now[user] and then.get(user)]
 
 
-@dataclass(frozen=True)
-class LiveComparison:
-    """Comparison of a run with the live run of its variant.
-
-    Attributes
-    ----------
-    run_id
-        The live run.
-    users_of_network
-        Users that the network had for the live run.
-    users
-        Sampled users with a list that is not empty in both runs.
-    overlap
-        Mean over these users of the share of the first five posts that both lists have.
-    head_posts, live_head_posts
-        Distinct posts in the first five of these users, in this run and in the live run.
-    differences
-        Metric of the viewed rows -> difference on the same held-out rows; None if not comparable.
-    not_comparable_because
-        The reason; empty if comparable.
-    ndcg_at_10
-        Difference of NDCG@10 over the full catalogue, for the same users; None if not comparable.
-    ndcg_not_comparable_because
-        The reason; empty if comparable.
-    """
-
-    run_id: str
-    users_of_network: int
-    users: int
-    overlap: float
-    head_posts: int
-    live_head_posts: int
-    differences: dict[str, Difference] | None
-    not_comparable_because: str = ""
-    ndcg_at_10: Difference | None = None
-    ndcg_not_comparable_because: str = ""
-
-
-@dataclass(frozen=True)
-class PopularityComparison:
-    """Comparison of the model fit before the holdout with popularity rankers, over the full catalogue.
-
-    Attributes
-    ----------
-    users
-        Number of evaluated users.
-    differences
-        `popularity` and `recency_popularity` -> NDCG@10 of the model minus the ranker's, paired by user.
-    not_comparable_because
-        Why the holdout is not enough to compare; empty if it is.
-    """
-
-    users: int
-    differences: dict[str, Difference]
-    not_comparable_because: str = ""
-
-
-@dataclass(frozen=True)
-class GateInputs:
-    """Measurements of a run that is written.
-
-    Attributes
-    ----------
-    users_of_network, users_requested
-        Users of the network; users to be scored.
-    lists, full, lists_with_five, posts, posts_in_first
-        As in `ListStats`.
-    not_finite
-        Scores of lists and of held-out rows that are NaN or infinite.
-    liked_in_lists, lists_read
-        Posts in lists that their user has liked; lists that were read back to find them.
-    popularity_comparison
-        The model compared with popularity and recency popularity.
-    live
-        Comparison with the live run; None if no run of the variant is live.
-    """
-
-    users_of_network: int
-    users_requested: int
-    lists: int
-    full: int
-    lists_with_five: int
-    posts: int
-    posts_in_first: int
-    not_finite: int
-    liked_in_lists: int
-    lists_read: int
-    popularity_comparison: PopularityComparison
-    live: LiveComparison | None
+def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator[tuple[int, Ranked]]:
+    """Yield (user id, list) of each user that has a list in a run, read from Redis."""
+    for block in blocks(user_ids, KEYS_BATCH):
+        with stores.redis.pipeline(transaction=False) as pipe:
+            for user_id in block:
+                pipe.get(stores.keys.user(run_id, user_id))
+            for user_id, value in zip(block, pipe.execute(), strict=True):
+                if value is not None:
+                    yield user_id, decode_list(value)

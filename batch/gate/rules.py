@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batch.evaluation import POPULARITY, RANKER_LABELS, RECENCY
-from batch.gate.compare_with_live import GateInputs, LiveComparison
+from batch.gate.inputs import GateInputs, LiveComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, outcome_of
 from contract.codec import LIST_HEAD
 from contract.settings import GateSettings

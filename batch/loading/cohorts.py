@@ -4,6 +4,9 @@ Features for users with few or no interactions. As in naive Bayes, the log-odds
 that a user likes a group of posts are summed over the user's attributes:
 
     sum over attributes of log(group's share of the cohort's likes / its share of all likes)
+
+Posts are grouped too, by topic and by text cluster (`Groupings`), for features
+of a user and a group of posts.
 """
 
 from __future__ import annotations

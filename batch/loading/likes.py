@@ -1,4 +1,7 @@
-"""Likes as a compact sparse matrix; liked posts are left out of the lists."""
+"""Compact sparse matrices of users and posts: likes, which lists leave out, and impressions.
+
+An impression is a post that a user viewed or liked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The parameters of the forest that may be tuned, and the file that passes them from `tune` to `run`."""
+"""What a model learns with: its recipe, and the tuned parameters that `tune` passes to `run` in a file.
+
+A recipe says what a model predicts, from which examples, by which objective. A
+list ranks all posts, so a model must predict which of *all* posts a user will
+like. If the network shows posts at random, the viewed posts are a fair sample
+of all posts: the probability of a like given a view gives the same order, from
+more rows. If people choose what they open, it does not: a post they open and do
+not like is still closer to their taste than a post they never open. Which of
+the two holds is measured on each network, see batch/evaluation/learner.py.
+"""
 
 from __future__ import annotations
 

@@ -20,6 +20,11 @@ The best of many trials is best partly by chance: it overfits the users of the
 tuning period. So a best trial within one standard error of the defaults is not
 saved. This does not remove the optimism of the maximum; the metrics on the
 holdout are free of it.
+
+Trials are scored on a `period`, which is the holdout of a dataset: models are
+trained on the windows before it and rank the full catalogue for the users who,
+in the period, liked a post that they had not liked before. All trials are
+scored on the same users.
 """
 
 from __future__ import annotations

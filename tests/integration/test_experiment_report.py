@@ -1,4 +1,4 @@
-"""The report of an experiment: what Postgres adds up, what is told when, and a truth that is known."""
+"""The report of an experiment: sums in Postgres, the verdict over time, and a known true effect."""
 
 from __future__ import annotations
 

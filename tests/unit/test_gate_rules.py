@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batch.gate.check import compare_with_popularity
-from batch.gate.compare_with_live import GateInputs, LiveComparison, PopularityComparison
+from batch.gate.inputs import GateInputs, LiveComparison, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, apply_rules, describe_refusal
 from batch.loading.likes import Likes
@@ -212,10 +212,10 @@ def test_what_cannot_be_compared_has_not_passed_and_says_why() -> None:
         ndcg_not_comparable_because="it kept none at all",
         users=0,
     )
-    beside = {verdict.rule: verdict for verdict in apply_rules(replace(HONEST, live=alone), GateSettings())}
-    assert beside["roc_auc"].why.endswith("it kept no model")
-    assert beside["ndcg_at_10"].why.endswith("it kept none at all")
-    assert beside["overlap"].value is None
+    verdicts = {verdict.rule: verdict for verdict in apply_rules(replace(HONEST, live=alone), GateSettings())}
+    assert verdicts["roc_auc"].why.endswith("it kept no model")
+    assert verdicts["ndcg_at_10"].why.endswith("it kept none at all")
+    assert verdicts["overlap"].value is None
     none = {"roc_auc": (math.nan,) * 3, "hitrate_at_5": (math.nan,) * 3}
     blank = apply_rules(replace(HONEST, live=replace(HONEST_LIVE, differences=none)), GateSettings())
     uncompared = [verdict.rule for verdict in blank if verdict.outcome == NOT_COMPARED]
