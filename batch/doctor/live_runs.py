@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from batch.doctor.finding import Finding, fail, ok, warn
 from batch.doctor.postgres_checks import LedgerRow, list_live
 from batch.doctor.redis_checks import KeyCounts, RunKeys
+from batch.files import POSTS, read_forest
 from batch.inspection.lists import published_at
 from batch.runs import lock
 from batch.runs.ledger import State
-from batch.training.model_files import POSTS, read_forest
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.run_id import parse_run_id

@@ -21,14 +21,13 @@ import sqlalchemy as sa
 
 from batch.context import Stores
 from batch.features.tables import Feature, Kind
-from batch.files import store_folder, work_folder
+from batch.files import POSTS, store_folder, work_folder
 from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.interaction_store import open_store
 from batch.loading.network import Network, load_network
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
-from batch.training.model_files import POSTS
 from batch.training.refresh_state import load_refresh_state
 from contract.codec import Ranked
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA

@@ -20,7 +20,7 @@ from batch import postgres
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
-from batch.files import store_folder, work_folder
+from batch.files import read_user_ids, store_folder, work_folder
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
 from batch.progress import Stages
@@ -30,7 +30,6 @@ from batch.refresh import stale_users
 from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger, lock
 from batch.runs.ledger import State
-from batch.training.model_files import read_user_ids
 from contract.errors import OvernightError, StoreError
 from contract.manifest import Manifest
 

@@ -19,13 +19,12 @@ from batch.arrays import Bools, Float64s, Int32s, Int64s
 from batch.features.build import Population, build_tables, compute_population
 from batch.features.factors import Factors, fit_factors
 from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
-from batch.files import write_atomically
+from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest, write_atomically
 from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
 from batch.scoring.score import CompiledModel, compile_model
-from batch.training.model_files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest
 from batch.training.parameters import RECIPES, Recipe
 from batch.variants import MODELS, Variant
 from contract.columns import TOPIC

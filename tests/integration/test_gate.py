@@ -18,12 +18,12 @@ import batch.evaluation.learner
 import batch.training.dataset
 from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.features import build
+from batch.files import COLUMNS
 from batch.loading.likes import Likes
 from batch.training.dataset import load_dataset
 from batch.training.fit import PARAMETERS
 from batch.training.fit import fit as honest_fit
 from batch.training.model import Model
-from batch.training.model_files import COLUMNS
 from contract.codec import decode_object
 from contract.keys import Keys
 from demo.processes import free_port

@@ -21,12 +21,12 @@ from batch.evaluation.holdout import select_rows
 from batch.evaluation.learner import choose_recipe
 from batch.evaluation.recipe_choice import RecipeChoice
 from batch.features import build
+from batch.files import COLUMNS
 from batch.loading.examples import Examples
 from batch.training import fit as fitting
 from batch.training.dataset import Dataset
 from batch.training.fit import MAX_QUERY_ROWS, fit
 from batch.training.model import load_model
-from batch.training.model_files import COLUMNS
 from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RANKED, RECIPES
 from batch.variants import MODELS
 from contract.errors import ModelError

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from batch.context import Stores
 from batch.features import build, factors
 from batch.features.factors import Factors
+from batch.files import COLUMNS
 from batch.loading.network import load_network
 from batch.publishing import prune as removing
 from batch.refresh import refresh as refreshing
 from batch.refresh import stale_users
 from batch.runs import ledger, lock
 from batch.training.model import load_model
-from batch.training.model_files import COLUMNS
 from batch.training.refresh_state import RefreshState
 from contract.exposures import FIELD, Exposure, encode_exposures
 from contract.keys import Keys

@@ -20,13 +20,14 @@ from werkzeug.exceptions import HTTPException
 import batch.cli
 import demo.cli
 import scheduler.__main__
+from batch import files
 from batch.alerts.alert import Event
 from batch.evaluation.learner import HOLDOUT_MODEL
 from batch.gate.rules import RULES
 from batch.loading import interaction_store
 from batch.loading.schema import OPTIONAL, REQUIRED
 from batch.reports.files import REPORT
-from batch.training import model_files, refresh_state
+from batch.training import refresh_state
 from batch.training.parameters import parameters_path
 from contract import errors
 from contract.columns import SCHEMA
@@ -316,7 +317,7 @@ def check_log_fields(text: str) -> list[str]:
 @reads(f"{REFERENCE}/files.md")
 def check_files(text: str) -> list[str]:
     model, store = "OVERNIGHT_MODEL_DIR", "OVERNIGHT_STORE_DIR"
-    names = (model_files.FOREST, model_files.COLUMNS, model_files.POSTS, model_files.USERS)
+    names = (files.FOREST, files.COLUMNS, files.POSTS, files.USERS)
     run = [*names, refresh_state.FILE, REPORT, f"{HOLDOUT_MODEL}/"]
     written = {f"{model}/RUN/{name}" for name in run} | {f"{store}/RUN/{interaction_store.FILE}"}
     written |= {f"{model}/{parameters_path('VARIANT', Settings()).name}"}
