@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import click
 import redis
 import sqlalchemy as sa
 
+from batch.formatting import echo
 from batch.loading.schema import OPTIONAL, check_views
 from batch.redis_client import live_run_id, live_run_ids
 from contract import columns
@@ -178,10 +178,10 @@ def print_examples(examples: Examples, url: str, option: str) -> None:
         ("the user's list in Redis", f"{batch} lookup {examples.user}"),
         ("the runs so far", f"{batch} runs"),
     ]
-    click.echo(f"\nReady on {url}. Things to try in another terminal:\n")
+    echo(f"\nReady on {url}. Things to try in another terminal:\n")
     for title, command in commands:
-        click.echo(f"  # {title}\n  {command}\n")
-    click.echo("Ctrl-C stops everything; the data stays.")
+        echo(f"  # {title}\n  {command}\n")
+    echo("Ctrl-C stops everything; the data stays.")
 
 
 @dataclass(frozen=True)
@@ -219,18 +219,18 @@ def check_answers(examples: Examples, expected: Expected, url: str) -> None:
     errors += _check_stored_list(examples.user, personal, expected)
     if errors:
         raise DemoError("; ".join(errors))
-    click.echo("Every answer is right.")
+    echo("Every answer is right.")
 
 
 def _send(request: Request, url: str) -> list[str]:
-    click.echo(f"\n$ curl -s '{url}{request.path}'")
+    echo(f"\n$ curl -s '{url}{request.path}'")
     response = http_get(url + request.path)
     try:
         answer = decode_object(response.body)
     except ValueError:
-        click.echo(response.body)
+        echo(response.body)
         return [f"status {response.status}, and no JSON object"]
-    click.echo(_format_answer(answer))
+    echo(_format_answer(answer))
     if (response.status, response.content_type) != (request.status, request.content_type):
         return [
             f"status {response.status} ({response.content_type}) instead of "
@@ -248,7 +248,7 @@ def _check_stored_list(user: int, personal: Answer, expected: Expected) -> Itera
         return
     key = expected.keys.user(personal["run_id"], user)
     ranked = expected.read_list(key)
-    click.echo(f"\n> GET {key}\n{_truncate(json.dumps([list(pair) for pair in ranked]))}\n")
+    echo(f"\n> GET {key}\n{_truncate(json.dumps([list(pair) for pair in ranked]))}\n")
     blocked = expected.read_blocked()
     stored = [(post, rank) for rank, (post, _) in enumerate(ranked, 1) if post not in blocked]
     if stored[:LIMIT] != [(row["post_id"], row["rank"]) for row in personal["recommendations"]]:
