@@ -48,8 +48,8 @@ def test_pooling_by_transaction_is_refused_before_anything_is_done(
         done = run_here(command, **servers | {"database_url": url})
         locks = query(servers["database_url"], "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
     assert done.returncode == 1, done.stderr
-    told = done.stdout if command == "doctor" else done.stderr
-    assert "pool_mode = session), or set DATABASE_URL to Postgres itself\n" in told
+    output = done.stdout if command == "doctor" else done.stderr
+    assert "pool_mode = session), or set DATABASE_URL to Postgres itself\n" in output
     assert "Traceback" not in done.stderr
     assert locks == [(0,)]
     assert query(servers["database_url"], OURS) == [(0,)]
