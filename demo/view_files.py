@@ -4,7 +4,7 @@
 |---|---|---|
 | users | user_id; every further column is a feature | "user" |
 | posts | post_id; optional topic, text, created_at, like_count, view_count; others are features | post |
-| interactions | user_id, post_id, action (view, like, unlike), happened_at; others are ignored | feed_action |
+| interactions | user_id, post_id, action (view, like, unlike), happened_at; others ignored | feed_action |
 
 Each is one file in Parquet (.parquet), CSV with a header (.csv) or compressed
 CSV (.csv.gz), in UTF-8. An empty field is null, and so is NaN. Times are in
