@@ -13,7 +13,14 @@ import sqlalchemy as sa
 from batch import postgres, redis_client
 from batch.context import Stores
 from batch.doctor import live_runs, postgres_checks, redis_checks, small_keys
-from batch.doctor.finding import Finding, Status, check_postgres_clock, check_redis_clock, fail_from_error
+from batch.doctor.finding import (
+    Finding,
+    Status,
+    check_postgres_clock,
+    check_redis_clock,
+    fail_from_error,
+    warn,
+)
 from batch.doctor.live_runs import LiveRuns
 from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledger_rows, read_recorded_split
 from batch.doctor.redis_checks import RunKeys, count_keys
@@ -22,7 +29,7 @@ from batch.redis_client import live_run_ids
 from batch.runs import ledger
 from contract.errors import SourceError, StoreError
 from contract.experiment import Experiment
-from contract.settings import Settings
+from contract.settings import Settings, unknown_variables
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,29 @@ def run_checks(settings: Settings, now: datetime) -> list[Finding]:
     SettingsError
         A URL cannot be parsed.
     """
+    variables = check_variables()
     actor = ledger.actor("batch doctor")
     with postgres.connected(settings, f"overnight {actor}") as engine:  # connects when first used
         findings, records = _check_postgres(settings, engine, now)
+        findings = [*variables, *findings]
         try:
             with redis_client.connected(settings) as client:
                 findings.extend(_check_redis(Stores(settings, engine, client, actor), records, now))
         except StoreError as error:  # findings before the error stay
             findings.append(fail_from_error("redis", error))
     return findings
+
+
+def check_variables() -> list[Finding]:
+    """Find the environment variables that look like settings and have no effect."""
+    return [
+        warn(
+            "settings",
+            f"{name} is not a setting and has no effect",
+            f"is {similar} meant?" if similar else "docs/reference/settings.md lists the settings",
+        )
+        for name, similar in unknown_variables().items()
+    ]
 
 
 def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tuple[list[Finding], Records]:

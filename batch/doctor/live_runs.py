@@ -198,6 +198,6 @@ def check_unfinished(connection: sa.Connection, key_prefix: str, ledger: dict[st
             "lock",
             f"the ledger says {unfinished[0].run_id} is {unfinished[0].state}, but no process "
             "holds the lock: it died",
-            "python -m batch run closes it and starts anew",
+            "python -m batch run marks it failed and starts a new run",
         )
     return ok("lock", "free")

@@ -179,7 +179,7 @@ def _find_stale(
 
 @contextmanager
 def _collect_errors(stores: Stores, manifest: Manifest, errors: list[OvernightError]) -> Iterator[None]:
-    """Keep an error for later, so that the other variant is refreshed all the same."""
+    """Keep an error for later, so that the other variant is still refreshed."""
     try:
         with stores.readable_errors():
             yield

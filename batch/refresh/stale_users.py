@@ -125,7 +125,7 @@ def record(
     written
         Users whose lists were written.
     other_runs
-        Runs whose fingerprints are deleted; if one is live again, its refreshes start anew.
+        Runs whose fingerprints are deleted; if one is live again, its refreshes start from the night's state.
     """
     connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(other_runs)))
     _store(
