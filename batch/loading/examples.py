@@ -38,7 +38,7 @@ MAX_NEGATIVES_PER_LIKE = 20
 MIN_SHARE_VIEWS_COUNTED = 0.9
 """Views count as impressions only if at least this share of the posts has no more likes than views."""
 
-COUNT = "SELECT count(*) FROM interactions WHERE happened_at > $since AND happened_at <= $until"
+COUNT = "SELECT count(*) FROM interactions WHERE happened_at > $since AND happened_at <= $until {only}"
 LABELLED = """
     SELECT user_row, post_row, action = 'view' AS viewed,
            action = 'like' OR coalesce(next = 'like', false) AS liked
@@ -47,7 +47,7 @@ LABELLED = """
                lead(action) OVER steps AS next, lag(action) OVER steps AS previous
         FROM (
             SELECT DISTINCT user_row, post_row, action, happened_at FROM interactions
-            WHERE happened_at > $look_back AND happened_at <= $until {sampled}
+            WHERE happened_at > $look_back AND happened_at <= $until {only} {sampled}
         ) seen
         WINDOW steps AS (PARTITION BY user_row, post_row ORDER BY happened_at, action = 'like')
     ) labelled
@@ -55,6 +55,7 @@ LABELLED = """
     ORDER BY user_row, post_row, happened_at
 """
 SAMPLED = "AND user_row IN (SELECT unnest($users))"
+ONLY_LIKES = "AND action = 'like'"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def collect_labelled_views(
     max_rows: int,
     seed: int,
     negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
+    with_views: bool = True,
 ) -> Examples:
     """Collect the examples with `before.cutoff` < happened_at <= until.
 
@@ -133,15 +135,17 @@ def collect_labelled_views(
     negatives_per_like
         Maximum number of sampled negatives per like. If the like rate calls for
         more, each has a higher weight.
+    with_views
+        Whether logged views are used; without them every like is one without a view.
     """
-    since = before.cutoff
+    since, only = before.cutoff, "" if with_views else ONLY_LIKES
     parameters: dict[str, Any] = {"since": since, "until": until}
-    share = max_rows / max(store.scalar(COUNT, parameters), 1)
+    share = max_rows / max(store.scalar(COUNT.format(only=only), parameters), 1)
     parameters |= {"look_back": since - LOOK_BACK}
     if share < 1:
         drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
         parameters |= {"users": np.flatnonzero(drawn).tolist()}
-    rows = store.arrays(LABELLED.format(sampled=SAMPLED if share < 1 else ""), parameters)
+    rows = store.arrays(LABELLED.format(only=only, sampled=SAMPLED if share < 1 else ""), parameters)
     labels = Examples(
         rows["user_row"].astype(np.int64),
         rows["post_row"].astype(np.int64),

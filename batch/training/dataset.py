@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,9 @@ from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.pull import PullResult, pull
-from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.split import VIEWS, TimeSplit, split_by_time
 from batch.progress import Stages
-from batch.training.parameters import Recipe
+from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
@@ -170,7 +171,10 @@ def load_dataset(
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-    split = split_by_time(store, cutoff, settings.night.history_fraction, settings.night.holdout_fraction)
+    fractions = settings.night.history_fraction, settings.night.holdout_fraction
+    recipe = RECIPES.get(settings.night.recipe)
+    split = split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
+    labels: dict[str, Any] = {"seed": seed, "with_views": split.labels == VIEWS}
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
@@ -181,7 +185,7 @@ def load_dataset(
     for start, end in pairwise([*starts, now]):
         early = start.cutoff < split.history_end
         views = collect_labelled_views(
-            store, start, end.cutoff, max_rows=per_window, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE
+            store, start, end.cutoff, max_rows=per_window, negatives_per_like=NEGATIVES_PER_LIKE, **labels
         )
         windows.append(Window(start, views.select(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
@@ -192,7 +196,7 @@ def load_dataset(
         split=split,
         windows=tuple(windows),
         now=now,
-        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
+        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, **labels),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )
