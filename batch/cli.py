@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 import click
 
+from batch.formatting import echo
 from batch.signals import InterruptedRunError
 from contract.errors import EXIT_DONE, EXIT_FAILED, OvernightError
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
+from contract.text import escape_line
 
 MODULES = {
     "alert": "doctor",
@@ -83,22 +85,27 @@ def main() -> NoReturn:
         command = context.command_path if context else "python -m batch"
         reason = " ".join(error.format_message().split())
         reason += "" if reason.endswith((".", "?")) else "."
-        click.echo(f"error: {reason} Try '{command} --help'.", err=True)
+        _print_error(f"{reason} Try '{command} --help'.")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("error: stopped", err=True)
+        _print_error("stopped")
         sys.exit(EXIT_FAILED)
     except InterruptedRunError as error:
-        click.echo(f"error: {error}", err=True)
+        _print_error(str(error))
         sys.exit(EXIT_FAILED)
     except OvernightError as error:
-        click.echo(f"error: {redact(str(error), _secrets())}", err=True)
+        _print_error(redact(str(error), _secrets()))
         sys.exit(error.exit_code)
     except Exception as error:
         logging.getLogger("batch").exception("unexpected")
-        click.echo(f"error: {redact(f'{type(error).__name__}: {error}', _secrets())}", err=True)
+        _print_error(redact(f"{type(error).__name__}: {error}", _secrets()))
         sys.exit(EXIT_FAILED)
     sys.exit(EXIT_DONE)
+
+
+def _print_error(message: str) -> None:
+    """Print an error as one line, whatever the names in it contain."""
+    echo(f"error: {escape_line(message)}", err=True)
 
 
 def _secrets() -> list[str]:

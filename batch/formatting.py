@@ -1,4 +1,4 @@
-"""Text that commands print: tables of aligned columns, and JSON."""
+"""Text that commands print: tables of aligned columns, JSON, and other people's text made safe."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
+from contract.text import escape_controls, escape_json, escape_line
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print to stdout, or to stderr; control characters are shown as escapes.
+
+    Commands print with nothing else: posts, names and error messages hold other people's text.
+    """
+    click.echo(escape_controls(text), err=err)
+
 
 def as_json(record: Any) -> str:
     """Return an indented JSON document; times are in ISO 8601."""
-    return json.dumps(record, indent=2, ensure_ascii=False, default=_format_value)
+    return escape_json(json.dumps(record, indent=2, ensure_ascii=False, default=_format_value))
 
 
 def one_line(text: str, max_length: int) -> str:
     """Join all lines into one of at most `max_length` characters; a longer one ends in `...`."""
-    words = " ".join(text.split())
+    words = escape_line(" ".join(text.split()))
     return words if len(words) <= max_length else f"{words[: max_length - 3].rstrip()}..."
 
 
@@ -35,7 +47,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _format_cell(value: Any) -> str:
-    return "-" if value is None else _format_value(value)
+    return "-" if value is None else escape_line(_format_value(value))
 
 
 def _format_value(value: Any) -> str:

@@ -5,11 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from typing import Any
 from urllib.parse import unquote
 
 from contract.settings import SHOWN_SECRET, Settings
+from contract.text import escape_controls, escape_line
 
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _PlainLines(logging.Formatter):
+    """Formats a record as a line, followed by the traceback of an exception; shows control characters.
+
+    A message cannot forge a line: its line breaks are shown too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LINE)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line."""
+        return escape_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback."""
+        return escape_controls(super().formatException(ei))
 
 
 class _Redact(logging.Formatter):
@@ -36,5 +56,5 @@ def redact(text: str, secrets: list[str]) -> str:
 def configure_logging(settings: Settings, formatter: logging.Formatter | None = None) -> None:
     """Send all loggers to stderr at the level of the settings; without a formatter, as plain text."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redact(formatter or logging.Formatter(LINE), settings.secrets()))
+    handler.setFormatter(_Redact(formatter or _PlainLines(), settings.secrets()))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

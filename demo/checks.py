@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import click
 import redis
 import sqlalchemy as sa
 
+from batch.formatting import echo
 from batch.loading.schema import OPTIONAL, check_views
 from batch.redis_client import live_run_id, live_run_ids
 from contract import columns
@@ -27,18 +27,26 @@ LIMIT = 5
 MAX_TEXT_CHARACTERS = 60
 MAX_CANDIDATES = 5000
 
-LIKES_OF_USERS = sa.text("""
-    SELECT user_id, count(DISTINCT post_id) AS likes FROM recs.interactions
-    WHERE action = 'like' AND user_id = ANY(:users)
+STANDING_LIKES = """(
+    SELECT user_id, post_id FROM recs.interactions i WHERE action = 'like' AND NOT EXISTS (
+        SELECT FROM recs.interactions u WHERE u.action = 'unlike' AND u.happened_at >= i.happened_at
+          AND u.user_id = i.user_id AND u.post_id = i.post_id
+    )
+) AS likes"""
+"""Likes that were not taken back."""
+
+LIKES_OF_USERS = sa.text(f"""
+    SELECT user_id, count(DISTINCT post_id) AS likes FROM {STANDING_LIKES}
+    WHERE user_id = ANY(:users)
     GROUP BY user_id ORDER BY user_id
 """)
-LIKED = sa.text("SELECT post_id FROM recs.interactions WHERE action = 'like' AND user_id = :user")
+LIKED = sa.text(f"SELECT post_id FROM {STANDING_LIKES} WHERE user_id = :user")
 LIKES = """
     SELECT post_id, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
     UNION ALL
     SELECT post_id, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
-        SELECT post_id, count(*) AS logged FROM recs.interactions
-        WHERE action = 'like' AND user_id IN (SELECT user_id FROM recs.users) GROUP BY post_id
+        SELECT post_id, count(*) AS logged FROM {standing_likes}
+        WHERE user_id IN (SELECT user_id FROM recs.users) GROUP BY post_id
     ) AS counted USING (post_id) WHERE {like_count} IS NULL
     ORDER BY 2 DESC, 1
 """
@@ -137,7 +145,7 @@ def _fill_in_columns(connection: sa.Connection, query: str) -> sa.TextClause:
     """Fill in the optional columns of recs.posts: their names, or NULL where the view lacks them."""
     present = check_views(connection).posts
     names = {name: name if name in present else f"NULL::{types[0]}" for name, types in POST_TYPES.items()}
-    return sa.text(query.format_map(names))
+    return sa.text(query.format_map(names | {"standing_likes": STANDING_LIKES}))
 
 
 def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examples:
@@ -178,10 +186,10 @@ def print_examples(examples: Examples, url: str, option: str) -> None:
         ("the user's list in Redis", f"{batch} lookup {examples.user}"),
         ("the runs so far", f"{batch} runs"),
     ]
-    click.echo(f"\nReady on {url}. Things to try in another terminal:\n")
+    echo(f"\nReady on {url}. Things to try in another terminal:\n")
     for title, command in commands:
-        click.echo(f"  # {title}\n  {command}\n")
-    click.echo("Ctrl-C stops everything; the data stays.")
+        echo(f"  # {title}\n  {command}\n")
+    echo("Ctrl-C stops everything; the data stays.")
 
 
 @dataclass(frozen=True)
@@ -219,18 +227,18 @@ def check_answers(examples: Examples, expected: Expected, url: str) -> None:
     errors += _check_stored_list(examples.user, personal, expected)
     if errors:
         raise DemoError("; ".join(errors))
-    click.echo("Every answer is right.")
+    echo("Every answer is right.")
 
 
 def _send(request: Request, url: str) -> list[str]:
-    click.echo(f"\n$ curl -s '{url}{request.path}'")
+    echo(f"\n$ curl -s '{url}{request.path}'")
     response = http_get(url + request.path)
     try:
         answer = decode_object(response.body)
     except ValueError:
-        click.echo(response.body)
+        echo(response.body)
         return [f"status {response.status}, and no JSON object"]
-    click.echo(_format_answer(answer))
+    echo(_format_answer(answer))
     if (response.status, response.content_type) != (request.status, request.content_type):
         return [
             f"status {response.status} ({response.content_type}) instead of "
@@ -248,7 +256,7 @@ def _check_stored_list(user: int, personal: Answer, expected: Expected) -> Itera
         return
     key = expected.keys.user(personal["run_id"], user)
     ranked = expected.read_list(key)
-    click.echo(f"\n> GET {key}\n{_truncate(json.dumps([list(pair) for pair in ranked]))}\n")
+    echo(f"\n> GET {key}\n{_truncate(json.dumps([list(pair) for pair in ranked]))}\n")
     blocked = expected.read_blocked()
     stored = [(post, rank) for rank, (post, _) in enumerate(ranked, 1) if post not in blocked]
     if stored[:LIMIT] != [(row["post_id"], row["rank"]) for row in personal["recommendations"]]:

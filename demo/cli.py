@@ -13,6 +13,7 @@ import redis
 from sqlalchemy.exc import DBAPIError
 
 from batch.commands.options import Number, json_option
+from batch.formatting import echo
 from contract.errors import EXIT_FAILED, OvernightError
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
@@ -118,7 +119,7 @@ def exec_command(folder: Path, command: tuple[str, ...], name: str | None) -> No
 @click.pass_obj
 def networks_command(folder: Path) -> None:
     """List the networks: size, when loaded, whether their servers run."""
-    click.echo(format_networks(folder))
+    echo(format_networks(folder))
 
 
 @demo.command("stop")
@@ -126,7 +127,7 @@ def networks_command(folder: Path) -> None:
 @click.pass_obj
 def stop_command(folder: Path, name: str | None) -> None:
     """Stop `up` and the servers; the data stays."""
-    click.echo("Stopped; the data stays." if stop_networks(folder, name) else "Nothing was running.")
+    echo("Stopped; the data stays." if stop_networks(folder, name) else "Nothing was running.")
 
 
 @demo.command("simulate")
@@ -194,10 +195,10 @@ def oracle_command(folder: Path, name: str | None) -> None:
     url, keys = _database_url(home), Keys(Settings.from_environment().stores.key_prefix)
     redis_url = _redis_url(home)
     if redis_url is None:
-        click.echo(build_report(url))
+        echo(build_report(url))
         return
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
-        click.echo(build_report(url, client, keys))
+        echo(build_report(url, client, keys))
 
 
 @demo.command("experiment", epilog="Example: python -m demo experiment --effect 0.05 --html experiment.html")
@@ -306,9 +307,9 @@ def _record_loaded(home: NetworkFolder, database_url: str, source: str) -> None:
     if not os.environ.get("DATABASE_URL"):
         home.record_use(network)
         night = f"python -m demo exec{home.option} -- {night}"
-    click.echo(f"{network.size}; its lists come with the next night ({night})")
+    echo(f"{network.size}; its lists come with the next night ({night})")
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
     sys.exit(code)

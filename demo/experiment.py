@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import redis
@@ -43,7 +42,7 @@ from batch.experiment.statistics import (
     VIEWS,
     Difference,
 )
-from batch.formatting import as_json
+from batch.formatting import as_json, echo
 from batch.postgres import snapshot
 from contract.errors import LockedError
 from contract.experiment import TEST, Experiment
@@ -111,7 +110,7 @@ def _replay_and_report(servers: Servers, settings: Settings, options: Experiment
         seed=options.parameters.seed,
         same=bool(options.aa_trials),
     )
-    click.echo(json.dumps(asdict(trials), indent=2) if options.as_json else format_trials(trials))
+    echo(json.dumps(asdict(trials), indent=2) if options.as_json else format_trials(trials))
 
 
 @contextmanager
@@ -137,7 +136,7 @@ def _load_or_replay(
     if file.is_file():
         with np.load(file) as arrays:
             if str(arrays["wanted"]) == key:
-                click.echo("==> Replayed already", err=True)
+                echo("==> Replayed already", err=True)
                 return Impressions(**{name: arrays[name] for name in names})
     file.unlink(missing_ok=True)
     servers.valkey.delete_keys()
@@ -154,14 +153,14 @@ def print_report(result: dict[str, Any], impressions: Impressions, options: Expe
     if options.html is not None:
         write_page(options.html, result)
     if options.as_json:
-        click.echo(as_json(result | {"truth": truth}))
+        echo(as_json(result | {"truth": truth}))
         return
     lines = []
     for metric in result["metrics"]:
         value, interval = truth[metric["metric"]], metric["relative"]
         position = "within" if interval["low"] <= value <= interval["high"] else "outside"
         lines.append(f"{metric['title']}: {100 * value:+.2f} %, {position} the interval")
-    click.echo(render_text(result) + "\n\nTrue effects, known only in a simulation\n" + "\n".join(lines))
+    echo(render_text(result) + "\n\nTrue effects, known only in a simulation\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True)

@@ -246,11 +246,22 @@ def count_hits(pairs: Pairs, scores: Floats, k: int = K) -> Hits:
 def evaluate_lists(
     connection: sa.Connection, truth: GroundTruth, client: redis.Redis, keys: Keys
 ) -> ListsResult | None:
-    """Rate the lists of users who have one of every live run; None if there are no such users."""
+    """Rate the lists of users who have one of every live run; None if there are no such users.
+
+    Raises
+    ------
+    NetworkError
+        The lists are of another network.
+    """
     size = len(truth.users.activity)
     users = np.unique(np.linspace(0, size - 1, min(size, MAX_USERS)).astype(np.int64))
     live = [str(run) for run in client.mget([keys.live(variant) for variant in VARIANTS]) if run]
     lists = {run: _read_lists(client, keys, run, users) for run in live}
+    if any(posts.max(initial=-1) >= len(truth.posts.created) for posts in lists.values()):
+        raise NetworkError(
+            "the live lists hold posts that are not in the simulated network: they are of another network; "
+            "run the night first: `python -m batch run`"
+        )
     has_lists = np.all([posts[:, 0] >= 0 for posts in lists.values()], axis=0)
     if not live or not has_lists.any():
         return None

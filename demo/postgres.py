@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-import click
 import psutil
 import sqlalchemy as sa
 
+from batch.formatting import echo
 from demo.processes import DemoError, find_process, free_port, read_last_lines, stop_process
 
 DATABASE = "overnight"
@@ -182,7 +182,7 @@ def choose_account(data: Path, programs: Path) -> Account:
         if status.st_uid != owner.st_uid and not status.st_mode & stat.S_IXOTH:
             folder.chmod(status.st_mode | stat.S_IXOTH)
             note = f"note: Postgres cannot run as root; its account may now pass through {folder}"
-            click.echo(note, err=True)
+            echo(note, err=True)
     account = Account(user=owner.st_uid, group=owner.st_gid, extra_groups=[])
     _check_program(programs / "postgres", account)
     return account

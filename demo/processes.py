@@ -16,9 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import click
 import psutil
 
+from batch.formatting import echo
 from contract.errors import EXIT_USAGE, OvernightError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,10 +123,10 @@ def run_module(module: str, arguments: list[str], environment: dict[str, str]) -
 @contextmanager
 def print_duration(title: str) -> Iterator[None]:
     """Print the title of a step before it, and the seconds it took after it."""
-    click.echo(f"==> {title}")
+    echo(f"==> {title}")
     started = time.monotonic()
     yield
-    click.echo(f"    {time.monotonic() - started:.1f} s")
+    echo(f"    {time.monotonic() - started:.1f} s")
 
 
 def free_port() -> int:

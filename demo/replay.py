@@ -24,7 +24,6 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-import click
 import numpy as np
 import redis
 import sqlalchemy as sa
@@ -34,6 +33,7 @@ from scipy.special import expit, logit
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import change_split
+from batch.formatting import echo
 from batch.pipeline import run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
@@ -97,10 +97,10 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
     days = []
     started = datetime.now(UTC)
     with _log_warnings_only():
-        click.echo("==> The night before", err=True)
+        echo("==> The night before", err=True)
         run_night(stores, VARIANTS)
         for day in range(parameters.days):
-            click.echo(f"==> Day {day + 1} of {parameters.days}, and its night", err=True)
+            echo(f"==> Day {day + 1} of {parameters.days}, and its night", err=True)
             rng = np.random.default_rng([seed, 6, day])
             visits = draw_visits(rng, truth, FIRST_MIDNIGHT + day * DAY)
             lists = _request_lists(settings, client, experiment, visits)

@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import redis
 import sqlalchemy as sa
 
+from batch.formatting import echo
 from batch.redis_client import live_run_id
 from contract.errors import LockedError
 from contract.experiment import VARIANTS
@@ -102,7 +102,7 @@ def _stop(servers: Servers, gunicorn: Gunicorn) -> None:
     finally:
         servers.stop()
         with suppress(OSError):  # the terminal or the reader of our output may be gone
-            click.echo("==> Everything is stopped; the data stays")
+            echo("==> Everything is stopped; the data stays")
 
 
 def _run(
@@ -136,7 +136,7 @@ def _load_network(
     source = name_source(options.network)
     any_source = options.network is None and home.name != SIMULATED
     if loaded is not None and (loaded.source == source or any_source):
-        click.echo(f"==> Network already loaded ({loaded.source}): {loaded.size}")
+        echo(f"==> Network already loaded ({loaded.source}): {loaded.size}")
         return loaded
     home.check_source(loaded, source)
     title = "Simulating a network" if options.network is None else f"Loading {options.network}"
@@ -165,7 +165,7 @@ def _run_night(
     oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run id begins with its time
     if all(run is not None and str(run) >= oldest for run in runs):
         unused = "; --limit-users is for the next night" if options.limit_users else ""
-        click.echo(f"==> Night already run: {', '.join(map(str, runs))} are live{unused}")
+        echo(f"==> Night already run: {', '.join(map(str, runs))} are live{unused}")
         return
     if any(run is not None and str(run) < oldest for run in runs):
         servers.valkey.delete_keys()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from batch.formatting import echo
 from batch.postgres import open_engine, readable_errors
 from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
@@ -75,7 +76,7 @@ def cli(run_now: bool, check: bool, command: tuple[str, ...]) -> None:
         )
         serve(schedule, night, refreshes, get_last_start, lateness, run_now=run_now)
     except OvernightError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
 
 
@@ -125,17 +126,17 @@ def check_overdue(
         When a run last went live; None without a run. See `find_late_night`.
     """
     if last_started_at is None:
-        click.echo("no run yet")
+        echo("no run yet")
         return
     due = find_missed_night(schedule, last_started_at, now - OVERDUE_AFTER)
     late = None if live_at is None else find_late_night(schedule, live_at, now, late_after)
     if due is not None:
-        click.echo(f"error: the night of {due.isoformat()} has not been started", err=True)
+        echo(f"error: the night of {due.isoformat()} has not been started", err=True)
         sys.exit(EXIT_FAILED)
     if late is not None:
-        click.echo(f"error: the night of {late.isoformat()} is late: no run has gone live since", err=True)
+        echo(f"error: the night of {late.isoformat()} is late: no run has gone live since", err=True)
         sys.exit(EXIT_FAILED)
-    click.echo(f"the newest run started at {last_started_at.astimezone(schedule.zone).isoformat()}")
+    echo(f"the newest run started at {last_started_at.astimezone(schedule.zone).isoformat()}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from gunicorn.workers.base import Worker
 
 from contract.errors import SettingsError
 from contract.settings import Settings
+from contract.text import escape_controls
 from serving import METRICS_FOLDER
 from serving.tuned.worker import MAX_REQUEST_LINE_BYTES
 
@@ -41,7 +42,7 @@ class _Logger(Logger):  # type: ignore[misc]
 try:
     _settings = Settings.from_environment()
 except SettingsError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {escape_controls(str(error))}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 # Before the app is loaded: prometheus_client reads the variable on import.

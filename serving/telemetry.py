@@ -15,6 +15,7 @@ from typing import Any
 
 from flask import Flask, Response, g, has_request_context, request
 
+from contract.text import escape_json
 from serving.metrics import UNMATCHED
 from serving.recommend import Answer
 from serving.service import Service
@@ -86,7 +87,7 @@ def add_telemetry(app: Flask, service: Service, *, access_log: bool) -> None:
 class JsonLines(logging.Formatter):
     """Formats a record as a JSON object: time (UTC), level, logger, message, pid, and the request id.
 
-    JSON escapes line breaks, so a request cannot forge a log line.
+    JSON escapes line breaks, so a request cannot forge a log line. Control characters are escaped too.
     `extra={"fields": {...}}` adds fields; an exception adds its traceback.
     """
 
@@ -104,4 +105,4 @@ class JsonLines(logging.Formatter):
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return escape_json(json.dumps(fields, ensure_ascii=False, default=str))

@@ -9,6 +9,7 @@ from flask import Flask
 from contract.errors import SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
+from contract.text import escape_controls
 from serving.app import create_app
 from serving.list_store import open_redis
 from serving.telemetry import JsonLines
@@ -27,5 +28,5 @@ def _create_app() -> Flask:
 try:
     app = _create_app()
 except SettingsError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {escape_controls(str(error))}", file=sys.stderr)
     sys.exit(error.exit_code)

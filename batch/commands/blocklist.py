@@ -22,10 +22,10 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
         known = bool(client.hexists(keys.posts, str(post_id)))
     if as_json:
         fields = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
-        click.echo(formatting.as_json(fields))
+        formatting.echo(formatting.as_json(fields))
         return
     text = f"post {post_id} is blocked" if added else f"post {post_id} was blocked already"
-    click.echo(text if known else f"{text}; no run has written its text: is the id right?")
+    formatting.echo(text if known else f"{text}; no run has written its text: is the id right?")
 
 
 @click.command(epilog="Example: python -m batch unblock 191")
@@ -37,6 +37,6 @@ def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
     with redis_client.connected(settings) as client:
         removed = bool(client.srem(Keys(settings.stores.key_prefix).blocked, post_id))
     if as_json:
-        click.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
+        formatting.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
         return
-    click.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
+    formatting.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")

@@ -27,9 +27,9 @@ def doctor(settings: Settings, as_json: bool) -> None:
     findings = run_checks(settings, datetime.now(UTC))
     if as_json:
         fields = {"status": worst_status(findings), "findings": [finding.as_dict() for finding in findings]}
-        click.echo(formatting.as_json(fields))
+        formatting.echo(formatting.as_json(fields))
     else:
-        click.echo(_render(findings))
+        formatting.echo(_render(findings))
     failed = sum(finding.status is Status.FAIL for finding in findings)
     if failed:
         raise OvernightError(f"{failed} of {len(findings)} checks failed")
@@ -72,4 +72,4 @@ def alert(settings: Settings, event: str, reason: str) -> None:
             "OVERNIGHT_WEBHOOK_URL is empty, so no alert was sent; set it to the URL of your webhook"
         )
     deliver(settings, Alert(Event(event), reason))
-    click.echo(f"the alert {event} was delivered to {host_of(settings.schedule.webhook_url)}")
+    formatting.echo(f"the alert {event} was delivered to {host_of(settings.schedule.webhook_url)}")

@@ -114,7 +114,7 @@ def evaluate(
         result = _on_cutoffs(settings, chosen, cutoffs, as_of)
     else:
         result = _on_holdout(settings, chosen, as_of)
-    click.echo(_as_json(result) if as_json else _as_text(result))
+    formatting.echo(_as_json(result) if as_json else _as_text(result))
 
 
 def _on_holdout(settings: Settings, variants: list[Variant], as_of: datetime | None) -> Result:
@@ -246,7 +246,7 @@ def backtest(
         nights, pooled = evaluate_past_nights(
             engine, settings, chosen, times, clock=clock, max_users=MAX_USERS_OF_COMMANDS
         )
-    click.echo(
+    formatting.echo(
         formatting.as_json(_nights_as_record(nights, pooled)) if as_json else _nights_as_text(nights, pooled)
     )
 

@@ -115,7 +115,7 @@ def show(settings: Settings, as_json: bool) -> None:
     """Show the split in force, all its changes, the value in Redis, and the variant in SQL."""
     with _open_stores(settings, "experiment show") as stores:
         status = read_status(stores)
-    click.echo(formatting.as_json(status) if as_json else _render_status(status))
+    formatting.echo(formatting.as_json(status) if as_json else _render_status(status))
 
 
 @experiment.command(epilog="Example: python -m batch experiment drain")
@@ -128,7 +128,7 @@ def drain(settings: Settings, as_json: bool) -> None:
     text = f"{done.exposures} exposures moved to recs.exposures"
     if done.removed:
         text += f", {done.removed} older than {settings.experiment.exposures_keep_days} days removed there"
-    click.echo(formatting.as_json(asdict(done)) if as_json else text)
+    formatting.echo(formatting.as_json(asdict(done)) if as_json else text)
 
 
 def _change(
@@ -141,7 +141,7 @@ def _change(
 ) -> None:
     with _open_stores(settings, command) as stores:
         done = change_split(stores, datetime.now(UTC), edit, days)
-    click.echo(formatting.as_json(_change_fields(done)) if as_json else _render_change(done))
+    formatting.echo(formatting.as_json(_change_fields(done)) if as_json else _render_change(done))
 
 
 def _change_fields(done: ChangeResult) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def report(
     found = _read(settings, name, limits, min_effect if old_min_effect is None else old_min_effect)
     if html is not None:
         _write(html, found)
-    click.echo(formatting.as_json(found) if as_json else _render(found))
+    formatting.echo(formatting.as_json(found) if as_json else _render(found))
 
 
 def _read(settings: Settings, name: str | None, limits: dict[str, Any], min_effect: float) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def explain(
     the run's store, and from Postgres the interactions since its cutoff.
     """
     fields, explanation = _explain(settings, user_id, post_id, run_name)
-    click.echo(formatting.as_json(fields) if as_json else _render(fields, explanation, limit))
+    formatting.echo(formatting.as_json(fields) if as_json else _render(fields, explanation, limit))
 
 
 def _explain(

@@ -31,7 +31,7 @@ def lookup(settings: Settings, user_id: int, limit: int, as_json: bool) -> None:
         found = find_served_list(stores, user_id)
     fields = found.as_dict(datetime.now(UTC))
     fields |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
-    click.echo(formatting.as_json(fields) if as_json else _format_list(fields))
+    formatting.echo(formatting.as_json(fields) if as_json else _format_list(fields))
 
 
 def _format_list(fields: dict[str, Any]) -> str:
@@ -90,7 +90,7 @@ def diff(settings: Settings, user_id: int, run_a: str, run_b: str, *, limit: int
     """
     with open_stores(settings, ledger.actor("batch diff")) as stores:
         found = compare_lists(stores, user_id, run_a, run_b)
-    click.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
+    formatting.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
 
 
 def _format_difference(found: dict[str, Any], limit: int) -> str:

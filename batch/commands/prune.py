@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from batch.context import open_stores
-from batch.formatting import table
+from batch.formatting import echo, table
 from batch.publishing.go_live import RolledBack, roll_back
 from batch.publishing.prune import Removed, clean_up
 from batch.publishing.prune import prune as remove
@@ -41,15 +41,15 @@ def prune(settings: Settings, dry_run: bool, yes: bool, as_json: bool) -> None:
             with lock.hold(stores.engine, stores.keys.prefix):
                 found = remove(stores, dry_run=True)
             if found and not dry_run:
-                click.echo(_format_removed(found, "would be removed"), err=True)
+                echo(_format_removed(found, "would be removed"), err=True)
                 click.confirm("Remove them for good?", abort=True, err=True)
         if not dry_run:
             with lock.hold(stores.engine, stores.keys.prefix):
                 found = clean_up(stores)
     if as_json:
-        click.echo(encode_object({"dry_run": dry_run, "runs": [asdict(run) for run in found]}))
+        echo(encode_object({"dry_run": dry_run, "runs": [asdict(run) for run in found]}))
     else:
-        click.echo(_format_removed(found, "would be removed" if dry_run else "removed"))
+        echo(_format_removed(found, "would be removed" if dry_run else "removed"))
 
 
 def _format_removed(found: Sequence[Removed], done: str) -> str:
@@ -80,7 +80,7 @@ def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: 
     with open_stores(settings, ledger.actor("batch rollback")) as stores:
         ledger.create(stores.engine)
         done = roll_back(stores, variant, reason=reason)
-    click.echo(encode_object(vars(done)) if as_json else _format_rollback(done))
+    echo(encode_object(vars(done)) if as_json else _format_rollback(done))
 
 
 def _format_rollback(done: RolledBack) -> str:

@@ -8,7 +8,7 @@ import click
 
 from batch.commands.options import chosen_variants, variant_option
 from batch.context import open_stores
-from batch.formatting import table
+from batch.formatting import echo, table
 from batch.refresh.refresh import NothingLiveError
 from batch.refresh.refresh import refresh as refresh_live_runs
 from batch.runs import ledger
@@ -47,6 +47,6 @@ def refresh(settings: Settings, variant: str, as_json: bool, quiet: bool) -> Non
     if quiet:
         done = [record for record in done if record["users"]]
     if as_json:
-        click.echo(json.dumps(done))
+        echo(json.dumps(done))
     elif done:
-        click.echo(table(HEAD, [[record[name] for name in SHOWN] for record in done]))
+        echo(table(HEAD, [[record[name] for name in SHOWN] for record in done]))

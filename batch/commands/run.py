@@ -10,6 +10,7 @@ from batch.alerts.alert import alert_on_failure
 from batch.commands import runs
 from batch.commands.options import PastTime, chosen_variants, variant_option
 from batch.context import Stores, open_stores
+from batch.formatting import echo
 from batch.gate.rules import describe_refusal
 from batch.pipeline import NightOptions, run_night
 from batch.redis_client import live_run_id
@@ -45,7 +46,7 @@ def run(
     ):
         manifests = run_night(stores, variants, NightOptions(as_of, limit_users, force))
         for manifest in manifests:
-            click.echo(runs.render_summary(manifest))
+            echo(runs.render_summary(manifest))
         _check_refusals(stores, manifests)
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from batch import formatting, postgres
 from batch.commands.options import json_option
 from batch.evaluation import recipe_choice, render
-from batch.formatting import table
+from batch.formatting import echo, table
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.reports.files import report_path
 from batch.runs import ledger
@@ -42,9 +42,9 @@ def runs(settings: Settings, count: int, as_json: bool) -> None:
         records = [
             run_fields(row) | {"recipe": _recipe(row.manifest)} | _figures(row.manifest) for row in found
         ]
-        click.echo(formatting.as_json(records))
+        echo(formatting.as_json(records))
     elif not found:
-        click.echo("no runs yet; `python -m batch run` builds one")
+        echo("no runs yet; `python -m batch run` builds one")
     else:
         head = ["run", "state", "cutoff", "recipe", "ndcg@10", "hitrate@5", "started by", "reason"]
         rows = [
@@ -59,7 +59,7 @@ def runs(settings: Settings, count: int, as_json: bool) -> None:
             ]
             for run in found
         ]
-        click.echo(formatting.table(head, rows))
+        echo(formatting.table(head, rows))
 
 
 def run_fields(row: sa.Row[Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def report(settings: Settings, run_id: str, in_browser: bool) -> None:
             f"{run_id} is {run.state} and has no report at {path}; failed runs and runs that are no "
             "longer kept have none; a run built on another host has it in the OVERNIGHT_MODEL_DIR there"
         )
-    click.echo(path)
+    echo(str(path))
     if in_browser and not webbrowser.open(path.as_uri()):
         raise OvernightError("no browser could be started; open the file yourself, or set BROWSER")
 
@@ -138,14 +138,14 @@ def show(settings: Settings, run_id: str, as_json: bool) -> None:
     rows = [[change.at, change.state, change.actor, change.reason] for change in changes]
     if as_json:
         history = [dict(zip(CHANGE_FIELDS, values, strict=True)) for values in rows]
-        click.echo(formatting.as_json(run_fields(run) | {"manifest": run.manifest, "changes": history}))
+        echo(formatting.as_json(run_fields(run) | {"manifest": run.manifest, "changes": history}))
         return
     # The manifest has the state at publishing; the ledger has the current one.
     if run.manifest:
         text = render_summary(replace(Manifest.from_record(run.manifest), state=run.state))
     else:
         text = f"{run_id}: {run.state}\n"
-    click.echo(f"{text}\n{table(['at', 'state', 'by', 'reason'], rows)}")
+    echo(f"{text}\n{table(['at', 'state', 'by', 'reason'], rows)}")
 
 
 def render_summary(manifest: Manifest) -> str:

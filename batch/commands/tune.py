@@ -10,7 +10,7 @@ import click
 from batch.commands.evaluate import open_engine
 from batch.commands.options import Number, PastTime, variant_option
 from batch.evaluation import PRIMARY_METRIC
-from batch.formatting import table
+from batch.formatting import echo, table
 from batch.tuning.tune import DEFAULTS, TuningResult
 from batch.tuning.tune import tune as search
 from batch.variants import MODELS
@@ -38,7 +38,7 @@ def tune(
     """Search for better parameters, which the next run uses. Continues an interrupted search."""
     with open_engine(settings, "tune") as engine:
         result = search(engine, settings, MODELS[variant], as_of=as_of, minutes=minutes, trials=trials)
-    click.echo(render_result(variant, result))
+    echo(render_result(variant, result))
 
 
 def render_result(variant: str, result: TuningResult) -> str:

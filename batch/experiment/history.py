@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from batch.runs.tables import experiments
+from contract.errors import SourceError
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.keys import Keys
 
@@ -43,7 +45,13 @@ def lock_split(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
 def read_changes(
     connection: sa.Connection, key_prefix: str, max_changes: int | None = None
 ) -> list[SplitChange]:
-    """Return the changes under a prefix, newest first: the first is in force; empty if none was recorded."""
+    """Return the changes under a prefix, newest first: the first is in force; empty if none was recorded.
+
+    Raises
+    ------
+    SourceError
+        A row was changed by hand and is not a split.
+    """
     query = (
         sa.select(experiments)
         .where(experiments.c.key_prefix == key_prefix)
@@ -51,11 +59,19 @@ def read_changes(
         .limit(max_changes)
     )
     return [
-        SplitChange(
-            Experiment.from_fields(row._asdict()), row.set_at, row.actor, row.planned_days, row.key_prefix
-        )
+        SplitChange(_experiment_of(row), row.set_at, row.actor, row.planned_days, row.key_prefix)
         for row in connection.execute(query)
     ]
+
+
+def _experiment_of(row: sa.Row[Any]) -> Experiment:
+    try:
+        return Experiment.from_fields(row._asdict())
+    except ValueError as error:
+        raise SourceError(
+            f"{experiments} has a row that is not a split: {error}; serving keeps the split it has; "
+            f"correct the row with set_at {row.set_at.isoformat()}"
+        ) from None
 
 
 def read_current_change(connection: sa.Connection, key_prefix: str) -> SplitChange | None:

@@ -4,8 +4,9 @@ The population: users exposed at least once in the period, counted from their
 first exposure on, in the variant that the split assigns (intention to treat).
 Which list they were served does not matter: if a variant had no live run for a
 while, dropping its users would drop one variant's bad days. Pinned users were
-not assigned at random and are left out. If exposures are not recorded, the
-first view replaces the first exposure.
+not assigned at random and are left out, and so are ids that are not in
+`recs.users`: a request with any id is recorded as an exposure. If exposures are
+not recorded, the first view replaces the first exposure.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from batch.experiment.period import Period
 from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.loading.copy import copy_out
 from batch.runs.tables import exposures
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, VIEW_ACTION
+from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, USERS, VIEW_ACTION
 
 DAY = "day"
 FIRST_POSTS = 5
@@ -36,10 +37,15 @@ VIEWED = f"""
     WHERE happened_at >= %(since)s AND happened_at < %(until)s AND action = '{VIEW_ACTION}'
       AND user_id IS NOT NULL GROUP BY 1
 """
+IS_USER = f"EXISTS (SELECT FROM {SCHEMA}.{USERS} AS known WHERE known.user_id = first_seen.user_id)"
 POPULATION = f"""
     SELECT user_id, first_at, {bucket_sql("user_id", "%(salt)s")} < %(percent_test)s AS in_test
     FROM ({{first_seen}}) AS first_seen
-    WHERE user_id <> ALL (%(pinned)s::bigint[])
+    WHERE user_id <> ALL (%(pinned)s::bigint[]) AND {IS_USER}
+"""
+UNKNOWN_IDS = f"""
+    SELECT count(*) AS ids FROM ({{first_seen}}) AS first_seen
+    WHERE user_id <> ALL (%(pinned)s::bigint[]) AND NOT {IS_USER}
 """
 BY_POST = f"""
     SELECT i.user_id, (i.happened_at::timestamptz AT TIME ZONE 'UTC')::date AS day, i.post_id,
@@ -85,11 +91,14 @@ class Outcomes:
         and `views_likes`.
     by_exposure
         False if no exposures were recorded and views replace them.
+    unknown_ids
+        Number of ids that were exposed and are not in `recs.users`; they are not counted as users.
     """
 
     users: pd.DataFrame
     days: pd.DataFrame
     by_exposure: bool
+    unknown_ids: int
 
 
 def has_exposures(connection: sa.Connection, period: Period, exposures_recorded: bool) -> bool:
@@ -104,7 +113,11 @@ def has_exposures(connection: sa.Connection, period: Period, exposures_recorded:
 
 def population_sql(by_exposure: bool) -> str:
     """Return the SQL of the population: `user_id`, `first_at`, `in_test`; see `query_parameters`."""
-    return POPULATION.format(first_seen=EXPOSED if by_exposure else VIEWED)
+    return POPULATION.format(first_seen=_first_seen_sql(by_exposure))
+
+
+def _first_seen_sql(by_exposure: bool) -> str:
+    return EXPOSED if by_exposure else VIEWED
 
 
 def query_parameters(period: Period) -> dict[str, Any]:
@@ -136,7 +149,10 @@ def read_outcomes(connection: sa.Connection, period: Period, exposures_recorded:
     sums, sums_before = (_read_sums(connection, query, parameters) for parameters in (during, before))
     users = _user_rows(sums).join(_user_rows(sums_before)[list(COUNTS)].add_prefix(BEFORE_PREFIX))
     days = sums[sums[USER_ID].isna() & sums[DAY].notna()].drop(columns=[USER_ID, "days", "hits"])
-    return Outcomes(users, days.reset_index(drop=True), by_exposure)
+    unknown = connection.exec_driver_sql(
+        UNKNOWN_IDS.format(first_seen=_first_seen_sql(by_exposure)), shared
+    ).scalar_one()
+    return Outcomes(users, days.reset_index(drop=True), by_exposure, int(unknown))
 
 
 def _read_sums(connection: sa.Connection, query: str, parameters: dict[str, Any]) -> pd.DataFrame:

@@ -57,6 +57,11 @@ def list_notes(report: dict[str, Any]) -> list[str]:
         f"{ratio['expected_test']:,.1f} in test{p_value}.",
         _describe_population(report["population"] == "exposures", report["exposures_drained_at"]),
     ]
+    if report["unknown_ids"]:
+        lines.append(
+            f"{report['unknown_ids']:,} more ids are not in recs.users and are left out: "
+            "of users deleted since, or made up by callers."
+        )
     if report["experiment"]["pinned_users"]:
         lines.append(f"{report['experiment']['pinned_users']} users were pinned by hand and are left out.")
     if not report["plan"]["deviates"]:

@@ -51,7 +51,15 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Report:
-    """All parts of the report; `drained_at` is when exposures were last moved from Redis to Postgres."""
+    """All parts of the report.
+
+    Attributes
+    ----------
+    unknown_ids
+        See `Outcomes`.
+    drained_at
+        When exposures were last moved from Redis to Postgres.
+    """
 
     period: Period
     analysis: Analysis
@@ -59,6 +67,7 @@ class Report:
     latencies: LatencyComparison
     by_day: list[DayDifference]
     by_exposure: bool
+    unknown_ids: int
     drained_at: datetime | None
     min_effect: float
 
@@ -89,6 +98,7 @@ class Report:
                 "sentence": plan.describe(period.planned_days),
             },
             "population": "exposures" if self.by_exposure else "views",
+            "unknown_ids": self.unknown_ids,
             "exposures_drained_at": None if self.drained_at is None else self.drained_at.isoformat(),
             "verdict": analysis.verdict.as_dict(),
             "sample_ratio": asdict(ratio) | {"broken": ratio.broken},
@@ -144,6 +154,7 @@ def read_report(
         latencies=read_latencies(connection, period, exposures_recorded),
         by_day=compare_days(outcomes.days),
         by_exposure=outcomes.by_exposure,
+        unknown_ids=outcomes.unknown_ids,
         drained_at=connection.scalar(last_drain),
         min_effect=min_effect,
     )

@@ -60,10 +60,10 @@ VIEWS, LIKES = "views", "likes"
 PER_MINUTE = """
     SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
            count(*) FILTER (action = 'view') AS views, count(*) FILTER (action = 'like') AS likes
-    FROM interactions WHERE happened_at <= $cutoff GROUP BY 1 ORDER BY 1
+    FROM {known} WHERE happened_at <= $cutoff GROUP BY 1 ORDER BY 1
 """
 USERS_WITH_LIKES = """
-    SELECT count(DISTINCT user_row) FROM interactions
+    SELECT count(DISTINCT user_row) FROM {known}
     WHERE action = 'like' AND happened_at > $since AND happened_at <= $until
 """
 
@@ -179,7 +179,9 @@ def split_by_time(
     SourceError
         There are no likes, all labels are in less than three minutes, or a time is before the year 1.
     """
-    per_minute = pd.DataFrame(store.arrays(PER_MINUTE, {"cutoff": cutoff}))
+    per_minute = pd.DataFrame(
+        store.arrays(PER_MINUTE.format(known=store.known_at(cutoff)), {"cutoff": cutoff})
+    )
     relation = f"{SCHEMA}.{INTERACTIONS}"
     if not (per_minute["minute"] >= YEAR_ONE).all():
         raise SourceError(
@@ -267,7 +269,9 @@ def _cut_by(
         training_views=int(training[VIEWS].sum()),
         training_likes=int(training[LIKES].sum()),
         holdout_likes=int(holdout[LIKES].sum()),
-        holdout_users=store.scalar(USERS_WITH_LIKES, {"since": holdout_start, "until": cutoff}),
+        holdout_users=store.scalar(
+            USERS_WITH_LIKES.format(known=store.known_at(cutoff)), {"since": holdout_start, "until": cutoff}
+        ),
     )
     return _Cut((history_end, holdout_start), counts)
 

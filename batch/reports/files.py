@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from batch.files import write_atomically
 from contract.settings import Settings
+from contract.text import escape_controls
 
 REPORT = "report.html"
 
@@ -37,10 +40,15 @@ def load_template(name: str) -> Template:
     """Compile the template of a page, once per process; it escapes every value."""
     environment = Environment(
         loader=PackageLoader("batch.reports"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_show_controls,
     )  # fmt: skip
     environment.filters |= {"format_number": format_number, "format_time": format_time}
     return environment.get_template(name)
+
+
+def _show_controls(value: Any) -> Any:
+    """Show the control characters of other people's text; markup, which is ours, stays as it is."""
+    return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def format_number(value: float | None) -> str:

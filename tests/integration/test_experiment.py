@@ -22,6 +22,7 @@ from batch.inspection.lists import read_experiment
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import decode_object, encode_object
+from contract.errors import SourceError
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.keys import Keys
 from contract.score_kind import PERSONAL
@@ -295,6 +296,13 @@ def test_a_change_is_the_newest_even_if_the_clock_went_back(servers: Servers) ->
     servers.write_back(datetime.now(UTC) + timedelta(days=1))
     servers.run("set", "--percent-test", "0")
     assert [split.percent_test for split in servers.history()] == [0, 50]
+
+
+def test_a_recorded_split_that_was_spoilt_by_hand_is_named(servers: Servers) -> None:
+    servers.run("pin", "7", "test")
+    execute(servers.settings.stores.database_url, """UPDATE recs.experiments SET pins = '{"7": "other"}'""")
+    with pytest.raises(SourceError, match="user 7 is pinned to 'other', which is not a variant; serving"):
+        servers.write_back()
 
 
 def test_two_prefixes_of_one_database_have_a_split_each(servers: Servers) -> None:

@@ -173,6 +173,33 @@ def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(da
     assert guardrails[CONTROL].posts_viewed_share > 0
 
 
+def test_ids_that_the_network_does_not_have_stand_apart_from_its_users(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    fill(database_url)
+    servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+
+    def report(**environment: str) -> dict[str, Any]:
+        done = run_here("experiment", "report", "--json", **servers, **environment)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    known, known_by_views = report(), report(OVERNIGHT_EXPOSURES="off")
+    assert known.pop("unknown_ids") == known_by_views.pop("unknown_ids") == 0
+    strangers = range(1_000_000, 1_000_400)
+    served = [(stranger, CONTROL, "R", "popular", START + DAY, 99.0) for stranger in strangers]
+    viewed = [(stranger, 101, "view", START + DAY) for stranger in strangers[:30]]
+    with make_engine(database_url).begin() as connection:
+        connection.exec_driver_sql("INSERT INTO recs.exposures VALUES (%s, %s, %s, %s, %s, %s)", served)
+        connection.exec_driver_sql("INSERT INTO recs.interactions VALUES (%s, %s, %s, %s)", viewed)
+    with_strangers, by_views = report(), report(OVERNIGHT_EXPOSURES="off")
+    assert (with_strangers.pop("unknown_ids"), by_views.pop("unknown_ids")) == (400, 30)
+    assert with_strangers == known
+    assert by_views == known_by_views
+    text = run_here("experiment", "report", **servers).stdout
+    assert "400 more ids are not in recs.users and are left out" in text
+
+
 def test_the_command_names_no_winner_before_the_planned_end_and_writes_a_page(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ from batch.training.parameters import RECIPES, Recipe
 from contract.codec import decode_list, encode_object
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from tests.support.batch import execute, live_lists, query
+from contract.text import CONTROLS
+from tests.support.batch import execute, live_lists, make_network, query, run_here
 from tests.support.evaluation import pull_database
 from tests.support.operators import TOP_N, LiveNetwork
 from tests.support.serving import recommend, refresh, serving, settings_for
@@ -285,3 +286,35 @@ def test_explain_refuses_where_the_model_is_not_or_is_damaged(night: LiveNetwork
         (tmp_path / run_id / "posts.npz").write_bytes(damaged)
         done = night.batch("explain", "1", "101", OVERNIGHT_MODEL_DIR=str(tmp_path))
         assert "cannot be used" in done.stderr.splitlines()[-1]
+
+
+def test_control_characters_in_the_source_reach_no_terminal_log_or_page(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    hostile, shown = "\x1b[2J\x9b31m\u202e\x7f", r"\x1b[2J\x9b31m\u202e\x7f"
+    make_network(database_url)
+    execute(
+        database_url,
+        f"UPDATE recs.posts SET topic = topic || '{hostile}', text = '{hostile}' || text",
+        f"UPDATE recs.users SET city = '{hostile}' || city",
+        f"ALTER TABLE recs.users ADD COLUMN \"{hostile}\" text DEFAULT '{hostile}'",
+    )
+
+    def batch(*arguments: str, code: int = 0) -> str:
+        done = run_here(*arguments, database_url=database_url, redis_url=redis_url, model_dir=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert CONTROLS.search(done.stdout + done.stderr) is None, arguments
+        return done.stdout + done.stderr
+
+    batch("run", "--variant", "control")
+    (run_id,) = [path.name for path in tmp_path.iterdir() if path.name.endswith("-control")]
+    looked_up = json.loads(batch("lookup", "1", "--json"))["posts"]
+    assert all(post["topic"].endswith(hostile) and post["text"].startswith(hostile) for post in looked_up)
+    assert batch("lookup", "1").count(shown) == 2 * len(looked_up)
+    assert shown in batch("explain", "1", str(looked_up[0]["post_id"]), "--limit", "1000")
+    for command in (("show", run_id), ("runs",), ("doctor",), ("evaluate", "--variant", "control")):
+        batch(*command)
+    page = (tmp_path / run_id / "report.html").read_text()
+    assert CONTROLS.search(page) is None
+    assert shown in page
+    assert f"there is no run {shown}" in batch("report", hostile, code=1)

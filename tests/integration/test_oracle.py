@@ -174,6 +174,14 @@ def test_live_lists_are_rated_by_the_true_probabilities(database_url: str, redis
     )
 
 
+def test_live_lists_of_another_network_are_refused(database_url: str, redis_client: redis.Redis) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED)
+    redis_client.set(Keys().user("a-run", FIRST_USER_ID), encode_list([(FIRST_POST_ID + 60, 0.0)]))
+    redis_client.set(Keys().live("control"), "a-run")
+    with pytest.raises(NetworkError, match="they are of another network; run the night first"):
+        oracle.build_report(database_url, redis_client, Keys())
+
+
 def test_a_network_that_was_not_simulated_has_no_oracle(database_url: str) -> None:
     with pytest.raises(NetworkError, match="not a simulated one"):
         oracle.build_report(database_url)
