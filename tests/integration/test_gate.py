@@ -162,18 +162,18 @@ def test_a_model_worse_than_random_order_is_refused_on_a_first_night(
 ) -> None:
     make_network(database_url, users=120, interactions=6_000)
     monkeypatch.setattr(batch.evaluation.learner, "fit", fit_to_opposite)
-    places: Places = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
-    places |= {"OVERNIGHT_RECIPE": "liked-if-viewed", "OVERNIGHT_SIMILAR_N": "0"}
-    places |= {f"OVERNIGHT_GATE_BELOW_{name}": "1" for name in ("POPULARITY", "RECENCY_POPULARITY")}
-    done = run_here(*CONTROL, **places)
+    servers: Places = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers |= {"OVERNIGHT_RECIPE": "liked-if-viewed", "OVERNIGHT_SIMILAR_N": "0"}
+    servers |= {f"OVERNIGHT_GATE_BELOW_{name}": "1" for name in ("POPULARITY", "RECENCY_POPULARITY")}
+    done = run_here(*CONTROL, **servers)
     assert done.returncode == 3
-    run_id, reason, manifest = newest(places)
+    run_id, reason, manifest = newest(servers)
     assert broken(manifest) == {"min_roc_auc"}
     assert reason.startswith("min_roc_auc: ROC AUC of the held-out rows, ")
     assert f"error: {run_id} is refused: {reason}. No run is live yet, and serving answers 503" in done.stderr
     assert live_run(redis_client) is None
-    assert run_here(*CONTROL, **places, OVERNIGHT_GATE_MIN_AUC="0").returncode == 0
-    assert live_run(redis_client) == newest(places)[0]
+    assert run_here(*CONTROL, **servers, OVERNIGHT_GATE_MIN_AUC="0").returncode == 0
+    assert live_run(redis_client) == newest(servers)[0]
 
 
 def test_half_the_users_missing_are_refused(network: Places, client: redis.Redis) -> None:

@@ -30,11 +30,11 @@ NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
 END = FIRST_DAY + timedelta(days=DAYS)
 
 
-def split_database(database_url: str) -> TimeSplit:
+def split_database(database_url: str, *, views_only: bool = False) -> TimeSplit:
     """TimeSplit the time of a database, and check what holds for any network."""
     pulled = pull_database(database_url)
     assert pulled.latest is not None
-    split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT)
+    split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT, views_only=views_only)
     assert all(one < other for one, other in pairwise(split.windows))
     assert {split.history_end, split.holdout_start} <= set(split.windows)
     assert split.windows[-1] <= split.cutoff == pulled.latest
@@ -71,9 +71,9 @@ def test_likes_long_before_the_views_have_windows_too(database_url: str) -> None
         "UPDATE recs.posts SET created_at = NULL",
         "UPDATE recs.interactions SET happened_at = happened_at - interval '90 days' WHERE action = 'like'",
     )
-    split = split_database(database_url)
+    split = split_database(database_url, views_only=True)
     assert split.history_end > FIRST_DAY > split.windows[WINDOWS - 1]
-    dataset = load_database(database_url)
+    dataset = load_database(database_url, recipe="liked-if-viewed")
     assert [each.history.cutoff for each in dataset.windows] == list(split.windows)
     assert dataset.before_holdout.cutoff < split.holdout_start
     labelled = [len(each.examples(LIKED, 10_000, 1)) for each in dataset.windows]
