@@ -58,9 +58,11 @@ def _url(*schemes: str) -> Parse:
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            scheme, _ = parts.scheme, parts.port
+            scheme = parts.scheme
             if parts.netloc.count("@") > 1:  # otherwise part of an unescaped password is read as the host
                 raise ValueError
+            for host in parts.netloc.rpartition("@")[2].split(","):  # Postgres takes several
+                _ = urlsplit(f"//{host}").port
         except ValueError:
             raise ValueError("is not a URL; its parts must be percent-encoded") from None
         if scheme.partition("+")[0] not in schemes:
@@ -412,6 +414,18 @@ class ServingSettings:
         50,
         _integer(1, 10_000),
         "how long a request waits for Redis before it falls back to popular posts",
+    )
+    redis_connect_timeout_ms: int = setting(
+        "OVERNIGHT_REDIS_CONNECT_TIMEOUT_MS",
+        1000,
+        _integer(1, 60_000),
+        "time limit for opening a connection to Redis (TCP, TLS, sign-in); requests do not wait for that",
+    )
+    keep_alive_seconds: int = setting(
+        "OVERNIGHT_KEEP_ALIVE_SECONDS",
+        75,
+        _integer(1, 3600),
+        "how long an idle client connection is kept; must be longer than the proxy keeps it",
     )
     state_refresh_seconds: float = setting(
         "OVERNIGHT_STATE_REFRESH_SECONDS",
