@@ -2,7 +2,8 @@
 
 Tables of a store:
 
-    users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids
+    users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids;
+                                                 the id of a forgotten user is null
     posts (post_row INTEGER, post_id BIGINT)
     interactions (user_row INTEGER, post_row INTEGER, action ENUM, happened_at TIMESTAMP)
     about (name VARCHAR, value VARCHAR)          source, version and row counts, as JSON values
@@ -28,6 +29,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Int64s
 from batch.files import folder_error, store_folder
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
@@ -50,6 +52,25 @@ LATEST = """
     SELECT coalesce(epoch_us(max(happened_at)), $none) AS latest
     FROM interactions WHERE happened_at <= $until
 """
+
+FORGOTTEN = "user_id IN (SELECT unnest($forgotten))"
+COPY_WITHOUT_USERS = (
+    f"""
+    INSERT INTO copy.users
+    SELECT * REPLACE (CASE WHEN {FORGOTTEN} THEN NULL ELSE user_id END AS user_id) FROM night.users
+    """,
+    "INSERT INTO copy.posts FROM night.posts",
+    f"""
+    INSERT INTO copy.interactions FROM night.interactions
+    WHERE user_row NOT IN (SELECT user_row FROM night.users WHERE {FORGOTTEN})
+    """,
+    """
+    INSERT INTO copy.about
+    SELECT name, CASE name WHEN 'interactions' THEN (SELECT count(*) FROM copy.interactions)::VARCHAR
+                           ELSE value END
+    FROM night.about
+    """,
+)
 
 TABLES = f"""
     CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}');
@@ -191,6 +212,8 @@ def to_time(microseconds: int) -> datetime:
 def share_store(store: InteractionStore, folder: Path) -> None:
     """Put the store into the folder of another run of the same night: a hard link, or else a copy.
 
+    It replaces a store that is there.
+
     Raises
     ------
     InteractionStoreError
@@ -200,12 +223,39 @@ def share_store(store: InteractionStore, folder: Path) -> None:
         raise InteractionStoreError("a store in memory cannot be shared")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{FILE}.unfinished"
+        unfinished.unlink(missing_ok=True)
         try:
-            os.link(store.path, folder / FILE)
+            os.link(store.path, unfinished)
         except OSError:  # a file system without hard links
-            shutil.copyfile(store.path, folder / FILE)
+            shutil.copyfile(store.path, unfinished)
+        unfinished.replace(folder / FILE)
     except OSError as error:
         raise folder_error(folder, error) from None
+
+
+def copy_without_users(store: InteractionStore, path: Path, user_ids: Int64s) -> InteractionStore:
+    """Copy a store to a new file, without the ids and the interactions of some users.
+
+    The users keep their rows, which have a null id, so that all other rows stay as they are. A copy holds
+    none of their bytes; rows that are deleted in place can still be in the file.
+
+    Raises
+    ------
+    InteractionStoreError
+        The store cannot be read, or the disk is full.
+    """
+    config = store.options.as_config() | {"preserve_insertion_order": True}
+    parameters = {"forgotten": user_ids.tolist()}
+    with readable_errors(path), duckdb.connect(config=config) as database:
+        night, copy = (str(file).replace("'", "''") for file in (store.path, path))
+        database.execute(f"ATTACH '{night}' AS night (READ_ONLY)")
+        database.execute(f"ATTACH '{copy}' AS copy")
+        database.execute("COPY FROM DATABASE night TO copy (SCHEMA)")
+        for query in COPY_WITHOUT_USERS:
+            database.execute(query, parameters if "$forgotten" in query else None)
+        database.execute("DETACH copy")  # writes everything to the file
+    return InteractionStore(path, store.options)
 
 
 @contextmanager
