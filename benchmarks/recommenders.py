@@ -41,7 +41,7 @@ VIEW_WEIGHT = {SOME_VIEWS: 0.3, ALL_VIEWS: 1.0}
 
 LOG = """
     SELECT user_row, post_row, action = 'like' AS liked, epoch_us(happened_at) AS time
-    FROM interactions WHERE happened_at <= $until ORDER BY ALL
+    FROM {known} WHERE happened_at <= $until ORDER BY ALL
 """
 
 Parameters = dict[str, Any]
@@ -115,7 +115,7 @@ class Log:
 
 def read_log(store: InteractionStore, network: Network, until: pd.Timestamp) -> Log:
     """Read all views and likes up to a time, inclusive."""
-    interactions = store.arrays(LOG, {"until": until})
+    interactions = store.arrays(LOG.format(known=store.known_at(until)), {"until": until})
     return Log(
         interactions["user_row"].astype(np.int32),
         interactions["post_row"].astype(np.int32),

@@ -19,6 +19,8 @@ HAPPENED_AT = "happened_at"
 
 VIEW_ACTION = "view"
 LIKE_ACTION = "like"
+UNLIKE_ACTION = "unlike"
+"""Takes the user's earlier likes of the post back."""
 
 MAX_ID = 2**63 - 1
 """Largest id of a user or a post: Postgres's bigint."""

@@ -4,7 +4,7 @@
 |---|---|---|
 | users | user_id; every further column is a feature | "user" |
 | posts | post_id; optional topic, text, created_at, like_count, view_count; others are features | post |
-| interactions | user_id, post_id, action (view or like), happened_at; others are ignored | feed_action |
+| interactions | user_id, post_id, action (view, like, unlike), happened_at; others ignored | feed_action |
 
 Each is one file in Parquet (.parquet), CSV with a header (.csv) or compressed
 CSV (.csv.gz), in UTF-8. An empty field is null, and so is NaN. Times are in
@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 
 from batch.loading.schema import OPTIONAL, TIMES, WHOLE, WORDS
 from contract import columns
-from contract.columns import LIKE_ACTION, VIEW_ACTION
+from contract.columns import LIKE_ACTION, UNLIKE_ACTION, VIEW_ACTION
 from demo import network
 from demo.course_files import check_ids, parse_times
 from demo.network import NetworkError, quote
@@ -45,6 +45,7 @@ INTERACTIONS = {
     columns.ACTION: "text",
     columns.HAPPENED_AT: "timestamptz",
 }
+ACTIONS = [VIEW_ACTION, LIKE_ACTION, UNLIKE_ACTION]
 FEED_COLUMNS = [columns.USER_ID, columns.POST_ID, columns.ACTION, "time"]
 """Columns of the table feed_action, in the order of INTERACTIONS."""
 
@@ -174,12 +175,10 @@ def read_interactions(path: Path) -> Iterator[pa.Table]:
         rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in INTERACTIONS.items()})
         for name in INTERACTIONS:
             _check_no_null(path, name, rows[name])
-        valid = pc.is_in(rows[columns.ACTION], pa.array([VIEW_ACTION, LIKE_ACTION]))
+        valid = pc.is_in(rows[columns.ACTION], pa.array(ACTIONS))
         if not pc.all(valid, min_count=0).as_py():
             first = rows[columns.ACTION].filter(pc.invert(valid))[0]
-            raise NetworkError(
-                f"{path}: 'action' must be {VIEW_ACTION} or {LIKE_ACTION}, not {first.as_py()!r}"
-            )
+            raise NetworkError(f"{path}: 'action' must be one of {', '.join(ACTIONS)}, not {first.as_py()!r}")
         yield rows
 
 

@@ -39,7 +39,7 @@ INTEGER = r"-?\d{1,18}"
 MAX_IDS_LOGGED = 5
 
 LOGGED = """
-    SELECT DISTINCT user_id, post_id FROM interactions JOIN users USING (user_row) JOIN posts USING (post_row)
+    SELECT DISTINCT user_id, post_id FROM {pulled} JOIN users USING (user_row) JOIN posts USING (post_row)
     WHERE happened_at <= $cutoff AND user_id IN (SELECT unnest($users))
 """
 
@@ -186,7 +186,9 @@ def select_known_rows(network: Network, views: pd.DataFrame) -> Examples:
 def _warn_of_logged_views(store: InteractionStore, run: LiveRun, views: pd.DataFrame) -> None:
     """Log how many views were in the network when the model was trained: it may have learnt from them."""
     parameters = {"cutoff": run.cutoff, "users": views[USER_ID].unique().tolist()}
-    pairs = pd.MultiIndex.from_frame(pd.DataFrame(store.arrays(LOGGED, parameters)))
+    pairs = pd.MultiIndex.from_frame(
+        pd.DataFrame(store.arrays(LOGGED.format(pulled=store.pulled), parameters))
+    )
     seen = int(pd.MultiIndex.from_frame(views[[USER_ID, POST_ID]]).isin(pairs).sum())
     if seen:
         log.warning(

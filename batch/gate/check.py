@@ -25,11 +25,11 @@ MAX_LISTS = 20_000
 """Lists of users with likes that are read back; above it, a random sample."""
 
 USERS_WITH_LIKES = """
-    SELECT DISTINCT user_row FROM interactions
+    SELECT DISTINCT user_row FROM {known}
     WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
 """
 LIKED = """
-    SELECT DISTINCT u.user_id, p.post_id FROM interactions i
+    SELECT DISTINCT u.user_id, p.post_id FROM {known} i
     JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
     WHERE i.action = 'like' AND i.happened_at <= $until AND i.user_row IN (SELECT unnest($users))
     ORDER BY 1, 2
@@ -122,11 +122,12 @@ def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> Li
         Number of the network's users, from the first, that have a list.
     """
     store, until = dataset.now.store, dataset.now.cutoff
-    rows = store.arrays(USERS_WITH_LIKES, {"until": until, "users": users})["user_row"]
+    known = store.known_at(until)
+    rows = store.arrays(USERS_WITH_LIKES.format(known=known), {"until": until, "users": users})["user_row"]
     if rows.size > MAX_LISTS:
         rng = np.random.default_rng(stores.settings.night.seed)
         rows = np.sort(rng.choice(rows, MAX_LISTS, replace=False))
-    likes = store.arrays(LIKED, {"until": until, "users": rows.tolist()})
+    likes = store.arrays(LIKED.format(known=known), {"until": until, "users": rows.tolist()})
     liked_by: dict[int, set[int]] = {}
     for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
         liked_by.setdefault(user_id, set()).add(post_id)

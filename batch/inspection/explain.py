@@ -30,7 +30,7 @@ from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import load_refresh_state
 from contract.codec import Ranked
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA
+from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.manifest import Manifest
 
@@ -38,8 +38,13 @@ TOLERANCE = 1e-5
 """Largest difference between the sum of the contributions and the forest's score."""
 
 LIKED = sa.text(f"""
-    SELECT min(happened_at) FROM {SCHEMA}.{INTERACTIONS}
-    WHERE user_id = :user_id AND post_id = :post_id AND action = '{LIKE_ACTION}'
+    SELECT min(happened_at) FILTER (WHERE action = '{LIKE_ACTION}' AND happened_at > undone_at)
+    FROM (
+        SELECT action, happened_at, coalesce(max(happened_at) FILTER (
+            WHERE action = '{UNLIKE_ACTION}' AND happened_at <= :now
+        ) OVER (), '-infinity') AS undone_at
+        FROM {SCHEMA}.{INTERACTIONS} WHERE user_id = :user_id AND post_id = :post_id
+    ) AS actions
 """)
 
 
@@ -59,7 +64,7 @@ class Explanation:
     known
         Whether the run knew the post.
     liked_at
-        When the user first liked the post, also after the run; None if never.
+        When the user first liked the post, also after the run; None if never, or if the like was taken back.
     score_kind, score_meaning
         The model's recipe, and what its scores mean.
     """
@@ -102,7 +107,7 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: int, post_id: int
             network = load_network(connection, now)
             user = _find_row(network.users.index, "user", user_id)
             _find_row(network.posts.index, "post", post_id)
-            liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id})
+            liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id, "now": now})
             recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
         # Only the posts that the run knew: newer ones would change the factors of all posts.
         posts = network.posts[network.posts.index.isin([*known, post_id])]

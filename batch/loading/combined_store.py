@@ -1,6 +1,7 @@
 """Interactions of some users as of now: the night's store up to a time, and Postgres after it.
 
-Interactions up to `since` come from the night's store, later ones from Postgres.
+Interactions up to `since` come from the night's store, later ones from Postgres. A
+later `unlike` also takes back likes of the night's store.
 So rows that were added late, changed or deleted since the night are seen if
 they are later than `since`; no earlier rows of known users are read from Postgres.
 """
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import sqlalchemy as sa
 
@@ -22,13 +25,28 @@ from batch.arrays import Int64s
 from batch.loading.arrow_reader import read_batches
 from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
-from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions, readable_errors
+from batch.loading.interaction_store import (
+    TABLES,
+    InteractionStore,
+    StoreOptions,
+    readable_errors,
+    take_back_likes,
+)
 from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.network import Network
 from batch.loading.period_counts import RECENT, PostCounts
 from batch.loading.pull import copy_interactions, fill_ids
 from batch.loading.schema import check_views
-from contract.columns import POST_ID, POSTS, SCHEMA, USER_ID, USERS
+from contract.columns import (
+    LIKE_ACTION,
+    POST_ID,
+    POSTS,
+    SCHEMA,
+    UNLIKE_ACTION,
+    USER_ID,
+    USERS,
+    VIEW_ACTION,
+)
 from contract.settings import Settings
 
 FINGERPRINTS = """
@@ -36,20 +54,39 @@ FINGERPRINTS = """
                concat_ws(' ', p.post_id, i.action, epoch_us(i.happened_at)), ','
                ORDER BY i.happened_at, p.post_id, i.action
            )) AS fingerprint
-    FROM interactions i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    FROM {pulled} i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
     WHERE i.happened_at > $since AND i.happened_at <= $until
     GROUP BY u.user_id
 """
 ROWS_OF_USERS = """
-    SELECT u.user_id, p.post_id, i.action = 'like' AS liked, epoch_us(i.happened_at) AS happened_at
-    FROM interactions i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    SELECT u.user_id, p.post_id, enum_code(i.action) AS action, epoch_us(i.happened_at) AS happened_at
+    FROM {pulled} i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
     WHERE u.user_id IN (SELECT unnest($users)) AND i.happened_at {side} $since
 """
-FILL = """
-    INSERT INTO interactions
-    SELECT u.user_row, p.post_row, CASE WHEN r.liked THEN 'like' ELSE 'view' END,
-           make_timestamp(r.happened_at)
-    FROM rows r JOIN users u USING (user_id) JOIN posts p USING (post_id)
+LIKES_OF_UNLIKED = f"""
+    SELECT u.user_id, p.post_id, enum_code(i.action) AS action, epoch_us(i.happened_at) AS happened_at
+    FROM actions i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+    SEMI JOIN unliked ON unliked.user_id = u.user_id AND unliked.post_id = p.post_id
+    WHERE i.action <> '{VIEW_ACTION}' AND i.happened_at <= $since
+"""
+UNLIKES = f"""
+    SELECT u.user_id, p.post_id, enum_code('{UNLIKE_ACTION}'::action) AS action,
+           epoch_us(i.happened_at) AS happened_at
+    FROM unlikes i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
+"""
+NOT_UNLIKED = f"""
+    AND NOT (action = '{LIKE_ACTION}' AND (user_row, post_row) IN (
+        SELECT (u.user_row, p.post_row) FROM unliked JOIN users u USING (user_id) JOIN posts p USING (post_id)
+    ))
+"""
+FILL = f"""
+    CREATE TEMP TABLE filled AS
+    SELECT u.user_row, p.post_row, enum_range(NULL::action)[r.action + 1]::action AS action,
+           make_timestamp(r.happened_at) AS happened_at
+    FROM rows r JOIN users u USING (user_id) JOIN posts p USING (post_id);
+    INSERT INTO interactions SELECT * FROM filled WHERE action <> '{UNLIKE_ACTION}';
+    INSERT INTO unlikes SELECT user_row, post_row, happened_at FROM filled WHERE action = '{UNLIKE_ACTION}';
+    DROP TABLE filled;
 """
 UP_TO, AFTER = "<=", ">"
 
@@ -137,9 +174,16 @@ def _ids(connection: sa.Connection, settings: Settings, view: str, column: str) 
     return np.sort(np.concatenate([*parts, np.empty(0, np.int64)]))
 
 
+def _fill(database: duckdb.DuckDBPyConnection, rows: dict[str, npt.NDArray[Any]]) -> None:
+    """Insert the rows of ROWS_OF_USERS, UNLIKES or LIKES_OF_UNLIKED whose ids the database has."""
+    database.register("rows", pd.DataFrame(rows))
+    database.execute(FILL)
+    database.unregister("rows")
+
+
 def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[int, str]:
     """Return user id -> md5 of the actions with since < happened_at <= until, for users that have any."""
-    found = store.arrays(FINGERPRINTS, {"since": since, "until": until})
+    found = store.arrays(FINGERPRINTS.format(pulled=store.pulled), {"since": since, "until": until})
     return dict(zip(found["user_id"].tolist(), found["fingerprint"].tolist(), strict=True))
 
 
@@ -170,10 +214,32 @@ class CombinedStore:
         posts
             The current `Network.posts`.
         """
-        counts = PostCounts(posts, [cutoff - RECENT, cutoff])
+        counts, parameters = PostCounts(posts, [cutoff - RECENT, cutoff]), {"since": self.since}
         for store, side in self._sources():
-            counts.add(store, f"happened_at {side} $since", {"since": self.since})
+            where = f"happened_at {side} $since"
+            if store is self.night and (store.has_unlikes or self.recent.store.has_unlikes):
+                self._count_night_with_unlikes(counts)
+            else:
+                counts.add(store, where, parameters)
+                counts.add_taken_back(store, where, parameters)
         return counts
+
+    def _count_night_with_unlikes(self, counts: PostCounts) -> None:
+        """Count the night's store; take likes back again, by the unlikes of now."""
+        parameters = {"since": self.since}
+        unlikes = self.recent.store.arrays(UNLIKES + " WHERE i.happened_at > $since", parameters)
+        pairs = [pd.DataFrame(rows)[[USER_ID, POST_ID]] for rows in (unlikes, self.night.arrays(UNLIKES))]
+        unliked = pd.concat(pairs).drop_duplicates()
+        self.night.connection.register("unliked", unliked)
+        counts.add(self.night, f"happened_at {UP_TO} $since {NOT_UNLIKED}", parameters)
+        with _in_memory(self.night.options) as database:
+            fill_ids(database, *(np.unique(unliked[name]) for name in (USER_ID, POST_ID)))
+            for rows in (self.night.arrays(LIKES_OF_UNLIKED, parameters), unlikes):
+                _fill(database, rows)
+            take_back_likes(database)
+            store = InteractionStore(None, self.night.options, database)
+            counts.add(store)
+            counts.add_taken_back(store)
 
     @contextmanager
     def history(
@@ -192,10 +258,9 @@ class CombinedStore:
             )
             parameters = {"since": self.since, "users": network.users.index.tolist()}
             for store, side in self._sources():
-                rows = pd.DataFrame(store.arrays(ROWS_OF_USERS.format(side=side), parameters))
-                database.register("rows", rows)
-                database.execute(FILL)
-                database.unregister("rows")
+                query = ROWS_OF_USERS.format(pulled=store.pulled, side=side)
+                _fill(database, store.arrays(query, parameters))
+            take_back_likes(database)
             store = InteractionStore(None, self.night.options, database)
             yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts)[0]
 

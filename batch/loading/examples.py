@@ -6,7 +6,8 @@ There are two kinds, one per recipe of batch/training/parameters.py:
 next event of the same user on the same post is a like, else negative. A like
 without a preceding view is a positive too. For those likes, negatives are
 sampled from the posts that the user has not liked: each post in proportion to
-its impressions, with weights that keep the like rate of the views.
+its impressions, with weights that keep the like rate of the views. A like that was
+taken back is no event: its view is negative.
 
 `collect_likes` returns the likes, and negatives sampled uniformly from all
 posts that existed.
@@ -38,7 +39,7 @@ MAX_NEGATIVES_PER_LIKE = 20
 MIN_SHARE_VIEWS_COUNTED = 0.9
 """Views count as impressions only if at least this share of the posts has no more likes than views."""
 
-COUNT = "SELECT count(*) FROM interactions WHERE happened_at > $since AND happened_at <= $until"
+COUNT = "SELECT count(*) FROM {known} WHERE happened_at > $since AND happened_at <= $until"
 LABELLED = """
     SELECT user_row, post_row, action = 'view' AS viewed,
            action = 'like' OR coalesce(next = 'like', false) AS liked
@@ -46,7 +47,7 @@ LABELLED = """
         SELECT user_row, post_row, action, happened_at,
                lead(action) OVER steps AS next, lag(action) OVER steps AS previous
         FROM (
-            SELECT DISTINCT user_row, post_row, action, happened_at FROM interactions
+            SELECT DISTINCT user_row, post_row, action, happened_at FROM {known}
             WHERE happened_at > $look_back AND happened_at <= $until {sampled}
         ) seen
         WINDOW steps AS (PARTITION BY user_row, post_row ORDER BY happened_at, action = 'like')
@@ -122,11 +123,14 @@ def collect_labelled_views(
     max_rows: int,
     seed: int,
     negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
+    known_at: datetime | None = None,
 ) -> Examples:
     """Collect the examples with `before.cutoff` < happened_at <= until.
 
     Parameters
     ----------
+    known_at
+        A like that was taken back by then is no label; None for `until`.
     max_rows
         More rows are reduced by leaving out whole users at random, so that the
         others keep all their rows: first before negatives are sampled, then after.
@@ -136,12 +140,13 @@ def collect_labelled_views(
     """
     since = before.cutoff
     parameters: dict[str, Any] = {"since": since, "until": until}
-    share = max_rows / max(store.scalar(COUNT, parameters), 1)
+    known = store.known_at(known_at or until)
+    share = max_rows / max(store.scalar(COUNT.format(known=known), parameters), 1)
     parameters |= {"look_back": since - LOOK_BACK}
     if share < 1:
         drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
         parameters |= {"users": np.flatnonzero(drawn).tolist()}
-    rows = store.arrays(LABELLED.format(sampled=SAMPLED if share < 1 else ""), parameters)
+    rows = store.arrays(LABELLED.format(known=known, sampled=SAMPLED if share < 1 else ""), parameters)
     labels = Examples(
         rows["user_row"].astype(np.int64),
         rows["post_row"].astype(np.int64),

@@ -36,6 +36,7 @@ from batch.loading.period_counts import (
     UserCounts,
     period_sql,
 )
+from batch.loading.taken_back import TakenBack
 
 FIRST_LIKES = f"""
     SELECT user_row, post_row, min({{period}})::UTINYINT AS period
@@ -45,7 +46,7 @@ FIRST_LIKES = f"""
 IMPRESSIONS = f"""
     SELECT user_row, post_row, count(*) FILTER (action = 'view') AS views,
            count(*) FILTER (action = 'like') AS likes
-    FROM interactions WHERE {USER_RANGE} AND happened_at <= $until GROUP BY ALL ORDER BY user_row, post_row
+    FROM {{known}} WHERE {USER_RANGE} AND happened_at <= $until GROUP BY ALL ORDER BY user_row, post_row
 """
 
 
@@ -130,6 +131,8 @@ class FirstLikes:
         Ascending.
     user_count
         Number of users of the network.
+    taken_back
+        Likes that were undone later; the arrays above are without them.
     """
 
     users: Int32s
@@ -137,11 +140,22 @@ class FirstLikes:
     periods: Bytes
     times: list[datetime]
     user_count: int
+    taken_back: TakenBack
 
-    def until(self, time: datetime) -> Likes:
-        """Return the likes up to one of the times."""
-        known = self.periods <= self.times.index(time)
-        return Likes.from_sorted_pairs(self.users[known], self.posts[known], self.user_count)
+    def until(self, time: datetime, known: datetime | None = None) -> Likes:
+        """Return the likes up to one of the times.
+
+        Parameters
+        ----------
+        known
+            Likes that were taken back by then are left out; None for `time`.
+        """
+        early = self.periods <= self.times.index(time)
+        users, posts = self.users[early], self.posts[early]
+        if len(undone_later := self.taken_back.at(time, known)):
+            users, posts = np.append(users, undone_later.users), np.append(posts, undone_later.posts)
+            return Likes.from_pairs(users, posts, self.user_count)
+        return Likes.from_sorted_pairs(users, posts, self.user_count)
 
 
 def count_histories(
@@ -159,15 +173,16 @@ def count_histories(
         Counts by all users, if the store holds only some of them; None counts those in the store.
     """
     bounds = sorted({time for cutoff in cutoffs for time in (cutoff - RECENT, cutoff)})
-    users = UserCounts(len(network.users), bounds)
-    groups = GroupCounts(len(network.users), sorted(set(cutoffs)), groupings)
-    likes = _read_first_likes(store, sorted(set(cutoffs)), len(network.users))
+    likes = read_first_likes(store, sorted(set(cutoffs)), len(network.users))
+    users = UserCounts(len(network.users), bounds, likes.taken_back)
+    groups = GroupCounts(len(network.users), sorted(set(cutoffs)), groupings, likes.taken_back)
     for start, stop in store.user_ranges():
         users.add(store, {"start": start, "stop": stop})
         groups.add(store, {"start": start, "stop": stop})
     if post_counts is None:
         post_counts = PostCounts(network.posts, bounds)
         post_counts.add(store)
+        post_counts.add_taken_back(store)
     views_of_group, likes_of_group = groups.totals()
     histories = []
     for cutoff in cutoffs:
@@ -189,10 +204,10 @@ def count_histories(
 
 def read_likes(store: InteractionStore, until: datetime, user_count: int) -> Likes:
     """Read all likes up to a time; `user_count` is the number of users of the network."""
-    return _read_first_likes(store, [until], user_count).until(until)
+    return read_first_likes(store, [until], user_count).until(until)
 
 
-def _read_first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
+def read_first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
     """Read the first like of each pair, up to the last of the times."""
     query, parts = FIRST_LIKES.format(period=period_sql(times)), []
     for start, stop in store.user_ranges():
@@ -200,7 +215,7 @@ def _read_first_likes(store: InteractionStore, times: list[datetime], user_count
     users, posts, periods = (
         np.concatenate([part.pop(name) for part in parts]) for name in ("user_row", "post_row", "period")
     )
-    return FirstLikes(users, posts, periods, times, user_count)
+    return FirstLikes(users, posts, periods, times, user_count, TakenBack.read(store))
 
 
 def count_history(
@@ -212,7 +227,8 @@ def count_history(
 
 def regroup(history: History, groupings: Groupings) -> History:
     """Return the history with views and likes counted by other groups of posts."""
-    counts = GroupCounts(len(history.user_counts), [history.cutoff], groupings)
+    taken_back = TakenBack.read(history.store)
+    counts = GroupCounts(len(history.user_counts), [history.cutoff], groupings, taken_back)
     for start, stop in history.store.user_ranges():
         counts.add(history.store, {"start": start, "stop": stop})
     views, likes = counts.totals()
@@ -228,7 +244,9 @@ def read_impressions(store: InteractionStore, until: datetime) -> Impressions:
     """Read each user's impressions up to a time."""
     parts = []
     for start, stop in store.user_ranges():
-        found = store.arrays(IMPRESSIONS, {"start": start, "stop": stop, "until": until})
+        found = store.arrays(
+            IMPRESSIONS.format(known=store.known_at(until)), {"start": start, "stop": stop, "until": until}
+        )
         parts.append(
             Impressions.from_pairs(
                 found["user_row"] - start, found["post_row"], found["views"], found["likes"], stop - start

@@ -6,11 +6,17 @@ Tables of a store:
                                                  the id of a forgotten user is null
     posts (post_row INTEGER, post_id BIGINT)
     interactions (user_row INTEGER, post_row INTEGER, action ENUM, happened_at TIMESTAMP)
+    unlikes (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP)
+    taken_back (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP, undone_at TIMESTAMP)
     about (name VARCHAR, value VARCHAR)          source, version and row counts, as JSON values
 
 `interactions` holds the views and likes of known users and posts that have a
 time (UTC). The rows of each insert are sorted by user, so that a query for a
 range of users reads a fraction of the file.
+
+A like that a later `unlike` undoes is in `taken_back` instead. It is a like from
+`happened_at` until `undone_at`, so it is counted as of each cutoff in between.
+The view `actions` has all rows as they were pulled.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +38,7 @@ import numpy.typing as npt
 
 from batch.arrays import Int64s
 from batch.files import folder_error, store_folder
-from contract.columns import LIKE_ACTION, VIEW_ACTION
+from contract.columns import LIKE_ACTION, UNLIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
 from contract.manifest import Manifest
 from contract.settings import Settings
@@ -40,7 +47,7 @@ FILE = "store.duckdb"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
 NO_TIME = -(2**62)
-VERSION = 1
+VERSION = 2
 """Version of the tables above; stores of other versions are refused."""
 
 PART_ROWS = 2_000_000
@@ -48,9 +55,12 @@ PART_ROWS = 2_000_000
 
 USERS_PER_BUCKET = 256
 
+COUNTED = ("users", "posts", "interactions", "unlikes")
+"""Tables whose numbers of rows are recorded, so that a wrong store is noticed."""
+
 LATEST = """
     SELECT coalesce(epoch_us(max(happened_at)), $none) AS latest
-    FROM interactions WHERE happened_at <= $until
+    FROM {pulled} WHERE happened_at <= $until
 """
 
 FORGOTTEN = "user_id IN (SELECT unnest($forgotten))"
@@ -73,12 +83,35 @@ COPY_WITHOUT_USERS = (
 )
 
 TABLES = f"""
-    CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}');
+    CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}', '{UNLIKE_ACTION}');
     CREATE TABLE users (user_row INTEGER, user_id BIGINT);
     CREATE TABLE posts (post_row INTEGER, post_id BIGINT);
     CREATE TABLE interactions (user_row INTEGER, post_row INTEGER, action action, happened_at TIMESTAMP);
+    CREATE TABLE unlikes (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP);
+    CREATE TABLE taken_back (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP, undone_at TIMESTAMP);
     CREATE TABLE about (name VARCHAR, value VARCHAR);
+    CREATE VIEW actions AS
+    SELECT user_row, post_row, action, happened_at FROM interactions UNION ALL
+    SELECT user_row, post_row, '{LIKE_ACTION}'::action, happened_at FROM taken_back UNION ALL
+    SELECT user_row, post_row, '{UNLIKE_ACTION}'::action, happened_at FROM unlikes;
 """
+TAKE_BACK = f"""
+    CREATE TEMP TABLE undone AS
+    SELECT l.user_row, l.post_row, l.happened_at, u.happened_at AS undone_at
+    FROM (
+        SELECT user_row, post_row, happened_at FROM interactions SEMI JOIN unlikes USING (user_row, post_row)
+        WHERE action = '{LIKE_ACTION}'
+    ) l ASOF JOIN unlikes u
+      ON l.user_row = u.user_row AND l.post_row = u.post_row AND l.happened_at <= u.happened_at;
+    INSERT INTO taken_back SELECT * FROM undone ORDER BY ALL;
+    DELETE FROM interactions i USING undone u
+    WHERE i.action = '{LIKE_ACTION}' AND i.user_row = u.user_row AND i.post_row = u.post_row
+      AND i.happened_at = u.happened_at;
+    DROP TABLE undone;
+"""
+"""Moves likes with a later unlike; of likes and an unlike at the same time, the unlike is the later."""
+
+ANY_UNLIKES = "SELECT EXISTS (FROM unlikes)"
 
 
 @dataclass(frozen=True)
@@ -154,7 +187,7 @@ class InteractionStore:
             Values by name, `$name` in the query; times are converted to UTC.
         """
         naive = {
-            name: value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
+            name: _naive(value) if isinstance(value, datetime) else value
             for name, value in (parameters or {}).items()
         }
         with readable_errors(self.path):
@@ -166,9 +199,29 @@ class InteractionStore:
         (column,) = self.arrays(query, parameters).values()
         return column[0].item()
 
+    @cached_property
+    def has_unlikes(self) -> bool:
+        """Whether any like may be taken back."""
+        return bool(self.scalar(ANY_UNLIKES))
+
+    @property
+    def pulled(self) -> str:
+        """SQL name of the relation of all rows as they were pulled, unlikes included."""
+        return "actions" if self.has_unlikes else "interactions"
+
+    def known_at(self, time: datetime) -> str:
+        """Return a relation in SQL: views and likes of all times, without the likes taken back by `time`."""
+        if not self.has_unlikes:
+            return "interactions"
+        return (
+            "(SELECT user_row, post_row, action, happened_at FROM interactions UNION ALL "
+            f"SELECT user_row, post_row, '{LIKE_ACTION}'::action, happened_at FROM taken_back "
+            f"WHERE undone_at > TIMESTAMP '{_naive(time).isoformat(sep=' ')}')"
+        )
+
     def latest(self, until: datetime) -> datetime | None:
         """Return the time (UTC) of the last interaction up to `until`; None if there is none."""
-        latest = self.scalar(LATEST, {"until": until, "none": NO_TIME})
+        latest = self.scalar(LATEST.format(pulled=self.pulled), {"until": until, "none": NO_TIME})
         return None if latest == NO_TIME else to_time(latest)
 
     def user_ranges(self) -> list[tuple[int, int]]:
@@ -188,8 +241,13 @@ class InteractionStore:
 
     @property
     def interactions(self) -> int:
-        """Number of interactions in the store."""
+        """Number of views, and of likes that were not taken back."""
         return int(self.scalar("SELECT count(*) FROM interactions"))
+
+    @property
+    def taken_back(self) -> int:
+        """Number of likes that were taken back."""
+        return int(self.scalar("SELECT count(*) FROM taken_back"))
 
     @property
     def mib(self) -> float:
@@ -201,6 +259,18 @@ class InteractionStore:
         with readable_errors(self.path):
             rows = self.connection.execute("SELECT name, value FROM about").fetchall()
         return {name: json.loads(value) for name, value in rows}
+
+
+def _naive(time: datetime) -> datetime:
+    """Return the time in UTC as the store has it: without a time zone."""
+    return time.astimezone(UTC).replace(tzinfo=None)
+
+
+def take_back_likes(database: duckdb.DuckDBPyConnection) -> None:
+    """Move the likes that a later unlike undoes from `interactions` to `taken_back`."""
+    (unlikes,) = database.execute(ANY_UNLIKES).fetchone() or (False,)
+    if unlikes:
+        database.execute(TAKE_BACK)
 
 
 def to_time(microseconds: int) -> datetime:
@@ -313,13 +383,13 @@ def open_store(settings: Settings, manifest: Manifest, options: StoreOptions) ->
                 f"the interaction store {path} is of version {found.get('version')}, "
                 f"this program reads version {VERSION}; {again}"
             )
-        for name in ("pulled_as", "database", "users", "posts", "interactions"):
+        for name in ("pulled_as", "database", *COUNTED):
             if found.get(name) != expected[name]:
                 raise InteractionStoreError(
                     f"the interaction store {path} is another run's: {name} is {found.get(name)!r}, "
                     f"not {expected[name]!r}; {again}"
                 )
-        for table in ("users", "posts", "interactions"):
+        for table in COUNTED:
             rows = store.scalar(f"SELECT count(*) FROM {table}")
             if rows != found[table]:
                 raise InteractionStoreError(

@@ -1,12 +1,14 @@
 """Counts of interactions per user, per group of posts and per post, for all cutoffs in one pass.
 
 The cutoffs cut time into periods. Interactions are counted per period; the
-counts as of a cutoff are the sums over the periods up to it.
+counts as of a cutoff are the sums over the periods up to it. The likes that were
+taken back later, see taken_back.py, are added as of each cutoff.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +19,7 @@ import pandas as pd
 from batch.arrays import Bools, Float32s, Float64s
 from batch.loading.cohorts import Groupings
 from batch.loading.interaction_store import InteractionStore
+from batch.loading.taken_back import TakenBack, microseconds
 from contract import columns
 
 RECENT = timedelta(days=7)
@@ -33,6 +36,8 @@ HALF_LIVES = {
     "300_days": timedelta(days=300),
 }
 """Half-lives of fading likes: a like counts 1 when it happens, 1/2 one half-life later, 1/4 after two."""
+
+HALF_LIFE_DAYS = np.array([half_life / timedelta(days=1) for half_life in HALF_LIVES.values()])
 
 FADING_COLUMNS = tuple(f"likes_fading_{name}" for name in HALF_LIVES)
 
@@ -71,8 +76,8 @@ POST_LIKES = """
 class UserCounts:
     """Actions of each user per period; the periods end at `bounds`, which ascend."""
 
-    def __init__(self, users: int, bounds: Sequence[datetime]) -> None:
-        self._bounds = list(bounds)
+    def __init__(self, users: int, bounds: Sequence[datetime], taken_back: TakenBack) -> None:
+        self._bounds, self._taken_back = list(bounds), taken_back
         shape = (len(bounds), users)
         self._views, self._likes = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         self._latest = np.full(shape, np.iinfo(np.int64).min)
@@ -92,7 +97,11 @@ class UserCounts:
         views, likes = self._views[:periods].sum(axis=0), self._likes[:periods].sum(axis=0)
         recent = (self._views[before:periods] + self._likes[before:periods]).sum(axis=0)
         latest = self._latest[:periods].max(axis=0)
-        since = (_microseconds(cutoff) - latest.astype(np.float64)) / DAY_MICROSECONDS
+        if len(undone_later := self._taken_back.at(cutoff)):
+            likes = likes + undone_later.count_by_user(likes.size)
+            recent = recent + undone_later.since(cutoff - RECENT).count_by_user(likes.size)
+            np.maximum.at(latest, undone_later.users, undone_later.happened_at)
+        since = (microseconds(cutoff) - latest.astype(np.float64)) / DAY_MICROSECONDS
         days_since = np.where(views + likes > 0, since, np.nan)
         counts = {"views": views, "likes": likes, "recent": recent, "days_since": days_since}
         return pd.DataFrame(counts).astype(np.float64)
@@ -101,9 +110,11 @@ class UserCounts:
 class GroupCounts:
     """Views and likes of each user in each group of posts, for each grouping and cutoff."""
 
-    def __init__(self, users: int, cutoffs: list[datetime], groupings: Groupings) -> None:
+    def __init__(
+        self, users: int, cutoffs: list[datetime], groupings: Groupings, taken_back: TakenBack
+    ) -> None:
         self.cutoffs = cutoffs
-        self._users, self._groupings = users, groupings
+        self._users, self._groupings, self._taken_back = users, groupings, taken_back
         self._counts = {  # grouping -> (views or likes, cutoffs, users, groups)
             name: np.zeros((2, len(cutoffs), users, size), np.float32)
             for name, size in zip(groupings.names, groupings.sizes, strict=True)
@@ -121,9 +132,13 @@ class GroupCounts:
 
     def totals(self) -> tuple[dict[str, Float32s], dict[str, Float32s]]:
         """Return views and likes: grouping -> (cutoffs, users, groups)."""
-        for counts in self._counts.values():
+        for name, counts in self._counts.items():
             for later in range(1, len(self.cutoffs)):
                 counts[:, later] += counts[:, later - 1]
+            for index, cutoff in enumerate(self.cutoffs):
+                undone_later = self._taken_back.at(cutoff)
+                group = self._groupings.of_post(name)[undone_later.posts]
+                np.add.at(counts[1, index], (undone_later.users, group), np.float32(1))
         return (
             {name: counts[0] for name, counts in self._counts.items()},
             {name: counts[1] for name, counts in self._counts.items()},
@@ -147,6 +162,7 @@ class PostCounts:
         self._views, self._likes = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self._last = np.full(shape, np.iinfo(np.int64).min)
         self._fading = np.zeros((len(bounds), len(posts), len(HALF_LIVES)))
+        self._taken_back: list[TakenBack] = []
 
     def add(
         self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
@@ -161,7 +177,7 @@ class PostCounts:
             f"sum(round({FADING_UNIT} * pow(2, -age / {_in_microseconds(half_life)}.0))::BIGINT) AS {name}"
             for name, half_life in zip(FADING_COLUMNS, HALF_LIVES.values(), strict=True)
         )
-        ends = [_microseconds(bound) for bound in self._bounds]
+        ends = [microseconds(bound) for bound in self._bounds]
         query = POST_LIKES.format(
             period=period, period_end=_case_sql(self._bounds, ends), fading=fading, where=where
         )
@@ -170,6 +186,17 @@ class PostCounts:
         self._last[index] = np.maximum(self._last[index], found["last"][known])
         sums = np.stack([found[name][known].astype(np.float64) for name in FADING_COLUMNS], axis=1)
         self._fading[index] += sums / FADING_UNIT
+
+    def add_taken_back(
+        self, store: InteractionStore, where: str = "true", parameters: dict[str, Any] | None = None
+    ) -> None:
+        """Count the likes of a store that were taken back later, as `add` counts the others."""
+        if not store.has_unlikes:
+            return
+        likes = TakenBack.read(store, where, parameters)
+        post_ids = store.arrays("SELECT post_id FROM posts ORDER BY post_row")["post_id"]
+        rows = self._posts.index.get_indexer(pd.Index(post_ids[likes.posts]))
+        self._taken_back.append(replace(likes, posts=rows.astype(np.int32)).select(rows >= 0))
 
     def _index(
         self, found: dict[str, npt.NDArray[Any]]
@@ -184,31 +211,37 @@ class PostCounts:
         periods = self._bounds.index(cutoff) + 1
         before = self._bounds.index(cutoff - RECENT) + 1
         found = {"recent_likes": self._likes[before:periods].sum(axis=0).astype(np.float64)}
-        for name, counter, counts in (
-            ("views", columns.VIEW_COUNT, self._views),
-            ("likes", columns.LIKE_COUNT, self._likes),
+        views, likes = (counts[:periods].sum(axis=0) for counts in (self._views, self._likes))
+        later_views, later_likes = (counts[periods:].sum(axis=0) for counts in (self._views, self._likes))
+        last, fading = self._last[:periods].max(axis=0), self._fading_at(cutoff)
+        for taken_back in self._taken_back:
+            undone_later = taken_back.at(cutoff)
+            count = undone_later.count_by_post(likes.size)
+            likes, later_likes = likes + count, later_likes - count
+            found["recent_likes"] += undone_later.since(cutoff - RECENT).count_by_post(likes.size)
+            np.maximum.at(last, undone_later.posts, undone_later.happened_at)
+            age = (microseconds(cutoff) - undone_later.happened_at)[:, None] / DAY_MICROSECONDS
+            np.add.at(fading, undone_later.posts, 2.0 ** (-age / HALF_LIFE_DAYS))
+        for name, counter, logged, later in (
+            ("views", columns.VIEW_COUNT, views, later_views),
+            ("likes", columns.LIKE_COUNT, likes, later_likes),
         ):
-            own, later = self._posts[counter].to_numpy(np.float64), counts[periods:].sum(axis=0)
-            logged = counts[:periods].sum(axis=0).astype(np.float64)
-            found[name] = np.where(np.isnan(own), logged, np.maximum(own - later, 0))
-        liked = self._likes[:periods].any(axis=0)
-        last = self._last[:periods].max(axis=0)
-        days = (_microseconds(cutoff) - last.astype(np.float64)) / DAY_MICROSECONDS
-        found["last_like"] = np.where(liked, days, np.nan)
-        found |= dict(zip(FADING_COLUMNS, self._fading_at(cutoff).T, strict=True))
+            own = self._posts[counter].to_numpy(np.float64)
+            found[name] = np.where(np.isnan(own), logged.astype(np.float64), np.maximum(own - later, 0))
+        days = (microseconds(cutoff) - last.astype(np.float64)) / DAY_MICROSECONDS
+        found["last_like"] = np.where(likes > 0, days, np.nan)
+        found |= dict(zip(FADING_COLUMNS, fading.T, strict=True))
         created = self._posts[columns.CREATED_AT]
-        logged = (self._views[:periods] + self._likes[:periods]).any(axis=0)
-        known = np.where(created.isna(), logged, created <= pd.Timestamp(cutoff))
+        known = np.where(created.isna(), views + likes > 0, created <= pd.Timestamp(cutoff))
         names = ["views", "likes", "recent_likes", "last_like", *FADING_COLUMNS]
         return pd.DataFrame(found, index=self._posts.index)[names].assign(known=known.astype(np.float64))
 
     def _fading_at(self, cutoff: datetime) -> Float64s:
         """Return (posts, len(HALF_LIVES)): fading likes of all periods as of the cutoff."""
         total = np.zeros(self._fading.shape[1:])
-        half_lives = np.array([half_life / timedelta(days=1) for half_life in HALF_LIVES.values()])
         for period in range(self._bounds.index(cutoff) + 1):
             age = (cutoff - self._bounds[period]) / timedelta(days=1)
-            total += self._fading[period] * 2.0 ** (-age / half_lives)
+            total += self._fading[period] * 2.0 ** (-age / HALF_LIFE_DAYS)
         return total
 
 
@@ -225,10 +258,6 @@ def _case_sql(bounds: Sequence[datetime], values: Sequence[int]) -> str:
         for time, value in zip(times, values, strict=False)
     )
     return f"CASE {cases} ELSE {values[len(bounds)] if len(values) > len(bounds) else 'NULL'} END"
-
-
-def _microseconds(time: datetime) -> int:
-    return _in_microseconds(time - datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def _in_microseconds(duration: timedelta) -> int:

@@ -24,19 +24,21 @@ from batch.arrays import Int64s
 from batch.files import folder_error, move_into_place, store_folder, work_folder
 from batch.loading.arrow_reader import read_batches
 from batch.loading.interaction_store import (
+    COUNTED,
     FILE,
     TABLES,
     VERSION,
     InteractionStore,
     StoreOptions,
     readable_errors,
+    take_back_likes,
     to_time,
 )
 from batch.loading.interactions_query import interactions_since
 from batch.loading.network import Network, load_network
 from batch.postgres import snapshot
 from batch.progress import track
-from contract.columns import SCHEMA
+from contract.columns import SCHEMA, UNLIKE_ACTION
 from contract.settings import Settings
 
 CHUNK_ROWS = 2_000_000
@@ -50,7 +52,12 @@ MAP_CHUNK = """
 """
 USABLE = "user_row IS NOT NULL AND post_row IS NOT NULL AND action IS NOT NULL AND happened_at IS NOT NULL"
 INSERT_CHUNK = f"""
-    INSERT INTO interactions SELECT * FROM chunk WHERE {USABLE} ORDER BY user_row, post_row, happened_at
+    INSERT INTO interactions SELECT * FROM chunk WHERE {USABLE} AND action <> '{UNLIKE_ACTION}'
+    ORDER BY user_row, post_row, happened_at
+"""
+INSERT_UNLIKES = f"""
+    INSERT INTO unlikes SELECT user_row, post_row, happened_at FROM chunk
+    WHERE {USABLE} AND action = '{UNLIKE_ACTION}'
 """
 COUNT_CHUNK = """
     SELECT count(*) FILTER (happened_at <= $until AND user_row IS NULL) AS of_unknown_users,
@@ -158,7 +165,7 @@ def copy_interactions(
     until: datetime,
     query: str,
 ) -> tuple[datetime | None, dict[str, int]]:
-    """Copy interactions from Postgres into a store's table.
+    """Copy interactions from Postgres into a store's tables, and take back the likes that are undone.
 
     Parameters
     ----------
@@ -182,6 +189,7 @@ def copy_interactions(
             left_out = {
                 name: left_out.get(name, 0) + count for name, count in zip(REASONS, counts, strict=True)
             }
+    take_back_likes(database)
     found = None if latest is None else to_time(latest)
     return found, left_out or dict.fromkeys(REASONS, 0)
 
@@ -206,6 +214,7 @@ def _insert(
     database.execute(MAP_CHUNK)
     database.unregister("pulled")
     database.execute(INSERT_CHUNK)
+    database.execute(INSERT_UNLIKES)
     parameters = {"until": until.astimezone(UTC).replace(tzinfo=None)}
     (counts,) = database.execute(COUNT_CHUNK, parameters).fetchall()
     database.execute("DROP TABLE chunk")
@@ -219,9 +228,8 @@ def _expected_rows(connection: sa.Connection, query: str) -> int:
 
 
 def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pulled_as: str) -> None:
-    tables = ("users", "posts", "interactions")
-    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in tables]
-    about = dict(zip(tables, counts, strict=True)) | {
+    counts = [database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in COUNTED]
+    about = dict(zip(COUNTED, counts, strict=True)) | {
         "version": VERSION,
         "pulled_as": pulled_as,
         "database": database_identity(connection),

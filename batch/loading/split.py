@@ -41,7 +41,7 @@ LARGE_INTERACTIONS = 20_000_000
 PER_MINUTE = """
     SELECT epoch_us(date_trunc('minute', happened_at)) // 1000000 AS minute,
            count(*) FILTER (action = 'view') AS views, count(*) FILTER (action = 'like') AS likes
-    FROM interactions WHERE happened_at <= $cutoff GROUP BY 1 ORDER BY 1
+    FROM {known} WHERE happened_at <= $cutoff GROUP BY 1 ORDER BY 1
 """
 
 
@@ -83,7 +83,9 @@ def split_by_time(
     SourceError
         There are no likes, all labels are in less than three minutes, or a time is before the year 1.
     """
-    per_minute = pd.DataFrame(store.arrays(PER_MINUTE, {"cutoff": cutoff}))
+    per_minute = pd.DataFrame(
+        store.arrays(PER_MINUTE.format(known=store.known_at(cutoff)), {"cutoff": cutoff})
+    )
     relation = f"{SCHEMA}.{INTERACTIONS}"
     if not (per_minute["minute"] >= YEAR_ONE).all():
         raise SourceError(

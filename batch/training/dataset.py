@@ -20,12 +20,13 @@ from batch.features.text import build_content_vectors, cluster_posts, compute_te
 from batch.files import store_folder
 from batch.loading.cohorts import CLUSTER, Groupings, by_topic
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
-from batch.loading.history import History, count_histories
+from batch.loading.history import History, count_histories, read_first_likes
 from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.pull import PullResult, pull
 from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.taken_back import TakenBack
 from batch.progress import Stages
 from batch.training.parameters import Recipe
 from contract import columns
@@ -55,12 +56,16 @@ class Window:
         All likes up to the window's end.
     labelled_users
         (users,) whether the user's likes are labels; None for all users.
+    at_holdout
+        The window with the labels known at the start of the holdout, if likes
+        were taken back after it; else None. The labels above are as of the cutoff.
     """
 
     history: History
     views: Examples
     later_likes: Likes
     labelled_users: Bools | None = None
+    at_holdout: Window | None = None
 
     def examples(self, recipe: Recipe, max_rows: int, seed: int) -> Examples:
         """Return the examples that a recipe learns from, at most `max_rows`."""
@@ -116,8 +121,9 @@ class Dataset:
 
     @property
     def training(self) -> tuple[Window, ...]:
-        """The windows before the holdout."""
-        return tuple(each for each in self.windows if each.history.cutoff < self.split.holdout_start)
+        """The windows before the holdout, with the labels known at its start."""
+        early = (each for each in self.windows if each.history.cutoff < self.split.holdout_start)
+        return tuple(each.at_holdout or each for each in early)
 
     @property
     def at_history_end(self) -> History:
@@ -174,28 +180,53 @@ def load_dataset(
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
-    *starts, now = count_histories(store, network, split.bounds, groupings)
+    histories = count_histories(store, network, split.bounds, groupings)
+    *starts, now = histories
     rows = settings.night.training_rows
-    windows = []
-    per_window = rows // len(starts)
-    for start, end in pairwise([*starts, now]):
-        early = start.cutoff < split.history_end
-        views = collect_labelled_views(
-            store, start, end.cutoff, max_rows=per_window, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE
-        )
-        windows.append(Window(start, views.select(views.viewed) if early else views, end.likes))
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     return Dataset(
         network=network,
         text=text,
         embeddings=embeddings,
         split=split,
-        windows=tuple(windows),
+        windows=_label_windows(store, histories, split, rows // len(starts), seed),
         now=now,
         holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )
+
+
+def _label_windows(
+    store: InteractionStore, histories: list[History], split: TimeSplit, max_rows: int, seed: int
+) -> tuple[Window, ...]:
+    """Label the windows between the histories with the likes known at the cutoff, see `Window.at_holdout`.
+
+    Parameters
+    ----------
+    max_rows
+        Of each window.
+    """
+    taken_back = TakenBack.read(store)
+    likes = read_first_likes(store, list(split.bounds), len(histories[0].user_counts)) if taken_back else None
+
+    def label(start: History, end: History, known_at: datetime) -> Window:
+        views = collect_labelled_views(
+            store, start, end.cutoff,
+            max_rows=max_rows, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE, known_at=known_at,
+        )  # fmt: skip
+        early = start.cutoff < split.history_end
+        later_likes = end.likes if likes is None else likes.until(end.cutoff, known_at)
+        return Window(start, views.select(views.viewed) if early else views, later_likes)
+
+    windows = []
+    for start, end in pairwise(histories):
+        window = label(start, end, split.cutoff)
+        known_later = taken_back.at(end.cutoff, split.holdout_start).undone_by(split.cutoff)
+        if known_later and end.cutoff <= split.holdout_start:
+            window = replace(window, at_holdout=label(start, end, split.holdout_start))
+        windows.append(window)
+    return tuple(windows)
 
 
 @contextmanager
@@ -250,6 +281,8 @@ class NightDataset:
         with stages.stage("pull", "interactions") as row:
             pulled = self._open.enter_context(pull(engine, settings, until, folder))
             row |= {"interactions": pulled.store.interactions, **pulled.left_out, "mib": pulled.store.mib}
+            if taken_back := pulled.store.taken_back:
+                row |= {"taken_back": taken_back}
         with stages.stage("count", "interactions") as row:
             dataset = load_dataset(pulled, settings, engine, self._as_of)
             pulled.store.release()
