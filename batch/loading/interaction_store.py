@@ -64,23 +64,19 @@ LATEST = """
 """
 
 FORGOTTEN = "user_id IN (SELECT unnest($forgotten))"
-COPY_WITHOUT_USERS = (
-    f"""
+TABLES_OF_NIGHT = """
+    SELECT table_name, bool_or(column_name = 'user_row') AS of_users
+    FROM duckdb_tables() JOIN duckdb_columns() USING (database_name, table_name)
+    WHERE database_name = 'night' GROUP BY table_name ORDER BY table_name
+"""
+COPY_USERS = f"""
     INSERT INTO copy.users
     SELECT * REPLACE (CASE WHEN {FORGOTTEN} THEN NULL ELSE user_id END AS user_id) FROM night.users
-    """,
-    "INSERT INTO copy.posts FROM night.posts",
-    f"""
-    INSERT INTO copy.interactions FROM night.interactions
+"""
+COPY_OTHERS = f"""
+    INSERT INTO copy.{{table}} FROM night.{{table}}
     WHERE user_row NOT IN (SELECT user_row FROM night.users WHERE {FORGOTTEN})
-    """,
-    """
-    INSERT INTO copy.about
-    SELECT name, CASE name WHEN 'interactions' THEN (SELECT count(*) FROM copy.interactions)::VARCHAR
-                           ELSE value END
-    FROM night.about
-    """,
-)
+"""
 
 TABLES = f"""
     CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}', '{UNLIKE_ACTION}');
@@ -322,8 +318,17 @@ def copy_without_users(store: InteractionStore, path: Path, user_ids: Int64s) ->
         database.execute(f"ATTACH '{night}' AS night (READ_ONLY)")
         database.execute(f"ATTACH '{copy}' AS copy")
         database.execute("COPY FROM DATABASE night TO copy (SCHEMA)")
-        for query in COPY_WITHOUT_USERS:
-            database.execute(query, parameters if "$forgotten" in query else None)
+        tables = database.execute(TABLES_OF_NIGHT).fetchall()  # earlier releases have others
+        for table, of_users in tables:
+            if table == "users":
+                database.execute(COPY_USERS, parameters)
+            elif of_users:
+                database.execute(COPY_OTHERS.format(table=table), parameters)
+            else:
+                database.execute(f"INSERT INTO copy.{table} FROM night.{table}")
+        for table, _ in tables:
+            count = f"(SELECT count(*) FROM copy.{table})::VARCHAR"
+            database.execute(f"UPDATE copy.about SET value = {count} WHERE name = '{table}'")
         database.execute("DETACH copy")  # writes everything to the file
     return InteractionStore(path, store.options)
 
