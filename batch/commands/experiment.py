@@ -164,7 +164,7 @@ def _render_change(done: ChangeResult) -> str:
     """Describe what a change did, and whether it starts a new experiment."""
     experiment, before = done.now.experiment, done.before.experiment if done.before else None
     if not done.changed:
-        return f"no change; the split was written to Redis again: {describe_split(experiment)}"
+        return f"nothing changed; the split was written to Redis again: {describe_split(experiment)}"
     lines = [describe_split(experiment), f"recorded; {SOON}"]
     if before is not None and done.new_experiment:
         lines.append(f"a new experiment begins: exposures and likes under {before.name} do not count for it")

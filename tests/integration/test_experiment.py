@@ -167,7 +167,7 @@ def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_
     assert "planned for 14 days from now on" in output
     servers.run("pin", "42", "test")
     servers.run("set", "--percent-test", "60")
-    assert "nothing changes" in servers.run("set", "--days", "14")
+    assert "nothing changed" in servers.run("set", "--days", "14")
     assert "it was 14 when the split was set, and reports say so" in servers.run("set", "--days", "21")
     shown = json.loads(servers.run("show", "--json"))
     began, ends = (
@@ -185,10 +185,10 @@ def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_
 def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(servers: Servers) -> None:
     servers.run("set", "--percent-test", "10")
     servers.client.delete(KEYS.experiment)
-    assert "nothing changes" in servers.run("set", "--percent-test", "10")
+    assert "nothing changed" in servers.run("set", "--percent-test", "10")
     assert servers.stored().percent_test == 10
     assert len(servers.history()) == 1
-    assert "nothing changes" in servers.run("unpin", "42")
+    assert "nothing changed" in servers.run("unpin", "42")
     assert len(servers.history()) == 1
 
 
