@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -12,12 +13,21 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import make_dsn
 from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 
+from batch.postgres_session import (
+    CONNECT_TIMEOUT_SECONDS,
+    ENCODING,
+    ENCODING_OPTION,
+    SessionSetup,
+    describe_hosts,
+    parse_url,
+    session_options,
+    session_statements,
+    set_statement,
+)
 from contract import columns
 from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
-
-CONNECT_TIMEOUT_SECONDS = 10
 
 SEE_README = "the README's 'Connect your own database' shows the three views"
 
@@ -35,42 +45,67 @@ ADVICE = {
 
 
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
-    """Make an engine; it connects when it is first used."""
+    """Make an engine; it connects when it is first used.
+
+    Raises
+    ------
+    SettingsError
+        DATABASE_URL cannot be read.
+    """
     try:
-        url = sa.make_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
+        url = parse_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
+        engine = sa.create_engine(
+            url, connect_args=_connect_arguments(url, application), pool_pre_ping=True, hide_parameters=True
+        )
+        arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
         raise SettingsError("DATABASE_URL cannot be read; its parts must be percent-encoded") from None
-    arguments = _connect_arguments(url, application)
-    return sa.create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
+    setup = SessionSetup(url, partial(psycopg2.connect, **arguments))
+    sa.event.listen(engine, "connect", setup, insert=True)  # before the queries of SQLAlchemy
+    return engine
 
 
 def _connect_arguments(url: sa.URL, application: str) -> dict[str, Any]:
-    """Return connection arguments in addition to the URL: its session options are kept, time zone UTC."""
-    own = url.query.get("options", ())
-    options = " ".join([*([own] if isinstance(own, str) else own), "-c timezone=UTC"])
+    """Return connection arguments that replace those of the URL.
+
+    Only what cannot be set later is sent at startup, as poolers refuse most of it.
+    """
+    own = url.query.get("application_name")
     return {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "application_name": application,
-        "options": options,
+        "connect_timeout": url.query.get("connect_timeout", CONNECT_TIMEOUT_SECONDS),
+        "application_name": f"{own}: {application}" if own else application,
+        "options": session_options(url).rest or None,
     }
+
+
+def _driver_arguments(engine: sa.Engine, application: str) -> dict[str, Any]:
+    _, arguments = engine.dialect.create_connect_args(engine.url)
+    return dict(arguments) | _connect_arguments(engine.url, application)
 
 
 def connection_string(connection: sa.Connection) -> str:
     """Return a libpq connection string for the server of an open connection.
 
-    All options of DATABASE_URL apply; of several hosts it names the one that the connection uses.
+    All options of DATABASE_URL apply but settings of the session, see `session_queries`; of several
+    hosts it names the one that the connection uses.
     """
     driver: Any = connection.connection.driver_connection
-    arguments = dict(connection.dialect.create_connect_args(connection.engine.url)[1])
-    application = driver.get_parameter_status("application_name")
+    arguments = _driver_arguments(connection.engine, "")
+    arguments["application_name"] = driver.info.parameter_status("application_name")
     actual = {"host": driver.info.host, "port": driver.info.port}
     for name in actual:  # those of several hosts
         arguments.pop(name, None)
-    chosen = {name: value for name, value in actual.items() if value}
-    arguments |= _connect_arguments(connection.engine.url, application) | chosen
+    arguments |= {name: value for name, value in actual.items() if value}
     if "," in str(arguments.get("hostaddr", "")):  # one for each of several hosts
         del arguments["hostaddr"]
     return str(make_dsn(**arguments))
+
+
+def session_queries(connection: sa.Connection) -> list[str]:
+    """Return queries that give another connection the session's settings of an open one."""
+    driver: Any = connection.connection.driver_connection
+    encoding = driver.info.dsn_parameters.get(ENCODING_OPTION, ENCODING)
+    return [set_statement(ENCODING_OPTION, encoding), *session_statements(connection.engine.url)]
 
 
 @contextmanager
@@ -125,9 +160,7 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     """
     reason = redact(" ".join(message.split()), settings.secrets())
     advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
-    url = sa.make_url(settings.stores.database_url)
-    hosts = url.host or url.query.get("host") or "localhost"
-    server = f"Postgres at {hosts if isinstance(hosts, str) else ', '.join(hosts)}"
+    server = f"Postgres at {describe_hosts(parse_url(settings.stores.database_url))}"
     return SourceError(f"{server}: {reason}; {advice}")
 
 

@@ -58,9 +58,11 @@ def _url(*schemes: str) -> Parse:
     def parse(text: str) -> str:
         try:
             parts = urlsplit(text)
-            scheme, _ = parts.scheme, parts.port
+            scheme = parts.scheme
             if parts.netloc.count("@") > 1:  # otherwise part of an unescaped password is read as the host
                 raise ValueError
+            for host in parts.netloc.rpartition("@")[2].split(","):  # Postgres takes several
+                _ = urlsplit(f"//{host}").port
         except ValueError:
             raise ValueError("is not a URL; its parts must be percent-encoded") from None
         if scheme.partition("+")[0] not in schemes:

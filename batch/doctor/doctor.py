@@ -64,7 +64,10 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
             if all(each.check != "views" or each.status is Status.OK for each in findings):
                 findings += check_time_index(connection, rows, now)
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
-            return findings, Records(rows, read_recorded_split(connection, key_prefix))
+            records = Records(rows, read_recorded_split(connection, key_prefix))
+        with postgres.readable_errors(settings):
+            findings.append(postgres_checks.check_locks(engine))
+        return findings, records
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
 

@@ -13,18 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
-from batch.doctor.finding import Finding, fail, ok, warn
+from batch.doctor.finding import Finding, fail, fail_from_error, ok, warn
 from batch.experiment.history import read_current_change
 from batch.features import embedding_cache
 from batch.loading.interactions_query import interactions_since
 from batch.loading.schema import check_views
+from batch.postgres_session import transaction_pooling
 from batch.refresh import stale_users
 from batch.refresh.stale_users import LATE
-from batch.runs import ledger
+from batch.runs import ledger, lock
 from batch.runs.ledger import State, runs
 from batch.runs.tables import VERSION, experiments, versions
 from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA
@@ -132,6 +134,20 @@ def _read_version(connection: sa.Connection) -> int:
     if not connection.scalar(MAY_READ, {"table": f"{SCHEMA}.{versions.name}"}):
         return 0
     return int(connection.scalar(sa.select(sa.func.max(versions.c.version))) or 0)
+
+
+def check_locks(engine: sa.Engine) -> Finding:
+    """Check that a lock taken on one connection is seen and refused on another."""
+    engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    name = {"name": f"overnight doctor:{uuid4()}"}
+    with engine.connect() as one, engine.connect() as other:
+        one.execute(lock.TRY, name)
+        holder = other.execute(lock.HOLDER, name).first()
+        held = holder is not None and not other.scalar(lock.TRY, name) and bool(one.scalar(lock.UNLOCK, name))
+        if held and other.scalar(lock.TRY, name):
+            other.execute(lock.UNLOCK, name)
+            return ok("locks", "taken on one connection, refused on another; time zone UTC")
+    return fail_from_error("locks", transaction_pooling(engine.url))
 
 
 READABLE = sa.text("""

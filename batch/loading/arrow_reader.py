@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 from psycopg2 import errorcodes
 
-from batch.postgres import connection_string, source_error
+from batch.postgres import connection_string, session_queries, source_error
 from contract.settings import Settings
 
 BATCH_BYTES = 8 * 2**20
@@ -49,7 +49,7 @@ def read_batches(
         Postgres rejects the query, or the connection is lost.
     """
     snapshot = connection.scalar(sa.text("SELECT pg_export_snapshot()"))
-    reader = _Reader(connection_string(connection), str(snapshot), query)
+    reader = _Reader(connection_string(connection), session_queries(connection), str(snapshot), query)
     reader.start()
     try:
         yield reader.batches(settings)
@@ -60,9 +60,15 @@ def read_batches(
 class _Reader(threading.Thread):
     """Puts batches into a queue, then None, or the exception that ended the query."""
 
-    def __init__(self, connection_string: str, snapshot: str, query: str) -> None:
+    def __init__(self, connection_string: str, session: list[str], snapshot: str, query: str) -> None:
         super().__init__(name="read-batches", daemon=True)
-        self._arguments = (connection_string, snapshot, query)
+        self._connection_string = connection_string
+        self._statements = [
+            *session,
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+            f"SET TRANSACTION SNAPSHOT '{snapshot}'",
+        ]
+        self._query = query
         self._queue: Queue[pa.RecordBatch | BaseException | None] = Queue(BATCHES_AHEAD)
         self._stopped = threading.Event()
         self._cursor: dbapi.Cursor | None = None  # set while the query may be cancelled
@@ -70,22 +76,23 @@ class _Reader(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._read(*self._arguments)
+            self._read()
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._put(error)
 
-    def _read(self, connection_string: str, snapshot: str, query: str) -> None:
+    def _read(self) -> None:
         with (
-            dbapi.connect(connection_string, autocommit=True) as connection,
+            dbapi.connect(self._connection_string, autocommit=True) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            for statement in self._statements:
+                cursor.execute(statement)
+                cursor.fetchall()
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
             self._cursor = cursor
             try:
-                cursor.execute(query)
+                cursor.execute(self._query)
                 with cursor.fetch_record_batch() as batches:
                     for batch in batches:
                         if not self._put(batch):

@@ -13,21 +13,19 @@ from contextlib import contextmanager, suppress
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from batch.postgres_session import transaction_pooling
 from contract.errors import LockedError
 
 TRY = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
-HOLDER = sa.text("""
-    SELECT activity.application_name, activity.pid, activity.backend_start
+HELD = """
     FROM pg_locks held JOIN pg_stat_activity activity USING (pid)
     WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
       AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (held.classid::bigint << 32) | held.objid::bigint = hashtextextended(:name, 0)
-""")
-KEEPALIVE = sa.text("""
-    SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false)
-""")
+"""
+HOLDER = sa.text(f"SELECT activity.application_name, activity.pid, activity.backend_start {HELD}")
+IS_HELD = sa.text(f"SELECT EXISTS (SELECT {HELD} AND pid = pg_backend_pid())")
 UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
-PING = sa.text("SELECT 1")
 
 NIGHT, REFRESH = "night", "refresh"
 """Purposes of a lock: runs; writing into a live run, or removing keys of runs."""
@@ -55,12 +53,17 @@ class Lock:
         ------
         LockedError
             Another run has taken it.
+        TransactionPoolingError
+            The connection is open and does not hold it: it has no session of its own.
         """
         try:
-            self._connection.execute(PING)
+            held = self._connection.scalar(IS_HELD, self._name)
         except DBAPIError:
             self.release()
             self._connection = self._acquire(timeout_seconds=0)
+        else:
+            if not held:
+                raise transaction_pooling(self._engine.url)
 
     def release(self) -> None:
         """Release the lock and close the connection; if it is lost, Postgres frees the lock itself."""
@@ -71,7 +74,6 @@ class Lock:
 
     def _acquire(self, timeout_seconds: float) -> sa.Connection:
         connection = self._engine.connect()
-        connection.execute(KEEPALIVE)
         deadline = time.monotonic() + timeout_seconds
         while not connection.scalar(TRY, self._name):
             if time.monotonic() >= deadline:
