@@ -63,6 +63,8 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
             rows = read_ledger_rows(connection, key_prefix)
             if all(each.check != "views" or each.status is Status.OK for each in findings):
                 findings += check_time_index(connection, rows, now)
+                if findings[-1].status is not Status.FAIL:
+                    findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
             records = Records(rows, read_recorded_split(connection, key_prefix))
         with postgres.readable_errors(settings):
