@@ -23,6 +23,7 @@ from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest, 
 from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
+from batch.loading.model_columns import TYPES
 from batch.loading.network import Network, rows_of_ids
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.parameters import RECIPES, Recipe
@@ -137,7 +138,9 @@ class Model:
         forest = self.booster.model_to_string().encode()
         files = {
             FOREST: forest,
-            COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
+            COLUMNS: _as_json(
+                {FOREST: hashlib.sha256(forest).hexdigest()} | self._columns() | {TYPES: network.types}
+            ).encode(),
             POSTS: posts.getvalue(),
             USERS: encode_ids(network.users.index.to_numpy(np.int64)),
         }
