@@ -9,10 +9,11 @@ from typing import Any
 
 import psycopg2
 import sqlalchemy as sa
-from psycopg2 import errorcodes
 from psycopg2.extensions import make_dsn
 from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 
+from batch.postgres_advice import advise
+from batch.postgres_driver import Connection
 from batch.postgres_session import (
     CONNECT_TIMEOUT_SECONDS,
     ENCODING,
@@ -24,24 +25,9 @@ from batch.postgres_session import (
     session_statements,
     set_statement,
 )
-from contract import columns
 from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
-
-SEE_README = "the README's 'Connect your own database' shows the three views"
-
-ADVICE = {
-    errorcodes.INVALID_PASSWORD: "check the user and password in DATABASE_URL",
-    errorcodes.INVALID_AUTHORIZATION_SPECIFICATION: "check the user and password in DATABASE_URL",
-    errorcodes.INVALID_CATALOG_NAME: "check the database's name in DATABASE_URL",
-    errorcodes.INVALID_SCHEMA_NAME: SEE_README,
-    errorcodes.INSUFFICIENT_PRIVILEGE: (
-        f"GRANT USAGE, CREATE ON SCHEMA {columns.SCHEMA} to this role, SELECT on the three views in it, "
-        "and let it own the other tables there"
-    ),
-    errorcodes.DISK_FULL: "free space on the disk of Postgres",
-}
 
 
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
@@ -55,12 +41,15 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
     try:
         url = parse_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
         engine = sa.create_engine(
-            url, connect_args=_connect_arguments(url, application), pool_pre_ping=True, hide_parameters=True
+            url,
+            connect_args=_connect_arguments(url, application) | {"connection_factory": Connection},
+            pool_pre_ping=True,
+            hide_parameters=True,
         )
         arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
         raise SettingsError("DATABASE_URL cannot be read; its parts must be percent-encoded") from None
-    setup = SessionSetup(url, partial(psycopg2.connect, **arguments))
+    setup = SessionSetup(url, partial(psycopg2.connect, **arguments, connection_factory=Connection))
     sa.event.listen(engine, "connect", setup, insert=True)  # before the queries of SQLAlchemy
     return engine
 
@@ -136,18 +125,17 @@ def readable_errors(settings: Settings) -> Iterator[None]:
     """
     try:
         yield
-    except DBAPIError as error:
-        raise _readable_errors(settings, error.orig) from None
-    except psycopg2.Error as error:
-        raise _readable_errors(settings, error) from None
-    except PendingRollbackError:  # the transaction continued after an error that was caught
-        raise source_error(settings, None, "the connection was lost") from None
+    except (DBAPIError, psycopg2.Error, PendingRollbackError) as error:
+        raise _readable_error(settings, error) from None
 
 
-def _readable_errors(settings: Settings, error: BaseException | None) -> SourceError:
-    code = error.pgcode if isinstance(error, psycopg2.Error) else None
-    message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    return source_error(settings, code, message or str(error))
+def _readable_error(settings: Settings, error: Exception) -> SourceError:
+    if isinstance(error, PendingRollbackError):  # the transaction continued after an error that was caught
+        return source_error(settings, None, "the connection was lost")
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg2.Error):
+        return source_error(settings, None, str(cause))
+    return source_error(settings, cause.pgcode, cause.diag.message_primary or str(cause))
 
 
 def source_error(settings: Settings, code: str | None, message: str) -> SourceError:
@@ -156,19 +144,11 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     Parameters
     ----------
     code
-        SQLSTATE; None for a failed connection.
+        SQLSTATE; None without one.
     """
     reason = redact(" ".join(message.split()), settings.secrets())
-    advice = _advice_on_connecting(reason) if code is None else ADVICE.get(code, "see the log of Postgres")
     server = f"Postgres at {describe_hosts(parse_url(settings.stores.database_url))}"
-    return SourceError(f"{server}: {reason}; {advice}")
-
-
-def _advice_on_connecting(reason: str) -> str:
-    """Return advice for an error without SQLSTATE: libpq gives none for a failed connection."""
-    if "password" in reason or "authentication" in reason:
-        return ADVICE[errorcodes.INVALID_PASSWORD]
-    return "check that it is up, and DATABASE_URL"
+    return SourceError(f"{server}: {reason}; {advise(code, reason)}")
 
 
 @contextmanager

@@ -219,8 +219,8 @@ def has_no_session(driver: Any, cursor: Any, connect: Callable[[], Any]) -> bool
                 other_cursor.execute("BEGIN")
                 if _read_pid(other_cursor) == own or _read_pid(cursor) != own:
                     return True
-        except psycopg2.Error:
-            if STATEMENT_POOLING in (other.info.error_message or ""):  # the error itself may lack it
+        except psycopg2.Error as error:
+            if STATEMENT_POOLING in str(error):
                 return True
             raise
         finally:

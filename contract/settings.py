@@ -408,6 +408,18 @@ class ServingSettings:
         _integer(1, 10_000),
         "how long a request waits for Redis before it falls back to popular posts",
     )
+    redis_connect_timeout_ms: int = setting(
+        "OVERNIGHT_REDIS_CONNECT_TIMEOUT_MS",
+        1000,
+        _integer(1, 60_000),
+        "time limit for opening a connection to Redis (TCP, TLS, sign-in); requests do not wait for that",
+    )
+    keep_alive_seconds: int = setting(
+        "OVERNIGHT_KEEP_ALIVE_SECONDS",
+        75,
+        _integer(1, 3600),
+        "how long an idle client connection is kept; must be longer than the proxy keeps it",
+    )
     state_refresh_seconds: float = setting(
         "OVERNIGHT_STATE_REFRESH_SECONDS",
         1.0,

@@ -50,11 +50,12 @@ def create_app(
     keys = Keys(settings.stores.key_prefix)
     metrics = Metrics()
     refresh_redis = redis if refresh_redis is None else refresh_redis
+    lists = ListStore(redis, keys, metrics, tuned=tuned)
     service = Service(
         top_n=settings.night.top_n,
         keys=keys,
-        lists=ListStore(redis, keys, metrics, tuned=tuned),
-        live=LiveState(settings, refresh_redis, metrics),
+        lists=lists,
+        live=LiveState(settings, refresh_redis, metrics, lists.keep_connected),
         metrics=metrics,
         exposures=ExposureQueue(settings, refresh_redis, metrics) if settings.experiment.exposures else None,
     )

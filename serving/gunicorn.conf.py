@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,24 @@ def _create_metrics_folder() -> None:
     os.environ[METRICS_FOLDER] = folder
     # Workers are forks and run the same exit handlers.
     atexit.register(lambda: os.getpid() == creator and shutil.rmtree(folder, ignore_errors=True))
+
+
+MAX_CONNECTIONS, OTHER_FILES = 1000, 200
+"""Client connections of a worker, and the other files and connections it may have open."""
+
+
+def _allow_connections() -> int:
+    """Raise the soft limit of open files as far as needed; return how many connections it allows.
+
+    An accept above the limit would end the worker.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    allowed = wanted if soft == resource.RLIM_INFINITY else soft
+    return min(MAX_CONNECTIONS, max(allowed - OTHER_FILES, 1))
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -67,7 +86,8 @@ limit_request_fields = 50
 limit_request_field_size = 8190
 timeout = 30  # a worker that hangs is replaced
 graceful_timeout = 10
-keepalive = 5
+keepalive = _settings.serving.keep_alive_seconds
+worker_connections = _allow_connections()
 
 
 def post_worker_init(worker: Worker) -> None:

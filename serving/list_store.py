@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError, ResponseError
@@ -20,9 +21,10 @@ from contract.errors import SettingsError, StoreError
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
+from serving.connections import connection_class_of
 from serving.metrics import Metrics
 from serving.texts import NO_TEXT, Post, decode_post
-from serving.tuned.redis_get import RedisGet
+from serving.tuned.redis_get import NotConnectedYetError, RedisGet
 
 T = TypeVar("T")
 
@@ -41,27 +43,36 @@ class WrongTypeError(StoreError):
 
 
 def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
-    """Create a client with this timeout for each step; it connects on first use.
+    """Create a client with this timeout for each reply; it connects on first use.
 
-    RESP2 without driver info limits a new connection to AUTH and SELECT.
+    RESP2 without driver info limits a new connection to AUTH, SELECT and PING.
     redis-py's retries and backoff are off: a request falls back on the popular
-    list, and the next refresh is a second away.
+    list, and the next refresh is a second away. In a cluster the timeout holds
+    for connecting too, since requests connect.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
+        "socket_connect_timeout": settings.serving.redis_connect_timeout_ms / 1000,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
         "driver_info": None,
     }
     try:
-        client = Redis.from_url(settings.stores.redis_url, **options)
+        connection_class = connection_class_of(settings.stores.redis_url)
+        client = Redis.from_url(settings.stores.redis_url, connection_class=connection_class, **options)
         client.connection_pool.make_connection()  # checks the URL's options, without connecting
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
     if settings.stores.redis_cluster:
+        options["socket_connect_timeout"] = timeout_seconds
+        options["connection_pool_class"] = partial(_make_pool, connection_class)
         return cast(Redis, LazyCluster(lambda: RedisCluster.from_url(settings.stores.redis_url, **options)))
     return client
+
+
+def _make_pool(connection_class: type[Any], **options: Any) -> ConnectionPool:
+    """Make a pool with this class of connections, whatever class the options name."""
+    return ConnectionPool(**{**options, "connection_class": connection_class})
 
 
 class ListStore:
@@ -71,12 +82,15 @@ class ListStore:
     """
 
     def __init__(self, redis: Redis, keys: Keys, metrics: Metrics, *, tuned: bool = True) -> None:
-        self._redis = redis
         # A cluster's client chooses the node to ask.
-        self._get = RedisGet(redis).get if tuned and isinstance(redis, Redis) else lambda key: redis.get(key)
+        self._reads: Reads = RedisGet(redis) if tuned and isinstance(redis, Redis) else ClientReads(redis)
         self._keys = keys
         self._metrics = metrics
         self._open_until = 0.0
+
+    def keep_connected(self) -> None:
+        """Open connections, before a request needs them or after Redis closed them."""
+        self._reads.keep_connected()
 
     def get(self, key: str) -> Ranked | None:
         """Return the list under `key`; None if there is none; empty (and logged) if it is broken.
@@ -87,7 +101,7 @@ class ListStore:
             If Redis did not answer in time, or lately did not.
         """
         try:
-            value = self._execute(lambda: self._get(key))
+            value = self._execute(lambda: self._reads.get(key))
             return None if value is None else decode_list(value)
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
@@ -104,7 +118,7 @@ class ListStore:
             If Redis did not answer in time, or lately did not.
         """
         try:
-            values = self._execute(lambda: self._redis.hmget(self._keys.posts, list(post_ids)))
+            values = self._execute(lambda: self._reads.hmget(self._keys.posts, post_ids))
         except WrongTypeError:
             log.warning("%s is not a hash, answering without texts", self._keys.posts)
             values = []
@@ -123,6 +137,9 @@ class ListStore:
             self._open_until = time.monotonic() + BREAKER_SECONDS
         try:
             reply = command()
+        except NotConnectedYetError as error:  # Redis may be well: only this request does without
+            self._metrics.redis_errors.inc()
+            raise UnavailableError(str(error)) from None
         except (RedisError, RedisClusterException, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 raise WrongTypeError from None
@@ -135,6 +152,41 @@ class ListStore:
             self._open_until = 0.0
             self._metrics.breaker_open.set(0)
         return reply
+
+
+class Reads(Protocol):
+    """How lists and texts are read: by `RedisGet` or `ClientReads`."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value under `key`; None if there is none."""
+
+    def hmget(self, name: str, fields: Sequence[int]) -> Sequence[bytes | None]:
+        """Return the values of fields of a hash, in order."""
+
+    def keep_connected(self) -> None:
+        """Open connections before requests need them; do not raise."""
+
+
+class ClientReads:
+    """Reads by redis-py's client."""
+
+    def __init__(self, redis: Any) -> None:
+        self._redis = redis
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value under `key`; None if there is none."""
+        value: bytes | None = self._redis.get(key)
+        return value
+
+    def hmget(self, name: str, fields: Sequence[int]) -> Sequence[bytes | None]:
+        """Return the values of fields of a hash, in order."""
+        values: list[bytes | None] = self._redis.hmget(name, list(fields))
+        return values
+
+    def keep_connected(self) -> None:
+        """Use one connection, of a cluster one to each primary, so that it is open."""
+        with suppress(RedisError, RedisClusterException, OSError):  # requests report what fails
+            self._redis.ping()
 
 
 class LazyCluster:

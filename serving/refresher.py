@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,21 @@ class LiveState:
 
     If `shared_file` is set, each new state is saved there, for a process that
     starts while Redis does not answer. Only our user may be able to write it.
+
+    Parameters
+    ----------
+    keep_connected
+        Called after each refresh: opens the connections of requests, off their path.
     """
 
-    def __init__(self, settings: Settings, redis: Redis, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        metrics: Metrics,
+        keep_connected: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._keep_connected = keep_connected
         self._metrics = metrics
         self._texts_in_memory = settings.serving.texts_in_memory
         self._keys = Keys(settings.stores.key_prefix)
@@ -52,6 +65,7 @@ class LiveState:
             if self._pid == os.getpid():
                 return
             self.refresh()
+            self._keep_connected()
             self._thread = threading.Thread(target=self._refresh_until_stopped, name="refresh", daemon=True)
             self._thread.start()
             self._pid = os.getpid()
@@ -113,6 +127,7 @@ class LiveState:
     def _refresh_until_stopped(self) -> None:
         while not self._stopped.wait(self._interval_seconds):
             self.refresh()
+            self._keep_connected()
 
 
 def _saved_parts(state: State) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ BATCHES_AHEAD = 2
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 10
+
+SERVER_ERROR = re.compile(r"\[PGRES_FATAL_ERROR\]: \S+:\s+(.*)")
+"""The message of Postgres in an error of pyarrow; it stands after its severity."""
 
 PRIMARY_MESSAGE = "PG_DIAG_MESSAGE_PRIMARY"
 
@@ -113,10 +117,10 @@ class _Reader(threading.Thread):
         while (item := self._queue.get()) is not None:
             if isinstance(item, adbc_driver_manager.Error):
                 raise source_error(settings, item.sqlstate, _primary_message(item)) from None
-            if isinstance(item, OSError):  # pyarrow's exception for an error during the read
-                _, refused, message = str(item).partition("ERROR:")
-                code = errorcodes.INTERNAL_ERROR if refused else None
-                raise source_error(settings, code, message or str(item)) from None
+            if isinstance(item, (OSError, pa.ArrowException)):  # an error during the read
+                found = SERVER_ERROR.search(str(item))
+                code = errorcodes.INTERNAL_ERROR if found else None
+                raise source_error(settings, code, found[1] if found else str(item)) from None
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -128,9 +128,8 @@ def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.D
         elif types[column] in NUMERIC:
             block[column] = block[column].astype(np.float64)
         elif types[column] == PADDED:
-            block[column] = (
-                block[column].astype(object).map(lambda text: text.rstrip(" "), na_action="ignore")
-            )
+            stripped = block[column].map(lambda text: text.rstrip(" "), na_action="ignore")
+            block[column] = stripped.astype(object)
         else:
             block[column] = block[column].astype(object)
     return block

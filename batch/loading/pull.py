@@ -132,14 +132,15 @@ def pull(
     """
     with work_folder(folder or store_folder(settings)) as work:
         path, options = work / FILE, StoreOptions.of(settings, work)
-        with snapshot(engine) as connection:
-            network = load_network(connection, until)
-            with readable_errors(path), _new_database(path, options) as database:
+        with readable_errors(path), _new_database(path, options) as database:
+            with snapshot(engine) as connection:
+                network = load_network(connection, until)
                 fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
                 query = interactions_since(connection, None)
                 copied = copy_interactions(connection, settings, database, until, query)
-                _record(database, connection, (folder or work).name)
-                database.execute("CHECKPOINT")  # close() also does it, but ignores a full disk
+                identity = database_identity(connection)
+            _record(database, identity, (folder or work).name)
+            database.execute("CHECKPOINT")  # close() also does it, but ignores a full disk
         if folder is not None:
             path = _rename_synced(path, folder / FILE)
         store = InteractionStore(path, options)
@@ -238,12 +239,12 @@ def _expected_rows(connection: sa.Connection, query: str) -> int:
     return max(int(plan[0]["Plan"]["Plan Rows"]), 1)
 
 
-def _record(database: duckdb.DuckDBPyConnection, connection: sa.Connection, pulled_as: str) -> None:
+def _record(database: duckdb.DuckDBPyConnection, identity: str, pulled_as: str) -> None:
     counts = [database.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] for table in COUNTED]
     about = dict(zip(COUNTED, counts, strict=True)) | {
         "version": VERSION,
         "pulled_as": pulled_as,
-        "database": database_identity(connection),
+        "database": identity,
     }
     database.executemany(
         "INSERT INTO about VALUES (?, ?)", [(name, json.dumps(value)) for name, value in about.items()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from batch.postgres import SEE_README
+from batch.postgres_advice import SEE_README
 from contract import columns
 from contract.errors import SourceError
 

@@ -75,10 +75,9 @@ def abandon(stores: Stores, run: Run, *, reason: str) -> None:
         with stores.engine.begin() as connection:
             change = Change(datetime.now(UTC), stores.actor, reason)
             ledger.set_state(connection, run.run_id, State.FAILED, change)
-    except SQLAlchemyError:
-        log.warning(
-            "the ledger says 'building' of %s until the next run: Postgres cannot be reached", run.run_id
-        )
+    except SQLAlchemyError as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        log.warning("the ledger says 'building' of %s until the next run: %s", run.run_id, reason)
 
 
 def sync_manifest_states(stores: Stores, runs: Iterable[Run]) -> None:

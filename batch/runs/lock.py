@@ -6,6 +6,7 @@ connection and frees the lock; nothing has to be cleaned up.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from batch.postgres_session import transaction_pooling
 from contract.errors import LockedError
 
 TRY = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+log = logging.getLogger("batch")
+
 HELD = """
     FROM pg_locks held JOIN pg_stat_activity activity USING (pid)
     WHERE held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
@@ -58,7 +61,9 @@ class Lock:
         """
         try:
             held = self._connection.scalar(IS_HELD, self._name)
-        except DBAPIError:
+        except DBAPIError as error:
+            reason = " ".join(str(error.orig).split())
+            log.warning("the connection that holds the lock was lost, the lock is taken again: %s", reason)
             self.release()
             self._connection = self._acquire(timeout_seconds=0)
         else:

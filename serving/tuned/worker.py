@@ -1,4 +1,4 @@
-"""Gunicorn's threaded worker, with a time limit for clients that do not finish a request.
+"""Gunicorn's threaded worker, which neither slow nor idle clients can occupy.
 
 Fault that only it survives: 32 clients with half a request each stop two workers of
 gunicorn's own gthread with 16 threads (docs/serving.md). It costs no measurable time.
@@ -7,8 +7,10 @@ Gunicorn's own worker gives every connection a thread: for some seconds while
 the client sends nothing, without limit while it has sent half a request. As
 many such clients as there are threads stop the worker. Here a connection gets a
 thread when its first bytes have arrived, and is closed when its request takes
-too long. Requests that gunicorn itself refuses are answered with a problem, as
-the app does.
+too long. Idle connections are kept for a long time (OVERNIGHT_KEEP_ALIVE_SECONDS),
+since a proxy may use one again until it has closed it; when a worker has its
+maximum, the one that has been idle longest is closed for a new one. Requests
+that gunicorn itself refuses are answered with a problem, as the app does.
 """
 
 from __future__ import annotations
@@ -43,8 +45,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.max_keepalived = self.worker_connections  # gunicorn keeps `threads` free: `accept` makes room
         # When each connection was queued or started, oldest first. A thread writes only its own connection's.
         self._started: dict[TConn, float] = {}
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection; keep one place free, as gunicorn does not accept without."""
+        super().accept(listener)
+        idle = [connections[0] for connections in (self.keepalived_conns, self.pending_conns) if connections]
+        if idle and self.nr_conns >= self.worker_connections:
+            min(idle, key=lambda conn: conn.timeout).timeout = 0.0
+            self.murder_keepalived()
+            self.murder_pending()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """When the worker stops, close connections without a request too, not only reused ones."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Queue the connection for a thread; a new one first waits, without a thread, for its first bytes."""

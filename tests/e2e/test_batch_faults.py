@@ -229,9 +229,9 @@ def test_a_model_folder_that_cannot_be_used_is_told_before_anything_is_done(
 def test_a_postgres_that_is_lost_while_rows_are_read_is_told(live: LiveNetwork) -> None:
     with live.hold_while_loading() as process:
         execute(live.database_url, f"SELECT pg_terminate_backend(pid) FROM ({WAITING}) waiting")
-        check_error(wait_for_exit(process), 1, "server closed the connection unexpectedly")
+        check_error(wait_for_exit(process), 1, "terminating connection due to administrator command")
     live.check_unchanged()
-    assert "check that it is up, and DATABASE_URL" in live.last_failure()
+    assert "check that it is up, and start again" in live.last_failure()
 
 
 def test_only_as_many_runs_as_are_to_be_kept_have_keys_and_models(

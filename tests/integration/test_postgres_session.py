@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import redis
 import sqlalchemy as sa
 
 from batch.loading.arrow_reader import read_batches
-from batch.postgres import open_engine, snapshot
-from batch.runs import lock
+from batch.loading.copy import copy_out
+from batch.postgres import connected, open_engine, snapshot
+from batch.runs import ledger, lock
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.support.batch import execute, live_run, make_network, query, run_here
@@ -137,3 +140,131 @@ def test_a_lock_that_its_connection_does_not_hold_is_an_error(database_url: str)
     with pytest.raises(SourceError, match="pool by session"):
         held.check()
     held.release()
+
+
+def _wait_in_a_transaction(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        _wait_until_it_is_closed(connection)
+        connection.scalar(sa.text("SELECT 1"))
+
+
+def _wait_and_copy(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        _wait_until_it_is_closed(connection)
+        list(copy_out(connection, "SELECT 1 AS user_id", {}))
+
+
+def _wait_and_leave(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        _wait_until_it_is_closed(connection)
+
+
+def _wait_until_it_is_closed(connection: sa.Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    connection.scalar(sa.text("SELECT 1"))
+    assert select.select([driver.fileno()], [], [], 60)[0]  # the server has sent why
+
+
+def _run_a_long_query(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        connection.execute(sa.text("SELECT pg_sleep(60)"))
+
+
+def _copy_a_long_query(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        list(copy_out(connection, "SELECT 1 AS user_id FROM pg_sleep(60)", {}))
+
+
+def _read_a_long_query(engine: sa.Engine, settings: Settings) -> None:
+    with (
+        snapshot(engine) as connection,
+        read_batches(connection, settings, "SELECT 1 FROM pg_sleep(60)") as batches,
+    ):
+        list(batches)
+
+
+def _be_ended(engine: sa.Engine, settings: Settings) -> None:
+    with snapshot(engine) as connection:
+        pid = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        execute(settings.stores.database_url, f"SELECT pg_terminate_backend({pid}, 60000)")
+        connection.scalar(sa.text("SELECT 1"))
+
+
+def _write(engine: sa.Engine, settings: Settings) -> None:
+    ledger.create(engine)
+
+
+IDLE = "idle_in_transaction_session_timeout"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "act", "reason"),
+    [
+        (IDLE, "50", _wait_in_a_transaction, "terminating connection due to idle-in-transaction timeout"),
+        (IDLE, "50", _wait_and_copy, "terminating connection due to idle-in-transaction timeout"),
+        (IDLE, "50", _wait_and_leave, "terminating connection due to idle-in-transaction timeout"),
+        ("transaction_timeout", "50", _run_a_long_query, "terminating connection due to transaction timeout"),
+        (
+            "transaction_timeout",
+            "50",
+            _read_a_long_query,
+            "terminating connection due to transaction timeout",
+        ),
+        ("statement_timeout", "50", _run_a_long_query, "canceling statement due to statement timeout"),
+        ("statement_timeout", "50", _copy_a_long_query, "canceling statement due to statement timeout"),
+        ("statement_timeout", "50", _read_a_long_query, "canceling statement due to statement timeout"),
+        ("jit", "off", _be_ended, "terminating connection due to administrator command; check that it is up"),
+        ("no_such_setting", "1", _write, 'unrecognized configuration parameter "no_such_setting"'),
+        (
+            "default_transaction_read_only",
+            "on",
+            _write,
+            "cannot execute CREATE TABLE in a read-only transaction",
+        ),
+    ],
+)
+def test_the_reason_of_the_server_is_given_with_the_setting_to_change(
+    database_url: str, setting: str, value: str, act: Callable[[sa.Engine, Settings], None], reason: str
+) -> None:
+    execute(database_url, "CREATE SCHEMA recs")
+    url = sa.make_url(database_url).update_query_dict({"options": f"-c {setting}={value}"})
+    settings = Settings.of(database_url=url.render_as_string(hide_password=False))
+    with pytest.raises(SourceError) as raised, connected(settings) as engine:
+        act(engine, settings)
+    assert f": {reason}" in str(raised.value)
+    advice = str(raised.value).partition(f": {reason}")[2]
+    assert "\n" not in advice
+    if setting != "jit":
+        assert setting.removeprefix("no_such_setting") in advice or "`options`" in advice
+
+
+def test_a_lock_whose_connection_was_ended_says_why(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with lock.hold(open_engine(Settings.of(database_url=database_url)), "recs") as held:
+        execute(
+            database_url, "SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory'"
+        )
+        held.check()
+    assert "the lock is taken again: terminating connection due to administrator command" in caplog.text
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(
+    ("options", "url_options", "reason"),
+    [
+        ({"default_pool_size": 1, "query_wait_timeout": 1}, "", "raise the pooler's default_pool_size"),
+        (
+            {},
+            "?options=endpoint%3Dep-cool",
+            "unsupported startup parameter: options; take it out of DATABASE_URL",
+        ),
+    ],
+)
+def test_what_a_pooler_refuses_is_told_with_what_to_do(
+    servers: dict[str, Any], tmp_path: Path, options: dict[str, int], url_options: str, reason: str
+) -> None:
+    with pgbouncer(servers["database_url"], tmp_path, "session", **options) as url:
+        done = run_here("run", **servers | {"database_url": f"{url}{url_options}"})
+    assert done.returncode == 1
+    assert reason in done.stderr

