@@ -55,6 +55,8 @@ class Manifest:
         Refresh of users who acted during the night.
     refreshed_at, refreshed_users, users_since
         Last refresh; users refreshed since the night; new users with a list since the night.
+    forgotten
+        Lists removed since the night because their users were forgotten; None if there are none.
     other
         Fields of other releases, as they were read.
     """
@@ -90,6 +92,7 @@ class Manifest:
     refreshed_at: str | None = None
     refreshed_users: int | None = None
     users_since: int | None = None
+    forgotten: int | None = None
     other: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
