@@ -46,7 +46,7 @@ def run_checks(settings: Settings, now: datetime) -> list[Finding]:
     with postgres.connected(settings, f"overnight {actor}") as engine:  # connects when first used
         findings, records = _check_postgres(settings, engine, now)
         try:
-            with redis_client.connected(settings) as client:
+            with redis_client.connected(settings, interactive=True) as client:
                 findings.extend(_check_redis(Stores(settings, engine, client, actor), records, now))
         except StoreError as error:  # findings before the error stay
             findings.append(fail_from_error("redis", error))
