@@ -25,6 +25,7 @@ MODULES = {
     "evaluate": "evaluate",
     "experiment": "experiment",
     "explain": "explain",
+    "forget": "forget",
     "lookup": "lookup",
     "prune": "prune",
     "refresh": "refresh",

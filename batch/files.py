@@ -121,6 +121,10 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 
 FOREST, COLUMNS, POSTS, USERS = "model.txt", "model.json", "posts.npz", "users.npy"
+REFRESH_STATE = "refresh.npz"
+
+NOBODY = np.iinfo(np.int64).min
+"""Id in the row of a forgotten user if no row before it has another user's id."""
 
 
 def read_forest(folder: Path) -> tuple[bytes, dict[str, Any]]:
@@ -150,6 +154,8 @@ def encode_ids(user_ids: Int64s) -> bytes:
 def read_user_ids(folder: Path) -> Int64s:
     """Read the ids of all users of a run's network, ascending. A run scores the first of them, or all.
 
+    The row of a forgotten user has the id that `forget_ids` gave it.
+
     Raises
     ------
     ModelError
@@ -163,3 +169,45 @@ def read_user_ids(folder: Path) -> Int64s:
     except ValueError as error:
         raise ModelError(f"the model in {folder} cannot be used: {error}; run the night again") from None
     return np.asarray(user_ids, np.int64)
+
+
+def forget_ids(known: Int64s, forgotten: Int64s) -> Int64s:
+    """Return ascending ids without those of forgotten users; every row keeps its position.
+
+    The row of a forgotten user gets the id of the row before it, or `NOBODY`. The ids still ascend, and a
+    search for an id finds the first of equal ones: that of the user who has it.
+    """
+    gone = np.isin(known, forgotten)
+    rows = np.maximum.accumulate(np.where(gone, -1, np.arange(known.size)))
+    return np.where(rows < 0, NOBODY, known[rows])
+
+
+def forget_in_user_ids(path: Path, forgotten: Int64s) -> None:
+    """Replace the ids of forgotten users in a file of user ids.
+
+    Raises
+    ------
+    ModelError, OSError
+        The file cannot be read or written.
+    """
+    write_atomically(path, encode_ids(forget_ids(read_user_ids(path.parent), forgotten)))
+
+
+def read_refresh_state(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a run's refresh state.
+
+    Raises
+    ------
+    OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile
+        The file is missing or is not what the run wrote.
+    """
+    # Opened here, because numpy does not close a damaged file.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def encode_arrays(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return the content of a file of named arrays."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()

@@ -45,6 +45,8 @@ class Manifest:
         Identity of the run's copy of the interactions, see `interaction_store.identity`.
     some_users
         Ids of some users that have a list.
+    warnings
+        What an operator must know although the run is whole: too little data, a model that learnt nothing.
     gate, forced
         Verdicts of the gate's rules; whether the run was published against one.
     stages
@@ -55,6 +57,8 @@ class Manifest:
         Refresh of users who acted during the night.
     refreshed_at, refreshed_users, users_since
         Last refresh; users refreshed since the night; new users with a list since the night.
+    forgotten
+        Lists removed since the night because their users were forgotten; None if there are none.
     other
         Fields of other releases, as they were read.
     """
@@ -82,6 +86,7 @@ class Manifest:
     left_out: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] | None = None
     some_users: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     gate: list[dict[str, Any]] = field(default_factory=list)
     forced: bool = False
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -90,6 +95,7 @@ class Manifest:
     refreshed_at: str | None = None
     refreshed_users: int | None = None
     users_since: int | None = None
+    forgotten: int | None = None
     other: dict[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -169,7 +169,8 @@ def check_lists(live: LiveRuns) -> Iterator[Finding]:
     for variant, run_id in live.readable.items():
         check, manifest = f"lists {variant}", live.manifests[run_id]
         run = live.key_counts.runs.get(run_id, RunKeys())
-        users = int(manifest.get("users", 0)) + int(manifest.get("users_since", 0))
+        forgotten = int(manifest.get("forgotten", 0))
+        users = int(manifest.get("users", 0)) + int(manifest.get("users_since", 0)) - forgotten
         expected = {"user": users, "post": int(manifest.get("similar_posts", 0))}
         missing = {
             kind: count - getattr(run, kind) for kind, count in expected.items() if getattr(run, kind) < count
@@ -182,8 +183,9 @@ def check_lists(live: LiveRuns) -> Iterator[Finding]:
                 check, found, "find out who evicted or deleted them; python -m batch run builds a new run"
             )
         else:
-            new = run.user - int(manifest.get("users", 0))
+            new = run.user - int(manifest.get("users", 0)) + forgotten
             added = f"; {new} users since the night" if new else ""
+            added += f"; {forgotten} forgotten" if forgotten else ""
             yield ok(check, f"{run.user} users, {run.post} posts{added}")
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from batch.context import Stores
 from batch.runs.tables import drained, exposures
@@ -130,6 +130,29 @@ def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) 
     driver: Any = connection.connection.cursor()
     with driver as cursor:
         cursor.copy_expert(COPY, file)
+
+
+def count_exposures(stores: Stores, user_ids: Sequence[int]) -> int:
+    """Count the exposures of users, in the stream and in Postgres."""
+    wanted, last_id, found = set(user_ids), FIRST_ID, 0
+    while entries := cast(Any, stores.redis.xrange(stores.keys.exposures, f"({last_id}", count=ENTRY_BATCH)):
+        found += sum(row.user_id in wanted for row in _decode_entries(entries, Drained()))
+        last_id = entries[-1][0]
+    query = sa.select(sa.func.count()).select_from(exposures).where(_of_users(user_ids))
+    with stores.engine.connect() as connection:
+        return found + int(connection.scalar(query) or 0)
+
+
+def remove_exposures(stores: Stores, user_ids: Sequence[int], now: datetime) -> int:
+    """Drain the stream, then delete the exposures of users; return their number."""
+    drain(stores, now)
+    with stores.engine.begin() as connection:
+        return connection.execute(sa.delete(exposures).where(_of_users(user_ids))).rowcount
+
+
+def _of_users(user_ids: Sequence[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that an exposure is of one of the users, under any key prefix."""
+    return exposures.c.user_id == sa.any_(sa.cast(list(user_ids), ARRAY(sa.BigInteger)))
 
 
 def _next_id(entry_id: str) -> str:

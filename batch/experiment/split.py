@@ -7,7 +7,7 @@ every night and every refresh compares it with Postgres and writes it back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import redis
 import sqlalchemy as sa
 from redis.exceptions import ResponseError
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from batch.context import Stores
 from batch.experiment.history import (
@@ -28,6 +29,7 @@ from batch.experiment.history import (
     variant_sql,
 )
 from batch.experiment.period import find_split_period
+from batch.runs.tables import experiments
 from contract.codec import decode_object, encode_object
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import Experiment
@@ -174,6 +176,30 @@ def unpin_user(experiment: Experiment, user_id: int) -> Experiment:
     """Return the split without a user's pin, if there is one."""
     pins = {user: variant for user, variant in experiment.pins.items() if user != user_id}
     return replace(experiment, pins=pins)
+
+
+def forget_pins(stores: Stores, user_ids: Collection[int], *, dry_run: bool) -> int:
+    """Remove users from the pins of every recorded split and of the one in Redis; return the users found.
+
+    A dry run only counts them.
+    """
+    names = sa.cast([str(user_id) for user_id in user_ids], ARRAY(sa.Text))
+    remaining = experiments.c.pins.op("-")(names)
+    with lock_split(stores.engine, stores.keys.prefix) as connection:
+        pinned = sa.func.jsonb_object_keys(experiments.c.pins).label("user_id")
+        each = sa.select(pinned).subquery()
+        found = sa.select(sa.func.count(each.c.user_id.distinct())).where(each.c.user_id == sa.any_(names))
+        count = int(connection.scalar(found) or 0)
+        if dry_run:
+            return count
+        connection.execute(
+            sa.update(experiments).where(experiments.c.pins != remaining).values(pins=remaining)
+        )
+        stored = read_split(stores.redis, stores.keys).experiment
+        if stored is not None and not stored.pins.keys().isdisjoint(user_ids):
+            pins = {user: variant for user, variant in stored.pins.items() if user not in user_ids}
+            write_split(stores.redis, stores.keys, replace(stored, pins=pins))
+        return count
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Tables of a store:
 
-    users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids
+    users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids;
+                                                 the id of a forgotten user is null
     posts (post_row INTEGER, post_id BIGINT)
     interactions (user_row INTEGER, post_row INTEGER, action ENUM, happened_at TIMESTAMP)
     unlikes (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP)
@@ -35,6 +36,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 
+from batch.arrays import Int64s
 from batch.files import folder_error, store_folder
 from contract.columns import LIKE_ACTION, UNLIKE_ACTION, VIEW_ACTION
 from contract.errors import InteractionStoreError
@@ -59,6 +61,21 @@ COUNTED = ("users", "posts", "interactions", "unlikes")
 LATEST = """
     SELECT coalesce(epoch_us(max(happened_at)), $none) AS latest
     FROM {pulled} WHERE happened_at <= $until
+"""
+
+FORGOTTEN = "user_id IN (SELECT unnest($forgotten))"
+TABLES_OF_NIGHT = """
+    SELECT table_name, bool_or(column_name = 'user_row') AS of_users
+    FROM duckdb_tables() JOIN duckdb_columns() USING (database_name, table_name)
+    WHERE database_name = 'night' GROUP BY table_name ORDER BY table_name
+"""
+COPY_USERS = f"""
+    INSERT INTO copy.users
+    SELECT * REPLACE (CASE WHEN {FORGOTTEN} THEN NULL ELSE user_id END AS user_id) FROM night.users
+"""
+COPY_OTHERS = f"""
+    INSERT INTO copy.{{table}} FROM night.{{table}}
+    WHERE user_row NOT IN (SELECT user_row FROM night.users WHERE {FORGOTTEN})
 """
 
 TABLES = f"""
@@ -261,6 +278,8 @@ def to_time(microseconds: int) -> datetime:
 def share_store(store: InteractionStore, folder: Path) -> None:
     """Put the store into the folder of another run of the same night: a hard link, or else a copy.
 
+    It replaces a store that is there.
+
     Raises
     ------
     InteractionStoreError
@@ -270,12 +289,48 @@ def share_store(store: InteractionStore, folder: Path) -> None:
         raise InteractionStoreError("a store in memory cannot be shared")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{FILE}.unfinished"
+        unfinished.unlink(missing_ok=True)
         try:
-            os.link(store.path, folder / FILE)
+            os.link(store.path, unfinished)
         except OSError:  # a file system without hard links
-            shutil.copyfile(store.path, folder / FILE)
+            shutil.copyfile(store.path, unfinished)
+        unfinished.replace(folder / FILE)
     except OSError as error:
         raise folder_error(folder, error) from None
+
+
+def copy_without_users(store: InteractionStore, path: Path, user_ids: Int64s) -> InteractionStore:
+    """Copy a store to a new file, without the ids and the interactions of some users.
+
+    The users keep their rows, which have a null id, so that all other rows stay as they are. A copy holds
+    none of their bytes; rows that are deleted in place can still be in the file.
+
+    Raises
+    ------
+    InteractionStoreError
+        The store cannot be read, or the disk is full.
+    """
+    config = store.options.as_config() | {"preserve_insertion_order": True}
+    parameters = {"forgotten": user_ids.tolist()}
+    with readable_errors(path), duckdb.connect(config=config) as database:
+        night, copy = (str(file).replace("'", "''") for file in (store.path, path))
+        database.execute(f"ATTACH '{night}' AS night (READ_ONLY)")
+        database.execute(f"ATTACH '{copy}' AS copy")
+        database.execute("COPY FROM DATABASE night TO copy (SCHEMA)")
+        tables = database.execute(TABLES_OF_NIGHT).fetchall()  # earlier releases have others
+        for table, of_users in tables:
+            if table == "users":
+                database.execute(COPY_USERS, parameters)
+            elif of_users:
+                database.execute(COPY_OTHERS.format(table=table), parameters)
+            else:
+                database.execute(f"INSERT INTO copy.{table} FROM night.{table}")
+        for table, _ in tables:
+            count = f"(SELECT count(*) FROM copy.{table})::VARCHAR"
+            database.execute(f"UPDATE copy.about SET value = {count} WHERE name = '{table}'")
+        database.execute("DETACH copy")  # writes everything to the file
+    return InteractionStore(path, store.options)
 
 
 @contextmanager

@@ -14,13 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from batch import postgres
+from batch.arrays import Int64s
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.files import read_user_ids, store_folder, work_folder
+from batch.forget import find_gone, forget_users, kept_runs
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
 from batch.progress import Stages
@@ -135,6 +138,7 @@ def _refresh_runs(
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder(store_folder(stores.settings)))
         network = None
+        prefix = stores.keys.prefix
         # An action that is entered after this snapshot makes its user stale for the next refresh.
         with postgres.snapshot(stores.engine) as connection:
             with stages.stage("recent", "interactions") as row:
@@ -147,6 +151,8 @@ def _refresh_runs(
                         read = read_new_users(connection, stores.settings, recent, stale.unknown)
                         found.append(StaleRun(manifest, stale, stack.enter_context(read)))
                 row |= {"users": sum(len(run.stale.users) for run in found)}
+                run_ids = kept_runs(connection, prefix, unfinished=False)
+                gone = find_gone(connection, stores, run_ids, recent.user_ids)
             if any(run.stale.users for run in found):
                 from batch.loading.network import load_network  # imports pandas; usually not needed
 
@@ -158,6 +164,8 @@ def _refresh_runs(
             with _collect_errors(stores, run.manifest, errors):
                 record = _refresh_run(stores, run, rescorer)
                 records.append(record | {"stages": stages.rows + record["stages"]})
+    held.check()
+    _forget_gone(stores, manifests, gone)
     if errors:
         raise errors[0]
     return records
@@ -175,6 +183,27 @@ def _find_stale(
         known=read_user_ids(Path(stores.settings.night.model_dir) / manifest.run_id),
         scored=manifest.users,
     )
+
+
+def _forget_gone(stores: Stores, manifests: list[Manifest], gone: dict[str, Int64s]) -> None:
+    """Forget the users that the network no longer has, unless so many are gone that the view may be wrong.
+
+    A live run tells: for a smaller network, a night has passed the gate, which has the same bound.
+    """
+    users = np.unique(np.concatenate([*gone.values(), np.empty(0, np.int64)]))
+    bound = 1 - stores.settings.gate.users_kept
+    for manifest in manifests:
+        absent = gone.get(manifest.run_id, users[:0]).size
+        if absent > bound * manifest.users_of_network:
+            log.warning(
+                "%d of %d users of %s are not in recs.users any more, more than OVERNIGHT_GATE_USERS_KEPT "
+                "allows; nothing of them is removed; check the view, or if they are deleted: "
+                "python -m batch forget --gone",
+                absent, manifest.users_of_network, manifest.run_id,
+            )  # fmt: skip
+            return
+    if users.size:
+        forget_users(stores, [*gone], users)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from batch.arrays import Int64s
 from contract.columns import SCHEMA
@@ -159,6 +160,20 @@ def _store(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
         new_values = {name: insertion.excluded[name] for name in ("actions", "refreshed_at")}
         keys = list(refreshed_users.primary_key.columns)
         connection.execute(insertion.on_conflict_do_update(index_elements=keys, set_=new_values), rows)
+
+
+def read_recorded(connection: sa.Connection, run_id: str) -> Int64s:
+    """Return the ids of the users that the night and the refreshes of a run have recorded, ascending."""
+    found = sa.select(refreshed_users.c.user_id).where(refreshed_users.c.run_id == run_id)
+    return np.sort(np.array(connection.scalars(found).all(), np.int64))
+
+
+def forget(connection: sa.Connection, user_ids: list[int]) -> None:
+    """Delete what is stored of users, for any run."""
+    columns = refreshed_users.c
+    connection.execute(
+        sa.delete(refreshed_users).where(columns.user_id == sa.any_(sa.cast(user_ids, ARRAY(sa.BigInteger))))
+    )
 
 
 def count_refreshed(connection: sa.Connection, run_id: str) -> int:

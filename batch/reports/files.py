@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,9 @@ from contract.settings import Settings
 from contract.text import escape_controls
 
 REPORT = "report.html"
+
+EXAMPLE = re.compile(r"<h3>User (-?\d+)</h3>.*?(?=<h[23]>)", re.DOTALL)
+"""An example user of a report. Other people's text cannot look like it: it is escaped."""
 
 
 def report_path(settings: Settings, run_id: str) -> Path:
@@ -33,6 +38,21 @@ def write_report(path: Path, page: str) -> int:
     content = page.encode()
     write_atomically(path, content)
     return len(content)
+
+
+def forget_examples(path: Path, user_ids: Collection[int], *, dry_run: bool) -> bool:
+    """Cut the examples of users out of a run's report; return whether it had any.
+
+    Raises
+    ------
+    OSError
+        The report cannot be read or written.
+    """
+    page = path.read_text(encoding="utf-8")
+    without = EXAMPLE.sub(lambda found: "" if int(found[1]) in user_ids else found[0], page)
+    if without != page and not dry_run:
+        write_report(path, without)
+    return without != page
 
 
 @cache

@@ -11,10 +11,10 @@ from contract.columns import SCHEMA
 from contract.errors import OvernightError
 from contract.keys import Keys
 
-VERSION = 3
+VERSION = 4
 """Version of the tables below. A change to them raises it, and adds a step to `STEPS` if a table changes.
 
-Version 3 only added tables: experiments and exposures.
+Versions 3 and 4 only added tables: experiments and exposures; erasures.
 """
 
 STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
@@ -100,6 +100,18 @@ drained = sa.Table(
     sa.Column("key_prefix", sa.Text, primary_key=True),
     sa.Column("last_id", sa.Text, nullable=False),
     sa.Column("at", time, nullable=False),
+)
+# One row each time users were forgotten: how much was removed, without the users' ids.
+erasures = sa.Table(
+    "erasures",
+    tables,
+    sa.Column("at", time, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    sa.Column("users", sa.Integer, nullable=False),
+    sa.Column("lists", sa.Integer, nullable=False),
+    sa.Column("exposures", sa.BigInteger, nullable=False),
+    sa.Column("files", sa.Integer, nullable=False),
 )
 versions = sa.Table(
     "ledger_version",

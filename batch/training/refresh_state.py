@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,11 @@ import numpy as np
 from batch.arrays import Float32s, Int64s
 from batch.features.build import Population, compute_population
 from batch.features.factors import Factors, FactorState, fit_factor_state
-from batch.files import write_atomically
+from batch.files import REFRESH_STATE, encode_arrays, read_refresh_state, write_atomically
 from batch.loading.history import History
 from batch.loading.network import Network, rows_of_ids
 from batch.training.model import Model
 from contract.errors import ModelError
-
-FILE = "refresh.npz"
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,8 @@ class RefreshState:
         arrays = {"user_ids": self.user_ids, "post_ids": self.post_ids} | self.population.to_arrays()
         if self.factor_state is not None and self.user_factors is not None:
             arrays |= {"user_factors": self.user_factors} | self.factor_state.to_arrays()
-        content = io.BytesIO()
-        np.savez(content, **arrays)
         try:
-            write_atomically(folder / FILE, content.getvalue())
+            write_atomically(folder / REFRESH_STATE, encode_arrays(arrays))
         except OSError as error:
             reason = f"{error.strerror}; free space or set OVERNIGHT_MODEL_DIR"
             raise ModelError(f"cannot save the model in {folder}: {reason}") from None
@@ -114,21 +109,20 @@ def load_refresh_state(folder: Path) -> RefreshState:
         The file is missing or is not what `save` wrote.
     """
     try:
-        # Opened here, because numpy does not close a damaged file.
-        with (folder / FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            with_factors = "user_factors" in arrays
-            return RefreshState(
-                population=Population.from_arrays(arrays),
-                user_ids=arrays["user_ids"],
-                post_ids=arrays["post_ids"],
-                user_factors=arrays["user_factors"] if with_factors else None,
-                factor_state=FactorState.from_arrays(arrays) if with_factors else None,
-            )
+        arrays = read_refresh_state(folder / REFRESH_STATE)
+        with_factors = "user_factors" in arrays
+        return RefreshState(
+            population=Population.from_arrays(arrays),
+            user_ids=arrays["user_ids"],
+            post_ids=arrays["post_ids"],
+            user_factors=arrays["user_factors"] if with_factors else None,
+            factor_state=FactorState.from_arrays(arrays) if with_factors else None,
+        )
     except OSError as error:
         reason = f"{error.strerror}; run the night again"
         raise ModelError(f"cannot read the model in {folder}: {reason}") from None
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"the model in {folder} cannot be used: {FILE}: {reason}; run the night again"
+            f"the model in {folder} cannot be used: {REFRESH_STATE}: {reason}; run the night again"
         ) from None

@@ -27,7 +27,6 @@ from batch.gate.rules import RULES
 from batch.loading import interaction_store
 from batch.loading.schema import OPTIONAL, REQUIRED
 from batch.reports.files import REPORT
-from batch.training import refresh_state
 from batch.training.parameters import parameters_path
 from contract import errors
 from contract.columns import SCHEMA
@@ -318,7 +317,7 @@ def check_log_fields(text: str) -> list[str]:
 def check_files(text: str) -> list[str]:
     model, store = "OVERNIGHT_MODEL_DIR", "OVERNIGHT_STORE_DIR"
     names = (files.FOREST, files.COLUMNS, files.POSTS, files.USERS)
-    run = [*names, refresh_state.FILE, REPORT, f"{HOLDOUT_MODEL}/"]
+    run = [*names, files.REFRESH_STATE, REPORT, f"{HOLDOUT_MODEL}/"]
     written = {f"{model}/RUN/{name}" for name in run} | {f"{store}/RUN/{interaction_store.FILE}"}
     written |= {f"{model}/{parameters_path('VARIANT', Settings()).name}"}
     return differences({row[0] for row in rows(text, "File")}, written)

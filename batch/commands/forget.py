@@ -1,0 +1,111 @@
+"""`python -m batch forget`: remove what is kept of users."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+
+from batch import postgres
+from batch.arrays import Int64s
+from batch.commands.options import json_option
+from batch.context import Stores, open_stores
+from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs
+from batch.formatting import as_json as format_json
+from batch.formatting import echo
+from batch.loading.schema import check_views
+from batch.publishing.prune import LOCK_TIMEOUT_SECONDS
+from batch.refresh import stale_users
+from batch.runs import ledger, lock
+from contract.columns import MAX_ID, SCHEMA, USER_ID, USERS
+from contract.settings import Settings
+
+USER = click.IntRange(-MAX_ID - 1, MAX_ID)
+
+EXAMPLE = """\b
+Example:
+  python -m batch forget 42 4711 --dry-run"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("user_ids", metavar="[USER]...", type=USER, nargs=-1)
+@click.option("--gone", is_flag=True, help="Forget every user that a kept run knows and recs.users lacks.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask, even on a terminal.")
+@json_option
+@click.pass_obj
+def forget(
+    settings: Settings, user_ids: tuple[int, ...], *, gone: bool, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Remove what is kept of users: lists, ids and interactions in the files of runs, exposures, pins.
+
+    It covers all runs that are kept. The removal is recorded in recs.erasures, without the users' ids.
+    Delete the users in your database first: the next refresh or night makes lists for every user that
+    recs.users has. A refresh forgets the users that recs.users no longer has by itself. On a terminal it
+    asks first; in a script or cron it does not.
+    """
+    if bool(user_ids) == gone:
+        raise click.UsageError("Give the ids of users, or --gone.")
+    with (
+        open_stores(settings, ledger.actor("batch forget")) as stores,
+        lock.hold(stores.engine, stores.keys.prefix),
+        lock.hold(stores.engine, stores.keys.prefix, lock.REFRESH, LOCK_TIMEOUT_SECONDS),
+    ):
+        ledger.create(stores.engine)
+        stale_users.create(stores.engine)
+        with postgres.snapshot(stores.engine) as connection:
+            check_views(connection)
+            runs = kept_runs(connection, stores.keys.prefix, unfinished=True)
+        users = _find_gone(stores, runs) if gone else np.unique(np.array(user_ids, np.int64))
+        if not dry_run and not yes and sys.stdin.isatty():
+            echo(_format(forget_users(stores, runs, users, dry_run=True), dry_run=True), err=True)
+            click.confirm("Remove it for good?", abort=True, err=True)
+        done = forget_users(stores, runs, users, dry_run=dry_run)
+        in_source, without_files = count_in_source(stores, users), _without_files(stores, runs)
+    if as_json:
+        fields = {"dry_run": dry_run, **asdict(done), "in_source": in_source}
+        echo(format_json(fields | {"runs": len(runs), "runs_without_files": without_files}))
+        return
+    echo(_format(done, dry_run=dry_run))
+    if in_source:
+        echo(
+            f"warning: recs.users has {in_source} of them: the next refresh or night makes lists for them; "
+            "delete them in your database and forget them again",
+            err=True,
+        )
+    if without_files:
+        echo(
+            f"warning: OVERNIGHT_MODEL_DIR here has no files of {', '.join(without_files)}; "
+            "forget the users on the host of these nights too",
+            err=True,
+        )
+
+
+def _find_gone(stores: Stores, run_ids: list[str]) -> Int64s:
+    with postgres.snapshot(stores.engine) as connection:
+        query = f"SELECT DISTINCT {USER_ID} FROM {SCHEMA}.{USERS} WHERE {USER_ID} IS NOT NULL"
+        present = np.array(connection.exec_driver_sql(query).scalars().all(), np.int64)
+        gone = find_gone(connection, stores, run_ids, present)
+    return np.unique(np.concatenate([*gone.values(), np.empty(0, np.int64)]))
+
+
+def _without_files(stores: Stores, run_ids: list[str]) -> list[str]:
+    """Return the runs that have keys and no folder here."""
+    folder, keys = Path(stores.settings.night.model_dir), stores.keys
+    absent = [run_id for run_id in run_ids if not (folder / run_id).is_dir()]
+    return [run_id for run_id in absent if stores.redis.exists(keys.manifest(run_id))]
+
+
+def _format(done: Forgotten, *, dry_run: bool) -> str:
+    if done.nothing:
+        return f"nothing is kept of {_users(done.users)}"
+    what = f"{done.lists} lists, {done.exposures} exposures, pins of {done.pinned} users"
+    verb, change = ("would be removed", "would be changed") if dry_run else ("removed", "changed")
+    return f"{_users(done.users)}: {what} {verb}; {done.files} files {change}"
+
+
+def _users(count: int) -> str:
+    return "1 user" if count == 1 else f"{count:,} users"
