@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from batch.loading.schema import Columns, check_views
 from batch.redis_client import live_run_ids
 from batch.redis_memory import nodes_of
 from batch.runs import ledger
-from contract.errors import SourceError, StoreError
+from contract.errors import OvernightError, SourceError, StoreError
 from contract.experiment import Experiment
 from contract.settings import Settings
 
@@ -48,7 +49,7 @@ def run_checks(settings: Settings, now: datetime) -> list[Finding]:
     with postgres.connected(settings, f"overnight {actor}") as engine:  # connects when first used
         findings, records = _check_postgres(settings, engine, now)
         try:
-            with redis_client.connected(settings) as client:
+            with redis_client.connected(settings, interactive=True) as client:
                 findings.extend(_check_redis(Stores(settings, engine, client, actor), records, now))
         except StoreError as error:  # findings before the error stay
             findings.append(fail_from_error("redis", error))
@@ -71,11 +72,20 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
                     findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
             records = Records(rows, views, read_recorded_split(connection, key_prefix))
-        with postgres.readable_errors(settings):
-            findings.append(postgres_checks.check_locks(engine))
-        return findings, records
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
+    findings.append(_try(settings, "locks", partial(postgres_checks.check_locks, engine)))
+    findings.append(_try(settings, "writes", partial(postgres_checks.check_writes, engine, key_prefix)))
+    return findings, records
+
+
+def _try(settings: Settings, check: str, run: Callable[[], Finding]) -> Finding:
+    """Run a check whose errors are those of a night."""
+    try:
+        with postgres.readable_errors(settings):
+            return run()
+    except OvernightError as error:
+        return fail_from_error(check, error)
 
 
 def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Finding]:
