@@ -155,7 +155,7 @@ def _change_fields(done: ChangeResult) -> dict[str, Any]:
 @contextmanager
 def _open_stores(settings: Settings, command: str) -> Iterator[Stores]:
     """Open Postgres and Redis, and create the ledger's tables."""
-    with open_stores(settings, ledger.actor(f"batch {command}")) as stores:
+    with open_stores(settings, ledger.actor(f"batch {command}"), interactive=True) as stores:
         ledger.create(stores.engine)
         yield stores
 

@@ -62,7 +62,7 @@ def _explain(
     with (
         # One BLAS thread, as in a night, so that the factors are equal to the last bit.
         threadpool_limits(1, user_api="blas"),
-        open_stores(settings, ledger.actor("batch explain")) as stores,
+        open_stores(settings, ledger.actor("batch explain"), interactive=True) as stores,
         signals_raise(stores.engine),
     ):
         run_id = find_user_run(stores, user_id)[1] if run_name is None else resolve_run(stores, run_name)

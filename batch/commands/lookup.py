@@ -27,7 +27,7 @@ MAX_TEXT = 60
 @click.pass_obj
 def lookup(settings: Settings, user_id: int, limit: int, as_json: bool) -> None:
     """Show the list a user is served now: its run, and the posts with score, topic and text."""
-    with open_stores(settings, ledger.actor("batch lookup")) as stores:
+    with open_stores(settings, ledger.actor("batch lookup"), interactive=True) as stores:
         found = find_served_list(stores, user_id)
     fields = found.as_dict(datetime.now(UTC))
     fields |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
@@ -88,7 +88,7 @@ def diff(settings: Settings, user_id: int, run_a: str, run_b: str, *, limit: int
 
     A run is a run id, or control or test for the live run of that variant.
     """
-    with open_stores(settings, ledger.actor("batch diff")) as stores:
+    with open_stores(settings, ledger.actor("batch diff"), interactive=True) as stores:
         found = compare_lists(stores, user_id, run_a, run_b)
     formatting.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
 

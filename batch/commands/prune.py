@@ -77,7 +77,7 @@ def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: 
     """
     if not yes and sys.stdin.isatty():
         click.confirm(f"Take the live run of {variant} out of service for good?", abort=True, err=True)
-    with open_stores(settings, ledger.actor("batch rollback")) as stores:
+    with open_stores(settings, ledger.actor("batch rollback"), interactive=True) as stores:
         ledger.create(stores.engine)
         done = roll_back(stores, variant, reason=reason)
     echo(encode_object(vars(done)) if as_json else _format_rollback(done))

@@ -26,6 +26,8 @@ from batch.files import read_user_ids, store_folder, work_folder
 from batch.forget import find_gone, forget_users, kept_runs
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
+from batch.loading.model_columns import check_model_columns
+from batch.loading.schema import check_views
 from batch.progress import Stages
 from batch.publishing import go_live
 from batch.redis_client import live_run_id
@@ -141,6 +143,9 @@ def _refresh_runs(
         prefix = stores.keys.prefix
         # An action that is entered after this snapshot makes its user stale for the next refresh.
         with postgres.snapshot(stores.engine) as connection:
+            manifests = list(_with_columns(stores, connection, manifests, errors))
+            if not manifests:
+                raise errors[0]
             with stages.stage("recent", "interactions") as row:
                 recent = stack.enter_context(read_recent(connection, stores.settings, since, clock, folder))
                 row |= {"interactions": recent.store.interactions}
@@ -169,6 +174,17 @@ def _refresh_runs(
     if errors:
         raise errors[0]
     return records
+
+
+def _with_columns(
+    stores: Stores, connection: sa.Connection, manifests: list[Manifest], errors: list[OvernightError]
+) -> Iterator[Manifest]:
+    """Yield the runs whose model was trained with columns that the views still have."""
+    views = check_views(connection)
+    for manifest in manifests:
+        with _collect_errors(stores, manifest, errors):
+            check_model_columns(Path(stores.settings.night.model_dir) / manifest.run_id, views)
+            yield manifest
 
 
 def _find_stale(

@@ -78,8 +78,8 @@ def find(
     Parameters
     ----------
     fingerprints
-        User -> fingerprint of the actions from `LATE` before the run's cutoff up to the clock. Actions
-        with later times count when their time has come.
+        User -> fingerprint of the actions from `LATE` before the run's cutoff on, see `fingerprints` of
+        batch/loading/combined_store.py.
     user_ids
         Users of the network.
     known, scored
