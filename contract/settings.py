@@ -231,7 +231,8 @@ class NightSettings:
         "OVERNIGHT_RECIPE",
         AUTO_RECIPE,
         _one_of(AUTO_RECIPE, *RECIPE_NAMES),
-        "what the models learn; auto: liked-if-viewed or liked, chosen on data before the holdout",
+        "what the models learn: liked-if-viewed, liked or ranked; "
+        "auto: one of the first two, chosen on data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",
