@@ -31,7 +31,7 @@ SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """URL options that may hold a password."""
 
 MIN_SECRET_LENGTH = 8
-"""A shorter path of a webhook URL is not redacted: it may be part of other text."""
+"""A shorter secret may be part of other text: see `redact`. A shorter path of a webhook URL is no secret."""
 
 
 def _integer(low: int, high: int) -> Parse:
