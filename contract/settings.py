@@ -52,7 +52,7 @@ SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """URL options that may hold a password."""
 
 MIN_SECRET_LENGTH = 8
-"""A shorter path of a webhook URL is not redacted: it may be part of other text."""
+"""A shorter secret may be part of other text: see `redact`. A shorter path of a webhook URL is no secret."""
 
 
 def _integer(low: int, high: int) -> Parse:
@@ -259,7 +259,8 @@ class NightSettings:
         "OVERNIGHT_RECIPE",
         AUTO_RECIPE,
         _one_of(AUTO_RECIPE, *RECIPE_NAMES),
-        "what the models learn; auto: liked-if-viewed or liked, chosen on data before the holdout",
+        "what the models learn: liked-if-viewed, liked or ranked; "
+        "auto: one of the first two, chosen on data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",

@@ -1,5 +1,9 @@
 """Refresh: score stale users again and write their lists into the live runs.
 
+Stale are users whose actions since the night have another fingerprint than at their last list, and
+users that the night did not know: `find` in stale_users.py. `Rescorer` in rescore.py scores them with
+the run's own model, and features as of now.
+
 A run that goes live meanwhile is not changed; the next refresh works on it, from its own cutoff. Users
 that a refresh did not finish are still stale for the next one.
 """
