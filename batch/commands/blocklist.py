@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from batch import formatting, redis_client
-from batch.commands.options import json_option
+from batch.commands.options import Id, json_option
 from contract.keys import Keys
 from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch block 191")
-@click.argument("post_id", metavar="POST", type=int)
+@click.argument("post_id", metavar="POST", type=Id())
 @json_option
 @click.pass_obj
 def block(settings: Settings, post_id: int, as_json: bool) -> None:
@@ -29,7 +29,7 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
 
 
 @click.command(epilog="Example: python -m batch unblock 191")
-@click.argument("post_id", metavar="POST", type=int)
+@click.argument("post_id", metavar="POST", type=Id())
 @json_option
 @click.pass_obj
 def unblock(settings: Settings, post_id: int, as_json: bool) -> None:

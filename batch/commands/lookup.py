@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batch import formatting
-from batch.commands.options import json_option
+from batch.commands.options import Id, json_option
 from batch.context import open_stores
 from batch.inspection.lists import compare_lists, find_served_list
 from batch.runs import ledger
@@ -19,7 +19,7 @@ MAX_TEXT = 60
 
 
 @click.command(epilog="Example: python -m batch lookup 200 --limit 5")
-@click.argument("user_id", metavar="USER", type=int)
+@click.argument("user_id", metavar="USER", type=Id())
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Number of posts, best first."
 )
@@ -71,7 +71,7 @@ def _age(seconds: int) -> str:
 
 
 @click.command(epilog="Example: python -m batch diff 200 20261121T030000Z-control control")
-@click.argument("user_id", metavar="USER", type=int)
+@click.argument("user_id", metavar="USER", type=Id())
 @click.argument("run_a", metavar="RUN_A")
 @click.argument("run_b", metavar="RUN_B")
 @click.option(

@@ -70,7 +70,7 @@ Example:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: bool) -> None:
-    """Make the run that was live before live again; the bad run is never chosen again.
+    """Make the previous run live again; the bad run is never chosen again.
 
     It takes effect at once and does not wait for a running night, which may go live afterwards. On a
     terminal it asks first; in a script or cron it does not.

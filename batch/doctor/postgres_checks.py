@@ -21,7 +21,9 @@ from sqlalchemy.exc import ProgrammingError
 from batch.doctor.finding import Finding, fail, ok, warn
 from batch.experiment.history import read_current_change
 from batch.features import embedding_cache
-from batch.loading.interactions_query import interactions_since
+from batch.loading import future_rows
+from batch.loading.future_rows import LAST_DAY, describe_future_rows
+from batch.loading.interactions_query import count_recent, interactions_since
 from batch.loading.schema import check_views
 from batch.postgres_session import transaction_pooling
 from batch.refresh import stale_users
@@ -325,6 +327,22 @@ def check_time_index(
         else:
             slow[table.name] = _missing(table.name, table.rows, scan.column)
     yield from slow.values() or [ok(CHECK, fast)]
+
+
+def check_times(connection: sa.Connection, now: datetime) -> Finding:
+    """Check that hardly any interaction lies in the future."""
+    check = "times"
+    try:
+        with connection.begin_nested():
+            future, last_day = count_recent(connection, now, now - LAST_DAY)
+    except ProgrammingError as error:
+        reason = str(error.orig).partition("\n")[0]
+        return fail(
+            check, f"Postgres cannot read {VIEW}: {reason}", f"let this role read {VIEW} and its tables"
+        )
+    if found := describe_future_rows(future, last_day):
+        return warn(check, f"{found}. {future_rows.UNAFFECTED}", future_rows.FIX)
+    return ok(check, f"{future:,} interactions lie in the future, {last_day:,} in the last 24 hours")
 
 
 def _missing(table: str, rows: int, column: str | None) -> Finding:
