@@ -76,7 +76,8 @@ def test_a_busy_pooler_by_transaction_is_refused_too(servers: dict[str, Any], tm
 def test_pooling_by_session_works_as_a_direct_connection_does(
     servers: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    with pgbouncer(servers["database_url"], tmp_path, "session") as url:
+    enough = {"default_pool_size": 5, "query_wait_timeout": 10}  # as README says
+    with pgbouncer(servers["database_url"], tmp_path, "session", **enough) as url:
         pooled = servers | {"database_url": f"{url}?options=-c%20statement_timeout%3D55s"}
         done = run_here("run", **pooled)
         assert done.returncode == 0, done.stderr
