@@ -21,7 +21,15 @@ from batch.loading import copy
 from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
-from tests.support.batch import execute, live_lists, make_engine, query, runs_with_keys, wait_until
+from tests.support.batch import (
+    execute,
+    live_lists,
+    make_engine,
+    query,
+    runs_with_keys,
+    settled_memory,
+    wait_until,
+)
 from tests.support.batch_live import (
     MANY_USERS,
     WAITING,
@@ -92,10 +100,9 @@ def test_a_replica_is_told_from_a_primary(live: LiveNetwork, client: redis.Redis
 @contextmanager
 def _little_room(client: redis.Redis) -> Iterator[dict[str, Any]]:
     """Leave Redis one MiB; afterwards hold what it counted of its MSETs, by which lists are written."""
-    memory: Any = client.info("memory")
     counted: dict[str, Any] = {}
     client.config_resetstat()
-    client.config_set("maxmemory", memory["used_memory"] + 2**20)
+    client.config_set("maxmemory", settled_memory(client) + 2**20)
     try:
         yield counted
     finally:
