@@ -31,6 +31,7 @@ def make_tables(users: int, posts: int) -> FeatureTables:
         post_ids=np.arange(posts),
         post_features=tuple(Feature(f"post_{n}", Kind.POST, n == 0) for n in range(46)),
         post_values=np.concatenate([topic[:, None], popularity, content], axis=1).astype(np.float32),
+        post_likes=np.floor(100 * popularity[:, 0]),
         affinities=(
             _affinity("topic", topic, TOPICS, user_taste, random),
             _affinity("cluster", cluster.astype(np.int32), CLUSTERS, user_taste, random),

@@ -45,6 +45,8 @@ class Manifest:
         Identity of the run's copy of the interactions, see `interaction_store.identity`.
     some_users
         Ids of some users that have a list.
+    warnings
+        What an operator must know although the run is whole: too little data, a model that learnt nothing.
     gate, forced
         Verdicts of the gate's rules; whether the run was published against one.
     stages
@@ -84,6 +86,7 @@ class Manifest:
     left_out: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] | None = None
     some_users: list[int] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     gate: list[dict[str, Any]] = field(default_factory=list)
     forced: bool = False
     stages: list[dict[str, Any]] = field(default_factory=list)

@@ -258,6 +258,13 @@ class GateSettings:
         _number(0, 1),
         "largest shortfall of NDCG@10 over the full catalogue below recency popularity's; 1 refuses nothing",
     )
+    min_auc: float = setting(
+        "OVERNIGHT_GATE_MIN_AUC",
+        0.5,
+        _number(0, 1),
+        "smallest ROC AUC on the held-out rows (0.5 is random order); refused only if the whole "
+        "95 % interval is lower; 0 refuses nothing",
+    )
     ndcg_drop: float = setting(
         "OVERNIGHT_GATE_NDCG_DROP",
         0.005,

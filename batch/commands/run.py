@@ -9,14 +9,16 @@ import click
 from batch.alerts.alert import alert_on_failure
 from batch.commands import runs
 from batch.commands.options import PastTime, chosen_variants, variant_option
-from batch.context import open_stores
+from batch.context import Stores, open_stores
 from batch.formatting import echo
 from batch.gate.rules import describe_refusal
 from batch.pipeline import NightOptions, run_night
+from batch.redis_client import live_run_id
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.signals import signals_raise
 from contract.errors import RefusedError
+from contract.experiment import VARIANTS
 from contract.manifest import Manifest
 from contract.settings import Settings
 
@@ -45,10 +47,10 @@ def run(
         manifests = run_night(stores, variants, NightOptions(as_of, limit_users, force))
         for manifest in manifests:
             echo(runs.render_summary(manifest))
-        _check_refusals(manifests)
+        _check_refusals(stores, manifests)
 
 
-def _check_refusals(manifests: list[Manifest]) -> None:
+def _check_refusals(stores: Stores, manifests: list[Manifest]) -> None:
     """Make a night's refusals an error, after all variants are done.
 
     Raises
@@ -59,6 +61,7 @@ def _check_refusals(manifests: list[Manifest]) -> None:
     refused = [manifest for manifest in manifests if manifest.state == State.REFUSED]
     if refused:
         reasons = "; ".join(f"{run.run_id} is refused: {describe_refusal(run.gate)}" for run in refused)
-        raise RefusedError(
-            f"{reasons}. What served before is unchanged; see `show`, or publish with `run --force`"
-        )
+        served = "What served before is unchanged"
+        if not any(live_run_id(stores.redis, stores.keys, name) for name in VARIANTS):
+            served = "No run is live yet, and serving answers 503 until one is"
+        raise RefusedError(f"{reasons}. {served}; see `show`, or publish with `run --force`")

@@ -161,6 +161,7 @@ def render_summary(manifest: Manifest) -> str:
             f"checksum {manifest.checksum[:16]}",
             *_describe_memory(manifest.publish),
             *_describe_caught_up(manifest.caught_up or {}),
+            *(f"WARNING: {each}" for each in manifest.warnings),
             "",
             recipe_choice.render(recipe_choice.recipe_record(manifest.to_record())),
             "",

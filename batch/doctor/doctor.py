@@ -19,6 +19,7 @@ from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledge
 from batch.doctor.redis_checks import RunKeys, count_keys
 from batch.inspection.lists import published_at, read_manifest
 from batch.redis_client import live_run_ids
+from batch.redis_memory import nodes_of
 from batch.runs import ledger
 from contract.errors import SourceError, StoreError
 from contract.experiment import Experiment
@@ -85,7 +86,7 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield from live_runs.check_lists(live)
     yield from live_runs.check_models(live, Path(stores.settings.night.model_dir))
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
-    yield redis_checks.check_memory(redis_checks.free_memory(stores.redis), _run_sizes(stores, live))
+    yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)
     yield small_keys.check_exposures(stores, now)
     yield small_keys.check_blocked(stores)

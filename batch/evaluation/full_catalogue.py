@@ -33,6 +33,7 @@ from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import HALF_LIVES
+from batch.loading.split import MIN_HOLDOUT_USERS
 from batch.training.model import Model
 
 MAX_USERS = 2_000
@@ -41,8 +42,8 @@ MAX_USERS = 2_000
 MAX_USERS_OF_COMMANDS = 20_000
 """The same for `evaluate` and `backtest`."""
 
-MIN_USERS = 30
-"""Users needed to evaluate a model: with fewer, an interval over users is meaningless."""
+MIN_USERS = MIN_HOLDOUT_USERS
+"""Users needed to evaluate a model."""
 
 BUDGET_MIB = 256
 

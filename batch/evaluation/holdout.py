@@ -29,6 +29,7 @@ class HoldoutEvaluation:
 
         Returns
         -------
+        `split`: what time was cut by, and what there was to train and evaluate on.
         `full_catalogue`, see `CatalogueResult.record`: the primary metrics. For the
         rows: `protocol`, `holdout` (from, until, users, views), `judged` and
         `why_not_judged`, one object of metrics for each of `model`, `random`
@@ -42,7 +43,7 @@ class HoldoutEvaluation:
             "users": self.metrics.users,
             "views": self.metrics.rows,
         }
-        return {"holdout": holdout, **self.metrics.record()}
+        return {"holdout": holdout, "split": split.record(), **self.metrics.record()}
 
 
 def evaluate_holdout(

@@ -48,6 +48,8 @@ log = logging.getLogger("batch")
 MAX_ROWS = 500_000
 """Maximum number of examples to try a recipe with."""
 
+NO_VIEWS = "the network logs no views to learn from"
+
 HOLDOUT_MODEL = "judged"
 """Subfolder of a run's folder with the model that was fit before the holdout."""
 
@@ -149,7 +151,8 @@ def _choose(
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
     if not dataset.with_views:
-        return RecipeChoice(LIKED, "the network logs no views to learn from")
+        why = f"too few views: {dataset.split.why}" if dataset.split.why else NO_VIEWS
+        return RecipeChoice(LIKED, why)
     *earlier, last = dataset.training
     case = build_case(dataset.network, last.history, last.later_likes, MAX_USERS, settings.night.seed)
     if not earlier or case.users.size < MIN_USERS:

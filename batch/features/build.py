@@ -86,6 +86,7 @@ def build_tables(
         post_ids=network.posts.index.to_numpy(np.int64),
         post_features=of_posts.features,
         post_values=of_posts.values,
+        post_likes=history.post_counts["likes"].to_numpy(np.float64),
         affinities=tuple(
             _affinity(history, grouping, population.groups[grouping], cohorts).without(variant.without)
             for grouping in variant.groupings

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Float32s, Float64s, Int32s, Int64s
 
 ROWS_BATCH = 100_000
 """Rows of the model's matrix assembled at a time; it bounds the memory."""
@@ -138,6 +138,8 @@ class FeatureTables:
         Columns, and (users, columns) float32.
     post_features, post_values
         Columns, and (posts, columns) float32.
+    post_likes
+        (posts,) likes up to the cutoff: of two posts with equal scores, the one with more likes comes first.
     affinities
         One for each grouping, possibly none.
     """
@@ -148,6 +150,7 @@ class FeatureTables:
     post_ids: Int64s
     post_features: tuple[Feature, ...]
     post_values: Float32s
+    post_likes: Float64s
     affinities: tuple[Affinity, ...] = ()
 
     @property

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from batch.context import Stores
-from batch.evaluation import PRIMARY_METRIC
+from batch.evaluation import MODEL, PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
+from batch.evaluation.evaluate import Evaluation
 from batch.evaluation.holdout import HoldoutEvaluation
+from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.compare_with_live import compare_with_live, find_live, read_lists
-from batch.gate.inputs import GateInputs, PopularityComparison
+from batch.gate.inputs import GateInputs, HoldoutAuc, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.rules import apply_rules, describe_refusal
 from batch.progress import Stages
@@ -23,6 +25,9 @@ from contract.columns import POST_ID, USER_ID
 
 MAX_LISTS = 20_000
 """Lists of users with likes that are read back; above it, a random sample."""
+
+Z_95 = 1.96
+"""Standard deviations on each side of a 95 % interval of a normal distribution."""
 
 USERS_WITH_LIKES = """
     SELECT DISTINCT user_row FROM {known}
@@ -89,6 +94,7 @@ def collect(
         liked_in_lists=liked.liked_in_lists,
         lists_read=liked.lists_read,
         popularity_comparison=compare_with_popularity(holdout.record(dataset)["full_catalogue"]),
+        auc=measure_auc(holdout.rows, holdout.metrics),
         live=comparison,
     )
 
@@ -100,6 +106,23 @@ def compare_with_popularity(record: dict[str, Any]) -> PopularityComparison:
         values = (np.nan if number is None else number for number in found[PRIMARY_METRIC])
         differences[ranker] = Difference(*values)
     return PopularityComparison(record["users"], differences, record["why_not_judged"])
+
+
+def measure_auc(rows: ScoredRows, metrics: Evaluation) -> HoldoutAuc:
+    """Return the ROC AUC of scored rows, with an interval that is honest for few users.
+
+    If few users liked something, a bootstrap over users draws the same few again and again, and its
+    interval is too narrow. So the upper end is at least what random order would need: the standard
+    deviation of its AUC is 1 / sqrt(12 n) for n liked rows of independent ranks (Mann and Whitney, 1947).
+    Rows of one user are not independent, so users are counted.
+    """
+    result, users = metrics.viewed[MODEL], np.unique(rows.rows.users[rows.rows.liked]).size
+    reason = metrics.insufficient_because
+    if not reason and rows.rows.viewed.any() and not rows.log_odds:
+        reason = "the model does not learn what is liked if viewed, which viewed rows measure"
+    value, high = result.values["roc_auc"], result.interval("roc_auc").high
+    by_chance = Z_95 / np.sqrt(12 * max(users, 1))
+    return HoldoutAuc(value, max(high, value + by_chance), users, reason)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,28 @@ class PopularityComparison:
 
 
 @dataclass(frozen=True)
+class HoldoutAuc:
+    """ROC AUC of the model fit before the holdout, on the held-out rows.
+
+    Attributes
+    ----------
+    value
+        The AUC; 0.5 is that of random order.
+    high
+        The upper end of its 95 % interval.
+    users
+        Number of users with a liked row.
+    not_comparable_because
+        Why the rows do not measure the model; empty if they do.
+    """
+
+    value: float
+    high: float
+    users: int
+    not_comparable_because: str = ""
+
+
+@dataclass(frozen=True)
 class GateInputs:
     """Measurements of a run that is written.
 
@@ -80,6 +102,8 @@ class GateInputs:
         Posts in lists that their user has liked; lists that were read back to find them.
     popularity_comparison
         The model compared with popularity and recency popularity.
+    auc
+        Of the model fit before the holdout.
     live
         Comparison with the live run; None if no run of the variant is live.
     """
@@ -95,4 +119,5 @@ class GateInputs:
     liked_in_lists: int
     lists_read: int
     popularity_comparison: PopularityComparison
+    auc: HoldoutAuc
     live: LiveComparison | None

@@ -124,6 +124,17 @@ def _less_popular(ranker: str) -> Callable[[GateInputs], Measurement]:
     return value
 
 
+def _auc(inputs: GateInputs) -> Measurement:
+    """Measure the ROC AUC itself: the upper end of its interval."""
+    auc = inputs.auc
+    if auc.not_comparable_because:
+        return Measurement(None, f"not measured: {auc.not_comparable_because}")
+    description = f"ROC AUC of the held-out rows, {auc.users} users with a like: {auc.value:.4f}"
+    return Measurement(
+        auc.high, f"{description} (upper end of the 95 % interval {auc.high:.4f}, which counts)"
+    )
+
+
 def _users_covered(inputs: GateInputs) -> Measurement:
     return Measurement(
         _share(inputs.lists, inputs.users_requested),
@@ -245,6 +256,7 @@ RULES = (
         _less_popular(RECENCY),
         low=lambda gate: 0 - gate.below_recency_popularity,
     ),
+    Rule("min_roc_auc", _auc, low=lambda gate: gate.min_auc),
     Rule("ndcg_at_10", _ndcg, low=lambda gate: -gate.ndcg_drop),
     Rule("roc_auc", _difference("roc_auc", "ROC AUC"), low=lambda gate: -gate.auc_drop),
     Rule(

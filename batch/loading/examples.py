@@ -124,6 +124,7 @@ def collect_labelled_views(
     seed: int,
     negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
     known_at: datetime | None = None,
+    with_views: bool = True,
 ) -> Examples:
     """Collect the examples with `before.cutoff` < happened_at <= until.
 
@@ -137,10 +138,14 @@ def collect_labelled_views(
     negatives_per_like
         Maximum number of sampled negatives per like. If the like rate calls for
         more, each has a higher weight.
+    with_views
+        Whether logged views are used; without them every like is one without a view.
     """
     since = before.cutoff
     parameters: dict[str, Any] = {"since": since, "until": until}
     known = store.known_at(known_at or until)
+    if not with_views:
+        known = f"(SELECT * FROM {known} WHERE action = 'like')"
     share = max_rows / max(store.scalar(COUNT.format(known=known), parameters), 1)
     parameters |= {"look_back": since - LOOK_BACK}
     if share < 1:

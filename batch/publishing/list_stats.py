@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from batch.arrays import Int64s
+from batch.arrays import Int32s, Int64s
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists
 from contract.codec import LIST_HEAD
@@ -30,11 +30,15 @@ class ListStats:
         Scores in lists that are NaN or infinite.
     some_users
         Ids of some users with a list, the first and the last among them.
+    same_order
+        Whether all lists rank the posts in one order, apart from what is left out of them.
     """
 
     def __init__(self, posts: int, excluded: Int64s, liked: Likes, n: int) -> None:
         self.lists = self.full = self.lists_with_five = self.not_finite = 0
         self.some_users: list[int] = []
+        self.same_order = True
+        self._ranks: Int64s | None = None
         self._liked, self._n = liked, n
         self._allowed = np.ones(posts, dtype=bool)
         self._allowed[excluded] = False
@@ -65,11 +69,27 @@ class ListStats:
         self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
         head = chunk.posts[:, :LIST_HEAD]
         self._in_heads[head[head >= 0]] = True
+        if self.same_order and lengths.max(initial=0) > 1:
+            self.same_order = self._continues_order(chunk.posts, available)
         self.lists += users
         if users:
             first, last = chunk.user_ids[[0, -1]].tolist()
             some = [user for user in (*self.some_users, first) if user != last]
             self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
+
+    def _continues_order(self, posts: Int32s, available: Int64s) -> bool:
+        """Return whether lists rank the posts as one list of the first chunk does, of a user with few likes.
+
+        What that user has liked, and so has not in their list, may be anywhere.
+        """
+        if self._ranks is None:
+            user = int(np.argmax(available))
+            listed = posts[user][posts[user] >= 0]
+            self._ranks = np.full(self.posts, listed.size)  # other posts come after those
+            self._ranks[listed] = np.arange(listed.size)
+            self._ranks[self._liked.of(self.lists + user)] = -1
+        ranks = np.where(posts >= 0, self._ranks[posts], -1)
+        return bool(((ranks < 0) | (ranks == np.maximum.accumulate(ranks, axis=1))).all())
 
     def _count_available(self, start: int, stop: int) -> Int64s:
         """Return, for the users of some rows, how many posts are neither excluded nor liked."""

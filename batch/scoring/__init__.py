@@ -30,7 +30,7 @@ Here a pair costs one addition for each *bundle* of trees:
             every 16 post blocks, for each user:                                 top_n.py
                 push scores above the user's threshold to the user's buffer,
                     except posts that the user liked
-        lists = the best n of each buffer, sorted
+        lists = the best n of each buffer, sorted; equal scores by likes, then by row
 
 The row sums cost the same for any number of users, so a chunk has many users.
 score.py cuts the users into chunks and runs chunks in threads or processes.

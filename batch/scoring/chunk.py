@@ -82,7 +82,7 @@ def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
     sums = aligned((len(order), WIDTH), np.int32)
     mask_values, row_sums = (aligned((count, WIDTH), np.int32) for count in forest.scratch_rows)
     block_scores = BlockScores.allocate(len(order))
-    buffers = TopNBuffers.empty(len(order), n)
+    buffers = TopNBuffers.empty(len(order), n, forest.tie_ranks)
     affinity_offsets = forest.affinity_offsets.view(np.int32)
     posts, groups = forest.post_blocks.posts, forest.post_blocks.groups
     for block in range(len(posts)):

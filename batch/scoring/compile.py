@@ -32,6 +32,7 @@ from batch.scoring.forest import Booster, Forest, read_forest
 from batch.scoring.leaf_blocks import Bins, cut_into_bins, order_leaves
 from batch.scoring.leaf_tables import STRIDE, LeafTables
 from batch.scoring.simd import WIDTH
+from batch.scoring.top_n import rank_ties
 from contract.errors import ModelError
 
 # Offsets are added to row ids as bytes, four to a 32-bit lane of a vector.
@@ -99,6 +100,8 @@ class CompiledForest:
         (post blocks, post columns, 32) int32 bins of the posts' values.
     post_factors
         (post blocks, factors, 32) float32; no factors if there is no dot product.
+    tie_ranks
+        (posts,) int32 order of posts with equal scores, see `rank_ties`.
     """
 
     quantisation: Quantisation
@@ -110,6 +113,7 @@ class CompiledForest:
     post_blocks: PostBlocks
     post_bins: Int32s
     post_factors: Float32s
+    tie_ranks: Int32s
 
     @property
     def scratch_rows(self) -> tuple[int, int]:
@@ -171,6 +175,7 @@ def compile_forest(
             [bins[c].find(tables.post_values[:, c - users]) for c in post_columns], np.int32
         ),
         post_factors=post_blocks.gather([] if post_factors is None else list(post_factors.T), np.float32),
+        tie_ranks=rank_ties(tables.post_likes),
     )
 
 

@@ -2,9 +2,10 @@
 
 A score and its post make one integer *key*. Its high bits are the bits of the
 score, transformed so that they sort as scores do. Its low bits are the post's
-row, inverted so that the lower row wins among equal scores. The order of keys
-is the order of the list, ties included, so the lists do not depend on the order
-in which scores arrive.
+*tie rank*, inverted so that the lower rank wins among equal scores: posts are
+ranked by likes, most first, then by row. The order of keys is the order of the
+list, ties included, so the lists do not depend on the order in which scores
+arrive.
 
 Each user has a buffer of candidate keys and a threshold. Keys below the
 threshold are dropped. When the buffer exceeds 2n keys, cut it to the best n and
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Float32s, Float64s, Int32s, Int64s
 from batch.jit import jit
 from batch.loading.likes import Likes
 from batch.scoring.simd import WIDTH, aligned
@@ -32,6 +33,13 @@ Keys = npt.NDArray[np.uint64]
 
 _SIGN = np.uint32(1 << 31)
 _LAST = np.uint32(2**32 - 1)
+
+
+def rank_ties(likes: Float64s) -> Int32s:
+    """Return (posts,) the tie rank of each post from its likes: most likes first, then the lower row."""
+    ranks = np.empty(likes.size, dtype=np.int32)
+    ranks[np.lexsort((np.arange(likes.size), -likes))] = np.arange(likes.size)
+    return ranks
 
 
 def bytes_per_user(n: int) -> int:
@@ -71,6 +79,8 @@ class TopNBuffers(NamedTuple):
     ----------
     n
         Longest list.
+    tie_ranks
+        (posts,) from `rank_ties`.
     keys
         (users, buffer size) uint64; the first `lengths` of a user's are in use.
     lengths
@@ -80,15 +90,16 @@ class TopNBuffers(NamedTuple):
     """
 
     n: int
+    tie_ranks: Int32s
     keys: Keys
     lengths: Int64s
     thresholds: Keys
 
     @classmethod
-    def empty(cls, users: int, n: int) -> TopNBuffers:
+    def empty(cls, users: int, n: int, tie_ranks: Int32s) -> TopNBuffers:
         """Allocate empty buffers."""
         keys = np.empty((users, _buffer_size(n)), dtype=np.uint64)
-        return cls(n, keys, np.zeros(users, dtype=np.int64), np.zeros(users, dtype=np.uint64))
+        return cls(n, tie_ranks, keys, np.zeros(users, dtype=np.int64), np.zeros(users, dtype=np.uint64))
 
     def push(self, block_scores: BlockScores, users: Int64s, posts: Int32s, liked: Likes) -> None:
         """Push the scores of some post blocks; each post may be pushed only once.
@@ -111,8 +122,11 @@ class TopNBuffers(NamedTuple):
         best = np.sort(best, axis=1)[:, ::-1]
         sortable = (best >> np.uint64(32)).astype(np.uint32)
         bits = np.where(sortable & _SIGN, sortable ^ _SIGN, ~sortable)
-        posts = np.where(best == 0, -1, _LAST - best.astype(np.uint32))
-        return posts.astype(np.int32), np.where(best == 0, np.float32(np.nan), bits.view(np.float32))
+        posts = self.tie_ranks.size
+        post_of_rank = np.full(posts + 1, -1, dtype=np.int32)  # the last one is of the pads
+        post_of_rank[self.tie_ranks] = np.arange(posts)
+        ranks = np.where(best == 0, posts, _LAST - best.astype(np.uint32))
+        return post_of_rank[ranks], np.where(best == 0, np.float32(np.nan), bits.view(np.float32))
 
 
 @jit
@@ -131,6 +145,7 @@ def _push(
 ) -> None:
     """Push scores; `liked` is the starts and the posts of `Likes`."""
     n, keys, lengths, thresholds = buffers.n, buffers.keys, buffers.lengths, buffers.thresholds
+    tie_ranks = buffers.tie_ranks
     bits, best = block_scores.scores.view(np.uint32), block_scores.best
     liked_starts, liked_posts = liked
     for row in range(len(users)):
@@ -141,14 +156,12 @@ def _push(
             if best[block, row] < min_best:
                 continue
             for lane in range(WIDTH):
-                post = posts[block, lane]
-                key = np.uint64(sortable_bits(bits[block, row, lane])) << np.uint64(32) | np.uint64(
-                    _LAST - np.uint32(post)
-                )
-                if (
-                    key > threshold
-                    and post >= 0
-                    and not _contains(liked_posts, liked_starts[user], liked_starts[user + 1], post)
+                score, post = sortable_bits(bits[block, row, lane]), posts[block, lane]
+                if score < min_best or post < 0:
+                    continue
+                key = np.uint64(score) << np.uint64(32) | np.uint64(_LAST - np.uint32(tie_ranks[post]))
+                if key > threshold and not _contains(
+                    liked_posts, liked_starts[user], liked_starts[user + 1], post
                 ):
                     keys[user, count] = key
                     count += 1

@@ -25,10 +25,10 @@ from batch.loading.interaction_store import InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.pull import PullResult, pull
-from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.split import VIEWS, TimeSplit, split_by_time
 from batch.loading.taken_back import TakenBack
 from batch.progress import Stages
-from batch.training.parameters import Recipe
+from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
@@ -176,7 +176,9 @@ def load_dataset(
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-    split = split_by_time(store, cutoff, settings.night.history_fraction, settings.night.holdout_fraction)
+    fractions = settings.night.history_fraction, settings.night.holdout_fraction
+    recipe = RECIPES.get(settings.night.recipe)
+    split = split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
@@ -191,7 +193,9 @@ def load_dataset(
         split=split,
         windows=_label_windows(store, histories, split, rows // len(starts), seed),
         now=now,
-        holdout=collect_labelled_views(store, at_holdout, cutoff, max_rows=rows, seed=seed),
+        holdout=collect_labelled_views(
+            store, at_holdout, cutoff, max_rows=rows, seed=seed, with_views=split.labels == VIEWS
+        ),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
     )
@@ -214,6 +218,7 @@ def _label_windows(
         views = collect_labelled_views(
             store, start, end.cutoff,
             max_rows=max_rows, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE, known_at=known_at,
+            with_views=split.labels == VIEWS,
         )  # fmt: skip
         early = start.cutoff < split.history_end
         later_likes = end.likes if likes is None else likes.until(end.cutoff, known_at)

@@ -121,6 +121,11 @@ class Model:
         forest = self.booster.model_to_string().partition("\nparameters:")[0]
         return hashlib.sha256((forest + _as_json(self._columns())).encode()).hexdigest()
 
+    @property
+    def learnt_nothing(self) -> bool:
+        """Whether the forest has no split, so that it gives all posts the same score."""
+        return not self.booster.feature_importance("split").any()
+
     def save(self, folder: Path, network: Network) -> None:
         """Write the forest in LightGBM's format, the encoding of its columns, and the data of each post.
 

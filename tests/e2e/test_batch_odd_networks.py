@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ class SmallNetwork:
         live = query(self.database_url, "SELECT manifest FROM recs.runs WHERE state = 'live'")
         return live[0][0]
 
+    def show(self) -> str:
+        """Return what `show` prints of control's live run."""
+        servers: Any = {"database_url": self.database_url, "redis_url": self.redis_url}
+        return run_here("show", self.manifest()["run_id"], model_dir=self.model_dir, **servers).stdout
+
     def columns(self) -> Any:
         """Return the columns that control's live model knows."""
         run_id = live_run(self.redis_client)
@@ -140,6 +146,52 @@ def test_a_network_that_logs_no_views_works(night: SmallNetwork) -> None:
     for user, ranked in lists.items():
         assert set(_posts(ranked)) == every - liked.get(user, set())
     assert night.manifest()["metrics"]["protocol"] == "likes beside sampled negatives"
+
+
+def test_a_network_that_began_to_log_views_today_is_served_as_one_without_views(night: SmallNetwork) -> None:
+    night.change("DELETE FROM recs.interactions WHERE action = 'view' AND happened_at < '2021-10-30 21:00Z'")
+    night.run()
+    manifest = night.manifest()
+    assert manifest["recipe"]["name"] == "liked"
+    assert manifest["metrics"]["protocol"] == "likes beside sampled negatives"
+    assert manifest["metrics"]["holdout"]["from"] < "2021-10-28"
+    split = manifest["metrics"]["split"]
+    assert split["labels"] == "likes"
+    assert split["training_likes"] > 100
+    assert split["holdout_users"] >= 30
+    (warning,) = manifest["warnings"]
+    assert warning.startswith(f"the logged views are not used yet: {split['why']}. ")
+    assert night.log.count(f"WARNING batch: run {manifest['run_id']}: {warning}") == 1
+    assert f"\nWARNING: {warning}\n" in night.show()
+
+
+def test_a_forest_without_a_split_is_reported_and_lists_are_ordered_by_likes(night: SmallNetwork) -> None:
+    night.change(
+        "DELETE FROM recs.interactions",
+        """INSERT INTO recs.interactions SELECT 1 + number * 7 % 60, 101 + number * 3 % 40, 'view',
+            timestamptz '2021-10-01' + number * interval '4 hours' FROM generate_series(1, 154) number""",
+        """INSERT INTO recs.interactions
+            SELECT user_id, 120 + user_id % 6, 'like', happened_at + interval '1 minute'
+            FROM recs.interactions WHERE user_id % 7 = 1""",
+    )
+    lists = night.run()
+    likes = dict(query(night.database_url, "SELECT post_id, count(*) FROM recs.interactions "
+                       "WHERE action = 'like' GROUP BY 1"))  # fmt: skip
+    by_likes = sorted(range(101, 101 + POSTS), key=lambda post: (-likes.get(post, 0), post))
+    assert by_likes[0] != 101
+    liked = _liked(night)
+    for user, ranked in lists.items():
+        assert _posts(ranked) == [post for post in by_likes if post not in liked.get(user, set())]
+        assert len({score for _, score in ranked}) == 1
+    manifest, shown = night.manifest(), night.show()
+    shortage, split, order = manifest["warnings"]
+    assert shortage.startswith("too little data: ")
+    assert split.startswith("the forest has no split: it learnt nothing from the examples. ")
+    assert order.startswith(f"all {USERS} lists have the posts in the same order")
+    for warning in manifest["warnings"]:
+        assert f"WARNING batch: run {manifest['run_id']}: {warning}" in night.log
+        assert f"\nWARNING: {warning}\n" in shown
+        assert warning in unescape((night.model_dir / manifest["run_id"] / "report.html").read_text())
 
 
 def test_whoever_liked_everything_nearly_everything_or_nothing_is_served(night: SmallNetwork) -> None:

@@ -138,13 +138,42 @@ def test_constant_scores_are_refused_unless_forced_and_then_rolled_back(
     assert done.returncode == 0, done.stderr
     run_id, reason, manifest = newest(network)
     assert run_id == live_run(client)
-    assert {"roc_auc", "coverage_of_live"} <= broken(manifest)
+    assert {"roc_auc", "ndcg_at_10"} <= broken(manifest)
     assert manifest["forced"] is True
     assert reason.startswith("forced past the gate: ")
     assert "roc_auc: " in reason
     assert "published anyway with --force" in done.stdout
     assert run_here("rollback", "control", **network).returncode == 0
     assert live_run(client) == good
+
+
+def fit_to_opposite(variant: Any, dataset: Any, *, windows: Any, **options: Any) -> Model:
+    """Fit to the opposite labels: a model that ranks worse than random order."""
+    opposite = [replace(each, views=replace(each.views, liked=~each.views.liked)) for each in windows]
+    return honest_fit(variant, dataset, windows=opposite, **options)
+
+
+def test_a_model_worse_than_random_order_is_refused_on_a_first_night(
+    database_url: str,
+    redis_url: str,
+    redis_client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_network(database_url, users=120, interactions=6_000)
+    monkeypatch.setattr(batch.evaluation.learner, "fit", fit_to_opposite)
+    servers: Places = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
+    servers |= {"OVERNIGHT_RECIPE": "liked-if-viewed", "OVERNIGHT_SIMILAR_N": "0"}
+    servers |= {f"OVERNIGHT_GATE_BELOW_{name}": "1" for name in ("POPULARITY", "RECENCY_POPULARITY")}
+    done = run_here(*CONTROL, **servers)
+    assert done.returncode == 3
+    run_id, reason, manifest = newest(servers)
+    assert broken(manifest) == {"min_roc_auc"}
+    assert reason.startswith("min_roc_auc: ROC AUC of the held-out rows, ")
+    assert f"error: {run_id} is refused: {reason}. No run is live yet, and serving answers 503" in done.stderr
+    assert live_run(redis_client) is None
+    assert run_here(*CONTROL, **servers, OVERNIGHT_GATE_MIN_AUC="0").returncode == 0
+    assert live_run(redis_client) == newest(servers)[0]
 
 
 def test_half_the_users_missing_are_refused(network: Places, client: redis.Redis) -> None:

@@ -103,7 +103,7 @@ def with_and_without_holdout(database_url: str, monkeypatch: pytest.MonkeyPatch)
     dataset = load_small_network(database_url)
     since = dataset.split.holdout_start.isoformat()
     execute(database_url, f"DELETE FROM recs.interactions WHERE happened_at > '{since}'")
-    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_: dataset.split)
+    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_, **__: dataset.split)
     return dataset, load_database(database_url)
 
 

@@ -8,29 +8,33 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from batch.evaluation.learner import choose_recipe
 from batch.loading.examples import Examples
 from batch.loading.history import History
-from batch.loading.split import WINDOWS, TimeSplit, split_by_time
+from batch.loading.split import LIKES, VIEWS, WINDOWS, TimeSplit, split_by_time
 from batch.training.parameters import LIKED, RECIPES, Recipe
+from batch.variants import MODELS
 from contract.errors import SourceError
-from tests.support.batch import FIRST_DAY, execute, make_network, query
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query
 from tests.support.evaluation import (
     CLOCK,
     fit_model,
     load_database,
     load_small_network,
+    make_settings,
     pull_database,
 )
 
 HISTORY, HOLDOUT = 0.3, 0.2
 NOON = datetime(2021, 10, 10, 12, tzinfo=UTC)
+END = FIRST_DAY + timedelta(days=DAYS)
 
 
-def split_database(database_url: str) -> TimeSplit:
+def split_database(database_url: str, *, views_only: bool = False) -> TimeSplit:
     """TimeSplit the time of a database, and check what holds for any network."""
     pulled = pull_database(database_url)
     assert pulled.latest is not None
-    split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT)
+    split = split_by_time(pulled.store, pulled.latest, HISTORY, HOLDOUT, views_only=views_only)
     assert all(one < other for one, other in pairwise(split.windows))
     assert {split.history_end, split.holdout_start} <= set(split.windows)
     assert split.windows[-1] <= split.cutoff == pulled.latest
@@ -67,9 +71,9 @@ def test_likes_long_before_the_views_have_windows_too(database_url: str) -> None
         "UPDATE recs.posts SET created_at = NULL",
         "UPDATE recs.interactions SET happened_at = happened_at - interval '90 days' WHERE action = 'like'",
     )
-    split = split_database(database_url)
+    split = split_database(database_url, views_only=True)
     assert split.history_end > FIRST_DAY > split.windows[WINDOWS - 1]
-    dataset = load_database(database_url)
+    dataset = load_database(database_url, recipe="liked-if-viewed")
     assert [each.history.cutoff for each in dataset.windows] == list(split.windows)
     assert dataset.before_holdout.cutoff < split.holdout_start
     labelled = [len(each.examples(LIKED, 10_000, 1)) for each in dataset.windows]
@@ -161,7 +165,7 @@ def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
 ) -> None:
     dataset = load_small_network(database_url)
     model, network = fit_model(database_url, dataset, "test", recipe), dataset.network
-    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_: dataset.split)
+    monkeypatch.setattr("batch.training.dataset.split_by_time", lambda *_, **__: dataset.split)
 
     def features(history: History, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         factors = model.factors(network, history)
@@ -186,3 +190,75 @@ def test_nothing_after_a_windows_start_changes_the_features_of_its_examples(
             features(dataset.now, examples)[0], features(again.now, examples)[0], equal_nan=True
         )
     assert changed == len(dataset.windows)
+
+
+def keep_views(database_url: str, condition: str) -> None:
+    execute(database_url, f"DELETE FROM recs.interactions WHERE action = 'view' AND NOT ({condition})")
+
+
+def assert_same_likes(one: Examples, other: Examples) -> None:
+    """Compare the liked rows; negatives are drawn as often as posts were shown, also by views that ended."""
+    assert not one.viewed.any()
+    one, other = one.select(one.liked), other.select(other.liked)
+    np.testing.assert_array_equal(one.users, other.users)
+    np.testing.assert_array_equal(one.posts, other.posts)
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ("happened_at > '2021-10-30 21:00Z'", "views to train on (500 needed)"),
+        ("happened_at < '2021-10-05'", " ended before "),
+        ("happened_at BETWEEN '2021-10-30 21:00Z' AND '2021-10-30 21:03Z'", "minute(s)"),
+    ],
+    ids=["began hours ago", "ended weeks ago", "two minutes"],
+)
+def test_too_few_views_leave_the_labels_as_they_are_without_views(
+    database_url: str, kept: str, why: str
+) -> None:
+    make_network(database_url, users=120, interactions=15_000)
+    keep_views(database_url, kept)
+    found = load_database(database_url, as_of=END)
+    keep_views(database_url, "false")
+    expected = load_database(database_url, as_of=END)
+    assert (found.split.labels, expected.split.labels, expected.split.why) == (LIKES, LIKES, "")
+    assert why in found.split.why
+    assert found.split.bounds == expected.split.bounds
+    for name in ("training_likes", "holdout_likes", "holdout_users", "shortage"):
+        assert getattr(found.split.counts, name) == getattr(expected.split.counts, name)
+    assert found.split.counts.shortage == ""
+    assert_same_likes(found.holdout, expected.holdout)
+    for one, other in zip(found.windows, expected.windows, strict=True):
+        assert_same_likes(one.views, other.views)
+    choice = choose_recipe(MODELS["control"], found, make_settings(database_url))
+    assert (choice.recipe, choice.why) == (LIKED, f"too few views: {found.split.why}")
+    assert found.split.warnings[0].startswith(f"the logged views are not used yet: {found.split.why}. ")
+
+
+def test_few_views_are_used_if_a_recipe_is_set_that_learns_from_them(database_url: str) -> None:
+    make_network(database_url, users=120, interactions=15_000)
+    keep_views(database_url, "happened_at > '2021-10-30'")
+    split = load_database(database_url, as_of=END, recipe="liked-if-viewed").split
+    assert (split.labels, split.why) == (VIEWS, "")
+    assert split.holdout_start > END - timedelta(days=1)
+    (warning,) = split.warnings
+    assert f"too little data: {split.counts.training_views} views to train on (500 needed)" in warning
+
+
+def test_where_likes_are_too_few_as_well_time_is_cut_by_views_and_that_is_said(database_url: str) -> None:
+    make_network(database_url, users=20, interactions=300)
+    split = split_database(database_url)
+    history_end, holdout_start = (each.isoformat() for each in (split.history_end, split.holdout_start))
+    ((views, likes, users),) = query(
+        database_url,
+        f"""SELECT count(*) FILTER (WHERE action = 'view' AND happened_at < '{holdout_start}'),
+            count(*) FILTER (WHERE action = 'like' AND happened_at < '{holdout_start}'),
+            count(DISTINCT user_id) FILTER (WHERE action = 'like' AND happened_at > '{holdout_start}')
+            FROM recs.interactions WHERE happened_at >= '{history_end}'""",
+    )
+    counts = split.counts
+    assert (split.labels, split.why) == (VIEWS, "")
+    assert (counts.training_views, counts.training_likes, counts.holdout_users) == (views, likes, users)
+    (warning,) = split.warnings
+    missing = f"{views} views to train on (500 needed), {likes} likes to train on (100 needed)"
+    assert f"too little data: {missing}, {users} users with likes to evaluate on (30 needed). " in warning

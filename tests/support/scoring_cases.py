@@ -136,6 +136,7 @@ def make_tables(
         post_ids=np.arange(1, 1 + posts),
         post_features=tuple(features[index] for index in columns_of(Kind.POST)),
         post_values=table(Kind.POST, posts),
+        post_likes=np.zeros(posts),
         affinities=tuple(affinities),
     )
 

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from batch.gate.check import compare_with_popularity
-from batch.gate.inputs import GateInputs, LiveComparison, PopularityComparison
+from batch.evaluation.evaluate import evaluate_rows
+from batch.evaluation.scored_rows import ScoredRows
+from batch.gate.check import compare_with_popularity, measure_auc
+from batch.gate.inputs import GateInputs, HoldoutAuc, LiveComparison, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, apply_rules, describe_refusal
+from batch.loading.examples import Examples
 from batch.loading.likes import Likes
 from batch.publishing.list_stats import ListStats
 from batch.scoring.chunk import Lists
@@ -43,6 +46,7 @@ HONEST = GateInputs(
         users=800,
         differences={"popularity": (0.02, 0.01, 0.03), "recency_popularity": (-0.001, -0.004, 0.002)},
     ),
+    auc=HoldoutAuc(0.65, 0.68, 800),
     live=HONEST_LIVE,
 )
 
@@ -252,3 +256,69 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     assert list_stats.some_users[0] == 100
     assert list_stats.some_users[-1] == 100 + users - 1
     assert len(list_stats.some_users) == len(set(list_stats.some_users)) <= 10
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["one order", "one list differs"])
+def test_lists_in_one_order_are_found_whatever_is_left_out_of_them(changed: bool) -> None:
+    random = np.random.default_rng(4)
+    users, posts, n = 50, 30, 10
+    liked = random.random((users, posts)) < random.random(users)[:, None] / 2
+    liked[0] = True
+    order = random.permutation(posts)
+    rows = np.full((users, n), -1, dtype=np.int32)
+    for user in range(users):
+        left = [post for post in order if not liked[user, post]][:n]
+        rows[user, : len(left)] = left
+    if changed:
+        rows[40, [2, 5]] = rows[40, [5, 2]]
+    likes = Likes.from_pairs(*(each.astype(np.int32) for each in np.nonzero(liked)), users)
+    list_stats = ListStats(posts, np.empty(0, np.int64), likes, n)
+    parts = [slice(0, 1), slice(1, 20), slice(20, users)]
+    scores = np.zeros((users, n), np.float32)
+    chunks = [Lists(np.arange(users)[part], rows[part], scores[part]) for part in parts]
+    assert list(list_stats.through(chunks)) == chunks
+    assert list_stats.same_order is not changed
+
+
+def scored_rows(liked_users: int, *, best: bool, viewed: bool = True, log_odds: bool = True) -> ScoredRows:
+    """Return rows of 40 users, ten each; the liked row of some users has the best or the worst score."""
+    users, of_user = 40, 10
+    rows = np.arange(users * of_user)
+    liked = (rows % of_user == 0) & (rows // of_user < liked_users)
+    scores = np.where(liked, 2.0 if best else -1.0, rows / rows.size)
+    examples = Examples(
+        rows // of_user, rows % of_user, liked, np.full(rows.size, viewed), np.ones(rows.size, np.float32)
+    )
+    popular, rate = np.zeros(rows.size), np.full(rows.size, 0.1)
+    return ScoredRows(examples, scores, popular, None, rate, examples.users, {}, log_odds)
+
+
+@pytest.mark.parametrize(
+    ("liked_users", "best", "outcome"),
+    [
+        (0, False, NOT_COMPARED),
+        (1, False, PASSED),
+        (2, False, REFUSED),
+        (30, False, REFUSED),
+        (2, True, PASSED),
+    ],
+)
+def test_a_model_surely_worse_than_random_order_is_refused_on_a_first_night(
+    liked_users: int, best: bool, outcome: str
+) -> None:
+    rows = scored_rows(liked_users, best=best)
+    auc = measure_auc(rows, evaluate_rows(rows, 1, None))
+    first_night = replace(HONEST, auc=auc, live=None)
+    (verdict,) = [each for each in apply_rules(first_night, GateSettings()) if each.rule == "min_roc_auc"]
+    assert verdict.outcome == outcome
+    assert broken(first_night, min_auc=0.0) == []
+    if outcome == REFUSED:
+        assert f", {liked_users} users with a like: 0.0000 (upper end of the 95 % interval " in verdict.why
+
+
+def test_viewed_rows_do_not_measure_a_model_of_likes_among_all_posts() -> None:
+    for viewed, outcome in ((True, NOT_COMPARED), (False, REFUSED)):
+        rows = scored_rows(30, best=False, viewed=viewed, log_odds=False)
+        auc = measure_auc(rows, evaluate_rows(rows, 1, None))
+        verdicts = {each.rule: each for each in apply_rules(replace(HONEST, auc=auc), GateSettings())}
+        assert verdicts["min_roc_auc"].outcome == outcome

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,28 @@ def test_some_users_or_none_can_be_scored(case: Case, factors: Factors, likes: L
 def test_if_all_posts_are_blocked_lists_are_empty(case: Case, factors: Factors, likes: Likes) -> None:
     _, posts, _ = score_users(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
     assert (posts == -1).all()
+
+
+def test_equal_scores_are_ordered_by_likes_then_by_row(likes: Likes) -> None:
+    random = np.random.default_rng(8)
+    matrix = make_matrix(random, 200, ["number"] * 2)
+    # Too few rows for a split: all scores are equal.
+    parameters = {"objective": "binary", "min_data_in_leaf": 150}
+    booster = train(random, matrix, ["number"] * 2, parameters, 3)
+    tables = make_tables(random, matrix, [Kind.USER, Kind.POST], USERS, POSTS)
+    popularity = random.integers(0, 20, POSTS).astype(np.float64)
+    model = compile_model(booster, replace(tables, post_likes=popularity), None, likes, NONE_BLOCKED)
+    by_likes = sorted(range(POSTS), key=lambda post: (-popularity[post], post))
+    assert by_likes[:N] != list(range(N))
+    user = 0
+    for _, lists in model.score(N, budget_mib=64, threads=2):
+        for posts, scores in zip(lists.posts.tolist(), lists.scores, strict=True):
+            liked = set(likes.of(user).tolist())
+            expected = [post for post in by_likes if post not in liked][:N]
+            assert posts == expected + [-1] * (N - len(expected))
+            assert len(set(scores[: len(expected)].tolist())) <= 1
+            user += 1
+    assert user == USERS
 
 
 LIMITED = """

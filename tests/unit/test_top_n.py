@@ -8,25 +8,27 @@ from hypothesis import strategies as st
 
 from batch.loading.likes import Likes
 from batch.scoring.simd import WIDTH
-from batch.scoring.top_n import POST_BLOCKS_BATCH, BlockScores, TopNBuffers, sortable_bits
+from batch.scoring.top_n import POST_BLOCKS_BATCH, BlockScores, TopNBuffers, rank_ties, sortable_bits
 
 
-def slow_top_n(scores: np.ndarray, liked: set[tuple[int, int]], n: int) -> list[list[int]]:
-    """Return each user's list by a plain sort."""
+def slow_top_n(
+    scores: np.ndarray, popularity: np.ndarray, liked: set[tuple[int, int]], n: int
+) -> list[list[int]]:
+    """Return each user's list by a plain sort: by score, then by likes, then by row."""
     lists = []
     for user, row in enumerate(scores):
         left = [post for post in range(row.size) if (user, post) not in liked]
-        lists.append(sorted(left, key=lambda post: (-row[post], post))[:n])
+        lists.append(sorted(left, key=lambda post: (-row[post], -popularity[post], post))[:n])
     return lists
 
 
 def push_all(
-    scores: np.ndarray, likes: Likes, n: int, random: np.random.Generator
+    scores: np.ndarray, popularity: np.ndarray, likes: Likes, n: int, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Push all scores, posts and users in random order, some post blocks at a time; return the lists."""
     posts = random.permutation(scores.shape[1]).astype(np.int32)
     post_blocks = np.pad(posts, (0, -posts.size % WIDTH), constant_values=-1).reshape(-1, WIDTH)
-    buffers = TopNBuffers.empty(len(scores), n)
+    buffers = TopNBuffers.empty(len(scores), n, rank_ties(popularity))
     users = random.permutation(len(scores))
     for start in range(0, len(post_blocks), POST_BLOCKS_BATCH):
         posts_of_batch = post_blocks[start : start + POST_BLOCKS_BATCH]
@@ -53,10 +55,11 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, set[tuple[int, int]], int, int]:
 @given(cases())
 def test_lists_equal_a_plain_sort(case: tuple[np.ndarray, set[tuple[int, int]], int, int]) -> None:
     scores, liked, n, seed = case
+    popularity = np.random.default_rng(seed).integers(0, 5, scores.shape[1]).astype(np.float64)
     pairs = np.array(sorted(liked), dtype=np.int32).reshape(-1, 2)
     likes = Likes.from_pairs(pairs[:, 0], pairs[:, 1], len(scores))
-    best, best_scores = push_all(scores, likes, n, np.random.default_rng(seed))
-    for user, expected in enumerate(slow_top_n(scores, liked, n)):
+    best, best_scores = push_all(scores, popularity, likes, n, np.random.default_rng(seed))
+    for user, expected in enumerate(slow_top_n(scores, popularity, liked, n)):
         assert best[user].tolist() == expected + [-1] * (n - len(expected))
         assert best_scores[user, : len(expected)].tolist() == scores[user, expected].tolist()
         assert np.isnan(best_scores[user, len(expected) :]).all()
@@ -66,7 +69,7 @@ def test_lists_equal_a_plain_sort(case: tuple[np.ndarray, set[tuple[int, int]], 
 def test_scores_of_any_size_and_sign_keep_every_bit(values: list[float]) -> None:
     scores = np.array([values], dtype=np.float32) + np.float32(0)
     likes = Likes(np.zeros(2, dtype=np.int64), np.empty(0, dtype=np.int32))
-    _, best_scores = push_all(scores, likes, len(values), np.random.default_rng(0))
+    _, best_scores = push_all(scores, np.zeros(len(values)), likes, len(values), np.random.default_rng(0))
     assert best_scores.tobytes() == np.sort(scores)[:, ::-1].tobytes()
 
 
