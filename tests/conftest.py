@@ -6,6 +6,7 @@ Tests in tests/unit may not use them: `make quick` runs those without any server
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -34,6 +35,9 @@ _database_numbers = itertools.count()
 # Under nohup or in a background job these signals are ignored, also in the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# What joblib says about a machine without shared memory is not part of a program's output.
+os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib._multiprocessing_helpers"
 
 # No deadlines, which slow machines would miss; no randomness, so that results are reproducible.
 settings.register_profile(
