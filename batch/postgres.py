@@ -29,6 +29,8 @@ from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
 
+READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
+
 
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
     """Make an engine; it connects when it is first used.
@@ -155,6 +157,9 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
 def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Open a read-only transaction in which every query sees the same rows."""
     with engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
+            # SQLAlchemy's option would make later transactions of the connection READ WRITE, whatever the
+            # server's default is.
+            connection.execute(READ_ONLY)
             yield connection

@@ -129,22 +129,32 @@ def print_duration(title: str) -> Iterator[None]:
     echo(f"    {time.monotonic() - started:.1f} s")
 
 
-def free_port() -> int:
+def free_port(before: str | None = None) -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens now.
 
-    It lies in SERVER_PORTS: the system may assign any other port to an outgoing
+    It is in SERVER_PORTS: the system may assign any other port to an outgoing
     connection before a server listens on it. As long as this process lives, no
     other one gets the port from this function, such as another run of the tests.
+
+    Parameters
+    ----------
+    before
+        The port that the server had before, if any: it is kept while it is free, so that what is
+        connected to it finds the server again.
     """
-    for port in random.sample(SERVER_PORTS, len(SERVER_PORTS)):
+    ports = random.sample(SERVER_PORTS, len(SERVER_PORTS))
+    for port in [int(before), *ports] if before and before.isdigit() else ports:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            _reserve(port)
+            if port not in _reserved:
+                _reserve(port)
+            elif str(port) != before:
+                continue
             return port
     raise DemoError(f"no port between {SERVER_PORTS[0]} and {SERVER_PORTS[-1]} is free")
 
 
-_reserved: list[socket.socket] = []
+_reserved: dict[int, socket.socket] = {}
 
 
 def _reserve(port: int) -> None:
@@ -163,7 +173,7 @@ def _reserve(port: int) -> None:
     except OSError:
         holder.close()
         raise
-    _reserved.append(holder)
+    _reserved[port] = holder
 
 
 def read_last_lines(log: Path, lines: int = 5) -> str:

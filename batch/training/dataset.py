@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ from batch.features.text import build_content_vectors, cluster_posts, compute_te
 from batch.files import store_folder
 from batch.loading.cohorts import CLUSTER, Groupings, by_topic
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
+from batch.loading.future_rows import FIX, UNAFFECTED, describe_future_rows
 from batch.loading.history import History, count_histories, read_first_likes
-from batch.loading.interaction_store import InteractionStore, share_store
+from batch.loading.interaction_store import END_OF_TIME, InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.pull import PullResult, pull
@@ -32,6 +34,8 @@ from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
+
+log = logging.getLogger("batch")
 
 NEGATIVES_PER_LIKE = 2.0
 """Negatives sampled per like without a view; the holdout samples as many as give the like rate."""
@@ -107,6 +111,9 @@ class Dataset:
         that did not exist yet. Empty as of now: all posts in the view exist.
     left_out
         Reason -> number of interactions that are not used.
+    excluded_until
+        Lists leave out the likes up to this time: as of an earlier time the
+        cutoff. As of now, all likes: one in the future has a wrong time.
     """
 
     network: Network
@@ -118,6 +125,7 @@ class Dataset:
     holdout: Examples
     hidden: Int64s
     left_out: dict[str, int]
+    excluded_until: datetime
 
     @property
     def training(self) -> tuple[Window, ...]:
@@ -176,13 +184,17 @@ def load_dataset(
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
+    future = describe_future_rows(pulled.left_out["in_the_future"], pulled.last_day)
+    if future and as_of_time is None:
+        log.warning("%s. %s. To mend it: %s", future, UNAFFECTED, FIX)
     fractions = settings.night.history_fraction, settings.night.holdout_fraction
     recipe = RECIPES.get(settings.night.recipe)
     split = split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
-    histories = count_histories(store, network, split.bounds, groupings)
+    exclude_later = as_of_time is None
+    histories = count_histories(store, network, split.bounds, groupings, exclude_later=exclude_later)
     *starts, now = histories
     rows = settings.night.training_rows
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
@@ -198,6 +210,7 @@ def load_dataset(
         ),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
+        excluded_until=as_of_time or END_OF_TIME,
     )
 
 

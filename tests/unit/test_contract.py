@@ -14,7 +14,7 @@ from contract.experiment import CONTROL, NO_EXPERIMENT, TEST, Experiment
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.run_id import is_run_id, make_run_id, parse_run_id
-from contract.settings import Settings
+from contract.settings import Settings, unknown_variables
 
 POSTS = st.integers(min_value=0, max_value=2**63 - 1)
 SCORES = st.floats(min_value=-1e6, max_value=1e6)
@@ -164,6 +164,40 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line(variable: str, value
         Settings.from_environment({variable: value})
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("60 3 * * *", "minute"),
+        ("0 24 * * *", "hour"),
+        ("0 3 0 * *", "day of the month"),
+        ("0 3 last * *", "day of the month"),
+        ("0 3 * 13 *", "month"),
+        ("0 3 * * 8", "weekday"),
+        ("0 3 * * someday", "weekday"),
+        ("0 5-3 * * *", "hour"),
+        ("*/0 3 * * *", "minute"),
+        ("0 3,, * * *", "hour"),
+        ("-1 3 * * *", "minute"),
+        ("0 3 30 2 *", "that fires"),
+        ("0 3 31 4,6,9,11 *", "that fires"),
+    ],
+)
+def test_a_bad_cron_expression_is_refused(expression: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=f"^OVERNIGHT_NIGHTLY_CRON='.*': must be .*{complaint}"):
+        Settings.from_environment({"OVERNIGHT_NIGHTLY_CRON": expression})
+
+
+def test_the_bounds_of_the_overlap_must_be_in_order() -> None:
+    with pytest.raises(SettingsError, match="OVERNIGHT_GATE_OVERLAP_LOW must not be above"):
+        Settings.from_environment({"OVERNIGHT_GATE_OVERLAP_LOW": "0.9", "OVERNIGHT_GATE_OVERLAP_HIGH": "0.1"})
+
+
+def test_a_variable_that_is_no_setting_is_found() -> None:
+    environment = {"OVERNIGHT_TOPN": "5", "OVERNIGHT_TOP_N": "5", "PATH": "/bin"}
+    assert unknown_variables(environment) == {"OVERNIGHT_TOPN": "OVERNIGHT_TOP_N"}
+    assert unknown_variables({"OVERNIGHT_ZZZZ": ""}) == {"OVERNIGHT_ZZZZ": None}
 
 
 def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixture[str]) -> None:
