@@ -145,6 +145,8 @@ def free_port(before: str | None = None) -> int:
     ports = random.sample(SERVER_PORTS, len(SERVER_PORTS))
     for port in [int(before), *ports] if before and before.isdigit() else ports:
         with socket.socket() as probe, suppress(OSError):
+            # As servers do: connections that a killed server left behind do not keep its port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             if port not in _reserved:
                 _reserve(port)
