@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -47,6 +48,7 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
             connect_args=_connect_arguments(url, application) | {"connection_factory": Connection},
             pool_pre_ping=True,
             hide_parameters=True,
+            json_serializer=partial(json.dumps, ensure_ascii=False),  # SQL_ASCII takes no \u escapes
         )
         arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
