@@ -45,8 +45,10 @@ class Stores:
 
 
 @contextmanager
-def open_stores(settings: Settings, actor: str) -> Iterator[Stores]:
+def open_stores(settings: Settings, actor: str, *, interactive: bool = False) -> Iterator[Stores]:
     """Lend the connections to Postgres and Redis, and close them.
+
+    `interactive` commands wait for Redis for a few seconds only: see `redis_client.open_redis`.
 
     Raises
     ------
@@ -55,6 +57,6 @@ def open_stores(settings: Settings, actor: str) -> Iterator[Stores]:
     """
     with (
         postgres.connected(settings, f"overnight {actor}") as engine,
-        redis_client.connected(settings) as client,
+        redis_client.connected(settings, interactive=interactive) as client,
     ):
         yield Stores(settings, engine, client, actor)

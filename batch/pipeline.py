@@ -131,7 +131,7 @@ def _build(
 
 def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:
     """Log and return what an operator must know about a run that is whole."""
-    warnings = dataset.split.warnings
+    warnings = [*dataset.warnings, *dataset.split.warnings]
     if model.learnt_nothing:
         order = "by the collaborative factors alone" if model.variant.with_factors else "by likes alone"
         warnings.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,8 @@ from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
 
+READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
+
 
 def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
     """Make an engine; it connects when it is first used.
@@ -45,6 +48,7 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
             connect_args=_connect_arguments(url, application) | {"connection_factory": Connection},
             pool_pre_ping=True,
             hide_parameters=True,
+            json_serializer=partial(json.dumps, ensure_ascii=False),  # SQL_ASCII takes no \u escapes
         )
         arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
@@ -155,6 +159,9 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
 def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Open a read-only transaction in which every query sees the same rows."""
     with engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
+            # SQLAlchemy's option would make later transactions of the connection READ WRITE, whatever the
+            # server's default is.
+            connection.execute(READ_ONLY)
             yield connection

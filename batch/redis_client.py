@@ -33,7 +33,9 @@ from contract.settings import Settings
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS, INTERACTIVE_TIMEOUT_SECONDS = 30, 5
+"""How long a night, and a command that somebody waits for, wait for a reply; only a night asks again."""
+
 RETRIES = 3
 KEYS_BATCH = 5_000
 
@@ -44,13 +46,18 @@ ADVICE = (
     (OutOfMemoryError, "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"),
     ((MovedError, ClusterCrossSlotError), "it is a Redis Cluster; set OVERNIGHT_REDIS_CLUSTER=on"),
     (RedisClusterException, "check that the cluster is whole, or set OVERNIGHT_REDIS_CLUSTER=off"),
-    (TimeoutError, "it is too slow or gone; check that it is up"),
+    (
+        TimeoutError,
+        "it does not answer in time; check whether it hangs or is overloaded",
+    ),
     (ConnectionError, "check that it is up, and REDIS_URL"),
 )
 
 
-def open_redis(settings: Settings) -> redis.Redis:
+def open_redis(settings: Settings, *, interactive: bool = False) -> redis.Redis:
     """Make a client. It connects when it is first used; a client of a cluster connects here.
+
+    `interactive` clients are for commands that somebody waits for: see TIMEOUT_SECONDS.
 
     Raises
     ------
@@ -61,9 +68,11 @@ def open_redis(settings: Settings) -> redis.Redis:
     """
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_timeout": INTERACTIVE_TIMEOUT_SECONDS if interactive else TIMEOUT_SECONDS,
         "retry": Retry(ExponentialBackoff(), RETRIES),
     }
+    if interactive:
+        options["retry"] = Retry(ExponentialBackoff(), RETRIES, supported_errors=(ConnectionError,))
     try:
         client: redis.Redis = redis.Redis.from_url(settings.stores.redis_url, **options)
         client.connection_pool.make_connection()  # does not connect; checks the URL's options
@@ -102,15 +111,15 @@ def get_many(client: redis.Redis, names: Sequence[str]) -> list[str | None]:
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[redis.Redis]:
-    """Lend a client with readable errors, and close it.
+def connected(settings: Settings, *, interactive: bool = False) -> Iterator[redis.Redis]:
+    """Lend a client with readable errors, and close it; `interactive` as in `open_redis`.
 
     Raises
     ------
     SettingsError, StoreError
         As `open_redis` and `readable_errors` do.
     """
-    client = open_redis(settings)
+    client = open_redis(settings, interactive=interactive)
     try:
         with readable_errors(settings):
             yield client

@@ -8,6 +8,7 @@ has it. The variable JSON is the path of a file for the rows.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -42,6 +43,7 @@ COLUMNS: Columns = {
 
 def main() -> None:
     """Measure, print one table, write JSON and the plot."""
+    argparse.ArgumentParser(description="Measure scoring. It takes no options.").parse_args()
     pythons = {"booster": sys.executable, "overnight": sys.executable}
     if lleaves := os.environ.get("LLEAVES_PYTHON"):
         pythons["lleaves"] = lleaves

@@ -6,10 +6,25 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from datetime import datetime
+from difflib import get_close_matches
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim, CronSimError
+
+from contract.columns import (
+    CREATED_AT,
+    LIKE_COUNT,
+    POST_ID,
+    POSTS,
+    TEXT,
+    TOPIC,
+    USER_ID,
+    USERS,
+    VIEW_COUNT,
+)
 from contract.errors import SettingsError
 
 T = TypeVar("T")
@@ -24,6 +39,12 @@ RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
+NAMED_COLUMNS = {
+    USERS: (USER_ID,),
+    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT),
+}
+"""View -> columns with a meaning of their own; all others are further columns."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 """A bearer token (RFC 6750) that is too long to guess."""
 
@@ -31,7 +52,7 @@ SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """URL options that may hold a password."""
 
 MIN_SECRET_LENGTH = 8
-"""A shorter path of a webhook URL is not redacted: it may be part of other text."""
+"""A shorter secret may be part of other text: see `redact`. A shorter path of a webhook URL is no secret."""
 
 
 def _integer(low: int, high: int) -> Parse:
@@ -94,9 +115,32 @@ def _word(text: str) -> str:
     return text
 
 
+CRON_FIELDS = (
+    "minute (0 to 59)",
+    "hour (0 to 23)",
+    "day of the month (1 to 31)",
+    "month (1 to 12)",
+    "weekday (0 to 7)",
+)
+
+
 def _cron(text: str) -> str:
-    if len(text.split()) != 5:
-        raise ValueError("must be a cron expression of five fields, like '0 3 * * *'")
+    start, texts = datetime(2000, 1, 1), text.split()
+    if len(texts) != len(CRON_FIELDS):
+        raise ValueError(f"must be a cron expression of five fields, like '0 3 * * *', not of {len(texts)}")
+    for index, (each, name) in enumerate(zip(texts, CRON_FIELDS, strict=True)):
+        alone = ["*"] * len(CRON_FIELDS)
+        alone[index] = each
+        try:
+            CronSim(" ".join(alone), start)
+        except CronSimError:
+            raise ValueError(f"must be a cron expression: {each!r} is not a valid {name}") from None
+    try:
+        never_fires = next(CronSim(text, start), None) is None
+    except CronSimError:
+        never_fires = True
+    if never_fires:
+        raise ValueError("must be a cron expression that fires: none of its months has such a day")
     return text
 
 
@@ -115,6 +159,17 @@ def _one_of(*choices: str) -> Parse:
         return text.lower()
 
     return parse
+
+
+def _further_columns(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        view, _, column = name.partition(".")
+        if view not in NAMED_COLUMNS or not column:
+            raise ValueError(f"must be {USERS}.COLUMN or {POSTS}.COLUMN, with commas between them")
+        if column in NAMED_COLUMNS[view]:
+            raise ValueError(f"must name further columns only, and {name} is not one")
+    return ",".join(names)
 
 
 def _tokens(text: str) -> str:
@@ -204,13 +259,20 @@ class NightSettings:
         "OVERNIGHT_RECIPE",
         AUTO_RECIPE,
         _one_of(AUTO_RECIPE, *RECIPE_NAMES),
-        "what the models learn; auto: liked-if-viewed or liked, chosen on data before the holdout",
+        "what the models learn: liked-if-viewed, liked or ranked; "
+        "auto: one of the first two, chosen on data before the holdout",
     )
     training_rows: int = setting(
         "OVERNIGHT_TRAINING_ROWS",
         2_000_000,
         _integer(100, 100_000_000),
         "maximum number of training examples; above it, whole users are sampled",
+    )
+    ignore_columns: str = setting(
+        "OVERNIGHT_IGNORE_COLUMNS",
+        "",
+        _further_columns,
+        "further columns of the views that the models do not use, like users.logins,posts.shares",
     )
     embeddings: str = setting(
         "OVERNIGHT_EMBEDDINGS",
@@ -238,7 +300,7 @@ class NightSettings:
         "OVERNIGHT_PRUNE_AFTER_MINUTES",
         60,
         _integer(0, 525_600),
-        "how long a run keeps its keys after it stops being live, whatever OVERNIGHT_KEEP_RUNS says",
+        "how long a run keeps its keys after it stops being live, regardless of OVERNIGHT_KEEP_RUNS",
     )
 
 
@@ -479,6 +541,11 @@ class Settings:
                 "OVERNIGHT_HISTORY_FRACTION and OVERNIGHT_HOLDOUT_FRACTION together must be under 0.95, "
                 "so that some data is left to train on"
             )
+        if self.gate.overlap_low > self.gate.overlap_high:
+            raise SettingsError(
+                "OVERNIGHT_GATE_OVERLAP_LOW must not be above OVERNIGHT_GATE_OVERLAP_HIGH: "
+                "the gate would refuse every run"
+            )
         if self.serving.metrics_port == self.serving.port:
             raise SettingsError(
                 "OVERNIGHT_METRICS_PORT must differ from OVERNIGHT_PORT; 0 serves metrics on OVERNIGHT_PORT"
@@ -567,6 +634,26 @@ def _declarations() -> Iterator[tuple[str, Field[Any]]]:
         else:
             for declared in fields(section.default_factory):  # type: ignore[arg-type]
                 yield section.name, declared
+
+
+NOT_OURS = ("OVERNIGHT_DEMO_DIR",)
+"""Variables with the prefix of the settings that other programs read: the demo."""
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Return the variables that look like settings and are none -> the setting with the most similar name.
+
+    The value is None if no name is similar.
+    """
+    environment = os.environ if environment is None else environment
+    prefix = "OVERNIGHT_"
+    names = [declared.metadata["env"] for _, declared in _declarations()]
+    known = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    unknown = sorted(
+        name for name in environment if name.startswith(prefix) and name not in {*names, *NOT_OURS}
+    )
+    similar = (get_close_matches(name.removeprefix(prefix), known, 1) for name in unknown)
+    return {name: known[found[0]] if found else None for name, found in zip(unknown, similar, strict=True)}
 
 
 def _as_text(value: object) -> str:

@@ -195,7 +195,7 @@ class Trials:
 def run_trials(
     impressions: Impressions, before: pd.DataFrame, period: Period, *, tests: int, seed: int, same: bool
 ) -> Trials:
-    """Run trials, judge each with the report's own functions, and count the results.
+    """Run trials, evaluate each with the report's own functions, and count the results.
 
     Parameters
     ----------

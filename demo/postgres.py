@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -65,6 +66,12 @@ class Postgres:
         port = (self.data / "postmaster.pid").read_text().splitlines()[3]
         return f"postgresql://{SUPERUSER}:{self.password}@127.0.0.1:{port}/{database}"
 
+    def _last_port(self) -> str | None:
+        """Return the port of the last start, which Postgres writes down; None if it never ran."""
+        options = self.data / "postmaster.opts"
+        found = re.search(r'"-p" "(\d+)"', options.read_text()) if options.exists() else None
+        return found[1] if found else None
+
     def start(self) -> None:
         """Start the server if it does not run, with a new data folder if it has none; return when it answers.
 
@@ -80,7 +87,7 @@ class Postgres:
         # A pid file left by a crash keeps Postgres from starting if another process has that id now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         arguments = ["start", "--wait", "--silent", f"--timeout={START_SECONDS}", f"--pgdata={self.data}"]
-        self._run("pg_ctl", [*arguments, "-o", f"-p {free_port()}"], self.data)
+        self._run("pg_ctl", [*arguments, "-o", f"-p {free_port(self._last_port())}"], self.data)
         self._create_database()
 
     def stop(self) -> bool:

@@ -129,13 +129,20 @@ def print_duration(title: str) -> Iterator[None]:
     echo(f"    {time.monotonic() - started:.1f} s")
 
 
-def free_port() -> int:
+def free_port(before: str | None = None) -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens now.
 
-    It lies in SERVER_PORTS: the system may assign any other port to an outgoing
+    It is in SERVER_PORTS: the system may assign any other port to an outgoing
     connection before a server listens on it.
+
+    Parameters
+    ----------
+    before
+        The port that the server had before, if any: it is kept while it is free, so that what is
+        connected to it finds the server again.
     """
-    for port in random.sample(SERVER_PORTS, len(SERVER_PORTS)):
+    ports = random.sample(SERVER_PORTS, len(SERVER_PORTS))
+    for port in [int(before), *ports] if before and before.isdigit() else ports:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

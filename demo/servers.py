@@ -143,9 +143,13 @@ class Valkey:
         return find_process(self.data / "valkey.pid", str(self._config))
 
     def url(self) -> str:
-        """URL of the running server; its port is on the first line of its configuration."""
-        port = self._config.read_text().split(maxsplit=2)[1]
-        return f"redis://default:{self.password}@127.0.0.1:{port}/0"
+        """URL of the running server."""
+        return f"redis://default:{self.password}@127.0.0.1:{self._last_port()}/0"
+
+    def _last_port(self) -> str | None:
+        """Return the port in the configuration, on its first line; None if the server never ran."""
+        words = self._config.read_text().split(maxsplit=2)
+        return words[1] if len(words) > 1 else None
 
     def start(self) -> None:
         """Start the server if it does not run; return when it answers."""
@@ -183,7 +187,7 @@ class Valkey:
         """Return the configuration; the password is in it because every user can read a command line."""
         return "\n".join(
             [
-                f"port {free_port()}",
+                f"port {free_port(self._last_port())}",
                 "bind 127.0.0.1",
                 f"requirepass {self.password}",
                 "daemonize yes",

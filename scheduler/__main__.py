@@ -12,7 +12,7 @@ from batch.formatting import echo
 from batch.postgres import open_engine, readable_errors
 from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
-from contract.errors import EXIT_FAILED, OvernightError, SettingsError
+from contract.errors import EXIT_FAILED, OvernightError
 from contract.logs import configure_logging
 from contract.settings import Settings
 from scheduler.alerts import SchedulerAlerts
@@ -55,7 +55,7 @@ def cli(run_now: bool, check: bool, command: tuple[str, ...]) -> None:
         )
     try:
         settings = Settings.from_environment()
-        schedule = read_schedule(settings)
+        schedule = CronSchedule(settings.schedule.nightly_cron, settings.schedule.timezone)
         get_last_start, get_latest_live = ledger_readers(settings)
         late_after = timedelta(minutes=settings.schedule.late_after_minutes)
         if check:
@@ -78,20 +78,6 @@ def cli(run_now: bool, check: bool, command: tuple[str, ...]) -> None:
     except OvernightError as error:
         echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def read_schedule(settings: Settings) -> CronSchedule:
-    """Build the schedule of the settings.
-
-    Raises
-    ------
-    SettingsError
-        If the cron expression cannot be read or never fires.
-    """
-    try:
-        return CronSchedule(settings.schedule.nightly_cron, settings.schedule.timezone)
-    except ValueError as error:
-        raise SettingsError(f"OVERNIGHT_NIGHTLY_CRON={settings.schedule.nightly_cron!r}: {error}") from None
 
 
 def ledger_readers(settings: Settings) -> tuple[GetLastStart, GetLatestLive]:

@@ -8,19 +8,11 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.base import BaseTrigger
-from cronsim import CronSim, CronSimError
+from cronsim import CronSim
 
 from contract.errors import OvernightError
 
 log = logging.getLogger(__name__)
-
-FIELDS = (
-    "minute (0 to 59)",
-    "hour (0 to 23)",
-    "day of the month (1 to 31)",
-    "month (1 to 12)",
-    "weekday (0 to 7)",
-)
 
 MAX_CLOCK_CHANGE = timedelta(hours=3)
 """Longer than any daylight saving shift."""
@@ -36,17 +28,12 @@ class CronSchedule(BaseTrigger):  # type: ignore[misc]  # APScheduler has no typ
     skipped 02:30 to 03:00 and run some expressions twice in autumn: a time that
     the clock skips in spring is due an hour later; a time that the clock passes
     twice in autumn is due the first time only.
-
-    Raises
-    ------
-    ValueError
-        If the expression cannot be read or never fires, like 30 February.
+    Both are valid in the settings: `contract.settings` checks them.
     """
 
     def __init__(self, expression: str, timezone: str) -> None:
         self.zone = ZoneInfo(timezone)
         self._expression = expression
-        _check_expression(expression)
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first due time later than `moment`, in the schedule's time zone."""
@@ -60,33 +47,6 @@ class CronSchedule(BaseTrigger):  # type: ignore[misc]  # APScheduler has no typ
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the first due time after the previous one, or from now on; APScheduler calls this."""
         return self.next_after(previous_fire_time or now - INSTANT)
-
-
-def _check_expression(expression: str) -> None:
-    """Check each field alone, so that the error names it, then all of them together.
-
-    Raises
-    ------
-    ValueError
-        The expression cannot be read or never fires.
-    """
-    start = datetime(2000, 1, 1)
-    fields = expression.split()
-    if len(fields) != len(FIELDS):
-        raise ValueError(f"{expression!r} has {len(fields)} fields, not {len(FIELDS)}")
-    for index, (text, name) in enumerate(zip(fields, FIELDS, strict=True)):
-        alone = ["*"] * len(FIELDS)
-        alone[index] = text
-        try:
-            CronSim(" ".join(alone), start)
-        except CronSimError:
-            raise ValueError(f"{text!r} is not a valid {name}") from None
-    try:
-        never_fires = next(CronSim(expression, start), None) is None
-    except CronSimError:
-        never_fires = True
-    if never_fires:
-        raise ValueError("never fires: none of its months has such a day")
 
 
 def find_missed_night(schedule: CronSchedule, last_started_at: datetime, now: datetime) -> datetime | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import click
 
 from batch import formatting, redis_client
-from batch.commands.options import json_option
+from batch.commands.options import Id, json_option
 from contract.keys import Keys
 from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch block 191")
-@click.argument("post_id", metavar="POST", type=int)
+@click.argument("post_id", metavar="POST", type=Id())
 @json_option
 @click.pass_obj
 def block(settings: Settings, post_id: int, as_json: bool) -> None:
     """Leave a post out of every answer, within OVERNIGHT_STATE_REFRESH_SECONDS."""
     keys = Keys(settings.stores.key_prefix)
-    with redis_client.connected(settings) as client:
+    with redis_client.connected(settings, interactive=True) as client:
         added = bool(client.sadd(keys.blocked, post_id))
         known = bool(client.hexists(keys.posts, str(post_id)))
     if as_json:
@@ -29,12 +29,12 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
 
 
 @click.command(epilog="Example: python -m batch unblock 191")
-@click.argument("post_id", metavar="POST", type=int)
+@click.argument("post_id", metavar="POST", type=Id())
 @json_option
 @click.pass_obj
 def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
     """Serve a blocked post again: from lists that still contain it, and in the next run."""
-    with redis_client.connected(settings) as client:
+    with redis_client.connected(settings, interactive=True) as client:
         removed = bool(client.srem(Keys(settings.stores.key_prefix).blocked, post_id))
     if as_json:
         formatting.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))

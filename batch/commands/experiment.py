@@ -12,7 +12,7 @@ import click
 
 from batch import formatting
 from batch.commands.experiment_report import report
-from batch.commands.options import PLANNED_DAYS, json_option
+from batch.commands.options import PLANNED_DAYS, Id, json_option
 from batch.context import Stores, open_stores
 from batch.experiment import exposures
 from batch.experiment.split import (
@@ -25,11 +25,8 @@ from batch.experiment.split import (
     unpin_user,
 )
 from batch.runs import ledger
-from contract.columns import MAX_ID
 from contract.experiment import VARIANTS, Experiment
 from contract.settings import Settings
-
-USER = click.IntRange(0, MAX_ID)
 
 SOON = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
 HEAD = ("since", "name", "salt", "% in test", "days", "pinned", "by")
@@ -90,17 +87,17 @@ def set_(
 
 
 @experiment.command(epilog="Example: python -m batch experiment pin 42 test")
-@click.argument("user_id", metavar="USER", type=USER)
+@click.argument("user_id", metavar="USER", type=Id())
 @click.argument("variant", type=click.Choice(VARIANTS))
 @json_option
 @click.pass_obj
 def pin(settings: Settings, user_id: int, variant: str, as_json: bool) -> None:
-    """Put a user in a variant, whatever the split assigns; reports leave pinned users out."""
+    """Put a user in a variant regardless of the split; reports leave pinned users out."""
     _change(settings, "experiment pin", lambda current: pin_user(current, user_id, variant), as_json=as_json)
 
 
 @experiment.command(epilog="Example: python -m batch experiment unpin 42")
-@click.argument("user_id", metavar="USER", type=USER)
+@click.argument("user_id", metavar="USER", type=Id())
 @json_option
 @click.pass_obj
 def unpin(settings: Settings, user_id: int, as_json: bool) -> None:
@@ -158,7 +155,7 @@ def _change_fields(done: ChangeResult) -> dict[str, Any]:
 @contextmanager
 def _open_stores(settings: Settings, command: str) -> Iterator[Stores]:
     """Open Postgres and Redis, and create the ledger's tables."""
-    with open_stores(settings, ledger.actor(f"batch {command}")) as stores:
+    with open_stores(settings, ledger.actor(f"batch {command}"), interactive=True) as stores:
         ledger.create(stores.engine)
         yield stores
 
@@ -167,7 +164,7 @@ def _render_change(done: ChangeResult) -> str:
     """Describe what a change did, and whether it starts a new experiment."""
     experiment, before = done.now.experiment, done.before.experiment if done.before else None
     if not done.changed:
-        return f"nothing changes; written to Redis again: {describe_split(experiment)}"
+        return f"nothing changed; the split was written to Redis again: {describe_split(experiment)}"
     lines = [describe_split(experiment), f"recorded; {SOON}"]
     if before is not None and done.new_experiment:
         lines.append(f"a new experiment begins: exposures and likes under {before.name} do not count for it")
@@ -189,7 +186,7 @@ def _render_change(done: ChangeResult) -> str:
         lines.append(line)
     if experiment.pins:
         pins = ", ".join(f"{user} {variant}" for user, variant in sorted(experiment.pins.items()))
-        lines.append(f"pinned, whatever the split assigns: {pins}")
+        lines.append(f"pinned, regardless of the split: {pins}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import click
 from threadpoolctl import threadpool_limits
 
 from batch import formatting
-from batch.commands.options import json_option
+from batch.commands.options import Id, json_option
 from batch.context import open_stores
 from batch.inspection.explain import Explanation, PostInQuestion, find_position
 from batch.inspection.explain import explain as explain_score
@@ -23,8 +23,8 @@ MIN_DIFFERENCE = 0.001
 
 
 @click.command(epilog="Example: python -m batch explain 200 191 --run test")
-@click.argument("user_id", metavar="USER", type=int)
-@click.argument("post_id", metavar="POST", type=int)
+@click.argument("user_id", metavar="USER", type=Id())
+@click.argument("post_id", metavar="POST", type=Id())
 @click.option(
     "--run",
     "run_name",
@@ -62,7 +62,7 @@ def _explain(
     with (
         # One BLAS thread, as in a night, so that the factors are equal to the last bit.
         threadpool_limits(1, user_api="blas"),
-        open_stores(settings, ledger.actor("batch explain")) as stores,
+        open_stores(settings, ledger.actor("batch explain"), interactive=True) as stores,
         signals_raise(stores.engine),
     ):
         run_id = find_user_run(stores, user_id)[1] if run_name is None else resolve_run(stores, run_name)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from contract.columns import MAX_ID
 from contract.experiment import VARIANTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -50,8 +51,24 @@ class PastTime(click.ParamType[datetime]):
             self.fail(f"{value!r} is not a time like 2026-11-22T03:00:00", param, ctx)
         time = time if time.tzinfo else time.replace(tzinfo=UTC)
         if time > datetime.now(UTC):
-            self.fail("lies in the future; give a time in the past", param, ctx)
+            self.fail("is in the future; give a time in the past", param, ctx)
         return time
+
+
+class Id(click.ParamType[int]):
+    """The id of a user or a post."""
+
+    name = "ID"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse, or fail with the reason."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if not 0 <= number <= MAX_ID:
+            self.fail(f"{value!r} is not a whole number from 0 to {MAX_ID}", param, ctx)
+        return number
 
 
 class Number(click.FloatRange):

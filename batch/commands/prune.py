@@ -70,14 +70,14 @@ Example:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def rollback(settings: Settings, variant: str, reason: str, yes: bool, as_json: bool) -> None:
-    """Make the run that was live before live again; the bad run is never chosen again.
+    """Make the previous run live again; the bad run is never chosen again.
 
     It takes effect at once and does not wait for a running night, which may go live afterwards. On a
     terminal it asks first; in a script or cron it does not.
     """
     if not yes and sys.stdin.isatty():
         click.confirm(f"Take the live run of {variant} out of service for good?", abort=True, err=True)
-    with open_stores(settings, ledger.actor("batch rollback")) as stores:
+    with open_stores(settings, ledger.actor("batch rollback"), interactive=True) as stores:
         ledger.create(stores.engine)
         done = roll_back(stores, variant, reason=reason)
     echo(encode_object(vars(done)) if as_json else _format_rollback(done))

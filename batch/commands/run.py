@@ -28,16 +28,18 @@ from contract.settings import Settings
 @click.option(
     "--as-of",
     type=PastTime(),
-    help="Cutoff: nothing later is seen, and the lists go live as any others do; `backtest` judges past "
+    help="Cutoff: everything later is ignored. The lists go live as usual; `backtest` evaluates past "
     "nights without publishing. Default: the last interaction.",
 )
-@click.option("--limit-users", type=click.IntRange(min=1), help="Score only so many users, lowest ids first.")
-@click.option("--force", is_flag=True, help="Publish even what the gate refuses; the run's record tells.")
+@click.option(
+    "--limit-users", type=click.IntRange(min=1), help="Score at most this many users, lowest ids first."
+)
+@click.option("--force", is_flag=True, help="Publish even what the gate refuses; the run's record says so.")
 @click.pass_obj
 def run(
     settings: Settings, variant: str, as_of: datetime | None, limit_users: int | None, force: bool
 ) -> None:
-    """Run the night: load, learn, judge, score all users against all posts, publish."""
+    """Run the night: load, train, evaluate, score all users against all posts, publish."""
     variants = chosen_variants(variant)
     with (
         alert_on_failure(settings, variants),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,33 @@ import sqlalchemy as sa
 from batch import postgres, redis_client
 from batch.context import Stores
 from batch.doctor import live_runs, postgres_checks, redis_checks, small_keys
-from batch.doctor.finding import Finding, Status, check_postgres_clock, check_redis_clock, fail_from_error
+from batch.doctor.finding import (
+    Finding,
+    Status,
+    check_postgres_clock,
+    check_redis_clock,
+    fail_from_error,
+    warn,
+)
 from batch.doctor.live_runs import LiveRuns
 from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledger_rows, read_recorded_split
 from batch.doctor.redis_checks import RunKeys, count_keys
 from batch.inspection.lists import published_at, read_manifest
+from batch.loading.schema import Columns, check_views
 from batch.redis_client import live_run_ids
+from batch.redis_memory import nodes_of
 from batch.runs import ledger
-from contract.errors import SourceError, StoreError
+from contract.errors import OvernightError, SourceError, StoreError
 from contract.experiment import Experiment
-from contract.settings import Settings
+from contract.settings import Settings, unknown_variables
 
 
 @dataclass(frozen=True)
 class Records:
-    """What Postgres records: the ledger, None if it cannot be read, and the split, None if there is none."""
+    """The ledger and the views' columns, None if they cannot be read; the split, None if there is none."""
 
     ledger_rows: dict[str, LedgerRow] | None = None
+    views: Columns | None = None
     split: Experiment | None = None
 
 
@@ -41,15 +52,29 @@ def run_checks(settings: Settings, now: datetime) -> list[Finding]:
     SettingsError
         A URL cannot be parsed.
     """
+    variables = check_variables()
     actor = ledger.actor("batch doctor")
     with postgres.connected(settings, f"overnight {actor}") as engine:  # connects when first used
         findings, records = _check_postgres(settings, engine, now)
+        findings = [*variables, *findings]
         try:
-            with redis_client.connected(settings) as client:
+            with redis_client.connected(settings, interactive=True) as client:
                 findings.extend(_check_redis(Stores(settings, engine, client, actor), records, now))
         except StoreError as error:  # findings before the error stay
             findings.append(fail_from_error("redis", error))
     return findings
+
+
+def check_variables() -> list[Finding]:
+    """Find the environment variables that look like settings and have no effect."""
+    return [
+        warn(
+            "settings",
+            f"{name} is not a setting and has no effect",
+            f"is {similar} meant?" if similar else "docs/reference/settings.md lists the settings",
+        )
+        for name, similar in unknown_variables().items()
+    ]
 
 
 def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tuple[list[Finding], Records]:
@@ -60,16 +85,29 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
         with postgres.readable_errors(settings), postgres.snapshot(engine) as connection:
             findings += postgres_checks.check_database(connection)
             findings.append(check_postgres_clock(connection))
-            rows = read_ledger_rows(connection, key_prefix)
+            rows, views = read_ledger_rows(connection, key_prefix), None
             if all(each.check != "views" or each.status is Status.OK for each in findings):
+                views = check_views(connection)
+                findings += postgres_checks.check_ignored_columns(views, settings.night.ignore_columns)
                 findings += check_time_index(connection, rows, now)
+                if findings[-1].status is not Status.FAIL:
+                    findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
-            records = Records(rows, read_recorded_split(connection, key_prefix))
-        with postgres.readable_errors(settings):
-            findings.append(postgres_checks.check_locks(engine))
-        return findings, records
+            records = Records(rows, views, read_recorded_split(connection, key_prefix))
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
+    findings.append(_try(settings, "locks", partial(postgres_checks.check_locks, engine)))
+    findings.append(_try(settings, "writes", partial(postgres_checks.check_writes, engine, key_prefix)))
+    return findings, records
+
+
+def _try(settings: Settings, check: str, run: Callable[[], Finding]) -> Finding:
+    """Run a check whose errors are those of a night."""
+    try:
+        with postgres.readable_errors(settings):
+            return run()
+    except OvernightError as error:
+        return fail_from_error(check, error)
 
 
 def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Finding]:
@@ -83,9 +121,10 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
         yield from live_runs.check_pointers(live, records.ledger_rows)
         yield from live_runs.check_orphans(live, records.ledger_rows)
     yield from live_runs.check_lists(live)
-    yield from live_runs.check_models(live, Path(stores.settings.night.model_dir))
+    yield from live_runs.check_models(live, Path(stores.settings.night.model_dir), records.views)
+    yield from live_runs.check_warnings(live)
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
-    yield redis_checks.check_memory(redis_checks.free_memory(stores.redis), _run_sizes(stores, live))
+    yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)
     yield small_keys.check_exposures(stores, now)
     yield small_keys.check_blocked(stores)

@@ -10,13 +10,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.doctor.finding import Finding, fail, ok, warn
+from batch.doctor.finding import Finding, fail, fail_from_error, ok, warn
 from batch.doctor.postgres_checks import LedgerRow, list_live
 from batch.doctor.redis_checks import KeyCounts, RunKeys
 from batch.files import POSTS, read_forest
 from batch.inspection.lists import published_at
+from batch.loading.model_columns import check_model_columns
+from batch.loading.schema import Columns
 from batch.runs import lock
 from batch.runs.ledger import State
+from contract.errors import ModelError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.run_id import parse_run_id
@@ -101,8 +104,14 @@ def _check_pointer(live: LiveRuns, variant: str, ledger: dict[str, LedgerRow]) -
     return ok(check, f"{run_id}, and the ledger agrees")
 
 
-def check_models(live: LiveRuns, folder: Path) -> Iterator[Finding]:
-    """Check that the models of the live runs can be read: a refresh and `explain` need them."""
+def check_models(live: LiveRuns, folder: Path, views: Columns | None) -> Iterator[Finding]:
+    """Check that the models of the live runs can be read and fit the views; a refresh needs them.
+
+    Parameters
+    ----------
+    views
+        Columns of the SQL views; None if they cannot be read.
+    """
     for variant, run_id in live.readable.items():
         check = f"model {variant}"
         fix = "check OVERNIGHT_MODEL_DIR, and run doctor on the host of the night; else run the night again"
@@ -114,7 +123,26 @@ def check_models(live: LiveRuns, folder: Path) -> Iterator[Finding]:
         except (KeyError, ValueError, TypeError) as error:
             yield fail(check, f"the model in {folder / run_id} is damaged: {error}", "run the night again")
         else:
-            yield ok(check, f"{folder / run_id}")
+            yield _check_columns(check, folder / run_id, views)
+
+
+def check_warnings(live: LiveRuns) -> Iterator[Finding]:
+    """Repeat what the nights of the live runs warned about, each warning once."""
+    seen: set[str] = set()
+    for variant, run_id in live.readable.items():
+        for warning in live.manifests[run_id].get("warnings", []):
+            if warning not in seen:
+                seen.add(warning)
+                yield warn(f"night {variant}", warning, f"see also python -m batch show {run_id}")
+
+
+def _check_columns(check: str, folder: Path, views: Columns | None) -> Finding:
+    try:
+        if views is not None:
+            check_model_columns(folder, views)
+    except ModelError as error:
+        return fail_from_error(check, error)
+    return ok(check, f"{folder}")
 
 
 def check_ages(live: LiveRuns, cron: str, now: datetime) -> Iterator[Finding]:
@@ -200,6 +228,6 @@ def check_unfinished(connection: sa.Connection, key_prefix: str, ledger: dict[st
             "lock",
             f"the ledger says {unfinished[0].run_id} is {unfinished[0].state}, but no process "
             "holds the lock: it died",
-            "python -m batch run closes it and starts anew",
+            "python -m batch run marks it failed and starts a new run",
         )
     return ok("lock", "free")

@@ -18,26 +18,30 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.exc import ProgrammingError
 
-from batch.doctor.finding import Finding, fail, fail_from_error, ok, warn
+from batch.doctor.finding import Finding, fail, ok, warn
 from batch.experiment.history import read_current_change
 from batch.features import embedding_cache
-from batch.loading.interactions_query import interactions_since
-from batch.loading.schema import check_views
+from batch.loading import future_rows
+from batch.loading.future_rows import LAST_DAY, describe_future_rows
+from batch.loading.interactions_query import count_recent, interactions_since
+from batch.loading.schema import Columns, check_views, find_unknown_columns
 from batch.postgres_session import transaction_pooling
 from batch.refresh import stale_users
 from batch.refresh.stale_users import LATE
 from batch.runs import ledger, lock
 from batch.runs.ledger import State, runs
-from batch.runs.tables import VERSION, experiments, versions
+from batch.runs.tables import VERSION, experiments, schema_version, upgrade, versions
 from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA
 from contract.errors import SourceError
-from contract.experiment import Experiment
+from contract.experiment import CONTROL, Experiment
 
 OWN_TABLES = [
     table
     for tables in (ledger.runs.metadata, stale_users.tables, embedding_cache.metadata)
     for table in tables.tables.values()
 ]
+
+LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '5s'")
 
 SERVER = sa.text("SELECT current_user, current_database(), current_setting('server_version')")
 MAY_CREATE = sa.text("""
@@ -137,7 +141,13 @@ def _read_version(connection: sa.Connection) -> int:
 
 
 def check_locks(engine: sa.Engine) -> Finding:
-    """Check that a lock taken on one connection is seen and refused on another."""
+    """Check that a lock taken on one connection is seen and refused on another.
+
+    Raises
+    ------
+    TransactionPoolingError
+        It is not.
+    """
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     name = {"name": f"overnight doctor:{uuid4()}"}
     with engine.connect() as one, engine.connect() as other:
@@ -147,7 +157,35 @@ def check_locks(engine: sa.Engine) -> Finding:
         if held and other.scalar(lock.TRY, name):
             other.execute(lock.UNLOCK, name)
             return ok("locks", "taken on one connection, refused on another; time zone UTC")
-    return fail_from_error("locks", transaction_pooling(engine.url))
+    raise transaction_pooling(engine.url)
+
+
+def check_writes(engine: sa.Engine, key_prefix: str) -> Finding:
+    """Write what a night writes, in a transaction that is rolled back.
+
+    Raises
+    ------
+    OvernightError, DBAPIError
+        As a night would.
+    """
+    run_id, change = f"doctor {uuid4()}", ledger.Change(datetime.now(UTC), "doctor")
+    row = {"run_id": run_id, "variant": CONTROL, "key_prefix": key_prefix, "state": State.BUILDING}
+    current = schema_version(engine) == VERSION
+    with engine.connect() as connection, connection.begin() as transaction:
+        connection.execute(LOCK_TIMEOUT)
+        if not current:
+            upgrade(connection)
+        stale_users.tables.create_all(connection)
+        embedding_cache.metadata.create_all(connection)
+        connection.execute(sa.insert(runs).values(row | {"started_at": change.at, "actor": change.actor}))
+        ledger.set_state(connection, run_id, State.FAILED, change)
+        for table in OWN_TABLES:
+            connection.execute(
+                sa.insert(table).from_select(list(table.c), sa.select(table).where(sa.false()))
+            )
+            connection.execute(sa.delete(table).where(sa.false()))
+        transaction.rollback()
+    return ok("writes", f"what a night writes to {SCHEMA} was written, and rolled back")
 
 
 READABLE = sa.text("""
@@ -289,6 +327,29 @@ def check_time_index(
         else:
             slow[table.name] = _missing(table.name, table.rows, scan.column)
     yield from slow.values() or [ok(CHECK, fast)]
+
+
+def check_ignored_columns(views: Columns, names: str) -> Iterator[Finding]:
+    """Check that the views have the columns that OVERNIGHT_IGNORE_COLUMNS names."""
+    for name in find_unknown_columns(views, names):
+        found = f"OVERNIGHT_IGNORE_COLUMNS names {SCHEMA}.{name}, which does not exist"
+        yield warn("ignored columns", found, "correct the name, or remove it")
+
+
+def check_times(connection: sa.Connection, now: datetime) -> Finding:
+    """Check that hardly any interaction lies in the future."""
+    check = "times"
+    try:
+        with connection.begin_nested():
+            future, last_day = count_recent(connection, now, now - LAST_DAY)
+    except ProgrammingError as error:
+        reason = str(error.orig).partition("\n")[0]
+        return fail(
+            check, f"Postgres cannot read {VIEW}: {reason}", f"let this role read {VIEW} and its tables"
+        )
+    if found := describe_future_rows(future, last_day):
+        return warn(check, f"{found}. {future_rows.UNAFFECTED}", future_rows.FIX)
+    return ok(check, f"{future:,} interactions lie in the future, {last_day:,} in the last 24 hours")
 
 
 def _missing(table: str, rows: int, column: str | None) -> Finding:

@@ -12,6 +12,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoPermissionError, ResponseError
 
 from batch.doctor.finding import Finding, fail, ok, warn
+from batch.redis_memory import Node
 from contract.keys import Keys
 
 MIN_VERSION = (7, 0)
@@ -23,14 +24,24 @@ def check_servers(client: redis.Redis) -> Iterator[Finding]:
     for name, node in list_nodes(client):
         try:
             info: Any = client.info(**node)
-        except NoPermissionError:
+        except ResponseError as error:
             client.ping()
-            yield warn(name, "answers, but its user may not run INFO", "ACL SETUSER ... +info")
+            yield _warn_without_info(name, error)
             continue
         yield check_version(name, info)
         yield check_role(name, info)
         yield check_persistence(name, info, read_snapshots_enabled(client, node))
         yield check_eviction(name, info)
+
+
+def _warn_without_info(name: str, error: ResponseError) -> Finding:
+    """Say what is not known of a server whose INFO is forbidden or renamed."""
+    unknown = "its version, role, persistence and memory are unknown, and nights do not check that lists fit"
+    if isinstance(error, NoPermissionError):
+        return warn(name, f"answers, but its user may not run INFO: {unknown}", "ACL SETUSER ... +info")
+    return warn(
+        name, f"answers, but has no command INFO: {unknown}", "allow INFO, or watch its memory by other means"
+    )
 
 
 def list_nodes(client: redis.Redis) -> list[tuple[str, dict[str, Any]]]:
@@ -186,31 +197,6 @@ def count_keys(client: redis.Redis, keys: Keys, max_keys: int = MAX_KEYS) -> Key
 CHECK = "memory for a night"
 
 
-@dataclass(frozen=True)
-class FreeMemory:
-    """Free bytes of all nodes; `limited` if maxmemory, not the machine's memory, is the limit."""
-
-    bytes: int
-    limited: bool
-
-
-def free_memory(client: redis.Redis) -> FreeMemory | None:
-    """Return the free memory of all nodes together; None if a node does not report it."""
-    total, limited = 0, False
-    for _, node in list_nodes(client):
-        try:
-            info: Any = client.info("memory", **node)
-        except ResponseError:
-            return None
-        limit = int(info.get("maxmemory", 0))
-        limited |= limit > 0
-        limit = limit or int(info.get("total_system_memory", 0))
-        if not limit:
-            return None
-        total += max(limit - int(info["used_memory"]), 0)
-    return FreeMemory(total, limited)
-
-
 def measure_run_bytes(client: redis.Redis, run: RunKeys, manifest: dict[str, Any]) -> int | None:
     """Return the memory of a run: the forecast of its manifest, else estimated from some lists; else None."""
     if forecast := manifest.get("forecast_bytes"):
@@ -222,15 +208,15 @@ def measure_run_bytes(client: redis.Redis, run: RunKeys, manifest: dict[str, Any
     return round(sum(sizes) / len(sizes) * run.total) if sizes else None
 
 
-def check_memory(free: FreeMemory | None, run_bytes: list[int | None]) -> Finding:
-    """Check that the free memory suffices for runs as large as the live ones."""
+def check_memory(nodes: list[Node], run_bytes: list[int | None]) -> Finding:
+    """Check that the free memory of all nodes suffices for runs as large as the live ones."""
     known = [size for size in run_bytes if size is not None]
-    if free is None or not known:
+    if not nodes or not all(node.limit for node in nodes) or not known:
         return ok(CHECK, "unknown: no live run to estimate from, or Redis does not report its memory")
-    limit = "maxmemory" if free.limited else "the machine's memory"
-    needed = sum(known)
-    found = f"{free.bytes / MIB:.1f} MiB free of {limit}, a night takes about {needed / MIB:.1f} MiB"
+    limit = "maxmemory" if any(node.bounded for node in nodes) else "the machine's memory"
+    needed, free = sum(known), sum(node.free for node in nodes)
+    found = f"{free / MIB:.1f} MiB free of {limit}, a night takes about {needed / MIB:.1f} MiB"
     fix = "raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
-    if free.bytes < needed:
+    if free < needed:
         return fail(CHECK, found, fix)
-    return warn(CHECK, found, fix) if free.bytes < 1.5 * needed else ok(CHECK, found)
+    return warn(CHECK, found, fix) if free < 1.5 * needed else ok(CHECK, found)

@@ -20,8 +20,11 @@ from batch.features.build import mean_like_rate
 from batch.loading.examples import Examples
 from batch.loading.history import count_history
 from batch.loading.interaction_store import InteractionStore
+from batch.loading.model_columns import check_model_columns
 from batch.loading.network import Network, rows_of_nullable_ids
 from batch.loading.pull import pull
+from batch.loading.schema import check_views
+from batch.postgres import snapshot
 from batch.redis_client import live_run_id
 from batch.training.model import load_model
 from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
@@ -130,11 +133,14 @@ def evaluate_views(
     Raises
     ------
     ModelError
-        A model cannot be read.
+        A model cannot be read, or the SQL views have other columns than it was trained with.
     ViewsError
         No view is of a known user and a known post.
     """
     evaluations = {}
+    with snapshot(engine) as connection:
+        for run in runs:
+            check_model_columns(Path(settings.night.model_dir) / run.run_id, check_views(connection))
     with pull(engine, settings, clock) as pulled:
         network = pulled.network
         rows = select_known_rows(network, views)

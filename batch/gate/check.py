@@ -145,15 +145,16 @@ class LikedCheck:
 def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> LikedCheck:
     """Count the posts in lists that their user has liked.
 
-    The likes are those of the night's snapshot: a later like is removed by the refresh at the end of
-    the night. They are read from the store again, not taken from what the lists were made of.
+    The likes are those of the night's snapshot, whatever their time: a like that was entered after it is
+    removed by the refresh at the end of the night. They are read from the store again, not taken from
+    what the lists were made of.
 
     Parameters
     ----------
     users
         Number of the network's users, from the first, that have a list.
     """
-    store, until = dataset.now.store, dataset.now.cutoff
+    store, until = dataset.now.store, dataset.excluded_until
     known = store.known_at(until)
     rows = store.arrays(USERS_WITH_LIKES.format(known=known), {"until": until, "users": users})["user_row"]
     if rows.size > MAX_LISTS:

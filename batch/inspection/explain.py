@@ -24,7 +24,9 @@ from batch.features.tables import Feature, Kind
 from batch.files import POSTS, store_folder, work_folder
 from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.interaction_store import open_store
+from batch.loading.model_columns import check_model_columns
 from batch.loading.network import Network, load_network
+from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
@@ -104,6 +106,7 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: int, post_id: int
     with ExitStack() as stack:
         work = stack.enter_context(work_folder(store_folder(settings)))
         with snapshot(stores.engine) as connection:
+            check_model_columns(folder, check_views(connection))
             network = load_network(connection, now)
             user = _find_row(network.users.index, "user", user_id)
             _find_row(network.posts.index, "post", post_id)

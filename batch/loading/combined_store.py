@@ -51,11 +51,12 @@ from contract.settings import Settings
 
 FINGERPRINTS = """
     SELECT u.user_id, md5(string_agg(
-               concat_ws(' ', p.post_id, i.action, epoch_us(i.happened_at)), ','
+               concat_ws(' ', p.post_id, i.action, epoch_us(i.happened_at),
+                         CASE WHEN i.happened_at > $until THEN 'later' END), ','
                ORDER BY i.happened_at, p.post_id, i.action
            )) AS fingerprint
     FROM {pulled} i JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
-    WHERE i.happened_at > $since AND i.happened_at <= $until
+    WHERE i.happened_at > $since
     GROUP BY u.user_id
 """
 ROWS_OF_USERS = """
@@ -134,8 +135,8 @@ def read_recent(
             database, _ids(connection, settings, USERS, USER_ID), _ids(connection, settings, POSTS, POST_ID)
         )
         query = interactions_since(connection, since)
-        latest, _ = copy_interactions(connection, settings, database, until, query)
-        yield RecentInteractions(InteractionStore(None, options, database), since, until, latest)
+        copied = copy_interactions(connection, settings, database, until, query)
+        yield RecentInteractions(InteractionStore(None, options, database), since, until, copied.latest)
 
 
 @contextmanager
@@ -182,7 +183,11 @@ def _fill(database: duckdb.DuckDBPyConnection, rows: dict[str, npt.NDArray[Any]]
 
 
 def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[int, str]:
-    """Return user id -> md5 of the actions with since < happened_at <= until, for users that have any."""
+    """Return user id -> md5 of the actions after `since`, for users that have any.
+
+    An action later than `until` is marked: so its user is stale when it is entered, since a like of the
+    future leaves its post out of the list, and again when its time has come, since it is a feature then.
+    """
     found = store.arrays(FINGERPRINTS.format(pulled=store.pulled), {"since": since, "until": until})
     return dict(zip(found["user_id"].tolist(), found["fingerprint"].tolist(), strict=True))
 
@@ -262,7 +267,9 @@ class CombinedStore:
                 _fill(database, store.arrays(query, parameters))
             take_back_likes(database)
             store = InteractionStore(None, self.night.options, database)
-            yield count_histories(store, network, [cutoff], groupings, post_counts=post_counts)[0]
+            yield count_histories(
+                store, network, [cutoff], groupings, post_counts=post_counts, exclude_later=True
+            )[0]
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
         sources = [(self.night, UP_TO), (self.recent.store, AFTER)]

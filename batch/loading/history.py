@@ -24,7 +24,7 @@ import pandas as pd
 
 from batch.arrays import Bools, Bytes, Float32s, Float64s, Int32s
 from batch.loading.cohorts import Groupings
-from batch.loading.interaction_store import InteractionStore
+from batch.loading.interaction_store import END_OF_TIME, InteractionStore
 from batch.loading.likes import Impressions, Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import (
@@ -78,6 +78,8 @@ class History:
         Source of the impressions.
     given_impressions
         Impressions to use instead of those in the store.
+    given_exclusions
+        Likes that lists leave out, if these are not `likes`.
     """
 
     cutoff: datetime
@@ -90,6 +92,12 @@ class History:
     store: InteractionStore = field(repr=False)
 
     given_impressions: Impressions | None = field(default=None, repr=False)
+    given_exclusions: Likes | None = field(default=None, repr=False)
+
+    @property
+    def excluded(self) -> Likes:
+        """What lists leave out: every like up to the cutoff and, as of now, also those with later times."""
+        return self.likes if self.given_exclusions is None else self.given_exclusions
 
     @property
     def known(self) -> Bools:
@@ -126,7 +134,8 @@ class FirstLikes:
     users, posts
         (pairs,) int32 rows.
     periods
-        (pairs,) uint8 index into `times` of the first time by which the pair was liked.
+        (pairs,) uint8 index into `times` of the first time by which the pair was liked; `len(times)`
+        for a pair that was liked later.
     times
         Ascending.
     user_count
@@ -141,6 +150,14 @@ class FirstLikes:
     times: list[datetime]
     user_count: int
     taken_back: TakenBack
+
+    def ever(self) -> Likes | None:
+        """Return the likes up to the last of the times and after it; None if there are none after it."""
+        if not (self.periods == len(self.times)).any():
+            return None
+        undone_later = self.taken_back.at(self.times[-1])
+        users, posts = np.append(self.users, undone_later.users), np.append(self.posts, undone_later.posts)
+        return Likes.from_pairs(users, posts, self.user_count)
 
     def until(self, time: datetime, known: datetime | None = None) -> Likes:
         """Return the likes up to one of the times.
@@ -164,16 +181,20 @@ def count_histories(
     cutoffs: Sequence[datetime],
     groupings: Groupings,
     post_counts: PostCounts | None = None,
+    *,
+    exclude_later: bool = False,
 ) -> list[History]:
     """Count what was known at each cutoff, in one pass over the store.
 
     Parameters
     ----------
+    exclude_later
+        Whether lists as of the last cutoff also leave out likes with later times, see `History.excluded`.
     post_counts
         Counts by all users, if the store holds only some of them; None counts those in the store.
     """
     bounds = sorted({time for cutoff in cutoffs for time in (cutoff - RECENT, cutoff)})
-    likes = read_first_likes(store, sorted(set(cutoffs)), len(network.users))
+    likes = read_first_likes(store, sorted(set(cutoffs)), len(network.users), later=exclude_later)
     users = UserCounts(len(network.users), bounds, likes.taken_back)
     groups = GroupCounts(len(network.users), sorted(set(cutoffs)), groupings, likes.taken_back)
     for start, stop in store.user_ranges():
@@ -197,6 +218,7 @@ def count_histories(
                 likes_of_group={name: counts[index] for name, counts in likes_of_group.items()},
                 likes=likes.until(cutoff),
                 store=store,
+                given_exclusions=likes.ever() if cutoff == likes.times[-1] else None,
             )
         )
     return histories
@@ -207,11 +229,14 @@ def read_likes(store: InteractionStore, until: datetime, user_count: int) -> Lik
     return read_first_likes(store, [until], user_count).until(until)
 
 
-def read_first_likes(store: InteractionStore, times: list[datetime], user_count: int) -> FirstLikes:
-    """Read the first like of each pair, up to the last of the times."""
+def read_first_likes(
+    store: InteractionStore, times: list[datetime], user_count: int, *, later: bool = False
+) -> FirstLikes:
+    """Read the first like of each pair, up to the last of the times or, if `later`, of all times."""
+    until = END_OF_TIME if later else times[-1]
     query, parts = FIRST_LIKES.format(period=period_sql(times)), []
     for start, stop in store.user_ranges():
-        parts.append(store.arrays(query, {"start": start, "stop": stop, "until": times[-1]}))
+        parts.append(store.arrays(query, {"start": start, "stop": stop, "until": until}))
     users, posts, periods = (
         np.concatenate([part.pop(name) for part in parts]) for name in ("user_row", "post_row", "period")
     )

@@ -45,6 +45,7 @@ from contract.settings import Settings
 
 FILE = "store.duckdb"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
 NO_TIME = -(2**62)
 VERSION = 2

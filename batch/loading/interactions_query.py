@@ -24,10 +24,21 @@ def interactions_since(connection: sa.Connection, since: datetime | None) -> str
     The time is compared in the type of the column, so that an index on it is used.
     """
     kind = _time_type(connection)
-    if since is None:
-        return _interactions(kind)
-    time = since.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-    return _interactions(kind) + f" WHERE {HAPPENED_AT} > {kind} '{time}'"
+    return _interactions(kind) + ("" if since is None else f" WHERE {_later_than(since, kind)}")
+
+
+def count_recent(connection: sa.Connection, now: datetime, since: datetime) -> tuple[int, int]:
+    """Return the number of interactions later than now, and of those between `since` and now."""
+    kind = _time_type(connection)
+    future = f"count(*) FILTER (WHERE {_later_than(now, kind)})"
+    query = f"SELECT {future}, count(*) FROM {SCHEMA}.{INTERACTIONS} WHERE {_later_than(since, kind)}"
+    later, both = connection.exec_driver_sql(query).one()
+    return later, both - later
+
+
+def _later_than(time: datetime, kind: str) -> str:
+    """Return the SQL condition, with the time in the type of the column."""
+    return f"{HAPPENED_AT} > {kind} '{time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
 
 
 def interactions_of(connection: sa.Connection, user_ids: Iterable[int]) -> str:

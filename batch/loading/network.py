@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from batch.arrays import Int64s
 from batch.loading.cohorts import Cohorts
-from batch.loading.schema import TIMES, check_views
+from batch.loading.model_columns import CATEGORICAL, NUMERIC
+from batch.loading.schema import TIMES, Columns, check_views, find_unknown_columns
 from contract import columns
 from contract.errors import SourceError
 
@@ -22,8 +23,8 @@ log = logging.getLogger("batch")
 
 ROWS_BATCH = 50_000
 
-NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
-CATEGORICAL = ("text", "character varying", "character", "boolean")
+PADDED = "character"
+"""Postgres fills char(n) with blanks, which are no part of the value."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Network:
         Indexed by `post_id`, ascending and unique; always with the columns
         `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
         (None, NaT or NaN if the view lacks them), then one per post feature.
+    types
+        View -> column -> Postgres type, of the columns read from `users` and `posts`.
     """
 
     users: pd.DataFrame
     posts: pd.DataFrame
+    types: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def cohorts(self) -> Cohorts:
@@ -49,8 +53,14 @@ class Network:
         return Cohorts.fit(self.users)
 
 
-def load_network(connection: sa.Connection, until: datetime) -> Network:
+def load_network(connection: sa.Connection, until: datetime, ignored: str = "") -> Network:
     """Read users and posts; leave out posts created after `until`.
+
+    Parameters
+    ----------
+    ignored
+        Columns that a model is to be trained without, like `users.logins,posts.shares`. A saved model
+        needs those that it was trained with.
 
     Raises
     ------
@@ -59,12 +69,30 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
         duplicated, or there are no users or no posts.
     """
     views = check_views(connection)
+    if ignored:
+        views = _leave_out(views, ignored)
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
     posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
-    return Network(users, posts)
+    types = {columns.USERS: _read_types(views.users, users), columns.POSTS: _read_types(views.posts, posts)}
+    return Network(users, posts, types)
+
+
+def _leave_out(views: Columns, names: str) -> Columns:
+    for name in find_unknown_columns(views, names):
+        log.warning("OVERNIGHT_IGNORE_COLUMNS names %s.%s, which does not exist", columns.SCHEMA, name)
+    ignored = names.split(",")
+    kept = {
+        view: {name: kind for name, kind in getattr(views, view).items() if f"{view}.{name}" not in ignored}
+        for view in (columns.USERS, columns.POSTS)
+    }
+    return replace(views, **kept)
+
+
+def _read_types(types: dict[str, str], frame: pd.DataFrame) -> dict[str, str]:
+    return {column: kind for column, kind in types.items() if column in frame}
 
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
@@ -118,6 +146,9 @@ def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.D
             block[column] = pd.to_datetime(block[column], utc=True)
         elif types[column] in NUMERIC:
             block[column] = block[column].astype(np.float64)
+        elif types[column] == PADDED:
+            stripped = block[column].map(lambda text: text.rstrip(" "), na_action="ignore")
+            block[column] = stripped.astype(object)
         else:
             block[column] = block[column].astype(object)
     return block

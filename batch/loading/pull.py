@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from batch.arrays import Int64s
 from batch.files import folder_error, move_into_place, store_folder, work_folder
 from batch.loading.arrow_reader import read_batches
+from batch.loading.future_rows import LAST_DAY
 from batch.loading.interaction_store import (
     COUNTED,
     FILE,
@@ -67,6 +68,7 @@ COUNT_CHUNK = """
                             AND action IS NULL) AS with_unknown_actions,
            count(*) FILTER (happened_at > $until) AS in_the_future,
            count(*) FILTER (happened_at IS NULL) AS without_a_time,
+           count(*) FILTER (happened_at <= $until AND happened_at > $yesterday) AS of_last_day,
            epoch_us(max(happened_at) FILTER (happened_at <= $until)) AS latest
     FROM chunk
 """
@@ -88,12 +90,24 @@ class PullResult:
         unknown users and posts; None if there is none.
     left_out
         Reason -> number of interactions that are not in the store, or later than `until`.
+    last_day
+        Number of interactions in the 24 hours up to `until`.
     """
 
     network: Network
     store: InteractionStore
     latest: datetime | None
     left_out: dict[str, int]
+    last_day: int
+
+
+@dataclass(frozen=True)
+class CopyCounts:
+    """What was copied into a store, see `PullResult`."""
+
+    latest: datetime | None
+    left_out: dict[str, int]
+    last_day: int
 
 
 @contextmanager
@@ -120,10 +134,10 @@ def pull(
         path, options = work / FILE, StoreOptions.of(settings, work)
         with readable_errors(path), _new_database(path, options) as database:
             with snapshot(engine) as connection:
-                network = load_network(connection, until)
+                network = load_network(connection, until, settings.night.ignore_columns)
                 fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
                 query = interactions_since(connection, None)
-                latest, left_out = copy_interactions(connection, settings, database, until, query)
+                copied = copy_interactions(connection, settings, database, until, query)
                 identity = database_identity(connection)
             _record(database, identity, (folder or work).name)
             database.execute("CHECKPOINT")  # close() also does it, but ignores a full disk
@@ -131,7 +145,7 @@ def pull(
             path = _rename_synced(path, folder / FILE)
         store = InteractionStore(path, options)
         try:
-            yield PullResult(network, store, latest, left_out)
+            yield PullResult(network, store, **vars(copied))
         finally:
             store.close()
 
@@ -165,7 +179,7 @@ def copy_interactions(
     database: duckdb.DuckDBPyConnection,
     until: datetime,
     query: str,
-) -> tuple[datetime | None, dict[str, int]]:
+) -> CopyCounts:
     """Copy interactions from Postgres into a store's tables, and take back the likes that are undone.
 
     Parameters
@@ -174,25 +188,21 @@ def copy_interactions(
         Later interactions are copied and counted as `in_the_future`.
     query
         From interactions_query.py.
-
-    Returns
-    -------
-    Time of the last interaction up to `until` (None if there is none), and
-    reason -> number of interactions that are not used.
     """
-    latest: int | None = None
+    latest, last_day = None, 0
     left_out: dict[str, int] = {}
     with read_batches(connection, settings, query) as batches:
         chunks = ((sum(batch.num_rows for batch in chunk), chunk) for chunk in _chunks(batches))
         for chunk in track(chunks, _expected_rows(connection, query), "read interactions", "interactions"):
-            *counts, last = _insert(database, chunk, until)
+            *counts, of_last_day, last = _insert(database, chunk, until)
+            last_day += of_last_day
             latest = max((time for time in (latest, last) if time is not None), default=None)
             left_out = {
                 name: left_out.get(name, 0) + count for name, count in zip(REASONS, counts, strict=True)
             }
     take_back_likes(database)
     found = None if latest is None else to_time(latest)
-    return found, left_out or dict.fromkeys(REASONS, 0)
+    return CopyCounts(found, left_out or dict.fromkeys(REASONS, 0), last_day)
 
 
 def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -216,7 +226,8 @@ def _insert(
     database.unregister("pulled")
     database.execute(INSERT_CHUNK)
     database.execute(INSERT_UNLIKES)
-    parameters = {"until": until.astimezone(UTC).replace(tzinfo=None)}
+    naive = until.astimezone(UTC).replace(tzinfo=None)
+    parameters = {"until": naive, "yesterday": naive - LAST_DAY}
     (counts,) = database.execute(COUNT_CHUNK, parameters).fetchall()
     database.execute("DROP TABLE chunk")
     return counts

@@ -8,7 +8,6 @@ count as free, because they are removed only when the new run is live.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import redis
-from redis.cluster import RedisCluster
-from redis.exceptions import NoPermissionError
 
 from batch.arrays import Int64s
 from batch.publishing.encode import ListEncoder
 from batch.publishing.shared_keys import texts_of
+from batch.redis_memory import Node, nodes_of
 from batch.scoring.chunk import Lists
 from contract.errors import StoreError
 from contract.keys import Keys
@@ -45,7 +43,7 @@ class Forecast:
     users_bytes, similar_bytes, texts_bytes
         Lists of users, lists of similar posts, and texts that are not stored yet.
     used_before
-        Memory used before, summed over the nodes of a cluster; None if INFO is not allowed.
+        Memory used before, summed over the nodes of a cluster; None if Redis does not report it.
     """
 
     users_bytes: int
@@ -110,6 +108,11 @@ def check_memory(
         similar = float(key_bytes(len(keys.post(run_id, int(post_ids[-1]))), np.array([length]))[0])
     texts = _text_bytes(posts) * max(0, post_ids.size - int(client.hlen(keys.posts)))
     nodes = nodes_of(client)
+    if not nodes:
+        log.warning(
+            "Redis does not report its memory: INFO is forbidden or renamed. The night goes on, without "
+            "checking that its lists fit; see that enough memory is free"
+        )
     used = sum(node.used for node in nodes) if nodes else None
     forecast = Forecast(round(user * users), round(similar * post_ids.size), round(texts), used)
     for node in nodes:
@@ -152,42 +155,6 @@ log = logging.getLogger("batch")
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Node:
-    """A server and its share of all keys; `used` and `limit` in bytes, `limit` 0 if it is unknown."""
-
-    name: str
-    share: float
-    used: int
-    limit: int
-    bounded: bool
-    policy: str
-
-    @classmethod
-    def of(cls, name: str, share: float, memory: dict[str, Any]) -> Node:
-        """Read the answer to `INFO memory`. Without maxmemory the limit is the memory of the machine."""
-        bound = int(memory.get("maxmemory", 0))
-        used = int(memory["used_memory"]) - int(memory.get("mem_not_counted_for_evict", 0))
-        limit = bound or int(memory.get("total_system_memory", 0))
-        return cls(name, share, used, limit, bound > 0, str(memory.get("maxmemory_policy", "noeviction")))
-
-
-def nodes_of(client: redis.Redis) -> list[Node]:
-    """Return the memory of every server that holds keys; an empty list if INFO is not allowed."""
-    try:
-        if not isinstance(client, RedisCluster):
-            return [Node.of("Redis", 1.0, client.info("memory"))]
-        holders = client.nodes_manager.slots_cache.values()
-        found = []
-        for name, slots in Counter(nodes[0].name for nodes in holders).items():
-            memory: Any = client.info("memory", target_nodes=client.get_node(node_name=name))
-            found.append(Node.of(f"Redis at {name}", slots / len(holders), memory))
-        return found
-    except NoPermissionError:
-        log.warning("the batch's Redis user may not run INFO; free memory is not checked")
-        return []
-
-
 def require_memory(node: Node, run_bytes: int) -> None:
     """Check that a run fits into a node and cannot be evicted there.
 
@@ -201,10 +168,10 @@ def require_memory(node: Node, run_bytes: int) -> None:
             f"{node.name} evicts any key when it is full (maxmemory-policy {node.policy}), and users would "
             "lose their lists; set maxmemory-policy noeviction"
         )
-    needed, free = run_bytes * node.share, node.limit - node.used
-    if node.limit and needed > free:
+    needed = run_bytes * node.share
+    if node.limit and needed > node.limit - node.used:
         whose = "maxmemory" if node.bounded else "the machine's memory"
         raise StoreError(
-            f"{node.name} has {max(free, 0) / MIB:.1f} MiB free of {whose}, and the run needs about "
+            f"{node.name} has {node.free / MIB:.1f} MiB free of {whose}, and the run needs about "
             f"{needed / MIB:.1f} MiB; raise maxmemory, or lower OVERNIGHT_TOP_N or OVERNIGHT_KEEP_RUNS"
         )

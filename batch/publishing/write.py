@@ -119,7 +119,7 @@ def write_run(
             users=users,
             similar_n=settings.night.similar_n,
         )
-        stats = ListStats(post_ids.size, excluded, dataset.now.likes, settings.night.top_n)
+        stats = ListStats(post_ids.size, excluded, dataset.now.excluded, settings.night.top_n)
         shared_keys.write_first_manifest(client, keys, run_id)
         written = write_lists(client, keys, run_id, stats.through(lists), post_ids)
         shared_keys.write_popular(client, keys.popular(run_id), dataset.now, excluded, settings.night.top_n)

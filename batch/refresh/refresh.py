@@ -1,5 +1,9 @@
 """Refresh: score stale users again and write their lists into the live runs.
 
+Stale are users whose actions since the night have another fingerprint than at their last list, and
+users that the night did not know: `find` in stale_users.py. `Rescorer` in rescore.py scores them with
+the run's own model, and features as of now.
+
 A run that goes live meanwhile is not changed; the next refresh works on it, from its own cutoff. Users
 that a refresh did not finish are still stale for the next one.
 """
@@ -26,6 +30,8 @@ from batch.files import read_user_ids, store_folder, work_folder
 from batch.forget import find_gone, forget_users, kept_runs
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
+from batch.loading.model_columns import check_model_columns
+from batch.loading.schema import check_views
 from batch.progress import Stages
 from batch.publishing import go_live
 from batch.redis_client import live_run_id
@@ -141,6 +147,9 @@ def _refresh_runs(
         prefix = stores.keys.prefix
         # An action that is entered after this snapshot makes its user stale for the next refresh.
         with postgres.snapshot(stores.engine) as connection:
+            manifests = list(_with_columns(stores, connection, manifests, errors))
+            if not manifests:
+                raise errors[0]
             with stages.stage("recent", "interactions") as row:
                 recent = stack.enter_context(read_recent(connection, stores.settings, since, clock, folder))
                 row |= {"interactions": recent.store.interactions}
@@ -169,6 +178,17 @@ def _refresh_runs(
     if errors:
         raise errors[0]
     return records
+
+
+def _with_columns(
+    stores: Stores, connection: sa.Connection, manifests: list[Manifest], errors: list[OvernightError]
+) -> Iterator[Manifest]:
+    """Yield the runs whose model was trained with columns that the views still have."""
+    views = check_views(connection)
+    for manifest in manifests:
+        with _collect_errors(stores, manifest, errors):
+            check_model_columns(Path(stores.settings.night.model_dir) / manifest.run_id, views)
+            yield manifest
 
 
 def _find_stale(
@@ -208,7 +228,7 @@ def _forget_gone(stores: Stores, manifests: list[Manifest], gone: dict[str, Int6
 
 @contextmanager
 def _collect_errors(stores: Stores, manifest: Manifest, errors: list[OvernightError]) -> Iterator[None]:
-    """Keep an error for later, so that the other variant is refreshed all the same."""
+    """Keep an error for later, so that the other variant is still refreshed."""
     try:
         with stores.readable_errors():
             yield

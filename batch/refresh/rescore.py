@@ -143,7 +143,7 @@ class Rescorer:
         with stages.stage("score_and_write", "users") as stats:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
             blocked = shared_keys.blocked_rows(client, keys, tables.post_ids)
-            compiled = compile_model(model.booster, tables, factors, history.likes, blocked)
+            compiled = compile_model(model.booster, tables, factors, history.excluded, blocked)
             chunks = compiled.score(
                 manifest.top_n,
                 budget_mib=settings.night.memory_budget_mib,

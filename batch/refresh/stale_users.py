@@ -78,8 +78,8 @@ def find(
     Parameters
     ----------
     fingerprints
-        User -> fingerprint of the actions from `LATE` before the run's cutoff up to the clock. Actions
-        with later times count when their time has come.
+        User -> fingerprint of the actions from `LATE` before the run's cutoff on, see `fingerprints` of
+        batch/loading/combined_store.py.
     user_ids
         Users of the network.
     known, scored
@@ -126,7 +126,7 @@ def record(
     written
         Users whose lists were written.
     other_runs
-        Runs whose fingerprints are deleted; if one is live again, its refreshes start anew.
+        Runs whose fingerprints are deleted; if one is live again, its refreshes start from the night's state.
     """
     connection.execute(sa.delete(refreshed_users).where(refreshed_users.c.run_id.in_(other_runs)))
     _store(

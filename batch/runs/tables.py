@@ -132,18 +132,29 @@ def create(engine: sa.Engine) -> None:
     if schema_version(engine) == VERSION:
         return
     with engine.begin() as connection:
-        connection.execute(MIGRATION_LOCK)
-        found = _version(connection)
-        if found > VERSION:
-            raise OvernightError(
-                f"the ledger in {SCHEMA}.{runs.name} is of version {found}, this program knows {VERSION}; "
-                "update the program"
-            )
-        tables.create_all(connection)
-        for version in range(found + 1, VERSION + 1) if found else (VERSION,):
-            if found and version in STEPS:
-                connection.exec_driver_sql(STEPS[version])
-            connection.execute(insert(versions).values(version=version).on_conflict_do_nothing())
+        upgrade(connection)
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Create or migrate the tables in a transaction.
+
+    Raises
+    ------
+    OvernightError
+        The tables are newer than this program.
+    """
+    connection.execute(MIGRATION_LOCK)
+    found = _version(connection)
+    if found > VERSION:
+        raise OvernightError(
+            f"the ledger in {SCHEMA}.{runs.name} is of version {found}, this program knows {VERSION}; "
+            "update the program"
+        )
+    tables.create_all(connection)
+    for version in range(found + 1, VERSION + 1) if found else (VERSION,):
+        if found and version in STEPS:
+            connection.exec_driver_sql(STEPS[version])
+        connection.execute(insert(versions).values(version=version).on_conflict_do_nothing())
 
 
 def schema_version(engine: sa.Engine) -> int:

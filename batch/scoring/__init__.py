@@ -35,6 +35,9 @@ Here a pair costs one addition for each *bundle* of trees:
 The row sums cost the same for any number of users, so a chunk has many users.
 score.py cuts the users into chunks and runs chunks in threads or processes.
 
+A pair's leaf is LightGBM's, because a split depends on one column only:
+`Tree.goes_left` in forest.py decides for each bin of the column which leaves are left.
+
 Exactness: leaf values are multiples of one quantum, so their sums are integers
 and do not depend on the order of addition. compile.py raises ModelError for a
 model whose quantisation error would exceed 1e-5 at six standard deviations,

@@ -20,14 +20,16 @@ from batch.features.text import build_content_vectors, cluster_posts, compute_te
 from batch.files import store_folder
 from batch.loading.cohorts import CLUSTER, Groupings, by_topic
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
+from batch.loading.future_rows import FIX, UNAFFECTED, describe_future_rows
 from batch.loading.history import History, count_histories, read_first_likes
-from batch.loading.interaction_store import InteractionStore, share_store
+from batch.loading.interaction_store import END_OF_TIME, InteractionStore, share_store
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.pull import PullResult, pull
 from batch.loading.split import VIEWS, TimeSplit, split_by_time
 from batch.loading.taken_back import TakenBack
 from batch.progress import Stages
+from batch.training.later_columns import describe_later_columns, find_later_columns
 from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
@@ -107,6 +109,11 @@ class Dataset:
         that did not exist yet. Empty as of now: all posts in the view exist.
     left_out
         Reason -> number of interactions that are not used.
+    excluded_until
+        Lists leave out the likes up to this time: as of an earlier time the
+        cutoff. As of now, all likes: one in the future has a wrong time.
+    warnings
+        What an operator must know about the source.
     """
 
     network: Network
@@ -118,6 +125,8 @@ class Dataset:
     holdout: Examples
     hidden: Int64s
     left_out: dict[str, int]
+    excluded_until: datetime
+    warnings: tuple[str, ...] = ()
 
     @property
     def training(self) -> tuple[Window, ...]:
@@ -182,7 +191,8 @@ def load_dataset(
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
-    histories = count_histories(store, network, split.bounds, groupings)
+    exclude_later = as_of_time is None
+    histories = count_histories(store, network, split.bounds, groupings, exclude_later=exclude_later)
     *starts, now = histories
     rows = settings.night.training_rows
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
@@ -198,7 +208,15 @@ def load_dataset(
         ),
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
+        excluded_until=as_of_time or END_OF_TIME,
+        warnings=() if as_of_time else _warn_of_future(pulled),
     )
+
+
+def _warn_of_future(pulled: PullResult) -> tuple[str, ...]:
+    """Return a warning if so many interactions lie in the future that their times must be wrong."""
+    found = describe_future_rows(pulled.left_out["in_the_future"], pulled.last_day)
+    return (f"{found}. {UNAFFECTED}. To mend it: {FIX}",) if found else ()
 
 
 def _label_windows(
@@ -289,7 +307,7 @@ class NightDataset:
             if taken_back := pulled.store.taken_back:
                 row |= {"taken_back": taken_back}
         with stages.stage("count", "interactions") as row:
-            dataset = load_dataset(pulled, settings, engine, self._as_of)
+            dataset = _with_later_columns(load_dataset(pulled, settings, engine, self._as_of))
             pulled.store.release()
             row |= {"users": len(dataset.network.users), "posts": len(dataset.network.posts)}
             row |= {"interactions": dataset.interactions, "likes": dataset.now.likes.posts.size}
@@ -300,6 +318,13 @@ class NightDataset:
         """Close the store and free the memory."""
         self._open.close()
         self._pulled = self._dataset = None
+
+
+def _with_later_columns(dataset: Dataset) -> Dataset:
+    """Add a warning for each column of the views that knows what happened in the holdout."""
+    found = find_later_columns(dataset.network, dataset.at_holdout, dataset.now)
+    described = describe_later_columns(found, dataset.split.holdout_start)
+    return replace(dataset, warnings=(*dataset.warnings, *described))
 
 
 def group_posts(network: Network, text: FeatureColumns, seed: int) -> Groupings:

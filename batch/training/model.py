@@ -23,6 +23,7 @@ from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest, 
 from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
+from batch.loading.model_columns import TYPES
 from batch.loading.network import Network, rows_of_ids
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.parameters import RECIPES, Recipe
@@ -101,7 +102,7 @@ class Model:
             As in `tables`, or the model cannot be scored exactly.
         """
         tables, factors = self.tables(network, history), self.factors(network, history)
-        return compile_model(self.booster, tables, factors, history.likes, blocked)
+        return compile_model(self.booster, tables, factors, history.excluded, blocked)
 
     def scores(self, network: Network, history: History, rows: Examples, threads: int) -> Float64s:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
@@ -142,7 +143,9 @@ class Model:
         forest = self.booster.model_to_string().encode()
         files = {
             FOREST: forest,
-            COLUMNS: _as_json({FOREST: hashlib.sha256(forest).hexdigest()} | self._columns()).encode(),
+            COLUMNS: _as_json(
+                {FOREST: hashlib.sha256(forest).hexdigest()} | self._columns() | {TYPES: network.types}
+            ).encode(),
             POSTS: posts.getvalue(),
             USERS: encode_ids(network.users.index.to_numpy(np.int64)),
         }

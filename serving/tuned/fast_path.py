@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _USER_PATH = re.compile(r"/users/([0-9]{1,19})/recommendations")
 _TEXTS_PATHS = (WITH_TEXTS, WITH_TEXTS.rstrip("/"))
-_PLAIN_QUERY = re.compile(r"[A-Za-z0-9_=&:.-]{0,200}")
+_PLAIN_QUERY = re.compile(r"[A-Za-z0-9_=&:.+-]{0,200}")
 _NO_ARGUMENTS: Arguments = MultiDict()
 
 

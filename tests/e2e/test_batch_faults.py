@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from batch.loading import copy
 from batch.publishing import memory
 from contract.errors import SourceError
 from demo.processes import free_port
-from tests.support.batch import execute, live_lists, make_engine, query, runs_with_keys, wait_until
+from tests.support.batch import (
+    execute,
+    live_lists,
+    make_engine,
+    query,
+    runs_with_keys,
+    start_process,
+    wait_until,
+)
 from tests.support.batch_live import (
     MANY_USERS,
     WAITING,
@@ -44,6 +52,25 @@ def _as_user(live: LiveNetwork, user: str) -> str:
 def test_a_redis_that_is_out_of_reach_is_named(live: LiveNetwork) -> None:
     message = "connecting to 127.0.0.1:1. Connection refused.; check that it is up, and REDIS_URL"
     live.check_failure(*CONTROL, message=message, REDIS_URL="redis://127.0.0.1:1/0")
+
+
+def test_a_redis_that_hangs_keeps_nobody_waiting_for_long(live: LiveNetwork) -> None:
+    """Less than the half minute that a night waits, and three times again."""
+    commands = ["lookup 1", "doctor", "block 101", "experiment show", "rollback control --yes"]
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server, ExitStack() as stack:
+        with redis.Redis.from_url(server.connection_url) as client:
+            pid = int(client.info("server")["process_id"])
+        servers = {"database_url": live.database_url, "redis_url": server.connection_url}
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(os.kill, pid, signal.SIGCONT)
+        started = [
+            stack.enter_context(start_process(*command.split(), model_dir=live.model_dir, **servers))
+            for command in commands
+        ]
+        for process in started:
+            output = "".join(process.communicate(timeout=25))
+            assert process.returncode == 1
+            assert "does not answer in time" in output
 
 
 def test_a_wrong_password_of_redis_is_told_and_shown_nowhere(live: LiveNetwork, client: redis.Redis) -> None:

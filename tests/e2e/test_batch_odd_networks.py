@@ -117,7 +117,7 @@ def test_interactions_that_cannot_be_used_are_counted_reported_and_change_no_lis
         """INSERT INTO recs.interactions VALUES
             (1, 900, 'like', '2021-10-09'), (2, 901, 'like', '2021-10-09'), (3, NULL, 'like', '2021-10-09'),
             (1, 101, 'share', '2021-10-09'), (1, 101, 'VIEW', '2021-10-09'), (1, 101, NULL, '2021-10-09'),
-            (4, 101, 'like', now() + interval '1 hour'), (4, 102, 'view', 'infinity'),
+            (4, 101, 'view', now() + interval '1 hour'), (4, 102, 'view', 'infinity'),
             (5, 101, 'like', NULL), (5, 102, 'view', NULL), (NULL, NULL, NULL, NULL)"""
     )
     assert night.run() == before

@@ -27,6 +27,7 @@ with psycopg2.connect(os.environ["DATABASE_URL"]) as connection:
     cursor.execute("SELECT value FROM noted")
     print(*cursor.fetchone())
 """
+URLS = """import os; print(os.environ["REDIS_URL"], os.environ["DATABASE_URL"])"""
 VALUES = "in Valkey\nin Postgres\n"
 
 
@@ -79,10 +80,11 @@ def test_exec_names_a_command_that_does_not_exist(started: Path) -> None:
 def test_killed_servers_are_started_again(folder: Path) -> None:
     run_python(folder, WRITE)
     run_demo(folder, "stop")
-    run_python(folder, "")
+    urls = run_python(folder, URLS).stdout
     for process in find_processes(folder):
         process.kill()
     assert run_python(folder, READ).stdout == VALUES
+    assert run_python(folder, URLS).stdout == urls  # what is connected finds them again
 
 
 def test_a_pid_file_with_the_id_of_another_program_is_ignored(folder: Path) -> None:

@@ -185,6 +185,23 @@ def test_nights_a_refresh_and_what_operators_do_work_as_batch(
     assert query(database_url, "SELECT user_id, run_id FROM recs.exposures") == [(1, "R")]
 
 
+def test_a_night_goes_on_where_a_service_has_renamed_info_and_config(
+    database_url: str, tmp_path: Path
+) -> None:
+    make_network(database_url)
+    renamed = {"save": "", "rename-command": 'INFO ""\nrename-command CONFIG ""'}
+    with ValkeyServer(port=free_port(), config=renamed) as server:
+        servers = {"database_url": database_url, "redis_url": server.connection_url, "model_dir": tmp_path}
+        night = run_here("run", "--variant", "control", **servers)
+        assert night.returncode == 0, night.stderr
+        (warning,) = [line for line in night.stderr.splitlines() if " WARNING " in line]
+        assert "without checking that its lists fit" in warning
+        doctor = run_here("doctor", **servers)
+        assert doctor.returncode == 0, doctor.stdout
+        assert "warn  redis " in doctor.stdout
+        assert "has no command INFO" in doctor.stdout
+
+
 def test_redis_is_read_over_tls_by_url_and_only_from_a_server_that_is_trusted(
     server: ValkeyServer, tmp_path: Path
 ) -> None:

@@ -17,11 +17,12 @@ from batch.doctor.doctor import run_checks
 from batch.doctor.finding import Finding, Status, worst_status
 from batch.doctor.live_runs import LiveRuns
 from batch.doctor.redis_checks import count_keys
+from batch.runs import ledger
 from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
-from tests.support.batch import execute, query
+from tests.support.batch import execute, make_network, query
 from tests.support.batch_live import dump
 from tests.support.operators import LiveNetwork
 
@@ -240,6 +241,52 @@ def test_a_role_without_its_rights_is_told_which(spoilt: LiveNetwork) -> None:
         )
     finally:
         execute(spoilt.database_url, "DROP OWNED BY doctored", "DROP ROLE doctored")
+
+
+LEDGER = ", ".join(str(table) for table in ledger.runs.metadata.tables.values())
+
+
+@pytest.mark.parametrize(
+    ("statement", "text", "fix"),
+    [
+        (
+            "ALTER DATABASE {database} SET default_transaction_read_only = on",
+            "in a read-only transaction",
+            "SET default_transaction_read_only = off",
+        ),
+        (
+            f"DROP TABLE {LEDGER}; ALTER DATABASE {{database}} SET default_transaction_read_only = on",
+            "cannot execute CREATE TABLE in a read-only transaction",
+            "SET default_transaction_read_only = off",
+        ),
+        (
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RAISE 'not on this day'; END$$; "
+            "CREATE TRIGGER refuse BEFORE INSERT ON recs.run_changes FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "not on this day",
+            "see the log of Postgres",
+        ),
+    ],
+)
+def test_what_a_night_cannot_write_is_found_with_the_error_of_the_night(
+    spoilt: LiveNetwork, statement: str, text: str, fix: str
+) -> None:
+    execute(spoilt.database_url, statement.format(database=sa.make_url(spoilt.database_url).database))
+    found = findings_of(spoilt.settings)
+    assert_found(found, "writes", Status.FAIL, text, fix)
+    done = spoilt.batch("run")
+    assert done.returncode == 1
+    finding = problems(found)["writes"]
+    assert text in done.stderr
+    assert f"; {finding.fix}" in done.stderr
+
+
+def test_doctor_writes_nothing_where_no_night_has_run(database_url: str, spoilt: LiveNetwork) -> None:
+    make_network(database_url)
+    found = findings_of(spoilt.settings.replace(database_url=database_url))
+    assert "writes" not in problems(found)
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'recs'"
+    assert query(database_url, tables) == [(3,)]
 
 
 MISSING_INDEX = "no index begins with"

@@ -90,13 +90,15 @@ def test_an_action_that_the_night_must_have_seen_makes_nobody_due(network: sa.En
     assert refresh(network) == []
 
 
-def test_an_action_from_the_future_is_due_when_its_time_has_come_and_holds_nobody_up(
+def test_an_action_from_the_future_is_due_at_once_and_when_its_time_has_come_and_holds_nobody_up(
     network: sa.Engine,
 ) -> None:
     acts(network, 3, CLOCK + timedelta(days=3))
+    assert refresh(network) == [3]
     acts(network, 4, CLOCK)
     assert refresh(network) == [4]
     assert refresh(network, CLOCK + timedelta(days=4)) == [3]
+    assert refresh(network, CLOCK + timedelta(days=4)) == []
 
 
 def test_a_user_whose_actions_were_removed_is_due(network: sa.Engine) -> None:

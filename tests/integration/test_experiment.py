@@ -167,7 +167,7 @@ def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_
     assert "planned for 14 days from now on" in output
     servers.run("pin", "42", "test")
     servers.run("set", "--percent-test", "60")
-    assert "nothing changes" in servers.run("set", "--days", "14")
+    assert "nothing changed" in servers.run("set", "--days", "14")
     assert "it was 14 when the split was set, and reports say so" in servers.run("set", "--days", "21")
     shown = json.loads(servers.run("show", "--json"))
     began, ends = (
@@ -185,10 +185,10 @@ def test_the_days_planned_stay_with_their_experiment_and_serving_is_not_told_of_
 def test_a_set_that_changes_nothing_is_not_recorded_but_tells_redis_again(servers: Servers) -> None:
     servers.run("set", "--percent-test", "10")
     servers.client.delete(KEYS.experiment)
-    assert "nothing changes" in servers.run("set", "--percent-test", "10")
+    assert "nothing changed" in servers.run("set", "--percent-test", "10")
     assert servers.stored().percent_test == 10
     assert len(servers.history()) == 1
-    assert "nothing changes" in servers.run("unpin", "42")
+    assert "nothing changed" in servers.run("unpin", "42")
     assert len(servers.history()) == 1
 
 
@@ -222,9 +222,9 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
         (["set", "--salt", "a\nb"], "1 to 100 printable characters"),
         (["set", "--salt", "a" * 101], "1 to 100 printable characters"),
         (["pin", "42", "best"], "'best' is not one of 'control', 'test'"),
-        (["pin", "somebody", "test"], "'somebody' is not a valid integer"),
-        (["pin", str(2**63), "test"], "not in the range"),
-        (["unpin", "1.5"], "not a valid integer"),
+        (["pin", "somebody", "test"], "'somebody' is not a whole number"),
+        (["pin", str(2**63), "test"], "is not a whole number from 0"),
+        (["unpin", "1.5"], "is not a whole number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(

@@ -163,7 +163,9 @@ def test_a_run_that_does_not_fit_or_could_be_evicted_is_refused_before_anything_
         assert refusal(redis_client, fits) == ""
 
 
-def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_client: redis.Redis) -> None:
+def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     redis_client.acl_setuser(
         "shy", enabled=True, nopass=True, keys=["*"], categories=["+@all"], commands=["-info"]
     )
@@ -178,6 +180,7 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(redis_clien
             "redis_bytes": None,
             "policies": [],
         }
+    assert "without checking that its lists fit" in caplog.text
 
 
 def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.Redis) -> None:

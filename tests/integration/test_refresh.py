@@ -254,12 +254,11 @@ def test_refreshed_lists_are_the_nights_by_any_recipe_and_follow_new_likes(
     assert drawn == [8, 8]
 
 
-def left_for(live: LiveNetwork, user: int, now: str = "now()") -> set[int]:
-    """Return the posts that a user has not liked by a time, by what Postgres has."""
+def left_for(live: LiveNetwork, user: int) -> set[int]:
+    """Return the posts that a user has not liked, by what Postgres has."""
     liked = query(
         live.database_url,
-        f"SELECT post_id FROM recs.interactions WHERE user_id = {user} AND action = 'like' "
-        f"AND happened_at <= {now}",
+        f"SELECT post_id FROM recs.interactions WHERE user_id = {user} AND action = 'like'",
     )
     return set(range(101, 101 + POSTS)) - {post for (post,) in liked}
 
@@ -268,12 +267,12 @@ def listed(client: redis.Redis, user: int, variant: str) -> set[int]:
     return {post for post, _ in live_lists(client, variant)[user]}
 
 
-def check_due(live: LiveNetwork, client: redis.Redis, user: int, now: str = "now()") -> None:
+def check_due(live: LiveNetwork, client: redis.Redis, user: int) -> None:
     """Check that this user alone is due, and gets all posts not liked, which are others than before."""
-    assert listed(client, user, "control") != left_for(live, user, now)
+    assert listed(client, user, "control") != left_for(live, user)
     assert [record["users"] for record in refreshed(live)] == [1, 1]
     for variant in ("control", "test"):
-        assert listed(client, user, variant) == left_for(live, user, now)
+        assert listed(client, user, variant) == left_for(live, user)
     assert [record["users"] for record in refreshed(live)] == [0, 0]
 
 
@@ -322,7 +321,7 @@ def test_a_like_added_and_deleted_again_gives_the_list_of_the_night(
     assert {variant: live_lists(client, variant) for variant in ("control", "test")} == before
 
 
-def test_a_like_of_the_future_counts_when_its_time_has_come(
+def test_a_like_of_the_future_leaves_its_post_out_at_once_and_is_learnt_from_when_its_time_has_come(
     live: LiveNetwork, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class TwoDaysOn(datetime):
@@ -331,11 +330,18 @@ def test_a_like_of_the_future_counts_when_its_time_has_come(
             return datetime.now(tz) + timedelta(days=2)
 
     acts(live, 7, best(client, 7), at="now() + interval '1 day'")
-    assert live.run("run").returncode == 0  # a night that has the row in its store
-    assert listed(client, 7, "control") == left_for(live, 7)
+    check_due(live, client, 7)
+    before = live_lists(client)[7]
+    acts(live, 8, best(client, 8), at="now() + interval '1 day'")
+    assert live.run("run").returncode == 0  # a night that has the rows in its store
+    for user in (7, 8):
+        assert listed(client, user, "control") == left_for(live, user)
+    assert live_lists(client)[7] == before  # with the features of the night before
     assert [record["users"] for record in refreshed(live)] == [0, 0]
     monkeypatch.setattr(refreshing, "datetime", TwoDaysOn)
-    check_due(live, client, 7, now="now() + interval '2 days'")
+    assert [record["users"] for record in refreshed(live)] == [2, 2]
+    assert live_lists(client)[7] != before
+    assert [record["users"] for record in refreshed(live)] == [0, 0]
 
 
 def test_factors_of_a_user_who_acted_are_inferred_anew_and_those_of_others_are_the_nights(

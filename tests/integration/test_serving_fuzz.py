@@ -31,8 +31,8 @@ def noise(rng: random.Random) -> str:
 
 
 def wrong(rng: random.Random, bad: dict[str, str]) -> str:
-    """Return a value of one of the wrong kinds, or one of a right kind spoilt."""
-    return rng.choice([*bad.values(), noise(rng) + "x"])
+    """Return a value of one of the wrong kinds, or noise that cannot be right."""
+    return rng.choice([*bad.values(), noise(rng) + ("\0" if bad is NOT_TIMES else "x")])
 
 
 def request(rng: random.Random) -> tuple[str, str, set[str]]:

@@ -36,15 +36,9 @@ NOT_IDS = {
 }
 NOT_LIMITS = NOT_IDS | {"zero": "0", "over the longest list": "13", "empty": ""}
 NOT_TIMES = {
-    "empty": "",
-    "text": "yesterday",
-    "number": "1640811600",
-    "month 13": "2021-13-01T00:00:00",
-    "year 0": "0000-01-01T00:00:00",
-    "year 10000": "10000-01-01T00:00:00",
     "long": "2021-12-29T21:00:00" + "0" * 10_000,
-    "arabic digits": "٢٠٢١-12-29T21:00:00",
     "nul": "2021-12-29T21:00:00\0",
+    "line break": "2021-12-29T21:00:00\n",
 }
 NOT_CURSORS = {
     "empty": "",
@@ -130,17 +124,16 @@ def test_a_repeated_parameter_is_refused(app: Flask, path: str, parameter: str) 
 
 
 @pytest.mark.parametrize(
-    "time",
+    "query",
     [
-        "2021-12-29T21:00:00",
-        "2021-12-29 21:00:00.123456",
-        "2021-12-29T21:00:00Z",
-        "0001-01-01T00:00:00+14:00",
-        "9999-12-31T23:59:59-12:00",
+        "2021-12-29T21:00:00", "2021-12-29%2021:00:00.123456", "2021-12-29T21:00:00Z",
+        "2021-12-29T21:00:00%2B03:00", "2021-12-29T21:00:00+03:00", "1640811600", "1640811600.5", "yesterday",
+        "Wed,%2029%20Dec%202021%2021:00:00%20GMT", "2021-13-01", _percent("٢٠٢١-12-29 é"), "",
     ],
-)
-def test_any_iso_time_is_taken(app: Flask, time: str) -> None:
-    assert len(ask(app, f"/post/recommendations/?id=42&time={_percent(time)}")["recommendations"]) == 5
+)  # fmt: skip
+def test_a_time_of_any_format_is_taken(app: Flask, query: str) -> None:
+    """It is not used; `+` is a blank in a query."""
+    assert len(ask(app, f"/post/recommendations/?id=42&time={query}")["recommendations"]) == 5
 
 
 @pytest.mark.parametrize("user_id", ["0", "9223372036854775807", "0042"])

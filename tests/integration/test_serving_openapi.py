@@ -24,7 +24,6 @@ DOCUMENT = load_openapi(TOP_N)
 PATHS = list(DOCUMENT["paths"])
 
 CURSOR = "a cursor of that user"
-schemathesis.openapi.format("iso-8601", st.datetimes().map(lambda moment: moment.isoformat()))
 schemathesis.openapi.format("cursor", st.just(CURSOR))
 
 

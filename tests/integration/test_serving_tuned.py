@@ -20,11 +20,13 @@ PLAIN = [
     "/users/42/recommendations?limit=12&odd=1", "/users/0042/recommendations", "/users/44/recommendations",
     "/post/recommendations/?id=42", "/post/recommendations?id=43&limit=3",
     "/post/recommendations/?id=42&time=2021-12-29T21:00:00&limit=5",
+    "/post/recommendations/?id=42&time=2021-12-29T21:00:00+03:00", "/post/recommendations/?id=42&time=now",
 ]  # fmt: skip
 WRONG = [
     "/users/9999999999999999999/recommendations", "/users/42/recommendations?limit=0",
     "/users/42/recommendations?limit=1&limit=2", "/post/recommendations/", "/post/recommendations/?id=x",
-    "/post/recommendations/?id=42&time=now", "/users/42/recommendations?limit=",
+    "/post/recommendations/?id=42&time=1&time=2", "/post/recommendations/?id=4+2",
+    "/users/42/recommendations?limit=",
 ]  # fmt: skip
 NOT_PLAIN = [
     "/users/%34%32/recommendations", "/users/42/recommendations?limit=%35", "/posts/popular",

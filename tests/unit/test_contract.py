@@ -1,8 +1,10 @@
 import hashlib
+import json
 import logging
 import math
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ from contract.experiment import CONTROL, NO_EXPERIMENT, TEST, Experiment
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.run_id import is_run_id, make_run_id, parse_run_id
-from contract.settings import Settings
+from contract.settings import Settings, unknown_variables
 
 POSTS = st.integers(min_value=0, max_value=2**63 - 1)
 SCORES = st.floats(min_value=-1e6, max_value=1e6)
@@ -166,6 +168,40 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line(variable: str, value
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("60 3 * * *", "minute"),
+        ("0 24 * * *", "hour"),
+        ("0 3 0 * *", "day of the month"),
+        ("0 3 last * *", "day of the month"),
+        ("0 3 * 13 *", "month"),
+        ("0 3 * * 8", "weekday"),
+        ("0 3 * * someday", "weekday"),
+        ("0 5-3 * * *", "hour"),
+        ("*/0 3 * * *", "minute"),
+        ("0 3,, * * *", "hour"),
+        ("-1 3 * * *", "minute"),
+        ("0 3 30 2 *", "that fires"),
+        ("0 3 31 4,6,9,11 *", "that fires"),
+    ],
+)
+def test_a_bad_cron_expression_is_refused(expression: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=f"^OVERNIGHT_NIGHTLY_CRON='.*': must be .*{complaint}"):
+        Settings.from_environment({"OVERNIGHT_NIGHTLY_CRON": expression})
+
+
+def test_the_bounds_of_the_overlap_must_be_in_order() -> None:
+    with pytest.raises(SettingsError, match="OVERNIGHT_GATE_OVERLAP_LOW must not be above"):
+        Settings.from_environment({"OVERNIGHT_GATE_OVERLAP_LOW": "0.9", "OVERNIGHT_GATE_OVERLAP_HIGH": "0.1"})
+
+
+def test_a_variable_that_is_no_setting_is_found() -> None:
+    environment = {"OVERNIGHT_TOPN": "5", "OVERNIGHT_TOP_N": "5", "PATH": "/bin"}
+    assert unknown_variables(environment) == {"OVERNIGHT_TOPN": "OVERNIGHT_TOP_N"}
+    assert unknown_variables({"OVERNIGHT_ZZZZ": ""}) == {"OVERNIGHT_ZZZZ": None}
+
+
 def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixture[str]) -> None:
     environment = {"DATABASE_URL": "postgresql://u:s3cr%40et@h/d", "REDIS_URL": "redis://:0ther@h:6379/0"}
     settings = Settings.from_environment(environment)
@@ -183,6 +219,34 @@ def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixtur
         root.handlers[:], root.level = before[0], before[1]
     output = capfd.readouterr().err
     assert "at ***, *** and ***" in output
+
+
+MESSAGES = (
+    'FATAL: password authentication failed for user "data" at 127.0.0.1:1; the database is a run',
+    "postgresql://data:{secret}@127.0.0.1:1/a?password={secret}&a=1",
+    'host=data password={secret} dbname=a, password=\'{secret}\' and {{"x": "\\npassword={secret}"}}',
+)
+
+
+@pytest.mark.parametrize("secret", ["a", "1", "run", "*", "a@b"])
+def test_a_secret_as_short_as_a_word_leaves_messages_readable(secret: str) -> None:
+    quoted = secret.replace("@", "%40")
+    settings = Settings.of(database_url=f"postgresql://u:{quoted}@h/d")
+    plain, *urls = (message.format(secret=quoted) for message in MESSAGES)
+    assert redact(plain, settings.secrets()) == plain
+    for url, message in zip(urls, MESSAGES[1:], strict=True):
+        assert redact(url, settings.secrets()) == message.format(secret="***")
+
+
+@pytest.mark.parametrize("secret", ["data", "pass", "over!", "it's-it", "p%20a%22s"])
+def test_a_short_secret_is_replaced_where_it_stands_alone(secret: str) -> None:
+    settings = Settings.of(database_url=f"postgresql://u:{secret}@h/d", redis_url=f"redis://:{secret}@h/0")
+    shown = unquote(secret)
+    text = f"{shown} '{shown}' x={shown}; AUTH {shown}\n{shown}."
+    expected = "*** '***' x=***; AUTH ***\n***."
+    assert redact(text, settings.secrets()) == expected
+    assert redact(json.dumps(text), settings.secrets()) == json.dumps(expected)
+    assert redact("the database passed by", settings.secrets()) == "the database passed by"
 
 
 def test_redaction_needs_no_secrets() -> None:
