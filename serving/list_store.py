@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.connection import SSLConnection
 from redis.exceptions import (
     ConnectionError,
     RedisClusterException,
@@ -69,7 +70,10 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
     try:
         connection_class = connection_class_of(settings.stores.redis_url)
         client = Redis.from_url(settings.stores.redis_url, connection_class=connection_class, **options)
-        client.connection_pool.make_connection()  # checks the URL's options, without connecting
+        connection: Any = client.connection_pool.make_connection()  # checks the options, without connecting
+        if issubclass(connection_class, SSLConnection):
+            with suppress(OSError, RedisError):  # each connection reports it
+                connection.make_context()
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
     if settings.stores.redis_cluster:
