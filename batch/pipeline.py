@@ -68,6 +68,7 @@ def run_night(stores: Stores, variants: tuple[str, ...], options: NightOptions =
         lock.hold(stores.engine, stores.keys.prefix) as held,
         NightDataset(stores, options.as_of) as data,
     ):
+        log.info("%s", stores.describe())
         ledger.create(stores.engine)
         stale_users.create(stores.engine)
         clean_up(stores)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -61,15 +62,20 @@ def redact(text: str, secrets: list[str]) -> str:
     than MIN_SECRET_LENGTH characters is replaced where it is a word of its own, and one of fewer than
     MIN_WORD_LENGTH only where a password is written: in a URL (`:SECRET@`) and after `password=`.
     """
-    forms = [form for secret in secrets for form in (secret, unquote(secret)) if form]
-    patterns = {
-        _pattern(escaped, len(form)): None
-        for form in forms
-        for escaped in (form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1])
-    }
-    for pattern in patterns:
+    for pattern in _patterns(tuple(secrets)):
         text = re.sub(pattern, SHOWN_SECRET, text)
     return text
+
+
+@lru_cache
+def _patterns(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    forms = [form for secret in secrets for form in (secret, unquote(secret)) if form]
+    patterns = [
+        _pattern(escaped, len(form))
+        for form in forms
+        for escaped in (form, json.dumps(form)[1:-1], json.dumps(form, ensure_ascii=False)[1:-1])
+    ]
+    return tuple(dict.fromkeys(patterns))
 
 
 def _pattern(escaped: str, length: int) -> str:

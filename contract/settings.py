@@ -224,6 +224,13 @@ class StoreSettings:
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
 
+    def describe_default(self, name: str) -> str | None:
+        """Return what to do about a URL that has its default; None if it has another value."""
+        (declared,) = (each for each in fields(self) if each.name == name)
+        if getattr(self, name) != declared.default:
+            return None
+        return f"{declared.metadata['env']} is not set, or is its default: set it; in .env put it in quotes"
+
 
 @dataclass(frozen=True)
 class NightSettings:

@@ -81,9 +81,13 @@ def test_pooling_by_session_works_as_a_direct_connection_does(
         done = run_here("run", **pooled)
         assert done.returncode == 0, done.stderr
         assert live_run(redis_client, "control")
+        server = f"Postgres at 127.0.0.1:{sa.make_url(url).port}, database {sa.make_url(url).database}"
+        assert f"{server}; Redis at 127.0.0.1\n" in done.stderr
         execute(servers["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
         done = run_here("refresh", **pooled)
         assert done.returncode == 0, done.stderr
+        assert server in done.stderr
+        assert run_here("refresh", "--quiet", **pooled).stderr == ""
         done = run_here("doctor", **pooled)
         assert done.returncode == 0, done.stdout
         settings = Settings.of(database_url=pooled["database_url"])
