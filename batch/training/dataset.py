@@ -164,6 +164,13 @@ class Dataset:
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
+def split_as_set(store: InteractionStore, cutoff: datetime, settings: Settings) -> TimeSplit:
+    """Split time by the fractions and the recipe of the settings, see `split_by_time`."""
+    fractions = settings.night.history_fraction, settings.night.holdout_fraction
+    recipe = RECIPES.get(settings.night.recipe)
+    return split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
+
+
 def load_dataset(
     pulled: PullResult, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
 ) -> Dataset:
@@ -185,9 +192,7 @@ def load_dataset(
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-    fractions = settings.night.history_fraction, settings.night.holdout_fraction
-    recipe = RECIPES.get(settings.night.recipe)
-    split = split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
+    split = split_as_set(store, cutoff, settings)
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
