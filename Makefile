@@ -88,7 +88,7 @@ bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bar
 bench-exposures: .venv/demo-ready  ## Measure how much recording exposures slows serving (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.exposures
 
-bench-faults: .venv/demo-ready  ## Measure serving while Redis and workers fail (JSON=FILE)
+bench-faults: .venv/dev-ready  ## Measure serving while Redis and workers fail (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.faults
 
 clean:  ## Stop the demo's servers and remove all traces

@@ -31,6 +31,10 @@ class Stores:
         """Key names under the prefix of the settings."""
         return Keys(self.settings.stores.key_prefix)
 
+    def describe(self) -> str:
+        """Return which servers are used, without users and passwords."""
+        return f"{postgres.describe(self.settings)}; {redis_client.describe(self.settings)}"
+
     @contextmanager
     def readable_errors(self) -> Iterator[None]:
         """Turn errors of Postgres and Redis into one line that shows no secret.

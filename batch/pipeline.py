@@ -68,6 +68,7 @@ def run_night(stores: Stores, variants: tuple[str, ...], options: NightOptions =
         lock.hold(stores.engine, stores.keys.prefix) as held,
         NightDataset(stores, options.as_of) as data,
     ):
+        log.info("%s", stores.describe())
         ledger.create(stores.engine)
         stale_users.create(stores.engine)
         clean_up(stores)
@@ -131,7 +132,7 @@ def _build(
 
 def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:
     """Log and return what an operator must know about a run that is whole."""
-    warnings = dataset.split.warnings
+    warnings = [*dataset.warnings, *dataset.split.warnings]
     if model.learnt_nothing:
         order = "by the collaborative factors alone" if model.variant.with_factors else "by likes alone"
         warnings.append(

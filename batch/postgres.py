@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -47,6 +48,7 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
             connect_args=_connect_arguments(url, application) | {"connection_factory": Connection},
             pool_pre_ping=True,
             hide_parameters=True,
+            json_serializer=partial(json.dumps, ensure_ascii=False),  # SQL_ASCII takes no \u escapes
         )
         arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
@@ -150,7 +152,19 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     """
     reason = redact(" ".join(message.split()), settings.secrets())
     server = f"Postgres at {describe_hosts(parse_url(settings.stores.database_url))}"
-    return SourceError(f"{server}: {reason}; {advise(code, reason)}")
+    unset = settings.stores.describe_default("database_url") if code is None else None
+    return SourceError(f"{server}: {reason}; {unset or advise(code, reason)}")
+
+
+def describe(settings: Settings) -> str:
+    """Return which hosts and database DATABASE_URL names, without user and password."""
+    url = parse_url(settings.stores.database_url)
+    hosts, ports = describe_hosts(url).split(", "), str(url.port or url.query.get("port", "")).split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    servers = ", ".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=True))
+    return f"Postgres at {servers}, " + (
+        f"database {url.database}" if url.database else "the role's database"
+    )
 
 
 @contextmanager

@@ -140,10 +140,17 @@ def readable_errors(settings: Settings) -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException) as error:  # the second is not a subclass of the first
         advice = next((text for kind, text in ADVICE if isinstance(error, kind)), "see the log of Redis")
-        url = urlsplit(settings.stores.redis_url)
-        server = f"Redis at {url.hostname or url.path}"
+        if isinstance(error, ConnectionError):
+            advice = settings.stores.describe_default("redis_url") or advice
+        server = describe(settings)
         reason = redact(" ".join(str(error).split()), settings.secrets())
         raise StoreError(f"{server}: {reason}; {advice}") from None
+
+
+def describe(settings: Settings) -> str:
+    """Return which host REDIS_URL names, without user and password."""
+    url = urlsplit(settings.stores.redis_url)
+    return f"Redis at {url.hostname or url.path}"
 
 
 def live_run_id(client: redis.Redis, keys: Keys, variant: str) -> str | None:

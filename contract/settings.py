@@ -14,6 +14,17 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from contract.columns import (
+    CREATED_AT,
+    LIKE_COUNT,
+    POST_ID,
+    POSTS,
+    TEXT,
+    TOPIC,
+    USER_ID,
+    USERS,
+    VIEW_COUNT,
+)
 from contract.errors import SettingsError
 
 T = TypeVar("T")
@@ -28,6 +39,12 @@ RECIPE_NAMES = ("liked-if-viewed", "liked", "ranked")
 
 EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
+NAMED_COLUMNS = {
+    USERS: (USER_ID,),
+    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT),
+}
+"""View -> columns with a meaning of their own; all others are further columns."""
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 """A bearer token (RFC 6750) that is too long to guess."""
 
@@ -35,7 +52,7 @@ SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """URL options that may hold a password."""
 
 MIN_SECRET_LENGTH = 8
-"""A shorter path of a webhook URL is not redacted: it may be part of other text."""
+"""A shorter secret may be part of other text: see `redact`. A shorter path of a webhook URL is no secret."""
 
 
 def _integer(low: int, high: int) -> Parse:
@@ -144,6 +161,17 @@ def _one_of(*choices: str) -> Parse:
     return parse
 
 
+def _further_columns(text: str) -> str:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        view, _, column = name.partition(".")
+        if view not in NAMED_COLUMNS or not column:
+            raise ValueError(f"must be {USERS}.COLUMN or {POSTS}.COLUMN, with commas between them")
+        if column in NAMED_COLUMNS[view]:
+            raise ValueError(f"must name further columns only, and {name} is not one")
+    return ",".join(names)
+
+
 def _tokens(text: str) -> str:
     tokens = [token.strip() for token in text.split(",")]
     if not all(_TOKEN.fullmatch(token) for token in tokens):
@@ -196,6 +224,13 @@ class StoreSettings:
     )
     key_prefix: str = setting("OVERNIGHT_KEY_PREFIX", "recs", _word, "first part of every Redis key")
 
+    def describe_default(self, name: str) -> str | None:
+        """Return what to do about a URL that has its default; None if it has another value."""
+        (declared,) = (each for each in fields(self) if each.name == name)
+        if getattr(self, name) != declared.default:
+            return None
+        return f"{declared.metadata['env']} is not set, or is its default: set it; in .env put it in quotes"
+
 
 @dataclass(frozen=True)
 class NightSettings:
@@ -239,6 +274,12 @@ class NightSettings:
         2_000_000,
         _integer(100, 100_000_000),
         "maximum number of training examples; above it, whole users are sampled",
+    )
+    ignore_columns: str = setting(
+        "OVERNIGHT_IGNORE_COLUMNS",
+        "",
+        _further_columns,
+        "further columns of the views that the models do not use, like users.logins,posts.shares",
     )
     embeddings: str = setting(
         "OVERNIGHT_EMBEDDINGS",

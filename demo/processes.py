@@ -133,7 +133,8 @@ def free_port(before: str | None = None) -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens now.
 
     It is in SERVER_PORTS: the system may assign any other port to an outgoing
-    connection before a server listens on it.
+    connection before a server listens on it. As long as this process lives, no
+    other one gets the port from this function, such as another run of the tests.
 
     Parameters
     ----------
@@ -144,9 +145,37 @@ def free_port(before: str | None = None) -> int:
     ports = random.sample(SERVER_PORTS, len(SERVER_PORTS))
     for port in [int(before), *ports] if before and before.isdigit() else ports:
         with socket.socket() as probe, suppress(OSError):
+            # As servers do: connections that a killed server left behind do not keep its port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
+            if port not in _reserved:
+                _reserve(port)
+            elif str(port) != before:
+                continue
             return port
     raise DemoError(f"no port between {SERVER_PORTS[0]} and {SERVER_PORTS[-1]} is free")
+
+
+_reserved: dict[int, socket.socket] = {}
+
+
+def _reserve(port: int) -> None:
+    """Hold a socket whose name stands for the port; it ends with the process. Linux only.
+
+    Raises
+    ------
+    OSError
+        Another process holds it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(f"\0overnight-port-{port}")  # an abstract name: no file is left behind
+    except OSError:
+        holder.close()
+        raise
+    _reserved[port] = holder
 
 
 def read_last_lines(log: Path, lines: int = 5) -> str:

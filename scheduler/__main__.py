@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from batch.formatting import echo
-from batch.postgres import open_engine, readable_errors
+from batch.postgres import describe, open_engine, readable_errors
 from batch.runs.freshness import latest_live
 from batch.runs.ledger import latest_start
 from contract.errors import EXIT_FAILED, OvernightError
@@ -63,6 +63,7 @@ def cli(run_now: bool, check: bool, command: tuple[str, ...]) -> None:
             check_overdue(schedule, last_start, latest_live, late_after, datetime.now(UTC))
             return
         configure_logging(settings)
+        logging.getLogger("scheduler").info("%s", describe(settings))
         logging.getLogger("apscheduler").setLevel(logging.WARNING)
         alerts = SchedulerAlerts(settings)
         night = Job(command or NIGHT_COMMAND, alerts.on_night_end)

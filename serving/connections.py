@@ -38,10 +38,16 @@ def _with_shared_context(connection_class: type[Any]) -> type[Any]:
     class SharedContext(connection_class):  # type: ignore[misc]
         context: ClassVar[ssl.SSLContext | None] = None
 
+        def make_context(self) -> None:
+            """Make the context now, without connecting: forked processes inherit it."""
+            if SharedContext.context is None and not self._checks_ocsp():
+                with socket.socket() as unconnected, super()._wrap_socket_with_ssl(unconnected) as wrapped:
+                    SharedContext.context = wrapped.context
+
         def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
             sock.settimeout(self.socket_connect_timeout)
             context = SharedContext.context
-            if context is None or self.ssl_validate_ocsp or self.ssl_validate_ocsp_stapled:
+            if context is None or self._checks_ocsp():
                 wrapped: ssl.SSLSocket = super()._wrap_socket_with_ssl(sock)
                 SharedContext.context = wrapped.context
                 return wrapped
@@ -50,6 +56,9 @@ def _with_shared_context(connection_class: type[Any]) -> type[Any]:
             except ssl.SSLError:
                 SharedContext.context = None  # certificate files may have been replaced: read them again
                 raise
+
+        def _checks_ocsp(self) -> bool:
+            return bool(self.ssl_validate_ocsp or self.ssl_validate_ocsp_stapled)
 
     return SharedContext
 

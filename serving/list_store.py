@@ -13,7 +13,14 @@ from typing import Any, Protocol, TypeVar, cast
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
-from redis.exceptions import ConnectionError, RedisClusterException, RedisError, ResponseError
+from redis.connection import SSLConnection
+from redis.exceptions import (
+    ConnectionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from contract.codec import Ranked, decode_list
@@ -31,7 +38,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 BREAKER_SECONDS = 1.0
-"""After a failed lookup, how long the worker answers without asking Redis."""
+"""After a failed lookup, or MAX_TIMEOUTS late replies in a row, how long a worker does not ask Redis."""
+
+MAX_TIMEOUTS = 2
+"""A single late reply may be due to its connection or to a busy machine: the next request asks again."""
 
 
 class UnavailableError(StoreError):
@@ -60,7 +70,10 @@ def open_redis(settings: Settings, timeout_seconds: float) -> Redis:
     try:
         connection_class = connection_class_of(settings.stores.redis_url)
         client = Redis.from_url(settings.stores.redis_url, connection_class=connection_class, **options)
-        client.connection_pool.make_connection()  # checks the URL's options, without connecting
+        connection: Any = client.connection_pool.make_connection()  # checks the options, without connecting
+        if issubclass(connection_class, SSLConnection):
+            with suppress(OSError, RedisError):  # each connection reports it
+                connection.make_context()
     except (TypeError, ValueError) as error:
         raise SettingsError(f"REDIS_URL cannot be used: {redact(str(error), settings.secrets())}") from None
     if settings.stores.redis_cluster:
@@ -87,6 +100,7 @@ class ListStore:
         self._keys = keys
         self._metrics = metrics
         self._open_until = 0.0
+        self._timeouts = 0
 
     def keep_connected(self) -> None:
         """Open connections, before a request needs them or after Redis closed them."""
@@ -143,11 +157,17 @@ class ListStore:
         except (RedisError, RedisClusterException, OSError) as error:
             if isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE"):
                 raise WrongTypeError from None
-            self._open_until = time.monotonic() + BREAKER_SECONDS
             self._metrics.redis_errors.inc()
+            if isinstance(error, TimeoutError):
+                self._timeouts += 1
+                if self._timeouts < MAX_TIMEOUTS:
+                    raise UnavailableError(str(error)) from error
+            self._open_until = time.monotonic() + BREAKER_SECONDS
             self._metrics.breaker_open.set(1)
             log.warning("Redis did not answer, serving popular posts for %s s: %s", BREAKER_SECONDS, error)
             raise UnavailableError(str(error)) from error
+        if self._timeouts:
+            self._timeouts = 0
         if self._open_until:
             self._open_until = 0.0
             self._metrics.breaker_open.set(0)

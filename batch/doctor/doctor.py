@@ -88,6 +88,7 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
             rows, views = read_ledger_rows(connection, key_prefix), None
             if all(each.check != "views" or each.status is Status.OK for each in findings):
                 views = check_views(connection)
+                findings += postgres_checks.check_ignored_columns(views, settings.night.ignore_columns)
                 findings += check_time_index(connection, rows, now)
                 if findings[-1].status is not Status.FAIL:
                     findings.append(postgres_checks.check_times(connection, now))
@@ -121,6 +122,7 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
         yield from live_runs.check_orphans(live, records.ledger_rows)
     yield from live_runs.check_lists(live)
     yield from live_runs.check_models(live, Path(stores.settings.night.model_dir), records.views)
+    yield from live_runs.check_warnings(live)
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)

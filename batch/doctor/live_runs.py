@@ -126,6 +126,16 @@ def check_models(live: LiveRuns, folder: Path, views: Columns | None) -> Iterato
             yield _check_columns(check, folder / run_id, views)
 
 
+def check_warnings(live: LiveRuns) -> Iterator[Finding]:
+    """Repeat what the nights of the live runs warned about, each warning once."""
+    seen: set[str] = set()
+    for variant, run_id in live.readable.items():
+        for warning in live.manifests[run_id].get("warnings", []):
+            if warning not in seen:
+                seen.add(warning)
+                yield warn(f"night {variant}", warning, f"see also python -m batch show {run_id}")
+
+
 def _check_columns(check: str, folder: Path, views: Columns | None) -> Finding:
     try:
         if views is not None:

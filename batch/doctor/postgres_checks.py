@@ -24,8 +24,8 @@ from batch.features import embedding_cache
 from batch.loading import future_rows
 from batch.loading.future_rows import LAST_DAY, describe_future_rows
 from batch.loading.interactions_query import count_recent, interactions_since
-from batch.loading.schema import check_views
-from batch.postgres_session import transaction_pooling
+from batch.loading.schema import Columns, check_views, find_unknown_columns
+from batch.postgres_session import describe_hosts, transaction_pooling
 from batch.refresh import stale_users
 from batch.refresh.stale_users import LATE
 from batch.runs import ledger, lock
@@ -66,8 +66,9 @@ GRANT = f"as the schema's owner: GRANT USAGE, CREATE ON SCHEMA {SCHEMA} TO {{rol
 def check_database(connection: sa.Connection) -> list[Finding]:
     """Check a database that answers."""
     role, database, version = connection.execute(SERVER).one()
+    hosts = describe_hosts(connection.engine.url)
     return [
-        ok("postgres", f"PostgreSQL {version}, database {database}, role {role}"),
+        ok("postgres", f"PostgreSQL {version} at {hosts}, database {database}, role {role}"),
         check_sql_views(connection),
         check_rights(connection, role),
         check_tables(connection),
@@ -327,6 +328,13 @@ def check_time_index(
         else:
             slow[table.name] = _missing(table.name, table.rows, scan.column)
     yield from slow.values() or [ok(CHECK, fast)]
+
+
+def check_ignored_columns(views: Columns, names: str) -> Iterator[Finding]:
+    """Check that the views have the columns that OVERNIGHT_IGNORE_COLUMNS names."""
+    for name in find_unknown_columns(views, names):
+        found = f"OVERNIGHT_IGNORE_COLUMNS names {SCHEMA}.{name}, which does not exist"
+        yield warn("ignored columns", found, "correct the name, or remove it")
 
 
 def check_times(connection: sa.Connection, now: datetime) -> Finding:

@@ -37,9 +37,9 @@ from batch.evaluation.scored_rows import ScoredRows, concat_rows, score_rows
 from batch.loading.examples import Examples
 from batch.loading.history import read_likes
 from batch.loading.pull import pull
-from batch.loading.split import TimeSplit, split_by_time
+from batch.loading.split import TimeSplit
 from batch.progress import track
-from batch.training.dataset import Dataset, open_dataset
+from batch.training.dataset import Dataset, open_dataset, split_as_set
 from batch.training.fit import fit
 from batch.variants import Variant
 from contract.columns import INTERACTIONS, SCHEMA
@@ -215,9 +215,7 @@ def find_cutoffs(engine: sa.Engine, settings: Settings, count: int, clock: datet
         cutoffs: list[datetime] = []
         for index in range(count):
             try:
-                split = split_by_time(
-                    pulled.store, end, settings.night.history_fraction, settings.night.holdout_fraction
-                )
+                split = split_as_set(pulled.store, end, settings)
             except SourceError as error:
                 if index == 0:
                     raise

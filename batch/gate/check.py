@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,8 @@ from contract.columns import POST_ID, USER_ID
 MAX_LISTS = 20_000
 """Lists of users with likes that are read back; above it, a random sample."""
 
-Z_95 = 1.96
-"""Standard deviations on each side of a 95 % interval of a normal distribution."""
+Z_95 = 1.645
+"""Quantile of the standard normal distribution: 95 % are below."""
 
 USERS_WITH_LIKES = """
     SELECT DISTINCT user_row FROM {known}
@@ -112,17 +113,25 @@ def measure_auc(rows: ScoredRows, metrics: Evaluation) -> HoldoutAuc:
     """Return the ROC AUC of scored rows, with an interval that is honest for few users.
 
     If few users liked something, a bootstrap over users draws the same few again and again, and its
-    interval is too narrow. So the upper end is at least what random order would need: the standard
-    deviation of its AUC is 1 / sqrt(12 n) for n liked rows of independent ranks (Mann and Whitney, 1947).
-    Rows of one user are not independent, so users are counted.
+    interval is too narrow. So the upper end is at least 0.5 unless random order would rank as badly
+    with a probability of less than 5 %.
     """
     result, users = metrics.viewed[MODEL], np.unique(rows.rows.users[rows.rows.liked]).size
     reason = metrics.insufficient_because
     if not reason and rows.rows.viewed.any() and not rows.log_odds:
         reason = "the model does not learn what is liked if viewed, which viewed rows measure"
     value, high = result.values["roc_auc"], result.interval("roc_auc").high
-    by_chance = Z_95 / np.sqrt(12 * max(users, 1))
-    return HoldoutAuc(value, max(high, value + by_chance), users, reason)
+    return HoldoutAuc(value, min(max(high, value + _chance_margin(users)), 1.0), users, reason)
+
+
+def _chance_margin(users: int) -> float:
+    """Return how far below 0.5 the AUC of random order falls with a probability of 5 %.
+
+    The rank of a liked row is uniform in random order, and the AUC is the mean of n of them: its standard
+    deviation is 1 / sqrt(12 n) (Mann and Whitney, 1947). Rows of one user may be ranked alike, so n is the
+    number of users with a liked row.
+    """
+    return 0.45 if users <= 1 else Z_95 / math.sqrt(12 * users)
 
 
 @dataclass(frozen=True)

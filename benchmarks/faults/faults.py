@@ -33,6 +33,13 @@ def _redis_killed(environment: Environment) -> Iterator[None]:
 
 
 @contextmanager
+def _connections_killed(environment: Environment) -> Iterator[None]:
+    with environment.redis.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    yield
+
+
+@contextmanager
 def _redis_emptied(environment: Environment) -> Iterator[None]:
     environment.redis.kill()
     environment.redis.remove_data()
@@ -133,11 +140,12 @@ def _redis_failed_over(environment: Environment) -> Iterator[None]:
     """Kill the server; revert by promoting its replica, at another address."""
     assert environment.proxy is not None
     assert environment.replica is not None
+    assert environment.replica_port is not None
     environment.redis.kill()
     yield
     with environment.replica.client() as client:
         client.replicaof("NO", "ONE")
-    environment.proxy.switch_to(environment.replica.port)
+    environment.proxy.switch_to(environment.replica_port)
 
 
 EITHER, GONE, EMPTY = ExpectedBehaviour.EITHER, ExpectedBehaviour.GONE, ExpectedBehaviour.EMPTY
@@ -162,8 +170,9 @@ DIRECT_FAULTS = (
 
 
 def proxied_faults(slow_seconds: float, too_slow_seconds: float) -> tuple[Fault, ...]:
-    """Return the faults, in order, of an environment with a proxy: slow, too slow, failover."""
+    """Return the faults, in order, of an environment with a proxy."""
     return (
+        Fault("connections killed", _connections_killed, EITHER, lasting=False),
         Fault(f"Redis slow by {slow_seconds * 1000:.0f} ms", redis_slow(slow_seconds), EITHER),
         Fault(f"Redis slow by {too_slow_seconds * 1000:.0f} ms", redis_slow(too_slow_seconds), GONE),
         Fault("Redis failing over", _redis_failed_over, GONE),

@@ -70,7 +70,7 @@ class TlsTerminator:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
             ends = {writer, server_writer}
             self._writers |= ends
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):  # the latter when the loop ends
                 await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
             self._writers -= ends
         writer.transport.abort()

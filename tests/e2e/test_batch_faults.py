@@ -27,6 +27,7 @@ from tests.support.batch import (
     make_engine,
     query,
     runs_with_keys,
+    settled_memory,
     start_process,
     wait_until,
 )
@@ -119,10 +120,9 @@ def test_a_replica_is_told_from_a_primary(live: LiveNetwork, client: redis.Redis
 @contextmanager
 def _little_room(client: redis.Redis) -> Iterator[dict[str, Any]]:
     """Leave Redis one MiB; afterwards hold what it counted of its MSETs, by which lists are written."""
-    memory: Any = client.info("memory")
     counted: dict[str, Any] = {}
     client.config_resetstat()
-    client.config_set("maxmemory", memory["used_memory"] + 2**20)
+    client.config_set("maxmemory", settled_memory(client) + 2**20)
     try:
         yield counted
     finally:

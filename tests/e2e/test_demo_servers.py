@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import psycopg2
 import pytest
 import redis
 
+from demo.processes import ROOT, DemoError, free_port
 from tests.support.demo import CommandResult, find_processes, run_demo
 
 WRITE = """
@@ -29,6 +32,28 @@ with psycopg2.connect(os.environ["DATABASE_URL"]) as connection:
 """
 URLS = """import os; print(os.environ["REDIS_URL"], os.environ["DATABASE_URL"])"""
 VALUES = "in Valkey\nin Postgres\n"
+
+
+def test_no_two_processes_are_given_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in (one, other)]
+    monkeypatch.setattr("demo.processes.SERVER_PORTS", ports)
+    command = (
+        "from demo import processes; "
+        f"processes.SERVER_PORTS = {ports}; print(processes.free_port(), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        taken = int(process.stdout.readline())
+        assert {taken, free_port()} == set(ports)
+        with pytest.raises(DemoError, match="no port between"):
+            free_port()
+        process.communicate("\n")
+    assert free_port() == taken
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_the_scheduler_survives_a_failed_night_and_logs_the_next(start: Start) -
 
 def test_the_scheduler_starts_while_postgres_is_unreachable_and_shows_no_password(start: Start) -> None:
     process = start(UNREACHABLE)
+    process.wait_for("Postgres at 127.0.0.1:1, database none")
     process.wait_for("next night: ")
     process.wait_for("cannot tell whether a night was missed")
     assert process.child.poll() is None

@@ -17,7 +17,7 @@ import redis
 import sqlalchemy as sa
 
 import batch.evaluation.learner
-from batch.loading.interaction_store import FILE
+from batch.loading.interaction_store import FILE, VERSION
 from batch.publishing import prune
 from batch.runs import lock
 from contract.keys import Keys
@@ -116,7 +116,10 @@ def amend_bytes(client: redis.Redis, run_id: str, path: Path) -> None:
         (cut_short, " bytes, not "),
         (overwrite, "not a valid DuckDB database file"),
         (lose_rows, " interactions, not "),
-        (partial(change_about, name="version", value=99), "is of version 99, this program reads version 1"),
+        (
+            partial(change_about, name="version", value=99),
+            f"is of version 99, this program reads version {VERSION}",
+        ),
         (partial(change_about, name="database", value="a/1/2"), "is another run's: database is 'a/1/2'"),
         (partial(change_about, name="pulled_as", value="other"), "is another run's: pulled_as is 'other'"),
     ],

@@ -22,7 +22,7 @@ from contract.codec import decode_object, encode_object
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
-from tests.support.batch import execute, make_network, query
+from tests.support.batch import execute, make_network, query, settled_memory
 from tests.support.batch_live import dump
 from tests.support.operators import LiveNetwork
 
@@ -433,7 +433,7 @@ def configured(night: LiveNetwork, **values: Any) -> Iterator[None]:
 
 
 def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: LiveNetwork) -> None:
-    used = int(night.client.info("memory")["used_memory"])
+    used = settled_memory(night.client)
     policy = {"maxmemory-policy": "allkeys-lru"}
     with configured(night, **policy):
         text = "harmless only while maxmemory is 0"
@@ -441,7 +441,7 @@ def test_a_policy_that_evicts_is_found_and_what_does_not_fit_any_more(night: Liv
         with configured(night, maxmemory=4 * used):
             text = "evicts users' lists"
             assert_found(findings_of(night.settings), "redis eviction", Status.FAIL, text, "noeviction")
-    with configured(night, maxmemory=used + 50_000, save="300 1"):
+    with configured(night, maxmemory=used // 2, save="300 1"):
         found = findings_of(night.settings)
     assert_found(found, "memory for a night", Status.FAIL, "free of maxmemory", "raise maxmemory")
     assert "redis persistence" not in [finding.check for finding in found if finding.status is not Status.OK]

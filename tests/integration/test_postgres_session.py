@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from batch.postgres import connected, open_engine, snapshot
 from batch.runs import ledger, lock
 from contract.errors import SourceError
 from contract.settings import Settings
-from tests.support.batch import execute, live_run, make_network, query, run_here
+from demo.postgres import make_engine
+from tests.support.batch import execute, live_lists, live_run, make_network, query, run_here
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 
 SETTINGS = "SELECT current_setting('TimeZone') || ' ' || current_setting('statement_timeout') AS found"
@@ -75,14 +76,19 @@ def test_a_busy_pooler_by_transaction_is_refused_too(servers: dict[str, Any], tm
 def test_pooling_by_session_works_as_a_direct_connection_does(
     servers: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
 ) -> None:
-    with pgbouncer(servers["database_url"], tmp_path, "session") as url:
+    enough = {"default_pool_size": 5, "query_wait_timeout": 10}  # as README says
+    with pgbouncer(servers["database_url"], tmp_path, "session", **enough) as url:
         pooled = servers | {"database_url": f"{url}?options=-c%20statement_timeout%3D55s"}
         done = run_here("run", **pooled)
         assert done.returncode == 0, done.stderr
         assert live_run(redis_client, "control")
+        server = f"Postgres at 127.0.0.1:{sa.make_url(url).port}, database {sa.make_url(url).database}"
+        assert f"{server}; Redis at 127.0.0.1\n" in done.stderr
         execute(servers["database_url"], "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
         done = run_here("refresh", **pooled)
         assert done.returncode == 0, done.stderr
+        assert server in done.stderr
+        assert run_here("refresh", "--quiet", **pooled).stderr == ""
         done = run_here("doctor", **pooled)
         assert done.returncode == 0, done.stdout
         settings = Settings.of(database_url=pooled["database_url"])
@@ -268,3 +274,78 @@ def test_what_a_pooler_refuses_is_told_with_what_to_do(
         done = run_here("run", **servers | {"database_url": f"{url}{url_options}"})
     assert done.returncode == 1
     assert reason in done.stderr
+
+
+@pytest.fixture
+def in_encoding(database_url: str) -> Iterator[Callable[[str], str]]:
+    """A function that makes an empty database of an encoding and returns its URL."""
+    made = []
+
+    def make(encoding: str) -> str:
+        url = sa.make_url(database_url)
+        made.append(f"{url.database}_{encoding.lower()}")
+        with make_engine(database_url).execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
+            options = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+            admin.exec_driver_sql(f"CREATE DATABASE {made[-1]} {options}")
+        return url.set(database=made[-1]).render_as_string(hide_password=False)
+
+    yield make
+    for name in made:
+        with make_engine(database_url).execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
+            admin.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+CYRILLIC = "UPDATE recs.posts SET topic = 'тема ' || topic, text = 'текст ' || text"
+
+
+def make_cyrillic_network(database_url: str, encoding: str) -> None:
+    """Make a network whose texts are in an encoding."""
+    make_network(database_url)
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor:
+            cursor.execute(CYRILLIC.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "encodings",
+    [
+        ("SQL_ASCII", "utf-8", ""),
+        ("SQL_ASCII", "cp1251", "&client_encoding=WIN1251"),
+        ("WIN1251", "cp1251", ""),
+        ("UTF8", "utf-8", "&client_encoding=WIN1251"),
+    ],
+)
+def test_the_encoding_of_a_database_changes_nothing(
+    servers: dict[str, Any],
+    redis_client: redis.Redis,
+    in_encoding: Callable[[str], str],
+    encodings: tuple[str, str, str],
+) -> None:
+    database, texts, options = encodings
+    execute(servers["database_url"], CYRILLIC)
+    assert run_here("run", "--variant", "control", **servers).returncode == 0
+    expected = live_lists(redis_client), redis_client.hgetall("recs:posts")
+    assert any("текст" in text for text in redis_client.hgetall("recs:posts").values())
+    url = in_encoding(database)
+    make_cyrillic_network(url, texts)
+    done = run_here("run", "--variant", "control", **servers | {"database_url": url + options})
+    assert done.returncode == 0, done.stderr
+    assert (live_lists(redis_client), redis_client.hgetall("recs:posts")) == expected
+    execute(url, "INSERT INTO recs.interactions VALUES (7, 101, 'like', now())")
+    for command in (["refresh"], ["doctor"], ["show", str(live_run(redis_client))], ["explain", "7", "102"]):
+        done = run_here(*command, **servers | {"database_url": url + options})
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_text_that_is_not_valid_is_an_error_that_says_what_to_do(
+    servers: dict[str, Any], in_encoding: Callable[[str], str]
+) -> None:
+    url = in_encoding("SQL_ASCII")
+    make_cyrillic_network(url, "cp1251")
+    done = run_here("run", **servers | {"database_url": url})
+    assert done.returncode == 1
+    assert 'invalid byte sequence for encoding "UTF8"' in done.stderr
+    assert "name it in DATABASE_URL (?client_encoding=WIN1251)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -24,6 +24,7 @@ from contract.errors import ModelError, StoreError
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
+from tests.support.batch import settled_memory
 from tests.support.random_lists import RUN_ID, cut, posts_frame, random_lists
 
 KEYS = Keys()
@@ -86,8 +87,7 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_is_missing(
 
 
 def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client: redis.Redis) -> None:
-    used: Any = redis_client.info("memory")
-    redis_client.config_set("maxmemory", used["used_memory"] + 2**16)
+    redis_client.config_set("maxmemory", settled_memory(redis_client) + 2**19)
     try:
         with (
             patch("batch.publishing.write.COMMAND_BYTES", 4_000),

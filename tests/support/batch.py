@@ -296,6 +296,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) 
         time.sleep(0.005)
 
 
+def settled_memory(client: redis.Redis) -> int:
+    """Return the bytes of memory that a server uses, once it has freed what was deleted before."""
+    wait_until(lambda: client.info("memory")["lazyfree_pending_objects"] == 0)
+    memory: Any = client.info("memory")
+    return int(memory["used_memory"])
+
+
 def ledger_stores(engine: sa.Engine, actor: str = "a test", key_prefix: str = "recs") -> Stores:
     """Return stores for functions of the ledger, which do not use Redis."""
     return Stores(Settings.of(key_prefix=key_prefix), engine, redis.Redis(), actor)

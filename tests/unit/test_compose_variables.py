@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +85,21 @@ def test_the_values_in_the_example_are_the_defaults() -> None:
     values = {name: value for name, value in ASSIGNMENT.findall(EXAMPLE) if name in SETTING_ENVS}
     assert len(values) == len(SETTING_ENVS)
     assert Settings.from_environment(values) == Settings()
+
+
+def test_a_shell_reads_urls_with_any_options_from_the_example(tmp_path: Path) -> None:
+    names = [name for name in SETTING_ENVS if name.endswith("_URL")]
+    lines = EXAMPLE.splitlines()
+    for name in names:
+        (row,) = [row for row, line in enumerate(lines) if line.startswith(f"# {name}=")]
+        lines[row] = re.sub(r'="?([^"]*)("?)$', r"=\2postgresql://h/d?a=1&b=2 3\2", lines[row])[2:]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    script = "set -a; . ./.env; " + "".join(f'echo "${name}"; ' for name in names)
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["postgresql://h/d?a=1&b=2 3"] * len(names)
+    assert done.stderr == ""
 
 
 def test_a_copy_of_the_example_asks_for_the_passwords_and_changes_no_setting() -> None:

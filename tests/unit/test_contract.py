@@ -1,8 +1,10 @@
 import hashlib
+import json
 import logging
 import math
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -217,6 +219,34 @@ def test_no_secret_shows_in_a_repr_an_error_or_a_log(capfd: pytest.CaptureFixtur
         root.handlers[:], root.level = before[0], before[1]
     output = capfd.readouterr().err
     assert "at ***, *** and ***" in output
+
+
+MESSAGES = (
+    'FATAL: password authentication failed for user "data" at 127.0.0.1:1; the database is a run',
+    "postgresql://data:{secret}@127.0.0.1:1/a?password={secret}&a=1",
+    'host=data password={secret} dbname=a, password=\'{secret}\' and {{"x": "\\npassword={secret}"}}',
+)
+
+
+@pytest.mark.parametrize("secret", ["a", "1", "run", "*", "a@b"])
+def test_a_secret_as_short_as_a_word_leaves_messages_readable(secret: str) -> None:
+    quoted = secret.replace("@", "%40")
+    settings = Settings.of(database_url=f"postgresql://u:{quoted}@h/d")
+    plain, *urls = (message.format(secret=quoted) for message in MESSAGES)
+    assert redact(plain, settings.secrets()) == plain
+    for url, message in zip(urls, MESSAGES[1:], strict=True):
+        assert redact(url, settings.secrets()) == message.format(secret="***")
+
+
+@pytest.mark.parametrize("secret", ["data", "pass", "over!", "it's-it", "p%20a%22s"])
+def test_a_short_secret_is_replaced_where_it_stands_alone(secret: str) -> None:
+    settings = Settings.of(database_url=f"postgresql://u:{secret}@h/d", redis_url=f"redis://:{secret}@h/0")
+    shown = unquote(secret)
+    text = f"{shown} '{shown}' x={shown}; AUTH {shown}\n{shown}."
+    expected = "*** '***' x=***; AUTH ***\n***."
+    assert redact(text, settings.secrets()) == expected
+    assert redact(json.dumps(text), settings.secrets()) == json.dumps(expected)
+    assert redact("the database passed by", settings.secrets()) == "the database passed by"
 
 
 def test_redaction_needs_no_secrets() -> None:

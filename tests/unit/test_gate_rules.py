@@ -280,12 +280,12 @@ def test_lists_in_one_order_are_found_whatever_is_left_out_of_them(changed: bool
     assert list_stats.same_order is not changed
 
 
-def scored_rows(liked_users: int, *, best: bool, viewed: bool = True, log_odds: bool = True) -> ScoredRows:
-    """Return rows of 40 users, ten each; the liked row of some users has the best or the worst score."""
+def scored_rows(liked_users: int, auc: float, *, viewed: bool = True, log_odds: bool = True) -> ScoredRows:
+    """Return rows of 40 users, ten each; some users like one row, whose score gives about this AUC."""
     users, of_user = 40, 10
     rows = np.arange(users * of_user)
     liked = (rows % of_user == 0) & (rows // of_user < liked_users)
-    scores = np.where(liked, 2.0 if best else -1.0, rows / rows.size)
+    scores = np.where(liked, auc, np.linspace(0, 1, rows.size))
     examples = Examples(
         rows // of_user, rows % of_user, liked, np.full(rows.size, viewed), np.ones(rows.size, np.float32)
     )
@@ -294,31 +294,36 @@ def scored_rows(liked_users: int, *, best: bool, viewed: bool = True, log_odds: 
 
 
 @pytest.mark.parametrize(
-    ("liked_users", "best", "outcome"),
+    ("liked_users", "auc", "outcome"),
     [
-        (0, False, NOT_COMPARED),
-        (1, False, PASSED),
-        (2, False, REFUSED),
-        (30, False, REFUSED),
-        (2, True, PASSED),
+        (0, 0.0, NOT_COMPARED),
+        (1, 0.04, REFUSED),
+        (1, 0.06, PASSED),
+        (2, 0.14, REFUSED),
+        (2, 0.18, PASSED),
+        (30, 0.25, REFUSED),
+        (30, 0.45, PASSED),
+        (30, 0.9, PASSED),
     ],
 )
 def test_a_model_surely_worse_than_random_order_is_refused_on_a_first_night(
-    liked_users: int, best: bool, outcome: str
+    liked_users: int, auc: float, outcome: str
 ) -> None:
-    rows = scored_rows(liked_users, best=best)
-    auc = measure_auc(rows, evaluate_rows(rows, 1, None))
-    first_night = replace(HONEST, auc=auc, live=None)
+    rows = scored_rows(liked_users, auc)
+    found = measure_auc(rows, evaluate_rows(rows, 1, None))
+    first_night = replace(HONEST, auc=found, live=None)
     (verdict,) = [each for each in apply_rules(first_night, GateSettings()) if each.rule == "min_roc_auc"]
     assert verdict.outcome == outcome
     assert broken(first_night, min_auc=0.0) == []
-    if outcome == REFUSED:
-        assert f", {liked_users} users with a like: 0.0000 (upper end of the 95 % interval " in verdict.why
+    if outcome != NOT_COMPARED:
+        assert found.value == pytest.approx(auc, abs=0.02)
+        assert found.value < found.high <= 1
+        assert f"{liked_users} users with a like: {found.value:.4f} (upper end of the" in verdict.why
 
 
 def test_viewed_rows_do_not_measure_a_model_of_likes_among_all_posts() -> None:
     for viewed, outcome in ((True, NOT_COMPARED), (False, REFUSED)):
-        rows = scored_rows(30, best=False, viewed=viewed, log_odds=False)
+        rows = scored_rows(30, 0.0, viewed=viewed, log_odds=False)
         auc = measure_auc(rows, evaluate_rows(rows, 1, None))
         verdicts = {each.rule: each for each in apply_rules(replace(HONEST, auc=auc), GateSettings())}
         assert verdicts["min_roc_auc"].outcome == outcome

@@ -23,6 +23,10 @@ def fail(_: str) -> bytes:
     raise redis.ConnectionError("down")
 
 
+def reply_late(_: str) -> bytes:
+    raise redis.TimeoutError("late")
+
+
 def wait_in_vain(_: str) -> bytes:
     raise NotConnectedYetError("no connection to Redis is ready yet")
 
@@ -35,6 +39,23 @@ def test_a_request_without_a_connection_yet_leaves_redis_to_the_others() -> None
         store.get("a")
     client.get = lambda _: b"[[1,2]]"
     assert store.get("a") == [(1, 2.0)]
+
+
+def test_one_late_reply_is_no_reason_to_leave_redis_alone_but_two_in_a_row_are() -> None:
+    client = FakeRedis()
+    store = ListStore(cast(redis.Redis, client), Keys(), Metrics(), tuned=False)
+    for _ in range(3):
+        client.get = reply_late
+        with pytest.raises(UnavailableError, match="late"):
+            store.get("a")
+        client.get = lambda _: b"[[1,2]]"
+        assert store.get("a") == [(1, 2.0)]
+    client.get = reply_late
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="late"):
+            store.get("a")
+    with pytest.raises(UnavailableError, match="a moment ago"):
+        store.get("a")
 
 
 def test_while_redis_fails_one_request_a_second_tries_it_and_the_others_do_not_wait(

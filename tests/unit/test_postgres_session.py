@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import redis
 import sqlalchemy as sa
 
-from batch.postgres import open_engine
+from batch.postgres import describe, open_engine, source_error
 from batch.postgres_session import SessionOptions, parse_url
-from contract.errors import SettingsError
+from batch.redis_client import readable_errors
+from contract.errors import SettingsError, StoreError
 from contract.settings import Settings
 
 
@@ -59,3 +61,30 @@ def test_one_host_is_parsed_as_before() -> None:
 def test_ports_that_are_no_numbers_are_refused(netloc: str) -> None:
     with pytest.raises(SettingsError, match="DATABASE_URL"):
         Settings.from_environment({"DATABASE_URL": f"postgresql://{netloc}/db"})
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://me:secret@h:5433/d?password=secret2", "Postgres at h:5433, database d"),
+        ("postgresql://me:secret@h1:5433,h2/d", "Postgres at h1:5433, h2, database d"),
+        (
+            "postgresql://me@/?host=/run/postgresql",
+            "Postgres at /run/postgresql, the role's database",
+        ),
+    ],
+)
+def test_a_server_is_described_without_user_and_password(url: str, expected: str) -> None:
+    assert describe(Settings.of(database_url=url)) == expected
+
+
+def test_a_url_that_is_not_set_is_named_when_nothing_answers_at_its_default() -> None:
+    unset, set_ = (
+        Settings.from_environment({"DATABASE_URL": ""}),
+        Settings.of(database_url="postgresql://h/d"),
+    )
+    assert "DATABASE_URL is not set, or is its default: set it" in str(source_error(unset, None, "refused"))
+    assert "is not set" not in str(source_error(set_, None, "refused"))
+    assert "is not set" not in str(source_error(unset, "42501", "no right"))
+    with pytest.raises(StoreError, match="REDIS_URL is not set, or is its default"), readable_errors(unset):
+        raise redis.ConnectionError("refused")

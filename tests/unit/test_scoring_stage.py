@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,9 @@ def factors() -> Factors:
     )
 
 
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 def score_users(
     case: Case,
     factors: Factors,
@@ -62,7 +66,7 @@ def score_users(
     users: int = USERS,
     executor: Executor | None = None,
     blocked: np.ndarray = NONE_BLOCKED,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Arrays:
     """Return (users,) ids, and (users, N) posts and scores."""
     model = compile_model(case.booster, case.tables, factors, likes, blocked)
     chunks = [
@@ -96,18 +100,35 @@ def test_lists_hold_the_best_posts_that_are_neither_liked_nor_blocked(
         np.testing.assert_allclose(expected[user, kept], -np.sort(-expected[user])[: left[user]], atol=1e-5)
 
 
-def test_chunks_threads_and_processes_give_the_same_lists(case: Case, factors: Factors, likes: Likes) -> None:
-    whole = score_users(case, factors, likes, budget_mib=512, threads=1)
+def check_same(found: Arrays, expected: Arrays) -> None:
+    """Check that two results of `score_users` are equal byte for byte."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.fixture
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Two processes; skips the test where the machine has no semaphores, which need /dev/shm."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn) as processes:
-        others = [
-            score_users(case, factors, likes, budget_mib=2, threads=1),
-            score_users(case, factors, likes, budget_mib=5, threads=3),
-            score_users(case, factors, likes, budget_mib=20, threads=2, executor=processes),
-        ]
-    for other in others:
-        for found, expected in zip(other, whole, strict=True):
-            assert found.tobytes() == expected.tobytes()
+    try:
+        spawn.Lock()
+    except OSError as error:
+        pytest.skip(f"no semaphores: {error}")
+    with ProcessPoolExecutor(2, mp_context=spawn) as executor:
+        yield executor
+
+
+def test_chunks_and_threads_give_the_same_lists(case: Case, factors: Factors, likes: Likes) -> None:
+    whole = score_users(case, factors, likes, budget_mib=512, threads=1)
+    check_same(whole, score_users(case, factors, likes, budget_mib=2, threads=1))
+    check_same(whole, score_users(case, factors, likes, budget_mib=5, threads=3))
+
+
+def test_processes_give_the_same_lists(
+    case: Case, factors: Factors, likes: Likes, processes: ProcessPoolExecutor
+) -> None:
+    whole = score_users(case, factors, likes, budget_mib=512, threads=1)
+    check_same(whole, score_users(case, factors, likes, budget_mib=20, threads=2, executor=processes))
 
 
 def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, likes: Likes) -> None:
