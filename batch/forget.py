@@ -140,24 +140,48 @@ def kept_runs(connection: sa.Connection, key_prefix: str, *, unfinished: bool) -
     return [run.run_id for run in ledger.run_statuses(connection, key_prefix) if run.state not in building]
 
 
+@dataclass(frozen=True)
+class Gone:
+    """Users whom a run knows and the network no longer has.
+
+    Attributes
+    ----------
+    run_id
+        The run.
+    user_ids
+        Their ids, ascending.
+    known
+        How many users the run knows, including them.
+    """
+
+    run_id: str
+    user_ids: Int64s
+    known: int
+
+
 def find_gone(
     connection: sa.Connection, stores: Stores, run_ids: Sequence[str], present: Int64s
-) -> dict[str, Int64s]:
-    """Return run id -> ids of users that the run knows and the network no longer has, ascending.
+) -> list[Gone]:
+    """Find the users whom each run knows and the network no longer has.
 
     Parameters
     ----------
     present
         (users,) ids of the network's users, ascending.
     """
-    gone = {}
+    gone = []
     for run_id in run_ids:
         folder = Path(stores.settings.night.model_dir) / run_id
         known = read_user_ids(folder) if (folder / USERS).is_file() else np.empty(0, np.int64)
         recorded = stale_users.read_recorded(connection, run_id)
-        absent = [ids[~np.isin(ids, present)] for ids in (known, recorded)]
-        gone[run_id] = np.setdiff1d(np.concatenate(absent), [NOBODY])
+        ids = np.setdiff1d(np.concatenate([known, recorded]), [NOBODY])
+        gone.append(Gone(run_id, ids[~np.isin(ids, present)], ids.size))
     return gone
+
+
+def union(gone: Sequence[Gone]) -> Int64s:
+    """Return the ids of the users who are gone from any of the runs, ascending."""
+    return np.unique(np.concatenate([*(each.user_ids for each in gone), np.empty(0, np.int64)]))
 
 
 def count_in_source(stores: Stores, user_ids: Int64s) -> int:

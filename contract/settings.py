@@ -309,6 +309,13 @@ class NightSettings:
         _integer(0, 525_600),
         "how long a run keeps its keys after it stops being live, regardless of OVERNIGHT_KEEP_RUNS",
     )
+    forget_max_share: float = setting(
+        "OVERNIGHT_FORGET_MAX_SHARE",
+        0.01,
+        _number(0, 1),
+        "largest share of a run's users that refreshes forget by themselves once recs.users lacks them; "
+        "10 always",
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from batch import postgres
 from batch.arrays import Int64s
 from batch.commands.options import json_option
 from batch.context import Stores, open_stores
-from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs
+from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs, union
 from batch.formatting import as_json as format_json
 from batch.formatting import echo
 from batch.loading.schema import check_views
@@ -88,8 +88,7 @@ def _find_gone(stores: Stores, run_ids: list[str]) -> Int64s:
     with postgres.snapshot(stores.engine) as connection:
         query = f"SELECT DISTINCT {USER_ID} FROM {SCHEMA}.{USERS} WHERE {USER_ID} IS NOT NULL"
         present = np.array(connection.exec_driver_sql(query).scalars().all(), np.int64)
-        gone = find_gone(connection, stores, run_ids, present)
-    return np.unique(np.concatenate([*gone.values(), np.empty(0, np.int64)]))
+        return union(find_gone(connection, stores, run_ids, present))
 
 
 def _without_files(stores: Stores, run_ids: list[str]) -> list[str]:

@@ -18,16 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from batch import postgres
-from batch.arrays import Int64s
 from batch.context import Stores
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.files import read_user_ids, store_folder, work_folder
-from batch.forget import find_gone, forget_users, kept_runs
+from batch.forget import Gone, find_gone, forget_users, kept_runs, union
 from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.model_columns import check_model_columns
@@ -47,6 +45,9 @@ if TYPE_CHECKING:
     from batch.refresh.rescore import Rescorer
 
 log = logging.getLogger("batch")
+
+ALWAYS_FORGOTTEN = 10
+"""Users that a refresh forgets whatever share of a small network they are."""
 
 
 class NothingLiveError(OvernightError):
@@ -174,7 +175,7 @@ def _refresh_runs(
                 record = _refresh_run(stores, run, rescorer)
                 records.append(record | {"stages": stages.rows + record["stages"]})
     held.check()
-    _forget_gone(stores, manifests, gone)
+    _forget_gone(stores, gone)
     if errors:
         raise errors[0]
     return records
@@ -205,25 +206,25 @@ def _find_stale(
     )
 
 
-def _forget_gone(stores: Stores, manifests: list[Manifest], gone: dict[str, Int64s]) -> None:
+def _forget_gone(stores: Stores, gone: list[Gone]) -> None:
     """Forget the users that the network no longer has, unless so many are gone that the view may be wrong.
 
-    A live run tells: for a smaller network, a night has passed the gate, which has the same bound.
+    Every kept run counts, not only the live ones: a run that was forced over a wrong view must leave the
+    lists of the others to a rollback.
     """
-    users = np.unique(np.concatenate([*gone.values(), np.empty(0, np.int64)]))
-    bound = 1 - stores.settings.gate.users_kept
-    for manifest in manifests:
-        absent = gone.get(manifest.run_id, users[:0]).size
-        if absent > bound * manifest.users_of_network:
+    share = stores.settings.night.forget_max_share
+    for each in gone:
+        if each.user_ids.size > max(ALWAYS_FORGOTTEN, share * each.known):
             log.warning(
-                "%d of %d users of %s are not in recs.users any more, more than OVERNIGHT_GATE_USERS_KEPT "
+                "%d of %d users of %s are not in recs.users any more, more than OVERNIGHT_FORGET_MAX_SHARE "
                 "allows; nothing of them is removed; check the view, or if they are deleted: "
                 "python -m batch forget --gone",
-                absent, manifest.users_of_network, manifest.run_id,
+                each.user_ids.size, each.known, each.run_id,
             )  # fmt: skip
             return
+    users = union(gone)
     if users.size:
-        forget_users(stores, [*gone], users)
+        forget_users(stores, [each.run_id for each in gone], users)
 
 
 @contextmanager
