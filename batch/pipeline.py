@@ -17,7 +17,6 @@ from batch.gate import check as gate
 from batch.loading.combined_store import fingerprints
 from batch.progress import Stages
 from batch.publishing import go_live, shared_keys
-from batch.publishing.list_stats import ListStats
 from batch.publishing.manifest import make_manifest
 from batch.publishing.prune import clean_up
 from batch.publishing.write import write_run, write_similar_posts
@@ -27,8 +26,7 @@ from batch.reports.run_page import write_run_page
 from batch.runs import ledger, lock
 from batch.runs.ledger import Run
 from batch.signals import InterruptedRunError
-from batch.training.dataset import Dataset, NightDataset
-from batch.training.model import Model
+from batch.training.dataset import NightDataset
 from batch.variants import MODELS, Variant
 from contract import columns
 from contract.errors import OvernightError
@@ -123,30 +121,11 @@ def _build(
     verdict = gate.check(stores, run, dataset, holdout, written.stats, users=users, stages=stages)
     manifest = make_manifest(
         stores.redis, run, dataset, learner=learner, choice=choice, holdout=holdout, model=model,
-        written=written, similar=similar, warnings=_warn(run, dataset, model, written.stats),
+        written=written, similar=similar,
         gate=verdict.verdicts, forced=options.force and verdict.refusal is not None, stages=stages,
     )  # fmt: skip
     write_run_page(stores, manifest, dataset, model, rows=holdout.rows, stages=stages)
     return manifest, verdict.refusal
-
-
-def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:
-    """Log and return what an operator must know about a run that is whole."""
-    warnings = [*dataset.warnings, *dataset.split.warnings]
-    if model.learnt_nothing:
-        order = "by the collaborative factors alone" if model.variant.with_factors else "by likes alone"
-        warnings.append(
-            f"the forest has no split: it learnt nothing from the examples. Lists are ordered {order}. "
-            "Wait for more views and likes, or check that both are logged"
-        )
-    if stats.lists > 1 and stats.posts > 1 and stats.same_order:
-        warnings.append(
-            f"all {stats.lists} lists have the posts in the same order, apart from liked ones: "
-            "the model tells no user from another"
-        )
-    for warning in warnings:
-        log.warning("run %s: %s", run.run_id, warning)
-    return warnings
 
 
 def _record_actions(stores: Stores, run: Run, data: NightDataset, manifest: Manifest) -> None:

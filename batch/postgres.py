@@ -29,6 +29,7 @@ from batch.postgres_session import (
 from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
+from contract.text import as_clause
 
 READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
 
@@ -150,7 +151,7 @@ def source_error(settings: Settings, code: str | None, message: str) -> SourceEr
     code
         SQLSTATE; None without one.
     """
-    reason = redact(" ".join(message.split()), settings.secrets())
+    reason = redact(as_clause(message), settings.secrets())
     server = f"Postgres at {describe_hosts(parse_url(settings.stores.database_url))}"
     unset = settings.stores.describe_default("database_url") if code is None else None
     return SourceError(f"{server}: {reason}; {unset or advise(code, reason)}")

@@ -30,6 +30,7 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
+from contract.text import as_clause
 
 T = TypeVar("T")
 
@@ -143,7 +144,7 @@ def readable_errors(settings: Settings) -> Iterator[None]:
         if isinstance(error, ConnectionError):
             advice = settings.stores.describe_default("redis_url") or advice
         server = describe(settings)
-        reason = redact(" ".join(str(error).split()), settings.secrets())
+        reason = redact(as_clause(str(error)), settings.secrets())
         raise StoreError(f"{server}: {reason}; {advice}") from None
 
 

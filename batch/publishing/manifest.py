@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import redis
@@ -11,11 +12,14 @@ from batch.evaluation.learner import Learner
 from batch.evaluation.recipe_choice import RecipeChoice
 from batch.loading.interaction_store import store_identity
 from batch.progress import Stages
+from batch.publishing.list_stats import ListStats
 from batch.publishing.write import Written, WrittenRun
 from batch.runs.ledger import Run, State
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.manifest import Manifest
+
+log = logging.getLogger("batch")
 
 
 def make_manifest(
@@ -29,7 +33,6 @@ def make_manifest(
     model: Model,
     written: WrittenRun,
     similar: Written,
-    warnings: list[str],
     gate: list[dict[str, Any]],
     forced: bool,
     stages: Stages,
@@ -60,8 +63,27 @@ def make_manifest(
         left_out=dataset.left_out,
         store=store_identity(dataset.now.store),
         some_users=written.stats.some_users,
-        warnings=warnings,
+        warnings=_warn(run, dataset, model, written.stats),
         gate=gate,
         forced=forced,
         stages=stages.rows,
     )
+
+
+def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:
+    """Log and return what an operator must know about a run that is whole."""
+    warnings = [*dataset.warnings, *dataset.split.warnings]
+    if model.learnt_nothing:
+        order = "by the collaborative factors alone" if model.variant.with_factors else "by likes alone"
+        warnings.append(
+            f"the forest has no split: it learnt nothing from the examples. Lists are ordered {order}. "
+            "Wait for more views and likes, or check that both are logged"
+        )
+    if stats.lists > 1 and stats.posts > 1 and stats.same_order:
+        warnings.append(
+            f"all {stats.lists} lists have the posts in the same order, apart from liked ones: "
+            "the model tells no user from another"
+        )
+    for warning in warnings:
+        log.warning("run %s: %s", run.run_id, warning)
+    return warnings

@@ -51,7 +51,7 @@ def _as_user(live: LiveNetwork, user: str) -> str:
 
 
 def test_a_redis_that_is_out_of_reach_is_named(live: LiveNetwork) -> None:
-    message = "connecting to 127.0.0.1:1. Connection refused.; check that it is up, and REDIS_URL"
+    message = "connecting to 127.0.0.1:1. Connection refused; check that it is up, and REDIS_URL"
     live.check_failure(*CONTROL, message=message, REDIS_URL="redis://127.0.0.1:1/0")
 
 

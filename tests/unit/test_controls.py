@@ -13,7 +13,7 @@ from batch.formatting import as_json, echo, one_line, table
 from batch.reports.files import load_template
 from contract.logs import configure_logging
 from contract.settings import Settings
-from contract.text import CONTROLS, escape_controls, escape_json, escape_line
+from contract.text import CONTROLS, as_clause, escape_controls, escape_json, escape_line
 from serving.telemetry import JsonLines
 
 ROOT = Path(__file__).parents[2]
@@ -112,3 +112,18 @@ def test_commands_print_by_echo_alone() -> None:
     assert len(sources) > 50
     assert found == []
     assert printing.search('print("text", file=sys.stderr)')
+
+
+@pytest.mark.parametrize(
+    ("message", "clause"),
+    [
+        (
+            'server at "db" failed: refused\n\tIs the server running on that host '
+            "and accepting TCP/IP connections?",
+            'server at "db" failed: refused',
+        ),
+        ("Error 111 connecting to db:1. It refused.", "Error 111 connecting to db:1. It refused"),
+    ],
+)  # fmt: skip
+def test_a_drivers_message_becomes_a_clause(message: str, clause: str) -> None:
+    assert as_clause(message) == clause
