@@ -56,7 +56,8 @@ class TcpProxy:
         self._connections: set[_Connection] = set()
         self.port: int = self._listener.getsockname()[1]
         self.delay_seconds = 0.0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
     def switch_to(self, server: Address) -> None:
         """Forward to another server from now on, and cut all connections."""
@@ -88,6 +89,7 @@ class TcpProxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._acceptor.join(CLOSE_SECONDS)  # then no connection is about to start
         self.cut()
         self.wait_until_closed()
 
