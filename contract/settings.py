@@ -19,6 +19,7 @@ from contract.columns import (
     LIKE_COUNT,
     POST_ID,
     POSTS,
+    SCHEMA,
     TEXT,
     TOPIC,
     USER_ID,
@@ -80,7 +81,8 @@ def _url(*schemes: str) -> Parse:
         try:
             parts = urlsplit(text)
             scheme = parts.scheme
-            if parts.netloc.count("@") > 1:  # otherwise part of an unescaped password is read as the host
+            # Otherwise part of an unescaped password is read as the host, and shown.
+            if parts.netloc.count("@") > 1 or "#" in text or ("@" in parts.path and parts.netloc):
                 raise ValueError
             for host in parts.netloc.rpartition("@")[2].split(","):  # Postgres takes several
                 _ = urlsplit(f"//{host}").port
@@ -162,7 +164,7 @@ def _one_of(*choices: str) -> Parse:
 
 
 def _further_columns(text: str) -> str:
-    names = [name.strip() for name in text.split(",")]
+    names = [name.strip().removeprefix(f"{SCHEMA}.") for name in text.rstrip(", ").split(",")]
     for name in names:
         view, _, column = name.partition(".")
         if view not in NAMED_COLUMNS or not column:

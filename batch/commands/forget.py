@@ -50,7 +50,7 @@ def forget(
     if bool(user_ids) == gone:
         raise click.UsageError("Give the ids of users, or --gone.")
     with (
-        open_stores(settings, ledger.actor("batch forget")) as stores,
+        open_stores(settings, ledger.actor("batch forget"), interactive=True) as stores,
         lock.hold(stores.engine, stores.keys.prefix),
         lock.hold(stores.engine, stores.keys.prefix, lock.REFRESH, LOCK_TIMEOUT_SECONDS),
     ):

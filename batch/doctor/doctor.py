@@ -37,10 +37,11 @@ from contract.settings import Settings, unknown_variables
 
 @dataclass(frozen=True)
 class Records:
-    """The ledger and the views' columns, None if they cannot be read; the split, None if there is none."""
+    """The ledger, the views and their number of users, None if they cannot be read; the split, if any."""
 
     ledger_rows: dict[str, LedgerRow] | None = None
     views: Columns | None = None
+    users: int | None = None
     split: Experiment | None = None
 
 
@@ -93,7 +94,8 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
                 if findings[-1].status is not Status.FAIL:
                     findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
-            records = Records(rows, views, read_recorded_split(connection, key_prefix))
+            users = None if views is None else postgres_checks.count_users(connection)
+            records = Records(rows, views, users, read_recorded_split(connection, key_prefix))
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
     findings.append(_try(settings, "locks", partial(postgres_checks.check_locks, engine)))
@@ -123,6 +125,8 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield from live_runs.check_lists(live)
     yield from live_runs.check_models(live, Path(stores.settings.night.model_dir), records.views)
     yield from live_runs.check_warnings(live)
+    if records.users is not None:
+        yield from live_runs.check_users(live, records.users, stores.settings.night.forget_max_share)
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)

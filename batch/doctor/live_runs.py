@@ -17,6 +17,7 @@ from batch.files import POSTS, read_forest
 from batch.inspection.lists import published_at
 from batch.loading.model_columns import check_model_columns
 from batch.loading.schema import Columns
+from batch.refresh import stale_users
 from batch.runs import lock
 from batch.runs.ledger import State
 from contract.errors import ModelError
@@ -163,6 +164,26 @@ def check_ages(live: LiveRuns, cron: str, now: datetime) -> Iterator[Finding]:
             yield warn(check, f"{found}, and a night is due every day", fix)
         else:
             yield ok(check, found)
+
+
+def check_users(live: LiveRuns, users: int, max_share: float) -> Iterator[Finding]:
+    """Find the live runs that know many more users than the network has: the view may be wrong.
+
+    Parameters
+    ----------
+    users
+        Number of users in the view.
+    max_share
+        OVERNIGHT_FORGET_MAX_SHARE.
+    """
+    for variant, run_id in live.readable.items():
+        known = int(live.manifests[run_id].get("users_of_network") or 0)
+        if known - users > max(stale_users.ALWAYS_FORGOTTEN, max_share * known):
+            yield warn(
+                f"users {variant}",
+                f"recs.users has {users} users, and had {known} at the night; the others keep their lists",
+                "check the view; if the users are deleted: python -m batch forget --gone",
+            )
 
 
 def check_orphans(live: LiveRuns, ledger: dict[str, LedgerRow]) -> Iterator[Finding]:

@@ -49,6 +49,7 @@ MAX_ROWS = 500_000
 """Maximum number of examples to try a recipe with."""
 
 NO_VIEWS = "the network logs no views to learn from"
+ONE_LABEL = "all logged views are liked, or none is: they do not tell what is liked if viewed"
 
 HOLDOUT_MODEL = "judged"
 """Subfolder of a run's folder with the model that was fit before the holdout."""
@@ -151,7 +152,10 @@ def _choose(
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
     if not dataset.with_views:
-        why = f"too few views: {dataset.split.why}" if dataset.split.why else NO_VIEWS
+        viewed = any(each.views.viewed.any() for each in dataset.training)
+        why = (
+            f"too few views: {dataset.split.why}" if dataset.split.why else ONE_LABEL if viewed else NO_VIEWS
+        )
         return RecipeChoice(LIKED, why)
     *earlier, last = dataset.training
     case = build_case(dataset.network, last.history, last.later_likes, MAX_USERS, settings.night.seed)

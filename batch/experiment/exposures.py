@@ -27,8 +27,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from batch.context import Stores
 from batch.runs.tables import drained, exposures
-from contract.columns import SCHEMA
+from contract.columns import SCHEMA, USER_ID, USERS
 from contract.exposures import FIELD, Exposure, decode_exposures
+from contract.score_kind import PERSONAL
 
 log = logging.getLogger("batch")
 
@@ -38,6 +39,12 @@ ENTRY_BATCH = 100
 FIRST_ID = "0-0"
 COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms", "key_prefix")
 COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
+
+DELETE_LATE = sa.text(f"""
+    DELETE FROM {SCHEMA}.{exposures.name} AS e
+    WHERE e.key_prefix = :prefix AND e.served_at > :since AND e.source = :personal
+      AND NOT EXISTS (SELECT FROM {SCHEMA}.{USERS} AS u WHERE u.{USER_ID} = e.user_id)
+""")
 
 
 @dataclass
@@ -148,6 +155,17 @@ def remove_exposures(stores: Stores, user_ids: Sequence[int], now: datetime) -> 
     drain(stores, now)
     with stores.engine.begin() as connection:
         return connection.execute(sa.delete(exposures).where(_of_users(user_ids))).rowcount
+
+
+def remove_late_exposures(stores: Stores, since: datetime) -> int:
+    """Delete the exposures since a time of users who are not in `recs.users` any more; return their number.
+
+    Serving sends exposures with a delay, so some arrive after their user was forgotten. Only answers from a
+    list of the user's own count: an id that never was a user's has none.
+    """
+    with stores.engine.begin() as connection:
+        parameters = {"prefix": stores.keys.prefix, "since": since, "personal": PERSONAL}
+        return connection.execute(DELETE_LATE, parameters).rowcount
 
 
 def _of_users(user_ids: Sequence[int]) -> sa.ColumnElement[bool]:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from batch import postgres
 from batch.context import Stores
-from batch.experiment.exposures import drain
+from batch.experiment.exposures import drain, remove_late_exposures
 from batch.experiment.split import write_back
 from batch.files import read_user_ids, store_folder, work_folder
 from batch.forget import Gone, find_gone, forget_users, kept_runs, union
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batch")
 
-ALWAYS_FORGOTTEN = 10
-"""Users that a refresh forgets whatever share of a small network they are."""
+LATE_EXPOSURES = timedelta(hours=1)
+"""Exposures of users who are gone are looked for that far back: serving sends them within seconds."""
 
 
 class NothingLiveError(OvernightError):
@@ -214,7 +214,7 @@ def _forget_gone(stores: Stores, gone: list[Gone]) -> None:
     """
     share = stores.settings.night.forget_max_share
     for each in gone:
-        if each.user_ids.size > max(ALWAYS_FORGOTTEN, share * each.known):
+        if each.user_ids.size > max(stale_users.ALWAYS_FORGOTTEN, share * each.known):
             log.warning(
                 "%d of %d users of %s are not in recs.users any more, more than OVERNIGHT_FORGET_MAX_SHARE "
                 "allows; nothing of them is removed; check the view, or if they are deleted: "
@@ -225,6 +225,7 @@ def _forget_gone(stores: Stores, gone: list[Gone]) -> None:
     users = union(gone)
     if users.size:
         forget_users(stores, [each.run_id for each in gone], users)
+    remove_late_exposures(stores, datetime.now(UTC) - LATE_EXPOSURES)
 
 
 @contextmanager

@@ -19,6 +19,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from batch.arrays import Int64s
 from contract.columns import SCHEMA
 
+ALWAYS_FORGOTTEN = 10
+"""Users that a refresh forgets whatever share of a small network they are."""
+
 LATE = timedelta(hours=1)
 """An action that was entered up to this long after it happened is found, although the night missed it.
 

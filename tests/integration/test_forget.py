@@ -302,7 +302,11 @@ def test_a_refresh_forgets_the_users_that_the_view_no_longer_has(
     execute(live.database_url, f"UPDATE recs.runs SET state = 'live' WHERE run_id = '{building}'")
     assert "forgot 2 users: removed 2 lists and 0 exposures" in live.run("refresh").stderr
     assert traces(live, users) == set()
+    late = "INSERT INTO recs.exposures VALUES ({}, 'test', 'a-run', '{}', now(), 1, 'recs')"
+    execute(live.database_url, late.format(FIRST, "personal"), late.format(FAR * 2, "popular"))
     assert "forgot" not in live.run("refresh").stderr
+    assert traces(live, users) == set()  # what workers sent late is gone, too
+    assert traces(live, [FAR * 2]) == {"table exposures"}  # an id that was never a user's
     recorded = query(live.database_url, "SELECT users, lists, actor FROM recs.erasures ORDER BY at")
     assert [row[:2] for row in recorded] == [(2, 6), (2, 2)]
     assert recorded[0][2].startswith("batch refresh by ")
@@ -334,6 +338,7 @@ def test_a_run_forced_over_a_view_that_lost_users_leaves_their_lists_to_a_rollba
     assert forced.returncode == 0, forced.stderr
     assert max(live_lists(client)) == FAR + 40
     assert "nothing of them is removed" in forced.stderr
+    assert "warn  users test" in live.run("doctor").stdout
     assert live.run("rollback", "control", "--reason", "a view was wrong").returncode == 0
     assert live_lists(client) == before
 

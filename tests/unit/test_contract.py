@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import unquote
@@ -146,6 +147,8 @@ def test_every_default_passes_its_own_check() -> None:
     ("variable", "value"),
     [
         ("DATABASE_URL", "mysql://host/db"),
+        ("DATABASE_URL", "postgresql://u:p@ss#w/d@host/db"),
+        ("DATABASE_URL", "postgresql://u:p/ss@host/db"),
         ("REDIS_URL", "localhost:6379"),
         ("OVERNIGHT_KEY_PREFIX", "a b"),
         ("OVERNIGHT_KEY_PREFIX", "a*"),
@@ -165,6 +168,7 @@ def test_a_setting_that_cannot_be_used_is_named_in_one_line(variable: str, value
     with pytest.raises(SettingsError, match=variable) as caught:
         Settings.from_environment({variable: value})
     assert "\n" not in str(caught.value)
+    assert not re.search("ss#w|p@s|/ss@", str(caught.value))
     assert caught.value.exit_code == 2
 
 
