@@ -299,5 +299,5 @@ def _readable_errors(folder: Path) -> Iterator[None]:
         return
     raise ModelError(
         f"users cannot be forgotten in the files in {folder}: {reason}; their lists and exposures are "
-        "removed; mend or remove the folder, and forget the users again"
+        "removed; repair or remove the folder, and forget the users again"
     )

@@ -27,7 +27,7 @@ LIMIT = 5
 MAX_TEXT_CHARACTERS = 60
 MAX_CANDIDATES = 5000
 
-STANDING_LIKES = """(
+CURRENT_LIKES = """(
     SELECT user_id, post_id FROM recs.interactions i WHERE action = 'like' AND NOT EXISTS (
         SELECT FROM recs.interactions u WHERE u.action = 'unlike' AND u.happened_at >= i.happened_at
           AND u.user_id = i.user_id AND u.post_id = i.post_id
@@ -36,16 +36,16 @@ STANDING_LIKES = """(
 """Likes that were not taken back."""
 
 LIKES_OF_USERS = sa.text(f"""
-    SELECT user_id, count(DISTINCT post_id) AS likes FROM {STANDING_LIKES}
+    SELECT user_id, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
     WHERE user_id = ANY(:users)
     GROUP BY user_id ORDER BY user_id
 """)
-LIKED = sa.text(f"SELECT post_id FROM {STANDING_LIKES} WHERE user_id = :user")
+LIKED = sa.text(f"SELECT post_id FROM {CURRENT_LIKES} WHERE user_id = :user")
 LIKES = """
     SELECT post_id, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
     UNION ALL
     SELECT post_id, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
-        SELECT post_id, count(*) AS logged FROM {standing_likes}
+        SELECT post_id, count(*) AS logged FROM {current_likes}
         WHERE user_id IN (SELECT user_id FROM recs.users) GROUP BY post_id
     ) AS counted USING (post_id) WHERE {like_count} IS NULL
     ORDER BY 2 DESC, 1
@@ -145,7 +145,7 @@ def _fill_in_columns(connection: sa.Connection, query: str) -> sa.TextClause:
     """Fill in the optional columns of recs.posts: their names, or NULL where the view lacks them."""
     present = check_views(connection).posts
     names = {name: name if name in present else f"NULL::{types[0]}" for name, types in POST_TYPES.items()}
-    return sa.text(query.format_map(names | {"standing_likes": STANDING_LIKES}))
+    return sa.text(query.format_map(names | {"current_likes": CURRENT_LIKES}))
 
 
 def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examples:

@@ -16,11 +16,12 @@ from batch.context import Stores, open_stores
 from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs, union
 from batch.formatting import as_json as format_json
 from batch.formatting import echo
+from batch.loading.arrow_reader import read_ids
 from batch.loading.schema import check_views
 from batch.publishing.prune import LOCK_TIMEOUT_SECONDS
 from batch.refresh import stale_users
 from batch.runs import ledger, lock
-from contract.columns import MAX_ID, SCHEMA, USER_ID, USERS
+from contract.columns import MAX_ID, USER_ID, USERS
 from contract.settings import Settings
 
 USER = click.IntRange(-MAX_ID - 1, MAX_ID)
@@ -86,8 +87,7 @@ def forget(
 
 def _find_gone(stores: Stores, run_ids: list[str]) -> Int64s:
     with postgres.snapshot(stores.engine) as connection:
-        query = f"SELECT DISTINCT {USER_ID} FROM {SCHEMA}.{USERS} WHERE {USER_ID} IS NOT NULL"
-        present = np.array(connection.exec_driver_sql(query).scalars().all(), np.int64)
+        present = read_ids(connection, stores.settings, USERS, USER_ID)
         return union(find_gone(connection, stores, run_ids, present))
 
 

@@ -126,7 +126,7 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield from live_runs.check_models(live, Path(stores.settings.night.model_dir), records.views)
     yield from live_runs.check_warnings(live)
     if records.users is not None:
-        yield from live_runs.check_users(live, records.users, stores.settings.night.forget_max_share)
+        yield from live_runs.check_users(live, records.users, stores.settings)
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)

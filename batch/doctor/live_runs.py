@@ -24,6 +24,7 @@ from contract.errors import ModelError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.run_id import parse_run_id
+from contract.settings import Settings
 
 MAX_AGE = timedelta(hours=26)
 """Age at which a daily night is late: two hours for the run itself."""
@@ -166,19 +167,17 @@ def check_ages(live: LiveRuns, cron: str, now: datetime) -> Iterator[Finding]:
             yield ok(check, found)
 
 
-def check_users(live: LiveRuns, users: int, max_share: float) -> Iterator[Finding]:
+def check_users(live: LiveRuns, users: int, settings: Settings) -> Iterator[Finding]:
     """Find the live runs that know many more users than the network has: the view may be wrong.
 
     Parameters
     ----------
     users
         Number of users in the view.
-    max_share
-        OVERNIGHT_FORGET_MAX_SHARE.
     """
     for variant, run_id in live.readable.items():
         known = int(live.manifests[run_id].get("users_of_network") or 0)
-        if known - users > max(stale_users.ALWAYS_FORGOTTEN, max_share * known):
+        if known - users > stale_users.max_forgotten(settings, known):
             yield warn(
                 f"users {variant}",
                 f"recs.users has {users} users, and had {known} at the night; the others keep their lists",

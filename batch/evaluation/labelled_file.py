@@ -139,8 +139,9 @@ def evaluate_views(
     """
     evaluations = {}
     with snapshot(engine) as connection:
-        for run in runs:
-            check_model_columns(Path(settings.night.model_dir) / run.run_id, check_views(connection))
+        columns = check_views(connection)
+    for run in runs:
+        check_model_columns(Path(settings.night.model_dir) / run.run_id, columns)
     with pull(engine, settings, clock) as pulled:
         network = pulled.network
         rows = select_known_rows(network, views)

@@ -139,6 +139,13 @@ def choose_recipe(
     return choice
 
 
+def _why_not_views(dataset: Dataset) -> str:
+    """Return why a model cannot learn from the views."""
+    if dataset.split.why:
+        return f"too few views: {dataset.split.why}"
+    return ONE_LABEL if any(each.views.viewed.any() for each in dataset.training) else NO_VIEWS
+
+
 def _choose(
     variant: Variant, dataset: Dataset, settings: Settings, tuned: Mapping[str, Any] | None
 ) -> RecipeChoice:
@@ -152,11 +159,7 @@ def _choose(
             )
         return RecipeChoice(recipe, "set by OVERNIGHT_RECIPE")
     if not dataset.with_views:
-        viewed = any(each.views.viewed.any() for each in dataset.training)
-        why = (
-            f"too few views: {dataset.split.why}" if dataset.split.why else ONE_LABEL if viewed else NO_VIEWS
-        )
-        return RecipeChoice(LIKED, why)
+        return RecipeChoice(LIKED, _why_not_views(dataset))
     *earlier, last = dataset.training
     case = build_case(dataset.network, last.history, last.later_likes, MAX_USERS, settings.night.seed)
     if not earlier or case.users.size < MIN_USERS:

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from batch.context import Stores
-from batch.runs.tables import drained, exposures
+from batch.runs.tables import drained, erasures, exposures
 from contract.columns import SCHEMA, USER_ID, USERS
 from contract.exposures import FIELD, Exposure, decode_exposures
 from contract.score_kind import PERSONAL
@@ -42,7 +42,8 @@ COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (
 
 DELETE_LATE = sa.text(f"""
     DELETE FROM {SCHEMA}.{exposures.name} AS e
-    WHERE e.key_prefix = :prefix AND e.served_at > :since AND e.source = :personal
+    WHERE EXISTS (SELECT FROM {SCHEMA}.{erasures.name} WHERE at > :since)
+      AND e.key_prefix = :prefix AND e.served_at > :since AND e.source = :personal
       AND NOT EXISTS (SELECT FROM {SCHEMA}.{USERS} AS u WHERE u.{USER_ID} = e.user_id)
 """)
 
@@ -160,7 +161,8 @@ def remove_exposures(stores: Stores, user_ids: Sequence[int], now: datetime) -> 
 def remove_late_exposures(stores: Stores, since: datetime) -> int:
     """Delete the exposures since a time of users who are not in `recs.users` any more; return their number.
 
-    Serving sends exposures with a delay, so some arrive after their user was forgotten. Only answers from a
+    Nothing is looked for unless a user was forgotten since then. Serving sends exposures with a delay, so
+    some arrive after their user was forgotten. Only answers from a
     list of the user's own count: an id that never was a user's has none.
     """
     with stores.engine.begin() as connection:

@@ -10,12 +10,15 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 import adbc_driver_manager
+import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 from psycopg2 import errorcodes
 
+from batch.arrays import Int64s
 from batch.postgres import connection_string, session_queries, source_error
+from contract.columns import SCHEMA
 from contract.settings import Settings
 
 BATCH_BYTES = 8 * 2**20
@@ -59,6 +62,14 @@ def read_batches(
         yield reader.batches(settings)
     finally:
         reader.stop()
+
+
+def read_ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Int64s:
+    """Return all distinct ids of a view, ascending."""
+    query = f"SELECT DISTINCT {column}::bigint AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
+    with read_batches(connection, settings, query) as batches:
+        parts = [batch.column("id").to_numpy() for batch in batches]
+    return np.sort(np.concatenate([*parts, np.empty(0, np.int64)]))
 
 
 class _Reader(threading.Thread):

@@ -22,7 +22,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.loading.arrow_reader import read_batches
+from batch.loading.arrow_reader import read_ids
 from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import (
@@ -41,7 +41,6 @@ from contract.columns import (
     LIKE_ACTION,
     POST_ID,
     POSTS,
-    SCHEMA,
     UNLIKE_ACTION,
     USER_ID,
     USERS,
@@ -132,7 +131,9 @@ def read_recent(
     options = StoreOptions.of(settings, spill_folder)
     with _in_memory(options) as database:
         fill_ids(
-            database, _ids(connection, settings, USERS, USER_ID), _ids(connection, settings, POSTS, POST_ID)
+            database,
+            read_ids(connection, settings, USERS, USER_ID),
+            read_ids(connection, settings, POSTS, POST_ID),
         )
         query = interactions_since(connection, since)
         copied = copy_interactions(connection, settings, database, until, query)
@@ -165,14 +166,6 @@ def _in_memory(options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
     with readable_errors(None), duckdb.connect(config=options.as_config()) as database:
         database.execute(TABLES)
         yield database
-
-
-def _ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Int64s:
-    """Return all distinct ids of a view, ascending."""
-    query = f"SELECT DISTINCT {column}::bigint AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
-    with read_batches(connection, settings, query) as batches:
-        parts = [batch.column("id").to_numpy() for batch in batches]
-    return np.sort(np.concatenate([*parts, np.empty(0, np.int64)]))
 
 
 def _fill(database: duckdb.DuckDBPyConnection, rows: dict[str, npt.NDArray[Any]]) -> None:

@@ -212,9 +212,8 @@ def _forget_gone(stores: Stores, gone: list[Gone]) -> None:
     Every kept run counts, not only the live ones: a run that was forced over a wrong view must leave the
     lists of the others to a rollback.
     """
-    share = stores.settings.night.forget_max_share
     for each in gone:
-        if each.user_ids.size > max(stale_users.ALWAYS_FORGOTTEN, share * each.known):
+        if each.user_ids.size > stale_users.max_forgotten(stores.settings, each.known):
             log.warning(
                 "%d of %d users of %s are not in recs.users any more, more than OVERNIGHT_FORGET_MAX_SHARE "
                 "allows; nothing of them is removed; check the view, or if they are deleted: "

@@ -18,9 +18,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from batch.arrays import Int64s
 from contract.columns import SCHEMA
+from contract.settings import Settings
 
 ALWAYS_FORGOTTEN = 10
-"""Users that a refresh forgets whatever share of a small network they are."""
+"""Users that a refresh forgets even if they are a large share of a small network."""
 
 LATE = timedelta(hours=1)
 """An action that was entered up to this long after it happened is found, although the night missed it.
@@ -163,6 +164,11 @@ def _store(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
         new_values = {name: insertion.excluded[name] for name in ("actions", "refreshed_at")}
         keys = list(refreshed_users.primary_key.columns)
         connection.execute(insertion.on_conflict_do_update(index_elements=keys, set_=new_values), rows)
+
+
+def max_forgotten(settings: Settings, known: int) -> float:
+    """Return how many of a run's `known` users a refresh forgets by itself: more may mean a wrong view."""
+    return max(ALWAYS_FORGOTTEN, settings.night.forget_max_share * known)
 
 
 def read_recorded(connection: sa.Connection, run_id: str) -> Int64s:

@@ -221,7 +221,7 @@ def load_dataset(
 def _warn_of_future(pulled: PullResult) -> tuple[str, ...]:
     """Return a warning if so many interactions lie in the future that their times must be wrong."""
     found = describe_future_rows(pulled.left_out["in_the_future"], pulled.last_day)
-    return (f"{found}. {UNAFFECTED}. To mend it: {FIX}",) if found else ()
+    return (f"{found}. {UNAFFECTED}. To fix it: {FIX}",) if found else ()
 
 
 def _label_windows(

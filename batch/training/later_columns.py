@@ -10,7 +10,7 @@ For each numeric or boolean column, over the users (or posts) with a past at the
     the column knows the future if the rests are correlated: above MIN_CORRELATION and MIN_DEVIATIONS
 
 The past is each count as of the holdout's start, in ranks and in quantile bins; the fit is by least squares.
-What a constant attribute tells of the future, the past tells too: on three real networks its correlation
+What a constant attribute says about the future, the past says too: on three real networks its correlation
 is at most 0.06 in absolute value, and that of exact counters of now at least 0.4.
 """
 
