@@ -14,6 +14,9 @@ TEXT = "text"
 CREATED_AT = "created_at"
 LIKE_COUNT = "like_count"
 VIEW_COUNT = "view_count"
+AUTHOR_ID = "author_id"
+"""The user who wrote the post."""
+
 ACTION = "action"
 HAPPENED_AT = "happened_at"
 

@@ -13,6 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
+from batch.ids import rows_of_ids
 from batch.loading.cohorts import Cohorts
 from batch.loading.model_columns import CATEGORICAL, NUMERIC
 from batch.loading.schema import TIMES, Columns, check_views, find_unknown_columns
@@ -169,14 +170,6 @@ def _add_missing_columns(posts: pd.DataFrame) -> pd.DataFrame:
     posts.loc[posts[columns.TOPIC] == "", columns.TOPIC] = None  # COPY as CSV does not distinguish the two
     posts[columns.CREATED_AT] = pd.to_datetime(posts[columns.CREATED_AT], utc=True)
     return posts
-
-
-def rows_of_ids(known: Int64s, wanted: Int64s) -> Int64s:
-    """Return the row of each wanted id among the known ids, which ascend; -1 for unknown ids."""
-    if known.size == 0:
-        return np.full(wanted.size, -1)
-    rows = np.searchsorted(known, wanted).clip(max=known.size - 1)
-    return np.where(known[rows] == wanted, rows, -1)
 
 
 def rows_of_nullable_ids(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:

@@ -20,11 +20,12 @@ from batch.features.build import Population, build_tables, compute_population
 from batch.features.factors import Factors, fit_factors
 from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
 from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest, write_atomically
+from batch.ids import rows_of_ids
 from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
 from batch.loading.model_columns import TYPES
-from batch.loading.network import Network, rows_of_ids
+from batch.loading.network import Network
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.parameters import RECIPES, Recipe
 from batch.variants import MODELS, Variant

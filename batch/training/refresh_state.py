@@ -12,8 +12,9 @@ from batch.arrays import Float32s, Int64s
 from batch.features.build import Population, compute_population
 from batch.features.factors import Factors, FactorState, fit_factor_state
 from batch.files import REFRESH_STATE, encode_arrays, read_refresh_state, write_atomically
+from batch.ids import rows_of_ids
 from batch.loading.history import History
-from batch.loading.network import Network, rows_of_ids
+from batch.loading.network import Network
 from batch.training.model import Model
 from contract.errors import ModelError
 

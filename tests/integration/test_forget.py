@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 import batch.forget
 from batch.files import NOBODY, forget_ids
-from batch.loading.network import rows_of_ids
+from batch.ids import rows_of_ids
 from batch.postgres import open_engine
 from batch.runs import lock
 from contract.exposures import FIELD, Exposure, encode_exposures
