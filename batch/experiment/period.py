@@ -173,7 +173,7 @@ def find_split_period(
         since=unchanged[-1].set_at,
         ended=changes[newest - 1].set_at if newest else None,
         untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
-        pinned=tuple(sorted({user for each in unchanged for user in each.experiment.pins})),
+        pinned=tuple(sorted({int(user) for each in unchanged for user in each.experiment.pins})),
         plan=_make_plan(unchanged[::-1]),
         key_prefix=changes[newest].key_prefix,
     )
