@@ -129,7 +129,7 @@ def bucket_sql(user_id: str, salt: str) -> str:
     Parameters
     ----------
     user_id, salt
-        SQL expressions of an integer and of a text, such as `user_id` and `:salt`.
+        SQL expressions of an id of any kind and of a text, such as `user_id` and `:salt`.
     """
     digest = f"md5(convert_to({user_id} || {salt}, 'UTF8'))"
     parts = [
@@ -142,7 +142,8 @@ def bucket_sql(user_id: str, salt: str) -> str:
 def variant_sql(user_id: str, experiment: Experiment) -> str:
     """Return the SQL of a user's variant, including pinned users; `user_id` is an SQL expression."""
     pins = "".join(
-        f"WHEN {user_id} = {pinned} THEN '{variant}'\n" for pinned, variant in sorted(experiment.pins.items())
+        f"WHEN {user_id}::text = {quote_literal(pinned)} THEN '{variant}'\n"
+        for pinned, variant in experiment.to_fields().get("pins", {}).items()
     )
     bucket = bucket_sql(user_id, quote_literal(experiment.salt))
     return f"CASE {pins}WHEN {bucket} < {experiment.percent_test}\nTHEN '{TEST}' ELSE '{CONTROL}' END"
