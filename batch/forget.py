@@ -172,8 +172,8 @@ def find_gone(
     gone = []
     for run_id in run_ids:
         folder = Path(stores.settings.night.model_dir) / run_id
-        known = read_user_ids(folder) if (folder / USERS).is_file() else np.empty(0, np.int64)
-        recorded = stale_users.read_recorded(connection, run_id)
+        known = read_user_ids(folder) if (folder / USERS).is_file() else present[:0]
+        recorded = stale_users.read_recorded(connection, run_id, known)
         ids = np.setdiff1d(np.concatenate([known, recorded]), [NOBODY])
         gone.append(Gone(run_id, ids[~np.isin(ids, present)], ids.size))
     return gone

@@ -46,6 +46,8 @@ class Manifest:
         The evaluation on the holdout, see `evaluation.evaluate`.
     left_out
         Rows of the source that were left out, by reason.
+    feed
+        The rules that the lists were made by: the settings of `FeedSettings`.
     store
         Identity of the run's copy of the interactions, see `interaction_store.identity`.
     some_users
@@ -91,6 +93,7 @@ class Manifest:
     publish: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
+    feed: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] | None = None
     some_users: Sequence[Id] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -49,6 +49,11 @@ NAMED_COLUMNS = {
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 """A bearer token (RFC 6750) that is too long to guess."""
 
+LEAVE_OUT_LIKED, LEAVE_OUT_VIEWED = "liked", "viewed"
+
+REQUEST_PARAMETERS = ("limit", "cursor", "user_id", "id", "time")
+"""Names of parameters of the HTTP API, which no attribute of OVERNIGHT_POPULAR_BY may have."""
+
 SECRET_OPTIONS = ("password", "sslpassword", "ssl_password")
 """URL options that may hold a password."""
 
@@ -172,6 +177,28 @@ def _further_columns(text: str) -> str:
         if column in NAMED_COLUMNS[view]:
             raise ValueError(f"must name further columns only, and {name} is not one")
     return ",".join(names)
+
+
+def _zero_or(low: int, high: int) -> Parse:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value != 0 and not low <= value <= high:
+            raise ValueError(f"must be 0 or from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _attribute(text: str) -> str:
+    """Parse a column of recs.users that is also the name of a parameter in requests."""
+    name = text.strip().removeprefix(f"{SCHEMA}.").removeprefix(f"{USERS}.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+        raise ValueError(f"must be the name of one column of {SCHEMA}.{USERS}, of letters, digits and _")
+    if name in REQUEST_PARAMETERS:
+        raise ValueError(
+            f"must not be {', '.join(REQUEST_PARAMETERS)}: requests have a parameter of that name"
+        )
+    return name
 
 
 def _tokens(text: str) -> str:
@@ -317,6 +344,48 @@ class NightSettings:
         _number(0, 1),
         "largest share of a run's users that refreshes forget by themselves once recs.users lacks them; "
         "10 always",
+    )
+
+
+@dataclass(frozen=True)
+class FeedSettings:
+    """The rules that a feed asks for, beside the order of the scores."""
+
+    leave_out: str = setting(
+        "OVERNIGHT_LEAVE_OUT",
+        LEAVE_OUT_LIKED,
+        _one_of(LEAVE_OUT_LIKED, LEAVE_OUT_VIEWED),
+        "posts left out of a user's list: liked, or viewed (liked and viewed ones)",
+    )
+    most_per_topic: int = setting(
+        "OVERNIGHT_MOST_PER_TOPIC",
+        0,
+        _integer(0, 1_000),
+        "largest number of posts of one topic in the first places of a list; 0: no limit",
+    )
+    topic_window: int = setting(
+        "OVERNIGHT_TOPIC_WINDOW",
+        10,
+        _integer(2, 1_000),
+        "number of first places that OVERNIGHT_MOST_PER_TOPIC is about",
+    )
+    explore_places: int = setting(
+        "OVERNIGHT_EXPLORE_PLACES",
+        0,
+        _zero_or(2, 1_000),
+        "one of so many places of a list is for a post that nobody knows yet; 0: none",
+    )
+    explore_max_views: int = setting(
+        "OVERNIGHT_EXPLORE_MAX_VIEWS",
+        50,
+        _integer(1, 1_000_000),
+        "a post with fewer views than this is one that nobody knows yet",
+    )
+    popular_by: str = setting(
+        "OVERNIGHT_POPULAR_BY",
+        "",
+        _attribute,
+        "column of recs.users by whose values popular posts are listed for users without a list; empty: none",
     )
 
 
@@ -545,6 +614,7 @@ class Settings:
 
     stores: StoreSettings = field(default_factory=StoreSettings)
     night: NightSettings = field(default_factory=NightSettings)
+    feed: FeedSettings = field(default_factory=FeedSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)

@@ -23,12 +23,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from psycopg2.extensions import encodings
+from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
 from batch.runs.tables import drained, erasures, exposures
+from batch.runs.user_ids import find_user_ids, take_user_ids, user_id_cast
 from contract.columns import SCHEMA, USER_ID, USERS
 from contract.exposures import FIELD, Exposure, decode_exposures
+from contract.ids import Id
 from contract.score_kind import PERSONAL
 
 log = logging.getLogger("batch")
@@ -40,12 +43,12 @@ FIRST_ID = "0-0"
 COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms", "key_prefix")
 COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
 
-DELETE_LATE = sa.text(f"""
+DELETE_LATE = f"""
     DELETE FROM {SCHEMA}.{exposures.name} AS e
     WHERE EXISTS (SELECT FROM {SCHEMA}.{erasures.name} WHERE at > :since)
       AND e.key_prefix = :prefix AND e.served_at > :since AND e.source = :personal
-      AND NOT EXISTS (SELECT FROM {SCHEMA}.{USERS} AS u WHERE u.{USER_ID} = e.user_id)
-""")
+      AND NOT EXISTS (SELECT FROM {SCHEMA}.{USERS} AS u WHERE u.{USER_ID}{{cast}} = e.user_id{{cast}})
+"""
 
 
 @dataclass
@@ -88,7 +91,8 @@ def _move_batch(stores: Stores, now: datetime, done: Drained) -> bool:
         last_id = _lock_last_id(connection, prefix, now)
         entries: Any = stores.redis.xrange(key, min=f"({last_id}", count=ENTRY_BATCH)
         if entries:
-            rows = list(_decode_entries(entries, done))
+            rows = _keep_storable(connection, _decode_entries(entries, done))
+            take_user_ids(connection, exposures, (row.user_id for row in rows))
             _copy(connection, rows, prefix)
             last_id = entries[-1][0]
             done.entries += len(entries)
@@ -128,6 +132,21 @@ def _decode_entries(entries: Iterable[tuple[str, dict[str, str]]], done: Drained
             done.broken += 1
 
 
+def _keep_storable(connection: sa.Connection, rows: Iterable[Exposure]) -> list[Exposure]:
+    """Return the exposures whose user ids the database's encoding has: anyone can ask for any id."""
+    driver: Any = connection.connection.driver_connection
+    names = {driver.encoding, driver.info.parameter_status("server_encoding")}
+    codecs = [encodings[name] for name in names - {"SQL_ASCII"}]
+    return [row for row in rows if isinstance(row.user_id, int) or _has_bytes(row.user_id, codecs)]
+
+
+def _has_bytes(text: str, codecs: Sequence[str]) -> bool:
+    try:
+        return all(text.encode(codec) for codec in codecs)
+    except UnicodeEncodeError:
+        return False
+
+
 def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) -> None:
     file = io.StringIO()
     csv.writer(file).writerows(
@@ -140,22 +159,24 @@ def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) 
         cursor.copy_expert(COPY, file)
 
 
-def count_exposures(stores: Stores, user_ids: Sequence[int]) -> int:
+def count_exposures(stores: Stores, user_ids: Sequence[Id]) -> int:
     """Count the exposures of users, in the stream and in Postgres."""
     wanted, last_id, found = set(user_ids), FIRST_ID, 0
     while entries := cast(Any, stores.redis.xrange(stores.keys.exposures, f"({last_id}", count=ENTRY_BATCH)):
         found += sum(row.user_id in wanted for row in _decode_entries(entries, Drained()))
         last_id = entries[-1][0]
-    query = sa.select(sa.func.count()).select_from(exposures).where(_of_users(user_ids))
+    query = sa.select(sa.func.count()).select_from(exposures)
     with stores.engine.connect() as connection:
-        return found + int(connection.scalar(query) or 0)
+        ours = find_user_ids(connection, exposures).is_one_of(user_ids)
+        return found + int(connection.scalar(query.where(ours)) or 0)
 
 
-def remove_exposures(stores: Stores, user_ids: Sequence[int], now: datetime) -> int:
-    """Drain the stream, then delete the exposures of users; return their number."""
+def remove_exposures(stores: Stores, user_ids: Sequence[Id], now: datetime) -> int:
+    """Drain the stream, then delete the exposures of users, under any key prefix; return their number."""
     drain(stores, now)
     with stores.engine.begin() as connection:
-        return connection.execute(sa.delete(exposures).where(_of_users(user_ids))).rowcount
+        ours = find_user_ids(connection, exposures).is_one_of(user_ids)
+        return connection.execute(sa.delete(exposures).where(ours)).rowcount
 
 
 def remove_late_exposures(stores: Stores, since: datetime) -> int:
@@ -167,12 +188,8 @@ def remove_late_exposures(stores: Stores, since: datetime) -> int:
     """
     with stores.engine.begin() as connection:
         parameters = {"prefix": stores.keys.prefix, "since": since, "personal": PERSONAL}
-        return connection.execute(DELETE_LATE, parameters).rowcount
-
-
-def _of_users(user_ids: Sequence[int]) -> sa.ColumnElement[bool]:
-    """Return the condition that an exposure is of one of the users, under any key prefix."""
-    return exposures.c.user_id == sa.any_(sa.cast(list(user_ids), ARRAY(sa.BigInteger)))
+        late = sa.text(DELETE_LATE.format(cast=user_id_cast(connection)))
+        return connection.execute(late, parameters).rowcount
 
 
 def _next_id(entry_id: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import sqlalchemy as sa
 from scipy import stats
 
-from batch.experiment.outcomes import has_exposures, population_sql, query_parameters
+from batch.experiment.outcomes import find_population
 from batch.experiment.period import Period
 from batch.experiment.statistics import CONFIDENCE, IN_TEST, MIN_USERS, Interval
 from batch.loading.copy import copy_out
@@ -19,10 +19,10 @@ from contract.experiment import CONTROL, TEST
 
 ANSWERS = f"""
     WITH population AS MATERIALIZED ({{population}}), answers AS (
-        SELECT user_id, in_test, count(*) AS answers,
+        SELECT e.user_id{{cast}} AS user_id, in_test, count(*) AS answers,
                count(*) FILTER (WHERE e.source = 'popular') AS popular,
                count(*) FILTER (WHERE (e.variant = '{TEST}') <> in_test) AS other
-        FROM {SCHEMA}.exposures e JOIN population USING (user_id)
+        FROM {SCHEMA}.exposures e JOIN population ON e.user_id{{cast}} = population.user_id
         WHERE e.key_prefix = %(key_prefix)s AND e.served_at >= %(since)s AND e.served_at < %(until)s
         GROUP BY 1, 2
     )
@@ -34,7 +34,7 @@ REACHED_POSTS = f"""
     WITH population AS MATERIALIZED ({{population}}), by_post AS (
         SELECT in_test, i.post_id, bool_or(i.action = '{VIEW_ACTION}') AS viewed,
                bool_or(i.action = '{LIKE_ACTION}') AS liked
-        FROM {SCHEMA}.{INTERACTIONS} i JOIN population USING (user_id)
+        FROM {SCHEMA}.{INTERACTIONS} i JOIN population ON i.user_id{{cast}} = population.user_id
         WHERE i.happened_at >= population.first_at AND i.happened_at < %(until)s
         GROUP BY 1, 2
     )
@@ -70,11 +70,10 @@ def read_guardrails(
     connection: sa.Connection, period: Period, exposures_recorded: bool
 ) -> dict[str, Guardrails]:
     """Measure the guardrails of each variant over the period."""
-    population = population_sql(has_exposures(connection, period, exposures_recorded))
-    parameters = query_parameters(period)
+    population = find_population(connection, period, exposures_recorded)
 
     def read_rows(sql: str) -> dict[str, pd.Series]:
-        frames = copy_out(connection, sql.format(population=population), parameters)
+        frames = copy_out(connection, population.query(sql), population.parameters)
         rows = pd.concat(frames, ignore_index=True)
         return {_variant(row[IN_TEST]): row for _, row in rows.iterrows()}
 
@@ -112,8 +111,8 @@ MIN_DIFFERENCE_SHARE = 0.1
 
 TIMED = f"""
     WITH population AS MATERIALIZED ({{population}}), timed AS (
-        SELECT user_id, in_test, e.took_ms
-        FROM {SCHEMA}.exposures e JOIN population USING (user_id)
+        SELECT e.user_id{{cast}} AS user_id, in_test, e.took_ms
+        FROM {SCHEMA}.exposures e JOIN population ON e.user_id{{cast}} = population.user_id
         WHERE e.key_prefix = %(key_prefix)s AND e.served_at >= %(since)s AND e.served_at < %(until)s
           AND e.took_ms IS NOT NULL
     )
@@ -159,11 +158,10 @@ class LatencyComparison:
 
 def read_latencies(connection: sa.Connection, period: Period, exposures_recorded: bool) -> LatencyComparison:
     """Measure and compare the latency of answers, from their exposures."""
-    population = population_sql(has_exposures(connection, period, exposures_recorded))
-    parameters = query_parameters(period)
+    population = find_population(connection, period, exposures_recorded)
 
     def read_frames(sql: str, **more: float) -> dict[str, pd.DataFrame]:
-        frames = copy_out(connection, sql.format(population=population), parameters | more)
+        frames = copy_out(connection, population.query(sql), population.parameters | more)
         rows = pd.concat(frames, ignore_index=True)
         return {_variant(str(in_test)): group for in_test, group in rows.groupby(IN_TEST)}
 

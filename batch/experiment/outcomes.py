@@ -22,6 +22,7 @@ from batch.experiment.period import Period
 from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.loading.copy import copy_out
 from batch.runs.tables import exposures
+from batch.runs.user_ids import keep_numbers, user_id_cast
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, USER_ID, USERS, VIEW_ACTION
 
 DAY = "day"
@@ -29,31 +30,32 @@ FIRST_POSTS = 5
 """HitRate@5 uses the first five different posts that a user viewed on a day."""
 
 EXPOSED = f"""
-    SELECT user_id, min(served_at) AS first_at FROM {SCHEMA}.exposures
+    SELECT user_id{{cast}} AS user_id, min(served_at) AS first_at FROM {SCHEMA}.exposures
     WHERE key_prefix = %(key_prefix)s AND served_at >= %(since)s AND served_at < %(until)s GROUP BY 1
 """
 VIEWED = f"""
-    SELECT user_id, min(happened_at) AS first_at FROM {SCHEMA}.{INTERACTIONS}
+    SELECT user_id{{cast}} AS user_id, min(happened_at) AS first_at FROM {SCHEMA}.{INTERACTIONS}
     WHERE happened_at >= %(since)s AND happened_at < %(until)s AND action = '{VIEW_ACTION}'
       AND user_id IS NOT NULL GROUP BY 1
 """
-IS_USER = f"EXISTS (SELECT FROM {SCHEMA}.{USERS} AS known WHERE known.user_id = first_seen.user_id)"
+IS_USER = f"EXISTS (SELECT FROM {SCHEMA}.{USERS} AS known WHERE known.user_id{{cast}} = first_seen.user_id)"
 POPULATION = f"""
     SELECT user_id, first_at, {bucket_sql("user_id", "%(salt)s")} < %(percent_test)s AS in_test
     FROM ({{first_seen}}) AS first_seen
-    WHERE user_id <> ALL (%(pinned)s::bigint[]) AND {IS_USER}
+    WHERE user_id <> ALL (%(pinned)s::{{kind}}[]) AND {IS_USER}
 """
 UNKNOWN_IDS = f"""
     SELECT count(*) AS ids FROM ({{first_seen}}) AS first_seen
-    WHERE user_id <> ALL (%(pinned)s::bigint[]) AND NOT {IS_USER}
+    WHERE user_id <> ALL (%(pinned)s::{{kind}}[]) AND NOT {IS_USER}
 """
 BY_POST = f"""
-    SELECT i.user_id, (i.happened_at::timestamptz AT TIME ZONE 'UTC')::date AS day, i.post_id,
+    SELECT i.user_id{{cast}} AS user_id, i.post_id,
+           (i.happened_at::timestamptz AT TIME ZONE 'UTC')::date AS day,
            count(*) FILTER (WHERE i.action = '{VIEW_ACTION}') AS views,
            count(*) FILTER (WHERE i.action = '{LIKE_ACTION}') AS likes,
            min(i.happened_at) FILTER (WHERE i.action = '{VIEW_ACTION}') AS first_view,
            max(i.happened_at) FILTER (WHERE i.action = '{LIKE_ACTION}') AS last_like
-    FROM {SCHEMA}.{INTERACTIONS} i JOIN population USING (user_id)
+    FROM {SCHEMA}.{INTERACTIONS} i JOIN population ON i.user_id{{cast}} = population.user_id
     WHERE i.happened_at >= %(first)s AND i.happened_at < %(last)s
       AND (NOT %(exposed)s OR i.happened_at >= population.first_at)
     GROUP BY 1, 2, 3
@@ -111,52 +113,76 @@ def has_exposures(connection: sa.Connection, period: Period, exposures_recorded:
     return bool(connection.scalar(sa.select(any_exposure)))
 
 
-def population_sql(by_exposure: bool) -> str:
-    """Return the SQL of the population: `user_id`, `first_at`, `in_test`; see `query_parameters`."""
-    return POPULATION.format(first_seen=_first_seen_sql(by_exposure))
+@dataclass(frozen=True)
+class Population:
+    """The users that are counted, and the parameters of queries over them.
+
+    Attributes
+    ----------
+    by_exposure
+        False if no exposures were recorded and views replace them.
+    cast
+        By which ids of the views and of the exposures compare, see `user_id_cast`.
+    """
+
+    by_exposure: bool
+    cast: str
+    parameters: dict[str, Any]
+
+    def query(self, template: str) -> str:
+        """Return a query over the population.
+
+        Parameters
+        ----------
+        template
+            With `{population}`, whose rows have `user_id`, `first_at` and `in_test`; `{cast}` follows other
+            ids of users in it.
+        """
+        names = {"cast": self.cast, "kind": self.cast.removeprefix("::") or "bigint"}
+        first_seen = (EXPOSED if self.by_exposure else VIEWED).format(**names)
+        population = POPULATION.format(first_seen=first_seen, **names)
+        return template.format(population=population, first_seen=first_seen, **names)
 
 
-def _first_seen_sql(by_exposure: bool) -> str:
-    return EXPOSED if by_exposure else VIEWED
-
-
-def query_parameters(period: Period) -> dict[str, Any]:
-    """Return the parameters of the queries over a period."""
-    experiment = period.split.experiment
-    return {
-        "since": period.since,
-        "until": period.until,
-        "salt": experiment.salt,
-        "percent_test": experiment.percent_test,
-        "pinned": list(period.split.pinned),
-        "key_prefix": period.split.key_prefix,
-    }
-
-
-def read_outcomes(connection: sa.Connection, period: Period, exposures_recorded: bool) -> Outcomes:
-    """Sum what users did in the period and before it.
+def find_population(connection: sa.Connection, period: Period, exposures_recorded: bool) -> Population:
+    """Return the population of a period.
 
     Parameters
     ----------
     exposures_recorded
         Whether serving records exposures; if False, views replace them.
     """
-    by_exposure = has_exposures(connection, period, exposures_recorded)
-    query = SUMS.format(population=population_sql(by_exposure))
-    shared = query_parameters(period)
-    during = shared | {"first": period.since, "last": period.until, "exposed": True}
-    before = shared | {"first": period.before_since, "last": period.before_until, "exposed": False}
-    sums, sums_before = (_read_sums(connection, query, parameters) for parameters in (during, before))
+    experiment, cast, pinned = period.split.experiment, user_id_cast(connection), period.split.pinned
+    return Population(
+        has_exposures(connection, period, exposures_recorded),
+        cast,
+        {
+            "since": period.since,
+            "until": period.until,
+            "salt": experiment.salt,
+            "percent_test": experiment.percent_test,
+            "pinned": list(pinned) if cast else keep_numbers(pinned),
+            "key_prefix": period.split.key_prefix,
+        },
+    )
+
+
+def read_outcomes(connection: sa.Connection, period: Period, exposures_recorded: bool) -> Outcomes:
+    """Sum what users did in the period and before it; parameters as in `find_population`."""
+    population = find_population(connection, period, exposures_recorded)
+    during = {"first": period.since, "last": period.until, "exposed": True}
+    before = {"first": period.before_since, "last": period.before_until, "exposed": False}
+    sums, sums_before = (_read_sums(connection, population, times) for times in (during, before))
     users = _user_rows(sums).join(_user_rows(sums_before)[list(COUNTS)].add_prefix(BEFORE_PREFIX))
     days = sums[sums[USER_ID].isna() & sums[DAY].notna()].drop(columns=[USER_ID, "days", "hits"])
-    unknown = connection.exec_driver_sql(
-        UNKNOWN_IDS.format(first_seen=_first_seen_sql(by_exposure)), shared
-    ).scalar_one()
-    return Outcomes(users, days.reset_index(drop=True), by_exposure, int(unknown))
+    unknown = connection.exec_driver_sql(population.query(UNKNOWN_IDS), population.parameters).scalar_one()
+    return Outcomes(users, days.reset_index(drop=True), population.by_exposure, int(unknown))
 
 
-def _read_sums(connection: sa.Connection, query: str, parameters: dict[str, Any]) -> pd.DataFrame:
-    rows = pd.concat(copy_out(connection, query, parameters, text=(DAY,)), ignore_index=True)
+def _read_sums(connection: sa.Connection, population: Population, times: dict[str, Any]) -> pd.DataFrame:
+    text = (DAY, USER_ID) if population.cast else (DAY,)
+    frames = copy_out(connection, population.query(SUMS), population.parameters | times, text=text)
+    rows = pd.concat(frames, ignore_index=True)
     return rows.assign(**{IN_TEST: rows[IN_TEST] == "t"})
 
 

@@ -80,7 +80,7 @@ class SplitPeriod:
         When the salt was first used. Actions before that time cannot be
         effects of this experiment, even under another percentage.
     pinned
-        Users who were pinned to a variant at any time of the period.
+        Ids, as text, of the users who were pinned to a variant at any time of the period.
     key_prefix
         Key prefix of its exposures.
     """
@@ -89,7 +89,7 @@ class SplitPeriod:
     since: datetime
     ended: datetime | None
     untouched_until: datetime
-    pinned: tuple[int, ...]
+    pinned: tuple[str, ...]
     plan: Plan
     key_prefix: str
 
@@ -173,7 +173,7 @@ def find_split_period(
         since=unchanged[-1].set_at,
         ended=changes[newest - 1].set_at if newest else None,
         untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
-        pinned=tuple(sorted({int(user) for each in unchanged for user in each.experiment.pins})),
+        pinned=tuple(sorted({str(user) for each in unchanged for user in each.experiment.pins})),
         plan=_make_plan(unchanged[::-1]),
         key_prefix=changes[newest].key_prefix,
     )

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from batch.arrays import Bools, Float32s, Float64s, Int64s
+from batch.loading.explored import ExploredPlaces
 from batch.loading.history import History
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Likes
@@ -42,7 +43,7 @@ MIN_SHARE_VIEWS_COUNTED = 0.9
 COUNT = "SELECT count(*) FROM {known} WHERE happened_at > $since AND happened_at <= $until"
 LABELLED = """
     SELECT user_row, post_row, action = 'view' AS viewed,
-           action = 'like' OR coalesce(next = 'like', false) AS liked
+           action = 'like' OR coalesce(next = 'like', false) AS liked{time}
     FROM (
         SELECT user_row, post_row, action, happened_at,
                lead(action) OVER steps AS next, lag(action) OVER steps AS previous
@@ -55,6 +56,7 @@ LABELLED = """
     WHERE happened_at > $since AND (action = 'view' OR coalesce(previous <> 'view', true))
     ORDER BY user_row, post_row, happened_at
 """
+TIME = ", epoch_us(happened_at) AS happened_at"
 SAMPLED = "AND user_row IN (SELECT unnest($users))"
 
 
@@ -71,7 +73,8 @@ class Examples:
     viewed
         (rows,) whether the row is a view that the network logged.
     weights
-        (rows,) float32: 1, or the number of views that a sampled negative represents.
+        (rows,) float32: 1, or the number of views that a sampled negative represents, or the weight of
+        a view of an explored place, see explored.py.
     """
 
     users: Int64s
@@ -125,6 +128,7 @@ def collect_labelled_views(
     negatives_per_like: float = MAX_NEGATIVES_PER_LIKE,
     known_at: datetime | None = None,
     with_views: bool = True,
+    explored: ExploredPlaces | None = None,
 ) -> Examples:
     """Collect the examples with `before.cutoff` < happened_at <= until.
 
@@ -140,6 +144,8 @@ def collect_labelled_views(
         more, each has a higher weight.
     with_views
         Whether logged views are used; without them every like is one without a view.
+    explored
+        Views of these places get weights; None for none.
     """
     since = before.cutoff
     parameters: dict[str, Any] = {"since": since, "until": until}
@@ -151,14 +157,17 @@ def collect_labelled_views(
     if share < 1:
         drawn = np.random.default_rng(seed).random(len(before.user_counts)) < share
         parameters |= {"users": np.flatnonzero(drawn).tolist()}
-    rows = store.arrays(LABELLED.format(known=known, sampled=SAMPLED if share < 1 else ""), parameters)
-    labels = Examples(
+    parts = {"sampled": SAMPLED if share < 1 else "", "time": "" if explored is None else TIME}
+    rows = store.arrays(LABELLED.format(known=known, **parts), parameters)
+    users, posts, viewed = (
         rows["user_row"].astype(np.int64),
         rows["post_row"].astype(np.int64),
-        rows["liked"],
         rows["viewed"],
-        np.ones(rows["liked"].size, np.float32),
     )
+    weights = np.ones(users.size, np.float32)
+    if explored is not None:
+        weights = explored.weights(users, posts, rows["happened_at"], viewed)
+    labels = Examples(users, posts, rows["liked"], viewed, weights)
     examples = add_negatives(labels, before, negatives_per_like, seed)
     return limit_rows(examples, max_rows, seed)
 

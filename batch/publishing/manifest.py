@@ -18,6 +18,7 @@ from batch.runs.ledger import Run, State
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.manifest import Manifest
+from contract.settings import FeedSettings
 
 log = logging.getLogger("batch")
 
@@ -61,6 +62,7 @@ def make_manifest(
         publish=written.forecast.record(client),
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
+        feed=_record_feed(learner.settings.feed),
         store=store_identity(dataset.now.store),
         some_users=written.stats.some_users,
         warnings=_warn(run, dataset, model, written.stats),
@@ -68,6 +70,17 @@ def make_manifest(
         forced=forced,
         stages=stages.rows,
     )
+
+
+def _record_feed(feed: FeedSettings) -> dict[str, Any]:
+    return {
+        "leave_out": feed.leave_out,
+        "most_per_topic": feed.most_per_topic,
+        "topic_window": feed.topic_window,
+        "explore_places": feed.explore_places,
+        "explore_max_views": feed.explore_max_views,
+        "popular_by": feed.popular_by,
+    }
 
 
 def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:

@@ -8,16 +8,19 @@ snapshot, and a refresh those of the users whose lists it writes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import insert
 
-from batch.arrays import Int64s
+from batch.ids import Ids
+from batch.runs.user_ids import find_user_ids, take_user_ids
 from contract.columns import SCHEMA
+from contract.ids import Id
 from contract.settings import Settings
 
 ALWAYS_FORGOTTEN = 10
@@ -34,7 +37,7 @@ refreshed_users = sa.Table(
     "refreshed_users",
     tables,
     sa.Column("run_id", sa.Text, primary_key=True),
-    sa.Column("user_id", sa.BigInteger, primary_key=True),
+    sa.Column("user_id", sa.BigInteger, primary_key=True),  # or text, see runs.user_ids
     sa.Column("actions", sa.Text),
     sa.Column("refreshed_at", sa.DateTime(timezone=True)),
 )
@@ -57,10 +60,10 @@ class StaleUsers:
         Those of `users` that the night did not know, ascending.
     """
 
-    fingerprints: dict[int, str | None]
-    users: list[int]
+    fingerprints: dict[Any, str | None]
+    users: list[Any]
     new: int
-    unknown: list[int]
+    unknown: list[Any]
 
 
 def create(engine: sa.Engine) -> None:
@@ -71,10 +74,10 @@ def create(engine: sa.Engine) -> None:
 def find(
     connection: sa.Connection,
     run_id: str,
-    fingerprints: dict[int, str],
+    fingerprints: dict[Any, str],
     *,
-    user_ids: Int64s,
-    known: Int64s,
+    user_ids: Ids,
+    known: Ids,
     scored: int,
 ) -> StaleUsers:
     """Find the stale users of a run.
@@ -90,7 +93,7 @@ def find(
         Users that the night knew, and the number of them, from the first, that it made lists for. If
         these are not all (--limit-users), no other user should have a list.
     """
-    stored, refreshed = _stored(connection, run_id)
+    stored, refreshed = _stored(connection, run_id, known)
     changed = {
         user: fingerprints.get(user)
         for user in fingerprints.keys() | stored.keys()
@@ -105,13 +108,15 @@ def find(
     return StaleUsers(changed, sorted(acted | new), len(new), sorted(unknown & (acted | new)))
 
 
-def _stored(connection: sa.Connection, run_id: str) -> tuple[dict[int, str | None], set[int]]:
+def _stored(connection: sa.Connection, run_id: str, known: Ids) -> tuple[dict[Id, str | None], set[Id]]:
     """Return the stored fingerprints of a run, and the users whose lists were written since the night."""
     columns = refreshed_users.c
     rows = connection.execute(
         sa.select(columns.user_id, columns.actions, columns.refreshed_at).where(columns.run_id == run_id)
     ).all()
-    return {row.user_id: row.actions for row in rows}, {row.user_id for row in rows if row.refreshed_at}
+    user_ids = find_user_ids(connection, refreshed_users).decode([row.user_id for row in rows], known)
+    pairs = list(zip(user_ids, rows, strict=True))
+    return {user: row.actions for user, row in pairs}, {user for user, row in pairs if row.refreshed_at}
 
 
 def record(
@@ -119,7 +124,7 @@ def record(
     run_id: str,
     stale: StaleUsers,
     *,
-    written: set[int],
+    written: set[Any],
     now: datetime,
     other_runs: sa.Select[Any],
 ) -> None:
@@ -147,7 +152,7 @@ def record(
     )
 
 
-def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[int, str]) -> None:
+def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[Any, str]) -> None:
     """Store the fingerprints of the night's snapshot, so that only users who act later are stale."""
     _store(
         connection,
@@ -160,6 +165,7 @@ def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[int,
 
 def _store(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     if rows:
+        take_user_ids(connection, refreshed_users, (row["user_id"] for row in rows))
         insertion = insert(refreshed_users)
         new_values = {name: insertion.excluded[name] for name in ("actions", "refreshed_at")}
         keys = list(refreshed_users.primary_key.columns)
@@ -171,18 +177,23 @@ def max_forgotten(settings: Settings, known: int) -> float:
     return max(ALWAYS_FORGOTTEN, settings.night.forget_max_share * known)
 
 
-def read_recorded(connection: sa.Connection, run_id: str) -> Int64s:
-    """Return the ids of the users that the night and the refreshes of a run have recorded, ascending."""
+def read_recorded(connection: sa.Connection, run_id: str, known: Ids) -> Ids:
+    """Return the ids of the users that the night and the refreshes of a run have recorded, ascending.
+
+    Parameters
+    ----------
+    known
+        Ids of the run's users, or of the network's: those recorded are of the same kind.
+    """
     found = sa.select(refreshed_users.c.user_id).where(refreshed_users.c.run_id == run_id)
-    return np.sort(np.array(connection.scalars(found).all(), np.int64))
+    stored = list(connection.scalars(found))
+    return np.sort(np.array(find_user_ids(connection, refreshed_users).decode(stored, known), known.dtype))
 
 
-def forget(connection: sa.Connection, user_ids: list[int]) -> None:
+def forget(connection: sa.Connection, user_ids: Sequence[Id]) -> None:
     """Delete what is stored of users, for any run."""
-    columns = refreshed_users.c
-    connection.execute(
-        sa.delete(refreshed_users).where(columns.user_id == sa.any_(sa.cast(user_ids, ARRAY(sa.BigInteger))))
-    )
+    theirs = find_user_ids(connection, refreshed_users).is_one_of(user_ids)
+    connection.execute(sa.delete(refreshed_users).where(theirs))
 
 
 def count_refreshed(connection: sa.Connection, run_id: str) -> int:

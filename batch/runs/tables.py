@@ -11,10 +11,10 @@ from contract.columns import SCHEMA
 from contract.errors import OvernightError
 from contract.keys import Keys
 
-VERSION = 4
+VERSION = 5
 """Version of the tables below. A change to them raises it, and adds a step to `STEPS` if a table changes.
 
-Versions 3 and 4 only added tables: experiments and exposures; erasures.
+Versions 3, 4 and 5 only added tables: experiments and exposures; erasures; explored.
 """
 
 STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
@@ -91,6 +91,21 @@ exposures = sa.Table(
     sa.Column("key_prefix", sa.Text, nullable=False, server_default=Keys().prefix),
     # Rows arrive almost in order of time, so a BRIN index (a few bytes per block) is enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
+)
+# One row per post in an explored place of an answered first page.
+explored = sa.Table(
+    "explored",
+    tables,
+    sa.Column("user_id", sa.BigInteger, nullable=False),
+    sa.Column("post_id", sa.BigInteger, nullable=False),
+    sa.Column("variant", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    # From 1; and the probability of the draw.
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("probability", sa.Double, nullable=False),
+    sa.Column("served_at", time, nullable=False),
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    sa.Index("explored_served_at", "served_at", postgresql_using="brin"),
 )
 # How much of a prefix's stream is in `exposures`: id of the last entry, written in the transaction of its
 # rows, and the time of the last drain.

@@ -20,6 +20,7 @@ from batch.features.text import build_content_vectors, cluster_posts, compute_te
 from batch.files import store_folder
 from batch.loading.cohorts import CLUSTER, Groupings, by_topic
 from batch.loading.examples import Examples, collect_labelled_views, collect_likes, limit_rows
+from batch.loading.explored import ExploredPlaces, read_explored
 from batch.loading.future_rows import FIX, UNAFFECTED, describe_future_rows
 from batch.loading.history import History, count_histories, read_first_likes
 from batch.loading.interaction_store import END_OF_TIME, InteractionStore, share_store
@@ -181,7 +182,7 @@ def load_dataset(
     pulled
         Read up to that time. The histories read impressions from its store on demand.
     engine
-        For the table of embedded texts only.
+        For the tables of embedded texts and of explored places only.
 
     Raises
     ------
@@ -201,12 +202,15 @@ def load_dataset(
     *starts, now = histories
     rows = settings.night.training_rows
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
+    explored = read_explored(engine, settings.stores.key_prefix, network, cutoff)
     return Dataset(
         network=network,
         text=text,
         embeddings=embeddings,
         split=split,
-        windows=_label_windows(store, histories, split, rows // len(starts), seed),
+        windows=_label_windows(
+            store, histories, split, max_rows=rows // len(starts), seed=seed, explored=explored
+        ),
         now=now,
         holdout=collect_labelled_views(
             store, at_holdout, cutoff, max_rows=rows, seed=seed, with_views=split.labels == VIEWS
@@ -225,7 +229,13 @@ def _warn_of_future(pulled: PullResult) -> tuple[str, ...]:
 
 
 def _label_windows(
-    store: InteractionStore, histories: list[History], split: TimeSplit, max_rows: int, seed: int
+    store: InteractionStore,
+    histories: list[History],
+    split: TimeSplit,
+    *,
+    max_rows: int,
+    seed: int,
+    explored: ExploredPlaces | None,
 ) -> tuple[Window, ...]:
     """Label the windows between the histories with the likes known at the cutoff, see `Window.at_holdout`.
 
@@ -233,6 +243,8 @@ def _label_windows(
     ----------
     max_rows
         Of each window.
+    explored
+        Places whose views get weights. The holdout's examples, which evaluate, have none.
     """
     taken_back = TakenBack.read(store)
     likes = read_first_likes(store, list(split.bounds), len(histories[0].user_counts)) if taken_back else None
@@ -241,7 +253,7 @@ def _label_windows(
         views = collect_labelled_views(
             store, start, end.cutoff,
             max_rows=max_rows, seed=seed, negatives_per_like=NEGATIVES_PER_LIKE, known_at=known_at,
-            with_views=split.labels == VIEWS,
+            with_views=split.labels == VIEWS, explored=explored,
         )  # fmt: skip
         early = start.cutoff < split.history_end
         later_likes = end.likes if likes is None else likes.until(end.cutoff, known_at)

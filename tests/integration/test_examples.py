@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 
 from batch.loading.examples import collect_labelled_views
 from batch.loading.history import count_history
 from batch.loading.split import split_by_time
+from batch.runs import ledger
 from contract.errors import SourceError
-from tests.support.batch import DAYS, FIRST_DAY, execute, make_network, query, topics_of
-from tests.support.evaluation import pull_database, pulled_database
+from tests.support.batch import DAYS, FIRST_DAY, execute, make_engine, make_network, query, topics_of
+from tests.support.evaluation import fit_model, load_database, pull_database, pulled_database
 
 END = FIRST_DAY + timedelta(days=DAYS)
 
@@ -103,3 +107,47 @@ def test_labels_in_too_few_minutes_are_an_error(database_url: str) -> None:
     store = pull_database(database_url).store
     with pytest.raises(SourceError, match="1 minute"):
         split_by_time(store, END, 0.3, 0.2)
+
+
+def test_weights_of_explored_places_reach_lightgbm_and_none_is_known_before_it_was_served(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_network(database_url)
+    before = load_database(database_url)
+    engine = make_engine(database_url)
+    ledger.create(engine)
+    view = "action = 'view' ORDER BY happened_at DESC LIMIT 1"
+    at = f"happened_at <= '{before.split.holdout_start.isoformat()}'"
+    explored = "user_id, post_id, 'test', 'a run', 10, 0.25, happened_at - interval '{}', '{}'"
+    for served in (
+        f"SELECT {explored.format('1 hour', 'recs')} FROM recs.interactions WHERE {at} AND {view}",
+        f"SELECT {explored.format('1 hour', 'other')} FROM recs.interactions WHERE {view}",
+        f"SELECT {explored.format('1 hour', 'recs')} FROM recs.interactions WHERE {view}",
+        "SELECT 999, 999, 'test', 'a run', 10, 0.25, '2021-10-10Z'::timestamptz, 'recs'",  # unknown ids
+    ):
+        execute(database_url, f"INSERT INTO recs.explored {served}")
+    weights: list[list[float]] = []
+    dataset_of = lgb.Dataset
+
+    def make_dataset(*arguments: Any, **options: Any) -> lgb.Dataset:
+        weights.append(options["weight"].tolist())
+        return dataset_of(*arguments, **options)
+
+    monkeypatch.setattr(lgb, "Dataset", make_dataset)
+    dataset = load_database(database_url)
+    fit_model(database_url, dataset, "control")  # before the holdout
+    assert Counter(weights[-1]) == {1.0: len(weights[-1]) - 1, 4.0: 1}
+    assert Counter(np.concatenate([each.views.weights for each in dataset.windows]).tolist())[4.0] == 2
+    assert set(dataset.holdout.weights.tolist()) == {1.0}
+    earlier = load_database(database_url, as_of=before.split.holdout_start - timedelta(days=3))
+    assert {weight for each in earlier.windows for weight in each.views.weights.tolist()} == {1.0}
+
+
+def test_examples_are_the_same_to_the_byte_without_explored_places(database_url: str) -> None:
+    make_network(database_url)
+    without_table = load_database(database_url)
+    ledger.create(make_engine(database_url))
+    empty = load_database(database_url)
+    for one, other in zip(without_table.windows, empty.windows, strict=True):
+        for name, values in vars(one.views).items():
+            assert values.tobytes() == getattr(other.views, name).tobytes()

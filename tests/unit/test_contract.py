@@ -197,6 +197,13 @@ def test_every_default_passes_its_own_check() -> None:
         ("OVERNIGHT_PORT", "99999"),
         ("OVERNIGHT_PERCENT_TEST", "101"),
         ("OVERNIGHT_LOG_LEVEL", "LOUD"),
+        ("OVERNIGHT_LEAVE_OUT", "nothing"),
+        ("OVERNIGHT_MOST_PER_TOPIC", "-1"),
+        ("OVERNIGHT_TOPIC_WINDOW", "1"),
+        ("OVERNIGHT_EXPLORE_PLACES", "1"),
+        ("OVERNIGHT_EXPLORE_MAX_VIEWS", "0"),
+        ("OVERNIGHT_POPULAR_BY", "recs.posts.topic"),
+        ("OVERNIGHT_POPULAR_BY", "cursor"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_in_one_line(variable: str, value: str) -> None:

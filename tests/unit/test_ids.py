@@ -71,5 +71,5 @@ def test_rows_are_found_again_after_packing(case):
     known = unpack_ids(pack_ids(as_ids(ordered[::2], kind)))
     assert known.dtype == (np.int64 if kind is NUMBER else object)
     rows = rows_of_ids(known, as_ids(ordered, kind))
-    assert rows.tolist() == [-1 if place % 2 else place // 2 for place in range(len(ordered))]
+    assert rows.tolist() == [-1 if index % 2 else index // 2 for index in range(len(ordered))]
     assert encode_ids(known) == [encode_id(value) for value in ordered[::2]]
