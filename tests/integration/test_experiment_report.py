@@ -318,9 +318,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(
-        impressions, outcomes.users.filter(like=BEFORE_PREFIX), counted, tests=3, seed=1, same=True
-    )
+    before = outcomes.users.filter(like=BEFORE_PREFIX)
+    user_ids = parameters.make_ids().users
+    trials = run_trials(impressions, before, counted, user_ids=user_ids, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
