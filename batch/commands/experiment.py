@@ -27,7 +27,7 @@ from batch.experiment.split import (
 )
 from batch.inspection.lists import find_id_kinds
 from batch.runs import ledger
-from contract.experiment import VARIANTS, Experiment
+from contract.experiment import VARIANTS, Experiment, sort_pins
 from contract.ids import Id
 from contract.settings import Settings
 
@@ -201,7 +201,7 @@ def _render_change(done: ChangeResult) -> str:
     if (line := _render_plan(done)) is not None:
         lines.append(line)
     if experiment.pins:
-        pins = ", ".join(f"{user} {variant}" for user, variant in sorted(experiment.pins.items()))
+        pins = ", ".join(f"{user} {experiment.pins[user]}" for user in sort_pins(experiment.pins))
         lines.append(f"pinned, regardless of the split: {pins}")
     return "\n".join(lines)
 

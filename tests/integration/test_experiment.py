@@ -128,7 +128,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(servers: Serve
 @pytest.mark.parametrize("salt", ["o'clock", "соль", "100%", ":x ::y", "\\"])
 def test_sql_takes_any_salt_and_any_user_and_knows_who_is_pinned(servers: Servers, salt: str) -> None:
     users = range(2**63 - 300, 2**63 - 1)
-    split = Experiment("odd", salt, 50, {users[0]: TEST, users[1]: CONTROL})
+    split = Experiment("odd", salt, 50, {str(users[0]): TEST, str(users[1]): CONTROL})
     assert variants_in_sql(servers.engine, split, users) == [split.variant_of(user) for user in users]
 
 
@@ -222,9 +222,9 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
         (["set", "--salt", "a\nb"], "1 to 100 printable characters"),
         (["set", "--salt", "a" * 101], "1 to 100 printable characters"),
         (["pin", "42", "best"], "'best' is not one of 'control', 'test'"),
-        (["pin", "somebody", "test"], "'somebody' is not a whole number"),
-        (["pin", str(2**63), "test"], "is not a whole number from 0"),
-        (["unpin", "1.5"], "is not a whole number"),
+        (["pin", "somebody", "test"], "'somebody' must be a whole number"),
+        (["pin", str(2**63), "test"], "must be a whole number from 0"),
+        (["unpin", "1.5"], "must be a whole number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(
@@ -272,7 +272,7 @@ def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_r
     assert "at once: python -m batch experiment set --percent-test 10" in shown
     servers.write_back()
     servers.write_back()
-    assert servers.stored() == Experiment("default", "overnight", 10, {7: TEST})
+    assert servers.stored() == Experiment("default", "overnight", 10, {"7": TEST})
     assert len(servers.history()) == 2
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == (not text.startswith("Redis has nothing"))
