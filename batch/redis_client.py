@@ -170,7 +170,8 @@ def runs_in(client: redis.Redis, keys: Keys) -> set[str]:
     """Return the ids of all runs that have keys. A manifest is a run's first key and its last."""
     first, last = keys.manifest("*").split("*")
     found = client.scan_iter(match=keys.any_manifest_pattern, count=KEYS_BATCH)
-    return {key[len(first) : -len(last)] for key in found}
+    between = (key[len(first) : -len(last)] for key in found)
+    return {run_id for run_id in between if ":" not in run_id}  # the list of the user `manifest` has one
 
 
 def remove_run(client: redis.Redis, keys: Keys, run_id: str) -> int:

@@ -4,53 +4,84 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import orjson
+
+from contract.ids import Id
 
 SCORE_DECIMALS = 3
 
 LIST_HEAD = 5
 """Posts at the head of a list: what most users see."""
 
-Ranked = list[tuple[int, float]]
+Ranked = list[tuple[Id, float]]
 """Posts with their scores, best first."""
 
+NO_PROBABILITIES: dict[int, float] = {}
 
-def encode_list(posts: Iterable[tuple[int, float]]) -> str:
+
+class StoredList(NamedTuple):
+    """A list as it is stored.
+
+    `probabilities` has, by index in the list, the probability with which the post of an explored place
+    was drawn; it is empty for most lists.
+    """
+
+    posts: Ranked
+    probabilities: dict[int, float] = NO_PROBABILITIES
+
+
+def encode_list(posts: Iterable[Sequence[Any]]) -> str:
     """Encode a ranked list as `[[post_id, score], ...]`; scores keep three decimals.
+
+    A post in an explored place has a third value, the probability of its draw.
 
     Raises
     ------
     ValueError
         If a score is NaN or infinite.
     """
-    rows = [[int(post), _round(float(score))] for post, score in posts]
+    rows = [
+        [post if isinstance(post, str) else int(post), _round(float(score)), *probability]
+        for post, score, *probability in posts
+    ]
     return json.dumps(rows, separators=(",", ":"), allow_nan=False)
 
 
 def decode_list(value: str | bytes) -> Ranked:
+    """Decode the posts and scores of what `encode_list` wrote; raises as `decode_stored_list` does."""
+    return decode_stored_list(value).posts
+
+
+def decode_stored_list(value: str | bytes) -> StoredList:
     """Decode what `encode_list` wrote.
 
     Raises
     ------
     ValueError
-        If the value is not a JSON list of [integer, finite number] pairs.
+        If the value is not a JSON list of [post_id, finite number], some with a probability.
     """
     rows = orjson.loads(value)
     if not isinstance(rows, list):
         raise ValueError(f"expected a JSON list, found {type(rows).__name__}")
-    posts = []
+    posts: Ranked = []
+    probabilities = NO_PROBABILITIES
     try:
-        for post, score in rows:
+        for row in rows:
+            try:
+                post, score = row
+            except ValueError:  # few rows of few lists
+                post, score, probability = row
+                probabilities = probabilities | {len(posts): _check_probability(probability)}
             number = float(score)
-            if type(post) is not int or not math.isfinite(number):
+            if (type(post) is not int and type(post) is not str) or not math.isfinite(number):
                 raise ValueError(f"{[post, score]!r:.80}")
             posts.append((post, number))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not a list of [post_id, score] pairs: {error}") from None
-    return posts
+    return StoredList(posts, probabilities)
 
 
 def encode_object(fields: dict[str, Any]) -> str:
@@ -73,6 +104,12 @@ def decode_object(value: str | bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"expected a JSON object, found {type(fields).__name__}")
     return fields
+
+
+def _check_probability(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 < value <= 1:
+        raise ValueError(f"{value!r:.40} is not a probability")
+    return float(value)
 
 
 def _round(score: float) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from contract.ids import Id, is_text_id
 
 CONTROL = "control"
 TEST = "test"
@@ -21,13 +23,13 @@ class Experiment:
     Attributes
     ----------
     pins
-        User id -> variant, for users whose variant an operator has set.
+        Id of a user, as text -> variant, for users whose variant an operator has set.
     """
 
     name: str
     salt: str
     percent_test: int
-    pins: Mapping[int, str] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent_test <= 100:
@@ -36,7 +38,7 @@ class Experiment:
             if variant not in VARIANTS:
                 raise ValueError(f"user {user_id} is pinned to {variant!r}, which is not a variant")
 
-    def variant_of(self, user_id: int) -> str:
+    def variant_of(self, user_id: Id) -> str:
         """Return the variant that a user is assigned to.
 
         A pinned user has the variant of the pin. Any other user is in `test` if
@@ -44,8 +46,7 @@ class Experiment:
         the user id followed by the salt, read as a hexadecimal number, modulo
         100: it is stable, and the same in any language.
         """
-        pinned = self.pins.get(user_id)
-        if pinned is not None:
+        if self.pins and (pinned := self.pins.get(str(user_id))) is not None:
             return pinned
         return TEST if _bucket(user_id, self.salt) < self.percent_test else CONTROL
 
@@ -53,7 +54,7 @@ class Experiment:
         """Return the fields as stored under the experiment key; without `pins` if there are none."""
         fields: dict[str, Any] = {"name": self.name, "salt": self.salt, "percent_test": self.percent_test}
         if self.pins:
-            fields["pins"] = {str(user_id): variant for user_id, variant in sorted(self.pins.items())}
+            fields["pins"] = {user_id: self.pins[user_id] for user_id in sort_pins(self.pins)}
         return fields
 
     @classmethod
@@ -68,16 +69,23 @@ class Experiment:
         pins = fields.get("pins") or {}
         if not isinstance(pins, Mapping):
             raise ValueError(f'pins must be like {{"42": "test"}}, not {pins!r}')
+        for user_id in pins:
+            if not is_text_id(user_id):
+                raise ValueError(f'pins must be like {{"42": "test"}}, not of user {user_id!r:.80}')
         try:
-            pinned = {int(user_id): variant for user_id, variant in pins.items()}
-            return cls(str(fields["name"]), str(fields["salt"]), int(fields["percent_test"]), pinned)
+            return cls(str(fields["name"]), str(fields["salt"]), int(fields["percent_test"]), dict(pins))
         except KeyError as error:
             raise ValueError(f"experiment lacks the field {error}") from None
         except TypeError:
             raise ValueError(f"percent_test must be a number, not {fields['percent_test']!r}") from None
 
 
-def _bucket(user_id: int, salt: str) -> int:
+def sort_pins(user_ids: Iterable[str]) -> list[str]:
+    """Return ids of pinned users, the shorter first, so that whole numbers are in their order."""
+    return sorted(user_ids, key=lambda user_id: (len(user_id), user_id))
+
+
+def _bucket(user_id: Id, salt: str) -> int:
     digest = hashlib.md5(f"{user_id}{salt}".encode(), usedforsecurity=False)
     return int(digest.hexdigest(), 16) % 100
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from contract.codec import decode_object, encode_object
 from contract.columns import MAX_ID
+from contract.ids import Id, is_text_id
 
 FIELD = "served"
 """The only field of an entry."""
@@ -15,6 +16,14 @@ FIELD = "served"
 MAX_LATENCY_MS = 10**9
 END_OF_YEAR_9999 = 253_402_300_800
 """Seconds since 1970; datetime cannot represent later times."""
+
+
+class ExploredPost(NamedTuple):
+    """A post in an explored place: its position in the stored list, from 1, and the chance it was drawn."""
+
+    post_id: Id
+    rank: int
+    probability: float
 
 
 class Exposure(NamedTuple):
@@ -30,28 +39,38 @@ class Exposure(NamedTuple):
         Seconds since 1970, UTC.
     took_ms
         How long the answer took; None if an earlier release recorded the exposure.
+    explored
+        The posts of the page that stood in explored places.
     """
 
-    user_id: int
+    user_id: Id
     variant: str
     run_id: str
     source: str
     served_at: float
     took_ms: float | None = None
+    explored: tuple[ExploredPost, ...] = ()
 
 
 def encode_exposures(exposures: Sequence[Exposure]) -> str:
     """Encode as `{"at": seconds, "lists": [[variant, run_id, source, [[user_id, ms, took], ...]], ...]}`.
+
+    A page with explored places adds `[[post_id, rank, probability], ...]` to its user; `took` is then null
+    if it is None.
 
     `ms` is the time after `at` in milliseconds. `took` is the latency in
     milliseconds, rounded to a tenth; it is left out if it is None. Values that
     many exposures share are written once, so an exposure takes about 17 bytes.
     """
     at = round(exposures[0].served_at, 3)
-    lists: dict[tuple[str, str, str], list[list[float]]] = {}
-    for user_id, variant, run_id, source, served_at, took_ms in exposures:
-        took = [] if took_ms is None else [round(took_ms, 1)]
-        row = [user_id, round((served_at - at) * 1000), *took]
+    lists: dict[tuple[str, str, str], list[list[Any]]] = {}
+    for user_id, variant, run_id, source, served_at, took_ms, explored in exposures:
+        took = None if took_ms is None else round(took_ms, 1)
+        row: list[Any] = [user_id, round((served_at - at) * 1000)]
+        if explored:
+            row += [took, [list(each) for each in explored]]
+        elif took is not None:
+            row.append(took)
         lists.setdefault((variant, run_id, source), []).append(row)
     return encode_object({"at": at, "lists": [[*shared, users] for shared, users in lists.items()]})
 
@@ -69,24 +88,36 @@ def decode_exposures(value: str | bytes) -> list[Exposure]:
         at = float(fields["at"])
         return [
             Exposure(
-                _check_user(user_id),
+                _check_id(user_id),
                 _check_text(variant),
                 _check_text(run_id),
                 _check_text(source),
                 _add_milliseconds(at, ms),
-                _check_latency(*took),
+                *_check_rest(*rest),
             )
             for variant, run_id, source, users in fields["lists"]
-            for user_id, ms, *took in users
+            for user_id, ms, *rest in users
         ]
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not a batch of exposures: {error}") from None
 
 
-def _check_user(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_ID:
-        raise ValueError(f"{json.dumps(value)[:40]} is not a user id")
-    return value
+def _check_id(value: Any) -> Id:
+    if (type(value) is int and 0 <= value <= MAX_ID) or (type(value) is str and is_text_id(value)):
+        return value
+    raise ValueError(f"{json.dumps(value)[:40]} is not an id")
+
+
+def _check_rest(took: Any = None, explored: Any = ()) -> tuple[float | None, tuple[ExploredPost, ...]]:
+    return _check_latency(took), tuple(_check_explored(*each) for each in explored)
+
+
+def _check_explored(post_id: Any, rank: Any, probability: Any) -> ExploredPost:
+    if type(rank) is not int or not 0 < rank <= MAX_ID:
+        raise ValueError(f"{json.dumps(rank)[:40]} is not a rank")
+    if type(probability) not in (int, float) or not 0 < probability <= 1:
+        raise ValueError(f"{json.dumps(probability)[:40]} is not a probability")
+    return ExploredPost(_check_id(post_id), rank, float(probability))
 
 
 def _add_milliseconds(at: float, ms: Any) -> float:
@@ -96,7 +127,7 @@ def _add_milliseconds(at: float, ms: Any) -> float:
     return seconds
 
 
-def _check_latency(ms: Any = None) -> float | None:
+def _check_latency(ms: Any) -> float | None:
     if ms is None:
         return None
     if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 <= ms < MAX_LATENCY_MS:

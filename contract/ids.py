@@ -62,6 +62,9 @@ class IdKinds:
         return {"users": str(self.users), "posts": str(self.posts)}
 
 
+WHOLE_NUMBERS = IdKinds()
+
+
 def parse_id(text: str, kind: IdKind) -> Id:
     """Parse an id as clients and operators write it.
 

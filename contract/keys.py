@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from contract.ids import Id, encode_id
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -15,17 +17,21 @@ class Keys:
         """String: id of the live run of a variant."""
         return f"{self.prefix}:live:{variant}"
 
-    def user(self, run_id: str, user_id: int) -> str:
+    def user(self, run_id: str, user_id: Id) -> str:
         """String: the user's list in that run, see `codec.encode_list`."""
-        return f"{self.prefix}:run:{run_id}:user:{user_id}"
+        return f"{self.prefix}:run:{run_id}:user:{encode_id(user_id)}"
 
-    def post(self, run_id: str, post_id: int) -> str:
+    def post(self, run_id: str, post_id: Id) -> str:
         """String: the posts most similar to a post, same shape as a user's list."""
-        return f"{self.prefix}:run:{run_id}:post:{post_id}"
+        return f"{self.prefix}:run:{run_id}:post:{encode_id(post_id)}"
 
     def popular(self, run_id: str) -> str:
         """String: the run's most liked posts, same shape as a user's list."""
         return f"{self.prefix}:run:{run_id}:popular"
+
+    def segments(self, run_id: str) -> str:
+        """Hash: value of the attribute `popular_by` of the manifest -> the popular list of its users."""
+        return f"{self.prefix}:run:{run_id}:segments"
 
     def manifest(self, run_id: str) -> str:
         """String: JSON object that describes the run."""
@@ -37,7 +43,7 @@ class Keys:
 
     @property
     def any_manifest_pattern(self) -> str:
-        """SCAN pattern that matches the manifest of every run."""
+        """SCAN pattern that matches the manifest of every run, and lists of ids that are `manifest`."""
         return f"{self.prefix}:run:*:manifest"
 
     @property
@@ -56,6 +62,11 @@ class Keys:
         return f"{self.prefix}:blocked"
 
     @property
+    def gone(self) -> str:
+        """Set: ids of posts that the network no longer has, which are not served."""
+        return f"{self.prefix}:gone"
+
+    @property
     def exposures(self) -> str:
         """Stream: who was served what, see `exposures.encode_exposures`; the batch moves it to Postgres."""
         return f"{self.prefix}:exposures"
@@ -72,10 +83,13 @@ Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:run:RUN_ID:user:USER_ID  string  JSON [[post_id, score], ...], best first
   {prefix}:run:RUN_ID:post:POST_ID  string  JSON [[post_id, similarity], ...]: posts most like it
   {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
+  {prefix}:run:RUN_ID:segments      hash    value of an attribute of users -> popular list of these users
   {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, recipe, metrics, model digest, checksum
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
   {prefix}:experiment               string  JSON: name, salt, percent in test, users pinned to a variant
   {prefix}:blocked                  set     post ids never to be served
+  {prefix}:gone                     set     ids of posts that the network no longer has: not served
   {prefix}:exposures                stream  who was served what, until the batch moves it to Postgres
 To see a user's list: GET {prefix}:live:control, then GET {prefix}:run:RUN_ID:user:USER_ID.
+In keys, all of an id but letters, digits and ._~@- is percent-encoded: the user a/b is user:a%2Fb.
 """

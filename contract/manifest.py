@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from contract.codec import decode_object, encode_object
 from contract.errors import StoreError
+from contract.ids import WHOLE_NUMBERS, Id, IdKinds
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Manifest:
         State of the run in the ledger, see `batch.runs.tables.State`.
     cutoff
         Time of the last interaction that the run knows.
+    ids
+        Kinds of the ids of users and posts; whole numbers if an earlier release wrote the manifest.
+    popular_by
+        Attribute of users by whose values the run has popular lists; None if it has only one.
     users, users_of_network
         Users with a list; users that the network has.
     short_lists, empty_lists
@@ -69,6 +74,8 @@ class Manifest:
     variant: str = ""
     state: str = ""
     cutoff: datetime | None = None
+    ids: IdKinds = WHOLE_NUMBERS
+    popular_by: str | None = None
     users: int = 0
     users_of_network: int = 0
     posts: int = 0
@@ -88,7 +95,7 @@ class Manifest:
     left_out: dict[str, Any] = field(default_factory=dict)
     feed: dict[str, Any] = field(default_factory=dict)
     store: dict[str, Any] | None = None
-    some_users: list[int] = field(default_factory=list)
+    some_users: Sequence[Id] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     gate: list[dict[str, Any]] = field(default_factory=list)
     forced: bool = False
@@ -110,7 +117,7 @@ class Manifest:
         Raises
         ------
         ValueError
-            The record is empty.
+            The record is empty, or its ids are of a kind that this release does not know.
         """
         if not record:
             raise ValueError("the manifest is empty")
@@ -119,6 +126,7 @@ class Manifest:
         for name in ("cutoff", "published_at"):
             if name in values:
                 values[name] = parse_time(values[name])
+        values["ids"] = IdKinds.from_record(values.get("ids"))
         other = {name: value for name, value in record.items() if name not in names}
         return cls(**{"run_id": ""} | values, other=other)
 
@@ -139,6 +147,7 @@ class Manifest:
         for name in ("cutoff", "published_at"):
             if record[name] is not None:
                 record[name] = record[name].isoformat()
+        record["ids"] = self.ids.to_record()
         return {name: value for name, value in record.items() if value is not None} | self.other
 
     def to_json(self) -> str:

@@ -14,6 +14,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from contract.ids import Id
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
 from contract.settings import RECIPE_NAMES
@@ -47,15 +48,15 @@ class Cursor:
     recipe: str | None = None
 
 
-def encode_cursor(cursor: Cursor, user_id: int) -> str:
+def encode_cursor(cursor: Cursor, user_id: Id) -> str:
     """Encode a cursor for one user."""
     recipe = "" if cursor.recipe is None else f" {cursor.recipe}"
     body = f"{cursor.run_id} {cursor.source} {cursor.offset}{recipe}".encode()
-    checksum = hashlib.blake2b(b"%d %s" % (user_id, body), digest_size=CHECKSUM_BYTES).digest()
+    checksum = hashlib.blake2b(b"%s %s" % (str(user_id).encode(), body), digest_size=CHECKSUM_BYTES).digest()
     return base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
 
 
-def decode_cursor(text: str, user_id: int) -> Cursor:
+def decode_cursor(text: str, user_id: Id) -> Cursor:
     """Decode a cursor that `encode_cursor` made for this user.
 
     Raises

@@ -18,6 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisClusterException, RedisError
 
 from contract.exposures import FIELD, Exposure, encode_exposures
+from contract.ids import Id
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.metrics import Metrics
@@ -53,7 +54,7 @@ class ExposureQueue:
         self._pid: int | None = None
         self._failing = False
 
-    def record(self, user_id: int, answer: Answer, seconds: float) -> None:
+    def record(self, user_id: Id, answer: Answer, seconds: float) -> None:
         """Record that a user got this answer, and how long it took. Never blocks."""
         if self._pid != os.getpid():
             self._start()

@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from contract.codec import Ranked, decode_list
 from contract.errors import SettingsError, StoreError
+from contract.ids import Id
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -123,7 +124,7 @@ class ListStore:
             log.warning("%s is not a string, answering from the popular list", key)
         return []
 
-    def get_posts(self, post_ids: Sequence[int]) -> dict[int, Post]:
+    def get_posts(self, post_ids: Sequence[Id]) -> dict[Id, Post]:
         """Return text and topic of posts; empty for posts that are missing or broken.
 
         Raises
@@ -180,7 +181,7 @@ class Reads(Protocol):
     def get(self, key: str) -> bytes | None:
         """Return the value under `key`; None if there is none."""
 
-    def hmget(self, name: str, fields: Sequence[int]) -> Sequence[bytes | None]:
+    def hmget(self, name: str, fields: Sequence[Id]) -> Sequence[bytes | None]:
         """Return the values of fields of a hash, in order."""
 
     def keep_connected(self) -> None:
@@ -198,7 +199,7 @@ class ClientReads:
         value: bytes | None = self._redis.get(key)
         return value
 
-    def hmget(self, name: str, fields: Sequence[int]) -> Sequence[bytes | None]:
+    def hmget(self, name: str, fields: Sequence[Id]) -> Sequence[bytes | None]:
         """Return the values of fields of a hash, in order."""
         values: list[bytes | None] = self._redis.hmget(name, list(fields))
         return values

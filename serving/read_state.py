@@ -11,6 +11,7 @@ from redis import Redis
 from contract.codec import decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
+from contract.ids import Id
 from contract.keys import Keys
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
@@ -108,7 +109,7 @@ class _StateReader:
             self._warn(f"{self._keys.experiment} is broken, keeping the split as it was: {error}")
             return known
 
-    def _read_blocked(self) -> frozenset[int]:
+    def _read_blocked(self) -> frozenset[Id]:
         blocked = set()
         for member in self._redis.smembers(self._keys.blocked):
             try:
@@ -117,7 +118,7 @@ class _StateReader:
                 self._warn(f"{self._keys.blocked} holds {member[:80]!r}, which is not a post's id")
         return frozenset(blocked)
 
-    def _read_popular_posts(self, runs: Iterable[Run]) -> dict[int, Post]:
+    def _read_popular_posts(self, runs: Iterable[Run]) -> dict[Id, Post]:
         """Read the texts of all popular lists, which are served from memory without Redis."""
         post_ids = sorted({post_id for run in runs for post_id, _ in run.popular})
         if not post_ids:
@@ -125,8 +126,9 @@ class _StateReader:
         found = zip(post_ids, self._redis.hmget(self._keys.posts, post_ids), strict=True)
         return self._decode_posts((post_id, value) for post_id, value in found if value is not None)
 
-    def _decode_posts(self, rows: Iterable[tuple[Any, Any]]) -> dict[int, Post]:
-        posts, broken = {}, 0
+    def _decode_posts(self, rows: Iterable[tuple[Any, Any]]) -> dict[Id, Post]:
+        posts: dict[Id, Post] = {}
+        broken = 0
         for count, (post_id, value) in enumerate(rows, 1):
             if count % POSTS_BATCH == 0:
                 time.sleep(YIELD_SECONDS)

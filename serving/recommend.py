@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from contract.codec import Ranked
+from contract.ids import Id
 from contract.keys import Keys
 from contract.run_id import parse_run_id
 from contract.score_kind import LIKES, PERSONAL, POPULAR, SIMILARITY
@@ -41,7 +42,7 @@ class RunGoneError(Exception):
 class Recommendation(NamedTuple):
     """One post of an answer. `rank` is its position in the stored list, from 1: blocked posts leave gaps."""
 
-    post_id: int
+    post_id: Id
     score: float
     rank: int
 
@@ -110,14 +111,14 @@ def answer_popular(state: State, run: Run, limit: int) -> Answer:
     return _make_page(state, run, POPULAR, run.popular, limit=limit)
 
 
-def answer_similar(state: State, run: Run, post_id: int, limit: int, found: Ranked | None) -> Answer:
+def answer_similar(state: State, run: Run, post_id: Id, limit: int, found: Ranked | None) -> Answer:
     """Answer with the first similar posts; without a list, with popular posts other than `post_id`."""
     if found and not _all_blocked(found, state.blocked):
         return _make_page(state, run, SIMILAR, found, limit=limit)
     return answer_popular(replace(state, blocked=state.blocked | {post_id}), run, limit)
 
 
-def _all_blocked(posts: Ranked, blocked: Set[int]) -> bool:
+def _all_blocked(posts: Ranked, blocked: Set[Id]) -> bool:
     return all(post in blocked for post, _ in posts)
 
 
@@ -128,7 +129,7 @@ def _make_page(state: State, run: Run, source: str, posts: Ranked, *, limit: int
     return Answer(run, source, state.stale, recommendations, next_cursor)
 
 
-def _take(posts: Ranked, blocked: Set[int], offset: int, limit: int) -> tuple[list[Recommendation], int]:
+def _take(posts: Ranked, blocked: Set[Id], offset: int, limit: int) -> tuple[list[Recommendation], int]:
     """Take `limit` posts that are not blocked; also return the index at which the next page starts.
 
     Indices are those of the stored list, which does not change. So blocking or

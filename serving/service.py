@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
+from contract.ids import Id
 from contract.keys import Keys
 from serving.cursor import Cursor
 from serving.exposures import ExposureQueue
@@ -69,7 +70,7 @@ class Service:
             self.metrics.other_variant.labels(user.variant).inc()
         return answer
 
-    def similar(self, state: State, run: Run, post_id: int, limit: int) -> Answer:
+    def similar(self, state: State, run: Run, post_id: Id, limit: int) -> Answer:
         """Read a post's list of similar posts and answer from it; without Redis, from memory."""
         try:
             found = self.lists.get(self.keys.post(run.run_id, post_id))
@@ -77,14 +78,14 @@ class Service:
             return replace(answer_similar(state, run, post_id, limit, None), stale=True)
         return answer_similar(state, run, post_id, limit, found)
 
-    def texts(self, state: State, post_ids: Sequence[int]) -> list[Post]:
+    def texts(self, state: State, post_ids: Sequence[Id]) -> list[Post]:
         """Return the texts of posts: from memory, or by one more read; empty without Redis."""
         try:
             return state.texts.get(post_ids, self.lists.get_posts)
         except UnavailableError:
             return state.texts.get(post_ids, lambda _: {})
 
-    def record_exposure(self, user_id: int, answer: Answer, seconds: float) -> None:
+    def record_exposure(self, user_id: Id, answer: Answer, seconds: float) -> None:
         """Record an answered first page, and how long the answer took."""
         if self.exposures is not None:
             self.exposures.record(user_id, answer, seconds)

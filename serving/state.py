@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from contract.codec import Ranked, decode_list, decode_object, encode_list, encode_object
 from contract.experiment import Experiment
+from contract.ids import Id
 from serving.texts import Post, Texts
 
 
@@ -47,7 +48,7 @@ class Run:
 class AssignedUser(NamedTuple):
     """A user with the variant assigned by the experiment, and the live run to serve."""
 
-    user_id: int
+    user_id: Id
     variant: str
     run: Run
 
@@ -74,13 +75,13 @@ class State:
 
     runs: Mapping[str, Run]
     experiment: Experiment
-    blocked: frozenset[int]
+    blocked: frozenset[Id]
     texts: Texts = field(repr=False)
     posts_stored: int = 0
     warnings: tuple[str, ...] = ()
     stale: bool = False
 
-    def assign(self, user_id: int) -> AssignedUser:
+    def assign(self, user_id: Id) -> AssignedUser:
         """Return the user with their variant, and the run that serves it."""
         variant = self.experiment.variant_of(user_id)
         return AssignedUser(user_id, variant, self.run_of(variant))

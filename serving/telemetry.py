@@ -15,6 +15,7 @@ from typing import Any
 
 from flask import Flask, Response, g, has_request_context, request
 
+from contract.ids import Id
 from contract.text import escape_json
 from serving.metrics import UNMATCHED
 from serving.recommend import Answer
@@ -67,7 +68,7 @@ def add_telemetry(app: Flask, service: Service, *, access_log: bool) -> None:
         answer: Answer | None = g.get("answer")
         source, variant = (answer.source, answer.run.variant) if answer else ("", "")
         service.metrics.count(route, response.status_code, source, variant, seconds)
-        first_page_user: int | None = g.get("first_page_user")
+        first_page_user: Id | None = g.get("first_page_user")
         if answer and first_page_user is not None:
             service.record_exposure(first_page_user, answer, seconds)
         response.headers[REQUEST_ID] = g.request_id

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from contract.codec import decode_object
+from contract.ids import Id
 
 
 class Post(NamedTuple):
@@ -20,7 +21,7 @@ class Post(NamedTuple):
 
 NO_TEXT = Post(text="", topic="")
 
-ReadPosts = Callable[[Sequence[int]], Mapping[int, Post]]
+ReadPosts = Callable[[Sequence[Id]], Mapping[Id, Post]]
 """Reads posts from Redis. Posts that Redis does not have may be missing from the result."""
 
 
@@ -36,13 +37,13 @@ class Texts:
         Maximum number of further posts to keep, by last use; 0 if `permanent` has every post.
     """
 
-    def __init__(self, permanent: Mapping[int, Post], cache_size: int = 0) -> None:
+    def __init__(self, permanent: Mapping[Id, Post], cache_size: int = 0) -> None:
         self._permanent = permanent
         self._cache_size = cache_size
-        self._cache: OrderedDict[int, Post] = OrderedDict()
+        self._cache: OrderedDict[Id, Post] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, post_ids: Iterable[int], read: ReadPosts) -> list[Post]:
+    def get(self, post_ids: Iterable[Id], read: ReadPosts) -> list[Post]:
         """Return the posts in the order given, after at most one `read` of those not in memory."""
         wanted = list(post_ids)
         if not self._cache_size:
@@ -60,13 +61,13 @@ class Texts:
         """Return the number of posts in memory."""
         return len(self._permanent) + len(self._cache)
 
-    def _find(self, post_id: int) -> Post | None:
+    def _find(self, post_id: Id) -> Post | None:
         if post_id in self._cache:
             self._cache.move_to_end(post_id)
             return self._cache[post_id]
         return self._permanent.get(post_id)
 
-    def _add(self, posts: Mapping[int, Post]) -> None:
+    def _add(self, posts: Mapping[Id, Post]) -> None:
         with self._lock:
             self._cache.update(posts)
             while len(self._cache) > self._cache_size:

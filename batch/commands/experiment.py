@@ -25,7 +25,7 @@ from batch.experiment.split import (
     unpin_user,
 )
 from batch.runs import ledger
-from contract.experiment import VARIANTS, Experiment
+from contract.experiment import VARIANTS, Experiment, sort_pins
 from contract.settings import Settings
 
 SOON = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
@@ -185,7 +185,7 @@ def _render_change(done: ChangeResult) -> str:
     if (line := _render_plan(done)) is not None:
         lines.append(line)
     if experiment.pins:
-        pins = ", ".join(f"{user} {variant}" for user, variant in sorted(experiment.pins.items()))
+        pins = ", ".join(f"{user} {experiment.pins[user]}" for user in sort_pins(experiment.pins))
         lines.append(f"pinned, regardless of the split: {pins}")
     return "\n".join(lines)
 

@@ -150,8 +150,8 @@ def _has_bytes(text: str, codecs: Sequence[str]) -> bool:
 def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) -> None:
     file = io.StringIO()
     csv.writer(file).writerows(
-        (*shared, datetime.fromtimestamp(at, UTC).isoformat(), took_ms, key_prefix)
-        for *shared, at, took_ms in rows
+        (*each[:4], datetime.fromtimestamp(each.served_at, UTC).isoformat(), each.took_ms, key_prefix)
+        for each in rows
     )
     file.seek(0)
     driver: Any = connection.connection.cursor()

@@ -163,7 +163,7 @@ def pin_user(experiment: Experiment, user_id: int, variant: str) -> Experiment:
     PinError
         `MAX_PINS` users are pinned already.
     """
-    pins = {**experiment.pins, user_id: variant}
+    pins = {**experiment.pins, str(user_id): variant}
     if len(pins) > MAX_PINS:
         raise PinError(
             f"{MAX_PINS} users are pinned, the maximum; nothing was changed; "
@@ -174,7 +174,7 @@ def pin_user(experiment: Experiment, user_id: int, variant: str) -> Experiment:
 
 def unpin_user(experiment: Experiment, user_id: int) -> Experiment:
     """Return the split without a user's pin, if there is one."""
-    pins = {user: variant for user, variant in experiment.pins.items() if user != user_id}
+    pins = {user: variant for user, variant in experiment.pins.items() if user != str(user_id)}
     return replace(experiment, pins=pins)
 
 
@@ -196,8 +196,9 @@ def forget_pins(stores: Stores, user_ids: Collection[int], *, dry_run: bool) -> 
             sa.update(experiments).where(experiments.c.pins != remaining).values(pins=remaining)
         )
         stored = read_split(stores.redis, stores.keys).experiment
-        if stored is not None and not stored.pins.keys().isdisjoint(user_ids):
-            pins = {user: variant for user, variant in stored.pins.items() if user not in user_ids}
+        forgotten = {str(user_id) for user_id in user_ids}
+        if stored is not None and not stored.pins.keys().isdisjoint(forgotten):
+            pins = {user: variant for user, variant in stored.pins.items() if user not in forgotten}
             write_split(stores.redis, stores.keys, replace(stored, pins=pins))
         return count
 

@@ -35,6 +35,7 @@ from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
 from contract.codec import LIST_HEAD, Ranked, decode_list
 from contract.errors import ModelError
+from contract.ids import Id
 from contract.manifest import Manifest
 from contract.settings import Settings
 
@@ -199,7 +200,7 @@ def _sample(user_ids: Int64s, seed: int) -> list[int]:
 
 def _read_heads(
     stores: Stores, run_id: str, live_run_id: str, user_ids: list[int]
-) -> list[tuple[set[int], set[int]]]:
+) -> list[tuple[set[Id], set[Id]]]:
     """Return (head in the run, head in the live run) of each user whose lists are not empty in both."""
     now, then = (
         {user: {post for post, _ in ranked[:LIST_HEAD]} for user, ranked in read_lists(stores, run, user_ids)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from batch.redis_client import live_run_id, live_run_ids
 from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
+from contract.ids import Id
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
@@ -122,14 +124,14 @@ def read_user_list(stores: Stores, run_id: str, user_id: int) -> tuple[str, Rank
     return POPULAR, read_list(stores, stores.keys.popular(run_id)) or []
 
 
-def read_texts(stores: Stores, post_ids: list[int]) -> list[dict[str, Any]]:
+def read_texts(stores: Stores, post_ids: Sequence[Id]) -> list[dict[str, Any]]:
     """Return `text` and `topic` of each post; an empty dict if there is no readable text."""
     names = [str(post_id) for post_id in post_ids]
     stored: Any = stores.redis.hmget(stores.keys.posts, names) if names else []
     return [_decode_text(value) for value in stored]
 
 
-def find_blocked(stores: Stores, post_ids: list[int]) -> set[int]:
+def find_blocked(stores: Stores, post_ids: Sequence[Id]) -> set[Id]:
     """Return those of the posts that are on the blocklist."""
     names = [str(post_id) for post_id in post_ids]
     flags: Any = stores.redis.smismember(stores.keys.blocked, names) if names else []

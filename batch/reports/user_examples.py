@@ -14,6 +14,7 @@ from batch.loading.likes import Likes
 from batch.training.dataset import Dataset
 from contract import columns
 from contract.codec import decode_list
+from contract.ids import Id
 
 EXAMPLE_USERS = 5
 EXAMPLE_POSTS = 5
@@ -26,7 +27,7 @@ MAX_CHARACTERS = 90
 class PostExample:
     """A post as people recognise it; `score` is None for a liked post."""
 
-    post_id: int
+    post_id: Id
     topic: str
     words: str
     score: float | None = None
@@ -97,7 +98,7 @@ def _describe_profile(user: pd.Series[Any]) -> dict[str, str]:
     }
 
 
-def _describe_post(posts: pd.DataFrame, post_id: int, score: float | None = None) -> PostExample:
+def _describe_post(posts: pd.DataFrame, post_id: Id, score: float | None = None) -> PostExample:
     post = posts.loc[post_id]
     topic, text = (str(post[name]) if post.notna()[name] else "" for name in (columns.TOPIC, columns.TEXT))
     words = " ".join(text.split())

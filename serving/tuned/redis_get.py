@@ -32,6 +32,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ConnectionError, TimeoutError
 
+from contract.ids import Id
+
 log = logging.getLogger(__name__)
 
 MIN_CONNECTIONS = 4
@@ -73,7 +75,7 @@ class RedisGet:
         value: bytes | None = self._execute("GET", key)
         return value
 
-    def hmget(self, name: str, fields: Sequence[int]) -> list[bytes | None]:
+    def hmget(self, name: str, fields: Sequence[Id]) -> list[bytes | None]:
         """Return the values of fields of a hash, in order; raises as `get` does."""
         values: list[bytes | None] = self._execute("HMGET", name, *fields)
         return values

@@ -128,7 +128,7 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(servers: Serve
 @pytest.mark.parametrize("salt", ["o'clock", "соль", "100%", ":x ::y", "\\"])
 def test_sql_takes_any_salt_and_any_user_and_knows_who_is_pinned(servers: Servers, salt: str) -> None:
     users = range(2**63 - 300, 2**63 - 1)
-    split = Experiment("odd", salt, 50, {users[0]: TEST, users[1]: CONTROL})
+    split = Experiment("odd", salt, 50, {str(users[0]): TEST, str(users[1]): CONTROL})
     assert variants_in_sql(servers.engine, split, users) == [split.variant_of(user) for user in users]
 
 
@@ -272,7 +272,7 @@ def test_what_happens_to_redis_is_shown_and_the_next_night_writes_back_what_is_r
     assert "at once: python -m batch experiment set --percent-test 10" in shown
     servers.write_back()
     servers.write_back()
-    assert servers.stored() == Experiment("default", "overnight", 10, {7: TEST})
+    assert servers.stored() == Experiment("default", "overnight", 10, {"7": TEST})
     assert len(servers.history()) == 2
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == (not text.startswith("Redis has nothing"))

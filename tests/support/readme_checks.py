@@ -226,7 +226,7 @@ def check_keys(text: str) -> list[str]:
 @reads("README.md", "docs/guide.md", "docs/operations.md", f"{REFERENCE}/redis-keys.md")
 def check_key_examples(text: str) -> list[str]:
     parameter = r"(VARIANT|RUN_ID|USER_ID|POST_ID)"
-    shapes = {re.sub(parameter, r"(?P<\1>[\\w-]+)", key): kind for key, kind in key_types().items()}
+    shapes = {re.sub(parameter, r"(?P<\1>[\\w.~%@-]+)", key): kind for key, kind in key_types().items()}
     patterns = {Keys().any_manifest_pattern, Keys().run_pattern("20261121T030000Z-control")}
     used = [words for words in commands(text, "redis-cli") if words]
     wrong = []

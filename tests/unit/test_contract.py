@@ -11,20 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contract.codec import decode_list, decode_object, encode_list, encode_object
+from contract.codec import decode_list, decode_object, decode_stored_list, encode_list, encode_object
 from contract.errors import SettingsError
 from contract.experiment import CONTROL, NO_EXPERIMENT, TEST, Experiment
+from contract.ids import Id, IdKind, IdKinds
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
+from contract.manifest import Manifest
 from contract.run_id import is_run_id, make_run_id, parse_run_id
 from contract.settings import Settings, unknown_variables
 
-POSTS = st.integers(min_value=0, max_value=2**63 - 1)
+NUMBERS = st.integers(min_value=0, max_value=2**63 - 1)
+TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=128)
+POSTS = NUMBERS | st.uuids().map(str) | TEXTS
 SCORES = st.floats(min_value=-1e6, max_value=1e6)
 
 
 @given(st.lists(st.tuples(POSTS, SCORES), max_size=20))
-def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list[tuple[int, float]]) -> None:
+def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list[tuple[Id, float]]) -> None:
     decoded = decode_list(encode_list(posts))
     assert [post for post, _ in decoded] == [post for post, _ in posts]
     for (_, found), (_, score) in zip(decoded, posts, strict=True):
@@ -32,14 +36,24 @@ def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list
 
 
 @given(st.lists(st.tuples(POSTS, SCORES), max_size=8))
-def test_bytes_and_white_space_make_no_difference_to_a_list(posts: list[tuple[int, float]]) -> None:
+def test_bytes_and_white_space_make_no_difference_to_a_list(posts: list[tuple[Id, float]]) -> None:
     text = encode_list(posts)
-    for stored in (text.encode(), text.replace(",", ", ") + "\n"):
+    for stored in (text.encode(), text.replace("],[", "] , [") + "\n"):
         assert decode_list(stored) == decode_list(text)
 
 
 def test_a_list_reads_well() -> None:
     assert encode_list([(7, -1.23456), (9, 12.0), (3, 0.5)]) == "[[7,-1.235],[9,12],[3,0.5]]"
+    assert encode_list([("a b", 1.0), ("7", 0.5)]) == '[["a b",1],["7",0.5]]'
+    assert encode_list([("é", 1.0)]) == r'[["\u00e9",1]]'
+
+
+def test_a_list_keeps_the_probability_of_an_explored_place() -> None:
+    text = encode_list([(7, 2.0), (9, 1.0, 0.025), ("a", 0.5, 1)])
+    assert text == '[[7,2],[9,1,0.025],["a",0.5,1]]'
+    assert decode_stored_list(text) == ([(7, 2.0), (9, 1.0), ("a", 0.5)], {1: 0.025, 2: 1.0})
+    assert decode_list(text) == [(7, 2.0), (9, 1.0), ("a", 0.5)]
+    assert decode_stored_list("[[7,2]]").probabilities == {}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -49,7 +63,8 @@ def test_a_score_that_is_not_finite_cannot_be_encoded(score: float) -> None:
 
 
 NO_LISTS = (
-    *("", "{}", "null", "7", "[1]", "[[1]]", "[[1,2,3]]", '[["1",2]]', "[[1.5,2]]", "[[true,2]]"),
+    *("", "{}", "null", "7", "[1]", "[[1]]", "[[1,2,3]]", "[[1,2,0]]", "[[1,2,true]]", "[[1,2,0.5,1]]"),
+    *("[[1.5,2]]", "[[true,2]]", "[[null,2]]"),
     *("[[1,NaN]]", "[[1,1e999]]", "[" * 100_000),
 )
 
@@ -67,7 +82,7 @@ def test_an_object_decodes_to_what_was_encoded(fields: dict[str, str | int | Non
 
 def test_the_variant_is_the_md5_bucket_below_the_percentage() -> None:
     experiment = Experiment("first", "pepper", 30)
-    for user_id in (0, 1, 42, 163205, 2**63 - 1):
+    for user_id in (0, 1, 42, 163205, 2**63 - 1, "0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11", "ä/🐑", "42"):
         bucket = int(hashlib.md5(f"{user_id}pepper".encode()).hexdigest(), 16) % 100
         assert experiment.variant_of(user_id) == (TEST if bucket < 30 else CONTROL)
 
@@ -81,8 +96,9 @@ def test_percent_0_and_100_put_everyone_in_one_variant() -> None:
 
 def test_a_pinned_user_gets_that_variant_whatever_the_percentage() -> None:
     for percent in (0, 30, 100):
-        experiment = Experiment("first", "pepper", percent, {1: TEST, 2: CONTROL})
-        assert (experiment.variant_of(1), experiment.variant_of(2)) == (TEST, CONTROL)
+        experiment = Experiment("first", "pepper", percent, {"1": TEST, "2": CONTROL, "a b": TEST})
+        pinned = [experiment.variant_of(user_id) for user_id in (1, 2, "a b")]
+        assert pinned == [TEST, CONTROL, TEST]
         without = Experiment("first", "pepper", percent)
         assert [experiment.variant_of(user) for user in range(3, 300)] == [
             without.variant_of(user) for user in range(3, 300)
@@ -101,18 +117,24 @@ WHOLE = {"name": "a", "salt": "b", "percent_test": 5}
         WHOLE | {"percent_test": 101},
         WHOLE | {"pins": ["42"]},
         WHOLE | {"pins": {"42": "tset"}},
-        WHOLE | {"pins": {"somebody": "test"}},
+        WHOLE | {"pins": {"": "test"}},
+        WHOLE | {"pins": {"some\nbody": "test"}},
     ],
 )
 def test_a_stored_experiment_with_a_field_that_is_missing_or_wrong_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"percent_test|name|pin|somebody"):
+    with pytest.raises(ValueError, match=r"percent_test|name|pin"):
         Experiment.from_fields(fields)
 
 
-@pytest.mark.parametrize("pins", [{}, {42: TEST, 7: CONTROL}])
-def test_an_experiment_survives_being_stored(pins: dict[int, str]) -> None:
+@pytest.mark.parametrize("pins", [{}, {"42": TEST, "7": CONTROL}, {"ä/🐑": TEST}])
+def test_an_experiment_survives_being_stored(pins: dict[str, str]) -> None:
     experiment = Experiment("first", "pepper", 30, pins)
     assert Experiment.from_fields(decode_object(encode_object(experiment.to_fields()))) == experiment
+
+
+def test_pins_of_whole_numbers_are_stored_in_their_order() -> None:
+    pins = {"10": TEST, "9": CONTROL, "007": TEST, "100": TEST}
+    assert list(Experiment("first", "pepper", 30, pins).to_fields()["pins"]) == ["9", "10", "007", "100"]
 
 
 def test_an_experiment_without_pins_is_stored_as_it_was_before_there_were_pins() -> None:
@@ -132,10 +154,23 @@ def test_a_run_id_tells_its_time_and_variant(begun_at: datetime, variant: str) -
 def test_every_key_begins_with_the_prefix() -> None:
     keys = Keys("p")
     run_keys = [keys.user("R", 7), keys.popular("R"), keys.manifest("R"), keys.run_pattern("R")]
-    lasting = [keys.posts, keys.experiment, keys.blocked, keys.exposures, keys.help]
+    lasting = [keys.posts, keys.experiment, keys.blocked, keys.gone, keys.exposures, keys.help]
+    run_keys.append(keys.segments("R"))
     for key in [*run_keys, keys.live("control"), *lasting]:
         assert key.startswith("p:")
     assert keys.user("R", 7) == "p:run:R:user:7"
+    assert keys.user("R", "a:b c/é@~") == "p:run:R:user:a%3Ab%20c%2F%C3%A9@~"
+    assert keys.post("R", "0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11").endswith("-6f0a3a3c8a11")
+
+
+def test_a_manifest_keeps_the_kinds_of_ids_and_an_old_one_has_whole_numbers() -> None:
+    kinds = IdKinds(IdKind.UUID, IdKind.TEXT)
+    manifest = Manifest("R", ids=kinds, popular_by="country")
+    assert manifest.to_record()["ids"] == {"users": "uuid", "posts": "text"}
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert Manifest.from_record({"run_id": "R"}).ids == IdKinds()
+    with pytest.raises(ValueError, match="oid"):
+        Manifest.from_record({"run_id": "R", "ids": {"users": "oid"}})
 
 
 def test_every_default_passes_its_own_check() -> None:
