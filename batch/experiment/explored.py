@@ -112,17 +112,17 @@ def summarise(users: pd.DataFrame) -> ExploredOutcome:
         Row per user with `served`, `explored_viewed`, `explored_liked`, `other_viewed` and `other_liked`.
     """
     explored, other = EXPLORED.values(users), OTHER.values(users)
-    both = explored is not None and other is not None
+    difference = None if explored is None or other is None else _interval(explored - other)
     return ExploredOutcome(
         served=int(users["served"].sum()),
         explored=_place(users, EXPLORED, explored),
         other=_place(users, OTHER, other),
-        difference=_interval(explored - other) if both else None,
+        difference=difference,
     )
 
 
 def _place(users: pd.DataFrame, metric: Metric, values: Float64s | None) -> Place:
-    viewed, liked = (int(users[name].sum()) for name in (metric.denominator, metric.numerator))
+    viewed, liked = (int(users[name].sum()) for name in (f"{metric.name}_viewed", f"{metric.name}_liked"))
     return Place(viewed, liked, None if values is None else _interval(values))
 
 
