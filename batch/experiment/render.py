@@ -161,7 +161,7 @@ def _format_ms(latency: dict[str, Any] | None, name: str) -> str:
     return "-" if latency is None else f"{latency[name]:.1f} ms"
 
 
-def explored_table(places: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+def explored_table(outcomes: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Return head and rows of the table of explored places, a column per variant."""
     titles: dict[str, Callable[[dict[str, Any]], str]] = {
         "posts served to a user": lambda each: f"{each['served']:,}",
@@ -171,7 +171,7 @@ def explored_table(places: dict[str, Any]) -> tuple[tuple[str, ...], list[list[s
         "likes per view in other places": lambda each: _format_interval(each["other"]["like_rate"]),
         "difference": lambda each: _format_interval(each["difference"], "+"),
     }
-    rows = [[title, *(cell(places[variant]) for variant in VARIANTS)] for title, cell in titles.items()]
+    rows = [[title, *(cell(outcomes[variant]) for variant in VARIANTS)] for title, cell in titles.items()]
     return ("explored places", *VARIANTS), rows
 
 

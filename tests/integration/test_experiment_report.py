@@ -195,9 +195,9 @@ def test_what_explored_places_earned_is_what_a_slow_count_finds(
             if views := [at for *_, action, at in own if action == "view"]:
                 view = min(views)
                 there = any(p == post and at <= view <= at + DAY for _, p, at in mine)
-                place = "explored" if there else "other"
-                count[f"{place} viewed"] += 1
-                count[f"{place} liked"] += any(action == "like" and at >= view for *_, action, at in own)
+                sort = "explored" if there else "other"
+                count[f"{sort} viewed"] += 1
+                count[f"{sort} liked"] += any(action == "like" and at >= view for *_, action, at in own)
     for variant, outcome in found.items():
         assert outcome.explored.viewed > 10
         assert expected[variant] == {
@@ -207,7 +207,7 @@ def test_what_explored_places_earned_is_what_a_slow_count_finds(
             "other viewed": outcome.other.viewed,
             "other liked": outcome.other.liked,
         }
-        rates = [place.liked / place.viewed for place in (outcome.explored, outcome.other)]
+        rates = [each.liked / each.viewed for each in (outcome.explored, outcome.other)]
         difference = outcome.difference
         assert difference is not None
         assert difference.value == pytest.approx(rates[0] - rates[1])

@@ -370,7 +370,7 @@ def test_posts_in_explored_places_are_kept_and_go_with_their_exposure(
     servers.add(old, new)
     assert servers.drain().exposures == 4
     database_url, run_ids = servers.settings.stores.database_url, {each.user_id: each.run_id for each in new}
-    of_three = [(kind(3), str(post), run_ids[kind(3)], place, p, "recs") for post, place, p in posts]
+    of_three = [(kind(3), str(post), run_ids[kind(3)], rank, p, "recs") for post, rank, p in posts]
     found = query(database_url, EXPLORED)
     assert [row[0] for row in found] == [kind(user) for user in (1, 1, 2, 2, 3, 3)]
     assert found[4:] == of_three
