@@ -48,6 +48,8 @@ class Manifest:
         Rows of the source that were left out, by reason.
     feed
         The rules that the lists were made by: the settings of `FeedSettings`.
+    topics
+        Topics in the first places of the lists, see `TopicStats.record`; None without a limit.
     store
         Identity of the run's copy of the interactions, see `interaction_store.identity`.
     some_users
@@ -94,6 +96,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     feed: dict[str, Any] = field(default_factory=dict)
+    topics: dict[str, Any] | None = None
     store: dict[str, Any] | None = None
     some_users: Sequence[Id] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import click
 
-from batch import formatting, redis_client
-from batch.commands.options import Id, json_option
-from contract.keys import Keys
+from batch import formatting
+from batch.commands.options import json_option, parse_argument
+from batch.context import open_stores
+from batch.inspection.lists import find_id_kinds
+from batch.runs import ledger
 from contract.settings import Settings
 
 
 @click.command(epilog="Example: python -m batch block 191")
-@click.argument("post_id", metavar="POST", type=Id())
+@click.argument("post", metavar="POST")
 @json_option
 @click.pass_obj
-def block(settings: Settings, post_id: int, as_json: bool) -> None:
+def block(settings: Settings, post: str, as_json: bool) -> None:
     """Leave a post out of every answer, within OVERNIGHT_STATE_REFRESH_SECONDS."""
-    keys = Keys(settings.stores.key_prefix)
-    with redis_client.connected(settings, interactive=True) as client:
-        added = bool(client.sadd(keys.blocked, post_id))
-        known = bool(client.hexists(keys.posts, str(post_id)))
+    with open_stores(settings, ledger.actor("batch block"), interactive=True) as stores:
+        post_id = parse_argument(post, find_id_kinds(stores).posts, "POST")
+        added = bool(stores.redis.sadd(stores.keys.blocked, post_id))
+        known = bool(stores.redis.hexists(stores.keys.posts, str(post_id)))
     if as_json:
         fields = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
         formatting.echo(formatting.as_json(fields))
@@ -29,13 +31,14 @@ def block(settings: Settings, post_id: int, as_json: bool) -> None:
 
 
 @click.command(epilog="Example: python -m batch unblock 191")
-@click.argument("post_id", metavar="POST", type=Id())
+@click.argument("post", metavar="POST")
 @json_option
 @click.pass_obj
-def unblock(settings: Settings, post_id: int, as_json: bool) -> None:
+def unblock(settings: Settings, post: str, as_json: bool) -> None:
     """Serve a blocked post again: from lists that still contain it, and in the next run."""
-    with redis_client.connected(settings, interactive=True) as client:
-        removed = bool(client.srem(Keys(settings.stores.key_prefix).blocked, post_id))
+    with open_stores(settings, ledger.actor("batch unblock"), interactive=True) as stores:
+        post_id = parse_argument(post, find_id_kinds(stores).posts, "POST")
+        removed = bool(stores.redis.srem(stores.keys.blocked, post_id))
     if as_json:
         formatting.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
         return

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import click
 
 from batch import formatting
 from batch.commands.experiment_report import report
-from batch.commands.options import PLANNED_DAYS, Id, json_option
+from batch.commands.options import PLANNED_DAYS, json_option, parse_argument
 from batch.context import Stores, open_stores
 from batch.experiment import exposures
 from batch.experiment.split import (
@@ -24,8 +25,10 @@ from batch.experiment.split import (
     read_status,
     unpin_user,
 )
+from batch.inspection.lists import find_id_kinds
 from batch.runs import ledger
 from contract.experiment import VARIANTS, Experiment, sort_pins
+from contract.ids import Id
 from contract.settings import Settings
 
 SOON = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
@@ -80,29 +83,38 @@ def set_(
     if (name, salt, percent_test, days) == (None, None, None, None):
         raise click.UsageError("Give at least one of --name, --salt, --percent-test and --days.")
 
-    def edit(current: Experiment) -> Experiment:
+    def edit(_stores: Stores, current: Experiment) -> Experiment:
         return edit_split(current, name=name, salt=salt, percent_test=percent_test)
 
     _change(settings, "experiment set", edit, days=days, as_json=as_json)
 
 
 @experiment.command(epilog="Example: python -m batch experiment pin 42 test")
-@click.argument("user_id", metavar="USER", type=Id())
+@click.argument("user", metavar="USER")
 @click.argument("variant", type=click.Choice(VARIANTS))
 @json_option
 @click.pass_obj
-def pin(settings: Settings, user_id: int, variant: str, as_json: bool) -> None:
+def pin(settings: Settings, user: str, variant: str, as_json: bool) -> None:
     """Put a user in a variant regardless of the split; reports leave pinned users out."""
-    _change(settings, "experiment pin", lambda current: pin_user(current, user_id, variant), as_json=as_json)
+
+    def edit(stores: Stores, current: Experiment) -> Experiment:
+        return pin_user(current, _parse_user(stores, user), variant)
+
+    _change(settings, "experiment pin", edit, as_json=as_json)
 
 
 @experiment.command(epilog="Example: python -m batch experiment unpin 42")
-@click.argument("user_id", metavar="USER", type=Id())
+@click.argument("user", metavar="USER")
 @json_option
 @click.pass_obj
-def unpin(settings: Settings, user_id: int, as_json: bool) -> None:
+def unpin(settings: Settings, user: str, as_json: bool) -> None:
     """Let the split assign a user's variant again."""
-    _change(settings, "experiment unpin", lambda current: unpin_user(current, user_id), as_json=as_json)
+
+    def edit(stores: Stores, current: Experiment) -> Experiment:
+        # A pin can be older than the present kind of ids.
+        return unpin_user(current, user if user in current.pins else _parse_user(stores, user))
+
+    _change(settings, "experiment unpin", edit, as_json=as_json)
 
 
 @experiment.command(epilog="Example: python -m batch experiment show --json")
@@ -131,14 +143,18 @@ def drain(settings: Settings, as_json: bool) -> None:
 def _change(
     settings: Settings,
     command: str,
-    edit: Callable[[Experiment], Experiment],
+    edit: Callable[[Stores, Experiment], Experiment],
     *,
     days: int | None = None,
     as_json: bool,
 ) -> None:
     with _open_stores(settings, command) as stores:
-        done = change_split(stores, datetime.now(UTC), edit, days)
+        done = change_split(stores, datetime.now(UTC), partial(edit, stores), days)
     formatting.echo(formatting.as_json(_change_fields(done)) if as_json else _render_change(done))
+
+
+def _parse_user(stores: Stores, user: str) -> Id:
+    return parse_argument(user, find_id_kinds(stores).users, "USER")
 
 
 def _change_fields(done: ChangeResult) -> dict[str, Any]:

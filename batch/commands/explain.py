@@ -9,11 +9,11 @@ import click
 from threadpoolctl import threadpool_limits
 
 from batch import formatting
-from batch.commands.options import Id, json_option
+from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
 from batch.inspection.explain import Explanation, PostInQuestion, find_position
 from batch.inspection.explain import explain as explain_score
-from batch.inspection.lists import find_user_run, read_list, read_manifest, resolve_run
+from batch.inspection.lists import find_id_kinds, find_user_run, read_list, read_manifest, resolve_run
 from batch.runs import ledger
 from batch.signals import signals_raise
 from contract.settings import Settings
@@ -23,8 +23,8 @@ MIN_DIFFERENCE = 0.001
 
 
 @click.command(epilog="Example: python -m batch explain 200 191 --run test")
-@click.argument("user_id", metavar="USER", type=Id())
-@click.argument("post_id", metavar="POST", type=Id())
+@click.argument("user", metavar="USER")
+@click.argument("post", metavar="POST")
 @click.option(
     "--run",
     "run_name",
@@ -41,7 +41,7 @@ MIN_DIFFERENCE = 0.001
 @json_option
 @click.pass_obj
 def explain(
-    settings: Settings, user_id: int, post_id: int, *, run_name: str | None, limit: int, as_json: bool
+    settings: Settings, user: str, post: str, *, run_name: str | None, limit: int, as_json: bool
 ) -> None:
     """Explain a score: why a post is in a user's list, or is not.
 
@@ -51,12 +51,12 @@ def explain(
     model uses them: counts are logarithms, log(1 + count). The command reads
     the run's store, and from Postgres the interactions since its cutoff.
     """
-    fields, explanation = _explain(settings, user_id, post_id, run_name)
+    fields, explanation = _explain(settings, user, post, run_name)
     formatting.echo(formatting.as_json(fields) if as_json else _render(fields, explanation, limit))
 
 
 def _explain(
-    settings: Settings, user_id: int, post_id: int, run_name: str | None
+    settings: Settings, user: str, post: str, run_name: str | None
 ) -> tuple[dict[str, Any], Explanation]:
     """Return the fields of `explain --json`, and the explanation alone."""
     with (
@@ -65,14 +65,17 @@ def _explain(
         open_stores(settings, ledger.actor("batch explain"), interactive=True) as stores,
         signals_raise(stores.engine),
     ):
+        kinds = find_id_kinds(stores)
+        user_id = parse_argument(user, kinds.users, "USER")
+        post_id = parse_argument(post, kinds.posts, "POST")
         run_id = find_user_run(stores, user_id)[1] if run_name is None else resolve_run(stores, run_name)
         manifest = read_manifest(stores, run_id)
         cutoff = datetime.fromisoformat(manifest["cutoff"])
         found = explain_score(stores, manifest, user_id, post_id)
         blocked = bool(stores.redis.sismember(stores.keys.blocked, str(post_id)))
         ranked = read_list(stores, stores.keys.user(run_id, user_id))
-    post = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at)
-    position = find_position(ranked, manifest["top_n"], cutoff, post)
+    asked = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at)
+    position = find_position(ranked, manifest["top_n"], cutoff, asked)
     ids = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
     return {**ids, **vars(found), "blocked": blocked, **vars(position)}, found
 

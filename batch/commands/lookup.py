@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from batch import formatting
-from batch.commands.options import Id, json_option
+from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
-from batch.inspection.lists import compare_lists, find_served_list
+from batch.inspection.lists import compare_lists, find_id_kinds, find_served_list
 from batch.runs import ledger
 from contract.settings import Settings
 
@@ -19,15 +19,16 @@ MAX_TEXT = 60
 
 
 @click.command(epilog="Example: python -m batch lookup 200 --limit 5")
-@click.argument("user_id", metavar="USER", type=Id())
+@click.argument("user", metavar="USER")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Number of posts, best first."
 )
 @json_option
 @click.pass_obj
-def lookup(settings: Settings, user_id: int, limit: int, as_json: bool) -> None:
+def lookup(settings: Settings, user: str, limit: int, as_json: bool) -> None:
     """Show the list a user is served now: its run, and the posts with score, topic and text."""
     with open_stores(settings, ledger.actor("batch lookup"), interactive=True) as stores:
+        user_id = parse_argument(user, find_id_kinds(stores).users, "USER")
         found = find_served_list(stores, user_id)
     fields = found.as_dict(datetime.now(UTC))
     fields |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
@@ -71,7 +72,7 @@ def _age(seconds: int) -> str:
 
 
 @click.command(epilog="Example: python -m batch diff 200 20261121T030000Z-control control")
-@click.argument("user_id", metavar="USER", type=Id())
+@click.argument("user", metavar="USER")
 @click.argument("run_a", metavar="RUN_A")
 @click.argument("run_b", metavar="RUN_B")
 @click.option(
@@ -83,12 +84,13 @@ def _age(seconds: int) -> str:
 )
 @json_option
 @click.pass_obj
-def diff(settings: Settings, user_id: int, run_a: str, run_b: str, *, limit: int, as_json: bool) -> None:
+def diff(settings: Settings, user: str, run_a: str, run_b: str, *, limit: int, as_json: bool) -> None:
     """Compare a user's lists in two runs: which posts entered, left, or moved.
 
     A run is a run id, or control or test for the live run of that variant.
     """
     with open_stores(settings, ledger.actor("batch diff"), interactive=True) as stores:
+        user_id = parse_argument(user, find_id_kinds(stores).users, "USER")
         found = compare_lists(stores, user_id, run_a, run_b)
     formatting.echo(formatting.as_json(found) if as_json else _format_difference(found, limit))
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from contract.columns import MAX_ID
 from contract.experiment import VARIANTS
+from contract.ids import Id, IdKind, parse_id
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,6 +18,9 @@ PLANNED_DAYS = click.IntRange(1, 365)
 """Days that an experiment may be planned to last."""
 
 ALL = "all"
+
+MAX_SHOWN = 150
+"""Characters of a wrong argument in an error."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -55,20 +58,24 @@ class PastTime(click.ParamType[datetime]):
         return time
 
 
-class Id(click.ParamType[int]):
-    """The id of a user or a post."""
+def parse_argument(text: str, kind: IdKind, name: str) -> Id:
+    """Parse an argument that is the id of a user or a post; only the stores know of what kind it must be.
 
-    name = "ID"
+    Parameters
+    ----------
+    name
+        Of the argument, such as `USER`.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse, or fail with the reason."""
-        try:
-            number = int(value)
-        except ValueError:
-            number = -1
-        if not 0 <= number <= MAX_ID:
-            self.fail(f"{value!r} is not a whole number from 0 to {MAX_ID}", param, ctx)
-        return number
+    Raises
+    ------
+    click.BadParameter
+        It is of another kind; a usage error.
+    """
+    try:
+        return parse_id(text, kind)
+    except ValueError as error:
+        reason = f"{text[:MAX_SHOWN]!r} {error}"
+        raise click.BadParameter(reason, click.get_current_context(), param_hint=f"'{name}'") from None
 
 
 class Number(click.FloatRange):

@@ -240,11 +240,11 @@ def record_metrics(rankers: dict[str, BootstrapResult]) -> dict[str, Any]:
 
 
 def rank_by_model(
-    model: Model, network: Network, history: History, case: CatalogueCase, threads: int
+    model: Model, network: Network, history: History, case: CatalogueCase, threads: int, *, n: int = DEPTH
 ) -> Int32s:
-    """Return (users, DEPTH) rows of posts, best first, padded with -1."""
+    """Return (users, n) rows of posts, best first, padded with -1."""
     if case.users.size == 0:
-        return np.full((0, DEPTH), -1, dtype=np.int32)
+        return np.full((0, n), -1, dtype=np.int32)
     compiled = model.compile(network, history, case.hidden).of_users(case.users)
-    chunks = compiled.score(DEPTH, budget_mib=BUDGET_MIB, threads=threads)
+    chunks = compiled.score(n, budget_mib=BUDGET_MIB, threads=threads)
     return np.concatenate([lists.posts for _, lists in chunks])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from batch.evaluation.evaluate import Evaluation, evaluate_rows
 from batch.evaluation.full_catalogue import MAX_USERS, RankedCase, measure_cases, rank_case
+from batch.evaluation.rule_cost import RuleCost
 from batch.evaluation.scored_rows import ScoredRows, score_rows
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
@@ -18,11 +19,12 @@ from batch.training.model import Model
 
 @dataclass(frozen=True)
 class HoldoutEvaluation:
-    """One model on the holdout: the scored rows, the ranked lists, and the metrics of both."""
+    """One model on the holdout: scored rows, ranked lists, the metrics of both, and the costs of rules."""
 
     rows: ScoredRows
     ranked: RankedCase
     metrics: Evaluation
+    rule_costs: dict[str, RuleCost] = field(default_factory=dict)
 
     def record(self, dataset: Dataset) -> dict[str, Any]:
         """Return the JSON object for a manifest.
@@ -34,7 +36,8 @@ class HoldoutEvaluation:
         rows: `protocol`, `holdout` (from, until, users, views), `judged` and
         `why_not_judged`, one object of metrics for each of `model`, `random`
         and `popularity`, their 95 % `intervals` (low, high), `calibration` by
-        deciles and `segments`. Values without a number are None.
+        deciles and `segments`. `rule_costs`: rule of the feed -> `RuleCost.record`, if there are
+        any. Values without a number are None.
         """
         split = dataset.split
         holdout = {
@@ -43,7 +46,9 @@ class HoldoutEvaluation:
             "users": self.metrics.users,
             "views": self.metrics.rows,
         }
-        return {"holdout": holdout, "split": split.record(), **self.metrics.record()}
+        record = {"holdout": holdout, "split": split.record(), **self.metrics.record()}
+        costs = {name: cost.record() for name, cost in self.rule_costs.items()}
+        return record | ({"rule_costs": costs} if costs else {})
 
 
 def evaluate_holdout(

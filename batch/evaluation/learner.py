@@ -32,6 +32,7 @@ from batch.evaluation.catalogue_case import build_case, score_lists
 from batch.evaluation.full_catalogue import MAX_USERS, MIN_USERS, rank_by_model
 from batch.evaluation.holdout import HoldoutEvaluation, evaluate_holdout
 from batch.evaluation.recipe_choice import Candidate, RecipeChoice
+from batch.evaluation.rule_cost import measure_rules
 from batch.loading.split import LARGE_INTERACTIONS
 from batch.progress import Stages
 from batch.training.dataset import Dataset, Window
@@ -99,9 +100,10 @@ class Learner:
         with stages.stage("evaluate", "rows") as row:
             holdout = evaluate_holdout(model, dataset, self.settings.night.threads)
             holdout.metrics.warn_if_insufficient()
+            costs = measure_rules(model, dataset, holdout.ranked.case, self.settings)
             row |= {"rows": holdout.metrics.rows}
         model.save(self.folder / HOLDOUT_MODEL, dataset.network)
-        return holdout
+        return replace(holdout, rule_costs=costs)
 
     def train(self, dataset: Dataset, recipe: Recipe, stages: Stages) -> Model:
         """Fit on everything up to the cutoff; save the model and the state that refreshes need."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from batch.runs.tables import experiments
 from contract.errors import SourceError
-from contract.experiment import CONTROL, TEST, Experiment
+from contract.experiment import CONTROL, TEST, Experiment, sort_pins
 from contract.keys import Keys
 
 LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -142,8 +142,8 @@ def bucket_sql(user_id: str, salt: str) -> str:
 def variant_sql(user_id: str, experiment: Experiment) -> str:
     """Return the SQL of a user's variant, including pinned users; `user_id` is an SQL expression."""
     pins = "".join(
-        f"WHEN {user_id}::text = {quote_literal(pinned)} THEN '{variant}'\n"
-        for pinned, variant in experiment.to_fields().get("pins", {}).items()
+        f"WHEN {user_id}::text = {quote_literal(pinned)} THEN '{experiment.pins[pinned]}'\n"
+        for pinned in sort_pins(experiment.pins)
     )
     bucket = bucket_sql(user_id, quote_literal(experiment.salt))
     return f"CASE {pins}WHEN {bucket} < {experiment.percent_test}\nTHEN '{TEST}' ELSE '{CONTROL}' END"

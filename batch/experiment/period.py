@@ -9,7 +9,7 @@ from itertools import pairwise, takewhile
 
 from batch.experiment.history import SplitChange
 from contract.errors import EXIT_USAGE, OvernightError
-from contract.experiment import Experiment
+from contract.experiment import Experiment, sort_pins
 
 DEFAULT_DAYS = 14
 """Planned length if none was recorded: two whole weeks."""
@@ -173,7 +173,7 @@ def find_split_period(
         since=unchanged[-1].set_at,
         ended=changes[newest - 1].set_at if newest else None,
         untouched_until=min(each.set_at for each in changes if each.experiment.salt == split.salt),
-        pinned=tuple(sorted({str(user) for each in unchanged for user in each.experiment.pins})),
+        pinned=tuple(sort_pins({user for each in unchanged for user in each.experiment.pins})),
         plan=_make_plan(unchanged[::-1]),
         key_prefix=changes[newest].key_prefix,
     )

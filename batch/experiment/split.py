@@ -33,6 +33,7 @@ from batch.runs.tables import experiments
 from contract.codec import decode_object, encode_object
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import Experiment
+from contract.ids import Id
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -155,7 +156,7 @@ def edit_split(
     )
 
 
-def pin_user(experiment: Experiment, user_id: int, variant: str) -> Experiment:
+def pin_user(experiment: Experiment, user_id: Id, variant: str) -> Experiment:
     """Return the split with a user pinned to a variant.
 
     Raises
@@ -172,13 +173,13 @@ def pin_user(experiment: Experiment, user_id: int, variant: str) -> Experiment:
     return replace(experiment, pins=pins)
 
 
-def unpin_user(experiment: Experiment, user_id: int) -> Experiment:
+def unpin_user(experiment: Experiment, user_id: Id) -> Experiment:
     """Return the split without a user's pin, if there is one."""
     pins = {user: variant for user, variant in experiment.pins.items() if user != str(user_id)}
     return replace(experiment, pins=pins)
 
 
-def forget_pins(stores: Stores, user_ids: Collection[int], *, dry_run: bool) -> int:
+def forget_pins(stores: Stores, user_ids: Collection[Id], *, dry_run: bool) -> int:
     """Remove users from the pins of every recorded split and of the one in Redis; return the users found.
 
     A dry run only counts them.

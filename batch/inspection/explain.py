@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from batch.context import Stores
 from batch.features.tables import Feature, Kind
 from batch.files import POSTS, store_folder, work_folder
+from batch.ids import unpack_ids
 from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.interaction_store import open_store
 from batch.loading.model_columns import check_model_columns
@@ -34,6 +35,7 @@ from batch.training.refresh_state import load_refresh_state
 from contract.codec import Ranked
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
+from contract.ids import Id
 from contract.manifest import Manifest
 
 TOLERANCE = 1e-5
@@ -81,7 +83,7 @@ class Explanation:
     score_meaning: str
 
 
-def explain(stores: Stores, manifest: dict[str, Any], user_id: int, post_id: int) -> Explanation:
+def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) -> Explanation:
     """Score one user and post by the saved model of a run, with features as of the run's cutoff.
 
     Reads the interaction store of the run's night, and from Postgres users,
@@ -179,11 +181,11 @@ def _feature_value(model: Model, feature: Feature, number: float) -> float | str
     return categories[int(number)]
 
 
-def _read_known_posts(folder: Path) -> set[int]:
+def _read_known_posts(folder: Path) -> set[Id]:
     try:
         # Opened here, since np.load does not close a damaged file.
         with (folder / POSTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return set(arrays["post_ids"].tolist())
+            return set(unpack_ids(arrays["post_ids"]).tolist())
     except FileNotFoundError:
         raise ModelError(
             f"there is no model in {folder}; run this command on the host of the night, with its "
@@ -194,7 +196,7 @@ def _read_known_posts(folder: Path) -> set[int]:
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
-def _find_row(index: Any, what: str, wanted: int) -> int:
+def _find_row(index: Any, what: str, wanted: Id) -> int:
     """Return the row of an id in an ascending index."""
     row = int(index.searchsorted(wanted))
     if row == len(index) or index[row] != wanted:
@@ -218,7 +220,7 @@ class PostInQuestion:
         When the user liked it; None if they did not.
     """
 
-    post_id: int
+    post_id: Id
     score: float
     blocked: bool
     known: bool

@@ -9,11 +9,13 @@ from typing import Any
 
 from batch.context import Stores
 from batch.evaluation.recipe_choice import score_kind_of
+from batch.loading.schema import check_views
+from batch.postgres import snapshot
 from batch.redis_client import live_run_id, live_run_ids
 from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
-from contract.ids import Id
+from contract.ids import Id, IdKinds
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
@@ -38,7 +40,27 @@ def read_experiment(stores: Stores) -> Experiment:
         raise StoreError(f"{stores.keys.experiment} is broken: {error}; {fix}") from None
 
 
-def find_user_run(stores: Stores, user_id: int) -> tuple[str, str]:
+def find_id_kinds(stores: Stores) -> IdKinds:
+    """Return of what kinds the ids of users and posts are: those of the newest live run.
+
+    If no run is live, the views say it.
+
+    Raises
+    ------
+    SourceError
+        No run is live, and the views cannot be read.
+    StoreError
+        The manifest of the live run is missing or broken.
+    """
+    live = live_run_ids(stores.redis, stores.keys)
+    if live:
+        newest = max(live.values())
+        return id_kinds_of(newest, read_manifest(stores, newest))
+    with snapshot(stores.engine) as connection:
+        return check_views(connection).kinds
+
+
+def find_user_run(stores: Stores, user_id: Id) -> tuple[str, str]:
     """Return a user's variant and the id of the run that serves them.
 
     That is the other variant's run if theirs has no live one.
@@ -96,6 +118,20 @@ def read_manifest(stores: Stores, run_id: str) -> dict[str, Any]:
         raise StoreError(f"{key} is broken: {error}; run the night again") from None
 
 
+def id_kinds_of(run_id: str, manifest: dict[str, Any]) -> IdKinds:
+    """Return the kinds of a run's ids.
+
+    Raises
+    ------
+    StoreError
+        The manifest names kinds that do not exist.
+    """
+    try:
+        return IdKinds.from_record(manifest.get("ids"))
+    except ValueError as error:
+        raise StoreError(f"the manifest of {run_id} is broken: {error}; run the night again") from None
+
+
 def published_at(run_id: str, manifest: dict[str, Any]) -> datetime:
     """Return when a run went live, by its manifest; the start of the run if it never did."""
     return parse_time(manifest.get("published_at")) or parse_run_id(run_id)[0]
@@ -116,7 +152,7 @@ def read_list(stores: Stores, key: str) -> Ranked | None:
         raise StoreError(f"{key} is broken: {error}; run the night again") from None
 
 
-def read_user_list(stores: Stores, run_id: str, user_id: int) -> tuple[str, Ranked]:
+def read_user_list(stores: Stores, run_id: str, user_id: Id) -> tuple[str, Ranked]:
     """Return (source, list) of a user in a run: their own list, or the popular posts if they have none."""
     own = read_list(stores, stores.keys.user(run_id, user_id))
     if own:
@@ -184,7 +220,7 @@ def _change(rank_a: int | None, rank_b: int | None) -> str:
     return "up" if rank_b < rank_a else "down"
 
 
-def compare_lists(stores: Stores, user_id: int, run_a: str, run_b: str) -> dict[str, Any]:
+def compare_lists(stores: Stores, user_id: Id, run_a: str, run_b: str) -> dict[str, Any]:
     """Compare a user's lists in two runs; each is a run id, or a variant for its live run.
 
     If `score_kind_a` and `score_kind_b` differ, scores have different units:
@@ -237,7 +273,7 @@ class ServedList:
         `blocked`: serving leaves out blocked posts.
     """
 
-    user_id: int
+    user_id: Id
     variant: str
     run_id: str
     source: str
@@ -253,7 +289,7 @@ class ServedList:
         return {**vars(self), "age_seconds": round((now - self.published_at).total_seconds())}
 
 
-def find_served_list(stores: Stores, user_id: int) -> ServedList:
+def find_served_list(stores: Stores, user_id: Id) -> ServedList:
     """Look up the list that a user is served from.
 
     Raises

@@ -9,17 +9,20 @@ import sqlalchemy as sa
 from batch.postgres_advice import SEE_README
 from contract import columns
 from contract.errors import SourceError
+from contract.ids import IdKind, IdKinds
 
 WHOLE = ("smallint", "integer", "bigint")
 WORDS = ("text", "character varying", "character")
+UUIDS = ("uuid",)
+IDS = (*WHOLE, *UUIDS, *WORDS)
 TIMES = ("timestamp with time zone", "timestamp without time zone")
 
 REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
-    columns.USERS: {columns.USER_ID: WHOLE},
-    columns.POSTS: {columns.POST_ID: WHOLE},
+    columns.USERS: {columns.USER_ID: IDS},
+    columns.POSTS: {columns.POST_ID: IDS},
     columns.INTERACTIONS: {
-        columns.USER_ID: WHOLE,
-        columns.POST_ID: WHOLE,
+        columns.USER_ID: IDS,
+        columns.POST_ID: IDS,
         columns.ACTION: WORDS,
         columns.HAPPENED_AT: TIMES,
     },
@@ -49,6 +52,18 @@ class Columns:
     posts: dict[str, str]
     interactions: dict[str, str]
 
+    @property
+    def kinds(self) -> IdKinds:
+        """Kinds of the ids."""
+        return IdKinds(kind_of_ids(self.users[columns.USER_ID]), kind_of_ids(self.posts[columns.POST_ID]))
+
+
+def kind_of_ids(type_: str) -> IdKind:
+    """Return the kind of the ids in a column of a Postgres type."""
+    if type_ in WHOLE:
+        return IdKind.NUMBER
+    return IdKind.UUID if type_ in UUIDS else IdKind.TEXT
+
 
 def check_views(connection: sa.Connection) -> Columns:
     """Check the columns of the three views before any row is read.
@@ -58,7 +73,15 @@ def check_views(connection: sa.Connection) -> Columns:
     SourceError
         A view or column is missing, unreadable or of the wrong type; the message names the first.
     """
-    return Columns(*(_read_columns(connection, view) for view in REQUIRED))
+    views = Columns(*(_read_columns(connection, view) for view in REQUIRED))
+    for view, column in ((columns.USERS, columns.USER_ID), (columns.POSTS, columns.POST_ID)):
+        own, named = getattr(views, view)[column], views.interactions[column]
+        if kind_of_ids(own) != kind_of_ids(named):
+            raise SourceError(
+                f"{columns.SCHEMA}.{columns.INTERACTIONS}.{column} is of type {named} and "
+                f"{columns.SCHEMA}.{view}.{column} of type {own}; make both of one type in the views"
+            )
+    return views
 
 
 def find_unknown_columns(views: Columns, names: str) -> list[str]:

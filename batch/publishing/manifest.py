@@ -63,6 +63,7 @@ def make_manifest(
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
         feed=_record_feed(learner.settings.feed),
+        topics=written.topics,
         store=store_identity(dataset.now.store),
         some_users=written.stats.some_users,
         warnings=_warn(run, dataset, model, written.stats),

@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError, TimeoutError
 from batch import redis_client
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.context import Stores
+from batch.feed_rules.topics import TopicStats
 from batch.progress import Stages, TimedIterator, track
 from batch.publishing import shared_keys
 from batch.publishing.encode import Lines, ListEncoder, bytes_per_line, pack
@@ -82,11 +83,15 @@ class Written:
 
 @dataclass(frozen=True)
 class WrittenRun:
-    """The lists of a run as written: users' lists, their counts, and the memory that was expected."""
+    """The lists of a run as written: users' lists, their counts, and the memory that was expected.
+
+    `topics` is from `TopicStats.record`; None without a limit of posts per topic.
+    """
 
     users: Written
     stats: ListStats
     forecast: Forecast
+    topics: dict[str, Any] | None = None
 
 
 def write_run(
@@ -107,7 +112,9 @@ def write_run(
     with stages.stage("score_and_write", "users") as row:
         excluded = excluded_rows(stores, dataset)
         post_ids = dataset.network.posts.index.to_numpy(np.int64)
-        chunks = score_lists(model, dataset, excluded, users=users, settings=settings)
+        topics = TopicStats.of(dataset.network.posts, settings.feed)
+        scored = score_lists(model, dataset, excluded, users=users, settings=settings)
+        chunks = scored if topics is None else topics.through(scored)
         waiting = TimedIterator(chunks)
         tracked = track(waiting, users, "score and write", "users")
         lists, forecast = check_memory(
@@ -129,7 +136,7 @@ def write_run(
         row |= {"users": written.lists, "pairs": pairs, "bytes": written.value_bytes}
         # Chunks are scored while others are written: this is the time that writing waited for scores.
         row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
-    return WrittenRun(written, stats, forecast)
+    return WrittenRun(written, stats, forecast, None if topics is None else topics.record())
 
 
 def score_lists(

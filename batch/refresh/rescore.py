@@ -13,6 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from batch.context import Stores
+from batch.feed_rules.topics import TopicStats
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.network import Network
@@ -149,7 +150,9 @@ class Rescorer:
                 budget_mib=settings.night.memory_budget_mib,
                 threads=settings.night.threads,
             )
-            lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
+            topics = TopicStats.of(self.network.posts, settings.feed)
+            limited = chunks if topics is None else topics.through(chunks)
+            lists = self._check_lock(track(limited, len(users), "score and write", "users"))
             written = write_lists(client, keys, manifest.run_id, lists, tables.post_ids)
             verify(client, written, len(users))
             stats |= {"users": written.lists, "pairs": len(users) * tables.post_ids.size}

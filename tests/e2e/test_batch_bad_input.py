@@ -222,7 +222,7 @@ def test_a_wrong_setting_is_named_and_no_secret_is_shown(
         (["run", "--as-of", "yesterday"], "'yesterday' is not a time like 2026-11-22T03:00:00. Try"),
         (["run", "--limit-users", "0"], "0 is not in the range x>=1"),
         (["run", "--as-of"], "requires an argument"),
-        (["lookup", "ann"], "'ann' is not a whole number from 0 to 9223372036854775807"),
+        (["lookup", "ann"], "'ann' must be a whole number from 0 to 9223372036854775807"),
         (["lookup"], "Missing argument 'USER'"),
         (["show"], "Missing argument 'RUN'"),
     ],

@@ -222,9 +222,9 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
         (["set", "--salt", "a\nb"], "1 to 100 printable characters"),
         (["set", "--salt", "a" * 101], "1 to 100 printable characters"),
         (["pin", "42", "best"], "'best' is not one of 'control', 'test'"),
-        (["pin", "somebody", "test"], "'somebody' is not a whole number"),
-        (["pin", str(2**63), "test"], "is not a whole number from 0"),
-        (["unpin", "1.5"], "is not a whole number"),
+        (["pin", "somebody", "test"], "'somebody' must be a whole number"),
+        (["pin", str(2**63), "test"], "must be a whole number from 0"),
+        (["unpin", "1.5"], "must be a whole number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(

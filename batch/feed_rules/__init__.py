@@ -1,0 +1,1 @@
+"""Rules of a feed that change lists after the scores: topics, explored places, popular posts by segment."""
