@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +20,11 @@ from batch.redis_client import live_run_id, live_run_ids
 from contract import columns
 from contract.codec import Ranked, decode_list, decode_object
 from contract.experiment import CONTROL, VARIANTS
+from contract.ids import Id, IdKind, IdKinds, decode_id, encode_id, parse_id
 from contract.keys import Keys
+from contract.manifest import Manifest
 from demo.gunicorn import http_get
+from demo.network import read_type
 from demo.processes import ROOT, DemoError
 
 LIMIT = 5
@@ -35,16 +39,17 @@ CURRENT_LIKES = """(
 ) AS likes"""
 """Likes that were not taken back."""
 
-LIKES_OF_USERS = sa.text(f"""
-    SELECT user_id, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
-    WHERE user_id = ANY(:users)
+# Uuids are read as text. In conditions ids are literals without a type, which Postgres takes as the column's.
+LIKES_OF_USERS = f"""
+    SELECT user_id::{{user_type}}, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
+    WHERE user_id IN :users
     GROUP BY user_id ORDER BY user_id
-""")
-LIKED = sa.text(f"SELECT post_id FROM {CURRENT_LIKES} WHERE user_id = :user")
+"""
+LIKED = f"SELECT post_id::{{post_type}} FROM {CURRENT_LIKES} WHERE user_id IN :users"
 LIKES = """
-    SELECT post_id, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
+    SELECT post_id::{post_type}, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
     UNION ALL
-    SELECT post_id, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
+    SELECT post_id::{post_type}, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
         SELECT post_id, count(*) AS logged FROM {current_likes}
         WHERE user_id IN (SELECT user_id FROM recs.users) GROUP BY post_id
     ) AS counted USING (post_id) WHERE {like_count} IS NULL
@@ -53,9 +58,16 @@ LIKES = """
 """Likes of a post: the network's own counter, or the number of logged likes where it is null."""
 
 TEXTS = """
-    SELECT post_id, coalesce({text}, ''), coalesce({topic}, '') FROM recs.posts WHERE post_id = ANY(:posts)
+    SELECT post_id::{post_type}, coalesce({text}, ''), coalesce({topic}, '') FROM recs.posts
+    WHERE post_id IN :posts
 """
 POST_TYPES = OPTIONAL[columns.POSTS]
+
+UNKNOWN_USERS: dict[IdKind, Id] = {
+    IdKind.UUID: "00000000-0000-4000-8000-000000000000",
+    IdKind.TEXT: "nobody",
+}
+"""Ids that no user has."""
 
 Answer = dict[str, Any]
 
@@ -72,18 +84,18 @@ class Examples:
         An id that no user has.
     """
 
-    user: int
-    unknown: int
+    user: Id
+    unknown: Id
 
     @property
     def personal(self) -> str:
         """Request for the feed of a known user."""
-        return f"/users/{self.user}/recommendations?limit={LIMIT}"
+        return f"/users/{encode_id(self.user)}/recommendations?limit={LIMIT}"
 
     @property
     def fallback(self) -> str:
         """Request for the feed of an unknown user."""
-        return f"/users/{self.unknown}/recommendations?limit={LIMIT}"
+        return f"/users/{encode_id(self.unknown)}/recommendations?limit={LIMIT}"
 
     @property
     def popular(self) -> str:
@@ -93,62 +105,85 @@ class Examples:
     @property
     def existing_client(self) -> str:
         """Request in the form that the network's existing clients use."""
-        return f"/post/recommendations/?id={self.user}&time=2021-12-29T21:00:00&limit={LIMIT}"
+        return f"/post/recommendations/?id={encode_id(self.user)}&time=2021-12-29T21:00:00&limit={LIMIT}"
 
     @property
     def invalid(self) -> str:
         """Request with an invalid parameter."""
-        return f"/users/{self.user}/recommendations?limit=0"
+        return f"/users/{encode_id(self.user)}/recommendations?limit=0"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the servers hold, read again on each call."""
+    """What the servers hold, read again on each call; `kinds` are those of the network's ids."""
 
     engine: sa.Engine
     client: redis.Redis
     keys: Keys
+    kinds: IdKinds
 
-    def read_liked(self, user: int) -> set[int]:
+    @classmethod
+    def of_live_run(cls, engine: sa.Engine, client: redis.Redis, keys: Keys) -> Expected:
+        """Return what the servers hold for ids of the kinds of control's live run."""
+        manifest: Any = client.get(keys.manifest(str(live_run_id(client, keys, CONTROL))))
+        return cls(engine, client, keys, Manifest.from_json(manifest).ids)
+
+    def read_liked(self, user: Id) -> set[Id]:
         """Return the posts that the user has liked."""
-        with self.engine.connect() as connection:
-            return set(connection.scalars(LIKED, {"user": user}))
+        return {post for (post,) in self._read(LIKED, users=[user])}
 
-    def count_likes(self) -> dict[int, int]:
+    def count_likes(self) -> dict[Id, int]:
         """Return the likes of every post that is not blocked, the most liked first."""
         blocked = self.read_blocked()
-        with self.engine.connect() as connection:
-            likes_of_posts = connection.execute(_fill_in_columns(connection, LIKES))
-            return {post: likes for post, likes in likes_of_posts if post not in blocked}
+        return {post: likes for post, likes in self._read(LIKES) if post not in blocked}
 
-    def read_texts(self, posts: list[int]) -> dict[int, tuple[str, str]]:
+    def read_texts(self, posts: list[Id]) -> dict[Id, tuple[str, str]]:
         """Return text and topic by post, empty where the column is null."""
+        return {post: (text, topic) for post, text, topic in self._read(TEXTS, posts=posts)}
+
+    def count_likes_of(self, users: list[Id]) -> dict[Id, int]:
+        """Return how many posts each of these users has liked, ordered by user; without those of none."""
+        return {row.user_id: row.likes for row in self._read(LIKES_OF_USERS, users=users)}
+
+    def count_posts(self) -> int:
+        """Return how many posts the network has."""
         with self.engine.connect() as connection:
-            texts = connection.execute(_fill_in_columns(connection, TEXTS), {"posts": posts})
-            return {post: (text, topic) for post, text, topic in texts}
+            return connection.scalar(sa.text("SELECT count(*) FROM recs.posts")) or 0
 
     def read_list(self, key: str) -> Ranked:
         """Return the list under a key, empty if the key does not exist."""
         value = self.client.get(key)
         return [] if value is None else decode_list(str(value))
 
-    def read_blocked(self) -> set[int]:
+    def read_blocked(self) -> set[Id]:
         """Return the blocked posts."""
-        return {int(post) for post in self.client.smembers(self.keys.blocked)}
+        return {parse_id(str(post), self.kinds.posts) for post in self.client.smembers(self.keys.blocked)}
 
     def read_live_runs(self) -> set[str]:
         """Return the live run of each variant."""
         return set(live_run_ids(self.client, self.keys).values())
 
+    def find_unknown_user(self) -> Id:
+        """Return an id that no user has."""
+        if self.kinds.users is not IdKind.NUMBER:
+            return UNKNOWN_USERS[self.kinds.users]
+        with self.engine.connect() as connection:
+            return (connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0) + 1
 
-def _fill_in_columns(connection: sa.Connection, query: str) -> sa.TextClause:
-    """Fill in the optional columns of recs.posts: their names, or NULL where the view lacks them."""
-    present = check_views(connection).posts
-    names = {name: name if name in present else f"NULL::{types[0]}" for name, types in POST_TYPES.items()}
-    return sa.text(query.format_map(names | {"current_likes": CURRENT_LIKES}))
+    def _read(self, query: str, **ids: list[Id]) -> Sequence[sa.Row[Any]]:
+        """Run a query with lists of ids; fill in the optional columns of recs.posts and types of ids."""
+        with self.engine.connect() as connection:
+            present = check_views(connection).posts
+            names = {
+                name: name if name in present else f"NULL::{types[0]}" for name, types in POST_TYPES.items()
+            }
+            types = {"user_type": read_type(self.kinds.users), "post_type": read_type(self.kinds.posts)}
+            filled_in = sa.text(query.format_map(names | types | {"current_likes": CURRENT_LIKES}))
+            lists = [sa.bindparam(name, expanding=True) for name in ids]
+            return connection.execute(filled_in.bindparams(*lists), ids).all()
 
 
-def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examples:
+def choose_examples(expected: Expected) -> Examples:
     """Choose the users of the example requests.
 
     Raises
@@ -156,17 +191,14 @@ def choose_examples(engine: sa.Engine, client: redis.Redis, keys: Keys) -> Examp
     DemoError
         If no user has both a list and a like.
     """
-    run_id = str(live_run_id(client, keys, CONTROL))
-    prefix = keys.user(run_id, 0).removesuffix("0")
-    found = islice(client.scan_iter(match=f"{prefix}*", count=MAX_CANDIDATES), MAX_CANDIDATES)
-    candidates = [int(str(key).removeprefix(prefix)) for key in found]
-    with engine.connect() as connection:
-        posts = connection.scalar(sa.text("SELECT count(*) FROM recs.posts")) or 0
-        last_user = connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0
-        likes_of_users = connection.execute(LIKES_OF_USERS, {"users": candidates}).all()
-    for user, likes in likes_of_users:
+    run_id = str(live_run_id(expected.client, expected.keys, CONTROL))
+    prefix = expected.keys.user(run_id, 0).removesuffix("0")
+    found = islice(expected.client.scan_iter(match=f"{prefix}*", count=MAX_CANDIDATES), MAX_CANDIDATES)
+    candidates = [decode_id(str(key).removeprefix(prefix), expected.kinds.users) for key in found]
+    posts = expected.count_posts()
+    for user, likes in expected.count_likes_of(candidates).items():
         if likes + LIMIT <= posts:
-            return Examples(user, last_user + 1)
+            return Examples(user, expected.find_unknown_user())
     raise DemoError(f"none of {len(candidates)} users with a list in {run_id} has liked a post")
 
 
@@ -183,7 +215,7 @@ def print_examples(examples: Examples, url: str, option: str) -> None:
             "the request of existing clients, answered with texts",
             f"curl -s '{url}{examples.existing_client}'",
         ),
-        ("the user's list in Redis", f"{batch} lookup {examples.user}"),
+        ("the user's list in Redis", f"{batch} lookup {shlex.quote(str(examples.user))}"),
         ("the runs so far", f"{batch} runs"),
     ]
     echo(f"\nReady on {url}. Things to try in another terminal:\n")
@@ -250,7 +282,7 @@ def _send(request: Request, url: str) -> list[str]:
         return [f"a field is missing or has the wrong type ({type(error).__name__}: {error})"]
 
 
-def _check_stored_list(user: int, personal: Answer, expected: Expected) -> Iterator[str]:
+def _check_stored_list(user: Id, personal: Answer, expected: Expected) -> Iterator[str]:
     """Print the user's list in Redis; yield an error unless it begins with the posts of the answer."""
     if "run_id" not in personal:
         return
@@ -263,7 +295,7 @@ def _check_stored_list(user: int, personal: Answer, expected: Expected) -> Itera
         yield f"{key} does not hold what was served"
 
 
-def check_personal_feed(answer: Answer, user: int, expected: Expected) -> Iterator[str]:
+def check_personal_feed(answer: Answer, user: Id, expected: Expected) -> Iterator[str]:
     """Yield the errors in a known user's feed."""
     rows = answer["recommendations"]
     posts = [row["post_id"] for row in rows]

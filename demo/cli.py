@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from batch.commands.options import Number, json_option
 from batch.formatting import echo
 from contract.errors import EXIT_FAILED, OvernightError
+from contract.ids import IdKind
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
@@ -50,6 +51,15 @@ folder_option = click.option(
     show_envvar=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder in which the servers of all networks keep their data.",
+)
+
+
+ids_option = click.option(
+    "--ids",
+    type=click.Choice([str(kind) for kind in IdKind]),
+    default=str(IdKind.NUMBER),
+    show_default=True,
+    help="Kind of the ids: whole numbers, uuids of users and posts of text, or all of text.",
 )
 
 
@@ -137,10 +147,11 @@ def stop_command(folder: Path, name: str | None) -> None:
     "--interactions", type=int, default=100_000, show_default=True, help="Number of views and likes in total."
 )
 @click.option("--seed", type=int, show_default="OVERNIGHT_SEED", help="The same seed gives an equal network.")
+@ids_option
 @name_option("simulated")
 @click.pass_obj
 def simulate_command(
-    folder: Path, *, users: int, posts: int, interactions: int, seed: int | None, name: str | None
+    folder: Path, *, users: int, posts: int, interactions: int, seed: int | None, ids: str, name: str | None
 ) -> None:
     """Replace the network of that name by a simulated one.
 
@@ -153,7 +164,8 @@ def simulate_command(
     configure_logging(settings)
     home = choose_folder(folder, name, None)
     url = _database_url(home)
-    simulate(url, users, posts, interactions, settings.night.seed if seed is None else seed)
+    seed = settings.night.seed if seed is None else seed
+    simulate(url, users, posts, interactions, seed, ids=IdKind(ids))
     _record_loaded(home, url, SIMULATED)
 
 
@@ -224,6 +236,7 @@ def oracle_command(folder: Path, name: str | None) -> None:
     show_default="OVERNIGHT_SEED",
     help="The same seed gives equal days.",
 )
+@ids_option
 @click.option(
     "--aa",
     type=click.IntRange(min=1),
@@ -247,6 +260,7 @@ def experiment_command(
     posts: int,
     days: int,
     seed: int | None,
+    ids: str,
     aa: int | None,
     ab: int | None,
     as_json: bool,
@@ -266,7 +280,8 @@ def experiment_command(
         raise click.UsageError("Give one of --aa, --ab and --html: trials have no page.")
     settings = Settings.from_environment()
     configure_logging(settings)
-    parameters = ReplayParameters(users, posts, days, settings.night.seed if seed is None else seed, effect)
+    seed = settings.night.seed if seed is None else seed
+    parameters = ReplayParameters(users, posts, days, seed, effect, IdKind(ids))
     options = ExperimentOptions(parameters, aa_trials=aa or 0, ab_trials=ab or 0, as_json=as_json, html=html)
     run_experiment(folder, settings, options)
 

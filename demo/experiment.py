@@ -10,7 +10,7 @@ in an A/B trial test's, so the true effect is known exactly.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -46,8 +46,9 @@ from batch.formatting import as_json, echo
 from batch.postgres import snapshot
 from contract.errors import LockedError
 from contract.experiment import TEST, Experiment
+from contract.ids import Id
 from contract.settings import Settings
-from demo.population import FIRST_USER_ID, Floats, Ints
+from demo.population import Floats, Ints
 from demo.postgres import make_engine
 from demo.processes import hold_lock, raise_on_signal
 from demo.replay import Impressions, ReplayParameters, replay
@@ -106,6 +107,7 @@ def _replay_and_report(servers: Servers, settings: Settings, options: Experiment
         impressions,
         before,
         counted,
+        user_ids=options.parameters.make_ids().users,
         tests=options.aa_trials or options.ab_trials,
         seed=options.parameters.seed,
         same=bool(options.aa_trials),
@@ -193,7 +195,14 @@ class Trials:
 
 
 def run_trials(
-    impressions: Impressions, before: pd.DataFrame, period: Period, *, tests: int, seed: int, same: bool
+    impressions: Impressions,
+    before: pd.DataFrame,
+    period: Period,
+    *,
+    user_ids: Sequence[Id],
+    tests: int,
+    seed: int,
+    same: bool,
 ) -> Trials:
     """Run trials, evaluate each with the report's own functions, and count the results.
 
@@ -202,6 +211,8 @@ def run_trials(
     before
         One row per user (index `user_id`) with the outcomes before the experiment: the
         columns `before_...` that `batch.experiment.statistics` names.
+    user_ids
+        Id of each user by row.
     tests
         Number of trials.
     same
@@ -211,12 +222,12 @@ def run_trials(
     probabilities = (control, control if same else impressions.in_test)
     truth = true_effects(impressions, probabilities)
     users, user_index = np.unique(impressions.users, return_inverse=True)
-    ids = users + FIRST_USER_ID
+    ids = [user_ids[user] for user in users]
     called, differences = 0, []
     # disable=None: a bar on a terminal, nothing elsewhere.
     for number in tqdm(range(tests), desc="A/A" if same else "A/B", unit="test", disable=None):
         experiment = Experiment("trial", f"{seed}/{number}", period.split.experiment.percent_test)
-        in_test = np.array([experiment.variant_of(int(user)) == TEST for user in ids])
+        in_test = np.array([experiment.variant_of(user) == TEST for user in ids])
         rng = np.random.default_rng([seed, 7, number])
         random = rng.random(user_index.size)
         liked = random < np.where(in_test[user_index], probabilities[1], probabilities[0])

@@ -11,8 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import sqlalchemy as sa
 
+from contract.columns import LIKE_ACTION, VIEW_ACTION
+from contract.ids import WHOLE_NUMBERS
+from demo import network
 from demo.ground_truth import HOUR_SHARES, GroundTruth
+from demo.ids import SimulatedIds
 from demo.population import DAY, DAYS, END, FIRST_POST_ID, FIRST_USER_ID, START, Floats, Ints
 
 BLOCK_ROWS = 250_000
@@ -150,6 +156,34 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 
 COPY_COLUMNS = ["user_id", "post_id", "action", "time"]
+
+
+def copy_feed(
+    connection: sa.Connection, blocks: Iterable[Views], ids: SimulatedIds, *, new: bool = True
+) -> None:
+    """Write views and likes into the table feed_action; `new` says that this transaction has created it."""
+    if ids.kinds == WHOLE_NUMBERS:
+        network.copy_binary(connection, network.FEED_ACTION, COPY_COLUMNS, encode_copy(blocks), new=new)
+        return
+    users, posts = pa.array(ids.users), pa.array(ids.posts)
+    tables = (_make_table(views, users, posts) for views in blocks)
+    network.copy_tables(connection, network.FEED_ACTION, COPY_COLUMNS, tables, new=new)
+
+
+def _make_table(views: Views, users: pa.Array, posts: pa.Array) -> pa.Table:
+    """Return the rows of feed_action, each like after its view."""
+    likes = np.flatnonzero(views.liked)
+    row_views = np.sort(np.concatenate([np.arange(len(views.users)), likes]), kind="stable")
+    is_like = np.zeros(row_views.size, dtype=bool)
+    is_like[1:] = row_views[1:] == row_views[:-1]
+    times = views.times[row_views] + np.where(is_like, views.dwell_seconds[row_views], 0)
+    columns = [
+        users.take(views.users[row_views]),
+        posts.take(views.posts[row_views]),
+        pa.array(np.where(is_like, LIKE_ACTION, VIEW_ACTION)),
+        pa.array(times, pa.timestamp("s", "UTC")),
+    ]
+    return pa.table(columns, names=COPY_COLUMNS)
 
 
 def encode_copy(blocks: Iterable[Views]) -> Iterator[bytes]:

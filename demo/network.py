@@ -17,19 +17,21 @@ import pyarrow.csv
 import sqlalchemy as sa
 
 from contract.errors import EXIT_USAGE, OvernightError
+from contract.ids import WHOLE_NUMBERS, IdKind, IdKinds
 from demo.postgres import make_engine
 
 FEED_ACTION = "feed_action"
 
 USER_TABLE = """
 CREATE TABLE "user" (
-    id bigint PRIMARY KEY, gender integer, age integer, country text, city text,
+    id {id_type} PRIMARY KEY, gender integer, age integer, country text, city text,
     exp_group integer, os text, source text
 )"""
 
 FEED_ACTION_TABLE = """
 CREATE TABLE feed_action (
-    user_id bigint NOT NULL, post_id bigint NOT NULL, action text NOT NULL, time timestamptz NOT NULL
+    user_id {user_type} NOT NULL, post_id {post_type} NOT NULL, action text NOT NULL,
+    time timestamptz NOT NULL
 )"""
 
 INDEXES = """
@@ -80,13 +82,30 @@ def transaction(database_url: str) -> Iterator[sa.Connection]:
         raise OvernightError(f"Postgres: {reason}") from error
 
 
-def create_tables(connection: sa.Connection, post_table: str, user_table: str = USER_TABLE) -> None:
+def id_type(kind: IdKind) -> str:
+    """Return the SQL type of ids of a kind."""
+    return "bigint" if kind is IdKind.NUMBER else str(kind)
+
+
+def read_type(kind: IdKind) -> str:
+    """Return the SQL type as which ids of a kind are read: the driver makes objects of uuids."""
+    return "bigint" if kind is IdKind.NUMBER else "text"
+
+
+def create_tables(
+    connection: sa.Connection,
+    post_table: str,
+    user_table: str | None = None,
+    *,
+    kinds: IdKinds = WHOLE_NUMBERS,
+) -> None:
     """Drop the demo's previous network and create empty tables, without indexes.
 
     Parameters
     ----------
     post_table, user_table
-        DDL of the tables `post` and `"user"`, whose columns differ between networks.
+        DDL of the tables `post` and `"user"`, whose columns differ between networks; None for
+        the columns of a simulated network's users.
 
     Raises
     ------
@@ -101,7 +120,10 @@ def create_tables(connection: sa.Connection, post_table: str, user_table: str = 
                 "give an empty database, or unset DATABASE_URL to use the demo's own"
             )
     connection.exec_driver_sql(DROP)
-    for table in (user_table, post_table, FEED_ACTION_TABLE):
+    user_type, post_type = id_type(kinds.users), id_type(kinds.posts)
+    user_table = USER_TABLE.format(id_type=user_type) if user_table is None else user_table
+    feed_action_table = FEED_ACTION_TABLE.format(user_type=user_type, post_type=post_type)
+    for table in (user_table, post_table, feed_action_table):
         _execute_verbatim(connection, table)
     connection.exec_driver_sql(f"COMMENT ON TABLE {FEED_ACTION} IS '{TABLE_COMMENT}'")
 
@@ -128,13 +150,13 @@ def copy_frame(connection: sa.Connection, table: str, rows: pd.DataFrame) -> Non
 
 
 def copy_tables(
-    connection: sa.Connection, table: str, columns: list[str], chunks: Iterator[pa.Table]
+    connection: sa.Connection, table: str, columns: list[str], chunks: Iterator[pa.Table], *, new: bool = True
 ) -> None:
     """COPY Arrow tables into the named columns, in order; missing values become NULL.
 
-    One chunk is in memory at a time. This transaction must have created the table.
+    One chunk is in memory at a time. `new` says that this transaction has created the table.
     """
-    _copy(connection, _copy_command(table, columns, "csv", freeze=True), map(_encode_csv, chunks))
+    _copy(connection, _copy_command(table, columns, "csv", freeze=new), map(_encode_csv, chunks))
 
 
 def copy_binary(

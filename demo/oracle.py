@@ -23,12 +23,15 @@ from scipy.special import expit
 
 from batch.loading.copy import copy_out
 from contract.codec import decode_list
+from contract.columns import POST_ID, USER_ID
 from contract.experiment import VARIANTS
+from contract.ids import WHOLE_NUMBERS, Id, IdKind
 from contract.keys import Keys
 from contract.settings import NightSettings
 from demo.ground_truth import GroundTruth, draw_ground_truth
-from demo.network import NetworkError, transaction
-from demo.population import FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
+from demo.ids import SimulatedIds, make_ids
+from demo.network import NetworkError, id_type, read_type, transaction
+from demo.population import Floats, Ints
 
 K = 5
 
@@ -56,13 +59,14 @@ VIEWS = """
         ) AS next_action
         FROM recs.interactions
         WHERE happened_at > %(start)s AND happened_at <= %(until)s
-            AND user_id >= %(first_user)s AND user_id < %(end_user)s
+            AND user_id = ANY(%(users)s::{id_type}[])
     ) AS steps
     WHERE action = 'view'
 """
-LIKED = sa.text(
-    "SELECT user_id, post_id FROM recs.interactions WHERE action = 'like' AND user_id = ANY(:users)"
-)
+LIKED = """
+    SELECT user_id::{read_type}, post_id FROM recs.interactions
+    WHERE action = 'like' AND user_id = ANY(CAST(:users AS {id_type}[]))
+"""
 LIKES = sa.text("SELECT post_id, count(*) FROM recs.interactions WHERE action = 'like' GROUP BY post_id")
 
 
@@ -73,6 +77,24 @@ class Window:
     start: datetime
     until: datetime
     runs: list[sa.Row[Any]]
+
+
+@dataclass(frozen=True)
+class SimulatedNetwork:
+    """The true like probabilities of a network, and the ids of its users and posts."""
+
+    truth: GroundTruth
+    ids: SimulatedIds
+
+    @classmethod
+    def draw(cls, ids: IdKind, users: int, posts: int, seed: int) -> SimulatedNetwork:
+        """Draw the network that `simulate` writes."""
+        return cls(draw_ground_truth(seed, users, posts), make_ids(ids, users, posts, seed))
+
+    def with_types(self, query: str) -> str:
+        """Fill in the SQL type of user ids, and the type as which they are read."""
+        users = self.ids.kinds.users
+        return query.format(id_type=id_type(users), read_type=read_type(users))
 
 
 @dataclass(frozen=True)
@@ -145,18 +167,19 @@ def build_report(database_url: str, client: redis.Redis | None = None, keys: Key
                 "the network in this database is not a simulated one, so its true like probabilities are "
                 "unknown; run `python -m demo simulate` first"
             )
-        made = connection.execute(sa.text("SELECT seed, users, posts, interactions FROM simulation")).one()
-        truth = draw_ground_truth(made.seed, made.users, made.posts)
+        made = connection.execute(sa.text("SELECT * FROM simulation")).one()
+        kind = IdKind(getattr(made, "ids", IdKind.NUMBER))
+        simulated = SimulatedNetwork.draw(kind, made.users, made.posts, made.seed)
         title = (
             f"Simulated network: {made.users:,} users, {made.posts:,} posts, "
             f"{made.interactions:,} interactions, seed {made.seed}"
         )
         slices = -(-made.interactions // SLICE_ROWS)
         tables = [
-            _format_window(window, evaluate_oracles(connection, truth, window, slices))
+            _format_window(window, evaluate_oracles(connection, simulated, window, slices))
             for window in read_holdout_windows(connection)
         ]
-        lists = None if client is None else evaluate_lists(connection, truth, client, keys or Keys())
+        lists = None if client is None else evaluate_lists(connection, simulated, client, keys or Keys())
         tables += [] if lists is None else [_format_lists(lists)]
     return "\n\n".join([title, *tables])
 
@@ -179,14 +202,14 @@ def read_holdout_windows(connection: sa.Connection) -> list[Window]:
 
 
 def evaluate_oracles(
-    connection: sa.Connection, truth: GroundTruth, window: Window, slices: int = 1
+    connection: sa.Connection, simulated: SimulatedNetwork, window: Window, slices: int = 1
 ) -> OracleResult | None:
     """Evaluate both oracles on a window, in slices of users to bound memory; None if it has no views."""
-    edges = np.linspace(0, len(truth.users.activity), slices + 1).astype(np.int64)
+    edges = np.linspace(0, len(simulated.ids.users), slices + 1).astype(np.int64)
     users = count = liking = 0
     night_before, knowing_the_hour = np.zeros(2), np.zeros(2)
     for start, stop in pairwise(edges):
-        pairs = read_pairs(connection, truth, window, (int(start), int(stop)))
+        pairs = read_pairs(connection, simulated, window, (int(start), int(stop)))
         users += len(np.unique(pairs.users))
         count += len(pairs.users)
         liking += len(np.unique(pairs.users[pairs.liked]))
@@ -204,7 +227,7 @@ def evaluate_oracles(
 
 
 def read_pairs(
-    connection: sa.Connection, truth: GroundTruth, window: Window, user_rows: tuple[int, int]
+    connection: sa.Connection, simulated: SimulatedNetwork, window: Window, user_rows: tuple[int, int]
 ) -> Pairs:
     """Read the pairs of a window with their true probabilities.
 
@@ -213,12 +236,14 @@ def read_pairs(
     user_rows
         Row index of the first user, and of the first user not read.
     """
-    first, end = (row + FIRST_USER_ID for row in user_rows)
-    bounds = {"start": window.start, "until": window.until, "first_user": first, "end_user": end}
-    views = pd.concat(copy_out(connection, VIEWS, bounds)).astype(np.int64)
-    users = views["user_id"].to_numpy() - FIRST_USER_ID
-    posts = views["post_id"].to_numpy() - FIRST_POST_ID
-    probabilities = truth.probabilities(users, posts, views["hour"].to_numpy())
+    truth, ids = simulated.truth, simulated.ids
+    asked = list(ids.users[slice(*user_rows)])
+    parameters = {"start": window.start, "until": window.until, "users": asked}
+    texts = () if ids.kinds == WHOLE_NUMBERS else (USER_ID, POST_ID)
+    views = pd.concat(copy_out(connection, simulated.with_types(VIEWS), parameters, texts))
+    users = views["user_id"].map(ids.user_rows()).to_numpy(np.int64)
+    posts = views["post_id"].map(ids.post_rows()).to_numpy(np.int64)
+    probabilities = truth.probabilities(users, posts, views["hour"].to_numpy(np.int64))
     size = len(truth.posts.created)
     pairs, pair_index = np.unique(users * size + posts, return_inverse=True)
     log_miss = np.bincount(pair_index, weights=np.log1p(-probabilities), minlength=len(pairs))
@@ -226,7 +251,7 @@ def read_pairs(
     return Pairs(
         users=users,
         posts=posts,
-        liked=np.bincount(pair_index, weights=views["liked"], minlength=len(pairs)) > 0,
+        liked=np.bincount(pair_index, weights=views["liked"].to_numpy(np.int64), minlength=len(pairs)) > 0,
         like_probability=-np.expm1(log_miss),
         logit=truth.logits(users, posts),
     )
@@ -244,7 +269,7 @@ def count_hits(pairs: Pairs, scores: Floats, k: int = K) -> Hits:
 
 
 def evaluate_lists(
-    connection: sa.Connection, truth: GroundTruth, client: redis.Redis, keys: Keys
+    connection: sa.Connection, simulated: SimulatedNetwork, client: redis.Redis, keys: Keys
 ) -> ListsResult | None:
     """Rate the lists of users who have one of every live run; None if there are no such users.
 
@@ -253,15 +278,18 @@ def evaluate_lists(
     NetworkError
         The lists are of another network.
     """
-    size = len(truth.users.activity)
+    truth, size = simulated.truth, len(simulated.ids.users)
     users = np.unique(np.linspace(0, size - 1, min(size, MAX_USERS)).astype(np.int64))
     live = [str(run) for run in client.mget([keys.live(variant) for variant in VARIANTS]) if run]
-    lists = {run: _read_lists(client, keys, run, users) for run in live}
-    if any(posts.max(initial=-1) >= len(truth.posts.created) for posts in lists.values()):
+    post_rows = simulated.ids.post_rows()
+    keys_of_runs = {run: [keys.user(run, simulated.ids.users[user]) for user in users] for run in live}
+    try:
+        lists = {run: _read_lists(client, of_run, post_rows) for run, of_run in keys_of_runs.items()}
+    except KeyError:
         raise NetworkError(
             "the live lists hold posts that are not in the simulated network: they are of another network; "
             "run the night first: `python -m batch run`"
-        )
+        ) from None
     has_lists = np.all([posts[:, 0] >= 0 for posts in lists.values()], axis=0)
     if not live or not has_lists.any():
         return None
@@ -269,7 +297,7 @@ def evaluate_lists(
     posts = np.arange(len(truth.posts.created))
     logits = truth.logits(np.repeat(users, posts.size), np.tile(posts, users.size))
     logits = logits.reshape(users.size, posts.size)
-    liked, likes = _read_likes(connection, users, posts.size)
+    liked, likes = _read_likes(connection, simulated, users)
     random = np.random.default_rng(0).random(logits.shape)
     return ListsResult(
         users=users.size,
@@ -280,23 +308,33 @@ def evaluate_lists(
     )
 
 
-def _read_lists(client: redis.Redis, keys: Keys, run: str, users: Ints) -> Ints:
-    """Return the (users, K) post rows of the lists of a run, padded with -1."""
-    lists = np.full((users.size, K), -1)
-    values = client.mget([keys.user(run, user + FIRST_USER_ID) for user in users.tolist()])
-    for row, value in enumerate(values):
-        posts = [post - FIRST_POST_ID for post, _ in decode_list(str(value))[:K]] if value else []
+def _read_lists(client: redis.Redis, keys: list[str], post_rows: dict[Id, int]) -> Ints:
+    """Return the (users, K) post rows of the lists under some keys, padded with -1.
+
+    Raises
+    ------
+    KeyError
+        A post of a list is not in the network.
+    """
+    lists = np.full((len(keys), K), -1)
+    for row, value in enumerate(client.mget(keys)):
+        posts = [post_rows[ranked[0]] for ranked in decode_list(str(value))[:K]] if value else []
         lists[row, : len(posts)] = posts
     return lists
 
 
-def _read_likes(connection: sa.Connection, users: Ints, posts: int) -> tuple[np.ndarray, Floats]:
+def _read_likes(
+    connection: sa.Connection, simulated: SimulatedNetwork, users: Ints
+) -> tuple[np.ndarray, Floats]:
     """Return (users, posts) whether the user liked the post, and (posts,) likes of all users."""
-    liked, likes = np.zeros((users.size, posts), dtype=bool), np.zeros(posts)
-    for user, post in connection.execute(LIKED, {"users": (users + FIRST_USER_ID).tolist()}):
-        liked[np.searchsorted(users, user - FIRST_USER_ID), post - FIRST_POST_ID] = True
+    ids, post_rows = simulated.ids, simulated.ids.post_rows()
+    asked = {ids.users[user]: row for row, user in enumerate(users)}
+    liked, likes = np.zeros((users.size, len(ids.posts)), dtype=bool), np.zeros(len(ids.posts))
+    likes_of_users = sa.text(simulated.with_types(LIKED))
+    for user, post in connection.execute(likes_of_users, {"users": list(asked)}):
+        liked[asked[user], post_rows[post]] = True
     for post, count in connection.execute(LIKES):
-        likes[post - FIRST_POST_ID] = count
+        likes[post_rows[post]] = count
     return liked, likes
 
 

@@ -37,10 +37,12 @@ from batch.formatting import echo
 from batch.pipeline import run_night
 from batch.runs import ledger
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
+from contract.ids import IdKind, encode_id
 from contract.settings import Settings
-from demo import feed, network
+from demo import feed
 from demo.ground_truth import HOUR_SHARES, GroundTruth, draw_ground_truth
-from demo.population import DAY, END, FIRST_POST_ID, FIRST_USER_ID, Floats, Ints
+from demo.ids import SimulatedIds, make_ids
+from demo.population import DAY, END, Floats, Ints
 from demo.postgres import make_engine
 from demo.processes import DemoError
 from demo.simulate import COUNTERS, simulate
@@ -63,13 +65,18 @@ KEEP_DAYS = 3_650
 
 @dataclass(frozen=True)
 class ReplayParameters:
-    """Size of the replay, and the true relative effect of test on likes per view."""
+    """Size of the replay, the true relative effect of test on likes per view, and the kind of ids."""
 
     users: int
     posts: int
     days: int
     seed: int
     effect: float
+    ids: IdKind = IdKind.NUMBER
+
+    def make_ids(self) -> SimulatedIds:
+        """Return the ids of users and posts."""
+        return make_ids(self.ids, self.users, self.posts, self.seed)
 
 
 def first_day() -> datetime:
@@ -84,7 +91,9 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
     real network. Returns the impressions with their true like probabilities.
     """
     users, posts, seed = parameters.users, parameters.posts, parameters.seed
-    simulate(settings.stores.database_url, users, posts, users * HISTORY_ROWS_PER_USER, seed)
+    rows = users * HISTORY_ROWS_PER_USER
+    simulate(settings.stores.database_url, users, posts, rows, seed, ids=parameters.ids)
+    ids = parameters.make_ids()
     truth = draw_ground_truth(seed, users, posts)
     settings = settings.replace(
         exposures=True, exposures_keep_days=KEEP_DAYS, training_rows=TRAINING_ROWS, threads=1
@@ -103,9 +112,9 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
             echo(f"==> Day {day + 1} of {parameters.days}, and its night", err=True)
             rng = np.random.default_rng([seed, 6, day])
             visits = draw_visits(rng, truth, FIRST_MIDNIGHT + day * DAY)
-            lists = _request_lists(settings, client, experiment, visits)
+            lists = _request_lists(settings, client, experiment, ids, visits)
             impressions = build_impressions(truth, visits, day, lists, parameters.effect)
-            _write_interactions(engine, rng, impressions, experiment)
+            _write_interactions(engine, rng, impressions, experiment, ids)
             days.append(impressions)
             if day < parameters.days - 1:
                 run_night(stores, VARIANTS)
@@ -115,7 +124,7 @@ def replay(settings: Settings, client: redis.Redis, parameters: ReplayParameters
 
 
 def _request_lists(
-    settings: Settings, client: redis.Redis, experiment: Experiment, visits: Visits
+    settings: Settings, client: redis.Redis, experiment: Experiment, ids: SimulatedIds, visits: Visits
 ) -> ListsOfVisits:
     """Return the lists of each visit under both variants.
 
@@ -131,11 +140,12 @@ def _request_lists(
         for variant in VARIANTS
     }
     lists: dict[str, list[Ints]] = {variant: [] for variant in VARIANTS}
-    http = app.test_client()
+    http, post_rows = app.test_client(), ids.post_rows()
     try:
-        for user, size in zip((visits.users + FIRST_USER_ID).tolist(), visits.sizes.tolist(), strict=True):
+        for row, size in zip(visits.users.tolist(), visits.sizes.tolist(), strict=True):
+            user = ids.users[row]
             assigned = experiment.variant_of(user)
-            response = http.get(f"/users/{user}/recommendations?limit={size}")
+            response = http.get(f"/users/{encode_id(user)}/recommendations?limit={size}")
             if response.status_code != 200:
                 raise DemoError(f"serving answered user {user} with status {response.status_code}")
             other = CONTROL if assigned == TEST else TEST
@@ -148,7 +158,8 @@ def _request_lists(
                 ],
             }
             for variant in VARIANTS:
-                lists[variant].append(np.array(posts[variant], dtype=np.int64) - FIRST_POST_ID)
+                rows = [post_rows[post] for post in posts[variant]]
+                lists[variant].append(np.array(rows, dtype=np.int64))
     finally:
         service.live.stop()
         service.exposures.stop()
@@ -156,11 +167,15 @@ def _request_lists(
 
 
 def _write_interactions(
-    engine: sa.Engine, rng: np.random.Generator, impressions: Impressions, experiment: Experiment
+    engine: sa.Engine,
+    rng: np.random.Generator,
+    impressions: Impressions,
+    experiment: Experiment,
+    ids: SimulatedIds,
 ) -> None:
     """Draw likes by the probabilities of each user's variant; append views and likes to feed_action."""
     users, user_index = np.unique(impressions.users, return_inverse=True)
-    is_test = np.array([experiment.variant_of(int(user) + FIRST_USER_ID) == TEST for user in users])
+    is_test = np.array([experiment.variant_of(ids.users[user]) == TEST for user in users])
     in_test = is_test[user_index]
     probabilities = np.where(in_test, impressions.in_test, impressions.in_control)
     size = impressions.users.size
@@ -173,8 +188,7 @@ def _write_interactions(
         liked=rng.random(size) < probabilities,
     )
     with engine.begin() as connection:
-        rows = feed.encode_copy([views])
-        network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, rows, new=False)
+        feed.copy_feed(connection, [views], ids, new=False)
         connection.execute(sa.text(COUNTERS))
 
 

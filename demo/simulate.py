@@ -11,13 +11,13 @@ import pandas as pd
 import sqlalchemy as sa
 from tqdm import tqdm
 
+from contract.ids import Id, IdKind
 from demo import feed, network
 from demo.ground_truth import draw_ground_truth
+from demo.ids import SimulatedIds, make_ids
 from demo.population import (
     CITIES_PER_COUNTRY,
     COUNTRIES,
-    FIRST_POST_ID,
-    FIRST_USER_ID,
     OSES,
     SOURCES,
     TOPICS,
@@ -33,16 +33,16 @@ MAX_ROWS_PER_USER = 1_000
 
 POST_TABLE = """
 CREATE TABLE post (
-    id bigint PRIMARY KEY, text text, topic text, created_at timestamptz,
-    view_count bigint, like_count bigint
+    id {id_type} PRIMARY KEY, text text, topic text, created_at timestamptz,
+    view_count bigint, like_count bigint{author}
 )"""
 
 SIMULATION_TABLE = """
-CREATE TABLE simulation (seed bigint, users bigint, posts bigint, interactions bigint)"""
+CREATE TABLE simulation (seed bigint, users bigint, posts bigint, interactions bigint, ids text)"""
 
 POSTS_VIEW = """
 CREATE VIEW recs.posts AS
-SELECT id AS post_id, topic, text, created_at, view_count, like_count
+SELECT id AS post_id, topic, text, created_at, view_count, like_count{author}
 FROM post"""
 
 COUNTERS = """
@@ -59,7 +59,9 @@ WHERE post.id = all_posts.id"""
 _NULL_SHARES = {"gender": 0.02, "age": 0.03, "city": 0.1, "os": 0.01, "source": 0.04}
 
 
-def simulate(database_url: str, users: int, posts: int, interactions: int, seed: int) -> None:
+def simulate(
+    database_url: str, users: int, posts: int, interactions: int, seed: int, *, ids: IdKind = IdKind.NUMBER
+) -> None:
     """Replace the network in the database by a simulated one.
 
     Memory does not grow with the number of interactions (a few hundred MB).
@@ -68,6 +70,8 @@ def simulate(database_url: str, users: int, posts: int, interactions: int, seed:
     ----------
     interactions
         Number of rows of feed_action: views and likes.
+    ids
+        Kind of the ids, as demo/ids.py describes. Posts have authors unless it is `number`.
 
     Raises
     ------
@@ -76,18 +80,27 @@ def simulate(database_url: str, users: int, posts: int, interactions: int, seed:
     """
     _check_sizes(users, posts, interactions, seed)
     truth = draw_ground_truth(seed, users, posts)
+    names = make_ids(ids, users, posts, seed)
+    with_authors = ids is not IdKind.NUMBER
+    user_type, post_type = network.id_type(names.kinds.users), network.id_type(names.kinds.posts)
+    author = f", author_id {user_type}" if with_authors else ""
     with network.transaction(database_url) as connection:
-        network.create_tables(connection, POST_TABLE)
+        network.create_tables(
+            connection, POST_TABLE.format(id_type=post_type, author=author), kinds=names.kinds
+        )
         connection.exec_driver_sql(SIMULATION_TABLE)
         parameters = {"seed": seed, "users": users, "posts": posts, "interactions": interactions}
-        network.copy_frame(connection, "simulation", pd.DataFrame([parameters]))
-        network.copy_frame(connection, '"user"', _user_rows(truth.users, seed))
-        network.copy_frame(connection, "post", _post_rows(truth.posts, seed))
+        network.copy_frame(connection, "simulation", pd.DataFrame([parameters | {"ids": str(ids)}]))
+        network.copy_frame(connection, '"user"', _user_rows(truth.users, names, seed))
+        post_rows = _post_rows(truth.posts, names, seed)
+        if with_authors:
+            post_rows["author_id"] = _draw_authors(names, seed)
+        network.copy_frame(connection, "post", post_rows)
         blocks = _show_progress(feed.draw_feed(truth, interactions, seed), interactions)
-        network.copy_binary(connection, network.FEED_ACTION, feed.COPY_COLUMNS, feed.encode_copy(blocks))
+        feed.copy_feed(connection, blocks, names)
         logger.info("counting each post's views and likes, creating indexes")
         connection.execute(sa.text(COUNTERS))
-        network.create_views(connection, POSTS_VIEW)
+        network.create_views(connection, POSTS_VIEW.format(author=", author_id" if with_authors else ""))
     logger.info(
         "simulated %s users, %s posts, %s interactions", f"{users:,}", f"{posts:,}", f"{interactions:,}"
     )
@@ -107,13 +120,13 @@ def _check_sizes(users: int, posts: int, interactions: int, seed: int) -> None:
         )
 
 
-def _user_rows(users: Users, seed: int) -> pd.DataFrame:
+def _user_rows(users: Users, ids: SimulatedIds, seed: int) -> pd.DataFrame:
     """Return the rows of the table "user"; some values are null."""
     countries = np.array(list(COUNTRIES))
     cities = [f"{country} city {city + 1}" for country in countries for city in range(CITIES_PER_COUNTRY)]
     rows = pd.DataFrame(
         {
-            "id": np.arange(len(users.age)) + FIRST_USER_ID,
+            "id": ids.users,
             "gender": pd.array(users.gender, dtype="Int64"),
             "age": pd.array(users.age, dtype="Int64"),
             "country": countries[users.country],
@@ -129,12 +142,12 @@ def _user_rows(users: Users, seed: int) -> pd.DataFrame:
     return rows
 
 
-def _post_rows(posts: Posts, seed: int) -> pd.DataFrame:
+def _post_rows(posts: Posts, ids: SimulatedIds, seed: int) -> pd.DataFrame:
     """Return the rows of the table post without its counters; some texts are null."""
     rng = np.random.default_rng([seed, 5])
     return pd.DataFrame(
         {
-            "id": np.arange(len(posts.topic)) + FIRST_POST_ID,
+            "id": ids.posts,
             "text": [
                 write_text(rng, topic, theme) for topic, theme in zip(posts.topic, posts.theme, strict=True)
             ],
@@ -142,6 +155,12 @@ def _post_rows(posts: Posts, seed: int) -> pd.DataFrame:
             "created_at": pd.to_datetime(posts.created, unit="s", utc=True),
         }
     )
+
+
+def _draw_authors(ids: SimulatedIds, seed: int) -> list[Id]:
+    """Draw an author among the users for each post."""
+    rows = np.random.default_rng([seed, 8]).integers(len(ids.users), size=len(ids.posts))
+    return [ids.users[row] for row in rows]
 
 
 def _show_progress(blocks: Iterator[feed.Views], interactions: int) -> Iterator[feed.Views]:

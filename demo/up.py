@@ -118,9 +118,10 @@ def _run(
         _run_night(servers, client, keys, network, options)
         with print_duration(f"Starting serving on {gunicorn.url}"):
             gunicorn.start(servers.environment())
-        examples = choose_examples(engine, client, keys)
+        expected = Expected.of_live_run(engine, client, keys)
+        examples = choose_examples(expected)
         if options.once:
-            check_answers(examples, Expected(engine, client, keys), gunicorn.url)
+            check_answers(examples, expected, gunicorn.url)
             return
     print_examples(examples, gunicorn.url, home.option)
     with suppress(Stopped):

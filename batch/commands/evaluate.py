@@ -22,7 +22,7 @@ from batch.evaluation.catalogue_case import PROTOCOL
 from batch.evaluation.evaluate import CATALOGUE_PREFIX, HITRATE, Evaluation, FlatMetrics, MetricDifference
 from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueResult
 from batch.evaluation.holdout import evaluate_holdout
-from batch.evaluation.labelled_file import evaluate_views, find_live_runs, read_views
+from batch.evaluation.labelled_file import evaluate_views, find_live_runs, parse_ids, read_views
 from batch.evaluation.learner import choose_recipe
 from batch.evaluation.protocols import (
     CutoffEvaluation,
@@ -164,6 +164,7 @@ def _on_file(settings: Settings, names: tuple[str, ...], file: Path) -> Result:
     views = read_views(file)
     with open_engine(settings, "evaluate") as engine, redis_client.connected(settings) as client:
         runs = find_live_runs(client, Keys(settings.stores.key_prefix), names)
+        views = parse_ids(file, views, runs[0].ids)
         evaluations = evaluate_views(engine, settings, runs, views, datetime.now(UTC))
     return Result(evaluations, f"{file} by " + ", ".join(run.run_id for run in runs))
 

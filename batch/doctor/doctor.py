@@ -25,13 +25,14 @@ from batch.doctor.finding import (
 from batch.doctor.live_runs import LiveRuns
 from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledger_rows, read_recorded_split
 from batch.doctor.redis_checks import RunKeys, count_keys
-from batch.inspection.lists import published_at, read_manifest
+from batch.inspection.lists import id_kinds_of, published_at, read_manifest
 from batch.loading.schema import Columns, check_views
 from batch.redis_client import live_run_ids
 from batch.redis_memory import nodes_of
 from batch.runs import ledger
 from contract.errors import OvernightError, SourceError, StoreError
 from contract.experiment import Experiment
+from contract.ids import IdKind
 from contract.settings import Settings, unknown_variables
 
 
@@ -131,7 +132,7 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)
     yield small_keys.check_exposures(stores, now)
-    yield small_keys.check_blocked(stores)
+    yield small_keys.check_blocked(stores, _kind_of_posts(manifests, records))
     posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
     yield small_keys.check_texts(stores, max(posts, default=None))
 
@@ -141,9 +142,18 @@ def _read_manifests(stores: Stores, live: dict[str, str]) -> Iterator[tuple[str,
     for run_id in live.values():
         try:
             published_at(run_id, {})  # raises ValueError if it is no run id
-            yield run_id, read_manifest(stores, run_id)
+            manifest = read_manifest(stores, run_id)
+            id_kinds_of(run_id, manifest)
+            yield run_id, manifest
         except (StoreError, ValueError):
             continue
+
+
+def _kind_of_posts(manifests: dict[str, dict[str, Any]], records: Records) -> IdKind | None:
+    """Return the kind of the posts' ids by the newest live run, or by the views; None if neither is known."""
+    if manifests:
+        return id_kinds_of(max(manifests), manifests[max(manifests)]).posts
+    return None if records.views is None else records.views.kinds.posts
 
 
 def _run_sizes(stores: Stores, live: LiveRuns) -> list[int | None]:

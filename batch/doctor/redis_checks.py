@@ -149,13 +149,14 @@ class RunKeys:
     user: int = 0
     post: int = 0
     popular: int = 0
+    segments: int = 0
     manifest: int = 0
     sample: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.user + self.post + self.popular + self.manifest
+        return self.user + self.post + self.popular + self.segments + self.manifest
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def count_keys(client: redis.Redis, keys: Keys, max_keys: int = MAX_KEYS) -> Key
     for key in islice(scan, max_keys):
         run_id, _, rest = key[len(prefix) :].partition(":")
         kind = rest.partition(":")[0]
-        if kind not in ("user", "post", "popular", "manifest"):
+        if kind not in ("user", "post", "popular", "segments", "manifest"):
             unknown.append(key)
             continue
         run = runs.setdefault(run_id, RunKeys())

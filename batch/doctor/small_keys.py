@@ -12,6 +12,7 @@ from batch.inspection.lists import read_experiment
 from contract.codec import decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, TEST, Experiment
+from contract.ids import IdKind, parse_id
 
 MAX_NAMED = 3
 MAX_WAIT = timedelta(days=2)
@@ -74,13 +75,19 @@ def check_exposures(stores: Stores, now: datetime) -> Finding:
     return ok("exposures", found)
 
 
-def check_blocked(stores: Stores) -> Finding:
-    """Check that the members of the blocklist are post ids."""
+def check_blocked(stores: Stores, kind: IdKind | None) -> Finding:
+    """Check that the members of the blocklist are post ids.
+
+    Parameters
+    ----------
+    kind
+        Of the posts' ids; None if it is not known.
+    """
     key = stores.keys.blocked
     if wrong_type := check_type(stores, key, "set"):
         return wrong_type
     members = [str(member) for member in stores.redis.sscan_iter(key)]
-    invalid = sorted(member for member in members if not member.removeprefix("-").isdigit())
+    invalid = sorted(member for member in members if kind is not None and not _is_id(member, kind))
     if invalid:
         names = ", ".join(repr(member[:40]) for member in invalid[:MAX_NAMED])
         return warn(
@@ -89,6 +96,14 @@ def check_blocked(stores: Stores) -> Finding:
             f"redis-cli SREM {key} MEMBER; `python -m batch block POST` adds an id",
         )
     return ok("blocked posts", f"{len(members)}")
+
+
+def _is_id(member: str, kind: IdKind) -> bool:
+    try:
+        parse_id(member.removeprefix("-") if kind is IdKind.NUMBER else member, kind)
+    except ValueError:
+        return False
+    return True
 
 
 def check_texts(stores: Stores, posts: int | None) -> Finding:

@@ -29,6 +29,7 @@ from batch.redis_client import live_run_id
 from batch.training.model import load_model
 from contract.columns import INTERACTIONS, LIKE_ACTION, POST_ID, SCHEMA, USER_ID, VIEW_ACTION
 from contract.errors import OvernightError, StoreError
+from contract.ids import MAX_LENGTH, Id, IdKind, IdKinds, parse_id
 from contract.keys import Keys
 from contract.manifest import Manifest
 from contract.settings import Settings
@@ -39,6 +40,11 @@ TIMESTAMP, ACTION, TARGET = "timestamp", "action", "target"
 COLUMNS = (TIMESTAMP, USER_ID, POST_ID, ACTION, TARGET)
 
 INTEGER = r"-?\d{1,18}"
+ID_NAMES = {
+    IdKind.NUMBER: "a whole number",
+    IdKind.UUID: "a uuid",
+    IdKind.TEXT: f"text of 1 to {MAX_LENGTH} characters without control characters",
+}
 MAX_IDS_LOGGED = 5
 
 LOGGED = """
@@ -53,15 +59,18 @@ class ViewsError(OvernightError):
 
 @dataclass(frozen=True)
 class LiveRun:
-    """A live run and its cutoff."""
+    """A live run, its cutoff, and the kinds of its network's ids."""
 
     run_id: str
     variant: str
     cutoff: datetime
+    ids: IdKinds
 
 
 def read_views(path: Path) -> pd.DataFrame:
-    """Read the rows with action `view`: `timestamp` (UTC), `user_id`, `post_id` and `target` (bool).
+    """Read the rows with action `view`: `timestamp` (UTC), `user_id`, `post_id` (text), `target` (bool).
+
+    The index has their rows in the file; `parse_ids` reads the ids.
 
     Raises
     ------
@@ -88,16 +97,39 @@ def read_views(path: Path) -> pd.DataFrame:
     views = rows[rows[ACTION] == VIEW_ACTION]
     if views.empty:
         raise ViewsError(f"{path} has no row with action {VIEW_ACTION}; there is nothing to evaluate")
-    for name, pattern, expected in (
-        (USER_ID, INTEGER, "a whole number"),
-        (POST_ID, INTEGER, "a whole number"),
-        (TARGET, "[01]", "0 or 1"),
-    ):
-        _check(path, views[name], views[name].str.fullmatch(pattern), expected)
+    _check(path, views[TARGET], views[TARGET].str.fullmatch("[01]"), "0 or 1")
     times = pd.to_datetime(views[TIMESTAMP], utc=True, errors="coerce", format="ISO8601")
     _check(path, views[TIMESTAMP], times.notna(), "a time like 2021-12-29T21:00:00")
-    ids = {name: views[name].astype(np.int64) for name in (USER_ID, POST_ID)}
+    ids = {name: views[name] for name in (USER_ID, POST_ID)}
     return pd.DataFrame({TIMESTAMP: times, **ids, TARGET: views[TARGET] == "1"})
+
+
+def parse_ids(path: Path, views: pd.DataFrame, kinds: IdKinds) -> pd.DataFrame:
+    """Return the views of a file with their ids as the network has them.
+
+    Raises
+    ------
+    ViewsError
+        An id is of another kind.
+    """
+    columns = {USER_ID: kinds.users, POST_ID: kinds.posts}
+    return views.assign(**{name: _parse_column(path, views[name], kind) for name, kind in columns.items()})
+
+
+def _parse_column(path: Path, texts: pd.Series, kind: IdKind) -> pd.Series:
+    if kind is IdKind.NUMBER:
+        _check(path, texts, texts.str.fullmatch(INTEGER), ID_NAMES[kind])
+        return texts.astype(np.int64)
+    ids = texts.map({text: _parse(text, kind) for text in texts.unique()}).astype(object)
+    _check(path, texts, ids.notna(), ID_NAMES[kind])
+    return ids
+
+
+def _parse(text: str, kind: IdKind) -> Id | None:
+    try:
+        return parse_id(text, kind)
+    except ValueError:
+        return None
 
 
 def _check(path: Path, values: pd.Series, valid: pd.Series, expected: str) -> None:
@@ -119,7 +151,8 @@ def find_live_runs(client: redis.Redis, keys: Keys, variants: tuple[str, ...]) -
         run_id = live_run_id(client, keys, variant)
         manifest = client.get(keys.manifest(run_id)) if run_id else None
         if run_id and manifest:
-            runs.append(LiveRun(run_id, variant, Manifest.from_json(manifest).require_cutoff()))
+            read = Manifest.from_json(manifest)
+            runs.append(LiveRun(run_id, variant, read.require_cutoff(), read.ids))
     if not runs:
         raise StoreError(f"no run of {' or '.join(variants)} is live; `python -m batch run` creates one")
     return runs

@@ -1,5 +1,7 @@
 """Move exposures from the Redis stream into `recs.exposures`, each exactly once.
 
+Posts in explored places of an exposure go to `recs.explored` in the same transaction.
+
 ```
 repeat
     in one transaction: lock the row of this prefix and read the id of the last entry copied,
@@ -17,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -27,7 +29,7 @@ from psycopg2.extensions import encodings
 from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
-from batch.runs.tables import drained, erasures, exposures
+from batch.runs.tables import drained, erasures, explored, exposures
 from batch.runs.user_ids import find_user_ids, take_user_ids, user_id_cast
 from contract.columns import SCHEMA, USER_ID, USERS
 from contract.exposures import FIELD, Exposure, decode_exposures
@@ -41,14 +43,19 @@ ENTRY_BATCH = 100
 
 FIRST_ID = "0-0"
 COLUMNS = ("user_id", "variant", "run_id", "source", "served_at", "took_ms", "key_prefix")
-COPY = f"COPY {SCHEMA}.{exposures.name} ({', '.join(COLUMNS)}) FROM STDIN WITH (FORMAT csv)"
+EXPLORED_COLUMNS = (
+    "user_id", "variant", "run_id", "post_id", "place", "probability", "served_at", "key_prefix",
+)  # fmt: skip
+COPY = f"COPY {SCHEMA}.{{table}} ({{columns}}) FROM STDIN WITH (FORMAT csv)"
 
 DELETE_LATE = f"""
-    DELETE FROM {SCHEMA}.{exposures.name} AS e
+    DELETE FROM {SCHEMA}.{{table}} AS e
     WHERE EXISTS (SELECT FROM {SCHEMA}.{erasures.name} WHERE at > :since)
-      AND e.key_prefix = :prefix AND e.served_at > :since AND e.source = :personal
+      AND e.key_prefix = :prefix AND e.served_at > :since {{personal}}
       AND NOT EXISTS (SELECT FROM {SCHEMA}.{USERS} AS u WHERE u.{USER_ID}{{cast}} = e.user_id{{cast}})
 """
+OF_OWN_LIST = {exposures: f"AND e.source = '{PERSONAL}'", explored: ""}
+"""Condition that a row is of a list of the user's own; explored places are in no other lists."""
 
 
 @dataclass
@@ -79,8 +86,9 @@ def drain(stores: Stores, now: datetime) -> Drained:
         log.warning("%s had %d entries that cannot be decoded; they were skipped", key, done.broken)
     oldest = now - timedelta(days=settings.exposures_keep_days)
     with stores.engine.begin() as connection:
-        ours = sa.delete(exposures).where(exposures.c.key_prefix == stores.keys.prefix)
-        done.removed = connection.execute(ours.where(exposures.c.served_at < oldest)).rowcount
+        for table in (explored, exposures):
+            ours = sa.delete(table).where(table.c.key_prefix == stores.keys.prefix)
+            done.removed = connection.execute(ours.where(table.c.served_at < oldest)).rowcount
     return done
 
 
@@ -93,7 +101,10 @@ def _move_batch(stores: Stores, now: datetime, done: Drained) -> bool:
         if entries:
             rows = _keep_storable(connection, _decode_entries(entries, done))
             take_user_ids(connection, exposures, (row.user_id for row in rows))
-            _copy(connection, rows, prefix)
+            _copy(connection, exposures, COLUMNS, _exposure_rows(rows, prefix))
+            if any(row.explored for row in rows):
+                take_user_ids(connection, explored, (row.user_id for row in rows if row.explored))
+                _copy(connection, explored, EXPLORED_COLUMNS, _explored_rows(rows, prefix))
             last_id = entries[-1][0]
             done.entries += len(entries)
             done.exposures += len(rows)
@@ -133,30 +144,50 @@ def _decode_entries(entries: Iterable[tuple[str, dict[str, str]]], done: Drained
 
 
 def _keep_storable(connection: sa.Connection, rows: Iterable[Exposure]) -> list[Exposure]:
-    """Return the exposures whose user ids the database's encoding has: anyone can ask for any id."""
+    """Return the exposures whose ids the database's encoding has: anyone can ask for any user id."""
     driver: Any = connection.connection.driver_connection
     names = {driver.encoding, driver.info.parameter_status("server_encoding")}
     codecs = [encodings[name] for name in names - {"SQL_ASCII"}]
-    return [row for row in rows if isinstance(row.user_id, int) or _has_bytes(row.user_id, codecs)]
+    return [
+        row
+        for row in rows
+        if all(_has_bytes(each, codecs) for each in (row.user_id, *(post.post_id for post in row.explored)))
+    ]
 
 
-def _has_bytes(text: str, codecs: Sequence[str]) -> bool:
+def _has_bytes(text: Id, codecs: Sequence[str]) -> bool:
+    if isinstance(text, int):
+        return True
     try:
         return all(text.encode(codec) for codec in codecs)
     except UnicodeEncodeError:
         return False
 
 
-def _copy(connection: sa.Connection, rows: Iterable[Exposure], key_prefix: str) -> None:
+def _exposure_rows(rows: Iterable[Exposure], key_prefix: str) -> Iterator[tuple[Any, ...]]:
+    for each in rows:
+        yield (*each[:4], _format_time(each.served_at), each.took_ms, key_prefix)
+
+
+def _explored_rows(rows: Iterable[Exposure], key_prefix: str) -> Iterator[tuple[Any, ...]]:
+    for each in rows:
+        for post in each.explored:
+            yield (each.user_id, each.variant, each.run_id, *post, _format_time(each.served_at), key_prefix)
+
+
+def _format_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _copy(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
     file = io.StringIO()
-    csv.writer(file).writerows(
-        (*each[:4], datetime.fromtimestamp(each.served_at, UTC).isoformat(), each.took_ms, key_prefix)
-        for each in rows
-    )
+    csv.writer(file).writerows(rows)
     file.seek(0)
     driver: Any = connection.connection.cursor()
     with driver as cursor:
-        cursor.copy_expert(COPY, file)
+        cursor.copy_expert(COPY.format(table=table.name, columns=", ".join(columns)), file)
 
 
 def count_exposures(stores: Stores, user_ids: Sequence[Id]) -> int:
@@ -175,8 +206,10 @@ def remove_exposures(stores: Stores, user_ids: Sequence[Id], now: datetime) -> i
     """Drain the stream, then delete the exposures of users, under any key prefix; return their number."""
     drain(stores, now)
     with stores.engine.begin() as connection:
-        ours = find_user_ids(connection, exposures).is_one_of(user_ids)
-        return connection.execute(sa.delete(exposures).where(ours)).rowcount
+        for table in (explored, exposures):
+            ours = find_user_ids(connection, table).is_one_of(user_ids)
+            removed = connection.execute(sa.delete(table).where(ours)).rowcount
+    return removed
 
 
 def remove_late_exposures(stores: Stores, since: datetime) -> int:
@@ -187,9 +220,11 @@ def remove_late_exposures(stores: Stores, since: datetime) -> int:
     list of the user's own count: an id that never was a user's has none.
     """
     with stores.engine.begin() as connection:
-        parameters = {"prefix": stores.keys.prefix, "since": since, "personal": PERSONAL}
-        late = sa.text(DELETE_LATE.format(cast=user_id_cast(connection)))
-        return connection.execute(late, parameters).rowcount
+        parameters, cast = {"prefix": stores.keys.prefix, "since": since}, user_id_cast(connection)
+        for table in (explored, exposures):
+            late = DELETE_LATE.format(table=table.name, personal=OF_OWN_LIST[table], cast=cast)
+            removed = connection.execute(sa.text(late), parameters).rowcount
+    return removed
 
 
 def _next_id(entry_id: str) -> str:

@@ -6,6 +6,7 @@ Both take the dict of `Report.as_dict`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def render_text(report: dict[str, Any]) -> str:
         *([_render_metrics(report)] if report["metrics"] else []),
         "\n".join(list_notes(report)),
         _render_guardrails(report),
+        *([table(*explored_table(report["explored_places"]))] if "explored_places" in report else []),
     ]
     return "\n\n".join(parts)
 
@@ -159,6 +161,27 @@ def _format_ms(latency: dict[str, Any] | None, name: str) -> str:
     return "-" if latency is None else f"{latency[name]:.1f} ms"
 
 
+def explored_table(outcomes: dict[str, Any]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return head and rows of the table of explored places, a column per variant."""
+    titles: dict[str, Callable[[dict[str, Any]], str]] = {
+        "posts served to a user": lambda each: f"{each['served']:,}",
+        "viewed within a day": lambda each: f"{each['explored']['viewed']:,}",
+        "liked": lambda each: f"{each['explored']['liked']:,}",
+        "likes per view": lambda each: _format_interval(each["explored"]["like_rate"]),
+        "likes per view in other places": lambda each: _format_interval(each["other"]["like_rate"]),
+        "difference": lambda each: _format_interval(each["difference"], "+"),
+    }
+    rows = [[title, *(cell(outcomes[variant]) for variant in VARIANTS)] for title, cell in titles.items()]
+    return ("explored places", *VARIANTS), rows
+
+
+def _format_interval(interval: dict[str, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return "-"
+    value, low, high = (f"{interval[name]:{sign}.4f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
 TEMPLATE = "experiment.html"
 CHART_WIDTH = 900
 
@@ -171,6 +194,7 @@ def render_page(report: dict[str, Any]) -> str:
         notes=list_notes(report),
         guardrail_titles=GUARDRAIL_TITLES,
         latency_rows=latency_rows(report["guard_rails"]["latency"]),
+        explored=explored_table(report["explored_places"]) if "explored_places" in report else None,
         day_chart=_draw_days(report["by_day"]),
     )
 

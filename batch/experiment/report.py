@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from batch.experiment.explored import ExploredOutcome, read_explored_outcomes
 from batch.experiment.guardrails import Guardrails, LatencyComparison, read_guardrails, read_latencies
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period
@@ -59,6 +60,8 @@ class Report:
         See `Outcomes`.
     drained_at
         When exposures were last moved from Redis to Postgres.
+    explored
+        Variant -> what explored places earned; None if no list had one.
     """
 
     period: Period
@@ -70,6 +73,7 @@ class Report:
     unknown_ids: int
     drained_at: datetime | None
     min_effect: float
+    explored: Mapping[str, ExploredOutcome] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of `experiment report --json`; times in ISO 8601."""
@@ -112,7 +116,12 @@ class Report:
             "guard_rails": {variant: asdict(values) for variant, values in self.guardrails.items()}
             | {"latency": asdict(self.latencies)},
             "by_day": [asdict(day) for day in self.by_day],
-        }
+        } | self._explored_fields()
+
+    def _explored_fields(self) -> dict[str, Any]:
+        if self.explored is None:
+            return {}
+        return {"explored_places": {variant: asdict(each) for variant, each in self.explored.items()}}
 
 
 def analyse(users: pd.DataFrame, period: Period, min_effect: float = MIN_EFFECT) -> Analysis:
@@ -157,6 +166,7 @@ def read_report(
         unknown_ids=outcomes.unknown_ids,
         drained_at=connection.scalar(last_drain),
         min_effect=min_effect,
+        explored=read_explored_outcomes(connection, period, exposures_recorded),
     )
 
 

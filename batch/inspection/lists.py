@@ -16,7 +16,7 @@ from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.ids import Id, IdKinds
-from contract.manifest import Manifest, parse_time
+from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
 
@@ -54,7 +54,8 @@ def find_id_kinds(stores: Stores) -> IdKinds:
     """
     live = live_run_ids(stores.redis, stores.keys)
     if live:
-        return Manifest.from_record(read_manifest(stores, max(live.values()))).ids
+        newest = max(live.values())
+        return id_kinds_of(newest, read_manifest(stores, newest))
     with snapshot(stores.engine) as connection:
         return check_views(connection).kinds
 
@@ -115,6 +116,20 @@ def read_manifest(stores: Stores, run_id: str) -> dict[str, Any]:
         return decode_object(stored)
     except ValueError as error:
         raise StoreError(f"{key} is broken: {error}; run the night again") from None
+
+
+def id_kinds_of(run_id: str, manifest: dict[str, Any]) -> IdKinds:
+    """Return the kinds of a run's ids.
+
+    Raises
+    ------
+    StoreError
+        The manifest names kinds that do not exist.
+    """
+    try:
+        return IdKinds.from_record(manifest.get("ids"))
+    except ValueError as error:
+        raise StoreError(f"the manifest of {run_id} is broken: {error}; run the night again") from None
 
 
 def published_at(run_id: str, manifest: dict[str, Any]) -> datetime:

@@ -31,7 +31,7 @@ VIEWED_WITHIN = timedelta(days=1)
 
 TABLE = f"{SCHEMA}.explored"
 SERVED = f"""
-    SELECT {USER_ID}::text AS {USER_ID}, {POST_ID}::text AS {POST_ID}, probability,
+    SELECT {USER_ID}::text AS {USER_ID}, {POST_ID}, probability,
            (extract(epoch FROM served_at) * 1000000)::bigint AS served_at
     FROM {TABLE} WHERE key_prefix = %(key_prefix)s AND served_at <= %(until)s ORDER BY served_at
 """

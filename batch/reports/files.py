@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from batch.files import write_atomically
+from contract.ids import Id
 from contract.settings import Settings
 from contract.text import escape_controls
 
 REPORT = "report.html"
 
-EXAMPLE = re.compile(r"<h3>User (-?\d+)</h3>.*?(?=<h[23]>)", re.DOTALL)
+EXAMPLE = re.compile(r"<h3>User ([^<]+)</h3>.*?(?=<h[23]>)", re.DOTALL)
 """An example user of a report. Other people's text cannot look like it: it is escaped."""
 
 
@@ -40,7 +41,7 @@ def write_report(path: Path, page: str) -> int:
     return len(content)
 
 
-def forget_examples(path: Path, user_ids: Collection[int], *, dry_run: bool) -> bool:
+def forget_examples(path: Path, user_ids: Collection[Id], *, dry_run: bool) -> bool:
     """Cut the examples of users out of a run's report; return whether it had any.
 
     Raises
@@ -49,7 +50,8 @@ def forget_examples(path: Path, user_ids: Collection[int], *, dry_run: bool) -> 
         The report cannot be read or written.
     """
     page = path.read_text(encoding="utf-8")
-    without = EXAMPLE.sub(lambda found: "" if int(found[1]) in user_ids else found[0], page)
+    written = {str(escape(escape_controls(str(user_id)))) for user_id in user_ids}  # as the page has them
+    without = EXAMPLE.sub(lambda found: "" if found[1] in written else found[0], page)
     if without != page and not dry_run:
         write_report(path, without)
     return without != page

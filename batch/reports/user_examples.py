@@ -49,7 +49,7 @@ class UserExample:
         The first posts of their list.
     """
 
-    user_id: int
+    user_id: Id
     profile: dict[str, str]
     topics: list[tuple[str, int]]
     likes: int
@@ -62,8 +62,9 @@ def read_user_examples(stores: Stores, run_id: str, dataset: Dataset, users: int
     network, likes = dataset.network, dataset.now.likes
     topics = network.posts[columns.TOPIC].reset_index(drop=True)
     examples = []
-    for row in choose_users(likes, users):
-        user_id, liked = int(network.users.index[row]), likes.of(int(row))
+    rows = choose_users(likes, users)
+    for row, user_id in zip(rows.tolist(), network.users.index[rows].tolist(), strict=True):
+        liked = likes.of(row)
         some = liked[np.linspace(0, liked.size - 1, min(EXAMPLE_POSTS, liked.size)).astype(np.int64)]
         counts = topics[liked].value_counts()
         ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
@@ -75,7 +76,7 @@ def read_user_examples(stores: Stores, run_id: str, dataset: Dataset, users: int
                 profile=_describe_profile(network.users.iloc[row]),
                 topics=[(str(topic), int(count)) for topic, count in ranked[:EXAMPLE_POSTS]],
                 likes=int(liked.size),
-                liked=[_describe_post(network.posts, int(post_id)) for post_id in network.posts.index[some]],
+                liked=[_describe_post(network.posts, each) for each in network.posts.index[some].tolist()],
                 recommended=[_describe_post(network.posts, post_id, score) for post_id, score in listed],
             )
         )

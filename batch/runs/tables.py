@@ -97,7 +97,8 @@ explored = sa.Table(
     "explored",
     tables,
     sa.Column("user_id", sa.BigInteger, nullable=False),
-    sa.Column("post_id", sa.BigInteger, nullable=False),
+    # As text, whatever the kind of the network's ids.
+    sa.Column("post_id", sa.Text, nullable=False),
     sa.Column("variant", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text, nullable=False),
     # From 1; and the probability of the draw.

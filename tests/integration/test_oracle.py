@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from scipy.special import expit
 
 from contract.codec import encode_list
+from contract.ids import IdKind
 from contract.keys import Keys
 from demo import oracle
-from demo.ground_truth import draw_ground_truth
 from demo.network import NetworkError, transaction
-from demo.oracle import evaluate_lists
+from demo.oracle import SimulatedNetwork, evaluate_lists
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
 from demo.simulate import simulate
 
@@ -55,10 +55,11 @@ def make_run(run_id: str, state: str, hitrate: float, users: int) -> dict[str, o
 
 def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_url: str) -> None:
     simulate(database_url, USERS, POSTS, INTERACTIONS, SEED)
-    truth = draw_ground_truth(SEED, USERS, POSTS)
+    simulated = SimulatedNetwork.draw(IdKind.NUMBER, USERS, POSTS, SEED)
+    truth = simulated.truth
     with transaction(database_url) as connection:
         [window] = oracle.read_holdout_windows(connection)
-        pairs = oracle.read_pairs(connection, truth, window, (0, USERS))
+        pairs = oracle.read_pairs(connection, simulated, window, (0, USERS))
         counts = connection.execute(
             sa.text(
                 "SELECT post_id - 1, count(*) FILTER (WHERE action = 'like') / count(*)::float "
@@ -85,14 +86,15 @@ def test_the_oracle_beats_random_order_popularity_and_attributes_alone(database_
     assert abs(night[0] - night[1]) < 4 * np.sqrt(0.25 / users)
 
 
-def test_slices_of_users_add_up_to_the_whole(database_url: str) -> None:
-    simulate(database_url, 300, 60, 9_000, SEED)
-    truth = draw_ground_truth(SEED, 300, 60)
+@pytest.mark.parametrize("ids", IdKind)
+def test_slices_of_users_add_up_to_the_whole(database_url: str, ids: IdKind) -> None:
+    simulate(database_url, 300, 60, 9_000, SEED, ids=ids)
+    simulated = SimulatedNetwork.draw(ids, 300, 60, SEED)
     with transaction(database_url) as connection:
         [window] = oracle.read_holdout_windows(connection)
-        whole = oracle.evaluate_oracles(connection, truth, window)
-        sliced = oracle.evaluate_oracles(connection, truth, window, slices=150)
-        nothing = oracle.evaluate_oracles(connection, truth, replace(window, start=window.until))
+        whole = oracle.evaluate_oracles(connection, simulated, window)
+        sliced = oracle.evaluate_oracles(connection, simulated, window, slices=150)
+        nothing = oracle.evaluate_oracles(connection, simulated, replace(window, start=window.until))
     assert whole is not None
     assert sliced is not None
     assert (sliced.users, sliced.pairs, sliced.ceiling) == (whole.users, whole.pairs, whole.ceiling)
@@ -143,16 +145,21 @@ def test_without_a_run_the_report_says_so_and_uses_the_last_views(database_url: 
     assert "best that knows the hour of each view" in report
 
 
-def test_live_lists_are_rated_by_the_true_probabilities(database_url: str, redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("ids", IdKind)
+def test_live_lists_are_rated_by_the_true_probabilities(
+    database_url: str, redis_client: redis.Redis, ids: IdKind
+) -> None:
     users, posts, keys = 300, 60, Keys()
-    simulate(database_url, users, posts, 9_000, SEED)
-    truth = draw_ground_truth(SEED, users, posts)
+    simulate(database_url, users, posts, 9_000, SEED, ids=ids)
+    simulated = SimulatedNetwork.draw(ids, users, posts, SEED)
+    truth, user_rows, post_rows = simulated.truth, simulated.ids.user_rows(), simulated.ids.post_rows()
     with transaction(database_url) as connection:
-        assert evaluate_lists(connection, truth, redis_client, keys) is None  # nothing is live yet
+        assert evaluate_lists(connection, simulated, redis_client, keys) is None  # nothing is live yet
         rows = connection.execute(
             sa.text("SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'")
         )
-        liked = {(user - FIRST_USER_ID, post - FIRST_POST_ID) for user, post in rows}
+        as_id = int if ids is IdKind.NUMBER else str
+        liked = {(user_rows[as_id(user)], post_rows[as_id(post)]) for user, post in rows}
         misses = []
         for user in range(
             0, users, 2
@@ -160,10 +167,10 @@ def test_live_lists_are_rated_by_the_true_probabilities(database_url: str, redis
             logits = truth.logits(np.full(posts, user), np.arange(posts))
             best = [post for post in np.argsort(-logits) if (user, int(post)) not in liked][:5]
             misses.append(np.prod(1 - expit(logits[best])))
-            ranked = encode_list((int(post) + FIRST_POST_ID, 0.0) for post in best[::-1])
-            redis_client.set(keys.user("a-run", user + FIRST_USER_ID), ranked)
+            ranked = encode_list((simulated.ids.posts[post], 0.0) for post in best[::-1])
+            redis_client.set(keys.user("a-run", simulated.ids.users[user]), ranked)
         redis_client.set(keys.live("control"), "a-run")
-        result = evaluate_lists(connection, truth, redis_client, keys)
+        result = evaluate_lists(connection, simulated, redis_client, keys)
     assert result is not None
     assert result.users == users / 2
     assert result.best == pytest.approx(1 - np.mean(misses))

@@ -10,8 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from contract.errors import OvernightError
+from contract.ids import IdKind, encode_id, parse_id
 from demo import feed, simulate
 from demo.ground_truth import MEAN_LIKE_RATE, draw_ground_truth
+from demo.ids import make_ids
 from demo.network import NetworkError, transaction
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
 
@@ -36,6 +38,46 @@ def test_equal_seeds_give_equal_rows_and_another_seed_gives_others(database_url:
     assert digests(database_url) == first
     simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=8)
     assert all(now != before for now, before in zip(digests(database_url), first, strict=True))
+
+
+def read_rows(database_url: str, ids: IdKind) -> list[pd.DataFrame]:
+    """Return the three views of a network of 80 users and 40 posts, with rows in place of ids."""
+    made = make_ids(ids, 80, 40, seed=7)
+    user_rows = {str(user): row for user, row in made.user_rows().items()}
+    post_rows = {str(post): row for post, row in made.post_rows().items()}
+    views = []
+    for view in ("users", "posts", "interactions"):
+        rows = query(database_url, f"SELECT * FROM recs.{view}")
+        for name, of_ids in (("user_id", user_rows), ("post_id", post_rows)):
+            if name in rows:
+                rows[name] = rows[name].map(str).map(of_ids)
+        by = [name for name in ("user_id", "post_id", "happened_at") if name in rows]
+        views.append(rows.sort_values(by, ignore_index=True))
+    return views
+
+
+@pytest.mark.parametrize("ids", [IdKind.UUID, IdKind.TEXT])
+def test_ids_of_another_kind_name_the_same_network_and_posts_have_authors(
+    database_url: str, ids: IdKind
+) -> None:
+    simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7)
+    expected = read_rows(database_url, IdKind.NUMBER)
+    simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7, ids=ids)
+    found = read_rows(database_url, ids)
+    assert set(found[1].pop("author_id").map(str)) <= set(make_ids(ids, 80, 40, seed=7).users)
+    for rows, of_numbers in zip(found, expected, strict=True):
+        pd.testing.assert_frame_equal(rows, of_numbers)
+
+
+def test_ids_of_text_are_valid_and_some_are_percent_encoded_in_keys() -> None:
+    made = make_ids(IdKind.TEXT, 500, 500, seed=7)
+    for ids in (made.users, made.posts):
+        assert len(set(ids)) == 500
+        assert all(parse_id(str(each), IdKind.TEXT) == each for each in ids)
+        assert sum(encode_id(each) != each for each in ids) == 250
+    assert made.users != make_ids(IdKind.TEXT, 500, 500, seed=8).users
+    users = make_ids(IdKind.UUID, 500, 1, seed=7).users
+    assert all(parse_id(str(user), IdKind.UUID) == user for user in users)
 
 
 @pytest.mark.parametrize(

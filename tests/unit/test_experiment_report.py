@@ -104,6 +104,9 @@ def test_what_comes_after_the_planned_end_is_not_counted_and_a_later_begin_does_
     assert limit_period(split, START + 3 * DAY, planned=START + 5 * DAY).reached is False
 
 
+USER_IDS = range(FIRST_USER_ID, FIRST_USER_ID + 300)
+
+
 def random_impressions(effect: float, users: int = 300, days: int = 3) -> tuple[Impressions, pd.DataFrame]:
     """Show users random posts instead of serving's; no user has outcomes before the experiment."""
     truth, random = draw_ground_truth(5, users, 60), np.random.default_rng(5)
@@ -131,17 +134,17 @@ def test_the_effect_asked_for_is_the_true_one_whatever_the_lists_differ_by(effec
 def test_without_an_effect_the_report_calls_as_seldom_as_it_says_and_with_one_it_covers_the_truth() -> None:
     tests = 40
     impressions, before = random_impressions(0.2)
-    alike = run_trials(impressions, before, a_period(), tests=tests, seed=1, same=True)
+    alike = run_trials(impressions, before, a_period(), user_ids=USER_IDS, tests=tests, seed=1, same=True)
     assert alike.tests == tests
     assert alike.truth["like_rate"] == 0
     assert within_binomial_bounds(alike.called, tests, 0.05)
-    raised = run_trials(impressions, before, a_period(), tests=tests, seed=2, same=False)
+    raised = run_trials(impressions, before, a_period(), user_ids=USER_IDS, tests=tests, seed=2, same=False)
     assert raised.called > alike.called
     for name, figures in raised.metrics.items():
         assert within_binomial_bounds(round(figures["covered"] * tests), tests, 0.95), name
         assert figures["mean_relative"] == pytest.approx(raised.truth[name], abs=0.05)
     assert stats.binom.interval(0.95, tests, 0.05) == (alike.called_low, alike.called_high)
-    cut = run_trials(impressions, before, a_period(days=13), tests=5, seed=2, same=False)
+    cut = run_trials(impressions, before, a_period(days=13), user_ids=USER_IDS, tests=5, seed=2, same=False)
     assert cut.called == 0, "called before the planned end"
 
 
