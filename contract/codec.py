@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import orjson
 
-from contract.ids import Id
+from contract.ids import Id, IdKind
 
 SCORE_DECIMALS = 3
 
@@ -19,6 +19,7 @@ LIST_HEAD = 5
 Ranked = list[tuple[Id, float]]
 """Posts with their scores, best first."""
 
+_ID_TYPES = {None: (int, str), IdKind.NUMBER: (int,), IdKind.UUID: (str,), IdKind.TEXT: (str,)}
 NO_PROBABILITIES: dict[int, float] = {}
 
 
@@ -50,24 +51,26 @@ def encode_list(posts: Iterable[Sequence[Any]]) -> str:
     return json.dumps(rows, separators=(",", ":"), allow_nan=False)
 
 
-def decode_list(value: str | bytes) -> Ranked:
+def decode_list(value: str | bytes, kind: IdKind | None = None) -> Ranked:
     """Decode the posts and scores of what `encode_list` wrote; raises as `decode_stored_list` does."""
-    return decode_stored_list(value).posts
+    return decode_stored_list(value, kind).posts
 
 
-def decode_stored_list(value: str | bytes) -> StoredList:
+def decode_stored_list(value: str | bytes, kind: IdKind | None = None) -> StoredList:
     """Decode what `encode_list` wrote.
 
     Raises
     ------
     ValueError
-        If the value is not a JSON list of [post_id, finite number], some with a probability.
+        If the value is not a JSON list of [post_id, finite number], some with a probability, or an id
+        is a number where `kind` has text, or text where it has numbers.
     """
     rows = orjson.loads(value)
     if not isinstance(rows, list):
         raise ValueError(f"expected a JSON list, found {type(rows).__name__}")
     posts: Ranked = []
     probabilities = NO_PROBABILITIES
+    id_types = _ID_TYPES[kind]
     try:
         for row in rows:
             try:
@@ -76,7 +79,7 @@ def decode_stored_list(value: str | bytes) -> StoredList:
                 post, score, probability = row
                 probabilities = probabilities | {len(posts): _check_probability(probability)}
             number = float(score)
-            if (type(post) is not int and type(post) is not str) or not math.isfinite(number):
+            if type(post) not in id_types or not isfinite(number):
                 raise ValueError(f"{[post, score]!r:.80}")
             posts.append((post, number))
     except (TypeError, ValueError, OverflowError) as error:

@@ -19,10 +19,14 @@ from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
 from contract.settings import RECIPE_NAMES
 
-MAX_CURSOR_LENGTH = 128
+MAX_CURSOR_LENGTH = 1024
+"""A segment of 128 characters takes up to 512 bytes, in base64 a third more."""
+
 CHECKSUM_BYTES = 6
 
-_BODY = re.compile(rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?")
+_BODY = re.compile(
+    rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?(?: segment=(.+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,22 @@ class Cursor:
     recipe
         The recipe of the run, which is needed after another run went live. None if
         not known, as in cursors of earlier releases.
+    segment
+        The segment whose popular list is paged; None if it is another list.
     """
 
     run_id: str
     source: str
     offset: int
     recipe: str | None = None
+    segment: str | None = None
 
 
 def encode_cursor(cursor: Cursor, user_id: Id) -> str:
     """Encode a cursor for one user."""
     recipe = "" if cursor.recipe is None else f" {cursor.recipe}"
-    body = f"{cursor.run_id} {cursor.source} {cursor.offset}{recipe}".encode()
+    segment = "" if cursor.segment is None else f" segment={cursor.segment}"
+    body = f"{cursor.run_id} {cursor.source} {cursor.offset}{recipe}{segment}".encode()
     checksum = hashlib.blake2b(b"%s %s" % (str(user_id).encode(), body), digest_size=CHECKSUM_BYTES).digest()
     return base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
 
@@ -71,7 +79,7 @@ def decode_cursor(text: str, user_id: Id) -> Cursor:
     match = _BODY.fullmatch(body)
     if match is None:
         raise ValueError("not a cursor")
-    cursor = Cursor(match[1], match[2], int(match[3]), match[4])
+    cursor = Cursor(match[1], match[2], int(match[3]), match[4], match[5])
     parse_run_id(cursor.run_id)
     # Each cursor has exactly one encoding, so this compares the checksum and everything else.
     if encode_cursor(cursor, user_id) != text:

@@ -63,7 +63,9 @@ class ExposureQueue:
             return
         run = answer.run
         self._queue.append(
-            Exposure(user_id, run.variant, run.run_id, answer.source, time.time(), seconds * 1000)
+            Exposure(
+                user_id, run.variant, run.run_id, answer.source, time.time(), seconds * 1000, answer.explored
+            )
         )
 
     def stop(self) -> None:

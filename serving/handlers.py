@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import orjson
 from werkzeug.datastructures import MultiDict
 
-from contract.columns import MAX_ID
+from contract.ids import MAX_LENGTH, Id, IdKind, is_text_id, parse_id
 from serving.cursor import Cursor, decode_cursor, encode_cursor
 from serving.problems import bad_parameter
 from serving.recommend import Answer
 from serving.service import Service
+from serving.state import AssignedUser
 
 HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "private, max-age=5"))
 """Headers of every answer with posts."""
+
+EXPLORE = "explore"
+"""Source of a single post of an answer: it stands in an explored place."""
 
 Arguments = MultiDict[str, str]
 
@@ -26,7 +31,7 @@ class Page(NamedTuple):
 
     answer: Answer
     fields: dict[str, Any]
-    first_page_user: int | None
+    first_page_user: Id | None
 
 
 def get_recommendations(service: Service, user_id: str, arguments: Arguments) -> Page:
@@ -37,11 +42,11 @@ def get_recommendations(service: Service, user_id: str, arguments: Arguments) ->
     ProblemError
         A parameter is invalid, the cursor's run has been pruned, or no run was ever loaded.
     """
-    parsed_id = parse_id("user_id", user_id)
+    state = service.state()
+    parsed_id = check_parameter_id("user_id", user_id, state.ids.users)
     limit = parse_limit(get_single(arguments, "limit"), service.top_n)
     cursor = parse_cursor(get_single(arguments, "cursor"), parsed_id)
-    state = service.state()
-    user = state.assign(parsed_id)
+    user = with_segment(state.assign(parsed_id), arguments)
     answer = service.recommend(state, user, limit, cursor)
     next_cursor = None if answer.next_cursor is None else encode_cursor(answer.next_cursor, parsed_id)
     fields = {
@@ -61,11 +66,12 @@ def get_posts_with_texts(service: Service, arguments: Arguments) -> Page:
     ProblemError
         A parameter is invalid, or no run was ever loaded.
     """
-    user_id = parse_id("id", get_single(arguments, "id"))
+    state = service.state()
+    user_id = check_parameter_id("id", get_single(arguments, "id"), state.ids.users)
     check_time(get_single(arguments, "time"))
     limit = parse_limit(get_single(arguments, "limit"), service.top_n)
-    state = service.state()
-    answer = service.recommend(state, state.assign(user_id), limit, None)
+    user = with_segment(state.assign(user_id), arguments)
+    answer = service.recommend(state, user, limit, None)
     post_ids = [recommendation.post_id for recommendation in answer.recommendations]
     texts = service.texts(state, post_ids)
     posts = [
@@ -77,17 +83,24 @@ def get_posts_with_texts(service: Service, arguments: Arguments) -> Page:
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
     """Return the fields that every answer with a list has."""
+    recommendations: list[dict[str, Any]] = [
+        {"post_id": post_id, "score": score, "rank": rank} for post_id, score, rank in answer.recommendations
+    ]
+    if answer.explored:
+        probabilities = {post.rank: post.probability for post in answer.explored}
+        for each in recommendations:
+            if each["rank"] in probabilities:
+                each |= {"source": EXPLORE, "probability": probabilities[each["rank"]]}
+    segment = {} if answer.segment is None else {"segment": answer.segment}
     return {
         "variant": answer.run.variant,
         "run_id": answer.run.run_id,
         "source": answer.source,
+        **segment,
         "score_kind": answer.score_kind,
         "stale": answer.stale,
         "age_seconds": answer.run.age_seconds(datetime.now(UTC)),
-        "recommendations": [
-            {"post_id": post_id, "score": score, "rank": rank}
-            for post_id, score, rank in answer.recommendations
-        ],
+        "recommendations": recommendations,
     }
 
 
@@ -99,9 +112,14 @@ def encode_body(fields: dict[str, Any]) -> bytes:
 DEFAULT_LIMIT = 5
 MAX_TIME_LENGTH = 100
 
-# Not \d and not str.isdigit: both accept digits of other scripts.
 _TIME = re.compile(rf"[^\x00-\x1f\x7f]{{0,{MAX_TIME_LENGTH}}}")
-_DIGITS = re.compile(r"[0-9]{1,19}")
+_DIGITS = re.compile("[0-9]{1,19}")  # not \d and not str.isdigit: both accept digits of other scripts
+
+
+def parse_query(query: str) -> Arguments:
+    """Parse a query string of WSGI. What is not UTF-8 becomes halves of surrogate pairs, as in no id."""
+    text = query.encode("latin-1").decode(errors="surrogateescape")
+    return MultiDict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
 
 
 def get_single(arguments: Arguments, name: str) -> str | None:
@@ -112,13 +130,29 @@ def get_single(arguments: Arguments, name: str) -> str | None:
     return values[0] if values else None
 
 
-def parse_id(name: str, text: str | None) -> int:
-    """Parse the id of a user or a post: a whole number from 0 to 2^63 - 1."""
+def check_parameter_id(name: str, text: str | None, kind: IdKind) -> Id:
+    """Parse the id of a user or a post, as the network has them."""
     if text is None:
         raise bad_parameter(name, "is missing: give a user's id")
-    if not _DIGITS.fullmatch(text) or int(text) > MAX_ID:
-        raise bad_parameter(name, f"must be a whole number from 0 to {MAX_ID}")
-    return int(text)
+    try:
+        return parse_id(text, kind)
+    except ValueError as error:
+        raise bad_parameter(name, str(error)) from None
+
+
+def with_segment(user: AssignedUser, arguments: Arguments) -> AssignedUser:
+    """Return the user in the segment that the request names, if their run has popular lists by segment."""
+    name = user.run.popular_by
+    return user if name is None else user._replace(segment=parse_segment(arguments, name))
+
+
+def parse_segment(arguments: Arguments, name: str) -> str | None:
+    """Parse a user's value of the attribute by which a run has popular lists; None if it is not given."""
+    text = get_single(arguments, name)
+    if text and not is_text_id(text):
+        detail = f"must have at most {MAX_LENGTH} characters, none of them control characters"
+        raise bad_parameter(name, detail)
+    return text
 
 
 def parse_limit(text: str | None, max_limit: int) -> int:
@@ -130,7 +164,7 @@ def parse_limit(text: str | None, max_limit: int) -> int:
     return int(text)
 
 
-def parse_cursor(text: str | None, user_id: int) -> Cursor | None:
+def parse_cursor(text: str | None, user_id: Id) -> Cursor | None:
     """Parse the cursor of an earlier answer to this user; None if there is none."""
     if text is None:
         return None

@@ -23,9 +23,9 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from contract.codec import Ranked, decode_list
+from contract.codec import StoredList, decode_stored_list
 from contract.errors import SettingsError, StoreError
-from contract.ids import Id
+from contract.ids import Id, IdKind
 from contract.keys import Keys
 from contract.logs import redact
 from contract.settings import Settings
@@ -107,8 +107,10 @@ class ListStore:
         """Open connections, before a request needs them or after Redis closed them."""
         self._reads.keep_connected()
 
-    def get(self, key: str) -> Ranked | None:
-        """Return the list under `key`; None if there is none; empty (and logged) if it is broken.
+    def get(self, key: str, kind: IdKind, field: str | None = None) -> StoredList | None:
+        """Return the list of posts under `key`, or in a field of the hash; None if there is none.
+
+        A broken list is logged, and empty.
 
         Raises
         ------
@@ -116,13 +118,17 @@ class ListStore:
             If Redis did not answer in time, or lately did not.
         """
         try:
-            value = self._execute(lambda: self._reads.get(key))
-            return None if value is None else decode_list(value)
+            if field is None:
+                value = self._execute(lambda: self._reads.get(key))
+            else:
+                (value,) = self._execute(lambda: self._reads.hmget(key, [field]))
+            return None if value is None else decode_stored_list(value, kind)
         except ValueError as error:
             log.warning("%s is broken, answering from the popular list: %s", key, error)
         except WrongTypeError:
-            log.warning("%s is not a string, answering from the popular list", key)
-        return []
+            expected = "string" if field is None else "hash"
+            log.warning("%s is not a %s, answering from the popular list", key, expected)
+        return StoredList([])
 
     def get_posts(self, post_ids: Sequence[Id]) -> dict[Id, Post]:
         """Return text and topic of posts; empty for posts that are missing or broken.

@@ -78,6 +78,11 @@ class Metrics:
             ["assigned"],
             registry=self._registry,
         )
+        self.explored_posts = Counter(
+            "overnight_explored_posts_total",
+            "Posts served in explored places.",
+            registry=self._registry,
+        )
         self.fast_path_errors = Counter(
             "overnight_fast_path_errors_total",
             "Requests that failed on the fast path and were passed to Flask.",

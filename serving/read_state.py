@@ -8,15 +8,15 @@ from typing import Any
 
 from redis import Redis
 
-from contract.codec import decode_list, decode_object
+from contract.codec import Ranked, decode_list, decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
-from contract.ids import Id
+from contract.ids import Id, IdKind, IdKinds, parse_id
 from contract.keys import Keys
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import recipe_of
-from serving.state import Run, State
+from serving.state import Run, State, newest_run, popular_posts
 from serving.texts import Post, Texts, decode_post
 
 POSTS_PER_SCAN = 1000
@@ -63,25 +63,29 @@ class _StateReader:
         if not runs:
             raise NotLiveError("; ".join(["no variant has a live run", *self._warnings]))
         experiment = self._read_experiment()
-        blocked = self._read_blocked()
+        kind = newest_run(runs.values()).ids.posts
+        blocked = self._read_post_ids(self._keys.blocked, kind) | self._read_post_ids(self._keys.gone, kind)
         stored = self._redis.hlen(self._keys.posts)  # `batch refresh` adds posts to a live run
         before = self._previous
         if before is not None and (runs, stored) == (before.runs, before.posts_stored):
             texts = before.texts
         elif stored <= texts_in_memory:
-            texts = Texts(self._decode_posts(self._redis.hscan_iter(self._keys.posts, count=POSTS_PER_SCAN)))
+            every = self._redis.hscan_iter(self._keys.posts, count=POSTS_PER_SCAN)
+            texts = Texts(self._decode_posts(every, kind))
         else:
-            texts = Texts(self._read_popular_posts(runs.values()), texts_in_memory)
+            texts = Texts(self._read_popular_posts(runs.values(), kind), texts_in_memory)
         return State(runs, experiment, blocked, texts, stored, tuple(self._warnings))
 
     def _read_run(self, variant: str) -> Run | None:
         """Return the variant's live run; the previous one if the new one is incomplete."""
         known = self._previous.runs.get(variant) if self._previous else None
+        # What was loaded from a file may be what an earlier release knew of the run.
+        known_is_stale = self._previous is not None and self._previous.stale
         pointer = self._redis.get(self._keys.live(variant))
         if pointer is None:
             return None
         run_id = pointer.decode(errors="replace") if isinstance(pointer, bytes) else pointer
-        if known is not None and known.run_id == run_id and known.recipe is not None:
+        if known is not None and known.run_id == run_id and not known_is_stale:
             return known
         try:
             started_at, _ = parse_run_id(run_id)
@@ -91,10 +95,31 @@ class _StateReader:
                 raise ValueError(f"{run_id} has no manifest or no popular list")
             fields = decode_object(manifest)
             published_at = parse_time(fields.get("published_at")) or started_at
-            return Run(run_id, variant, published_at, decode_list(popular), recipe_of(fields))
+            ids, popular_by = IdKinds.from_record(fields.get("ids")), fields.get("popular_by")
+            return Run(
+                run_id,
+                variant,
+                published_at,
+                decode_list(popular, ids.posts),
+                recipe=recipe_of(fields),
+                ids=ids,
+                popular_by=popular_by,
+                segments={} if popular_by is None else self._read_segments(run_id, ids.posts),
+            )
         except ValueError as error:
             self._warn(f"the live run of {variant} cannot be served, keeping the one before: {error}")
             return known
+
+    def _read_segments(self, run_id: str, kind: IdKind) -> dict[str, Ranked]:
+        """Read the popular lists of all segments; a broken one is left out."""
+        key, segments = self._keys.segments(run_id), {}
+        for name, value in self._redis.hscan_iter(key):
+            segment = name.decode(errors="replace") if isinstance(name, bytes) else name
+            try:
+                segments[segment] = decode_list(value, kind)
+            except ValueError as error:
+                self._warn(f"{key} has a broken list of {segment[:80]!r}, which gets the run's: {error}")
+        return segments
 
     def _read_experiment(self) -> Experiment:
         value = self._redis.get(self._keys.experiment)
@@ -109,31 +134,32 @@ class _StateReader:
             self._warn(f"{self._keys.experiment} is broken, keeping the split as it was: {error}")
             return known
 
-    def _read_blocked(self) -> frozenset[Id]:
-        blocked = set()
-        for member in self._redis.smembers(self._keys.blocked):
+    def _read_post_ids(self, key: str, kind: IdKind) -> frozenset[Id]:
+        post_ids = set()
+        for member in self._redis.smembers(key):
             try:
-                blocked.add(int(member))
+                post_ids.add(_decode_id(member, kind))
             except ValueError:
-                self._warn(f"{self._keys.blocked} holds {member[:80]!r}, which is not a post's id")
-        return frozenset(blocked)
+                self._warn(f"{key} holds {member[:80]!r}, which is not a post's id")
+        return frozenset(post_ids)
 
-    def _read_popular_posts(self, runs: Iterable[Run]) -> dict[Id, Post]:
+    def _read_popular_posts(self, runs: Iterable[Run], kind: IdKind) -> dict[Id, Post]:
         """Read the texts of all popular lists, which are served from memory without Redis."""
-        post_ids = sorted({post_id for run in runs for post_id, _ in run.popular})
+        post_ids = popular_posts(runs)
         if not post_ids:
             return {}
         found = zip(post_ids, self._redis.hmget(self._keys.posts, post_ids), strict=True)
-        return self._decode_posts((post_id, value) for post_id, value in found if value is not None)
+        rows = ((str(post_id), value) for post_id, value in found if value is not None)
+        return self._decode_posts(rows, kind)
 
-    def _decode_posts(self, rows: Iterable[tuple[Any, Any]]) -> dict[Id, Post]:
+    def _decode_posts(self, rows: Iterable[tuple[Any, Any]], kind: IdKind) -> dict[Id, Post]:
         posts: dict[Id, Post] = {}
         broken = 0
         for count, (post_id, value) in enumerate(rows, 1):
             if count % POSTS_BATCH == 0:
                 time.sleep(YIELD_SECONDS)
             try:
-                posts[int(post_id)] = decode_post(value)
+                posts[_decode_id(post_id, kind)] = decode_post(value)
             except ValueError:
                 broken += 1
         if broken:
@@ -142,3 +168,10 @@ class _StateReader:
 
     def _warn(self, message: str) -> None:
         self._warnings.append(message)
+
+
+def _decode_id(stored: bytes | str, kind: IdKind) -> Id:
+    """Decode an id that is a member of a set or a field of a hash."""
+    if kind is IdKind.NUMBER:
+        return int(stored)
+    return parse_id(stored.decode() if isinstance(stored, bytes) else stored, kind)

@@ -9,52 +9,72 @@ from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST
+from werkzeug.routing import BaseConverter
 
 from contract.experiment import CONTROL, TEST
 from contract.settings import Settings
 from serving.auth import METRICS_PATH
 from serving.handlers import (
     HEADERS,
+    Arguments,
     Page,
     answer_fields,
+    check_parameter_id,
     encode_body,
     get_posts_with_texts,
     get_recommendations,
     get_single,
-    parse_id,
     parse_limit,
+    parse_query,
+    parse_segment,
 )
+from serving.problems import bad_parameter
 from serving.recommend import Answer, answer_popular
 from serving.service import Service
 from serving.state import State
 
 RECOMMENDATIONS = "/users/<user_id>/recommendations"
 WITH_TEXTS = "/post/recommendations/"
+
+
+class AnyId(BaseConverter):
+    """Matches an id in a path, which may hold slashes once it is decoded."""
+
+    regex = r"(?s:.+)"
+    part_isolating = False
+    weight = 200
+
+
 OPENAPI_FILE = Path(__file__).with_name("openapi.json")
 SECONDS_PER_HOUR = 3600
 
 
 def add_feed_routes(app: Flask, service: Service) -> None:
     """Add the routes that answer with posts."""
+    app.url_map.converters["default"] = AnyId
 
     @app.get(RECOMMENDATIONS)
     def recommendations(user_id: str) -> Response:
-        return _respond_with_page(get_recommendations(service, user_id, request.args))
+        _check_path("user_id")
+        return _respond_with_page(get_recommendations(service, user_id, _arguments()))
 
     @app.get("/posts/popular")
     def popular() -> Response:
-        limit = parse_limit(get_single(request.args, "limit"), service.top_n)
-        state = service.state()
-        answer = answer_popular(state, state.run_of(CONTROL), limit)
+        arguments, state = _arguments(), service.state()
+        limit = parse_limit(get_single(arguments, "limit"), service.top_n)
+        run = state.run_of(CONTROL)
+        segment = None if run.popular_by is None else parse_segment(arguments, run.popular_by)
+        answer = answer_popular(state, run, limit, segment)
         return _respond(answer, answer_fields(answer))
 
     @app.get("/posts/<post_id>/similar")
     def similar(post_id: str) -> Response:
-        post = parse_id("post_id", post_id)
-        limit = parse_limit(get_single(request.args, "limit"), service.top_n)
-        given = get_single(request.args, "user_id")
-        user = None if given is None else parse_id("user_id", given)
-        state = service.state()
+        _check_path("post_id")
+        arguments, state = _arguments(), service.state()
+        post = check_parameter_id("post_id", post_id, state.ids.posts)
+        limit = parse_limit(get_single(arguments, "limit"), service.top_n)
+        given = get_single(arguments, "user_id")
+        user = None if given is None else check_parameter_id("user_id", given, state.ids.users)
         run = state.run_of(CONTROL) if user is None else state.assign(user).run
         answer = service.similar(state, run, post, limit)
         return _respond(answer, {"post_id": post, **answer_fields(answer)})
@@ -62,7 +82,19 @@ def add_feed_routes(app: Flask, service: Service) -> None:
     # Answered with and without the last slash: not every client follows a redirect.
     @app.get(WITH_TEXTS, strict_slashes=False)
     def post_recommendations() -> Response:
-        return _respond_with_page(get_posts_with_texts(service, request.args))
+        return _respond_with_page(get_posts_with_texts(service, _arguments()))
+
+
+def _check_path(name: str) -> None:
+    """Refuse a path that is not UTF-8: Flask has replaced what cannot be decoded."""
+    try:
+        request.environ["PATH_INFO"].encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise bad_parameter(name, "must be UTF-8, percent-encoded") from None
+
+
+def _arguments() -> Arguments:
+    return parse_query(request.environ.get("QUERY_STRING", ""))
 
 
 def _respond_with_page(page: Page) -> Response:

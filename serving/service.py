@@ -59,7 +59,8 @@ class Service:
             410, if the cursor's run has been pruned.
         """
         try:
-            found = self.lists.get(list_key(self.keys, user, cursor))
+            segment = None if cursor is None else cursor.segment
+            found = self.lists.get(list_key(self.keys, user, cursor), state.ids.posts, segment)
             answer = answer_from_list(state, user, limit, cursor, found)
         except UnavailableError:
             answer = replace(answer_from_memory(state, user, limit, cursor), stale=True)
@@ -68,12 +69,14 @@ class Service:
             raise ProblemError(HTTPStatus.GONE, detail, "cursor") from None
         if cursor is None and user.variant != answer.run.variant:
             self.metrics.other_variant.labels(user.variant).inc()
+        if answer.explored:
+            self.metrics.explored_posts.inc(len(answer.explored))
         return answer
 
     def similar(self, state: State, run: Run, post_id: Id, limit: int) -> Answer:
         """Read a post's list of similar posts and answer from it; without Redis, from memory."""
         try:
-            found = self.lists.get(self.keys.post(run.run_id, post_id))
+            found = self.lists.get(self.keys.post(run.run_id, post_id), state.ids.posts)
         except UnavailableError:
             return replace(answer_similar(state, run, post_id, limit, None), stale=True)
         return answer_similar(state, run, post_id, limit, found)

@@ -8,15 +8,16 @@ those posts only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from contract.codec import Ranked, decode_list, decode_object, encode_list, encode_object
 from contract.experiment import Experiment
-from contract.ids import Id
+from contract.ids import WHOLE_NUMBERS, Id, IdKinds
 from serving.texts import Post, Texts
 
 
@@ -32,6 +33,12 @@ class Run:
         Its popular list, best first.
     recipe
         Its recipe, which is the kind of its personal scores; None if not known.
+    ids
+        Kinds of the ids of its users and posts.
+    popular_by
+        The attribute of users by which it has further popular lists; None if it has none.
+    segments
+        These lists, by value of the attribute.
     """
 
     run_id: str
@@ -39,6 +46,13 @@ class Run:
     published_at: datetime
     popular: Ranked = field(repr=False)
     recipe: str | None = None
+    ids: IdKinds = WHOLE_NUMBERS
+    popular_by: str | None = None
+    segments: Mapping[str, Ranked] = field(default_factory=dict, repr=False)
+
+    def popular_in(self, segment: str | None) -> Ranked | None:
+        """Return the popular list of a segment, or the run's own; None if there is no such segment."""
+        return self.popular if segment is None else self.segments.get(segment)
 
     def age_seconds(self, now: datetime) -> int:
         """Return whole seconds since the run went live; 0 if that is in the future (clock skew)."""
@@ -46,11 +60,15 @@ class Run:
 
 
 class AssignedUser(NamedTuple):
-    """A user with the variant assigned by the experiment, and the live run to serve."""
+    """A user with the variant assigned by the experiment, and the live run to serve.
+
+    `segment` is the user's value of the run's `popular_by`, if the request names one.
+    """
 
     user_id: Id
     variant: str
     run: Run
+    segment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,7 @@ class State:
     runs
         The live run by variant; at least one.
     blocked
-        Ids of blocked posts, which are never served.
+        Ids of posts that are never served: blocked posts, and posts that are gone from the network.
     texts
         Texts of posts, for answers with texts.
     posts_stored
@@ -80,6 +98,11 @@ class State:
     posts_stored: int = 0
     warnings: tuple[str, ...] = ()
     stale: bool = False
+
+    @cached_property
+    def ids(self) -> IdKinds:
+        """Return the kinds of ids that requests have: those of the newest run."""
+        return newest_run(self.runs.values()).ids
 
     def assign(self, user_id: Id) -> AssignedUser:
         """Return the user with their variant, and the run that serves it."""
@@ -99,6 +122,17 @@ class State:
         return ", ".join(run.run_id for run in self.runs.values())
 
 
+def newest_run(runs: Iterable[Run]) -> Run:
+    """Return the run that was started last."""
+    return max(runs, key=lambda run: run.run_id)
+
+
+def popular_posts(runs: Iterable[Run]) -> list[Id]:
+    """Return the posts of all popular lists: what is served from memory without Redis."""
+    lists = (posts for run in runs for posts in (run.popular, *run.segments.values()))
+    return list(dict.fromkeys(post_id for posts in lists for post_id, _ in posts))
+
+
 def save_state(state: State, path: Path) -> None:
     """Replace the state file; safe if several processes do so at once."""
     runs = [
@@ -108,10 +142,13 @@ def save_state(state: State, path: Path) -> None:
             "published_at": run.published_at.isoformat(),
             "popular": encode_list(run.popular),
             "recipe": run.recipe,
+            "ids": run.ids.to_record(),
+            "popular_by": run.popular_by,
+            "segments": {segment: encode_list(posts) for segment, posts in run.segments.items()},
         }
         for run in state.runs.values()
     ]
-    popular = sorted({post_id for run in state.runs.values() for post_id, _ in run.popular})
+    popular = popular_posts(state.runs.values())
     texts = zip(popular, state.texts.get(popular, lambda _: {}), strict=True)
     fields = {
         "runs": runs,
@@ -153,6 +190,14 @@ def load_state(path: Path, texts_in_memory: int) -> State | None:
 
 
 def _decode_run(saved: dict[str, Any]) -> Run:
-    """Decode a run; files of earlier releases have no recipe."""
-    published_at, popular = datetime.fromisoformat(saved["published_at"]), decode_list(saved["popular"])
-    return Run(saved["run_id"], saved["variant"], published_at, popular, saved.get("recipe"))
+    """Decode a run; files of earlier releases have no recipe, kinds of ids or segments."""
+    return Run(
+        saved["run_id"],
+        saved["variant"],
+        datetime.fromisoformat(saved["published_at"]),
+        decode_list(saved["popular"]),
+        recipe=saved.get("recipe"),
+        ids=IdKinds.from_record(saved.get("ids")),
+        popular_by=saved.get("popular_by"),
+        segments={segment: decode_list(posts) for segment, posts in saved.get("segments", {}).items()},
+    )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from batch.arrays import Int64s
 from batch.features.factors import Factors
 from batch.features.tables import FeatureTables
-from batch.loading.likes import Likes
+from batch.loading.left_out import LeftOut
 from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.scoring.compile import CompiledForest, compile_forest
 from batch.scoring.forest import Booster
@@ -46,7 +46,7 @@ class CompiledModel:
     forest: CompiledForest
     tables: FeatureTables
     factors: Factors | None
-    liked: Likes
+    liked: LeftOut
 
     def of_users(self, rows: npt.NDArray[np.intp]) -> CompiledModel:
         """Return the model for some of the users, in the order of the rows."""
@@ -124,7 +124,7 @@ def compile_model(
     booster: Booster,
     tables: FeatureTables,
     factors: Factors | None,
-    liked: Likes,
+    liked: LeftOut,
     blocked: Int64s,
 ) -> CompiledModel:
     """Compile a model for the posts of `tables`.

@@ -103,7 +103,7 @@ class Model:
             As in `tables`, or the model cannot be scored exactly.
         """
         tables, factors = self.tables(network, history), self.factors(network, history)
-        return compile_model(self.booster, tables, factors, history.excluded, blocked)
+        return compile_model(self.booster, tables, factors, history.left_out, blocked)
 
     def scores(self, network: Network, history: History, rows: Examples, threads: int) -> Float64s:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""

@@ -260,9 +260,9 @@ class Period:
         }
 
     def digest(self) -> str:
-        """Return the SHA-256 of the case: users, likes before and after, hidden posts."""
+        """Return the SHA-256 of the case: users, posts left out, likes to find, hidden posts."""
         case = self.case
-        parts = (case.user_ids, case.liked_later, case.hidden, case.likes.starts, case.likes.posts)
+        parts = (case.user_ids, case.liked_later, case.hidden, case.left_out.starts, case.left_out.posts)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 

@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
 
 from werkzeug.datastructures import MultiDict
 
@@ -30,6 +29,7 @@ from serving.handlers import (
     encode_body,
     get_posts_with_texts,
     get_recommendations,
+    parse_query,
 )
 from serving.problems import ProblemError
 from serving.routes import RECOMMENDATIONS, WITH_TEXTS
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USER_PATH = re.compile(r"/users/([0-9]{1,19})/recommendations")
+_USER_PATH = re.compile(r"/users/([A-Za-z0-9._~@-]{1,128})/recommendations")
 _TEXTS_PATHS = (WITH_TEXTS, WITH_TEXTS.rstrip("/"))
-_PLAIN_QUERY = re.compile(r"[A-Za-z0-9_=&:.+-]{0,200}")
+_PLAIN_QUERY = re.compile(r"[A-Za-z0-9_=&:.+~@-]{0,200}")
 _NO_ARGUMENTS: Arguments = MultiDict()
 
 
@@ -98,7 +98,7 @@ class FastPath:
             return None
         try:
             self._service.live.start()
-            arguments = MultiDict(parse_qsl(query, keep_blank_values=True)) if query else _NO_ARGUMENTS
+            arguments = parse_query(query) if query else _NO_ARGUMENTS
             if user_path is None:
                 route, page = WITH_TEXTS, get_posts_with_texts(self._service, arguments)
             else:

@@ -102,7 +102,7 @@ def test_a_recipe_that_is_broken_in_redis_does_not_keep_a_run_from_being_served(
 def test_each_variant_has_its_own_kind_of_scores(redis_url: str, redis_client: redis.Redis) -> None:
     publish(redis_client, recipe="liked-if-viewed")
     publish(redis_client, TEST_RUN, recipe="ranked")
-    split = Experiment("one in test", "s", 0, {UNKNOWN_USER: "test"})
+    split = Experiment("one in test", "s", 0, {str(UNKNOWN_USER): "test"})
     redis_client.set(KEYS.user(TEST_RUN, UNKNOWN_USER), encode_list(PERSONAL))
     redis_client.set(KEYS.experiment, encode_object(split.to_fields()))
     with serving(settings_for(redis_url)) as app:
@@ -352,6 +352,7 @@ def test_a_refresh_makes_a_handful_of_commands(app: Flask, redis_url: str) -> No
             ["GET", KEYS.live("test")],
             ["GET", KEYS.experiment],
             ["SMEMBERS", KEYS.blocked],
+            ["SMEMBERS", KEYS.gone],
             ["HLEN", KEYS.posts],
         ]
 
