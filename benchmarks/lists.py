@@ -399,7 +399,7 @@ def rank(split: EvaluationSplit, scores: Scores) -> Int32s:
     lists = np.full((case.users.size, DEPTH), -1, dtype=np.int32)
     for start in range(0, case.users.size, USERS_BATCH):
         stop = min(start + USERS_BATCH, case.users.size)
-        liked = case.likes.of_users(start, stop)
+        liked = case.left_out.of_users(start, stop)
         keys = sort_keys(scores(case.users[start:stop])[:, order])
         liked_columns = position[liked.posts]
         known = liked_columns >= 0

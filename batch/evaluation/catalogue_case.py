@@ -1,8 +1,9 @@
 """The protocol `full catalogue with likes left out`: rank all posts for users, and count what they liked.
 
 A case is the state of a network at a cutoff. The candidates of a user are all
-posts known at the cutoff, without those the user had liked. A hit is a post
-that the user liked afterwards. Evaluated are the users with such a like: warm
+posts known at the cutoff, without those that their list would leave out: what the
+user had liked, their own posts and, with OVERNIGHT_LEAVE_OUT=viewed, what they had
+viewed. A hit is a post that the user liked afterwards. Evaluated are the users with such a like: warm
 users have a like before the cutoff, cold users have none. A post that the user
 never saw counts as a miss, so the metrics are far lower than under
 `viewed-only`, and describe the served lists better.
@@ -36,6 +37,7 @@ from batch.evaluation.ranking_metrics import (
     compute_metrics,
     compute_random_metrics,
 )
+from batch.ids import Ids
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -58,6 +60,8 @@ class CatalogueCase:
         (users,) their ids; the lists of several cutoffs are pooled by user id.
     likes
         Their likes up to the cutoff, in the order of `users`.
+    left_out
+        The posts that their lists leave out, in the same order.
     hidden
         Rows of the posts that were not known at the cutoff, ascending.
     liked_later
@@ -67,8 +71,9 @@ class CatalogueCase:
     """
 
     users: Int64s
-    user_ids: Int64s
+    user_ids: Ids
     likes: Likes
+    left_out: Likes
     hidden: Int64s
     liked_later: Int64s
     popularity: Float64s
@@ -95,8 +100,9 @@ class CatalogueCase:
     def candidates(self) -> Int64s:
         """(users,) number of posts to rank for each user."""
         known = self.known
-        liked = np.bincount(self.likes.users, weights=known[self.likes.posts], minlength=self.users.size)
-        return int(known.sum()) - liked.astype(np.int64)
+        out = self.left_out
+        known_out = np.bincount(out.users, weights=known[out.posts], minlength=self.users.size)
+        return int(known.sum()) - known_out.astype(np.int64)
 
     def keep_users(self, keep: Bools) -> CatalogueCase:
         """Return the case of a part of the users; `keep` is (users,)."""
@@ -108,6 +114,7 @@ class CatalogueCase:
             users=self.users[keep],
             user_ids=self.user_ids[keep],
             likes=self.likes.of_rows(np.flatnonzero(keep)),
+            left_out=self.left_out.of_rows(np.flatnonzero(keep)),
             liked_later=index[owner[kept]] * posts + post[kept],
         )
 
@@ -126,7 +133,7 @@ class ScoredLists:
         `coverage_at_k` -> value of all lists together.
     """
 
-    user_ids: Int64s
+    user_ids: Ids
     values: dict[str, Float64s]
     coverage: dict[str, float]
 
@@ -152,10 +159,16 @@ def build_case(
     if users.size > max_users:
         users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
         pairs = pairs[np.isin(pairs // posts, users)]
+    left_out = history.left_out.of_rows(users)
+    rows = np.searchsorted(users, pairs // posts)
+    pairs = pairs[~left_out.contain(rows, pairs % posts, posts)]  # no list can have these
+    keep = np.isin(users, pairs // posts)
+    users, left_out = users[keep], left_out.of_rows(np.flatnonzero(keep))
     return CatalogueCase(
         users=users,
-        user_ids=network.users.index.to_numpy(np.int64)[users],
+        user_ids=network.user_ids[users],
         likes=history.likes.of_rows(users),
+        left_out=left_out,
         hidden=np.flatnonzero(~known),
         liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
         popularity=history.post_counts["likes"].to_numpy(np.float64),
@@ -163,7 +176,7 @@ def build_case(
 
 
 def rank_by_score(case: CatalogueCase, scores: Float64s) -> Int32s:
-    """Rank the same scores for every user, without hidden posts and the user's likes.
+    """Rank the same scores for every user, without hidden posts and what the user's list leaves out.
 
     Parameters
     ----------
@@ -178,9 +191,9 @@ def rank_by_score(case: CatalogueCase, scores: Float64s) -> Int32s:
     order = order[case.known[order]]
     lists = np.full((case.users.size, DEPTH), -1, dtype=np.int32)
     for index in range(case.users.size):
-        liked = case.likes.of(index)
-        head = order[: DEPTH + liked.size]
-        fresh = head[~np.isin(head, liked)][:DEPTH]
+        left_out = case.left_out.of(index)
+        head = order[: DEPTH + left_out.size]
+        fresh = head[~np.isin(head, left_out)][:DEPTH]
         lists[index, : fresh.size] = fresh
     return lists
 
@@ -248,8 +261,9 @@ def score_random(case: CatalogueCase) -> ScoredLists:
     candidates, known = case.candidates, case.known
     values = compute_random_metrics(case.relevant, candidates)
     values[RECALL] = compute_random_metrics(case.relevant, candidates, (RECALL_DEPTH,))[RECALL]
-    weights = (case.popularity * known)[case.likes.posts]
-    rest = (case.popularity * known).sum() - np.bincount(case.likes.users, weights, case.users.size)
+    out = case.left_out
+    weights = (case.popularity * known)[out.posts]
+    rest = (case.popularity * known).sum() - np.bincount(out.users, weights, case.users.size)
     lift = rest / np.maximum(candidates, 1) / _mean_popularity(case)
     for k in KS:
         values[f"full_list_at_{k}"] = (candidates >= k).astype(np.float64)
@@ -267,9 +281,10 @@ def _expected_overlap(case: CatalogueCase) -> Float64s:
     """
     candidates, users, known = case.candidates, case.users.size, case.known
     probability = np.minimum(OVERLAP_DEPTH / np.maximum(candidates, 1), 1)
-    liked = np.bincount(case.likes.posts, probability[case.likes.users], minlength=known.size)
-    lists = np.where(known, probability.sum() - liked, 0.0)  # (posts,) expected number of lists with it
-    of_candidates = lists.sum() - np.bincount(case.likes.users, lists[case.likes.posts], users)
+    out = case.left_out
+    of_left_out = np.bincount(out.posts, probability[out.users], minlength=known.size)
+    lists = np.where(known, probability.sum() - of_left_out, 0.0)  # (posts,) expected number of lists with it
+    of_candidates = lists.sum() - np.bincount(out.users, lists[out.posts], users)
     others = of_candidates / np.maximum(candidates, 1) - probability
     return np.where(candidates * (users - 1) > 0, others / max(users - 1, 1), np.nan)
 
@@ -282,8 +297,8 @@ def _expected_coverage(case: CatalogueCase, k: int) -> float:
     share = np.minimum(k / np.maximum(case.candidates, 1), 1 - 1e-12)
     missed = np.log1p(-share)
     posts = case.popularity.size
-    of_likers = np.bincount(case.likes.posts, missed[case.likes.users], minlength=posts)
-    covered = 1 - np.exp(missed.sum() - of_likers)
+    of_others = np.bincount(case.left_out.posts, missed[case.left_out.users], minlength=posts)
+    covered = 1 - np.exp(missed.sum() - of_others)
     return float(covered[case.known].mean()) if case.users.size else float("nan")
 
 

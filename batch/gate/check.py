@@ -18,27 +18,25 @@ from batch.gate.compare_with_live import compare_with_live, find_live, read_list
 from batch.gate.inputs import GateInputs, HoldoutAuc, PopularityComparison
 from batch.gate.outcomes import NOT_COMPARED, REFUSED, outcome_of
 from batch.gate.rules import apply_rules, describe_refusal
+from batch.loading.likes import Likes
 from batch.progress import Stages
 from batch.publishing.list_stats import ListStats
 from batch.runs.ledger import Run
 from batch.training.dataset import Dataset
-from contract.columns import POST_ID, USER_ID
 
 MAX_LISTS = 20_000
-"""Lists of users with likes that are read back; above it, a random sample."""
+"""Lists of users with something to leave out that are read back; above it, a random sample."""
 
 Z_95 = 1.645
 """Quantile of the standard normal distribution: 95 % are below."""
 
-USERS_WITH_LIKES = """
-    SELECT DISTINCT user_row FROM {known}
-    WHERE action = 'like' AND happened_at <= $until AND user_row < $users ORDER BY 1
+USERS_WITH_ACTIONS = """
+    SELECT DISTINCT user_row FROM {relation}
+    WHERE {counts} AND happened_at <= $until AND user_row < $users ORDER BY 1
 """
-LIKED = """
-    SELECT DISTINCT u.user_id, p.post_id FROM {known} i
-    JOIN users u ON u.user_row = i.user_row JOIN posts p ON p.post_row = i.post_row
-    WHERE i.action = 'like' AND i.happened_at <= $until AND i.user_row IN (SELECT unnest($users))
-    ORDER BY 1, 2
+ACTIONS = """
+    SELECT DISTINCT user_row, post_row FROM {relation}
+    WHERE {counts} AND happened_at <= $until AND user_row IN (SELECT unnest($users)) ORDER BY 1, 2
 """
 
 
@@ -136,17 +134,17 @@ def _chance_margin(users: int) -> float:
 
 @dataclass(frozen=True)
 class LikedCheck:
-    """Posts in lists that their user has liked, and the number of lists read."""
+    """Posts in lists that their user's list must leave out, and the number of lists read."""
 
     liked_in_lists: int
     lists_read: int
 
 
 def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> LikedCheck:
-    """Count the posts in lists that their user has liked.
+    """Count the posts in lists that their user has liked, has written or, if asked for, has viewed.
 
-    The likes are those of the night's snapshot, whatever their time: a like that was entered after it is
-    removed by the refresh at the end of the night. They are read from the store again, not taken from
+    The actions are those of the night's snapshot, whatever their time: one that was entered after it is
+    considered by the refresh at the end of the night. They are read from the store again, not taken from
     what the lists were made of.
 
     Parameters
@@ -154,18 +152,26 @@ def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> Li
     users
         Number of the network's users, from the first, that have a list.
     """
-    store, until = dataset.now.store, dataset.excluded_until
-    known = store.known_at(until)
-    rows = store.arrays(USERS_WITH_LIKES.format(known=known), {"until": until, "users": users})["user_row"]
+    network, now = dataset.network, dataset.now
+    store, until = now.store, dataset.excluded_until
+    source = {"relation": store.known_at(until), "counts": "action = 'like'"}
+    if now.acted_until is not None:
+        source = {"relation": store.pulled, "counts": "true"}
+    rows = store.arrays(USERS_WITH_ACTIONS.format(**source), {"until": until, "users": users})["user_row"]
+    if now.own is not None:
+        rows = np.union1d(rows, now.own.users[now.own.users < users])
     if rows.size > MAX_LISTS:
         rng = np.random.default_rng(stores.settings.night.seed)
         rows = np.sort(rng.choice(rows, MAX_LISTS, replace=False))
-    likes = store.arrays(LIKED.format(known=known), {"until": until, "users": rows.tolist()})
-    liked_by: dict[int, set[int]] = {}
-    for user_id, post_id in zip(likes[USER_ID].tolist(), likes[POST_ID].tolist(), strict=True):
-        liked_by.setdefault(user_id, set()).add(post_id)
-    found = read = 0
-    for user_id, ranked in read_lists(stores, run_id, liked_by):
+    found = store.arrays(ACTIONS.format(**source), {"until": until, "users": rows.tolist()})
+    left_out = Likes.from_sorted_pairs(np.searchsorted(rows, found["user_row"]), found["post_row"], rows.size)
+    if now.own is not None:
+        left_out = left_out.union(now.own.of_rows(rows))
+    user_ids, post_ids = network.users.index[rows].tolist(), network.posts.index.to_numpy()
+    row_of_user = {user_id: row for row, user_id in enumerate(user_ids)}
+    in_lists = read = 0
+    for user_id, ranked in read_lists(stores, run_id, user_ids):
         read += 1
-        found += sum(post in liked_by[user_id] for post, _ in ranked)
-    return LikedCheck(found, read)
+        unwanted = set(post_ids[left_out.of(row_of_user[user_id])].tolist())
+        in_lists += sum(item[0] in unwanted for item in ranked)
+    return LikedCheck(in_lists, read)

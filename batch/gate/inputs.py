@@ -99,7 +99,8 @@ class GateInputs:
     not_finite
         Scores of lists and of held-out rows that are NaN or infinite.
     liked_in_lists, lists_read
-        Posts in lists that their user has liked; lists that were read back to find them.
+        Posts in lists that their user's list must leave out (liked, own or, if asked for, viewed ones);
+        lists that were read back to find them.
     popularity_comparison
         The model compared with popularity and recency popularity.
     auc

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ import pandas as pd
 from batch.arrays import Bools, Bytes, Float32s, Float64s, Int32s
 from batch.loading.cohorts import Groupings
 from batch.loading.interaction_store import END_OF_TIME, InteractionStore
+from batch.loading.left_out import ActedOn, LeftOut, find_own_posts
 from batch.loading.likes import Impressions, Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import (
@@ -80,6 +82,10 @@ class History:
         Impressions to use instead of those in the store.
     given_exclusions
         Likes that lists leave out, if these are not `likes`.
+    own
+        Posts of each user's own; None if no post has a known author.
+    acted_until
+        Lists leave out every post that the user acted on up to this time; None if only liked and own ones.
     """
 
     cutoff: datetime
@@ -93,11 +99,20 @@ class History:
 
     given_impressions: Impressions | None = field(default=None, repr=False)
     given_exclusions: Likes | None = field(default=None, repr=False)
+    own: Likes | None = field(default=None, repr=False)
+    acted_until: datetime | None = None
 
     @property
     def excluded(self) -> Likes:
-        """What lists leave out: every like up to the cutoff and, as of now, also those with later times."""
+        """Likes to leave out: every like up to the cutoff and, as of now, also those with later times."""
         return self.likes if self.given_exclusions is None else self.given_exclusions
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """What lists leave out: `excluded`, own posts and, if asked for, all that the user acted on."""
+        if self.acted_until is not None:
+            return ActedOn(self.store, self.acted_until, self.own)
+        return self.excluded if self.own is None else self.excluded.union(self.own)
 
     @property
     def known(self) -> Bools:
@@ -183,6 +198,7 @@ def count_histories(
     post_counts: PostCounts | None = None,
     *,
     exclude_later: bool = False,
+    leave_out_viewed: bool = False,
 ) -> list[History]:
     """Count what was known at each cutoff, in one pass over the store.
 
@@ -190,6 +206,8 @@ def count_histories(
     ----------
     exclude_later
         Whether lists as of the last cutoff also leave out likes with later times, see `History.excluded`.
+    leave_out_viewed
+        Whether lists leave out every post that the user acted on; otherwise liked and own posts only.
     post_counts
         Counts by all users, if the store holds only some of them; None counts those in the store.
     """
@@ -205,9 +223,10 @@ def count_histories(
         post_counts.add(store)
         post_counts.add_taken_back(store)
     views_of_group, likes_of_group = groups.totals()
-    histories = []
+    own, histories = find_own_posts(network), []
     for cutoff in cutoffs:
         index = groups.cutoffs.index(cutoff)
+        left_out_until = END_OF_TIME if exclude_later and cutoff == likes.times[-1] else cutoff
         histories.append(
             History(
                 cutoff=cutoff,
@@ -219,6 +238,8 @@ def count_histories(
                 likes=likes.until(cutoff),
                 store=store,
                 given_exclusions=likes.ever() if cutoff == likes.times[-1] else None,
+                own=own,
+                acted_until=left_out_until if leave_out_viewed else None,
             )
         )
     return histories

@@ -5,13 +5,15 @@ An impression is a post that a user viewed or liked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from batch.arrays import Bools, Int32s, Int64s
+
+Integers = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Likes:
     posts: Int32s
 
     @classmethod
-    def from_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
+    def from_pairs(cls, users: Integers, posts: Integers, user_count: int) -> Likes:
         """Build from (user, post) rows in any order; duplicates count once."""
         order = np.lexsort((posts, users))
         users, posts = users[order], posts[order]
@@ -39,7 +41,7 @@ class Likes:
         return cls.from_sorted_pairs(users[first], posts[first], user_count)
 
     @classmethod
-    def from_sorted_pairs(cls, users: Int32s, posts: Int32s, user_count: int) -> Likes:
+    def from_sorted_pairs(cls, users: Integers, posts: Integers, user_count: int) -> Likes:
         """Build from distinct (user, post) rows that ascend by user, then post."""
         counts = np.bincount(users, minlength=user_count)
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -61,6 +63,22 @@ class Likes:
         liked = np.repeat(self.starts[users] - starts[:-1], counts) + np.arange(starts[-1])
         return Likes(starts, self.posts[liked])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Likes]) -> Likes:
+        """Join the likes of consecutive users."""
+        counts = np.concatenate([np.empty(0, np.int64), *(np.diff(part.starts) for part in parts)])
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(starts, np.concatenate([np.empty(0, np.int32), *(part.posts for part in parts)]))
+
+    def union(self, other: Likes) -> Likes:
+        """Return the pairs that these or others of the same users have."""
+        if other.posts.size == 0:
+            return self
+        span = int(max(self.posts.max(initial=0), other.posts.max())) + 1
+        pairs = [each.users.astype(np.int64) * span + each.posts for each in (self, other)]
+        users, posts = np.divmod(np.union1d(*pairs), span)
+        return Likes.from_sorted_pairs(users, posts, self.starts.size - 1)
+
     def contain(self, users: Int64s, posts: Int64s, post_count: int) -> Bools:
         """Return (pairs,) whether each user likes each post."""
         distinct, rows = np.unique(users, return_inverse=True)
@@ -79,7 +97,6 @@ class Likes:
         return np.repeat(np.arange(self.starts.size - 1, dtype=np.int32), np.diff(self.starts))
 
 
-Integers = npt.NDArray[np.integer]
 Counts = npt.NDArray[np.unsignedinteger]
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from batch.arrays import Int64s
 from batch.features.factors import Factors
 from batch.features.tables import FeatureTables
-from batch.loading.likes import Likes
+from batch.loading.left_out import LeftOut
 from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.scoring.compile import CompiledForest, compile_forest
 from batch.scoring.forest import Booster
@@ -46,7 +46,7 @@ class CompiledModel:
     forest: CompiledForest
     tables: FeatureTables
     factors: Factors | None
-    liked: Likes
+    liked: LeftOut
 
     def of_users(self, rows: npt.NDArray[np.intp]) -> CompiledModel:
         """Return the model for some of the users, in the order of the rows."""
@@ -82,7 +82,7 @@ class CompiledModel:
             Where chunks run; threads of this process if None.
         """
         if users is None:
-            users = len(self.tables.user_ids)
+            users = self.tables.users
         threads = threads or len(os.sched_getaffinity(0))
         size = self.users_per_chunk(n, users, budget_mib / threads)
         with ThreadPoolExecutor(threads) if executor is None else nullcontext(executor) as pool:
@@ -112,7 +112,7 @@ class CompiledModel:
         tables = self.tables
         no_factors = np.zeros((stop - start, 0), np.float32)
         return UserRows(
-            user_ids=tables.user_ids[start:stop],
+            rows=tables.user_rows[start:stop],
             values=tables.user_values[start:stop],
             affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
             factors=no_factors if self.factors is None else self.factors.users[start:stop],
@@ -124,7 +124,7 @@ def compile_model(
     booster: Booster,
     tables: FeatureTables,
     factors: Factors | None,
-    liked: Likes,
+    liked: LeftOut,
     blocked: Int64s,
 ) -> CompiledModel:
     """Compile a model for the posts of `tables`.
@@ -161,4 +161,4 @@ def _check(factors: Factors) -> None:
 
 def _with_length(future: Future[Lists]) -> tuple[int, Lists]:
     lists = future.result()
-    return len(lists.user_ids), lists
+    return len(lists.rows), lists

@@ -34,7 +34,7 @@ from batch.training.later_columns import describe_later_columns, find_later_colu
 from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
-from contract.settings import Settings
+from contract.settings import LEAVE_OUT_VIEWED, Settings
 
 NEGATIVES_PER_LIKE = 2.0
 """Negatives sampled per like without a view; the holdout samples as many as give the like rate."""
@@ -198,7 +198,14 @@ def load_dataset(
     embeddings = embed_texts(find_encoder(settings), engine, network.posts[columns.TEXT])
     groupings = group_posts(network, text.hstack(embeddings), seed)
     exclude_later = as_of_time is None
-    histories = count_histories(store, network, split.bounds, groupings, exclude_later=exclude_later)
+    histories = count_histories(
+        store,
+        network,
+        split.bounds,
+        groupings,
+        exclude_later=exclude_later,
+        leave_out_viewed=settings.feed.leave_out == LEAVE_OUT_VIEWED,
+    )
     *starts, now = histories
     rows = settings.night.training_rows
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)

@@ -20,6 +20,7 @@ def make_case() -> CatalogueCase:
         users=np.array([0, 1]),
         user_ids=np.array([70, 71]),
         likes=likes,
+        left_out=likes,
         hidden=np.array([2]),
         liked_later=np.array([0, 3, 10]),
         popularity=popularity,

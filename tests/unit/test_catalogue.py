@@ -51,7 +51,8 @@ def test_overlap_is_the_mean_over_all_pairs_of_users_and_its_draws_spread_as_the
     case = CatalogueCase(
         users=np.arange(users),
         user_ids=np.arange(users),
-        likes=Likes(np.zeros(users + 1, np.int64), np.empty(0, np.int32)),
+        likes=(nothing := Likes(np.zeros(users + 1, np.int64), np.empty(0, np.int32))),
+        left_out=nothing,
         hidden=np.empty(0, np.int64),
         liked_later=np.arange(users) * posts,
         popularity=np.ones(posts),
@@ -114,6 +115,7 @@ def test_random_lists_overlap_and_cover_as_much_as_is_expected_of_them() -> None
         users=np.arange(users),
         user_ids=np.arange(users),
         likes=likes,
+        left_out=likes,
         hidden=np.array([3, 9]),
         liked_later=np.arange(users) * posts,
         popularity=random.random(posts),

@@ -73,9 +73,8 @@ def make_split(log: Log, hidden: tuple[int, ...] = ()) -> EvaluationSplit:
     rows = np.arange(users)
     later = np.array([min({*range(posts)} - {*likes.of(user), *hidden}, default=0) for user in rows])
     popularity = np.bincount(log.posts[log.liked], minlength=posts).astype(float)
-    return EvaluationSplit(
-        log, CatalogueCase(rows, rows, likes, np.array(hidden, int), rows * posts + later, popularity)
-    )
+    case = CatalogueCase(rows, rows, likes, likes, np.array(hidden, int), rows * posts + later, popularity)
+    return EvaluationSplit(log, case)
 
 
 def test_a_list_has_the_best_scores_without_liked_and_unknown_posts() -> None:
@@ -86,7 +85,8 @@ def test_a_list_has_the_best_scores_without_liked_and_unknown_posts() -> None:
     scores[3, :4] = (np.nan, -0.0, 0.0, np.inf)
     ranked = rank(split, lambda users: scores[users])
     for user in range(log.shape[0]):
-        allowed = [post for post in range(log.shape[1]) if post not in {2, 5, 8, *split.case.likes.of(user)}]
+        unwanted = {2, 5, 8, *split.case.left_out.of(user)}
+        allowed = [post for post in range(log.shape[1]) if post not in unwanted]
         of_user = np.nan_to_num(scores[user], nan=-np.inf, posinf=np.inf)
         best = sorted(allowed, key=lambda post: (-of_user[post], -split.case.popularity[post], post))[:DEPTH]
         assert ranked[user, : len(best)].tolist() == best
