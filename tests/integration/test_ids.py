@@ -193,13 +193,4 @@ def test_text_ids_are_in_the_order_of_their_code_points_and_without_the_blanks_o
         "DELETE FROM recs.users",
         "INSERT INTO recs.users (user_id) SELECT unnest(ARRAY['b', 'B', 'a', 'ä', '\U0001f600', 'Z', '9'])",
     )
-    assert load(servers["database_url"]).user_ids.tolist() == [
-        "10",
-        "9",
-        "B",
-        "Z",
-        "a",
-        "b",
-        "ä",
-        "\U0001f600",
-    ]
+    assert load(servers["database_url"]).user_ids.tolist() == ["9", "B", "Z", "a", "b", "ä", "\U0001f600"]
