@@ -66,7 +66,7 @@ class Texts(NamedTuple):
         """Join texts."""
         joined = bytearray("".join(texts).encode("ascii") + bytes(_PIECE))  # not read-only
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum([len(text) for text in texts], out=starts[1:])
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=starts[1:])
         return cls(np.frombuffer(joined, np.uint8), starts)
 
     @property
