@@ -79,6 +79,30 @@ def make_network(
     engine.dispose()
 
 
+NASTY_TEXT = "'p/%20 ü\"\\:' || {}"
+"""SQL that makes text of a whole number, with characters that keys, JSON and URLs must escape."""
+
+AS_UUID = "md5({}::text)::uuid"
+
+
+def change_ids(database_url: str, users: str, posts: str) -> None:
+    """Change the ids of a small network.
+
+    Parameters
+    ----------
+    users, posts
+        SQL that makes an id of a whole number, with `{}` for the number, such as `AS_UUID`.
+    """
+    for column, tables, new in (
+        ("user_id", ("users", "interactions"), users),
+        ("post_id", ("posts", "interactions"), posts),
+    ):
+        kind = query(database_url, f"SELECT pg_typeof({new.format(1)})")[0][0]
+        for table in tables:
+            change = f"ALTER COLUMN {column} TYPE {kind} USING {new.format(column)}"
+            execute(database_url, f"ALTER TABLE recs.{table} {change}")
+
+
 @cache
 def _rows(users: int, posts: int, seed: int, interactions: int) -> dict[str, str]:
     """Return the rows of each table as CSV; cached per process."""
