@@ -109,9 +109,9 @@ def test_lists_are_looked_up_compared_and_explained(live: LiveNetwork, client: r
     assert f"user {user}: variant" in run(live, "lookup", given(user))
     compared = run_json(live, "diff", given(user), "control", "test")
     assert {row["post_id"] for row in compared["changes"]} <= set(posts)
-    explained = run_json(live, "explain", given(user), given(listed[0]))
-    assert (explained["user_id"], explained["post_id"], explained["rank"]) == (user, listed[0], 1)
-    assert explained["score"] == pytest.approx(found["posts"][0]["score"], abs=1e-3)
+    explanation = run_json(live, "explain", given(user), given(listed[0]))
+    assert (explanation["user_id"], explanation["post_id"], explanation["rank"]) == (user, listed[0], 1)
+    assert explanation["score"] == pytest.approx(found["posts"][0]["score"], abs=1e-3)
     for wrong in ("x" * 129, "a\nb"):
         reason = run(live, "lookup", wrong, code=2)
         assert re.search("value for 'USER': '[xa].*' must be (a uuid|text of 1 to 128)", reason)
@@ -227,7 +227,7 @@ def test_the_next_night_is_compared_with_the_live_one_and_one_of_other_ids_is_no
     done = live.run("run", "--variant", "control")
     assert done.returncode == 0, done.stderr
     rules = {rule["rule"]: rule for rule in gate_of(client)}
-    assert "its ids are of another kind" in rules["overlap"]["found"]
+    assert "its ids are of another kind" in rules["overlap"]["why"]
     assert rules["overlap"]["value"] is None
 
 
