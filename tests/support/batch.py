@@ -28,6 +28,7 @@ from batch.loading.cohorts import Groupings, by_topic
 from batch.loading.network import Network
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
+from contract.ids import IdKind, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
@@ -79,28 +80,27 @@ def make_network(
     engine.dispose()
 
 
-NASTY_TEXT = "'p/%20 ü\"\\:' || {}"
-"""SQL that makes text of a whole number, with characters that keys, JSON and URLs must escape."""
-
-AS_UUID = "md5({}::text)::uuid"
+ODD_WORDS = ("a b", "50 %", '"hi"', "back\\slash", "path/to", "x:y", "ü", "\U0001f600", "it''s", "a,b{c}")
 
 
-def change_ids(database_url: str, users: str, posts: str) -> None:
-    """Change the ids of a small network.
+def sql_id(kind: IdKind, number: str | int) -> str:
+    """Return SQL that makes an id of a kind from a whole number; text needs every kind of escape."""
+    if kind is IdKind.TEXT:
+        return f"split_part('{'|'.join(ODD_WORDS)}', '|', ({number} % {len(ODD_WORDS)} + 1)::int) || {number}"
+    return f"md5({number}::text)::uuid" if kind is IdKind.UUID else str(number)
 
-    Parameters
-    ----------
-    users, posts
-        SQL that makes an id of a whole number, with `{}` for the number, such as `AS_UUID`.
-    """
-    for column, tables, new in (
-        ("user_id", ("users", "interactions"), users),
-        ("post_id", ("posts", "interactions"), posts),
+
+def change_ids(database_url: str, kinds: IdKinds) -> None:
+    """Change the ids of the network of `make_network` to ids of other kinds."""
+    for table, column, kind in (
+        ("users", "user_id", kinds.users),
+        ("interactions", "user_id", kinds.users),
+        ("posts", "post_id", kinds.posts),
+        ("interactions", "post_id", kinds.posts),
     ):
-        kind = query(database_url, f"SELECT pg_typeof({new.format(1)})")[0][0]
-        for table in tables:
-            change = f"ALTER COLUMN {column} TYPE {kind} USING {new.format(column)}"
-            execute(database_url, f"ALTER TABLE recs.{table} {change}")
+        sql_type = {IdKind.NUMBER: "bigint", IdKind.UUID: "uuid", IdKind.TEXT: "text"}[kind]
+        using = sql_id(kind, column)
+        execute(database_url, f"ALTER TABLE recs.{table} ALTER {column} TYPE {sql_type} USING {using}")
 
 
 @cache
