@@ -44,11 +44,11 @@ class ListStats:
         self._allowed[excluded] = False
         self._in_heads = np.zeros(posts, dtype=bool)
 
-    def through(self, chunks: Iterable[Lists]) -> Iterator[Lists]:
+    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
         """Count each chunk and yield it. Chunks cover all users in the order of the network."""
-        for chunk in chunks:
+        for users, chunk in chunks:
             self._count(chunk)
-            yield chunk
+            yield users, chunk
 
     @property
     def posts(self) -> int:

@@ -64,11 +64,18 @@ class Lists:
         (users, n) int32 rows of posts, best first; -1 pads a short list.
     scores
         (users, n) float32 raw scores; NaN pads.
+    left_out
+        Posts that the users are not shown; None if they are not known.
+    drawn_from
+        (users, n) int32 number of posts that the one in an explored place was drawn from, 0 in other
+        places; None without explored places.
     """
 
     rows: Int64s
     posts: Int32s
     scores: Float32s
+    left_out: Likes | None = None
+    drawn_from: Int32s | None = None
 
 
 def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
@@ -99,7 +106,7 @@ def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
         _compute_scores(sums, forest.quantisation, factors, forest.post_factors[block], scores)
         if at == POST_BLOCKS_BATCH - 1 or block == len(posts) - 1:
             buffers.push(block_scores, order, posts[block - at : block + 1], users.liked)
-    return Lists(users.rows, *buffers.lists())
+    return Lists(users.rows, *buffers.lists(), left_out=users.liked)
 
 
 def bytes_per_chunk(forest: CompiledForest) -> int:

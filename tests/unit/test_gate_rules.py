@@ -242,7 +242,7 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     scores[5, 0] = np.inf
     list_stats = ListStats(posts, blocked, likes, n)
     parts = [slice(0, 1), slice(1, 17), slice(17, 17), slice(17, users)]
-    chunks = [Lists(np.arange(users)[part], rows[part], scores[part]) for part in parts]
+    chunks = [(part.stop, Lists(np.arange(users)[part], rows[part], scores[part])) for part in parts]
     assert list(list_stats.through(chunks)) == chunks
     assert list_stats.lists == users
     assert (
@@ -275,7 +275,7 @@ def test_lists_in_one_order_are_found_whatever_is_left_out_of_them(changed: bool
     list_stats = ListStats(posts, np.empty(0, np.int64), likes, n)
     parts = [slice(0, 1), slice(1, 20), slice(20, users)]
     scores = np.zeros((users, n), np.float32)
-    chunks = [Lists(np.arange(users)[part], rows[part], scores[part]) for part in parts]
+    chunks = [(part.stop, Lists(np.arange(users)[part], rows[part], scores[part])) for part in parts]
     assert list(list_stats.through(chunks)) == chunks
     assert list_stats.same_order is not changed
 
