@@ -257,7 +257,9 @@ def new_database(server: sa.URL) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def night(postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.TempPathFactory) -> PublishedNight:
+def night(
+    postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> PublishedNight:
     """Run a night of both variants on the network of whole numbers."""
     trained = {}
     train = Learner.train
