@@ -22,6 +22,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
+from batch.ids import Ids
 from batch.loading.arrow_reader import read_ids
 from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
@@ -115,6 +116,11 @@ class RecentInteractions:
         """(users,) ids of all current users, ascending."""
         return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
 
+    @property
+    def post_ids(self) -> Ids:
+        """(posts,) ids of all current posts, ascending."""
+        return self.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
+
 
 @contextmanager
 def read_recent(
@@ -154,8 +160,7 @@ def read_new_users(
         return
     options = recent.store.options
     with _in_memory(options) as database:
-        posts = recent.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
-        fill_ids(database, np.array(user_ids), posts)
+        fill_ids(database, np.array(user_ids), recent.post_ids)
         query = interactions_of(connection, user_ids)
         copy_interactions(connection, settings, database, recent.until, query)
         yield InteractionStore(None, options, database)
