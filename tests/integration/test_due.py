@@ -160,3 +160,43 @@ def test_what_was_kept_for_runs_before_is_removed(network: sa.Engine) -> None:
         connection.execute(sa.insert(runs).values(row | {"started_at": CUTOFF}))
         record(connection, StaleUsers({}, [], 0, []), set(), others=ledger.other_runs("control", "recs", RUN))
         assert connection.scalars(sa.select(stale_users.refreshed_users.c.run_id)).all() == ["foreign"]
+
+
+@pytest.mark.parametrize("numbers_before", [False, True])
+def test_users_with_text_as_ids_are_found_once_and_rows_of_earlier_runs_stay(
+    database_url: str, numbers_before: bool
+) -> None:
+    tables = TABLES.replace("user_id bigint", "user_id text")
+    execute(database_url, tables, "INSERT INTO recs.posts VALUES (101)")
+    engine = make_engine(database_url)
+    ledger.create(engine)
+    stale_users.create(engine)
+    known, earlier = np.array(["B", "a/b", "ü"], object), {1: "x", 2: "y"}
+    with engine.begin() as connection:
+        if numbers_before:
+            stale_users.record_night(connection, OTHER, earlier)
+
+    def find(run_id: str, known: Any, fingerprints: dict[Any, str]) -> StaleUsers:
+        some = {"user_ids": known, "known": known, "scored": known.size}
+        with snapshot(engine) as connection:
+            return stale_users.find(connection, run_id, fingerprints, **some)
+
+    now = {"ü": "1", "B": "2"}
+    stale = find(RUN, known, now)
+    assert stale.users == ["B", "ü"]
+    with engine.begin() as connection:
+        record(connection, stale, set(stale.users))
+    assert find(RUN, known, now) == StaleUsers({}, [], 0, [])
+    assert find(RUN, known, now | {"a/b": "3"}).users == ["a/b"]
+    with engine.begin() as connection:
+        assert stale_users.read_recorded(connection, RUN, known).tolist() == ["B", "ü"]
+        numbers = np.array([1, 2])
+        found = stale_users.read_recorded(connection, OTHER, numbers)
+        assert (found.dtype, found.tolist()) == (np.int64, [1, 2] if numbers_before else [])
+    assert find(OTHER, np.array([1, 2]), earlier).users == ([] if numbers_before else [1, 2])
+    with engine.begin() as connection:
+        stale_users.record_night(connection, OTHER, {3: "z"})  # whole numbers again
+        stale_users.forget(connection, ["ü", 3])
+        assert stale_users.read_recorded(connection, RUN, known).tolist() == ["B"]
+    assert find(OTHER, np.array([1, 2]), earlier).users == ([] if numbers_before else [1, 2])
+    engine.dispose()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
@@ -46,6 +48,8 @@ from tests.support.serving import PERSONAL as POSTS
 KEYS = Keys()
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MANY = 100_000
+SOMEONE = "0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11"
+NAMING_USERS = ("users", "interactions")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,35 @@ def test_serving_batch_sql_and_the_clients_agree_on_100_000_users(servers: Serve
     with servers.engine.connect() as connection:
         query = f"SELECT {bucket_sql('user_id', ':salt')} FROM generate_series(0, {MANY - 1}) AS user_id"
         assert list(connection.scalars(sa.text(query), {"salt": salt})) == published
+
+
+def text_ids(count: int) -> list[str]:
+    """Return ids of every length, with every printable character of ASCII and others."""
+    random = Random(1)
+    some = [*map(chr, range(32, 127)), *"üñж漢\U0001f600"]
+    return ["".join(random.choices(some, k=1 + number % 128)) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ids", "written"),
+    [
+        ("uuid", [str(UUID(int=Random(number).getrandbits(128))) for number in range(2_000)], str.upper),
+        ("text", text_ids(2_000), str),
+        ("varchar", text_ids(50), str),
+        ("char(130)", [text.strip() or "x" for text in text_ids(50)], str),
+    ],
+)
+def test_sql_agrees_on_uuids_and_text(
+    servers: Servers, kind: str, ids: list[str], written: Callable[[str], str]
+) -> None:
+    split = Experiment("any", "it's 100%", 37, {ids[0]: TEST, ids[1]: CONTROL, "42": TEST})
+    statement = f"SELECT {variant_sql('user_id', split)} FROM given ORDER BY position"
+    with servers.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TEMP TABLE given (position int, user_id {kind})")
+        rows = [(position, written(user)) for position, user in enumerate(ids)]
+        connection.exec_driver_sql("INSERT INTO given VALUES (%s, %s)", rows)
+        found = connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).scalars()
+        assert list(found) == [split.variant_of(user) for user in ids]
 
 
 @pytest.mark.parametrize("salt", ["o'clock", "соль", "100%", ":x ::y", "\\"])
@@ -234,6 +267,31 @@ def test_a_value_that_cannot_be_used_is_named_and_changes_nothing(
     assert line.startswith("error: ")
     assert text in line
     assert (servers.history(), servers.client.get(KEYS.experiment)) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "pinned", "wrong"),
+    [
+        ("uuid", f"{{{SOMEONE.upper()}}}", SOMEONE, (SOMEONE[:-1], "must be a uuid")),
+        ("text", "o'neill/%", "o'neill/%", ("x" * 129, "must be text of 1 to 128 characters")),
+    ],
+)
+def test_a_user_of_any_kind_is_pinned_and_pins_of_another_kind_can_be_taken_back(
+    servers: Servers, kind: str, given: str, pinned: str, wrong: tuple[str, str]
+) -> None:
+    servers.run("pin", "42", "test")
+    tables = [f"ALTER TABLE recs.{table} ALTER user_id TYPE {kind} USING NULL" for table in NAMING_USERS]
+    execute(servers.settings.stores.database_url, *tables)
+    assert wrong[1] in servers.run("pin", wrong[0], "test", code=2)
+    assert json.loads(servers.run("pin", given, "control", "--json"))["pins"] == {
+        "42": TEST, pinned: CONTROL,
+    }  # fmt: skip
+    assert servers.stored().pins == {"42": TEST, pinned: CONTROL}
+    assert servers.stored().variant_of(pinned) == CONTROL
+    assert pinned in servers.run("show")
+    servers.run("unpin", "42")
+    servers.run("unpin", given)
+    assert servers.stored().pins == {}
 
 
 def test_when_redis_does_not_take_a_change_it_is_not_recorded_either(servers: Servers) -> None:

@@ -24,7 +24,8 @@ from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period, find_split_period, limit_period
 from batch.experiment.report import read_report
 from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
-from batch.runs import ledger
+from batch.runs import ledger, tables
+from batch.runs.user_ids import take_user_ids
 from contract.experiment import CONTROL, TEST, Experiment
 from contract.settings import Settings
 from demo.experiment import (
@@ -161,6 +162,54 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert timed.answers == len(took)
         assert (timed.p50_ms, timed.p99_ms) == pytest.approx(tuple(slow))
         assert 0 < guardrails[variant].posts_liked_share <= guardrails[variant].posts_viewed_share <= 1
+
+
+KINDS = {"uuid": "lpad({}::text, 32, '0')::uuid", "text": "'u/' || {}"}
+"""Type -> SQL that makes an id of that type from a whole number."""
+
+
+@pytest.mark.parametrize("exposures_recorded", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_any_kind_give_the_same_sums(database_url: str, kind: str, exposures_recorded: bool) -> None:
+    fill(database_url)
+    engine = make_engine(database_url)
+
+    def read(pinned: tuple[str, ...]) -> tuple[Any, ...]:
+        counted = fourteen_days(pinned)
+        with engine.connect() as connection:
+            return (
+                read_outcomes(connection, counted, exposures_recorded),
+                read_guardrails(connection, counted, exposures_recorded),
+                read_latencies(connection, counted, exposures_recorded),
+            )
+
+    with engine.begin() as connection:  # ids whose assignment is known to be another
+        ids = dict(connection.execute(sa.text(f"""
+            SELECT {KINDS[kind].format("user_id")}::text, user_id FROM recs.users
+        """)).all())  # fmt: skip
+    assigned = {number: EXPERIMENT.variant_of(text) for text, number in ids.items()}
+    pinned = tuple(text for text, number in ids.items() if number in (7, 8))
+    outcomes, *_ = read(tuple(map(str, (7, 8))))
+    with engine.begin() as connection:
+        for table in ("users", "interactions"):
+            changed = f"ALTER user_id TYPE {kind} USING {KINDS[kind].format('user_id')}"
+            connection.exec_driver_sql(f"ALTER TABLE recs.{table} {changed}")
+        taken = take_user_ids(connection, tables.exposures, list(ids))
+        assert taken.is_text
+        connection.exec_driver_sql(
+            f"UPDATE recs.exposures SET user_id = ({KINDS[kind].format('user_id')})::text"
+        )
+    found, guardrails, latencies = read(pinned)
+    assert found.users.index.map(ids).sort_values().tolist() == outcomes.users.index.sort_values().tolist()
+    for user, row in found.users.iterrows():
+        same = outcomes.users.loc[ids[user]]
+        assert row[IN_TEST] == (assigned[ids[user]] == TEST)
+        assert row.drop(IN_TEST).to_dict() == same.drop(IN_TEST).to_dict()
+    assert found.by_exposure is exposures_recorded
+    assert found.unknown_ids == outcomes.unknown_ids
+    assert found.days.views.sum() == found.users.views.sum() > 0
+    assert guardrails[TEST].posts_liked_share > 0
+    assert latencies.test is not None
 
 
 def test_what_explored_places_earned_is_what_a_slow_count_finds(

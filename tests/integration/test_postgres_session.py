@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.context import open_stores
+from batch.experiment.exposures import drain
 from batch.loading.arrow_reader import read_batches
 from batch.loading.copy import copy_out
 from batch.postgres import connected, open_engine, snapshot
 from batch.runs import ledger, lock
 from contract.errors import SourceError
+from contract.exposures import FIELD, Exposure, encode_exposures
+from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
 from tests.support.batch import execute, live_lists, live_run, make_network, query, run_here
@@ -293,6 +298,27 @@ def in_encoding(database_url: str) -> Iterator[Callable[[str], str]]:
     for name in made:
         with make_engine(database_url).execution_options(isolation_level="AUTOCOMMIT").connect() as admin:
             admin.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("encoding", ["WIN1251", "SQL_ASCII"])
+def test_an_exposure_of_an_id_that_no_user_can_have_does_not_hold_up_the_others(
+    in_encoding: Callable[[str], str], redis_url: str, redis_client: redis.Redis, encoding: str
+) -> None:
+    url = in_encoding(encoding)
+    execute(url, "CREATE SCHEMA recs")
+    settings = Settings.of(database_url=url, redis_url=redis_url)
+    asked = ["кот", "😀", "cat"]
+    exposures = [Exposure(user, "test", "R", "popular", 1e9 + at) for at, user in enumerate(asked)]
+    redis_client.xadd(Keys().exposures, {FIELD: encode_exposures(exposures)})
+    with open_stores(settings, "a test") as stores:
+        ledger.create(stores.engine)
+        drain(stores, datetime.fromtimestamp(1e9, UTC))
+        with stores.engine.connect() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT user_id FROM recs.exposures ORDER BY served_at"
+            ).scalars()
+            assert list(rows) == [user for user in asked if encoding == "SQL_ASCII" or user != "😀"]
+    assert redis_client.xlen(Keys().exposures) == 0
 
 
 CYRILLIC = "UPDATE recs.posts SET topic = 'тема ' || topic, text = 'текст ' || text"
