@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from batch.arrays import Int64s
-from batch.ids import Ids, unpack_ids
+from batch.ids import Ids, pack_ids, rows_of_ids, unpack_ids
 from contract.errors import InteractionStoreError, ModelError
+from contract.ids import Id
 from contract.settings import Settings
 
 
@@ -125,8 +125,10 @@ def _remove_if_abandoned(folder: Path) -> None:
 FOREST, COLUMNS, POSTS, USERS = "model.txt", "model.json", "posts.npz", "users.npy"
 REFRESH_STATE = "refresh.npz"
 
-NOBODY = np.iinfo(np.int64).min
-"""Id in the row of a forgotten user if no row before it has another user's id."""
+
+def nobody(ids: Ids) -> Id:
+    """Return the id in the row of a forgotten user if no row before it has another user's id."""
+    return int(np.iinfo(np.int64).min) if ids.dtype == np.int64 else ""
 
 
 def read_forest(folder: Path) -> tuple[bytes, dict[str, Any]]:
@@ -146,14 +148,14 @@ def read_forest(folder: Path) -> tuple[bytes, dict[str, Any]]:
     return forest, columns
 
 
-def encode_ids(user_ids: Int64s) -> bytes:
+def encode_user_ids(user_ids: Ids) -> bytes:
     """Return the content of the file of user ids."""
     content = io.BytesIO()
-    np.save(content, user_ids, allow_pickle=False)
+    np.save(content, pack_ids(user_ids), allow_pickle=False)
     return content.getvalue()
 
 
-def read_user_ids(folder: Path) -> Int64s:
+def read_user_ids(folder: Path) -> Ids:
     """Read the ids of all users of a run's network, ascending. A run scores the first of them, or all.
 
     The row of a forgotten user has the id that `forget_ids` gave it.
@@ -164,27 +166,26 @@ def read_user_ids(folder: Path) -> Int64s:
         The file is missing or is not what the run wrote.
     """
     try:
-        user_ids = np.load(folder / USERS, allow_pickle=False)
+        return unpack_ids(np.load(folder / USERS, allow_pickle=False))
     except OSError as error:
         reason = f"{error.strerror}; run the night again"
         raise ModelError(f"cannot read the model in {folder}: {reason}") from None
     except ValueError as error:
         raise ModelError(f"the model in {folder} cannot be used: {error}; run the night again") from None
-    return np.asarray(user_ids, np.int64)
 
 
-def forget_ids(known: Int64s, forgotten: Int64s) -> Int64s:
+def forget_ids(known: Ids, forgotten: Ids) -> Ids:
     """Return ascending ids without those of forgotten users; every row keeps its position.
 
-    The row of a forgotten user gets the id of the row before it, or `NOBODY`. The ids still ascend, and a
+    The row of a forgotten user gets the id of the row before it, or `nobody`. The ids still ascend, and a
     search for an id finds the first of equal ones: that of the user who has it.
     """
-    gone = np.isin(known, forgotten)
+    gone = rows_of_ids(np.unique(forgotten), known) >= 0
     rows = np.maximum.accumulate(np.where(gone, -1, np.arange(known.size)))
-    return np.where(rows < 0, NOBODY, known[rows])
+    return np.where(rows < 0, nobody(known), known[rows])
 
 
-def forget_in_user_ids(path: Path, forgotten: Int64s) -> None:
+def forget_in_user_ids(path: Path, forgotten: Ids) -> None:
     """Replace the ids of forgotten users in a file of user ids.
 
     Raises
@@ -192,7 +193,7 @@ def forget_in_user_ids(path: Path, forgotten: Int64s) -> None:
     ModelError, OSError
         The file cannot be read or written.
     """
-    write_atomically(path, encode_ids(forget_ids(read_user_ids(path.parent), forgotten)))
+    write_atomically(path, encode_user_ids(forget_ids(read_user_ids(path.parent), forgotten)))
 
 
 def read_refresh_state(path: Path) -> dict[str, np.ndarray]:

@@ -26,19 +26,20 @@ from batch.context import Stores
 from batch.experiment.exposures import count_exposures, remove_exposures
 from batch.experiment.split import forget_pins
 from batch.files import (
-    NOBODY,
     REFRESH_STATE,
     USERS,
     encode_arrays,
     forget_ids,
     forget_in_user_ids,
     move_into_place,
+    nobody,
     read_refresh_state,
     read_user_ids,
     store_folder,
     work_folder,
     write_atomically,
 )
+from batch.ids import pack_ids, unpack_ids
 from batch.loading.interaction_store import FILE as STORE
 from batch.loading.interaction_store import (
     InteractionStore,
@@ -174,7 +175,7 @@ def find_gone(
         folder = Path(stores.settings.night.model_dir) / run_id
         known = read_user_ids(folder) if (folder / USERS).is_file() else present[:0]
         recorded = stale_users.read_recorded(connection, run_id, known)
-        ids = np.setdiff1d(np.concatenate([known, recorded]), [NOBODY])
+        ids = np.setdiff1d(np.concatenate([known, recorded]), [nobody(known)])
         gone.append(Gone(run_id, ids[~np.isin(ids, present)], ids.size))
     return gone
 
@@ -268,7 +269,7 @@ def _forget_in_model(folder: Path, user_ids: Int64s, dry_run: bool) -> int:
             gone = np.isin(arrays[USER_IDS], user_ids)
             changed += bool(gone.any())
             if gone.any() and not dry_run:
-                arrays[USER_IDS] = forget_ids(arrays[USER_IDS], user_ids)
+                arrays[USER_IDS] = pack_ids(forget_ids(unpack_ids(arrays[USER_IDS]), user_ids))
                 if USER_FACTORS in arrays:
                     arrays[USER_FACTORS] = np.where(gone[:, None], np.float32(0), arrays[USER_FACTORS])
                 write_atomically(state, encode_arrays(arrays))

@@ -62,15 +62,15 @@ class Neighbours:
 
     Attributes
     ----------
-    post_ids
-        (posts,) int64 ids of the posts that the lists belong to.
+    rows
+        (posts,) int64 rows of the posts that the lists belong to.
     posts
         (posts, n) int32 rows of the listed posts, most similar first; -1 pads.
     similarities
         (posts, n) float32, from `MIN_SIMILARITY` to 1; NaN pads.
     """
 
-    post_ids: Int64s
+    rows: Int64s
     posts: Int32s
     similarities: Float32s
 
@@ -112,29 +112,28 @@ def centre(vectors: Float32s) -> Float32s:
 
 def find_similar_posts(
     vector_sets: Sequence[PostVectors],
-    post_ids: Int64s,
+    posts: int,
     blocked: Int64s,
     n: int,
     *,
     pairs_per_chunk: int = PAIRS_BATCH,
 ) -> Iterator[tuple[int, Neighbours]]:
-    """Yield (number of posts, their neighbours) chunk by chunk, in the order of the ids.
+    """Yield (number of posts, their neighbours) chunk by chunk, in the order of the rows.
 
-    Among equal similarities the lower post id comes first. A post is never its
+    Among equal similarities the lower row comes first. A post is never its
     own neighbour; a post without any vector has no neighbours.
 
     Parameters
     ----------
     vector_sets
         All with a row for each post.
-    post_ids
-        (posts,) int64, ascending.
+    posts
+        Number of posts.
     blocked
         Rows of posts that are in no list.
     n
         Longest list.
     """
-    posts = post_ids.size
     n = min(n, posts)
     vectors, weights = _join(vector_sets, posts)
     weight_of_post = np.maximum(weights.sum(axis=1), np.finfo(np.float32).tiny)
@@ -148,7 +147,7 @@ def find_similar_posts(
         units[:, blocked] = 0
         units[np.arange(stop - start), np.arange(start, stop)] = 0
         neighbours, values = _select_largest(units, n, float(MIN_SIMILARITY * RESOLUTION))
-        yield stop - start, Neighbours(post_ids[start:stop], neighbours, values / RESOLUTION)
+        yield stop - start, Neighbours(np.arange(start, stop), neighbours, values / RESOLUTION)
 
 
 def _join(vector_sets: Sequence[PostVectors], posts: int) -> tuple[Float32s, Float32s]:

@@ -25,10 +25,9 @@ def make_tables(users: int, posts: int) -> FeatureTables:
     cluster = np.argmax(content[:, :_TASTES] @ random.normal(size=(_TASTES, CLUSTERS)), axis=1)
     popularity = random.exponential(1, (posts, 2))
     return FeatureTables(
-        user_ids=np.arange(users),
+        user_rows=np.arange(users),
         user_features=tuple(Feature(f"user_{n}", Kind.USER, 2 <= n < 6) for n in range(8)),
         user_values=np.concatenate([age, attributes, counters], axis=1).astype(np.float32),
-        post_ids=np.arange(posts),
         post_features=tuple(Feature(f"post_{n}", Kind.POST, n == 0) for n in range(46)),
         post_values=np.concatenate([topic[:, None], popularity, content], axis=1).astype(np.float32),
         post_likes=np.floor(100 * popularity[:, 0]),
@@ -54,17 +53,17 @@ def _affinity(
 def make_likes(tables: FeatureTables) -> Likes:
     """Make random likes, LIKES_PER_USER a user on average."""
     random = np.random.default_rng(1)
-    likes = LIKES_PER_USER * len(tables.user_ids)
-    users = random.integers(0, len(tables.user_ids), likes).astype(np.int32)
-    posts = random.integers(0, len(tables.post_ids), likes).astype(np.int32)
-    return Likes.from_pairs(users, posts, len(tables.user_ids))
+    likes = LIKES_PER_USER * tables.users
+    users = random.integers(0, tables.users, likes).astype(np.int32)
+    posts = random.integers(0, tables.posts, likes).astype(np.int32)
+    return Likes.from_pairs(users, posts, tables.users)
 
 
 def train(tables: FeatureTables, trees: int, leaves: int = 31) -> lgb.Booster:
     """Train a forest on 100,000 views of that network."""
     random = np.random.default_rng(2)
-    users = random.integers(0, len(tables.user_ids), 100_000)
-    posts = random.integers(0, len(tables.post_ids), 100_000)
+    users = random.integers(0, tables.users, 100_000)
+    posts = random.integers(0, tables.posts, 100_000)
     rows = tables.rows(users, posts)
     signal = np.nan_to_num(rows)[:, :54].astype(float) @ (random.normal(size=54) / 8)
     taste = np.nan_to_num(tables.affinities[0].values)[users, tables.affinities[0].group_of_post[posts], 0]

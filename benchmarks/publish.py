@@ -55,19 +55,20 @@ def main() -> None:
     program = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if program is None:
         sys.exit("error: redis-cli is not installed; on Debian and Ubuntu: apt-get install redis-tools")
-    post_ids, chunks = make_lists()
+    user_ids, post_ids, chunks = make_lists()
+    ids = {"user_ids": user_ids, "post_ids": post_ids}
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
-        written = write_lists(client, Keys(), RUN_ID, chunks, post_ids)  # compiles the encoder
+        written = write_lists(client, Keys(), RUN_ID, chunks, **ids)  # compiles the encoder
         memory = memory_per_user(client)
         same, single = Path(folder) / "same", Path(folder) / "single"
-        prepare(chunks, post_ids, written.key_start, same, single)
+        prepare(chunks, ListEncoder(user_ids, post_ids), written.key_start, same, single)
         pipe = [program, "-p", str(server.port), "--pipe"]
         methods: dict[str, Callable[[], object]] = {
-            OURS: lambda: write_lists(client, Keys(), RUN_ID, chunks, post_ids),
+            OURS: lambda: write_lists(client, Keys(), RUN_ID, chunks, **ids),
             PIPE: lambda: feed(pipe, same),
             SETS: lambda: feed(pipe, single),
         }
@@ -75,26 +76,25 @@ def main() -> None:
     report(usage, written, memory)
 
 
-def make_lists() -> tuple[Any, list[Lists]]:
+def make_lists() -> tuple[Any, Any, list[Lists]]:
     """Make chunks of lists as in a real network: post ids of four digits, log-odds as scores, best first."""
     random = np.random.default_rng(42)
     post_ids = np.arange(1, POSTS + 1, dtype=np.int64)
     user_ids = np.arange(FIRST_USER, FIRST_USER + USERS, dtype=np.int64)
     chunks = []
     for start in range(0, USERS, CHUNK):
-        ids = user_ids[start : start + CHUNK]
-        posts = random.integers(0, POSTS, (len(ids), N)).astype(np.int32)
-        scores = -np.sort(random.gamma(6, 0.3, (len(ids), N)).astype(np.float32), axis=1)
-        chunks.append(Lists(ids, posts, scores))
-    return post_ids, chunks
+        rows = np.arange(start, min(start + CHUNK, USERS))
+        posts = random.integers(0, POSTS, (len(rows), N)).astype(np.int32)
+        scores = -np.sort(random.gamma(6, 0.3, (len(rows), N)).astype(np.float32), axis=1)
+        chunks.append(Lists(rows, posts, scores))
+    return user_ids, post_ids, chunks
 
 
-def prepare(chunks: Iterable[Lists], post_ids: Any, key_start: str, same: Path, single: Path) -> None:
+def prepare(chunks: Iterable[Lists], encoder: ListEncoder, key_start: str, same: Path, single: Path) -> None:
     """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
-    encoder = ListEncoder(post_ids)
     with same.open("wb") as commands, single.open("wb") as sets:
-        for ids, posts, scores in cut_blocks((c.user_ids, c.posts, c.scores) for c in chunks):
-            lines = encoder.lines(ids, posts, scores)
+        for block in cut_blocks(((c.rows, c.posts, c.scores) for c in chunks), encoder):
+            lines = encoder.lines(*block)
             commands.write(pack(lines, key_start))
             for user, value in lines.rows():
                 key = key_start + user

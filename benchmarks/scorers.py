@@ -113,7 +113,7 @@ def overnight(case: Case, threads: int, sample: Path) -> Measurement:
         found = [(chunk.posts, chunk.scores) for _, chunk in chunks]
         return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
-    users, posts = len(tables.user_ids), len(tables.post_ids)
+    users, posts = tables.users, tables.posts
     score(users=10)
     first = time.perf_counter() - started
     setup = _time(compile_case)
@@ -146,8 +146,8 @@ def _by_rows(
     predict: Callable[[np.ndarray], object], case: Case, sample: Path, setup: float = 0.0
 ) -> Measurement:
     """Time the sample, with rows assembled batch by batch."""
-    posts, tables = len(case.tables.post_ids), case.tables
-    users = np.repeat(sample_users(len(tables.user_ids), posts), posts)
+    posts, tables = case.tables.posts, case.tables
+    users = np.repeat(sample_users(tables.users, posts), posts)
     post_rows = np.tile(np.arange(posts), len(users) // posts)
     seconds = float("inf")
     for rows in ROWS_BATCHES:

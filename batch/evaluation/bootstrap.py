@@ -20,6 +20,7 @@ import numpy as np
 
 from batch.arrays import Bools, Float64s, Int64s
 from batch.evaluation.ranking_metrics import BINS, Auc, Calibration, calibration_error, log_losses
+from batch.ids import Ids
 
 MIN_DRAWS, MAX_DRAWS = 100, 500
 MAX_ROWS_DRAWN = 100_000_000
@@ -83,7 +84,7 @@ class BootstrapResult:
 
 
 def bootstrap(
-    lists: dict[str, Float64s], user_of_list: Int64s, rows: PointwiseRows | None, seed: int
+    lists: dict[str, Float64s], user_of_list: Ids, rows: PointwiseRows | None, seed: int
 ) -> BootstrapResult:
     """Average every metric of the lists, compute the pointwise metrics, and bootstrap both over users.
 

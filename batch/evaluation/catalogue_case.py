@@ -37,6 +37,7 @@ from batch.evaluation.ranking_metrics import (
     compute_metrics,
     compute_random_metrics,
 )
+from batch.ids import Ids
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
@@ -70,7 +71,7 @@ class CatalogueCase:
     """
 
     users: Int64s
-    user_ids: Int64s
+    user_ids: Ids
     likes: Likes
     left_out: Likes
     hidden: Int64s
@@ -132,7 +133,7 @@ class ScoredLists:
         `coverage_at_k` -> value of all lists together.
     """
 
-    user_ids: Int64s
+    user_ids: Ids
     values: dict[str, Float64s]
     coverage: dict[str, float]
 
@@ -165,7 +166,7 @@ def build_case(
     users, left_out = users[keep], left_out.of_rows(np.flatnonzero(keep))
     return CatalogueCase(
         users=users,
-        user_ids=network.users.index.to_numpy(np.int64)[users],
+        user_ids=network.user_ids[users],
         likes=history.likes.of_rows(users),
         left_out=left_out,
         hidden=np.flatnonzero(~known),

@@ -80,10 +80,9 @@ def build_tables(
     of_users = users.encode(user_columns).hstack(_activity(history, population)).without(variant.without)
     of_posts = posts.encode(post_columns).hstack(_traction(network, history), text).without(variant.without)
     return FeatureTables(
-        user_ids=network.users.index.to_numpy(np.int64),
+        user_rows=np.arange(len(network.users)),
         user_features=of_users.features,
         user_values=of_users.values,
-        post_ids=network.posts.index.to_numpy(np.int64),
         post_features=of_posts.features,
         post_values=of_posts.values,
         post_likes=history.post_counts["likes"].to_numpy(np.float64),

@@ -132,8 +132,8 @@ class FeatureTables:
 
     Attributes
     ----------
-    user_ids, post_ids
-        (users,) and (posts,) int64, ascending: the id of each row.
+    user_rows
+        (users,) int64: the row of each user in the network.
     user_features, user_values
         Columns, and (users, columns) float32.
     post_features, post_values
@@ -144,14 +144,23 @@ class FeatureTables:
         One for each grouping, possibly none.
     """
 
-    user_ids: Int64s
+    user_rows: Int64s
     user_features: tuple[Feature, ...]
     user_values: Float32s
-    post_ids: Int64s
     post_features: tuple[Feature, ...]
     post_values: Float32s
     post_likes: Float64s
     affinities: tuple[Affinity, ...] = ()
+
+    @property
+    def users(self) -> int:
+        """Number of users."""
+        return len(self.user_values)
+
+    @property
+    def posts(self) -> int:
+        """Number of posts."""
+        return len(self.post_values)
 
     @property
     def columns(self) -> tuple[Feature, ...]:
@@ -163,7 +172,7 @@ class FeatureTables:
         """Return the tables of some users, in the order of the rows."""
         return replace(
             self,
-            user_ids=self.user_ids[rows],
+            user_rows=self.user_rows[rows],
             user_values=self.user_values[rows],
             affinities=tuple(replace(affinity, values=affinity.values[rows]) for affinity in self.affinities),
         )
@@ -174,7 +183,7 @@ class FeatureTables:
         Parameters
         ----------
         users, posts
-            (pairs,) rows in `user_ids` and in `post_ids`.
+            (pairs,) rows of these tables.
 
         Returns
         -------

@@ -94,7 +94,7 @@ def compare_with_live(
             ndcg = _ndcg_difference(model, history, dataset, holdout.ranked, settings)
         except NotComparableError as error:
             ndcg_not_comparable = str(error)
-    sampled = _sample(dataset.network.users.index.to_numpy(np.int64)[:users], settings.night.seed)
+    sampled = _sample(dataset.network.user_ids[:users], settings.night.seed)
     heads = _read_heads(stores, run_id, live.run_id, sampled)
     shares = [len(now & then) / max(len(now), len(then)) for now, then in heads]
     return LiveComparison(

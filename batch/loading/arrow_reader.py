@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from adbc_driver_postgresql import dbapi
 from psycopg2 import errorcodes
 
-from batch.arrays import Int64s
+from batch.ids import Ids, as_ids
+from batch.loading.schema import cast_id, column_types, kind_of_ids
 from batch.postgres import connection_string, session_queries, source_error
 from contract.columns import SCHEMA
 from contract.settings import Settings
@@ -64,12 +65,14 @@ def read_batches(
         reader.stop()
 
 
-def read_ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Int64s:
+def read_ids(connection: sa.Connection, settings: Settings, view: str, column: str) -> Ids:
     """Return all distinct ids of a view, ascending."""
-    query = f"SELECT DISTINCT {column}::bigint AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
+    kind = kind_of_ids(column_types(connection, view)[column])
+    id_ = cast_id(column, kind)
+    query = f"SELECT DISTINCT {id_} AS id FROM {SCHEMA}.{view} WHERE {column} IS NOT NULL"
     with read_batches(connection, settings, query) as batches:
-        parts = [batch.column("id").to_numpy() for batch in batches]
-    return np.sort(np.concatenate([*parts, np.empty(0, np.int64)]))
+        parts = [batch.column("id").to_numpy(zero_copy_only=False) for batch in batches]
+    return np.sort(np.concatenate([*parts, as_ids([], kind)]))
 
 
 class _Reader(threading.Thread):

@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
-from batch.ids import Ids
+from batch.ids import Ids, as_ids
 from batch.loading.arrow_reader import read_ids
 from batch.loading.cohorts import Groupings
 from batch.loading.history import History, count_histories
 from batch.loading.interaction_store import (
-    TABLES,
     InteractionStore,
     StoreOptions,
     readable_errors,
@@ -36,7 +34,7 @@ from batch.loading.interaction_store import (
 from batch.loading.interactions_query import interactions_of, interactions_since
 from batch.loading.network import Network
 from batch.loading.period_counts import RECENT, PostCounts
-from batch.loading.pull import copy_interactions, fill_ids
+from batch.loading.pull import copy_interactions, make_tables
 from batch.loading.schema import check_views
 from contract.columns import (
     LIKE_ACTION,
@@ -47,6 +45,7 @@ from contract.columns import (
     USERS,
     VIEW_ACTION,
 )
+from contract.ids import Id, IdKinds
 from contract.settings import Settings
 
 FINGERPRINTS = """
@@ -104,15 +103,18 @@ class RecentInteractions:
         The current time; later interactions are in the future.
     latest
         Time of the last interaction up to `until`; None if there is none.
+    kinds
+        Kinds of the ids.
     """
 
     store: InteractionStore
     since: datetime
     until: datetime
     latest: datetime | None
+    kinds: IdKinds
 
     @property
-    def user_ids(self) -> Int64s:
+    def user_ids(self) -> Ids:
         """(users,) ids of all current users, ascending."""
         return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
 
@@ -133,22 +135,23 @@ def read_recent(
     SourceError
         A view is missing or cannot be read.
     """
-    check_views(connection)
+    kinds = check_views(connection).kinds
     options = StoreOptions.of(settings, spill_folder)
     with _in_memory(options) as database:
-        fill_ids(
+        make_tables(
             database,
             read_ids(connection, settings, USERS, USER_ID),
             read_ids(connection, settings, POSTS, POST_ID),
         )
         query = interactions_since(connection, since)
         copied = copy_interactions(connection, settings, database, until, query)
-        yield RecentInteractions(InteractionStore(None, options, database), since, until, copied.latest)
+        store = InteractionStore(None, options, database)
+        yield RecentInteractions(store, since, until, copied.latest, kinds)
 
 
 @contextmanager
 def read_new_users(
-    connection: sa.Connection, settings: Settings, recent: RecentInteractions, user_ids: list[int]
+    connection: sa.Connection, settings: Settings, recent: RecentInteractions, user_ids: list[Id]
 ) -> Iterator[InteractionStore | None]:
     """Read all interactions of users that the night's store does not have; None if `user_ids` is empty.
 
@@ -160,7 +163,7 @@ def read_new_users(
         return
     options = recent.store.options
     with _in_memory(options) as database:
-        fill_ids(database, np.array(user_ids), recent.post_ids)
+        make_tables(database, as_ids(user_ids, recent.kinds.users), recent.post_ids)
         query = interactions_of(connection, user_ids)
         copy_interactions(connection, settings, database, recent.until, query)
         yield InteractionStore(None, options, database)
@@ -169,18 +172,17 @@ def read_new_users(
 @contextmanager
 def _in_memory(options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
     with readable_errors(None), duckdb.connect(config=options.as_config()) as database:
-        database.execute(TABLES)
         yield database
 
 
 def _fill(database: duckdb.DuckDBPyConnection, rows: dict[str, npt.NDArray[Any]]) -> None:
     """Insert the rows of ROWS_OF_USERS, UNLIKES or LIKES_OF_UNLIKED whose ids the database has."""
-    database.register("rows", pd.DataFrame(rows))
+    database.register("rows", pa.table(rows))
     database.execute(FILL)
     database.unregister("rows")
 
 
-def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[int, str]:
+def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> dict[Id, str]:
     """Return user id -> md5 of the actions after `since`, for users that have any.
 
     An action later than `until` is marked: so its user is stale when it is entered, since a like of the
@@ -236,7 +238,9 @@ class CombinedStore:
         self.night.connection.register("unliked", unliked)
         counts.add(self.night, f"happened_at {UP_TO} $since {NOT_UNLIKED}", parameters)
         with _in_memory(self.night.options) as database:
-            fill_ids(database, *(np.unique(unliked[name]) for name in (USER_ID, POST_ID)))
+            kinds = {USER_ID: self.recent.kinds.users, POST_ID: self.recent.kinds.posts}
+            ids = (as_ids(sorted(set(unliked[name])), kind) for name, kind in kinds.items())
+            make_tables(database, *ids)
             for rows in (self.night.arrays(LIKES_OF_UNLIKED, parameters), unlikes):
                 _fill(database, rows)
             take_back_likes(database)
@@ -256,9 +260,7 @@ class CombinedStore:
             Only these users, and all current posts.
         """
         with _in_memory(self.night.options) as database:
-            fill_ids(
-                database, *(index.to_numpy(np.int64) for index in (network.users.index, network.posts.index))
-            )
+            make_tables(database, network.user_ids, network.post_ids)
             parameters = {"since": self.since, "users": network.users.index.tolist()}
             for store, side in self._sources():
                 query = ROWS_OF_USERS.format(pulled=store.pulled, side=side)

@@ -4,7 +4,7 @@ Tables of a store:
 
     users (user_row INTEGER, user_id BIGINT)     rows 0, 1, 2 ... in the order of the ids;
                                                  the id of a forgotten user is null
-    posts (post_row INTEGER, post_id BIGINT)
+    posts (post_row INTEGER, post_id BIGINT)     ids that are uuids or text are VARCHAR
     interactions (user_row INTEGER, post_row INTEGER, action ENUM, happened_at TIMESTAMP)
     unlikes (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP)
     taken_back (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP, undone_at TIMESTAMP)
@@ -81,8 +81,8 @@ COPY_OTHERS = f"""
 
 TABLES = f"""
     CREATE TYPE action AS ENUM ('{VIEW_ACTION}', '{LIKE_ACTION}', '{UNLIKE_ACTION}');
-    CREATE TABLE users (user_row INTEGER, user_id BIGINT);
-    CREATE TABLE posts (post_row INTEGER, post_id BIGINT);
+    CREATE TABLE users (user_row INTEGER, user_id {{users}});
+    CREATE TABLE posts (post_row INTEGER, post_id {{posts}});
     CREATE TABLE interactions (user_row INTEGER, post_row INTEGER, action action, happened_at TIMESTAMP);
     CREATE TABLE unlikes (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP);
     CREATE TABLE taken_back (user_row INTEGER, post_row INTEGER, happened_at TIMESTAMP, undone_at TIMESTAMP);

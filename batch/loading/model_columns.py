@@ -16,6 +16,7 @@ from batch.files import COLUMNS
 from batch.loading.schema import OPTIONAL, TIMES, Columns
 from contract import columns
 from contract.errors import ModelError
+from contract.ids import IdKinds
 
 NUMERIC = ("smallint", "integer", "bigint", "real", "double precision", "numeric")
 TEXTS = ("text", "character varying", "character")
@@ -23,6 +24,9 @@ CATEGORICAL = (*TEXTS, "boolean")
 
 TYPES = "types"
 """Name in the model's file: view -> column -> Postgres type, for the users and the posts."""
+
+KINDS = "ids"
+"""Name in the model's file: the kinds of the ids, see `IdKinds.to_record`."""
 
 ADVICE = "{restore} the column in the view, or run a night now (python -m batch run)"
 
@@ -36,11 +40,13 @@ def check_model_columns(folder: Path, views: Columns) -> None:
     Raises
     ------
     ModelError
-        A column is gone or has another type; one line names the first, and says what to do.
+        A column is gone or has another type, or ids are of another kind; one line names the first, and
+        says what to do.
     """
     saved: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         saved = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+    check_kinds(folder, saved, views.kinds)
     for view in (columns.USERS, columns.POSTS):
         relation, now = f"{columns.SCHEMA}.{view}", getattr(views, view)
         for column, before in _trained_with(saved, view).items():
@@ -55,6 +61,33 @@ def check_model_columns(folder: Path, views: Columns) -> None:
                 raise ModelError(
                     f"{relation}.{column} is of type {now[column]} now, and the model of {folder.name} was "
                     f"trained with type {before}; {stay}; {ADVICE.format(restore='cast')}"
+                )
+
+
+def check_kinds(folder: Path, saved: Mapping[str, Any], now: IdKinds) -> None:
+    """Check that the ids of the network are of the kinds that they were of in the run's night.
+
+    Parameters
+    ----------
+    saved
+        What the model's file has.
+
+    Raises
+    ------
+    ModelError
+        They are of another kind.
+    """
+    with suppress(ValueError):  # left to `load_model`
+        before = IdKinds.from_record(saved.get(KINDS))
+        for view, column, then, kind in (
+            (columns.USERS, columns.USER_ID, before.users, now.users),
+            (columns.POSTS, columns.POST_ID, before.posts, now.posts),
+        ):
+            if then != kind:
+                raise ModelError(
+                    f"the ids in {columns.SCHEMA}.{view}.{column} are of kind {kind} now, and {folder.name} "
+                    f"was made with ids of kind {then}; its lists stay as they are; run a night now "
+                    "(python -m batch run)"
                 )
 
 

@@ -13,19 +13,25 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.ids import rows_of_ids
+from batch.ids import Ids, as_ids, rows_of_ids
 from batch.loading.cohorts import Cohorts
 from batch.loading.model_columns import CATEGORICAL, NUMERIC
-from batch.loading.schema import TIMES, Columns, check_views, find_unknown_columns
+from batch.loading.schema import (
+    PADDED,
+    TIMES,
+    Columns,
+    check_views,
+    find_unknown_columns,
+    kind_of_ids,
+)
 from contract import columns
 from contract.errors import SourceError
+from contract.ids import MAX_LENGTH, IdKind, IdKinds, is_text_id
+from contract.text import escape_line
 
 log = logging.getLogger("batch")
 
 ROWS_BATCH = 50_000
-
-PADDED = "character"
-"""Postgres fills char(n) with blanks, which are no part of the value."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,24 @@ class Network:
         (None, NaT or NaN if the view lacks them), then one per post feature.
     types
         View -> column -> Postgres type, of the columns read from `users` and `posts`.
+    kinds
+        Kinds of the ids.
     """
 
     users: pd.DataFrame
     posts: pd.DataFrame
     types: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    kinds: IdKinds = field(default_factory=IdKinds)
+
+    @property
+    def user_ids(self) -> Ids:
+        """(users,) id of each row."""
+        return as_ids(self.users.index, self.kinds.users)
+
+    @property
+    def post_ids(self) -> Ids:
+        """(posts,) id of each row."""
+        return as_ids(self.posts.index, self.kinds.posts)
 
     @cached_property
     def cohorts(self) -> Cohorts:
@@ -66,8 +85,8 @@ def load_network(connection: sa.Connection, until: datetime, ignored: str = "") 
     Raises
     ------
     SourceError
-        A view or column is missing or of the wrong type, an id is null or
-        duplicated, or there are no users or no posts.
+        A view or column is missing or of the wrong type, an id is null,
+        duplicated or no usable text, or there are no users or no posts.
     """
     views = check_views(connection)
     if ignored:
@@ -78,7 +97,7 @@ def load_network(connection: sa.Connection, until: datetime, ignored: str = "") 
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
     types = {columns.USERS: _read_types(views.users, users), columns.POSTS: _read_types(views.posts, posts)}
-    return Network(users, posts, types)
+    return Network(users, posts, types, views.kinds)
 
 
 def _leave_out(views: Columns, names: str) -> Columns:
@@ -98,12 +117,14 @@ def _read_types(types: dict[str, str], frame: pd.DataFrame) -> dict[str, str]:
 
 def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str]) -> pd.DataFrame:
     relation = f"{columns.SCHEMA}.{view}"
-    wanted = [column for column, kind in types.items() if _is_usable(view, column, kind)]
+    wanted = [column for column, type_ in types.items() if _is_usable(view, column, type_) or column == key]
     for column in [column for column in types if column not in wanted]:
-        kind = types[column]
-        log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, kind)
+        log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, types[column])
     source = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
     query = sa.select(source).order_by(source.c[key])
+    if kind_of_ids(types[key]) is not IdKind.NUMBER:
+        as_text = sa.cast(source.c[key], sa.Text).label(key)
+        query = sa.select(*(as_text if name == key else source.c[name] for name in wanted))
     try:
         result = connection.execute(query, execution_options={"yield_per": ROWS_BATCH})
         blocks = [
@@ -123,14 +144,27 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
         raise SourceError(
             f"{relation}.{key} is null in {int(frame[key].isna().sum())} rows; leave them out in the view"
         )
-    frame[key] = frame[key].astype(np.int64)
+    if kind_of_ids(types[key]) is IdKind.NUMBER:
+        frame[key] = frame[key].astype(np.int64)
+    else:  # sorted here: the order in Postgres depends on the collation
+        frame = frame.astype({key: object}).sort_values(key, ignore_index=True)
+        _check_texts(frame[key], relation)
     duplicates = frame.loc[frame[key].duplicated(), key]
     if not duplicates.empty:
         raise SourceError(
-            f"{relation} has {duplicates.nunique()} ids more than once, first {key} {duplicates.iloc[0]}; "
-            "make the view return one row per id"
+            f"{relation} has {duplicates.nunique()} ids more than once, first {key} "
+            f"{escape_line(str(duplicates.iloc[0]))}; make the view return one row per id"
         )
     return frame.set_index(key)
+
+
+def _check_texts(ids: pd.Series[Any], relation: str) -> None:
+    wrong = [text for text in ids if not is_text_id(text)]
+    if wrong:
+        raise SourceError(
+            f"{relation} has {len(wrong)} ids that are empty, longer than {MAX_LENGTH} characters or with "
+            f"control characters, first {ids.name} '{escape_line(wrong[0])}'; leave them out in the view"
+        )
 
 
 def _is_usable(view: str, column: str, kind: str) -> bool:
@@ -175,5 +209,5 @@ def _add_missing_columns(posts: pd.DataFrame) -> pd.DataFrame:
 def rows_of_nullable_ids(frame: pd.DataFrame, ids: pd.Series[Any]) -> Int64s:
     """Return the row of each id in the frame, whose index ascends; -1 for unknown ids and nulls."""
     known = frame.index.to_numpy()
-    rows = rows_of_ids(known, ids.fillna(known[0]).to_numpy(np.int64))
+    rows = rows_of_ids(known, ids.fillna(known[0]).to_numpy(known.dtype))
     return np.where(ids.notna().to_numpy(), rows, -1)

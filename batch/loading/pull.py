@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
 from batch.files import folder_error, move_into_place, store_folder, work_folder
+from batch.ids import Ids
 from batch.loading.arrow_reader import read_batches
 from batch.loading.future_rows import LAST_DAY
 from batch.loading.interaction_store import (
@@ -132,10 +132,10 @@ def pull(
     """
     with work_folder(folder or store_folder(settings)) as work:
         path, options = work / FILE, StoreOptions.of(settings, work)
-        with readable_errors(path), _new_database(path, options) as database:
+        with readable_errors(path), duckdb.connect(str(path), config=options.as_config()) as database:
             with snapshot(engine) as connection:
                 network = load_network(connection, until, settings.night.ignore_columns)
-                fill_ids(database, network.users.index.to_numpy(), network.posts.index.to_numpy())
+                make_tables(database, network.user_ids, network.post_ids)
                 query = interactions_since(connection, None)
                 copied = copy_interactions(connection, settings, database, until, query)
                 identity = database_identity(connection)
@@ -150,14 +150,6 @@ def pull(
             store.close()
 
 
-@contextmanager
-def _new_database(path: Path, options: StoreOptions) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a new store to fill; it is complete on disk after the block."""
-    with duckdb.connect(str(path), config=options.as_config()) as database:
-        database.execute(TABLES)
-        yield database
-
-
 def _rename_synced(unfinished: Path, path: Path) -> Path:
     try:
         return move_into_place(unfinished, path)
@@ -165,8 +157,10 @@ def _rename_synced(unfinished: Path, path: Path) -> Path:
         raise folder_error(path, error) from None
 
 
-def fill_ids(database: duckdb.DuckDBPyConnection, user_ids: Int64s, post_ids: Int64s) -> None:
-    """Insert the ids of users and posts, which ascend, with their rows."""
+def make_tables(database: duckdb.DuckDBPyConnection, user_ids: Ids, post_ids: Ids) -> None:
+    """Make the tables of a store, and insert the ids of users and posts, which ascend, with their rows."""
+    users, posts = ("BIGINT" if ids.dtype == np.int64 else "VARCHAR" for ids in (user_ids, post_ids))
+    database.execute(TABLES.format(users=users, posts=posts))
     for table, ids in (("users", user_ids), ("posts", post_ids)):
         database.register("ids", pa.table({"id_row": np.arange(ids.size, dtype=np.int32), "id": ids}))
         database.execute(f"INSERT INTO {table} SELECT id_row, id FROM ids")
@@ -235,7 +229,9 @@ def _insert(
 
 def _expected_rows(connection: sa.Connection, query: str) -> int:
     """Return the number of rows that Postgres estimates for a query, without running it."""
-    plan: Any = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar()
+    options = {"no_parameters": True}  # an id may have a percent sign
+    found = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}", execution_options=options)
+    plan: Any = found.scalar()
     return max(int(plan[0]["Plan"]["Plan Rows"]), 1)
 
 

@@ -12,8 +12,10 @@ from contract.errors import SourceError
 from contract.ids import IdKind, IdKinds
 
 WHOLE = ("smallint", "integer", "bigint")
-WORDS = ("text", "character varying", "character")
+PADDED = "character"
+"""Postgres fills char(n) with blanks, which are no part of the value."""
 UUIDS = ("uuid",)
+WORDS = ("text", "character varying", PADDED)
 IDS = (*WHOLE, *UUIDS, *WORDS)
 TIMES = ("timestamp with time zone", "timestamp without time zone")
 
@@ -65,6 +67,11 @@ def kind_of_ids(type_: str) -> IdKind:
     return IdKind.UUID if type_ in UUIDS else IdKind.TEXT
 
 
+def cast_id(column: str, kind: IdKind) -> str:
+    """Return the SQL of a column of ids as the batch reads it: bigint or text."""
+    return f"{column}::{'bigint' if kind is IdKind.NUMBER else 'text'}"
+
+
 def check_views(connection: sa.Connection) -> Columns:
     """Check the columns of the three views before any row is read.
 
@@ -94,7 +101,7 @@ def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
     relation = f"{columns.SCHEMA}.{view}"
     if not connection.scalar(sa.text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": columns.SCHEMA}):
         raise SourceError(f"the schema {columns.SCHEMA} is missing; {SEE_README}")
-    found = {row.attname: row.type for row in connection.execute(COLUMN_TYPES, {"relation": relation})}
+    found = column_types(connection, view)
     if not found:
         raise SourceError(f"the view {relation} is missing; {SEE_README}")
     if not connection.scalar(sa.text("SELECT has_table_privilege(:name, 'SELECT')"), {"name": relation}):
@@ -107,6 +114,12 @@ def _read_columns(connection: sa.Connection, view: str) -> dict[str, str]:
         if column in found:
             _check_type(relation, column, found[column], types)
     return found
+
+
+def column_types(connection: sa.Connection, view: str) -> dict[str, str]:
+    """Return column -> Postgres type of a view, in its order; empty if it does not exist."""
+    found = connection.execute(COLUMN_TYPES, {"relation": f"{columns.SCHEMA}.{view}"})
+    return {row.attname: row.type for row in found}
 
 
 def _check_type(relation: str, column: str, found: str, types: tuple[str, ...]) -> None:

@@ -1,16 +1,17 @@
 """Encode many lists at once: from arrays of posts and scores to bytes, in compiled code.
 
-A chunk becomes lines `id<TAB>list<LF>`, each list as `contract.codec.encode_list` writes it. A run's
-checksum is over these lines. `pack` puts the same bytes into a command of Redis's protocol (RESP), so
-a list is encoded once.
+A chunk becomes lines `id<TAB>list<LF>`, the id as it stands in keys, the list as
+`contract.codec.encode_list` writes it. A run's checksum is over these lines. `pack` puts the same bytes
+into a command of Redis's protocol (RESP), so a list is encoded once.
 
-The text of each post and of each thousandth is made once, in tables of a fixed width: a copy of fixed
-width is one or two instructions, and the next write overwrites the excess. Compiled functions that call
+The text of each post and of each thousandth is made once. It is copied in pieces of a fixed width: such
+a copy is one or two instructions, and the next write overwrites the excess. Compiled functions that call
 each other stay in one file: see batch/jit.py.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,10 +19,12 @@ from typing import NamedTuple
 import numpy as np
 
 from batch.arrays import Bytes, Float32s, Int32s, Int64s
+from batch.ids import Ids, encode_ids
 from batch.jit import jit
 from batch.scoring.simd import copy_bytes
 from contract.codec import SCORE_DECIMALS
 from contract.errors import ModelError
+from contract.ids import MAX_LENGTH
 
 MAX_SCORE = 1e12
 """Below this, the digits of a score in thousandths are those that Python's JSON encoder chooses."""
@@ -29,11 +32,43 @@ MAX_SCORE = 1e12
 
 _UNITS = 10**SCORE_DECIMALS
 _TEN = np.uint64(10)
-_MAX_ID = 20
-_POST_WIDTH, _FRACTION_WIDTH = 32, 8
-_MAX_PAIR = _MAX_ID + len("[,-1000000000000.000],")
-_MAX_BESIDE_PAIRS = _MAX_ID + len("\t[]\n")
-_MAX_BESIDE_TEXT = 2 * (_MAX_ID + len("$\r\n\r\n"))
+_MAX_NUMBER = 20
+_PIECE, _FRACTION_WIDTH = 32, 8
+_MIN_POST_BYTES = len("[,") + _MAX_NUMBER
+"""Whole numbers are taken to be of the greatest length, so that commands do not depend on their digits."""
+_MAX_ENCODED_ID = 12 * MAX_LENGTH
+"""A character takes up to four bytes of UTF-8, each of them three characters when it is encoded."""
+_MAX_SCORE_TEXT = len("-1000000000000.000],")
+_MAX_BESIDE_PAIRS = len("\t[]\n")
+_MAX_BESIDE_TEXT = 2 * (_MAX_NUMBER + len("$\r\n\r\n"))
+
+
+class Texts(NamedTuple):
+    """ASCII texts one after the other.
+
+    Attributes
+    ----------
+    text
+        All texts, and `_PIECE` bytes more.
+    starts
+        (texts + 1,) start of each text, and end of the last one.
+    """
+
+    text: Bytes
+    starts: Int64s
+
+    @classmethod
+    def join(cls, texts: list[str]) -> Texts:
+        """Join texts."""
+        joined = bytearray("".join(texts).encode("ascii") + bytes(_PIECE))  # not read-only
+        starts = np.zeros(len(texts) + 1, dtype=np.int64)
+        np.cumsum([len(text) for text in texts], out=starts[1:])
+        return cls(np.frombuffer(joined, np.uint8), starts)
+
+    @property
+    def lengths(self) -> Int64s:
+        """(texts,) length of each text."""
+        return np.diff(self.starts)
 
 
 @dataclass(frozen=True)
@@ -47,7 +82,7 @@ class Lines:
     starts
         (lists + 1,) start of each line, and end of the last one.
     tabs
-        (lists,) position of the tab after each line's id.
+        (lists,) position of the tab after each line's encoded id.
     lengths
         (lists,) number of posts in each list.
     """
@@ -64,31 +99,34 @@ class Lines:
         return sizes
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield (owner's id, list) of each line."""
+        """Yield (owner's encoded id, list) of each line."""
         for line in str(self.text.tobytes(), "ascii").splitlines():
             owner, _, value = line.partition("\t")
             yield owner, value
 
 
 class ListEncoder:
-    """Encode lists of posts.
+    """Encode lists of posts that belong to users or posts.
 
     Parameters
     ----------
-    post_ids
-        (posts,) int64 ids; lists name posts by their row in this array.
+    owner_ids, post_ids
+        Ids of all that may own a list, and of all that may be in one; lists name both by their rows in
+        these arrays.
     """
 
-    def __init__(self, post_ids: Int64s) -> None:
-        self._posts, self._lengths = _table([f"[{post}," for post in post_ids.tolist()], _POST_WIDTH)
+    def __init__(self, owner_ids: Ids, post_ids: Ids) -> None:
+        self.owner_ids = owner_ids
+        self._posts = Texts.join([f"[{json.dumps(post)}," for post in post_ids.tolist()])
+        self._longest = np.sort(np.maximum(self._posts.lengths, _MIN_POST_BYTES))[::-1]
 
-    def lines(self, ids: Int64s, posts: Int32s, scores: Float32s) -> Lines:
+    def lines(self, owners: Int64s, posts: Int32s, scores: Float32s) -> Lines:
         """Encode lists.
 
         Parameters
         ----------
-        ids
-            (lists,) ids of the owners.
+        owners
+            (lists,) rows of the owners.
         posts, scores
             (lists, n) rows of posts, best first, -1 pads; their scores.
 
@@ -97,23 +135,26 @@ class ListEncoder:
         ModelError
             A score is not finite or not below `MAX_SCORE`.
         """
-        text = np.empty(len(ids) * bytes_per_line(posts.shape[1]) + _POST_WIDTH, dtype=np.uint8)
-        starts = np.zeros(len(ids) + 1, dtype=np.int64)
-        tabs, lengths = np.empty(len(ids), dtype=np.int64), np.empty(len(ids), dtype=np.int64)
-        texts = _Texts(self._posts, self._lengths, *_FRACTIONS)
-        end = _write_lines(ids, posts, scores, texts, _Buffers(text, starts, tabs, lengths))
+        ids = _encode_owners(self.owner_ids[owners])
+        pairs = posts.shape[1] * (int(self._longest[:1].sum()) + _MAX_SCORE_TEXT)
+        text = np.empty(ids.text.size + len(owners) * (_MAX_BESIDE_PAIRS + pairs), dtype=np.uint8)
+        starts = np.zeros(len(owners) + 1, dtype=np.int64)
+        tabs, lengths = np.empty(len(owners), dtype=np.int64), np.empty(len(owners), dtype=np.int64)
+        buffers = _Buffers(text, starts, tabs, lengths)
+        end = _write_lines(posts, scores, _Words(ids, self._posts, _FRACTIONS), buffers)
         if end < 0:
             raise ModelError("the model gives a score that is not finite; it is unusable")
         return Lines(text[:end], starts, tabs, lengths)
 
-
-def bytes_per_line(n: int) -> int:
-    """Return the maximum bytes of the line of a list of n posts."""
-    return _MAX_BESIDE_PAIRS + n * _MAX_PAIR
+    def bytes_per_line(self, n: int) -> int:
+        """Return the maximum bytes of the line of a list of n distinct posts."""
+        owner = _MAX_NUMBER if self.owner_ids.dtype == np.int64 else _MAX_ENCODED_ID
+        posts = int(self._longest[:n].sum()) + max(0, n - self._longest.size) * _MIN_POST_BYTES
+        return owner + _MAX_BESIDE_PAIRS + posts + n * _MAX_SCORE_TEXT
 
 
 def pack(lines: Lines, key_start: str) -> memoryview:
-    """Pack lists into one MSET in Redis's protocol; a list's key is `key_start` and its owner's id."""
+    """Pack lists into one MSET in Redis's protocol; a list's key is `key_start` and its owner."""
     before = np.frombuffer(key_start.encode(), dtype=np.uint8)
     head = f"*{1 + 2 * len(lines.tabs)}\r\n$4\r\nMSET\r\n".encode()
     size = len(head) + len(lines.text) + len(lines.tabs) * (len(before) + _MAX_BESIDE_TEXT)
@@ -124,10 +165,12 @@ def pack(lines: Lines, key_start: str) -> memoryview:
     return command[:end].data
 
 
-def _table(texts: list[str], width: int) -> tuple[Bytes, Int64s]:
-    """Return the texts as rows of `width` bytes, and their lengths."""
-    row = np.array(texts, dtype=f"S{width}")
-    return row.view(np.uint8).reshape(len(texts), width), np.char.str_len(row).astype(np.int64)
+def _encode_owners(ids: Ids) -> Texts:
+    if ids.dtype != np.int64:
+        return Texts.join(encode_ids(ids))
+    text, starts = np.empty(len(ids) * _MAX_NUMBER + _PIECE, np.uint8), np.zeros(len(ids) + 1, np.int64)
+    _write_numbers(ids, text, starts)
+    return Texts(text, starts)
 
 
 def _fraction(thousandths: int) -> str:
@@ -136,16 +179,15 @@ def _fraction(thousandths: int) -> str:
     return f"{digits}],"
 
 
-_FRACTIONS = _table([_fraction(thousandths) for thousandths in range(_UNITS)], _FRACTION_WIDTH)
+_FRACTIONS = Texts.join([_fraction(thousandths) for thousandths in range(_UNITS)])
 
 
-class _Texts(NamedTuple):
-    """Texts of posts and of thousandths: (count, width) bytes and (count,) lengths of each."""
+class _Words(NamedTuple):
+    """Texts of the lists' owners, of posts and of thousandths."""
 
-    posts: Bytes
-    post_lengths: Int64s
-    fractions: Bytes
-    fraction_lengths: Int64s
+    owners: Texts
+    posts: Texts
+    fractions: Texts
 
 
 class _Buffers(NamedTuple):
@@ -158,12 +200,15 @@ class _Buffers(NamedTuple):
 
 
 @jit
-def _write_lines(ids: Int64s, posts: Int32s, scores: Float32s, texts: _Texts, lines: _Buffers) -> int:
+def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers) -> int:
     """Write all lines; return their end, or -1 if a score is not finite or too large."""
+    owners, listed, fractions = words.owners, words.posts, words.fractions
     text, starts, tabs, lengths = lines.text, lines.starts, lines.tabs, lines.lengths
     at = 0
-    for row in range(len(ids)):
-        at = _write_number(text, at, ids[row])
+    for row in range(len(posts)):
+        id_length = owners.starts[row + 1] - owners.starts[row]
+        copy_bytes(owners.text, owners.starts[row], text, at, id_length)
+        at += id_length
         tabs[row] = at
         text[at], text[at + 1] = ord("\t"), ord("[")
         at += 2
@@ -172,16 +217,18 @@ def _write_lines(ids: Int64s, posts: Int32s, scores: Float32s, texts: _Texts, li
             post, score = posts[row, length], np.float64(scores[row, length])
             if not abs(score) < MAX_SCORE:
                 return -1
-            copy_bytes(texts.posts, post * _POST_WIDTH, text, at, _POST_WIDTH)
-            at += texts.post_lengths[post]
+            start, end = listed.starts[post], listed.starts[post + 1]
+            for piece in range(start, end, _PIECE):
+                copy_bytes(listed.text, piece, text, at + piece - start, _PIECE)
+            at += end - start
             thousandths = np.int64(np.rint(score * _UNITS))
             if thousandths < 0:
                 text[at] = ord("-")
                 at += 1
             whole, part = divmod(abs(thousandths), _UNITS)
             at = _write_number(text, at, whole)
-            copy_bytes(texts.fractions, part * _FRACTION_WIDTH, text, at, _FRACTION_WIDTH)
-            at += texts.fraction_lengths[part]
+            copy_bytes(fractions.text, fractions.starts[part], text, at, _FRACTION_WIDTH)
+            at += fractions.starts[part + 1] - fractions.starts[part]
             length += 1
         lengths[row] = length
         at -= length > 0  # the last pair's comma
@@ -189,6 +236,13 @@ def _write_lines(ids: Int64s, posts: Int32s, scores: Float32s, texts: _Texts, li
         at += 2
         starts[row + 1] = at
     return at
+
+
+@jit
+def _write_numbers(numbers: Int64s, text: Bytes, starts: Int64s) -> None:
+    """Write numbers one after the other; `starts` gets their starts and the last one's end."""
+    for row in range(len(numbers)):
+        starts[row + 1] = _write_number(text, starts[row], numbers[row])
 
 
 @jit

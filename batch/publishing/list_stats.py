@@ -12,7 +12,7 @@ from batch.scoring.chunk import Lists
 from contract.codec import LIST_HEAD
 
 MAX_SOME_USERS = 10
-"""Users kept by id."""
+"""Users that are named."""
 
 
 class ListStats:
@@ -29,7 +29,7 @@ class ListStats:
     not_finite
         Scores in lists that are NaN or infinite.
     some_users
-        Ids of some users with a list, the first and the last among them.
+        Rows of some users with a list, the first and the last among them.
     same_order
         Whether all lists rank the posts in one order, apart from what is left out of them.
     """
@@ -62,7 +62,7 @@ class ListStats:
 
     def _count(self, chunk: Lists) -> None:
         listed = chunk.posts >= 0
-        lengths, users = listed.sum(axis=1), len(chunk.user_ids)
+        lengths, users = listed.sum(axis=1), len(chunk.rows)
         available = self._count_available(self.lists, self.lists + users)
         self.full += int((lengths >= np.minimum(self._n, available)).sum())
         self.lists_with_five += int((lengths >= min(LIST_HEAD, self._n, self.posts)).sum())
@@ -73,7 +73,7 @@ class ListStats:
             self.same_order = self._continues_order(chunk.posts, available)
         self.lists += users
         if users:
-            first, last = chunk.user_ids[[0, -1]].tolist()
+            first, last = chunk.rows[[0, -1]].tolist()
             some = [user for user in (*self.some_users, first) if user != last]
             self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
 

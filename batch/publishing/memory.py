@@ -8,16 +8,19 @@ count as free, because they are removed only when the new run is live.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import redis
 
 from batch.arrays import Int64s
+from batch.ids import encode_ids
+from batch.loading.network import Network
 from batch.publishing.encode import ListEncoder
 from batch.publishing.shared_keys import texts_of
 from batch.redis_memory import Node, nodes_of
@@ -72,7 +75,7 @@ def check_memory(
     keys: Keys,
     run_id: str,
     chunks: Iterator[Lists],
-    posts: pd.DataFrame,
+    network: Network,
     *,
     users: int,
     similar_n: int,
@@ -81,8 +84,8 @@ def check_memory(
 
     Parameters
     ----------
-    posts
-        Index post_id, ascending; with their texts.
+    network
+        The users and posts whose rows the lists have.
     users
         Number of users that will get a list.
     similar_n
@@ -98,15 +101,16 @@ def check_memory(
         The run does not fit, or could be evicted.
     """
     first = next(chunks, None)
-    if first is None or not len(first.user_ids):
+    if first is None or not len(first.rows):
         return chunks if first is None else chain([first], chunks), Forecast(0, 0, 0, None)
-    post_ids = posts.index.to_numpy("int64")
-    user, pair = _list_bytes(first, post_ids, keys.user(run_id, 0))
+    posts = len(network.posts)
+    user, pair = _list_bytes(first, network, keys.user(run_id, 0))
     similar = 0.0
     if similar_n:
-        length = min(similar_n, post_ids.size) * pair + 2
-        similar = float(key_bytes(len(keys.post(run_id, int(post_ids[-1]))), np.array([length]))[0])
-    texts = _text_bytes(posts) * max(0, post_ids.size - int(client.hlen(keys.posts)))
+        length = min(similar_n, posts) * pair + 2
+        key_length = len(keys.post(run_id, 0)) - 1 + _longest(encode_ids(_sample(network.post_ids)))
+        similar = float(key_bytes(key_length, np.array([length]))[0])
+    texts = _text_bytes(network.posts) * max(0, posts - int(client.hlen(keys.posts)))
     nodes = nodes_of(client)
     if not nodes:
         log.warning(
@@ -114,7 +118,7 @@ def check_memory(
             "checking that its lists fit; see that enough memory is free"
         )
     used = sum(node.used for node in nodes) if nodes else None
-    forecast = Forecast(round(user * users), round(similar * post_ids.size), round(texts), used)
+    forecast = Forecast(round(user * users), round(similar * posts), round(texts), used)
     for node in nodes:
         require_memory(node, forecast.total_bytes)
     return chain([first], chunks), forecast
@@ -134,10 +138,10 @@ def _rounded_up(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.floa
     return rounded
 
 
-def _list_bytes(lists: Lists, post_ids: Int64s, key: str) -> tuple[float, float]:
+def _list_bytes(lists: Lists, network: Network, key: str) -> tuple[float, float]:
     """Return the mean bytes of a user's list in Redis, and the mean length of a pair in it."""
-    rows = np.linspace(0, len(lists.user_ids) - 1, min(SAMPLED, len(lists.user_ids))).astype(np.int64)
-    lines = ListEncoder(post_ids).lines(lists.user_ids[rows], lists.posts[rows], lists.scores[rows])
+    encoder = ListEncoder(network.user_ids, network.post_ids)
+    lines = encoder.lines(*(_sample(each) for each in (lists.rows, lists.posts, lists.scores)))
     id_length = round(float((lines.tabs - lines.starts[:-1]).mean()))
     taken = key_bytes(len(key) - 1 + id_length, lines.value_bytes)
     return float(taken.mean()), float(lines.value_bytes.sum() / max(int(lines.lengths.sum()), 1))
@@ -147,7 +151,18 @@ def _text_bytes(posts: pd.DataFrame) -> float:
     """Return the mean bytes of a post's text in the hash of texts."""
     sampled = islice(texts_of(posts), 0, None, max(1, len(posts) // SAMPLED))
     lengths = [len(text.encode()) for _, text in sampled]
-    return float(key_bytes(len(str(posts.index[-1])), np.array(lengths)).mean())
+    key_length = _longest(str(post_id) for post_id in _sample(posts.index.to_numpy()))
+    return float(key_bytes(key_length, np.array(lengths)).mean())
+
+
+def _sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return some rows, the first and the last among them."""
+    rows = np.linspace(0, len(values) - 1, min(SAMPLED, len(values))).astype(np.int64)
+    return values[rows]
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(len, texts))
 
 
 log = logging.getLogger("batch")

@@ -9,10 +9,13 @@ import pandas as pd
 import redis
 
 from batch.arrays import Float64s, Int64s
+from batch.ids import Ids
 from batch.loading.history import History
+from batch.loading.network import Network
 from batch.redis_client import blocks
 from contract import columns
 from contract.codec import encode_list, encode_object
+from contract.ids import Id, IdKind
 from contract.keys import HELP_TEXT, Keys
 
 KEYS_BATCH = 1_000
@@ -23,19 +26,19 @@ def write_first_manifest(client: redis.Redis, keys: Keys, run_id: str) -> None:
     client.set(keys.manifest(run_id), encode_object({"run_id": run_id, "state": "building"}))
 
 
-def popular_posts(likes: Float64s, post_ids: Int64s, excluded: Int64s, n: int) -> list[tuple[int, float]]:
+def popular_posts(likes: Float64s, post_ids: Ids, excluded: Int64s, n: int) -> list[tuple[Id, float]]:
     """Return the n most liked posts with their likes, most first; the lower id wins ties.
 
     Parameters
     ----------
     likes, post_ids
-        (posts,) number of likes, and ids.
+        (posts,) number of likes, and ids, which ascend.
     excluded
         Rows of posts that are left out.
     """
-    order = np.lexsort((post_ids, -likes))
+    order = np.argsort(-likes, kind="stable")
     order = order[~np.isin(order, excluded)][:n]
-    return [(int(post_ids[row]), float(likes[row])) for row in order]
+    return list(zip(post_ids[order].tolist(), likes[order].tolist(), strict=True))
 
 
 def write_popular(client: redis.Redis, key: str, history: History, excluded: Int64s, n: int) -> None:
@@ -47,7 +50,7 @@ def write_popular(client: redis.Redis, key: str, history: History, excluded: Int
         Rows of posts that are left out.
     """
     likes = history.post_counts["likes"].to_numpy(np.float64)
-    post_ids = history.post_counts.index.to_numpy(np.int64)
+    post_ids = history.post_counts.index.to_numpy()
     client.set(key, encode_list(popular_posts(likes, post_ids, excluded, n)))
 
 
@@ -81,7 +84,9 @@ def write_help(client: redis.Redis, keys: Keys) -> None:
     client.set(keys.help, HELP_TEXT.format(prefix=keys.prefix))
 
 
-def blocked_rows(client: redis.Redis, keys: Keys, post_ids: Int64s) -> Int64s:
-    """Return the row indices of blocked posts; unknown ids are ignored."""
-    blocked = client.smembers(keys.blocked)
-    return np.flatnonzero(np.isin(post_ids.astype(str), np.array(sorted(blocked), dtype=str)))
+def blocked_rows(client: redis.Redis, keys: Keys, network: Network) -> Int64s:
+    """Return the rows of blocked posts; unknown ids are ignored."""
+    blocked = set(map(str, client.smembers(keys.blocked)))
+    if network.kinds.posts is IdKind.UUID:
+        blocked = {post_id.strip("{}").lower() for post_id in blocked}
+    return np.flatnonzero([str(post_id) in blocked for post_id in network.post_ids.tolist()])

@@ -22,9 +22,10 @@ from batch import redis_client
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.context import Stores
 from batch.feed_rules.topics import TopicStats
+from batch.ids import Ids, encode_ids
 from batch.progress import Stages, TimedIterator, track
 from batch.publishing import shared_keys
-from batch.publishing.encode import Lines, ListEncoder, bytes_per_line, pack
+from batch.publishing.encode import Lines, ListEncoder, pack
 from batch.publishing.list_stats import ListStats
 from batch.publishing.memory import Forecast, check_memory
 from batch.redis_client import blocks, get_many
@@ -41,7 +42,7 @@ COMMAND_BYTES = 512 * 1024
 """Maximum size of one command. Redis answers no other client while it runs a command."""
 
 Listed = tuple[Int64s, Int32s, Float32s]
-"""(lists,) ids of the owners; (lists, n) rows of the listed posts, -1 pads; (lists, n) their scores."""
+"""(lists,) rows of the owners; (lists, n) rows of the listed posts, -1 pads; (lists, n) their scores."""
 
 
 @dataclass
@@ -51,14 +52,14 @@ class Written:
     Attributes
     ----------
     key_start
-        Prefix of the lists' keys; the id follows.
+        Prefix of the lists' keys; the encoded id follows.
     lists, short, empty
         Lists written; those shorter than N; those without any post.
     value_bytes
         Size of all lists.
     checksum
-        SHA-256 over `id<TAB>list<LF>` in the order of the users' or posts' ids: equal checksums mean
-        equal lists.
+        SHA-256 over `id<TAB>list<LF>` in the order of the users' or posts' ids, which are encoded: equal
+        checksums mean equal lists.
     ids
         Ids of the lists' owners in that order, one array per block.
     """
@@ -69,9 +70,9 @@ class Written:
     empty: int = 0
     value_bytes: int = 0
     checksum: Any = field(default_factory=hashlib.sha256)
-    ids: list[Int64s] = field(default_factory=list)
+    ids: list[Ids] = field(default_factory=list)
 
-    def count(self, ids: Int64s, lines: Lines, n: int) -> None:
+    def count(self, ids: Ids, lines: Lines, n: int) -> None:
         """Count a block of lists of at most n posts."""
         self.lists += len(ids)
         self.short += int((lines.lengths < n).sum())
@@ -111,8 +112,8 @@ def write_run(
     client, keys, settings, run_id = stores.redis, stores.keys, stores.settings, run.run_id
     with stages.stage("score_and_write", "users") as row:
         excluded = excluded_rows(stores, dataset)
-        post_ids = dataset.network.posts.index.to_numpy(np.int64)
-        topics = TopicStats.of(dataset.network.posts, settings.feed)
+        network = dataset.network
+        topics = TopicStats.of(network.posts, settings.feed)
         scored = score_lists(model, dataset, excluded, users=users, settings=settings)
         chunks = scored if topics is None else topics.through(scored)
         waiting = TimedIterator(chunks)
@@ -122,17 +123,24 @@ def write_run(
             keys,
             run_id,
             tracked,
-            dataset.network.posts,
+            network,
             users=users,
             similar_n=settings.night.similar_n,
         )
-        stats = ListStats(post_ids.size, excluded, dataset.now.excluded, settings.night.top_n)
+        stats = ListStats(len(network.posts), excluded, dataset.now.excluded, settings.night.top_n)
         shared_keys.write_first_manifest(client, keys, run_id)
-        written = write_lists(client, keys, run_id, stats.through(lists), post_ids)
+        written = write_lists(
+            client,
+            keys,
+            run_id,
+            stats.through(lists),
+            user_ids=network.user_ids,
+            post_ids=network.post_ids,
+        )
         shared_keys.write_popular(client, keys.popular(run_id), dataset.now, excluded, settings.night.top_n)
-        shared_keys.write_texts(client, keys, dataset.network.posts)
+        shared_keys.write_texts(client, keys, network.posts)
         verify(client, written, users)
-        pairs = users * post_ids.size
+        pairs = users * len(network.posts)
         row |= {"users": written.lists, "pairs": pairs, "bytes": written.value_bytes}
         # Chunks are scored while others are written: this is the time that writing waited for scores.
         row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
@@ -160,63 +168,75 @@ def write_similar_posts(
     if n == 0:
         return Written()
     with stages.stage("similar", "posts") as row:
-        post_ids = dataset.network.posts.index.to_numpy(np.int64)
+        posts = len(dataset.network.posts)
         found = find_similar_posts(
-            build_post_vectors(model, dataset), post_ids, excluded_rows(stores, dataset), n
+            build_post_vectors(model, dataset), posts, excluded_rows(stores, dataset), n
         )
-        lists = track(found, post_ids.size, "similar posts", "posts")
-        written = write_similar(client, stores.keys, run.run_id, lists, post_ids)
-        verify(client, written, post_ids.size)
+        lists = track(found, posts, "similar posts", "posts")
+        written = write_similar(client, stores.keys, run.run_id, lists, dataset.network.post_ids)
+        verify(client, written, posts)
         row |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
 
 
 def excluded_rows(stores: Stores, dataset: Dataset) -> Int64s:
     """Return the rows of posts that no list may have: blocked posts, and posts newer than the cutoff."""
-    post_ids = dataset.network.posts.index.to_numpy(np.int64)
-    blocked = shared_keys.blocked_rows(stores.redis, stores.keys, post_ids)
+    blocked = shared_keys.blocked_rows(stores.redis, stores.keys, dataset.network)
     return np.union1d(blocked, dataset.hidden)
 
 
 def write_lists(
-    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Lists], post_ids: Int64s
+    client: redis.Redis,
+    keys: Keys,
+    run_id: str,
+    chunks: Iterable[Lists],
+    *,
+    user_ids: Ids,
+    post_ids: Ids,
 ) -> Written:
     """Write every user's list.
+
+    Parameters
+    ----------
+    user_ids, post_ids
+        Ids of the users and posts whose rows the lists have.
 
     Raises
     ------
     ModelError
         A score is NaN or infinite.
     """
-    listed = ((chunk.user_ids, chunk.posts, chunk.scores) for chunk in chunks)
-    return _write(client, keys.user(run_id, 0).removesuffix("0"), listed, post_ids)
+    listed = ((chunk.rows, chunk.posts, chunk.scores) for chunk in chunks)
+    encoder = ListEncoder(user_ids, post_ids)
+    return _write(client, keys.user(run_id, 0).removesuffix("0"), listed, encoder)
 
 
 def write_similar(
-    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Neighbours], post_ids: Int64s
+    client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Neighbours], post_ids: Ids
 ) -> Written:
     """Write every post's list of similar posts; a post without any gets an empty list."""
-    listed = ((chunk.post_ids, chunk.posts, chunk.similarities) for chunk in chunks)
-    return _write(client, keys.post(run_id, 0).removesuffix("0"), listed, post_ids)
+    listed = ((chunk.rows, chunk.posts, chunk.similarities) for chunk in chunks)
+    encoder = ListEncoder(post_ids, post_ids)
+    return _write(client, keys.post(run_id, 0).removesuffix("0"), listed, encoder)
 
 
-def _write(client: redis.Redis, key_start: str, chunks: Iterable[Listed], post_ids: Int64s) -> Written:
-    written, encoder = Written(key_start), ListEncoder(post_ids)
+def _write(client: redis.Redis, key_start: str, chunks: Iterable[Listed], encoder: ListEncoder) -> Written:
+    written = Written(key_start)
     with sending(client, key_start) as send:
-        for ids, posts, scores in cut_blocks(chunks):
-            lines = encoder.lines(ids, posts, scores)
+        for owners, posts, scores in cut_blocks(chunks, encoder):
+            lines = encoder.lines(owners, posts, scores)
             send(lines)
-            written.count(ids, lines, posts.shape[1])
+            written.count(encoder.owner_ids[owners], lines, posts.shape[1])
     return written
 
 
-def cut_blocks(chunks: Iterable[Listed]) -> Iterator[Listed]:
+def cut_blocks(chunks: Iterable[Listed], encoder: ListEncoder) -> Iterator[Listed]:
     """Cut chunks into blocks, one block per command."""
-    for ids, posts, scores in chunks:
-        step = max(1, COMMAND_BYTES // bytes_per_line(posts.shape[1]))
-        for start in range(0, len(ids), step):
+    for owners, posts, scores in chunks:
+        step = max(1, COMMAND_BYTES // encoder.bytes_per_line(posts.shape[1]))
+        for start in range(0, len(owners), step):
             block = slice(start, start + step)
-            yield ids[block], posts[block], scores[block]
+            yield owners[block], posts[block], scores[block]
 
 
 MAX_UNANSWERED = 16
@@ -311,8 +331,8 @@ def verify(client: redis.Redis, written: Written, expected: int) -> None:
     if written.lists != expected:
         raise StoreError(f"{written.lists} lists were written instead of {expected}; run again")
     checksum, missing, example = hashlib.sha256(), 0, ""
-    for block in blocks(chain.from_iterable(ids.tolist() for ids in written.ids), KEYS_BATCH):
-        names = [f"{written.key_start}{owner}" for owner in block]
+    for block in blocks(chain.from_iterable(encode_ids(ids) for ids in written.ids), KEYS_BATCH):
+        names = [written.key_start + owner for owner in block]
         values = get_many(client, names)
         absent = [name for name, value in zip(names, values, strict=True) if value is None]
         missing, example = missing + len(absent), example or "".join(absent[:1])

@@ -39,6 +39,7 @@ from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger, lock
 from batch.runs.ledger import State
 from contract.errors import OvernightError, StoreError
+from contract.ids import Id
 from contract.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _make_rescorer(stores: Stores, recent: RecentInteractions, network: Network,
 def _refresh_run(stores: Stores, run: StaleRun, rescorer: Rescorer | None) -> dict[str, Any]:
     """Write the lists of a run's stale users, and record them after they are written."""
     manifest, stale, stages = run.manifest, run.stale, Stages()
-    run_id, written, new_posts = manifest.run_id, set[int](), 0
+    run_id, written, new_posts = manifest.run_id, set[Id](), 0
     if rescorer is not None and stale.users:
         rewritten = rescorer.rewrite(manifest, stale, run.older, stages)
         written, new_posts = rewritten.users, rewritten.new_posts

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -28,6 +27,7 @@ from batch.scoring.score import compile_model
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import RefreshState, load_refresh_state
 from contract.errors import ModelError
+from contract.ids import Id
 from contract.manifest import Manifest
 
 USERS_BATCH = 20_000
@@ -53,14 +53,14 @@ class LiveRun:
     since_night: CombinedStore
     cutoff: datetime
     post_counts: PostCounts
-    changed: set[int]
+    changed: set[Id]
 
 
 @dataclass(frozen=True)
 class Rewritten:
     """Users whose lists were written (stale users that the network has), and the number of new posts."""
 
-    users: set[int]
+    users: set[Id]
     new_posts: int
 
 
@@ -130,7 +130,7 @@ class Rescorer:
 
     def _write_batch(self, manifest: Manifest, run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
         """Score and write a batch of users."""
-        network, model = Network(users, self.network.posts), run.model
+        network, model = replace(self.network, users=users), run.model
         history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
         # One thread for linear algebra, as in the night: more threads would change the order of sums.
         with (
@@ -143,7 +143,7 @@ class Rescorer:
             stats |= {"users": len(users)}
         with stages.stage("score_and_write", "users") as stats:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
-            blocked = shared_keys.blocked_rows(client, keys, tables.post_ids)
+            blocked = shared_keys.blocked_rows(client, keys, network)
             compiled = compile_model(model.booster, tables, factors, history.excluded, blocked)
             chunks = compiled.score(
                 manifest.top_n,
@@ -153,9 +153,16 @@ class Rescorer:
             topics = TopicStats.of(self.network.posts, settings.feed)
             limited = chunks if topics is None else topics.through(chunks)
             lists = self._check_lock(track(limited, len(users), "score and write", "users"))
-            written = write_lists(client, keys, manifest.run_id, lists, tables.post_ids)
+            written = write_lists(
+                client,
+                keys,
+                manifest.run_id,
+                lists,
+                user_ids=network.user_ids,
+                post_ids=network.post_ids,
+            )
             verify(client, written, len(users))
-            stats |= {"users": written.lists, "pairs": len(users) * tables.post_ids.size}
+            stats |= {"users": written.lists, "pairs": len(users) * tables.posts}
 
     def _check_lock(self, chunks: Iterator[Lists]) -> Iterator[Lists]:
         for chunk in chunks:
@@ -165,8 +172,8 @@ class Rescorer:
     def _write_new_texts(self) -> int:
         """Write text and topic of posts that have none in Redis; return their number."""
         posts = self.network.posts
-        known = np.array(sorted(self.stores.redis.hkeys(self.stores.keys.posts)), dtype=str)
-        new = posts[~np.isin(posts.index.to_numpy().astype(str), known)]
+        known = set(self.stores.redis.hkeys(self.stores.keys.posts))
+        new = posts[[str(post_id) not in known for post_id in posts.index]]
         if len(new):
             shared_keys.write_texts(self.stores.redis, self.stores.keys, new)
         return len(new)

@@ -33,8 +33,8 @@ class UserRows:
 
     Attributes
     ----------
-    user_ids
-        (users,) int64.
+    rows
+        (users,) int64 rows of the users in the network.
     values
         (users, user columns) float32.
     affinities
@@ -45,7 +45,7 @@ class UserRows:
         Posts to exclude.
     """
 
-    user_ids: Int64s
+    rows: Int64s
     values: Float32s
     affinities: tuple[Float32s, ...]
     factors: Float32s
@@ -58,15 +58,15 @@ class Lists:
 
     Attributes
     ----------
-    user_ids
-        (users,) int64.
+    rows
+        (users,) int64 rows of the users in the network.
     posts
         (users, n) int32 rows of posts, best first; -1 pads a short list.
     scores
         (users, n) float32 raw scores; NaN pads.
     """
 
-    user_ids: Int64s
+    rows: Int64s
     posts: Int32s
     scores: Float32s
 
@@ -99,7 +99,7 @@ def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
         _compute_scores(sums, forest.quantisation, factors, forest.post_factors[block], scores)
         if at == POST_BLOCKS_BATCH - 1 or block == len(posts) - 1:
             buffers.push(block_scores, order, posts[block - at : block + 1], users.liked)
-    return Lists(users.user_ids, *buffers.lists())
+    return Lists(users.rows, *buffers.lists())
 
 
 def bytes_per_chunk(forest: CompiledForest) -> int:

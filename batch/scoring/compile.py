@@ -213,7 +213,7 @@ def _row_offsets(bundles: list[Bundle], bins: list[Bins]) -> list[Bytes]:
 
 def baseline_scores(booster: Booster, tables: FeatureTables) -> Float64s:
     """Score the posts for a user whose values are all missing: (posts,)."""
-    rows = np.full((len(tables.post_ids), len(tables.columns)), np.nan, dtype=np.float32)
+    rows = np.full((tables.posts, len(tables.columns)), np.nan, dtype=np.float32)
     first = len(tables.user_features)
     rows[:, first : first + len(tables.post_features)] = tables.post_values
     return np.asarray(booster.predict(rows, raw_score=True)) if len(rows) else np.empty(0)
@@ -230,7 +230,7 @@ def build_post_blocks(tables: FeatureTables, blocked: Int64s, scores: Float64s) 
     scores
         (posts,) from `baseline_scores`.
     """
-    rows = np.setdiff1d(np.arange(len(tables.post_ids)), blocked)
+    rows = np.setdiff1d(np.arange(tables.posts), blocked)
     rows = rows[np.argsort(-scores[rows], kind="stable")]
     # One more column, all zero: without groupings all posts are in the same group.
     groups = np.zeros((len(rows), len(tables.affinities) + 1), dtype=np.int32)

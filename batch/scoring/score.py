@@ -82,7 +82,7 @@ class CompiledModel:
             Where chunks run; threads of this process if None.
         """
         if users is None:
-            users = len(self.tables.user_ids)
+            users = self.tables.users
         threads = threads or len(os.sched_getaffinity(0))
         size = self.users_per_chunk(n, users, budget_mib / threads)
         with ThreadPoolExecutor(threads) if executor is None else nullcontext(executor) as pool:
@@ -112,7 +112,7 @@ class CompiledModel:
         tables = self.tables
         no_factors = np.zeros((stop - start, 0), np.float32)
         return UserRows(
-            user_ids=tables.user_ids[start:stop],
+            rows=tables.user_rows[start:stop],
             values=tables.user_values[start:stop],
             affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
             factors=no_factors if self.factors is None else self.factors.users[start:stop],
@@ -161,4 +161,4 @@ def _check(factors: Factors) -> None:
 
 def _with_length(future: Future[Lists]) -> tuple[int, Lists]:
     lists = future.result()
-    return len(lists.user_ids), lists
+    return len(lists.rows), lists

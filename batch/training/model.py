@@ -19,12 +19,12 @@ from batch.arrays import Bools, Float64s, Int32s, Int64s
 from batch.features.build import Population, build_tables, compute_population
 from batch.features.factors import Factors, fit_factors
 from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
-from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_ids, read_forest, write_atomically
-from batch.ids import rows_of_ids
+from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_user_ids, read_forest, write_atomically
+from batch.ids import pack_ids, rows_of_ids, unpack_ids
 from batch.loading.cohorts import Groupings
 from batch.loading.examples import Examples
 from batch.loading.history import History
-from batch.loading.model_columns import TYPES
+from batch.loading.model_columns import KINDS, TYPES, check_kinds
 from batch.loading.network import Network
 from batch.scoring.score import CompiledModel, compile_model
 from batch.training.parameters import RECIPES, Recipe
@@ -139,16 +139,18 @@ class Model:
             The disk is full or the folder cannot be written.
         """
         posts = io.BytesIO()
-        ids = network.posts.index.to_numpy(np.int64)
+        ids = pack_ids(network.post_ids)
         np.savez(posts, post_ids=ids, text=self.text.values, groups=self.groupings.groups)
         forest = self.booster.model_to_string().encode()
         files = {
             FOREST: forest,
             COLUMNS: _as_json(
-                {FOREST: hashlib.sha256(forest).hexdigest()} | self._columns() | {TYPES: network.types}
+                {FOREST: hashlib.sha256(forest).hexdigest()}
+                | self._columns()
+                | {TYPES: network.types, KINDS: network.kinds.to_record()}
             ).encode(),
             POSTS: posts.getvalue(),
-            USERS: encode_ids(network.users.index.to_numpy(np.int64)),
+            USERS: encode_user_ids(network.user_ids),
         }
         try:
             for name, content in files.items():
@@ -185,10 +187,11 @@ def load_model(folder: Path, network: Network) -> Model:
         forest, columns = read_forest(folder)  # checked: LightGBM ends the process on a broken file
         if "recipe" not in columns:
             raise ModelError(f"the model in {folder} was saved by an earlier release; run the night again")
+        check_kinds(folder, columns, network.kinds)
         booster = lgb.Booster(model_str=forest.decode())
         with np.load(folder / POSTS, allow_pickle=False) as saved:
-            post_ids, text, groups = saved["post_ids"], saved["text"], saved["groups"]
-        rows = rows_of_ids(post_ids, network.posts.index.to_numpy(np.int64))
+            post_ids, text, groups = unpack_ids(saved["post_ids"]), saved["text"], saved["groups"]
+        rows = rows_of_ids(post_ids, network.post_ids)
         known = (rows >= 0)[:, None]
         return Model(
             variant=MODELS[columns["variant"]],

@@ -6,17 +6,16 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from batch.arrays import Float32s, Int64s
+from batch.arrays import Float32s
 from batch.features.build import Population, compute_population
 from batch.features.factors import Factors, FactorState, fit_factor_state
 from batch.files import REFRESH_STATE, encode_arrays, read_refresh_state, write_atomically
-from batch.ids import rows_of_ids
+from batch.ids import Ids, pack_ids, rows_of_ids, unpack_ids
 from batch.loading.history import History
 from batch.loading.network import Network
 from batch.training.model import Model
 from contract.errors import ModelError
+from contract.ids import Id
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class RefreshState:
     population
         Means over all users.
     user_ids, post_ids
-        (users,) and (posts,) int64, ascending: the ids of the night's rows.
+        (users,) and (posts,) ids of the night's rows, ascending.
     user_factors
         (users, factors) float32, as used for the night's scores; None for a variant without factors.
     factor_state
@@ -36,8 +35,8 @@ class RefreshState:
     """
 
     population: Population
-    user_ids: Int64s
-    post_ids: Int64s
+    user_ids: Ids
+    post_ids: Ids
     user_factors: Float32s | None
     factor_state: FactorState | None
 
@@ -47,15 +46,15 @@ class RefreshState:
         factors = model.factors(network, history)
         return cls(
             population=compute_population(model.variant, network, history),
-            user_ids=network.users.index.to_numpy(np.int64),
-            post_ids=network.posts.index.to_numpy(np.int64),
+            user_ids=network.user_ids,
+            post_ids=network.post_ids,
             user_factors=None if factors is None else factors.users,
             factor_state=None
             if factors is None
             else fit_factor_state(network, history, model.seed, model.recipe.factor_negatives),
         )
 
-    def factors(self, model: Model, network: Network, history: History, changed: set[int]) -> Factors | None:
+    def factors(self, model: Model, network: Network, history: History, changed: set[Id]) -> Factors | None:
         """Return factors in log-odds for a part of the users and the current posts.
 
         Parameters
@@ -73,12 +72,11 @@ class RefreshState:
         if self.factor_state is None or self.user_factors is None or model.log_odds is None:
             return None
         values = self.population.cohorts.encode(network.users)
-        night_rows = rows_of_ids(self.post_ids, network.posts.index.to_numpy(np.int64))
+        night_rows = rows_of_ids(self.post_ids, network.post_ids)
         inferred = self.factor_state.factors(history, values, night_rows, model.seed)
         factors = inferred.as_log_odds(*model.log_odds)
-        user_ids = network.users.index.to_numpy(np.int64)
-        rows = rows_of_ids(self.user_ids, user_ids)
-        kept = (rows >= 0) & ~np.isin(user_ids, sorted(changed))
+        rows = rows_of_ids(self.user_ids, network.user_ids)
+        kept = (rows >= 0) & ~network.users.index.isin(changed)
         if kept.any():
             factors.users[kept] = self.user_factors[rows[kept]]
         return factors
@@ -91,7 +89,8 @@ class RefreshState:
         ModelError
             The disk is full or the folder cannot be written.
         """
-        arrays = {"user_ids": self.user_ids, "post_ids": self.post_ids} | self.population.to_arrays()
+        ids = {"user_ids": pack_ids(self.user_ids), "post_ids": pack_ids(self.post_ids)}
+        arrays = ids | self.population.to_arrays()
         if self.factor_state is not None and self.user_factors is not None:
             arrays |= {"user_factors": self.user_factors} | self.factor_state.to_arrays()
         try:
@@ -114,8 +113,8 @@ def load_refresh_state(folder: Path) -> RefreshState:
         with_factors = "user_factors" in arrays
         return RefreshState(
             population=Population.from_arrays(arrays),
-            user_ids=arrays["user_ids"],
-            post_ids=arrays["post_ids"],
+            user_ids=unpack_ids(arrays["user_ids"]),
+            post_ids=unpack_ids(arrays["post_ids"]),
             user_factors=arrays["user_factors"] if with_factors else None,
             factor_state=FactorState.from_arrays(arrays) if with_factors else None,
         )

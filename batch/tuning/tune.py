@@ -47,6 +47,7 @@ from batch.evaluation.catalogue_case import CatalogueCase, ScoredLists, build_ca
 from batch.evaluation.full_catalogue import MIN_USERS, rank_by_model
 from batch.evaluation.learner import choose_recipe, paired_difference
 from batch.evaluation.ranking_metrics import round_or_none
+from batch.ids import pack_ids
 from batch.progress import Stages
 from batch.training.dataset import Dataset, open_dataset
 from batch.training.fit import PARAMETERS, fit
@@ -262,7 +263,8 @@ class Period:
     def digest(self) -> str:
         """Return the SHA-256 of the case: users, posts left out, likes to find, hidden posts."""
         case = self.case
-        parts = (case.user_ids, case.liked_later, case.hidden, case.left_out.starts, case.left_out.posts)
+        ids, left_out = pack_ids(case.user_ids), case.left_out
+        parts = (ids, case.liked_later, case.hidden, left_out.starts, left_out.posts)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 

@@ -17,7 +17,7 @@ import redis
 import sqlalchemy as sa
 
 import batch.forget
-from batch.files import NOBODY, forget_ids
+from batch.files import forget_ids, nobody
 from batch.ids import rows_of_ids
 from batch.postgres import open_engine
 from batch.runs import lock
@@ -181,7 +181,7 @@ def test_rows_of_everybody_else_stay_where_they_are() -> None:
             assert (np.diff(kept.astype(object)) >= 0).all()
             np.testing.assert_array_equal(rows_of_ids(kept, left), rows_of_ids(known, left))
             assert (rows_of_ids(kept, gone) == -1).all()
-            assert set(kept.tolist()) <= {*left.tolist(), NOBODY}
+            assert set(kept.tolist()) <= {*left.tolist(), nobody(known)}
 
 
 def test_nothing_of_forgotten_users_is_left_and_everybody_else_keeps_what_they_have(

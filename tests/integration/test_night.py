@@ -86,13 +86,14 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
     saved = lgb.Booster(model_file=Path(stores.settings.night.model_dir) / manifest.run_id / "model.txt")
     liked = liked_posts(database_url)
     lists = live_lists(stores.redis, "test")
-    for row, user_id in enumerate(tables.user_ids.tolist()):
-        posts = np.arange(tables.post_ids.size)
+    post_ids = dataset.network.post_ids
+    for row, user_id in enumerate(dataset.network.user_ids.tolist()):
+        posts = np.arange(post_ids.size)
         forest = saved.predict(tables.rows(np.full(posts.size, row), posts), raw_score=True)
         scores = forest + factors.posts @ factors.users[row]
-        left = [post for post in posts if tables.post_ids[post] not in liked.get(user_id, set())]
+        left = [post for post in posts if post_ids[post] not in liked.get(user_id, set())]
         best = sorted(left, key=lambda post: (-np.float32(scores[post]), post))[:10]
-        assert [post for post, _ in lists[user_id]] == tables.post_ids[best].tolist()
+        assert [post for post, _ in lists[user_id]] == post_ids[best].tolist()
         assert [score for _, score in lists[user_id]] == pytest.approx(scores[best], abs=0.001)
 
 

@@ -25,28 +25,31 @@ from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
 from tests.support.batch import settled_memory
-from tests.support.random_lists import RUN_ID, cut, posts_frame, random_lists
+from tests.support.random_lists import RUN_ID, cut, ids_of, network_of, random_lists
 
 KEYS = Keys()
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, 1.1e12, -1e30])
 def test_a_score_that_has_no_text_is_refused(redis_client: redis.Redis, score: float) -> None:
-    lists = Lists(np.array([1]), np.array([[0, 0]], np.int32), np.array([[0.5, score]], np.float32))
+    lists = Lists(np.array([0]), np.array([[0, 0]], np.int32), np.array([[0.5, score]], np.float32))
     with pytest.raises(ModelError, match="not finite"):
-        write_lists(redis_client, KEYS, RUN_ID, [lists], np.array([9]))
+        write_lists(redis_client, KEYS, RUN_ID, [lists], user_ids=np.array([1]), post_ids=np.array([9]))
 
 
 def test_every_list_is_in_redis_and_the_checksum_is_that_of_all_lines(redis_client: redis.Redis) -> None:
-    lists, post_ids = random_lists(1_000, 40, 12), np.arange(40, dtype=np.int64) * 10**15
+    lists, user_ids = random_lists(1_000, 40, 12), np.arange(1, 1_001)
+    post_ids = np.arange(40, dtype=np.int64) * 10**15
     with patch("batch.publishing.write.COMMAND_BYTES", 4_000):  # many commands, more than may be on their way
-        written = write_lists(redis_client, KEYS, RUN_ID, cut(lists, 300), post_ids)
-    values: Any = redis_client.mget([KEYS.user(RUN_ID, user) for user in lists.user_ids.tolist()])
+        written = write_lists(
+            redis_client, KEYS, RUN_ID, cut(lists, 300), user_ids=user_ids, post_ids=post_ids
+        )
+    values: Any = redis_client.mget([KEYS.user(RUN_ID, user) for user in user_ids.tolist()])
     for row, value in enumerate(values):
         length = int((lists.posts[row] >= 0).sum())
         ranked = zip(post_ids[lists.posts[row, :length]], lists.scores[row, :length], strict=True)
         assert value == encode_list(ranked)
-    lines = "".join(f"{user}\t{value}\n" for user, value in zip(lists.user_ids, values, strict=True))
+    lines = "".join(f"{user}\t{value}\n" for user, value in zip(user_ids, values, strict=True))
     assert written.checksum.hexdigest() == hashlib.sha256(lines.encode()).hexdigest()
     assert (written.lists, written.empty) == (1_000, 20)
     assert written.short == sum(len(decode_list(value)) < 12 for value in values)
@@ -56,7 +59,9 @@ def test_every_list_is_in_redis_and_the_checksum_is_that_of_all_lines(redis_clie
 
 
 def test_lists_that_are_lost_or_changed_after_they_were_written_are_found(redis_client: redis.Redis) -> None:
-    written = write_lists(redis_client, KEYS, RUN_ID, [random_lists(500, 40, 12)], np.arange(40))
+    written = write_lists(
+        redis_client, KEYS, RUN_ID, [random_lists(500, 40, 12)], **ids_of(network_of(500, 40))
+    )
     with pytest.raises(StoreError, match="500 lists were written instead of 501"):
         verify(redis_client, written, 501)
     redis_client.set(KEYS.user(RUN_ID, 77), "[[1,2]]")
@@ -82,11 +87,12 @@ def test_a_connection_that_breaks_is_made_again_and_nothing_is_missing(
                         redis_client.client_kill_filter(_id=other["id"])
 
         with patch("batch.publishing.write.COMMAND_BYTES", 4_000):
-            written = write_lists(writer, KEYS, RUN_ID, chunks(), np.arange(40))
+            written = write_lists(writer, KEYS, RUN_ID, chunks(), **ids_of(network_of(900, 40)))
         verify(redis_client, written, 900)
 
 
 def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client: redis.Redis) -> None:
+    lists, ids = random_lists(3_000, 40, 50), ids_of(network_of(3_000, 40))
     redis_client.config_set("maxmemory", settled_memory(redis_client) + 2**19)
     try:
         with (
@@ -94,7 +100,7 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
             pytest.raises(StoreError, match="raise maxmemory"),
             redis_client_module.readable_errors(Settings()),
         ):
-            write_lists(redis_client, KEYS, RUN_ID, [random_lists(3_000, 40, 50)], np.arange(40))
+            write_lists(redis_client, KEYS, RUN_ID, [lists], **ids)
     finally:
         redis_client.config_set("maxmemory", 0)
     assert 0 < redis_client.dbsize() < 3_000
@@ -105,16 +111,16 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
 @pytest.mark.parametrize(("n", "similar_n"), [(50, 0), (5, 0), (100, 20)])
 def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, similar_n: int) -> None:
     users, posts = 30_000, 2_000
-    lists, frame = random_lists(users, posts, n), posts_frame(posts)
+    lists, network = random_lists(users, posts, n), network_of(users, posts)
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         client.hset(KEYS.posts, mapping={str(post): "{}" for post in range(posts)})
         chunks, forecast = check_memory(
-            client, KEYS, RUN_ID, cut(lists, 8_000), frame, users=users, similar_n=similar_n
+            client, KEYS, RUN_ID, cut(lists, 8_000), network, users=users, similar_n=similar_n
         )
-        written = write_lists(client, KEYS, RUN_ID, chunks, frame.index.to_numpy())
+        written = write_lists(client, KEYS, RUN_ID, chunks, **ids_of(network))
         assert written.lists == users
         assert (forecast.similar_bytes > 0) == (similar_n > 0)
         found = forecast.record(client)
@@ -133,7 +139,7 @@ def refusal(client: redis.Redis, forecast: dict[str, object]) -> str:
     chunks = cut(random_lists(1_000, 40, 50), 100)
     with patch.object(client, "info", lambda section: forecast):
         try:
-            check_memory(client, KEYS, RUN_ID, chunks, posts_frame(40), users=1_000, similar_n=5)
+            check_memory(client, KEYS, RUN_ID, chunks, network_of(1_000, 40), users=1_000, similar_n=5)
         except StoreError as error:
             return str(error)
     return ""
@@ -172,7 +178,7 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(
     url = redis_client.connection_pool.connection_kwargs
     with redis.Redis(host=url["host"], port=url["port"], username="shy", password="x") as shy:
         chunks, forecast = check_memory(
-            shy, KEYS, RUN_ID, cut(random_lists(10, 40, 5), 10), posts_frame(40), users=10, similar_n=0
+            shy, KEYS, RUN_ID, cut(random_lists(10, 40, 5), 10), network_of(10, 40), users=10, similar_n=0
         )
         assert len(list(chunks)) == 1
         assert forecast.record(shy) == {
@@ -186,8 +192,9 @@ def test_a_server_that_may_not_be_asked_for_its_memory_is_written_to(
 def test_texts_that_are_stored_already_take_no_more_memory(redis_client: redis.Redis) -> None:
     def texts_bytes() -> int:
         chunks = cut(random_lists(10, 40, 5), 10)
-        frame = posts_frame(40, "word " * 100)
-        return check_memory(redis_client, KEYS, RUN_ID, chunks, frame, users=10, similar_n=0)[1].texts_bytes
+        network = network_of(10, 40, "word " * 100)
+        _, forecast = check_memory(redis_client, KEYS, RUN_ID, chunks, network, users=10, similar_n=0)
+        return forecast.texts_bytes
 
     new = texts_bytes()
     assert 40 * 500 < new < 40 * 800

@@ -181,8 +181,8 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
     liked: list[int] = []
     write_lists = batch.publishing.write.write_lists
 
-    def write_and_like(client: redis.Redis, keys: Any, run_id: str, *rest: Any) -> Any:
-        written = write_lists(client, keys, run_id, *rest)
+    def write_and_like(client: redis.Redis, keys: Any, run_id: str, *rest: Any, **ids: Any) -> Any:
+        written = write_lists(client, keys, run_id, *rest, **ids)
         post_id, _ = json.loads(str(client.get(keys.user(run_id, 7))))[0]
         liked.append(post_id)
         execute(

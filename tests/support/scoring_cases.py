@@ -35,7 +35,7 @@ class Case:
 
 def plain_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
     """Score every pair as LightGBM does: (users, posts) float64."""
-    users, posts = len(tables.user_ids), len(tables.post_ids)
+    users, posts = tables.users, tables.posts
     rows = tables.rows(np.repeat(np.arange(users), posts), np.tile(np.arange(posts), users))
     scores = np.asarray(booster.predict(rows, raw_score=True)).reshape(users, posts)
     return scores if factors is None else scores + factors.users.astype(float) @ factors.posts.T.astype(float)
@@ -43,7 +43,7 @@ def plain_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors |
 
 def all_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
     """Score every pair as the night does, with lists that contain every post: (users, posts) float32."""
-    users, posts = len(tables.user_ids), len(tables.post_ids)
+    users, posts = tables.users, tables.posts
     scores = np.full((users, posts), np.nan, dtype=np.float32)
     done = 0
     model = compile_model(booster, tables, factors, NO_LIKES, NONE_BLOCKED)
@@ -130,10 +130,9 @@ def make_tables(
             )
         )
     return FeatureTables(
-        user_ids=np.arange(1000, 1000 + users),
+        user_rows=np.arange(users),
         user_features=tuple(features[index] for index in columns_of(Kind.USER)),
         user_values=table(Kind.USER, users),
-        post_ids=np.arange(1, 1 + posts),
         post_features=tuple(features[index] for index in columns_of(Kind.POST)),
         post_values=table(Kind.POST, posts),
         post_likes=np.zeros(posts),

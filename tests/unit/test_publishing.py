@@ -35,7 +35,7 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
         posts[row, : len(ranked)] = [known.index(post) for post, _ in ranked]
         scores[row, : len(ranked)] = [score for _, score in ranked]
     ids = np.array([whose for whose, _ in lists], dtype=np.int64)
-    lines = ListEncoder(np.array(known, dtype=np.int64)).lines(ids, posts, scores)
+    lines = ListEncoder(ids, np.array(known, dtype=np.int64)).lines(np.arange(len(ids)), posts, scores)
     expected = [(str(whose), encode_list(ranked)) for whose, ranked in lists]
     assert list(lines.rows()) == expected
     assert lines.text.tobytes() == "".join(f"{whose}\t{value}\n" for whose, value in expected).encode()
@@ -47,7 +47,9 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
 
 def test_a_block_takes_no_more_than_a_command_may() -> None:
     lists = random_lists(100, 20, 10_000)
-    sizes = [len(ids) for ids, _, _ in cut_blocks([(lists.user_ids, lists.posts, lists.scores)])]
+    encoder = ListEncoder(np.arange(100), np.arange(20))
+    blocks = cut_blocks([(lists.rows, lists.posts, lists.scores)], encoder)
+    sizes = [len(owners) for owners, _, _ in blocks]
     assert sum(sizes) == 100
     assert 1 <= max(sizes) <= 2
 

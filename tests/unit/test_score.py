@@ -41,13 +41,13 @@ seen: Counter[str] = Counter()
 def compare_with_lightgbm(case: Case, width: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     factors = Factors(
-        random.normal(size=(len(case.tables.user_ids), width)).astype(np.float32),
-        random.normal(size=(len(case.tables.post_ids), width)).astype(np.float32),
+        random.normal(size=(case.tables.users, width)).astype(np.float32),
+        random.normal(size=(case.tables.posts, width)).astype(np.float32),
     )
     assert_exact(case, factors if width else None)
     trees = read_forest(case.booster).trees
     seen["models"] += 1
-    seen["pairs"] += len(case.tables.user_ids) * len(case.tables.post_ids)
+    seen["pairs"] += case.tables.users * case.tables.posts
     seen["constant trees"] += sum(len(tree.values) == 1 for tree in trees)
     seen["trees of several leaf blocks"] += sum(len(tree.values) > 31 for tree in trees)
     for tree in trees:

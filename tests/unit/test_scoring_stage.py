@@ -74,7 +74,7 @@ def score_users(
         for _, lists in model.score(N, users=users, budget_mib=budget_mib, threads=threads, executor=executor)
     ]
     return (
-        np.concatenate([lists.user_ids for lists in chunks]),
+        np.concatenate([lists.rows for lists in chunks]),
         np.concatenate([lists.posts for lists in chunks]),
         np.concatenate([lists.scores for lists in chunks]),
     )
@@ -85,7 +85,7 @@ def test_lists_hold_the_best_posts_that_are_neither_liked_nor_blocked(
 ) -> None:
     blocked = np.array([0, 3, 77, POSTS - 1])
     ids, posts, scores = score_users(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
-    assert ids.tolist() == case.tables.user_ids.tolist()
+    assert ids.tolist() == list(range(case.tables.users))
     expected = plain_scores(case.booster, case.tables, factors)
     expected[likes.users, likes.posts] = -np.inf
     expected[:, blocked] = -np.inf

@@ -28,13 +28,13 @@ def find_lists(
 ) -> dict[int, Ranked]:
     """Return each post's list from `find_similar_posts`; check that only pads follow a pad."""
     lists: dict[int, Ranked] = {}
-    for count, chunk in find_similar_posts(vector_sets, ids, blocked, n, pairs_per_chunk=pairs):
-        assert count == len(chunk.post_ids)
-        for post_id, rows, similarities in zip(*vars(chunk).values(), strict=True):
+    for count, chunk in find_similar_posts(vector_sets, ids.size, blocked, n, pairs_per_chunk=pairs):
+        assert count == len(chunk.rows)
+        for row, rows, similarities in zip(*vars(chunk).values(), strict=True):
             length = int((rows >= 0).sum())
             assert (rows[length:] == -1).all()
             assert np.isnan(similarities[length:]).all()
-            lists[int(post_id)] = list(
+            lists[int(ids[row])] = list(
                 zip(ids[rows[:length]].tolist(), similarities[:length].tolist(), strict=True)
             )
     return lists
