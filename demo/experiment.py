@@ -231,7 +231,11 @@ def run_trials(
         rng = np.random.default_rng([seed, 7, number])
         random = rng.random(user_index.size)
         liked = random < np.where(in_test[user_index], probabilities[1], probabilities[0])
-        outcomes = _sum_outcomes(impressions, user_index, liked).assign(**{IN_TEST: in_test}).set_index(pd.Index(ids))
+        outcomes = (
+            _sum_outcomes(impressions, user_index, liked)
+            .assign(**{IN_TEST: in_test})
+            .set_index(pd.Index(ids))
+        )
         split = replace(period.split, experiment=experiment)
         analysis = analyse(outcomes.join(before), replace(period, split=split))
         called += analysis.verdict.winner is not None
