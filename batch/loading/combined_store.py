@@ -250,7 +250,13 @@ class CombinedStore:
 
     @contextmanager
     def history(
-        self, network: Network, cutoff: datetime, groupings: Groupings, post_counts: PostCounts
+        self,
+        network: Network,
+        cutoff: datetime,
+        groupings: Groupings,
+        post_counts: PostCounts,
+        *,
+        leave_out_viewed: bool,
     ) -> Iterator[History]:
         """Yield the history of some users as of a cutoff; its store is closed afterwards.
 
@@ -258,6 +264,8 @@ class CombinedStore:
         ----------
         network
             Only these users, and all current posts.
+        leave_out_viewed
+            As in `count_histories`.
         """
         with _in_memory(self.night.options) as database:
             make_tables(database, network.user_ids, network.post_ids)
@@ -268,7 +276,13 @@ class CombinedStore:
             take_back_likes(database)
             store = InteractionStore(None, self.night.options, database)
             yield count_histories(
-                store, network, [cutoff], groupings, post_counts=post_counts, exclude_later=True
+                store,
+                network,
+                [cutoff],
+                groupings,
+                post_counts=post_counts,
+                exclude_later=True,
+                leave_out_viewed=leave_out_viewed,
             )[0]
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:

@@ -23,6 +23,7 @@ from batch.arrays import Float32s, Int32s, Int64s
 from batch.context import Stores
 from batch.feed_rules.topics import TopicStats
 from batch.ids import Ids, encode_ids
+from batch.loading.history import History
 from batch.progress import Stages, TimedIterator, track
 from batch.publishing import shared_keys
 from batch.publishing.encode import Lines, ListEncoder, pack
@@ -86,12 +87,14 @@ class Written:
 class WrittenRun:
     """The lists of a run as written: users' lists, their counts, and the memory that was expected.
 
-    `topics` is from `TopicStats.record`; None without a limit of posts per topic.
+    `left_out` is reason -> pairs of a user and a post that the lists leave out. `topics` is from
+    `TopicStats.record`; None without a limit of posts per topic.
     """
 
     users: Written
     stats: ListStats
     forecast: Forecast
+    left_out: dict[str, int]
     topics: dict[str, Any] | None = None
 
 
@@ -113,8 +116,9 @@ def write_run(
     with stages.stage("score_and_write", "users") as row:
         excluded = excluded_rows(stores, dataset)
         network = dataset.network
+        stats = ListStats(len(network.posts), excluded, settings.night.top_n)
         topics = TopicStats.of(network.posts, settings.feed)
-        scored = score_lists(model, dataset, excluded, users=users, settings=settings)
+        scored = stats.compare_order(score_lists(model, dataset, excluded, users=users, settings=settings))
         chunks = scored if topics is None else topics.through(scored)
         waiting = TimedIterator(chunks)
         tracked = track(waiting, users, "score and write", "users")
@@ -127,7 +131,6 @@ def write_run(
             users=users,
             similar_n=settings.night.similar_n,
         )
-        stats = ListStats(len(network.posts), excluded, dataset.now.excluded, settings.night.top_n)
         shared_keys.write_first_manifest(client, keys, run_id)
         written = write_lists(
             client,
@@ -144,7 +147,22 @@ def write_run(
         row |= {"users": written.lists, "pairs": pairs, "bytes": written.value_bytes}
         # Chunks are scored while others are written: this is the time that writing waited for scores.
         row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
-    return WrittenRun(written, stats, forecast, None if topics is None else topics.record())
+    left_out = count_left_out(dataset.now, users, stats.left_out)
+    return WrittenRun(written, stats, forecast, left_out, None if topics is None else topics.record())
+
+
+def count_left_out(history: History, users: int, pairs: int) -> dict[str, int]:
+    """Count the pairs of the first `users` users and a post that lists leave out, by the first reason.
+
+    Parameters
+    ----------
+    pairs
+        All of them.
+    """
+    liked, own = history.excluded.of_users(0, users), 0
+    if history.own is not None:
+        own = liked.union(history.own.of_users(0, users)).posts.size - liked.posts.size
+    return {"liked": liked.posts.size, "own": own, "viewed": pairs - liked.posts.size - own}
 
 
 def score_lists(
