@@ -13,8 +13,10 @@ from batch.evaluation.learner import Learner
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.features.embeddings import remove_stale_vectors
+from batch.feed_rules.segments import check_attribute
 from batch.gate import check as gate
 from batch.loading.combined_store import fingerprints
+from batch.loading.schema import check_views
 from batch.progress import Stages
 from batch.publishing import go_live, shared_keys
 from batch.publishing.manifest import make_manifest
@@ -111,6 +113,7 @@ def _build(
     learner = Learner.create(variant, stores.settings, run.run_id)
     shared_keys.write_help(stores.redis, stores.keys)  # a Redis that does not take writes fails here
     write_back(stores, datetime.now(UTC))
+    _check_segments(stores)
 
     dataset = data.load(run.run_id, stages)
     users = min(options.limit_users or len(dataset.network.users), len(dataset.network.users))
@@ -127,6 +130,14 @@ def _build(
     )  # fmt: skip
     write_run_page(stores, manifest, dataset, model, rows=holdout.rows, stages=stages)
     return manifest, verdict.refusal
+
+
+def _check_segments(stores: Stores) -> None:
+    """Check the column of OVERNIGHT_POPULAR_BY before any row is read."""
+    if name := stores.settings.feed.popular_by:
+        with stores.engine.connect() as connection:
+            views = check_views(connection)
+        check_attribute(views.users, name, stores.settings.night.ignore_columns)
 
 
 def _record_actions(stores: Stores, run: Run, data: NightDataset, manifest: Manifest) -> None:

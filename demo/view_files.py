@@ -12,6 +12,10 @@ ISO 8601, in UTC unless they have an offset. Features become boolean, bigint,
 numeric, double precision or text, by the type that Arrow infers from the whole
 file; dates, lists and other types are skipped with a warning.
 
+Ids of users, and of posts, are whole numbers, uuids or text: whole numbers if
+the file has numbers, or texts that are all whole numbers (7, but not 007); uuids
+if all texts are uuids; else text. Interactions must name them by the same kind.
+
 Users and posts are in memory as Arrow tables, interactions one batch at a time.
 Interactions are read twice: all are checked first, then copied in file order.
 """
@@ -32,6 +36,7 @@ import pyarrow.parquet as pq
 from batch.loading.schema import OPTIONAL, TIMES, WHOLE, WORDS
 from contract import columns
 from contract.columns import LIKE_ACTION, UNLIKE_ACTION, VIEW_ACTION
+from contract.ids import IdKind, IdKinds, parse_id
 from demo import network
 from demo.course_files import check_ids, parse_times
 from demo.network import NetworkError, quote
@@ -39,12 +44,7 @@ from demo.real_network import find_file
 
 logger = logging.getLogger(__name__)
 
-INTERACTIONS = {
-    columns.USER_ID: "bigint",
-    columns.POST_ID: "bigint",
-    columns.ACTION: "text",
-    columns.HAPPENED_AT: "timestamptz",
-}
+INTERACTIONS = [columns.USER_ID, columns.POST_ID, columns.ACTION, columns.HAPPENED_AT]
 ACTIONS = [VIEW_ACTION, LIKE_ACTION, UNLIKE_ACTION]
 FEED_COLUMNS = [columns.USER_ID, columns.POST_ID, columns.ACTION, "time"]
 """Columns of the table feed_action, in the order of INTERACTIONS."""
@@ -52,15 +52,20 @@ FEED_COLUMNS = [columns.USER_ID, columns.POST_ID, columns.ACTION, "time"]
 SQL_TYPES = {WHOLE: "bigint", WORDS: "text", TIMES: "timestamptz"}
 ARROW_TYPES = {
     "bigint": pa.int64(),
+    "uuid": pa.string(),
     "text": pa.string(),
     "timestamptz": pa.timestamp("us", "UTC"),
     "double precision": pa.float64(),
 }
 DESCRIPTIONS = {
     "bigint": "a whole number",
+    "uuid": "a uuid",
     "text": "text",
     "timestamptz": "a time such as 2013-07-31 00:12:44",
 }
+NUMBER = r"^(0|-?[1-9][0-9]{0,18}|-?[0-9]+\.[0-9]+)$"
+"""A whole number as Postgres writes it; also a decimal number, which is then refused as an id."""
+UUID = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 BATCH_ROWS = 1 << 18
 BATCH_BYTES = 1 << 23
 MAX_NAME_BYTES = 63
@@ -73,6 +78,12 @@ class Relation:
 
     rows: pa.Table
     types: dict[str, str]
+
+    @property
+    def id_kind(self) -> IdKind:
+        """Kind of the ids, which are the first column."""
+        id_type = next(iter(self.types.values()))
+        return IdKind.NUMBER if id_type == "bigint" else IdKind(id_type)
 
     def create_table_ddl(self, table: str) -> str:
         """Return the CREATE TABLE statement; the first column is the primary key."""
@@ -91,16 +102,18 @@ def load_network(database_url: str, folder: Path) -> None:
         If a file or column is missing, cannot be read, has no rows, or has
         invalid values; names file, column and value.
     """
-    users = _read_relation(find_file(folder, columns.USERS), {columns.USER_ID: "bigint"})
-    kinds = {name: SQL_TYPES[types] for name, types in OPTIONAL[columns.POSTS].items()}
-    posts = _read_relation(find_file(folder, columns.POSTS), {columns.POST_ID: "bigint"} | kinds)
-    interactions = find_file(folder, columns.INTERACTIONS)
-    actions = _count_actions(interactions)
+    users = _read_relation(find_file(folder, columns.USERS), columns.USER_ID, {})
+    known = {name: SQL_TYPES[types] for name, types in OPTIONAL[columns.POSTS].items()}
+    posts = _read_relation(find_file(folder, columns.POSTS), columns.POST_ID, known)
+    interactions, kinds = find_file(folder, columns.INTERACTIONS), IdKinds(users.id_kind, posts.id_kind)
+    actions = _count_actions(interactions, kinds)
     with network.transaction(database_url) as connection:
-        network.create_tables(connection, posts.create_table_ddl("post"), users.create_table_ddl('"user"'))
+        tables = posts.create_table_ddl("post"), users.create_table_ddl('"user"')
+        network.create_tables(connection, *tables, kinds=kinds)
         network.copy_tables(connection, '"user"', list(users.types), iter([users.rows]))
         network.copy_tables(connection, "post", list(posts.types), iter([posts.rows]))
-        network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, read_interactions(interactions))
+        rows = read_interactions(interactions, kinds)
+        network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, rows)
         network.create_views(
             connection,
             "CREATE VIEW recs.posts AS SELECT * FROM post",
@@ -112,19 +125,21 @@ def load_network(database_url: str, folder: Path) -> None:
         logger.warning("no night can learn from this network: %s has no likes", interactions.name)
 
 
-def _read_relation(path: Path, known: dict[str, str]) -> Relation:
+def _read_relation(path: Path, id_column: str, known: dict[str, str]) -> Relation:
     """Read users or posts.
 
     Parameters
     ----------
+    id_column
+        Name of the column of ids, which must be present, not null and unique.
     known
-        SQL type by column. The first is the id: it must be present, not null and unique.
+        SQL type by column, of others than the id.
     """
-    texts = [name for name, kind in known.items() if kind != "bigint"]
+    texts = [id_column, *(name for name, kind in known.items() if kind != "bigint")]
     rows = _read_csv(path, texts) if _is_csv(path) else _read_parquet(path)
-    id_column = next(iter(known))
     _check_names(path, rows.column_names, [id_column])
     _check_rows(path, rows.num_rows)
+    known = {id_column: _find_id_type(_decode(rows[id_column]))} | known
     types = {field.name: known.get(field.name) or _sql_type(path, field) for field in rows.schema}
     types = {id_column: types.pop(id_column)} | types  # the first column becomes the primary key
     kept = {name: kind for name, kind in types.items() if kind is not None}
@@ -136,7 +151,32 @@ def _read_relation(path: Path, known: dict[str, str]) -> Relation:
     table = pa.table({name: _cast(path, name, rows[name], kind) for name, kind in kept.items()})
     _check_no_null(path, id_column, table[id_column])
     check_ids(path, table[id_column].to_pandas())
+    if kept[id_column] == "text":
+        _check_text_ids(path, id_column, table[id_column])
     return Relation(table, kept)
+
+
+def _decode(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column without its dictionary."""
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
+def _find_id_type(ids: pa.ChunkedArray) -> str:
+    """Return the SQL type of ids: that of whole numbers unless they are text and not all whole numbers."""
+    if not _is_text(ids.type):
+        return "bigint"
+    for pattern, id_type in ((NUMBER, "bigint"), (UUID, "uuid")):
+        if pc.all(pc.match_substring_regex(ids, pattern), min_count=0).as_py():
+            return id_type
+    return "text"
+
+
+def _check_text_ids(path: Path, name: str, ids: pa.ChunkedArray) -> None:
+    for each in ids.to_pylist():
+        try:
+            parse_id(each, IdKind.TEXT)
+        except ValueError as error:
+            raise NetworkError(f"{path}: {name!r} {error}, not {each!r:.80}") from None
 
 
 def _sql_type(path: Path, field: pa.Field) -> str | None:
@@ -150,7 +190,7 @@ def _sql_type(path: Path, field: pa.Field) -> str | None:
         return "bigint"
     if pa.types.is_floating(kind):
         return "double precision"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+    if _is_text(kind) or pa.types.is_null(kind):
         return "text"
     if pa.types.is_binary(kind) and _is_csv(path):
         raise NetworkError(
@@ -159,20 +199,24 @@ def _sql_type(path: Path, field: pa.Field) -> str | None:
     return None
 
 
-def _count_actions(path: Path) -> Counter[str]:
+def _count_actions(path: Path, kinds: IdKinds) -> Counter[str]:
     """Check all interactions; return the number of each action."""
     counts: Counter[str] = Counter()
-    for batch in read_interactions(path):
+    for batch in read_interactions(path, kinds):
         for entry in batch[columns.ACTION].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
     _check_rows(path, counts.total())
     return counts
 
 
-def read_interactions(path: Path) -> Iterator[pa.Table]:
-    """Yield the four columns of INTERACTIONS in checked batches."""
+def read_interactions(path: Path, kinds: IdKinds) -> Iterator[pa.Table]:
+    """Yield the four columns of INTERACTIONS in checked batches; ids must be of the network's kinds."""
+    types = [network.id_type(kinds.users), network.id_type(kinds.posts), "text", "timestamptz"]
     for batch in _csv_batches(path) if _is_csv(path) else _parquet_batches(path):
-        rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in INTERACTIONS.items()})
+        for name, id_type in zip(INTERACTIONS[:2], types[:2], strict=True):
+            _check_ids_of_interactions(path, name, _decode(batch[name]), id_type)
+        columns_and_types = zip(INTERACTIONS, types, strict=True)
+        rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in columns_and_types})
         for name in INTERACTIONS:
             _check_no_null(path, name, rows[name])
         valid = pc.is_in(rows[columns.ACTION], pa.array(ACTIONS))
@@ -180,6 +224,19 @@ def read_interactions(path: Path) -> Iterator[pa.Table]:
             first = rows[columns.ACTION].filter(pc.invert(valid))[0]
             raise NetworkError(f"{path}: 'action' must be one of {', '.join(ACTIONS)}, not {first.as_py()!r}")
         yield rows
+
+
+def _check_ids_of_interactions(path: Path, name: str, ids: pa.ChunkedArray, id_type: str) -> None:
+    """Raise NetworkError if users or posts have uuids or text as ids, and interactions do not."""
+    if id_type == "bigint":
+        return  # casting checks whole numbers
+    if not _is_text(ids.type):
+        raise NetworkError(f"{path}: {name!r} must be {DESCRIPTIONS[id_type]}; it is of type {ids.type}")
+    if id_type == "uuid":
+        valid = pc.match_substring_regex(ids, UUID)
+        if not pc.all(valid, min_count=0).as_py():
+            first = ids.filter(pc.invert(valid))[0]
+            raise NetworkError(f"{path}: {name!r} must be a uuid, not {first.as_py()!r:.80}")
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -192,8 +249,8 @@ def _read_parquet(path: Path) -> pa.Table:
 def _parquet_batches(path: Path) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path) as file:
-            _check_names(path, file.schema_arrow.names, list(INTERACTIONS))
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(INTERACTIONS)):
+            _check_names(path, file.schema_arrow.names, INTERACTIONS)
+            for batch in file.iter_batches(BATCH_ROWS, columns=INTERACTIONS):
                 yield pa.Table.from_batches([batch])
     except (OSError, pa.ArrowException) as error:
         raise _read_error(path, error) from error
@@ -216,9 +273,9 @@ def _csv_batches(path: Path) -> Iterator[pa.Table]:
     blocks = pa.csv.ReadOptions(block_size=BATCH_BYTES)
     try:
         with pa.csv.open_csv(path) as head:
-            _check_names(path, head.schema.names, list(INTERACTIONS))
+            _check_names(path, head.schema.names, INTERACTIONS)
         with pa.csv.open_csv(
-            path, read_options=blocks, convert_options=_convert_options(texts, list(INTERACTIONS))
+            path, read_options=blocks, convert_options=_convert_options(texts, INTERACTIONS)
         ) as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
@@ -239,8 +296,7 @@ def _convert_options(types: dict[str, pa.DataType], only: list[str] | None = Non
 
 def _cast(path: Path, name: str, values: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:
     """Cast a column to the Arrow type that COPY needs for the SQL type `kind`."""
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
+    values = _decode(values)
     try:
         if kind == "timestamptz":
             return _cast_times(values)
@@ -248,7 +304,8 @@ def _cast(path: Path, name: str, values: pa.ChunkedArray, kind: str) -> pa.Chunk
             values = pc.if_else(pc.is_nan(values), None, values)
         elif kind == "bigint" and not pa.types.is_integer(values.type):
             values = values.cast(pa.string())  # casting a text rejects booleans and times
-        return values.cast(ARROW_TYPES.get(kind, values.type))
+        values = values.cast(ARROW_TYPES.get(kind, values.type))
+        return pc.utf8_lower(values) if kind == "uuid" else values
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise NetworkError(f"{path}: {name!r} must be {DESCRIPTIONS[kind]}: {_first_line(error)}") from error
 
@@ -262,7 +319,7 @@ def _cast_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_date(values.type) or values.type.tz is None:
             values = values.cast(pa.timestamp("us"), safe=False)
         return values.cast(target, safe=False)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if not _is_text(values.type):
         raise TypeError(f"it is of type {values.type}")
     return pa.chunked_array([pa.Array.from_pandas(parse_times(values.to_pandas()), type=target)])
 
@@ -287,6 +344,10 @@ def _check_rows(path: Path, rows: int) -> None:
 def _check_no_null(path: Path, name: str, values: pa.ChunkedArray) -> None:
     if values.null_count:
         raise NetworkError(f"{path}: {name!r} is missing in {values.null_count:,} rows")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _is_csv(path: Path) -> bool:

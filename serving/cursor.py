@@ -25,7 +25,7 @@ MAX_CURSOR_LENGTH = 1024
 CHECKSUM_BYTES = 6
 
 _BODY = re.compile(
-    rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?(?: segment=(.+))?"
+    rf"([^ ]+) ({PERSONAL}|{POPULAR}) ([0-9]{{1,9}})(?: ({'|'.join(RECIPE_NAMES)}))?(?: segment=(.*))?"
 )
 
 

@@ -11,7 +11,9 @@ from flask import Flask, Response, g, jsonify, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.routing import BaseConverter
 
+from contract.columns import MAX_ID
 from contract.experiment import CONTROL, TEST
+from contract.ids import MAX_LENGTH, IdKind
 from contract.settings import Settings
 from serving.auth import METRICS_PATH
 from serving.handlers import (
@@ -31,9 +33,10 @@ from serving.handlers import (
 from serving.problems import bad_parameter
 from serving.recommend import Answer, answer_popular
 from serving.service import Service
-from serving.state import State
+from serving.state import Run, State, newest_run
 
 RECOMMENDATIONS = "/users/<user_id>/recommendations"
+POPULAR = "/posts/popular"
 WITH_TEXTS = "/post/recommendations/"
 
 
@@ -58,7 +61,7 @@ def add_feed_routes(app: Flask, service: Service) -> None:
         _check_path("user_id")
         return _respond_with_page(get_recommendations(service, user_id, _arguments()))
 
-    @app.get("/posts/popular")
+    @app.get(POPULAR)
     def popular() -> Response:
         arguments, state = _arguments(), service.state()
         limit = parse_limit(get_single(arguments, "limit"), service.top_n)
@@ -109,7 +112,6 @@ def _respond(answer: Answer, fields: dict[str, Any]) -> Response:
 
 def add_operator_routes(app: Flask, service: Service, settings: Settings) -> None:
     """Add health, readiness, metrics and the OpenAPI document."""
-    document = load_openapi(settings.night.top_n)
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -131,15 +133,50 @@ def add_operator_routes(app: Flask, service: Service, settings: Settings) -> Non
 
     @app.get("/openapi.json")
     def openapi() -> Response:
-        return jsonify(document)
+        state = service.live.current
+        run = None if state is None else newest_run(state.runs.values())
+        return jsonify(load_openapi(settings.night.top_n, run))
 
 
-def load_openapi(top_n: int) -> dict[str, Any]:
-    """Return the OpenAPI document, with the maximum and default of `limit` for lists of `top_n`."""
+ID_SCHEMAS: dict[IdKind, dict[str, Any]] = {
+    IdKind.NUMBER: {"type": "integer", "minimum": 0, "maximum": MAX_ID},
+    IdKind.UUID: {
+        "type": "string",
+        "format": "uuid",
+        "description": "Requests may have it in any case, and in braces; answers have lower case.",
+    },
+    IdKind.TEXT: {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_LENGTH,
+        "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+        "description": "Percent-encoded in a path, slashes too.",
+        "examples": ["spring sale/7"],
+    },
+}
+"""JSON schemas of ids; uuids and text are strings in JSON."""
+
+
+def load_openapi(top_n: int, run: Run | None = None) -> dict[str, Any]:
+    """Return the OpenAPI document for lists of `top_n`, and for the ids and the segments of a run.
+
+    Without a run, for ids that are whole numbers.
+    """
     document: dict[str, Any] = json.loads(OPENAPI_FILE.read_text())
-    limit = document["components"]["parameters"]["limit"]["schema"]
+    components = document["components"]
+    limit = components["parameters"]["limit"]["schema"]
     limit["maximum"] = top_n
     limit["default"] = min(limit["default"], top_n)
+    if run is not None:
+        components["schemas"]["UserId"] = ID_SCHEMAS[run.ids.users]
+        components["schemas"]["PostId"] = ID_SCHEMAS[run.ids.posts]
+    if run is not None and run.popular_by is not None:
+        components["parameters"]["segment"] |= {"name": run.popular_by}
+        for path in (RECOMMENDATIONS, POPULAR, WITH_TEXTS):
+            operation = document["paths"][path.replace("<", "{").replace(">", "}")]["get"]
+            operation["parameters"].append({"$ref": "#/components/parameters/segment"})
+    else:
+        del components["parameters"]["segment"]
     return document
 
 

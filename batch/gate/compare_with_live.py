@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from batch.redis_client import blocks, live_run_id
 from batch.runs import ledger
 from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
-from contract.codec import LIST_HEAD, Ranked, decode_list
+from contract.codec import LIST_HEAD, StoredList, decode_stored_list
 from contract.errors import ModelError
 from contract.ids import Id
 from contract.manifest import Manifest
@@ -201,15 +202,23 @@ def _sample(user_ids: Int64s, seed: int) -> list[int]:
 def _read_heads(
     stores: Stores, run_id: str, live_run_id: str, user_ids: list[int]
 ) -> list[tuple[set[Id], set[Id]]]:
-    """Return (head in the run, head in the live run) of each user whose lists are not empty in both."""
+    """Return (head in the run, head in the live run) of each user whose lists are not empty in both.
+
+    Posts in explored places are not in a head: they are drawn anew each night.
+    """
     now, then = (
-        {user: {post for post, _ in ranked[:LIST_HEAD]} for user, ranked in read_lists(stores, run, user_ids)}
+        {user: _head(stored) for user, stored in read_lists(stores, run, user_ids)}
         for run in (run_id, live_run_id)
     )
     return [(now[user], then[user]) for user in now if now[user] and then.get(user)]
 
 
-def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator[tuple[int, Ranked]]:
+def _head(stored: StoredList) -> set[Id]:
+    ranked = (post for index, (post, _) in enumerate(stored.posts) if index not in stored.probabilities)
+    return set(islice(ranked, LIST_HEAD))
+
+
+def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator[tuple[int, StoredList]]:
     """Yield (user id, list) of each user that has a list in a run, read from Redis."""
     for block in blocks(user_ids, KEYS_BATCH):
         with stores.redis.pipeline(transaction=False) as pipe:
@@ -217,4 +226,4 @@ def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator
                 pipe.get(stores.keys.user(run_id, user_id))
             for user_id, value in zip(block, pipe.execute(), strict=True):
                 if value is not None:
-                    yield user_id, decode_list(value)
+                    yield user_id, decode_stored_list(value)

@@ -39,6 +39,10 @@ _MIN_POST_BYTES = len("[,") + _MAX_NUMBER
 _MAX_ENCODED_ID = 12 * MAX_LENGTH
 """A character takes up to four bytes of UTF-8, each of them three characters when it is encoded."""
 _MAX_SCORE_TEXT = len("-1000000000000.000],")
+PROBABILITY_DIGITS = 6
+"""Significant digits of the probability of an explored place."""
+_PROBABILITY_WIDTH = 16
+"""Longest text is `,1.23457e-06],`."""
 _MAX_BESIDE_PAIRS = len("\t[]\n")
 _MAX_BESIDE_TEXT = 2 * (_MAX_NUMBER + len("$\r\n\r\n"))
 
@@ -120,7 +124,9 @@ class ListEncoder:
         self._posts = Texts.join([f"[{json.dumps(post)}," for post in post_ids.tolist()])
         self._longest = np.sort(np.maximum(self._posts.lengths, _MIN_POST_BYTES))[::-1]
 
-    def lines(self, owners: Int64s, posts: Int32s, scores: Float32s) -> Lines:
+    def lines(
+        self, owners: Int64s, posts: Int32s, scores: Float32s, drawn_from: Int32s | None = None
+    ) -> Lines:
         """Encode lists.
 
         Parameters
@@ -129,6 +135,8 @@ class ListEncoder:
             (lists,) rows of the owners.
         posts, scores
             (lists, n) rows of posts, best first, -1 pads; their scores.
+        drawn_from
+            (lists, n) as in `scoring.chunk.Lists`; a post that was drawn has its probability as third value.
 
         Raises
         ------
@@ -137,11 +145,15 @@ class ListEncoder:
         """
         ids = _encode_owners(self.owner_ids[owners])
         pairs = posts.shape[1] * (int(self._longest[:1].sum()) + _MAX_SCORE_TEXT)
+        if drawn_from is not None:
+            pairs += posts.shape[1] * _PROBABILITY_WIDTH
         text = np.empty(ids.text.size + len(owners) * (_MAX_BESIDE_PAIRS + pairs), dtype=np.uint8)
         starts = np.zeros(len(owners) + 1, dtype=np.int64)
         tabs, lengths = np.empty(len(owners), dtype=np.int64), np.empty(len(owners), dtype=np.int64)
         buffers = _Buffers(text, starts, tabs, lengths)
-        end = _write_lines(posts, scores, _Words(ids, self._posts, _FRACTIONS), buffers)
+        probabilities, chances = _encode_probabilities(drawn_from)
+        words = _Words(ids, self._posts, _FRACTIONS, probabilities)
+        end = _write_lines(posts, scores, chances, words, buffers)
         if end < 0:
             raise ModelError("the model gives a score that is not finite; it is unusable")
         return Lines(text[:end], starts, tabs, lengths)
@@ -173,6 +185,20 @@ def _encode_owners(ids: Ids) -> Texts:
     return Texts(text, starts)
 
 
+def _encode_probabilities(drawn_from: Int32s | None) -> tuple[Texts, Int32s]:
+    """Return the texts after a score, and (lists, n) the index of each post's text; the first is for none."""
+    if drawn_from is None:
+        return Texts.join([]), np.empty((0, 0), np.int32)
+    sizes, chances = np.unique(np.append(drawn_from.ravel(), 0), return_inverse=True)
+    texts = ["", *(f",{json.dumps(probability_of(size))}]," for size in sizes[1:].tolist())]
+    return Texts.join(texts), chances[:-1].reshape(drawn_from.shape).astype(np.int32)
+
+
+def probability_of(size: int) -> float:
+    """Return the probability of each of so many posts, rounded."""
+    return float(f"{1 / size:.{PROBABILITY_DIGITS}g}")
+
+
 def _fraction(thousandths: int) -> str:
     """Return the text after a score's integer part."""
     digits = f".{thousandths:0{SCORE_DECIMALS}}".rstrip("0") if thousandths else ""
@@ -183,11 +209,12 @@ _FRACTIONS = Texts.join([_fraction(thousandths) for thousandths in range(_UNITS)
 
 
 class _Words(NamedTuple):
-    """Texts of the lists' owners, of posts and of thousandths."""
+    """Texts of the lists' owners, of posts, of thousandths and of probabilities."""
 
     owners: Texts
     posts: Texts
     fractions: Texts
+    probabilities: Texts
 
 
 class _Buffers(NamedTuple):
@@ -200,9 +227,9 @@ class _Buffers(NamedTuple):
 
 
 @jit
-def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers) -> int:
+def _write_lines(posts: Int32s, scores: Float32s, chances: Int32s, words: _Words, lines: _Buffers) -> int:
     """Write all lines; return their end, or -1 if a score is not finite or too large."""
-    owners, listed, fractions = words.owners, words.posts, words.fractions
+    owners, listed, fractions, probabilities = words
     text, starts, tabs, lengths = lines.text, lines.starts, lines.tabs, lines.lengths
     at = 0
     for row in range(len(posts)):
@@ -229,6 +256,11 @@ def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers
             at = _write_number(text, at, whole)
             copy_bytes(fractions.text, fractions.starts[part], text, at, _FRACTION_WIDTH)
             at += fractions.starts[part + 1] - fractions.starts[part]
+            if len(chances) and chances[row, length] > 0:
+                chance = chances[row, length]
+                at -= 2  # the bracket and the comma
+                copy_bytes(probabilities.text, probabilities.starts[chance], text, at, _PROBABILITY_WIDTH)
+                at += probabilities.starts[chance + 1] - probabilities.starts[chance]
             length += 1
         lengths[row] = length
         at -= length > 0  # the last pair's comma

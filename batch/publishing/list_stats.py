@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from batch.arrays import Int64s
+from batch.arrays import Int32s, Int64s
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists
 from contract.codec import LIST_HEAD
@@ -46,18 +46,11 @@ class ListStats:
         self._allowed[excluded] = False
         self._in_heads = np.zeros(posts, dtype=bool)
 
-    def compare_order(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
-        """Compare the order of each chunk as it was scored, before other rules, and yield it."""
-        for users, chunk in chunks:
-            if self.same_order and (chunk.posts[:, 1:] >= 0).any():
-                self.same_order = self._continues_order(chunk)
-            yield users, chunk
-
-    def through(self, chunks: Iterable[Lists]) -> Iterator[Lists]:
+    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
         """Count each chunk and yield it. Chunks cover all users in the order of the network."""
-        for chunk in chunks:
+        for users, chunk in chunks:
             self._count(chunk)
-            yield chunk
+            yield users, chunk
 
     @property
     def posts(self) -> int:
@@ -78,6 +71,8 @@ class ListStats:
         self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
         head = chunk.posts[:, :LIST_HEAD]
         self._in_heads[head[head >= 0]] = True
+        if self.same_order and lengths.max(initial=0) > 1:
+            self.same_order = self._continues_order(chunk.posts, chunk.left_out, available)
         self.left_out += chunk.left_out.posts.size
         self.lists += users
         if users:
@@ -85,18 +80,17 @@ class ListStats:
             some = [user for user in (*self.some_users, first) if user != last]
             self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
 
-    def _continues_order(self, chunk: Lists) -> bool:
+    def _continues_order(self, posts: Int32s, left_out: Likes, available: Int64s) -> bool:
         """Return whether lists rank the posts as one list of the first chunk does, that leaves out few posts.
 
         What that list leaves out may be anywhere.
         """
-        posts = chunk.posts
         if self._ranks is None:
-            user = int(np.argmax(self._count_available(chunk.left_out)))
+            user = int(np.argmax(available))
             listed = posts[user][posts[user] >= 0]
             self._ranks = np.full(self.posts, listed.size)  # other posts come after those
             self._ranks[listed] = np.arange(listed.size)
-            self._ranks[chunk.left_out.of(user)] = -1
+            self._ranks[left_out.of(user)] = -1
         ranks = np.where(posts >= 0, self._ranks[posts], -1)
         return bool(((ranks < 0) | (ranks == np.maximum.accumulate(ranks, axis=1))).all())
 

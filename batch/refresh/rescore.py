@@ -13,6 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from batch.context import Stores
+from batch.feed_rules.explore import DrawKey, Exploration
 from batch.feed_rules.topics import TopicStats
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
@@ -20,7 +21,7 @@ from batch.loading.network import Network
 from batch.loading.period_counts import PostCounts
 from batch.progress import Stages, track
 from batch.publishing import shared_keys
-from batch.publishing.write import verify, write_lists
+from batch.publishing.write import apply_rules, verify, write_lists
 from batch.refresh.stale_users import LATE, StaleUsers
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
@@ -160,8 +161,10 @@ class Rescorer:
                 threads=settings.night.threads,
             )
             topics = TopicStats.of(self.network.posts, settings.feed)
-            limited = chunks if topics is None else topics.through(chunks)
-            lists = self._check_lock(track(limited, len(users), "score and write", "users"))
+            key = DrawKey(model.seed, manifest.variant, manifest.require_cutoff())
+            exploration = Exploration.of(settings.feed, key, history, blocked, network.user_ids)
+            chunks = apply_rules(chunks, topics, exploration)
+            lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
             written = write_lists(
                 client,
                 keys,

@@ -66,12 +66,16 @@ class Lists:
         (users, n) float32 raw scores; NaN pads.
     left_out
         Posts that the lists leave out.
+    drawn_from
+        (users, n) int32 number of posts that the one in an explored place was drawn from, 0 in other
+        places; None without explored places.
     """
 
     rows: Int64s
     posts: Int32s
     scores: Float32s
     left_out: Likes
+    drawn_from: Int32s | None = None
 
 
 def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:

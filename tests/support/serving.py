@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from flask import Flask
 
 from contract.codec import Ranked, encode_list, encode_object
+from contract.ids import WHOLE_NUMBERS, Id, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import EXTENSION, create_app
@@ -32,18 +34,28 @@ UNKNOWN_USER = 43
 def publish(
     client: redis.Redis,
     run_id: str = CONTROL_RUN,
-    lists: Mapping[int, Ranked] | None = None,
+    lists: Mapping[Any, Sequence[Any]] | None = None,
     *,
     popular: Ranked = POPULAR,
     published_at: str = "2026-11-22T04:00:00+00:00",
     recipe: str | None = "liked",
+    ids: IdKinds = WHOLE_NUMBERS,
+    segments: Mapping[str, Ranked] | None = None,
 ) -> None:
-    """Write a run's keys and make it live; without a recipe, as earlier releases did."""
+    """Write a run's keys and make it live; without a recipe, as earlier releases did.
+
+    Segments are values of the attribute `country`.
+    """
     for user_id, posts in ({KNOWN_USER: PERSONAL} if lists is None else lists).items():
         client.set(KEYS.user(run_id, user_id), encode_list(posts))
     client.set(KEYS.popular(run_id), encode_list(popular))
     manifest: dict[str, Any] = {"run_id": run_id, "top_n": 12, "published_at": published_at}
     manifest |= {} if recipe is None else {"recipe": {"name": recipe}}
+    if ids != WHOLE_NUMBERS:
+        manifest["ids"] = ids.to_record()
+    if segments is not None:
+        manifest["popular_by"] = "country"
+        client.hset(KEYS.segments(run_id), mapping={name: encode_list(segments[name]) for name in segments})
     client.set(KEYS.manifest(run_id), encode_object(manifest))
     client.set(KEYS.live(run_id.rpartition("-")[2]), run_id)
 
@@ -87,13 +99,13 @@ def ask(app: Flask, path: str, status: int = 200) -> Any:
     return response.get_json(force=True)
 
 
-def recommend(app: Flask, user_id: int, limit: int = 5, cursor: str | None = None) -> Any:
+def recommend(app: Flask, user_id: Id, limit: int = 5, cursor: str | None = None) -> Any:
     """GET a user's recommendations."""
     suffix = f"&cursor={cursor}" if cursor else ""
-    return ask(app, f"/users/{user_id}/recommendations?limit={limit}{suffix}")
+    return ask(app, f"/users/{quote(str(user_id), safe='')}/recommendations?limit={limit}{suffix}")
 
 
-def posts_of(answer: Any) -> list[int]:
+def posts_of(answer: Any) -> list[Id]:
     """Return the post ids of an answer, in order."""
     return [recommendation["post_id"] for recommendation in answer["recommendations"]]
 

@@ -16,6 +16,7 @@ from demo.real_network import Format, detect_format, load_network
 from tests.support.network_files import (
     UNREACHABLE,
     WHEN,
+    Change,
     make_tables,
     with_column,
     write_course_files,
@@ -62,6 +63,23 @@ def test_the_error_names_a_damaged_file(tmp_path: Path, name: str, content: byte
         load_network(UNREACHABLE, tmp_path)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_column("posts", "post_id", True, False), r"posts\.parquet: 'post_id' must be a whole number: "),
+        (
+            with_column("posts", "post_id", "a", "b"),
+            r"interactions\.parquet: 'post_id' must be text; it is of type int64",
+        ),
+    ],
+)
+def test_the_error_names_ids_of_a_wrong_type(tmp_path: Path, change: Change, message: str) -> None:
+    content = make_tables()
+    change(content)
+    with pytest.raises(OvernightError, match=message):
+        load_network(UNREACHABLE, write_network(tmp_path, ".parquet", content))
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv.gz"])

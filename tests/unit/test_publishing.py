@@ -7,8 +7,8 @@ from redis.connection import Connection
 
 from batch.publishing import memory
 from batch.publishing.encode import ListEncoder, pack
-from batch.publishing.write import cut_blocks
-from contract.codec import encode_list
+from batch.publishing.write import Listed, cut_blocks
+from contract.codec import decode_stored_list, encode_list
 from tests.support.random_lists import random_lists
 
 MAX_FLOAT = 999_999_995_904.0
@@ -45,11 +45,34 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
     assert bytes(pack(lines, "p:")) == b"".join(Connection().pack_command(*words))
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "ü/b", "7"]), SCORES, st.integers(0, 3) | st.integers(0, 10**6)),
+        min_size=1,
+        unique_by=lambda row: row[0],
+    )
+)
+@example([("a", -999_999_995_904.0, 810_001)])  # the longest text of a probability
+@example([("7", 0.0, 1)])
+def test_a_drawn_post_has_its_probability(ranked: list[tuple[str, float, int]]) -> None:
+    ids = np.array(["a", "7", "ü/b"], dtype=object)
+    posts = np.array([[ids.tolist().index(post) for post, *_ in ranked]], np.int32)
+    scores = np.array([[score for _, score, _ in ranked]], np.float32)
+    drawn_from = np.array([[size for *_, size in ranked]], np.int32)
+    lines = ListEncoder(ids, ids).lines(np.array([1]), posts, scores, drawn_from)
+    probability = {size: [float(f"{1 / size:.6g}")] if size else [] for *_, size in ranked}
+    value = encode_list((post, score, *probability[size]) for post, score, size in ranked)
+    assert list(lines.rows()) == [("7", value)]
+    assert decode_stored_list(value).probabilities == {
+        index: probability[size][0] for index, (*_, size) in enumerate(ranked) if size
+    }
+
+
 def test_a_block_takes_no_more_than_a_command_may() -> None:
     lists = random_lists(100, 20, 10_000)
     encoder = ListEncoder(np.arange(100), np.arange(20))
-    blocks = cut_blocks([(lists.rows, lists.posts, lists.scores)], encoder)
-    sizes = [len(owners) for owners, _, _ in blocks]
+    blocks = cut_blocks([Listed(lists.rows, lists.posts, lists.scores)], encoder)
+    sizes = [len(block.owners) for block in blocks]
     assert sum(sizes) == 100
     assert 1 <= max(sizes) <= 2
 
