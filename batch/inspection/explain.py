@@ -10,7 +10,7 @@ add up to the forest's score exactly.
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.history import History
 from batch.loading.interaction_store import open_store
 from batch.loading.model_columns import check_model_columns
-from batch.loading.network import Network, load_network
+from batch.loading.network import load_network
 from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
@@ -121,7 +121,7 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
             recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
         # Only the posts that the run knew: newer ones would change the factors of all posts.
         posts = network.posts[network.posts.index.isin([*known, post_id])]
-        network = Network(network.users.iloc[[user]], posts)
+        network = replace(network, users=network.users.iloc[[user]], posts=posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
         store = open_store(settings, Manifest.from_record(manifest), recent.store.options)
         night = stack.enter_context(closing(store))
