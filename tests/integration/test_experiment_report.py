@@ -42,6 +42,7 @@ from demo.replay import (
 )
 from tests.integration.test_report import Page
 from tests.support.batch import execute, make_network, query, run_here
+from tests.support.evaluation import load_database
 from tests.support.experiment import START, a_period, within_binomial_bounds
 
 EXPERIMENT = Experiment("first", "pepper", 50)
@@ -426,6 +427,8 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         model_dir=str(tmp_path),
         threads=1,
         embeddings="off",
+        explore_places=3,
+        explore_max_views=80,
     )
     parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5)
     impressions = replay(settings, redis_client, parameters)
@@ -454,3 +457,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert guardrails[TEST].other_share == guardrails[CONTROL].other_share == 0
+    served = [each["served"] for each in found["explored_places"].values()]
+    assert min(served) > 20
+    assert [each["explored"]["viewed"] for each in found["explored_places"].values()] == served
+    dataset = load_database(database_url, clock=counted.until)
+    weights = np.concatenate([each.views.weights for each in dataset.windows])
+    assert np.count_nonzero(weights > 1) == sum(served)  # the next night learns from all of them
