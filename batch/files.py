@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -206,6 +207,15 @@ def read_refresh_state(path: Path) -> dict[str, np.ndarray]:
     # Opened here, because numpy does not close a damaged file.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def read_post_ids(folder: Path) -> Ids | None:
+    """Read the ids of all posts of a run's network, ascending; None if its file cannot be read."""
+    try:
+        with (folder / REFRESH_STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return unpack_ids(arrays["post_ids"])
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def encode_arrays(arrays: dict[str, np.ndarray]) -> bytes:

@@ -74,7 +74,7 @@ def _explain(
         found = explain_score(stores, manifest, user_id, post_id)
         blocked = bool(stores.redis.sismember(stores.keys.blocked, str(post_id)))
         ranked = read_list(stores, stores.keys.user(run_id, user_id))
-    asked = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at)
+    asked = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at, found.left_out_as)
     position = find_position(ranked, manifest["top_n"], cutoff, asked)
     ids = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
     return {**ids, **vars(found), "blocked": blocked, **vars(position)}, found

@@ -138,8 +138,6 @@ class Exploration:
         The score of a drawn post is the model's if the list had it. Else it is the lowest score of the
         list, which is the highest that the post can have.
         """
-        if lists.left_out is None:
-            raise ValueError("lists of unknown users: what is left out for them is not known")
         users = self.key.hash_ids("user", self.user_ids[lists.rows])
         drawn_from = np.zeros(lists.posts.shape, np.int32)
         drawn = replace(lists, posts=lists.posts.copy(), scores=lists.scores.copy(), drawn_from=drawn_from)

@@ -24,6 +24,7 @@ from batch.features.tables import Feature, Kind
 from batch.files import POSTS, store_folder, work_folder
 from batch.ids import unpack_ids
 from batch.loading.combined_store import CombinedStore, read_recent
+from batch.loading.history import History
 from batch.loading.interaction_store import open_store
 from batch.loading.model_columns import check_model_columns
 from batch.loading.network import load_network
@@ -37,6 +38,7 @@ from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.ids import Id
 from contract.manifest import Manifest
+from contract.settings import LEAVE_OUT_VIEWED
 
 TOLERANCE = 1e-5
 """Largest difference between the sum of the contributions and the forest's score."""
@@ -69,6 +71,8 @@ class Explanation:
         Whether the run knew the post.
     liked_at
         When the user first liked the post, also after the run; None if never, or if the like was taken back.
+    left_out_as
+        `own` or `viewed` if lists leave the post out for that and not for a like; else None.
     score_kind, score_meaning
         The model's recipe, and what its scores mean.
     """
@@ -79,6 +83,7 @@ class Explanation:
     contributions: list[dict[str, Any]]
     known: bool
     liked_at: datetime | None
+    left_out_as: str | None
     score_kind: str
     score_meaning: str
 
@@ -122,7 +127,12 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
         night = stack.enter_context(closing(store))
         combined = CombinedStore(night, cutoff - LATE, recent)
         counts = combined.post_counts(posts, cutoff)
-        history = stack.enter_context(combined.history(network, cutoff, model.groupings, counts))
+        leave_out_viewed = settings.feed.leave_out == LEAVE_OUT_VIEWED
+        of_user = combined.history(
+            network, cutoff, model.groupings, counts, leave_out_viewed=leave_out_viewed
+        )
+        history = stack.enter_context(of_user)
+        left_out_as = _left_out_as(history, _find_row(posts.index, "post", post_id))
         tables = model.tables(network, history, state.population)
         factors = state.factors(model, network, history, changed=set())
     user_rows, post_rows = np.array([0]), np.array([_find_row(posts.index, "post", post_id)])
@@ -148,9 +158,19 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
         contributions=parts,
         known=post_id in known,
         liked_at=liked_at,
+        left_out_as=left_out_as,
         score_kind=model.recipe.name,
         score_meaning=model.recipe.score_meaning,
     )
+
+
+def _left_out_as(history: History, post: int) -> str | None:
+    """Return why lists of the only user leave out a post that they did not like; None if they do not."""
+    if post in history.excluded.of(0):
+        return None
+    if history.own is not None and post in history.own.of(0):
+        return "own"
+    return "viewed" if post in history.left_out.of_rows(np.array([0])).of(0) else None
 
 
 def _predict_contributions(model: Model, features: np.ndarray, threads: int) -> list[float]:
@@ -218,6 +238,8 @@ class PostInQuestion:
         Whether the run knew it.
     liked_at
         When the user liked it; None if they did not.
+    left_out_as
+        As in `Explanation`.
     """
 
     post_id: Id
@@ -225,6 +247,7 @@ class PostInQuestion:
     blocked: bool
     known: bool
     liked_at: datetime | None
+    left_out_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -263,7 +286,9 @@ def _list_reasons(ranked: Ranked | None, top_n: int, cutoff: datetime, post: Pos
     if not post.known:
         return ["the post is newer than the run"]
     if len(ranked) < top_n:
-        return ["the list holds all posts left for this user: this one was blocked or liked when it was made"]
+        return [
+            "the list holds all posts left for this user: this one was blocked or left out when it was made"
+        ]
     return [f"the last of its {len(ranked)} posts has {ranked[-1][1]}, this one {post.score:.3f}"]
 
 
@@ -272,6 +297,8 @@ def _list_exclusions(post: PostInQuestion, cutoff: datetime) -> list[str]:
     if post.liked_at is not None:
         when = "after the run" if post.liked_at > cutoff else "before the run"
         reasons.append(f"liked at {post.liked_at.isoformat(timespec='seconds')}, {when}")
+    if post.left_out_as is not None:
+        reasons.append({"own": "the user's own post", "viewed": "viewed"}[post.left_out_as])
     if post.blocked:
         reasons.append("blocked by operators")
     return reasons

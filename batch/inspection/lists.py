@@ -19,6 +19,7 @@ from contract.ids import Id, IdKinds
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
+from contract.settings import LEAVE_OUT_LIKED
 
 HEAD_POSTS = 5
 """How many posts a feed shows first; users notice changes among them."""
@@ -305,7 +306,8 @@ def find_served_list(stores: Stores, user_id: Id) -> ServedList:
     if ranked is None:
         why = "the run has no list of this user"
     elif not ranked:
-        why = "their list is empty: they liked every post"
+        acted = "liked" if stores.settings.feed.leave_out == LEAVE_OUT_LIKED else "viewed or liked"
+        why = f"their list is empty: they {acted} every post"
     elif len(blocked) == len(ranked):
         why = "every post of their list is blocked"
     source = POPULAR if why else PERSONAL

@@ -41,7 +41,8 @@ from demo.replay import (
     replay,
 )
 from tests.integration.test_report import Page
-from tests.support.batch import execute, make_network, run_here
+from tests.support.batch import execute, make_network, query, run_here
+from tests.support.evaluation import load_database
 from tests.support.experiment import START, a_period, within_binomial_bounds
 
 EXPERIMENT = Experiment("first", "pepper", 50)
@@ -120,14 +121,14 @@ def counted_slowly(
     return found
 
 
-def fourteen_days(pinned: tuple[int, ...] = ()) -> Period:
+def fourteen_days(pinned: tuple[str, ...] = ()) -> Period:
     found = a_period()
     return replace(found, split=replace(found.split, experiment=EXPERIMENT, pinned=pinned))
 
 
 def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> None:
     exposures, actions = fill(database_url)
-    counted = fourteen_days(pinned=(7, 8))
+    counted = fourteen_days(pinned=("7", "8"))
     with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, exposures_recorded=True)
         guardrails = read_guardrails(connection, counted, exposures_recorded=True)
@@ -164,7 +165,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert 0 < guardrails[variant].posts_liked_share <= guardrails[variant].posts_viewed_share <= 1
 
 
-KINDS = {"uuid": "lpad({}::text, 32, '0')::uuid", "text": "'u/' || {}"}
+KINDS = {"bigint": "{}", "uuid": "lpad({}::text, 32, '0')::uuid", "text": "'u/' || {}"}
 """Type -> SQL that makes an id of that type from a whole number."""
 
 
@@ -183,13 +184,12 @@ def test_ids_of_any_kind_give_the_same_sums(database_url: str, kind: str, exposu
                 read_latencies(connection, counted, exposures_recorded),
             )
 
-    with engine.begin() as connection:  # ids whose assignment is known to be another
-        ids = dict(connection.execute(sa.text(f"""
-            SELECT {KINDS[kind].format("user_id")}::text, user_id FROM recs.users
-        """)).all())  # fmt: skip
+    ids = dict(
+        query(database_url, f"SELECT ({KINDS[kind].format('user_id')})::text, user_id FROM recs.users")
+    )
     assigned = {number: EXPERIMENT.variant_of(text) for text, number in ids.items()}
     pinned = tuple(text for text, number in ids.items() if number in (7, 8))
-    outcomes, *_ = read(tuple(map(str, (7, 8))))
+    outcomes, *_ = read(("7", "8"))
     with engine.begin() as connection:
         for table in ("users", "interactions"):
             changed = f"ALTER user_id TYPE {kind} USING {KINDS[kind].format('user_id')}"
@@ -430,6 +430,8 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         model_dir=str(tmp_path),
         threads=1,
         embeddings="off",
+        explore_places=3,
+        explore_max_views=80,
     )
     parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5, ids=ids)
     impressions = replay(settings, redis_client, parameters)
@@ -459,3 +461,9 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert guardrails[TEST].other_share == guardrails[CONTROL].other_share == 0
+    served = [each["served"] for each in found["explored_places"].values()]
+    assert min(served) > 20
+    assert [each["explored"]["viewed"] for each in found["explored_places"].values()] == served
+    dataset = load_database(database_url, clock=counted.until)
+    weights = np.concatenate([each.views.weights for each in dataset.windows])
+    assert np.count_nonzero(weights > 1) == sum(served)  # the next night learns from all of them
