@@ -95,7 +95,7 @@ def load_network(connection: sa.Connection, until: datetime, ignored: str = "") 
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
     posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
     if columns.AUTHOR_ID in posts and views.kinds.users is IdKind.NUMBER:
-        authors = [None if text is None else int(text) for text in posts[columns.AUTHOR_ID]]
+        authors = [None if pd.isna(text) else int(text) for text in posts[columns.AUTHOR_ID]]
         posts[columns.AUTHOR_ID] = pd.array(authors, dtype="Int64")  # as float64, large ids would be rounded
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:

@@ -27,13 +27,13 @@ from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.runs import ledger, tables
 from batch.runs.user_ids import take_user_ids
 from contract.experiment import CONTROL, TEST, Experiment
+from contract.ids import IdKind
 from contract.settings import Settings
 from demo.experiment import (
     ExperimentOptions,
     print_report,
     run_trials,
 )
-from demo.population import FIRST_USER_ID
 from demo.postgres import make_engine
 from demo.replay import (
     FIRST_MIDNIGHT,
@@ -414,12 +414,15 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
     assert "4.0 of 10.0 days" in asked["verdict"]["sentence"]
 
 
+@pytest.mark.parametrize("ids", [IdKind.NUMBER, IdKind.UUID])
 def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     database_url: str,
     redis_url: str,
     redis_client: redis.Redis,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    *,
+    ids: IdKind,
 ) -> None:
     settings = Settings.of(
         database_url=database_url,
@@ -430,7 +433,7 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         explore_places=3,
         explore_max_views=80,
     )
-    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5)
+    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5, ids=ids)
     impressions = replay(settings, redis_client, parameters)
     engine = make_engine(database_url)
     with engine.connect() as connection:
@@ -448,11 +451,12 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     trials = run_trials(impressions, before, counted, user_ids=user_ids, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
-    assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
+    viewers = [user_ids[row] for row in impressions.users]
+    assert set(outcomes.users.index) == set(viewers)
     assert outcomes.users.views.sum() == impressions.users.size
     assert outcomes.users[BEFORE_PREFIX + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
-    by_user = [outcomes.users.loc[impressions.users + FIRST_USER_ID, IN_TEST].to_numpy()]
+    by_user = [outcomes.users.loc[viewers, IN_TEST].to_numpy()]
     expected = np.where(by_user[0], impressions.in_test, impressions.in_control)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
