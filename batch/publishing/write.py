@@ -25,6 +25,7 @@ from batch.feed_rules.explore import DrawKey, Exploration
 from batch.feed_rules.segments import find_popular_posts
 from batch.feed_rules.topics import TopicStats
 from batch.ids import Ids, encode_ids
+from batch.loading.history import History
 from batch.progress import Stages, TimedIterator, track
 from batch.publishing import shared_keys
 from batch.publishing.encode import Lines, ListEncoder, pack
@@ -104,6 +105,8 @@ class WrittenRun:
 
     Attributes
     ----------
+    left_out
+        Reason -> pairs of a user and a post that the lists leave out.
     topics
         From `TopicStats.record`; None without a limit of posts per topic.
     explored
@@ -115,6 +118,7 @@ class WrittenRun:
     users: Written
     stats: ListStats
     forecast: Forecast
+    left_out: dict[str, int]
     topics: dict[str, Any] | None = None
     explored: dict[str, int] | None = None
     segments: int = 0
@@ -142,7 +146,7 @@ def write_run(
         key = DrawKey(model.seed, run.variant, dataset.split.cutoff)
         exploration = Exploration.of(settings.feed, key, dataset.now, excluded, network.user_ids)
         segments = _encode_segments(dataset, excluded, settings)
-        stats = ListStats(len(network.posts), excluded, dataset.now.excluded, settings.night.top_n)
+        stats = ListStats(len(network.posts), excluded, settings.night.top_n)
         chunks = stats.through(score_lists(model, dataset, excluded, users=users, settings=settings))
         chunks = apply_rules(chunks, topics, exploration)
         waiting = TimedIterator(chunks)
@@ -178,10 +182,25 @@ def write_run(
         users=written,
         stats=stats,
         forecast=forecast,
+        left_out=count_left_out(dataset.now, users, stats.left_out),
         topics=None if topics is None else topics.record(),
         explored=None if exploration is None else exploration.record(),
         segments=len(segments),
     )
+
+
+def count_left_out(history: History, users: int, pairs: int) -> dict[str, int]:
+    """Count the pairs of the first `users` users and a post that lists leave out, by the first reason.
+
+    Parameters
+    ----------
+    pairs
+        All of them.
+    """
+    liked, own = history.excluded.of_users(0, users), 0
+    if history.own is not None:
+        own = liked.union(history.own.of_users(0, users)).posts.size - liked.posts.size
+    return {"liked": liked.posts.size, "own": own, "viewed": pairs - liked.posts.size - own}
 
 
 def apply_rules(

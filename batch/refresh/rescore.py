@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +31,7 @@ from batch.training.refresh_state import RefreshState, load_refresh_state
 from contract.errors import ModelError
 from contract.ids import Id
 from contract.manifest import Manifest
+from contract.settings import LEAVE_OUT_VIEWED
 
 USERS_BATCH = 20_000
 """Users that are counted and scored at a time; it bounds the memory."""
@@ -132,7 +134,13 @@ class Rescorer:
     def _write_batch(self, manifest: Manifest, run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
         """Score and write a batch of users."""
         network, model = replace(self.network, users=users), run.model
-        history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
+        history_of = run.since_night.history(
+            network,
+            run.cutoff,
+            model.groupings,
+            run.post_counts,
+            leave_out_viewed=self.stores.settings.feed.leave_out == LEAVE_OUT_VIEWED,
+        )
         # One thread for linear algebra, as in the night: more threads would change the order of sums.
         with (
             stages.stage("features", "users") as stats,
@@ -141,11 +149,12 @@ class Rescorer:
         ):
             tables = model.tables(network, history, run.state.population)
             factors = run.state.factors(model, network, history, run.changed)
+            left_out = history.left_out.of_rows(np.arange(len(users)))
             stats |= {"users": len(users)}
         with stages.stage("score_and_write", "users") as stats:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
             blocked = shared_keys.blocked_rows(client, keys, network)
-            compiled = compile_model(model.booster, tables, factors, history.excluded, blocked)
+            compiled = compile_model(model.booster, tables, factors, left_out, blocked)
             chunks = compiled.score(
                 manifest.top_n,
                 budget_mib=settings.night.memory_budget_mib,

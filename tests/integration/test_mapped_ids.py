@@ -238,7 +238,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Night:
+class PublishedNight:
     """A night on the network of whole numbers."""
 
     published: Published
@@ -257,7 +257,9 @@ def new_database(server: sa.URL) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def night(postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.TempPathFactory) -> Night:
+def night(
+    postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> PublishedNight:
     """Run a night of both variants on the network of whole numbers."""
     trained = {}
     train = Learner.train
@@ -271,7 +273,7 @@ def night(postgres_server: sa.URL, valkey_server: str, tmp_path_factory: pytest.
         make_network(database_url, USERS, POSTS)
         folder = tmp_path_factory.mktemp("models")
         published = run(settings_for_night(database_url, valkey_server, folder), NUMBER, NUMBER)
-    return Night(published, trained)
+    return PublishedNight(published, trained)
 
 
 def run(settings: Settings, users: IdKind, posts: IdKind) -> Published:
@@ -286,7 +288,7 @@ KINDS = [(UUID_, TEXT), (TEXT, UUID_), (TEXT, NUMBER), (NUMBER, TEXT)]
 
 @pytest.mark.parametrize(("users", "posts"), [(NUMBER, NUMBER), *KINDS])
 def test_ids_mapped_in_their_order_give_an_equal_night(
-    night: Night, database_url: str, redis_url: str, tmp_path: Path, *, users: IdKind, posts: IdKind
+    night: PublishedNight, database_url: str, redis_url: str, tmp_path: Path, *, users: IdKind, posts: IdKind
 ) -> None:
     maps = Maps.draw(users, posts, seed=5, in_order=True)
     make_network(database_url, USERS, POSTS)
@@ -298,7 +300,7 @@ def test_ids_mapped_in_their_order_give_an_equal_night(
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(("users", "posts"), [(NUMBER, NUMBER), *KINDS])
 def test_ids_mapped_at_random_give_the_same_lists_for_the_same_model(
-    night: Night,
+    night: PublishedNight,
     database_url: str,
     redis_url: str,
     tmp_path: Path,
