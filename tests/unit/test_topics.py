@@ -52,10 +52,8 @@ def test_each_place_has_the_best_post_that_may_stand_there(
     posts = pad(lists, 12)
     order = rule.order(posts)
     result = np.take_along_axis(posts, order, axis=1)
-    assert (
-        result.tolist()
-        == pad([limit(each, dict(enumerate(topics)), most, window) for each in lists], 12).tolist()
-    )
+    expected = [limit(each, dict(enumerate(topics)), most, window) for each in lists]
+    assert result.tolist() == pad(expected, 12).tolist()
     assert (np.sort(order, axis=1) == np.arange(12)).all()  # nothing is lost, pads are still last
 
 
