@@ -95,7 +95,7 @@ def test_lookup_and_explain_mark_posts_in_explored_places_and_lookup_those_that_
     assert [post.get("probability") for post in found] == [None, 0.025, None]
     assert [post["gone"] for post in found] == [False, False, True]
     lines = night.batch("lookup", "1").stdout.splitlines()
-    assert [line.split("  ")[-1] for line in lines[-2:]] == ["explored, 1 of 40", "gone"]
+    assert [line.split("  ")[-1].strip() for line in lines[-2:]] == ["explored, 1 of 40", "gone"]
     assert (
         "rank 2 of 3, score -9.0; drawn for an explored place, 1 of 40"
         in night.batch("explain", "1", "102", "--run", run_id).stdout
