@@ -186,6 +186,26 @@ def test_the_same_night_gives_the_same_draws_whatever_the_chunks(
         assert nights.run("rollback", "test").returncode == 0
 
 
+def test_explored_places_hold_to_what_is_left_out_and_come_after_the_limit_of_topics(nights: Nights) -> None:
+    database_url = nights.servers["database_url"]
+    rules = {"OVERNIGHT_LEAVE_OUT": "viewed", "OVERNIGHT_MOST_PER_TOPIC": "1", "OVERNIGHT_TOPIC_WINDOW": "4"}
+    assert nights.run("run", "--variant", "test", **rules).returncode == 0
+    run_id, seen = live_runs(nights.client)["test"], defaultdict[int, set[int]](set)
+    for user, post in query(database_url, "SELECT DISTINCT user_id, post_id FROM recs.interactions"):
+        seen[user].add(post)
+    topics = dict(query(database_url, "SELECT post_id, topic FROM recs.posts"))
+    unknown, _ = read_known(database_url)
+    for user, stored in nights.lists(run_id).items():
+        posts = [post for post, _ in stored.posts]
+        assert not seen[user] & set(posts)
+        assert len({topics[post] for post in posts[: EVERY - 1]}) == EVERY - 1  # of four topics
+        for index, probability in stored.probabilities.items():
+            pool = unknown - seen[user] - set(posts[:index])
+            assert probability == float(f"{1 / len(pool):.6g}")
+    assert nights.manifest(run_id)["explored"]["places"] > 100
+    assert nights.run("rollback", "test").returncode == 0
+
+
 def test_a_refresh_draws_by_the_key_of_the_night_and_a_pruned_run_leaves_no_key(nights: Nights) -> None:
     run_id, database_url = nights.runs["control"], nights.servers["database_url"]
     before, now = nights.lists(run_id), datetime.now(UTC).isoformat()
