@@ -29,7 +29,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-load bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -77,6 +77,9 @@ bench-night: .venv/bench-ready  ## Measure it with the models of a network (NETW
 
 bench-publish: .venv/demo-ready  ## Measure publishing beside redis-cli --pipe (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.publish
+
+bench-ids: .venv/demo-ready  ## Measure publishing and serving by the kind of ids, by wrk (JSON=FILE)
+	@JSON="$(JSON)" $(BIN)/python -m benchmarks.id_kinds
 
 bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)

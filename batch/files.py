@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.ids import Ids, pack_ids, rows_of_ids, unpack_ids
+from batch.ids import Ids, among, pack_ids, unpack_ids
 from contract.errors import InteractionStoreError, ModelError
 from contract.ids import Id
 from contract.settings import Settings
@@ -179,7 +180,7 @@ def forget_ids(known: Ids, forgotten: Ids) -> Ids:
     The row of a forgotten user gets the id of the row before it, or `nobody`. The ids still ascend, and a
     search for an id finds the first of equal ones: that of the user who has it.
     """
-    gone = rows_of_ids(np.unique(forgotten), known) >= 0
+    gone = among(known, np.unique(forgotten))
     rows = np.maximum.accumulate(np.where(gone, -1, np.arange(known.size)))
     return np.where(rows < 0, nobody(known), known[rows])
 
@@ -206,6 +207,15 @@ def read_refresh_state(path: Path) -> dict[str, np.ndarray]:
     # Opened here, because numpy does not close a damaged file.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def read_post_ids(folder: Path) -> Ids | None:
+    """Read the ids of all posts of a run's network, ascending; None if its file cannot be read."""
+    try:
+        with (folder / REFRESH_STATE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return unpack_ids(arrays["post_ids"])
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def encode_arrays(arrays: dict[str, np.ndarray]) -> bytes:

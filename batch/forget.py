@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from batch.arrays import Int64s
 from batch.context import Stores
 from batch.experiment.exposures import count_exposures, remove_exposures
 from batch.experiment.split import forget_pins
@@ -39,7 +38,7 @@ from batch.files import (
     work_folder,
     write_atomically,
 )
-from batch.ids import pack_ids, unpack_ids
+from batch.ids import Ids, among, drop_repeats, pack_ids, unpack_ids
 from batch.loading.interaction_store import FILE as STORE
 from batch.loading.interaction_store import (
     InteractionStore,
@@ -54,27 +53,32 @@ from batch.refresh import stale_users
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.runs.tables import erasures
+from batch.runs.user_ids import keep_numbers, user_id_cast
 from contract.columns import SCHEMA, USER_ID
 from contract.columns import USERS as USERS_VIEW
 from contract.errors import ModelError
+from contract.ids import Id
 
 log = logging.getLogger("batch")
 
 KEYS_BATCH = 1_000
 
-IN_SOURCE = sa.text(f"SELECT count(*) FROM {SCHEMA}.{USERS_VIEW} WHERE {USER_ID} = ANY(:user_ids)")
+IN_SOURCE = f"""
+    SELECT count(*) FROM {SCHEMA}.{USERS_VIEW} WHERE {USER_ID}{{cast}} = ANY(CAST(:user_ids AS {{kind}}[]))
+"""
 FORGET_IN_MANIFESTS = sa.text(f"""
     UPDATE {SCHEMA}.runs SET manifest = jsonb_set(manifest, '{{some_users}}', coalesce(
         (SELECT jsonb_agg(id ORDER BY position)
          FROM jsonb_array_elements(manifest->'some_users') WITH ORDINALITY AS listed(id, position)
-         WHERE id::bigint <> ALL(:user_ids)), '[]'))
+         WHERE id #>> '{{}}' <> ALL(:user_ids)), '[]'))
     WHERE jsonb_typeof(manifest->'some_users') = 'array' AND EXISTS (
         SELECT FROM jsonb_array_elements(manifest->'some_users') AS listed(id)
-        WHERE id::bigint = ANY(:user_ids))
+        WHERE id #>> '{{}}' = ANY(:user_ids))
 """)
 USER_IDS, USER_FACTORS = "user_ids", "user_factors"
 """Arrays of `training.refresh_state.RefreshState`."""
 
+HAS_NUMBERS = "SELECT typeof(user_id) = 'BIGINT' FROM users LIMIT 1"
 CONTAINS = "SELECT count(*) FROM users WHERE user_id IN (SELECT unnest($user_ids))"
 
 
@@ -95,7 +99,7 @@ class Forgotten:
 
 
 def forget_users(
-    stores: Stores, run_ids: Sequence[str], user_ids: Int64s, *, dry_run: bool = False
+    stores: Stores, run_ids: Sequence[str], user_ids: Ids, *, dry_run: bool = False
 ) -> Forgotten:
     """Remove what is kept of users. The caller holds the refresh lock.
 
@@ -115,7 +119,7 @@ def forget_users(
     lists = sum(_forget_lists(stores, run_id, users, dry_run) for run_id in run_ids)
     if not dry_run:
         with stores.engine.begin() as connection:
-            connection.execute(FORGET_IN_MANIFESTS, {"user_ids": users})
+            connection.execute(FORGET_IN_MANIFESTS, {"user_ids": list(map(str, users))})
     pinned = forget_pins(stores, set(users), dry_run=dry_run)
     found = count_exposures(stores, users) if dry_run else remove_exposures(stores, users, now)
     files = _forget_in_stores(stores, run_ids, user_ids, dry_run)
@@ -153,16 +157,17 @@ class Gone:
         Their ids, ascending.
     known
         How many users the run knows, including them.
+    comparable
+        False if the run's ids are of another kind than the network's, so that nobody is found to be gone.
     """
 
     run_id: str
-    user_ids: Int64s
+    user_ids: Ids
     known: int
+    comparable: bool
 
 
-def find_gone(
-    connection: sa.Connection, stores: Stores, run_ids: Sequence[str], present: Int64s
-) -> list[Gone]:
+def find_gone(connection: sa.Connection, stores: Stores, run_ids: Sequence[str], present: Ids) -> list[Gone]:
     """Find the users whom each run knows and the network no longer has.
 
     Parameters
@@ -175,23 +180,30 @@ def find_gone(
         folder = Path(stores.settings.night.model_dir) / run_id
         known = read_user_ids(folder) if (folder / USERS).is_file() else present[:0]
         recorded = stale_users.read_recorded(connection, run_id, known)
-        ids = np.setdiff1d(np.concatenate([known, recorded]), [nobody(known)])
-        gone.append(Gone(run_id, ids[~np.isin(ids, present)], ids.size))
+        known = drop_repeats(known[known != nobody(known)])
+        ids = np.concatenate([known, recorded[~among(recorded, known)]])
+        comparable = ids.dtype == present.dtype
+        theirs = np.sort(ids[~among(ids, present)]) if comparable else present[:0]
+        gone.append(Gone(run_id, theirs, ids.size, comparable))
     return gone
 
 
-def union(gone: Sequence[Gone]) -> Int64s:
+def union(gone: Sequence[Gone]) -> Ids:
     """Return the ids of the users who are gone from any of the runs, ascending."""
-    return np.unique(np.concatenate([*(each.user_ids for each in gone), np.empty(0, np.int64)]))
+    found = [each.user_ids for each in gone]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
-def count_in_source(stores: Stores, user_ids: Int64s) -> int:
+def count_in_source(stores: Stores, user_ids: Ids) -> int:
     """Count the users that `recs.users` has."""
     with stores.engine.connect() as connection:
-        return int(connection.scalar(IN_SOURCE, {"user_ids": user_ids.tolist()}) or 0)
+        cast = user_id_cast(connection)
+        wanted = list(map(str, user_ids)) if cast else keep_numbers(user_ids.tolist())
+        query = sa.text(IN_SOURCE.format(cast=cast, kind="text" if cast else "bigint"))
+        return int(connection.scalar(query, {"user_ids": wanted}) or 0)
 
 
-def _forget_lists(stores: Stores, run_id: str, users: list[int], dry_run: bool) -> int:
+def _forget_lists(stores: Stores, run_id: str, users: list[Id], dry_run: bool) -> int:
     """Remove the lists of users in a run, and their ids from its manifest; return the number of lists.
 
     The manifest comes first: `doctor` then never misses a list.
@@ -224,7 +236,7 @@ def _amend_manifests(stores: Stores, run_id: str, fields: dict[str, object]) -> 
     ledger.amend_manifest(stores.engine, run_id, fields)
 
 
-def _forget_in_stores(stores: Stores, run_ids: Sequence[str], user_ids: Int64s, dry_run: bool) -> int:
+def _forget_in_stores(stores: Stores, run_ids: Sequence[str], user_ids: Ids, dry_run: bool) -> int:
     """Remove users from the interaction stores of runs; return the number of files with any of them.
 
     The runs of one night share a file, and share its copy.
@@ -239,7 +251,8 @@ def _forget_in_stores(stores: Stores, run_ids: Sequence[str], user_ids: Int64s, 
         path = folder / of_runs[0] / STORE
         with work_folder(path.parent) as work:
             store = InteractionStore(path, StoreOptions.of(stores.settings, work))
-            known = store.scalar(CONTAINS, {"user_ids": user_ids.tolist()})
+            comparable = store.scalar(HAS_NUMBERS) == (user_ids.dtype == np.int64)
+            known = comparable and store.scalar(CONTAINS, {"user_ids": user_ids.tolist()})
             store.close()
             changed += bool(known)
             if known and not dry_run:
@@ -256,7 +269,7 @@ def _forget_in_stores(stores: Stores, run_ids: Sequence[str], user_ids: Int64s, 
     return changed
 
 
-def _forget_in_model(folder: Path, user_ids: Int64s, dry_run: bool) -> int:
+def _forget_in_model(folder: Path, user_ids: Ids, dry_run: bool) -> int:
     """Remove users from the files of a run's model and from its report; return the files with any of them."""
     from batch.reports.files import REPORT, forget_examples  # imports jinja2; not needed to find users
 
@@ -266,7 +279,7 @@ def _forget_in_model(folder: Path, user_ids: Int64s, dry_run: bool) -> int:
             changed += forget_examples(report, set(user_ids.tolist()), dry_run=dry_run)
         if state.is_file():
             arrays = read_refresh_state(state)
-            gone = np.isin(arrays[USER_IDS], user_ids)
+            gone = among(unpack_ids(arrays[USER_IDS]), user_ids)
             changed += bool(gone.any())
             if gone.any() and not dry_run:
                 arrays[USER_IDS] = pack_ids(forget_ids(unpack_ids(arrays[USER_IDS]), user_ids))
@@ -274,7 +287,7 @@ def _forget_in_model(folder: Path, user_ids: Int64s, dry_run: bool) -> int:
                     arrays[USER_FACTORS] = np.where(gone[:, None], np.float32(0), arrays[USER_FACTORS])
                 write_atomically(state, encode_arrays(arrays))
         for path in sorted(folder.rglob(USERS)):  # that of the run itself comes last
-            if np.isin(read_user_ids(path.parent), user_ids).any():
+            if among(read_user_ids(path.parent), user_ids).any():
                 changed += 1
                 if not dry_run:
                     forget_in_user_ids(path, user_ids)

@@ -13,14 +13,17 @@ from batch.evaluation.learner import Learner
 from batch.experiment.exposures import drain
 from batch.experiment.split import write_back
 from batch.features.embeddings import remove_stale_vectors
+from batch.feed_rules.segments import check_attribute
 from batch.gate import check as gate
 from batch.loading.combined_store import fingerprints
+from batch.loading.schema import check_views
 from batch.progress import Stages
 from batch.publishing import go_live, shared_keys
 from batch.publishing.manifest import make_manifest
 from batch.publishing.prune import clean_up
 from batch.publishing.write import write_run, write_similar_posts
 from batch.refresh import stale_users
+from batch.refresh.gone_posts import clear_gone_posts
 from batch.refresh.refresh import refresh_after_night
 from batch.reports.run_page import write_run_page
 from batch.runs import ledger, lock
@@ -72,7 +75,7 @@ def run_night(stores: Stores, variants: tuple[str, ...], options: NightOptions =
         clean_up(stores)
         manifests = [_run_variant(stores, MODELS[name], data, options, held) for name in variants]
         held.check()
-        _clean_up(stores, data, options)
+        _clean_up(stores, data, options, manifests)
         data.close()  # frees the memory that the refresh needs
         return manifests if options.as_of else refresh_after_night(stores, manifests)
 
@@ -110,6 +113,7 @@ def _build(
     learner = Learner.create(variant, stores.settings, run.run_id)
     shared_keys.write_help(stores.redis, stores.keys)  # a Redis that does not take writes fails here
     write_back(stores, datetime.now(UTC))
+    _check_segments(stores)
 
     dataset = data.load(run.run_id, stages)
     users = min(options.limit_users or len(dataset.network.users), len(dataset.network.users))
@@ -128,6 +132,14 @@ def _build(
     return manifest, verdict.refusal
 
 
+def _check_segments(stores: Stores) -> None:
+    """Check the column of OVERNIGHT_POPULAR_BY before any row is read."""
+    if name := stores.settings.feed.popular_by:
+        with stores.engine.connect() as connection:
+            views = check_views(connection)
+        check_attribute(views.users, name, stores.settings.night.ignore_columns)
+
+
 def _record_actions(stores: Stores, run: Run, data: NightDataset, manifest: Manifest) -> None:
     """Store which actions the run knows, so that a refresh finds the users who act later."""
     cutoff = manifest.require_cutoff()
@@ -136,12 +148,13 @@ def _record_actions(stores: Stores, run: Run, data: NightDataset, manifest: Mani
         stale_users.record_night(connection, run.run_id, known)
 
 
-def _clean_up(stores: Stores, data: NightDataset, options: NightOptions) -> None:
+def _clean_up(stores: Stores, data: NightDataset, options: NightOptions, manifests: list[Manifest]) -> None:
     """Move exposures to Postgres; remove runs that are not kept, and texts of posts that no longer exist."""
     drain(stores, datetime.now(UTC))
     clean_up(stores)
     if data.posts is not None and options.as_of is None:  # as of an earlier time, newer posts are not loaded
         shared_keys.remove_old_texts(stores.redis, stores.keys, data.posts)
+        clear_gone_posts(stores, {manifest.run_id for manifest in manifests})
         remove_stale_vectors(stores.engine, data.posts[columns.TEXT])
 
 

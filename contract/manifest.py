@@ -46,8 +46,16 @@ class Manifest:
         The evaluation on the holdout, see `evaluation.evaluate`.
     left_out
         Rows of the source that were left out, by reason.
+    left_out_of_lists
+        Pairs of a user and a post that lists leave out: `liked`, `own` and, if asked for, `viewed`.
+        Each pair counts once, for the first of these reasons.
     feed
         The rules that the lists were made by: the settings of `FeedSettings`.
+    explored
+        Posts that nobody knows yet, and places of lists with one of them, see `Exploration.record`; None if
+        no place is explored.
+    segments
+        Number of values of `popular_by` with popular posts of their own; None if there are none.
     topics
         Topics in the first places of the lists, see `TopicStats.record`; None without a limit.
     store
@@ -95,7 +103,10 @@ class Manifest:
     publish: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
+    left_out_of_lists: dict[str, int] = field(default_factory=dict)
     feed: dict[str, Any] = field(default_factory=dict)
+    explored: dict[str, int] | None = None
+    segments: int | None = None
     topics: dict[str, Any] | None = None
     store: dict[str, Any] | None = None
     some_users: Sequence[Id] = field(default_factory=list)

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from contract.columns import (
+    AUTHOR_ID,
     CREATED_AT,
     LIKE_COUNT,
     POST_ID,
@@ -42,7 +43,7 @@ EMBEDDINGS_AUTO, EMBEDDINGS_ON, EMBEDDINGS_OFF = "auto", "on", "off"
 
 NAMED_COLUMNS = {
     USERS: (USER_ID,),
-    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT),
+    POSTS: (POST_ID, TOPIC, TEXT, CREATED_AT, LIKE_COUNT, VIEW_COUNT, AUTHOR_ID),
 }
 """View -> columns with a meaning of their own; all others are further columns."""
 
@@ -447,7 +448,7 @@ class GateSettings:
         "OVERNIGHT_GATE_FULL_LISTS",
         1.0,
         _number(0, 1),
-        "smallest share of full lists: N posts, or all posts not liked and not blocked",
+        "smallest share of full lists: N posts, or all posts that the user may get",
     )
     lists_of_five: float = setting(
         "OVERNIGHT_GATE_LISTS_OF_FIVE",
@@ -489,7 +490,7 @@ class GateSettings:
         "OVERNIGHT_GATE_LIKED_SERVED",
         0,
         _integer(0, 10**9),
-        "largest number of posts in lists that their user has liked",
+        "largest number of posts in lists that must be left out, like liked ones",
     )
 
 

@@ -101,18 +101,21 @@ def run_module(module: str, arguments: list[str], environment: dict[str, str]) -
     Stopped
         On a signal, after the child was sent SIGTERM and has ended.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    child = None
     try:
+        with _delay_signals():  # one that is handled while the child starts would leave it behind
+            child = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         code = child.wait()
     except BaseException:
-        stop_process(psutil.Process(child.pid), signal.SIGTERM, CHILD_STOP_SECONDS)
-        child.wait()
+        if child is not None:
+            stop_process(psutil.Process(child.pid), signal.SIGTERM, CHILD_STOP_SECONDS)
+            child.wait()
         raise
     if code != 0:
         exit_code = code if code > 0 else 128 - code
@@ -253,6 +256,27 @@ def raise_on_signal() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _delay_signals() -> Iterator[None]:
+    """Handle the signals that arrive during the block at its end; those that are ignored stay ignored."""
+    received: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    caught = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in caught:
+        signal.signal(number, keep)
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def ignore_signals() -> None:

@@ -194,9 +194,10 @@ def _write_interactions(
 
 def _move_exposures(engine: sa.Engine, started: datetime, day: datetime) -> None:
     """Set the time of the exposures recorded since the replay started to the start of the replayed day."""
-    move = sa.text("UPDATE recs.exposures SET served_at = :day WHERE served_at >= :started")
     with engine.begin() as connection:
-        connection.execute(move, {"day": day, "started": started})
+        for table in ("exposures", "explored"):
+            move = sa.text(f"UPDATE recs.{table} SET served_at = :day WHERE served_at >= :started")
+            connection.execute(move, {"day": day, "started": started})
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 | file | columns | loaded as |
 |---|---|---|
 | users | user_id; every further column is a feature | "user" |
-| posts | post_id; optional topic, text, created_at, like_count, view_count; others are features | post |
+| posts | post_id; optional the columns that the view may have; others are features | post |
 | interactions | user_id, post_id, action (view, like, unlike), happened_at; others ignored | feed_action |
 
 Each is one file in Parquet (.parquet), CSV with a header (.csv) or compressed
@@ -103,7 +103,8 @@ def load_network(database_url: str, folder: Path) -> None:
         invalid values; names file, column and value.
     """
     users = _read_relation(find_file(folder, columns.USERS), columns.USER_ID, {})
-    known = {name: SQL_TYPES[types] for name, types in OPTIONAL[columns.POSTS].items()}
+    author_type = network.id_type(users.id_kind)
+    known = {name: SQL_TYPES.get(types, author_type) for name, types in OPTIONAL[columns.POSTS].items()}
     posts = _read_relation(find_file(folder, columns.POSTS), columns.POST_ID, known)
     interactions, kinds = find_file(folder, columns.INTERACTIONS), IdKinds(users.id_kind, posts.id_kind)
     actions = _count_actions(interactions, kinds)
@@ -142,6 +143,8 @@ def _read_relation(path: Path, id_column: str, known: dict[str, str]) -> Relatio
     known = {id_column: _find_id_type(_decode(rows[id_column]))} | known
     types = {field.name: known.get(field.name) or _sql_type(path, field) for field in rows.schema}
     types = {id_column: types.pop(id_column)} | types  # the first column becomes the primary key
+    if columns.AUTHOR_ID in types and columns.AUTHOR_ID in known:
+        _check_named_ids(path, columns.AUTHOR_ID, rows, known[columns.AUTHOR_ID])
     kept = {name: kind for name, kind in types.items() if kind is not None}
     for name in types.keys() - kept.keys():
         logger.warning(
@@ -214,7 +217,7 @@ def read_interactions(path: Path, kinds: IdKinds) -> Iterator[pa.Table]:
     types = [network.id_type(kinds.users), network.id_type(kinds.posts), "text", "timestamptz"]
     for batch in _csv_batches(path) if _is_csv(path) else _parquet_batches(path):
         for name, id_type in zip(INTERACTIONS[:2], types[:2], strict=True):
-            _check_ids_of_interactions(path, name, _decode(batch[name]), id_type)
+            _check_named_ids(path, name, batch, id_type)
         columns_and_types = zip(INTERACTIONS, types, strict=True)
         rows = pa.table({name: _cast(path, name, batch[name], kind) for name, kind in columns_and_types})
         for name in INTERACTIONS:
@@ -226,14 +229,15 @@ def read_interactions(path: Path, kinds: IdKinds) -> Iterator[pa.Table]:
         yield rows
 
 
-def _check_ids_of_interactions(path: Path, name: str, ids: pa.ChunkedArray, id_type: str) -> None:
-    """Raise NetworkError if users or posts have uuids or text as ids, and interactions do not."""
-    if id_type == "bigint":
+def _check_named_ids(path: Path, name: str, rows: pa.Table, id_type: str) -> None:
+    """Raise NetworkError if users or posts have uuids or text as ids, and this column does not."""
+    ids = _decode(rows[name])
+    if id_type == "bigint" or ids.null_count == len(ids):
         return  # casting checks whole numbers
     if not _is_text(ids.type):
         raise NetworkError(f"{path}: {name!r} must be {DESCRIPTIONS[id_type]}; it is of type {ids.type}")
     if id_type == "uuid":
-        valid = pc.match_substring_regex(ids, UUID)
+        valid = pc.match_substring_regex(ids, UUID)  # nulls are skipped
         if not pc.all(valid, min_count=0).as_py():
             first = ids.filter(pc.invert(valid))[0]
             raise NetworkError(f"{path}: {name!r} must be a uuid, not {first.as_py()!r:.80}")

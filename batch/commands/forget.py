@@ -10,21 +10,22 @@ import click
 import numpy as np
 
 from batch import postgres
-from batch.arrays import Int64s
-from batch.commands.options import json_option
+from batch.commands.options import json_option, parse_argument
 from batch.context import Stores, open_stores
 from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs, union
 from batch.formatting import as_json as format_json
 from batch.formatting import echo
+from batch.ids import Ids, as_ids
+from batch.inspection.lists import find_id_kinds
 from batch.loading.arrow_reader import read_ids
 from batch.loading.schema import check_views
 from batch.publishing.prune import LOCK_TIMEOUT_SECONDS
 from batch.refresh import stale_users
 from batch.runs import ledger, lock
-from contract.columns import MAX_ID, USER_ID, USERS
+from batch.runs.user_ids import keep_numbers
+from contract.columns import USER_ID, USERS
+from contract.ids import Id, IdKind
 from contract.settings import Settings
-
-USER = click.IntRange(-MAX_ID - 1, MAX_ID)
 
 EXAMPLE = """\b
 Example:
@@ -32,14 +33,14 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("user_ids", metavar="[USER]...", type=USER, nargs=-1)
+@click.argument("users", metavar="[USER]...", nargs=-1)
 @click.option("--gone", is_flag=True, help="Forget every user that a kept run knows and recs.users lacks.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask, even on a terminal.")
 @json_option
 @click.pass_obj
 def forget(
-    settings: Settings, user_ids: tuple[int, ...], *, gone: bool, dry_run: bool, yes: bool, as_json: bool
+    settings: Settings, users: tuple[str, ...], *, gone: bool, dry_run: bool, yes: bool, as_json: bool
 ) -> None:
     """Remove what is kept of users: lists, ids and interactions in the files of runs, exposures, pins.
 
@@ -48,7 +49,7 @@ def forget(
     recs.users has. A refresh forgets the users that recs.users no longer has by itself. On a terminal it
     asks first; in a script or cron it does not.
     """
-    if bool(user_ids) == gone:
+    if bool(users) == gone:
         raise click.UsageError("Give the ids of users, or --gone.")
     with (
         open_stores(settings, ledger.actor("batch forget"), interactive=True) as stores,
@@ -60,12 +61,12 @@ def forget(
         with postgres.snapshot(stores.engine) as connection:
             check_views(connection)
             runs = kept_runs(connection, stores.keys.prefix, unfinished=True)
-        users = _find_gone(stores, runs) if gone else np.unique(np.array(user_ids, np.int64))
+        user_ids = _find_gone(stores, runs) if gone else _parse_users(stores, users)
         if not dry_run and not yes and sys.stdin.isatty():
-            echo(_format(forget_users(stores, runs, users, dry_run=True), dry_run=True), err=True)
+            echo(_format(forget_users(stores, runs, user_ids, dry_run=True), dry_run=True), err=True)
             click.confirm("Remove it for good?", abort=True, err=True)
-        done = forget_users(stores, runs, users, dry_run=dry_run)
-        in_source, without_files = count_in_source(stores, users), _without_files(stores, runs)
+        done = forget_users(stores, runs, user_ids, dry_run=dry_run)
+        in_source, without_files = count_in_source(stores, user_ids), _without_files(stores, runs)
     if as_json:
         fields = {"dry_run": dry_run, **asdict(done), "in_source": in_source}
         echo(format_json(fields | {"runs": len(runs), "runs_without_files": without_files}))
@@ -85,10 +86,28 @@ def forget(
         )
 
 
-def _find_gone(stores: Stores, run_ids: list[str]) -> Int64s:
+def _parse_users(stores: Stores, users: tuple[str, ...]) -> Ids:
+    """Return the ids that were given, ascending; whole numbers may be negative: a table can have such."""
+    kind = find_id_kinds(stores).users
+    found = set[Id]()
+    for user in users:
+        numbers = keep_numbers([user]) if kind is IdKind.NUMBER else []
+        found.update(numbers or [parse_argument(user, kind, "USER")])
+    return np.sort(as_ids(found, kind))
+
+
+def _find_gone(stores: Stores, run_ids: list[str]) -> Ids:
     with postgres.snapshot(stores.engine) as connection:
         present = read_ids(connection, stores.settings, USERS, USER_ID)
-        return union(find_gone(connection, stores, run_ids, present))
+        gone = find_gone(connection, stores, run_ids, present)
+    others = [each.run_id for each in gone if not each.comparable]
+    if others:
+        echo(
+            f"warning: the ids of users in {', '.join(others)} are of another kind than in recs.users, so "
+            "nobody is found to be gone from them; what they keep goes when they are pruned",
+            err=True,
+        )
+    return union(gone)
 
 
 def _without_files(stores: Stores, run_ids: list[str]) -> list[str]:

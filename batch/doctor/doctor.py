@@ -38,11 +38,12 @@ from contract.settings import Settings, unknown_variables
 
 @dataclass(frozen=True)
 class Records:
-    """The ledger, the views and their number of users, None if they cannot be read; the split, if any."""
+    """Ledger, views, and numbers of users and posts, None if they cannot be read; the split, if any."""
 
     ledger_rows: dict[str, LedgerRow] | None = None
     views: Columns | None = None
     users: int | None = None
+    posts: int | None = None
     split: Experiment | None = None
 
 
@@ -95,8 +96,8 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
                 if findings[-1].status is not Status.FAIL:
                     findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
-            users = None if views is None else postgres_checks.count_users(connection)
-            records = Records(rows, views, users, read_recorded_split(connection, key_prefix))
+            counts = {} if views is None else postgres_checks.count_users_and_posts(connection)
+            records = Records(rows, views, split=read_recorded_split(connection, key_prefix), **counts)
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
     findings.append(_try(settings, "locks", partial(postgres_checks.check_locks, engine)))
@@ -128,6 +129,8 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield from live_runs.check_warnings(live)
     if records.users is not None:
         yield from live_runs.check_users(live, records.users, stores.settings)
+    if records.posts is not None:
+        yield from live_runs.check_posts(live, records.posts)
     yield from live_runs.check_ages(live, stores.settings.schedule.nightly_cron, now)
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)

@@ -18,6 +18,7 @@ from batch.inspection.lists import published_at
 from batch.loading.model_columns import check_model_columns
 from batch.loading.schema import Columns
 from batch.refresh import stale_users
+from batch.refresh.gone_posts import max_gone
 from batch.runs import lock
 from batch.runs.ledger import State
 from contract.errors import ModelError
@@ -182,6 +183,24 @@ def check_users(live: LiveRuns, users: int, settings: Settings) -> Iterator[Find
                 f"users {variant}",
                 f"recs.users has {users} users, and had {known} at the night; the others keep their lists",
                 "check the view; if the users are deleted: python -m batch forget --gone",
+            )
+
+
+def check_posts(live: LiveRuns, posts: int) -> Iterator[Finding]:
+    """Find the live runs that know many more posts than the network has: the view may be wrong.
+
+    Parameters
+    ----------
+    posts
+        Number of posts in the view.
+    """
+    for variant, run_id in live.readable.items():
+        known = int(live.manifests[run_id].get("posts") or 0)
+        if known - posts > max_gone(known):
+            yield warn(
+                f"posts {variant}",
+                f"recs.posts has {posts} posts, and had {known} at the night; the others are still served",
+                "check the view; if the posts are deleted: python -m batch run",
             )
 
 

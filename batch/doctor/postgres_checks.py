@@ -31,7 +31,7 @@ from batch.refresh.stale_users import LATE
 from batch.runs import ledger, lock
 from batch.runs.ledger import State, runs
 from batch.runs.tables import VERSION, experiments, schema_version, upgrade, versions
-from contract.columns import HAPPENED_AT, INTERACTIONS, SCHEMA, USER_ID, USERS
+from contract.columns import HAPPENED_AT, INTERACTIONS, POST_ID, POSTS, SCHEMA, USER_ID, USERS
 from contract.errors import SourceError
 from contract.experiment import CONTROL, Experiment
 
@@ -141,9 +141,9 @@ def _read_version(connection: sa.Connection) -> int:
     return int(connection.scalar(sa.select(sa.func.max(versions.c.version))) or 0)
 
 
-def count_users(connection: sa.Connection) -> int:
-    """Count the distinct users of the view."""
-    return int(connection.scalar(COUNT_USERS) or 0)
+def count_users_and_posts(connection: sa.Connection) -> dict[str, int]:
+    """Return the numbers of distinct `users` and `posts` of the views."""
+    return {name: int(connection.scalar(query) or 0) for name, query in COUNTS.items()}
 
 
 def check_locks(engine: sa.Engine) -> Finding:
@@ -194,7 +194,10 @@ def check_writes(engine: sa.Engine, key_prefix: str) -> Finding:
     return ok("writes", f"what a night writes to {SCHEMA} was written, and rolled back")
 
 
-COUNT_USERS = sa.text(f"SELECT count(DISTINCT {USER_ID}) FROM {SCHEMA}.{USERS}")
+COUNTS = {
+    view: sa.text(f"SELECT count(DISTINCT {column}) FROM {SCHEMA}.{view}")
+    for view, column in ((USERS, USER_ID), (POSTS, POST_ID))
+}
 READABLE = sa.text("""
     SELECT CASE WHEN to_regclass(:name) IS NULL THEN false ELSE has_table_privilege(:name, 'SELECT') END
 """)

@@ -17,15 +17,13 @@ from batch.evaluation.bootstrap import BootstrapResult, bootstrap
 from batch.evaluation.catalogue_case import CatalogueCase, score_lists
 from batch.evaluation.full_catalogue import rank_by_model
 from batch.evaluation.ranking_metrics import DEPTH, round_or_none
+from batch.feed_rules import EXPLORE, LIKES_FOUND, TOPICS
+from batch.feed_rules.explore import DrawKey, Exploration
 from batch.feed_rules.topics import TopicRule
+from batch.scoring.chunk import Lists
 from batch.training.dataset import Dataset
 from batch.training.model import Model
-from contract.settings import Settings
-
-TOPICS = "topics"
-"""Key of the cost of `TopicRule`."""
-
-LIKES_FOUND = "likes_found"
+from contract.settings import FeedSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,33 @@ def measure_rules(
     case
         The users of the holdout, as in `RankedCase`.
     """
-    topics = TopicRule.of(dataset.network.posts, settings.feed)
-    if topics is None:
+    feed, costs = settings.feed, dict[str, RuleCost]()
+    topics = TopicRule.of(dataset.network.posts, feed)
+    if topics is None and feed.explore_places == 0:
         return {}
     threads, n = settings.night.threads, settings.night.top_n
     lists = rank_by_model(model, dataset.network, dataset.at_holdout, case, threads, n=n)
-    limited = np.take_along_axis(lists, topics.order(lists), axis=1)
-    return {TOPICS: measure_rule(case, lists, limited, topics.window, model.seed)}
+    if topics is not None:
+        limited = np.take_along_axis(lists, topics.order(lists), axis=1)
+        costs[TOPICS] = measure_rule(case, lists, limited, topics.window, model.seed)
+        lists = limited
+    explored = _explore(model, dataset, case, feed, lists)
+    if explored is not None:
+        costs[EXPLORE] = measure_rule(case, lists, explored, max(DEPTH, feed.explore_places), model.seed)
+    return costs
+
+
+def _explore(
+    model: Model, dataset: Dataset, case: CatalogueCase, feed: FeedSettings, lists: Int32s
+) -> Int32s | None:
+    """Return the lists of a case's users with explored places as of the holdout's start; None without."""
+    history = dataset.at_holdout
+    key = DrawKey(model.seed, model.variant.name, history.cutoff)
+    exploration = Exploration.of(feed, key, history, np.flatnonzero(~history.known), dataset.network.user_ids)
+    if exploration is None:
+        return None
+    left_out = case.left_out
+    return exploration.draw(Lists(case.users, lists, np.zeros(lists.shape, np.float32), left_out)).posts
 
 
 def measure_rule(case: CatalogueCase, before: Int32s, after: Int32s, window: int, seed: int) -> RuleCost:

@@ -33,7 +33,7 @@ PRIOR_LIKES_OF_USER = 5.0
 PRIOR_LIKES_OF_POST = 20.0
 """Views or likes at the average rate that are added to each estimate (its prior)."""
 
-NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT)
+NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT, columns.AUTHOR_ID)
 
 FADING_FEATURES = ("likes_fading_3_days", "likes_fading_30_days", "likes_fading_300_days")
 """Fading likes of a post that are features: on the scale of days, months and years."""
@@ -51,7 +51,7 @@ def shrink_rate(likes: Any, views: Any, mean: float, prior_views: float) -> Any:
 
 def select_profile_columns(network: Network) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the columns of users and of posts that become features unchanged."""
-    return network.users, network.posts.drop(columns=list(NOT_FEATURES))
+    return network.users, network.posts.drop(columns=list(NOT_FEATURES), errors="ignore")
 
 
 def build_tables(

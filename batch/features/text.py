@@ -135,7 +135,7 @@ def build_content_vectors(posts: pd.DataFrame, text: FeatureColumns) -> Float32s
     -------
     (posts, columns) float32; a missing value is the mean. A post with all values missing is all NaN.
     """
-    numeric = posts.drop(columns=list(NOT_FEATURES)).select_dtypes(np.float64)
+    numeric = posts.drop(columns=list(NOT_FEATURES), errors="ignore").select_dtypes(np.float64)
     values = np.concatenate([numeric.to_numpy(np.float64), text.values.astype(np.float64)], axis=1)
     vectors = standardise(values)
     vectors[~np.isfinite(values).any(axis=1)] = np.nan

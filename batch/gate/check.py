@@ -170,8 +170,8 @@ def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> Li
     user_ids, post_ids = network.users.index[rows].tolist(), network.posts.index.to_numpy()
     row_of_user = {user_id: row for row, user_id in enumerate(user_ids)}
     in_lists = read = 0
-    for user_id, ranked in read_lists(stores, run_id, user_ids):
+    for user_id, stored in read_lists(stores, run_id, user_ids):
         read += 1
         unwanted = set(post_ids[left_out.of(row_of_user[user_id])].tolist())
-        in_lists += sum(item[0] in unwanted for item in ranked)
+        in_lists += sum(post in unwanted for post, _ in stored.posts)
     return LikedCheck(in_lists, read)

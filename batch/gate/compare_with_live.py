@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from batch.arrays import Int64s
 from batch.context import Stores
 from batch.evaluation import MODEL, PRIMARY_METRIC
 from batch.evaluation.bootstrap import Difference
@@ -27,13 +27,14 @@ from batch.evaluation.scored_rows import ScoredRows
 from batch.features.build import select_profile_columns
 from batch.features.tables import ColumnEncoder
 from batch.gate.inputs import LiveComparison
+from batch.ids import Ids
 from batch.loading.history import History, regroup
 from batch.loading.network import Network
 from batch.redis_client import blocks, live_run_id
 from batch.runs import ledger
 from batch.training.dataset import Dataset
 from batch.training.model import Model, load_model
-from contract.codec import LIST_HEAD, Ranked, decode_list
+from contract.codec import LIST_HEAD, StoredList, decode_stored_list
 from contract.errors import ModelError
 from contract.ids import Id
 from contract.manifest import Manifest
@@ -80,7 +81,10 @@ def compare_with_live(
     """
     settings, differences, ndcg = stores.settings, None, None
     not_comparable = ndcg_not_comparable = ""
+    other_ids = _describe_other_ids(live, dataset.network)
     try:
+        if other_ids:
+            raise NotComparableError(other_ids)
         model = _load_live_model(settings, live, dataset)
         history = _regroup(model, dataset)
     except NotComparableError as error:
@@ -94,7 +98,7 @@ def compare_with_live(
             ndcg = _ndcg_difference(model, history, dataset, holdout.ranked, settings)
         except NotComparableError as error:
             ndcg_not_comparable = str(error)
-    sampled = _sample(dataset.network.user_ids[:users], settings.night.seed)
+    sampled = [] if other_ids else _sample(dataset.network.user_ids[:users], settings.night.seed)
     heads = _read_heads(stores, run_id, live.run_id, sampled)
     shares = [len(now & then) / max(len(now), len(then)) for now, then in heads]
     return LiveComparison(
@@ -106,9 +110,20 @@ def compare_with_live(
         live_head_posts=len(set().union(*(then for _, then in heads))),
         differences=differences,
         not_comparable_because=not_comparable,
+        lists_not_comparable_because=other_ids,
         ndcg_at_10=ndcg,
         ndcg_not_comparable_because=ndcg_not_comparable,
     )
+
+
+def _describe_other_ids(live: LiveRun, network: Network) -> str:
+    """Return why no list and no model of the live run can be compared; empty if they can."""
+    if live.manifest.ids == network.kinds:
+        return ""
+    (before, now) = (
+        f"{kinds.users} for users and {kinds.posts} for posts" for kinds in (live.manifest.ids, network.kinds)
+    )
+    return f"its ids are of another kind: {before}, tonight's are {now}"
 
 
 def _load_live_model(settings: Settings, live: LiveRun, dataset: Dataset) -> Model:
@@ -191,25 +206,33 @@ def _regroup(model: Model, dataset: Dataset) -> History:
     return regroup(known, groupings)
 
 
-def _sample(user_ids: Int64s, seed: int) -> list[int]:
+def _sample(user_ids: Ids, seed: int) -> list[Id]:
     if user_ids.size > MAX_USERS:
         user_ids = np.random.default_rng(seed).choice(user_ids, MAX_USERS, replace=False)
-    sampled: list[int] = user_ids.tolist()
+    sampled: list[Id] = user_ids.tolist()
     return sampled
 
 
 def _read_heads(
-    stores: Stores, run_id: str, live_run_id: str, user_ids: list[int]
+    stores: Stores, run_id: str, live_run_id: str, user_ids: list[Id]
 ) -> list[tuple[set[Id], set[Id]]]:
-    """Return (head in the run, head in the live run) of each user whose lists are not empty in both."""
+    """Return (head in the run, head in the live run) of each user whose lists are not empty in both.
+
+    Posts in explored places are not in a head: they are drawn anew each night.
+    """
     now, then = (
-        {user: {post for post, _ in ranked[:LIST_HEAD]} for user, ranked in read_lists(stores, run, user_ids)}
+        {user: _head(stored) for user, stored in read_lists(stores, run, user_ids)}
         for run in (run_id, live_run_id)
     )
     return [(now[user], then[user]) for user in now if now[user] and then.get(user)]
 
 
-def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator[tuple[int, Ranked]]:
+def _head(stored: StoredList) -> set[Id]:
+    ranked = (post for index, (post, _) in enumerate(stored.posts) if index not in stored.probabilities)
+    return set(islice(ranked, LIST_HEAD))
+
+
+def read_lists(stores: Stores, run_id: str, user_ids: Iterable[Id]) -> Iterator[tuple[Id, StoredList]]:
     """Yield (user id, list) of each user that has a list in a run, read from Redis."""
     for block in blocks(user_ids, KEYS_BATCH):
         with stores.redis.pipeline(transaction=False) as pipe:
@@ -217,4 +240,4 @@ def read_lists(stores: Stores, run_id: str, user_ids: Iterable[int]) -> Iterator
                 pipe.get(stores.keys.user(run_id, user_id))
             for user_id, value in zip(block, pipe.execute(), strict=True):
                 if value is not None:
-                    yield user_id, decode_list(value)
+                    yield user_id, decode_stored_list(value)

@@ -27,6 +27,8 @@ class LiveComparison:
         Metric of the viewed rows -> difference on the same held-out rows; None if not comparable.
     not_comparable_because
         The reason; empty if comparable.
+    lists_not_comparable_because
+        Why no user's lists are compared although there are some; empty if they are.
     ndcg_at_10
         Difference of NDCG@10 over the full catalogue, for the same users; None if not comparable.
     ndcg_not_comparable_because
@@ -41,6 +43,7 @@ class LiveComparison:
     live_head_posts: int
     differences: dict[str, Difference] | None
     not_comparable_because: str = ""
+    lists_not_comparable_because: str = ""
     ndcg_at_10: Difference | None = None
     ndcg_not_comparable_because: str = ""
 

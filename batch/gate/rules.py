@@ -242,7 +242,11 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _no_users(live: LiveComparison | None) -> str:
-    return NOTHING_LIVE if live is None else f"no user drawn has a list in {live.run_id} too"
+    if live is None:
+        return NOTHING_LIVE
+    if live.lists_not_comparable_because:
+        return f"not compared with {live.run_id}: {live.lists_not_comparable_because}"
+    return f"no user drawn has a list in {live.run_id} too"
 
 
 RULES = (

@@ -10,7 +10,7 @@ add up to the forest's score exactly.
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,21 @@ from batch.features.tables import Feature, Kind
 from batch.files import POSTS, store_folder, work_folder
 from batch.ids import unpack_ids
 from batch.loading.combined_store import CombinedStore, read_recent
+from batch.loading.history import History
 from batch.loading.interaction_store import open_store
 from batch.loading.model_columns import check_model_columns
-from batch.loading.network import Network, load_network
+from batch.loading.network import load_network
 from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import load_refresh_state
-from contract.codec import Ranked
+from contract.codec import StoredList
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.ids import Id
 from contract.manifest import Manifest
+from contract.settings import LEAVE_OUT_VIEWED
 
 TOLERANCE = 1e-5
 """Largest difference between the sum of the contributions and the forest's score."""
@@ -69,6 +71,8 @@ class Explanation:
         Whether the run knew the post.
     liked_at
         When the user first liked the post, also after the run; None if never, or if the like was taken back.
+    left_out_as
+        `own` or `viewed` if lists leave the post out for that and not for a like; else None.
     score_kind, score_meaning
         The model's recipe, and what its scores mean.
     """
@@ -79,6 +83,7 @@ class Explanation:
     contributions: list[dict[str, Any]]
     known: bool
     liked_at: datetime | None
+    left_out_as: str | None
     score_kind: str
     score_meaning: str
 
@@ -116,13 +121,18 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
             recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
         # Only the posts that the run knew: newer ones would change the factors of all posts.
         posts = network.posts[network.posts.index.isin([*known, post_id])]
-        network = Network(network.users.iloc[[user]], posts)
+        network = replace(network, users=network.users.iloc[[user]], posts=posts)
         model, state = load_model(folder, network), load_refresh_state(folder)
         store = open_store(settings, Manifest.from_record(manifest), recent.store.options)
         night = stack.enter_context(closing(store))
         combined = CombinedStore(night, cutoff - LATE, recent)
         counts = combined.post_counts(posts, cutoff)
-        history = stack.enter_context(combined.history(network, cutoff, model.groupings, counts))
+        leave_out_viewed = settings.feed.leave_out == LEAVE_OUT_VIEWED
+        of_user = combined.history(
+            network, cutoff, model.groupings, counts, leave_out_viewed=leave_out_viewed
+        )
+        history = stack.enter_context(of_user)
+        left_out_as = _left_out_as(history, _find_row(posts.index, "post", post_id))
         tables = model.tables(network, history, state.population)
         factors = state.factors(model, network, history, changed=set())
     user_rows, post_rows = np.array([0]), np.array([_find_row(posts.index, "post", post_id)])
@@ -148,9 +158,19 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
         contributions=parts,
         known=post_id in known,
         liked_at=liked_at,
+        left_out_as=left_out_as,
         score_kind=model.recipe.name,
         score_meaning=model.recipe.score_meaning,
     )
+
+
+def _left_out_as(history: History, post: int) -> str | None:
+    """Return why lists of the only user leave out a post that they did not like; None if they do not."""
+    if post in history.excluded.of(0):
+        return None
+    if history.own is not None and post in history.own.of(0):
+        return "own"
+    return "viewed" if post in history.left_out.of_rows(np.array([0])).of(0) else None
 
 
 def _predict_contributions(model: Model, features: np.ndarray, threads: int) -> list[float]:
@@ -218,6 +238,8 @@ class PostInQuestion:
         Whether the run knew it.
     liked_at
         When the user liked it; None if they did not.
+    left_out_as
+        As in `Explanation`.
     """
 
     post_id: Id
@@ -225,6 +247,7 @@ class PostInQuestion:
     blocked: bool
     known: bool
     liked_at: datetime | None
+    left_out_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -236,35 +259,44 @@ class ListPosition:
     why: str
 
 
-def find_position(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> ListPosition:
+def find_position(
+    stored: StoredList | None, top_n: int, cutoff: datetime, post: PostInQuestion
+) -> ListPosition:
     """Find a post's position in a list, and explain it.
 
     Parameters
     ----------
-    ranked
+    stored
         The user's list in the run; None if there is none.
     top_n, cutoff
         Of the run. A list shorter than `top_n` holds every post that may be shown.
     """
-    for rank, (listed, score) in enumerate(ranked or [], start=1):
+    ranked, probabilities = stored or StoredList([])
+    for index, (listed, score) in enumerate(ranked):
         if listed == post.post_id:
-            parts = [f"rank {rank} of {len(ranked or [])}, score {score}", *_list_exclusions(post, cutoff)]
-            return ListPosition(rank, score, "; ".join(parts))
-    why = ["not in the list", *_list_reasons(ranked, top_n, cutoff, post)]
+            parts = [f"rank {index + 1} of {len(ranked)}, score {score}"]
+            if index in probabilities:
+                parts.append(f"drawn for an explored place, 1 of {1 / probabilities[index]:.0f} posts")
+            parts += _list_exclusions(post, cutoff)
+            return ListPosition(index + 1, score, "; ".join(parts))
+    why = ["not in the list", *_list_reasons(stored, top_n, cutoff, post)]
     return ListPosition(None, None, "; ".join(why))
 
 
-def _list_reasons(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> list[str]:
+def _list_reasons(stored: StoredList | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> list[str]:
     """Return why a post is not in a list."""
-    if ranked is None:
+    if stored is None:
         return ["the run has no list of this user, who gets the popular posts"]
     if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
         return ["the post is newer than the run"]
-    if len(ranked) < top_n:
-        return ["the list holds all posts left for this user: this one was blocked or liked when it was made"]
-    return [f"the last of its {len(ranked)} posts has {ranked[-1][1]}, this one {post.score:.3f}"]
+    if len(stored.posts) < top_n:
+        return [
+            "the list holds all posts left for this user: this one was blocked or left out when it was made"
+        ]
+    last = [score for index, (_, score) in enumerate(stored.posts) if index not in stored.probabilities][-1]
+    return [f"the last of its {len(stored.posts)} posts has {last}, this one {post.score:.3f}"]
 
 
 def _list_exclusions(post: PostInQuestion, cutoff: datetime) -> list[str]:
@@ -272,6 +304,8 @@ def _list_exclusions(post: PostInQuestion, cutoff: datetime) -> list[str]:
     if post.liked_at is not None:
         when = "after the run" if post.liked_at > cutoff else "before the run"
         reasons.append(f"liked at {post.liked_at.isoformat(timespec='seconds')}, {when}")
+    if post.left_out_as is not None:
+        reasons.append({"own": "the user's own post", "viewed": "viewed"}[post.left_out_as])
     if post.blocked:
         reasons.append("blocked by operators")
     return reasons

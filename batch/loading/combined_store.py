@@ -118,6 +118,11 @@ class RecentInteractions:
         """(users,) ids of all current users, ascending."""
         return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
 
+    @property
+    def post_ids(self) -> Ids:
+        """(posts,) ids of all current posts, ascending."""
+        return self.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
+
 
 @contextmanager
 def read_recent(
@@ -158,8 +163,7 @@ def read_new_users(
         return
     options = recent.store.options
     with _in_memory(options) as database:
-        posts = recent.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]
-        make_tables(database, as_ids(user_ids, recent.kinds.users), posts)
+        make_tables(database, as_ids(user_ids, recent.kinds.users), recent.post_ids)
         query = interactions_of(connection, user_ids)
         copy_interactions(connection, settings, database, recent.until, query)
         yield InteractionStore(None, options, database)
@@ -246,7 +250,13 @@ class CombinedStore:
 
     @contextmanager
     def history(
-        self, network: Network, cutoff: datetime, groupings: Groupings, post_counts: PostCounts
+        self,
+        network: Network,
+        cutoff: datetime,
+        groupings: Groupings,
+        post_counts: PostCounts,
+        *,
+        leave_out_viewed: bool,
     ) -> Iterator[History]:
         """Yield the history of some users as of a cutoff; its store is closed afterwards.
 
@@ -254,6 +264,8 @@ class CombinedStore:
         ----------
         network
             Only these users, and all current posts.
+        leave_out_viewed
+            As in `count_histories`.
         """
         with _in_memory(self.night.options) as database:
             make_tables(database, network.user_ids, network.post_ids)
@@ -264,7 +276,13 @@ class CombinedStore:
             take_back_likes(database)
             store = InteractionStore(None, self.night.options, database)
             yield count_histories(
-                store, network, [cutoff], groupings, post_counts=post_counts, exclude_later=True
+                store,
+                network,
+                [cutoff],
+                groupings,
+                post_counts=post_counts,
+                exclude_later=True,
+                leave_out_viewed=leave_out_viewed,
             )[0]
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:

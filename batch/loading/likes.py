@@ -32,6 +32,11 @@ class Likes:
     posts: Int32s
 
     @classmethod
+    def none(cls, user_count: int) -> Likes:
+        """Return no likes of so many users."""
+        return cls(np.zeros(user_count + 1, np.int64), np.empty(0, np.int32))
+
+    @classmethod
     def from_pairs(cls, users: Integers, posts: Integers, user_count: int) -> Likes:
         """Build from (user, post) rows in any order; duplicates count once."""
         order = np.lexsort((posts, users))

@@ -47,6 +47,12 @@ def check_model_columns(folder: Path, views: Columns) -> None:
     with suppress(OSError, ValueError):
         saved = json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
     check_kinds(folder, saved, views.kinds)
+    if columns.AUTHOR_ID in saved.get(columns.POSTS, {}):
+        raise ModelError(
+            f"the model of {folder.name} was trained with {columns.SCHEMA}.{columns.POSTS}."
+            f"{columns.AUTHOR_ID}, which is no feature any more; its lists stay as they are; "
+            "run a night now (python -m batch run)"
+        )
     for view in (columns.USERS, columns.POSTS):
         relation, now = f"{columns.SCHEMA}.{view}", getattr(views, view)
         for column, before in _trained_with(saved, view).items():

@@ -13,7 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.ids import Ids, as_ids, rows_of_ids
+from batch.ids import Ids, rows_of_ids
 from batch.loading.cohorts import Cohorts
 from batch.loading.model_columns import CATEGORICAL, NUMERIC
 from batch.loading.schema import (
@@ -45,7 +45,8 @@ class Network:
     posts
         Indexed by `post_id`, ascending and unique; always with the columns
         `topic`, `text`, `created_at` (UTC), `like_count` and `view_count`
-        (None, NaT or NaN if the view lacks them), then one per post feature.
+        (None, NaT or NaN if the view lacks them), then one per post feature. `author_id`, if the view
+        has it, is the id of a user or null: Int64 for whole numbers, else object.
     types
         View -> column -> Postgres type, of the columns read from `users` and `posts`.
     kinds
@@ -60,17 +61,21 @@ class Network:
     @property
     def user_ids(self) -> Ids:
         """(users,) id of each row."""
-        return as_ids(self.users.index, self.kinds.users)
+        return _to_ids(self.users.index, self.kinds.users)
 
     @property
     def post_ids(self) -> Ids:
         """(posts,) id of each row."""
-        return as_ids(self.posts.index, self.kinds.posts)
+        return _to_ids(self.posts.index, self.kinds.posts)
 
     @cached_property
     def cohorts(self) -> Cohorts:
         """Codes of the users' attributes."""
         return Cohorts.fit(self.users)
+
+
+def _to_ids(index: pd.Index[Any], kind: IdKind) -> Ids:
+    return index.to_numpy(np.int64 if kind is IdKind.NUMBER else object)
 
 
 def load_network(connection: sa.Connection, until: datetime, ignored: str = "") -> Network:
@@ -93,10 +98,14 @@ def load_network(connection: sa.Connection, until: datetime, ignored: str = "") 
         views = _leave_out(views, ignored)
     users = _read(connection, columns.USERS, columns.USER_ID, views.users)
     posts = _add_missing_columns(_read(connection, columns.POSTS, columns.POST_ID, views.posts))
+    if columns.AUTHOR_ID in posts and views.kinds.users is IdKind.NUMBER:
+        authors = [None if pd.isna(text) else int(text) for text in posts[columns.AUTHOR_ID]]
+        posts[columns.AUTHOR_ID] = pd.array(authors, dtype="Int64")  # as float64, large ids would be rounded
     posts = posts[~(posts[columns.CREATED_AT] > pd.Timestamp(until))]
     if posts.empty:
         raise SourceError(f"no post of {columns.SCHEMA}.{columns.POSTS} was created by {until.isoformat()}")
     types = {columns.USERS: _read_types(views.users, users), columns.POSTS: _read_types(views.posts, posts)}
+    types[columns.POSTS].pop(columns.AUTHOR_ID, None)  # no model knows it
     return Network(users, posts, types, views.kinds)
 
 
@@ -120,11 +129,7 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     wanted = [column for column, type_ in types.items() if _is_usable(view, column, type_) or column == key]
     for column in [column for column in types if column not in wanted]:
         log.warning("%s.%s is of type %s and is left out; cast it to use it", relation, column, types[column])
-    source = sa.table(view, *(sa.column(name) for name in wanted), schema=columns.SCHEMA)
-    query = sa.select(source).order_by(source.c[key])
-    if kind_of_ids(types[key]) is not IdKind.NUMBER:
-        as_text = sa.cast(source.c[key], sa.Text).label(key)
-        query = sa.select(*(as_text if name == key else source.c[name] for name in wanted))
+    query = _select(view, key, wanted, kind_of_ids(types[key]))
     try:
         result = connection.execute(query, execution_options={"yield_per": ROWS_BATCH})
         blocks = [
@@ -158,6 +163,21 @@ def _read(connection: sa.Connection, view: str, key: str, types: dict[str, str])
     return frame.set_index(key)
 
 
+def _select(view: str, key: str, names: list[str], kind: IdKind) -> sa.Select[Any]:
+    """Select columns of a view: authors as text, and ids that are not whole numbers; the others by id."""
+    source = sa.table(view, *(sa.column(name) for name in names), schema=columns.SCHEMA)
+    as_text = {columns.AUTHOR_ID} if view == columns.POSTS else set()
+    if kind is not IdKind.NUMBER:
+        as_text.add(key)
+    query = sa.select(
+        *(
+            sa.cast(source.c[name], sa.Text).label(name) if name in as_text else source.c[name]
+            for name in names
+        )
+    )
+    return query if key in as_text else query.order_by(source.c[key])
+
+
 def _check_texts(ids: pd.Series[Any], relation: str) -> None:
     wrong = [text for text in ids if not is_text_id(text)]
     if wrong:
@@ -169,7 +189,8 @@ def _check_texts(ids: pd.Series[Any], relation: str) -> None:
 
 def _is_usable(view: str, column: str, kind: str) -> bool:
     is_creation_time = view == columns.POSTS and column == columns.CREATED_AT and kind in TIMES
-    return is_creation_time or kind in NUMERIC + CATEGORICAL
+    is_author = view == columns.POSTS and column == columns.AUTHOR_ID
+    return is_creation_time or is_author or kind in NUMERIC + CATEGORICAL
 
 
 def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.DataFrame:
@@ -177,7 +198,9 @@ def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.D
     for column in block.columns:
         if column == key:
             continue
-        if types[column] in TIMES:
+        if key == columns.POST_ID and column == columns.AUTHOR_ID:
+            block[column] = block[column].astype(object)
+        elif types[column] in TIMES:
             block[column] = pd.to_datetime(block[column], utc=True)
         elif types[column] in NUMERIC:
             block[column] = block[column].astype(np.float64)

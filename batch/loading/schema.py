@@ -36,8 +36,15 @@ OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
         columns.CREATED_AT: TIMES,
         columns.LIKE_COUNT: WHOLE,
         columns.VIEW_COUNT: WHOLE,
+        columns.AUTHOR_ID: IDS,
     }
 }
+NAMING = (
+    (columns.INTERACTIONS, columns.USER_ID, columns.USERS, columns.USER_ID),
+    (columns.INTERACTIONS, columns.POST_ID, columns.POSTS, columns.POST_ID),
+    (columns.POSTS, columns.AUTHOR_ID, columns.USERS, columns.USER_ID),
+)
+"""(view, column, view and column whose ids it names): both are of one kind."""
 COLUMN_TYPES = sa.text("""
     SELECT a.attname, format_type(a.atttypid, NULL) AS type
     FROM pg_attribute a
@@ -81,12 +88,12 @@ def check_views(connection: sa.Connection) -> Columns:
         A view or column is missing, unreadable or of the wrong type; the message names the first.
     """
     views = Columns(*(_read_columns(connection, view) for view in REQUIRED))
-    for view, column in ((columns.USERS, columns.USER_ID), (columns.POSTS, columns.POST_ID)):
-        own, named = getattr(views, view)[column], views.interactions[column]
-        if kind_of_ids(own) != kind_of_ids(named):
+    for naming, name, view, key in NAMING:
+        named, own = getattr(views, naming).get(name), getattr(views, view)[key]
+        if named is not None and kind_of_ids(own) != kind_of_ids(named):
             raise SourceError(
-                f"{columns.SCHEMA}.{columns.INTERACTIONS}.{column} is of type {named} and "
-                f"{columns.SCHEMA}.{view}.{column} of type {own}; make both of one type in the views"
+                f"{columns.SCHEMA}.{naming}.{name} is of type {named} and "
+                f"{columns.SCHEMA}.{view}.{key} of type {own}; make both of one type in the views"
             )
     return views
 

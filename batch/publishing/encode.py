@@ -39,6 +39,10 @@ _MIN_POST_BYTES = len("[,") + _MAX_NUMBER
 _MAX_ENCODED_ID = 12 * MAX_LENGTH
 """A character takes up to four bytes of UTF-8, each of them three characters when it is encoded."""
 _MAX_SCORE_TEXT = len("-1000000000000.000],")
+PROBABILITY_DIGITS = 6
+"""Significant digits of the probability of an explored place."""
+_PROBABILITY_WIDTH = 16
+"""Longest text is `,1.23457e-06],`."""
 _MAX_BESIDE_PAIRS = len("\t[]\n")
 _MAX_BESIDE_TEXT = 2 * (_MAX_NUMBER + len("$\r\n\r\n"))
 
@@ -62,7 +66,7 @@ class Texts(NamedTuple):
         """Join texts."""
         joined = bytearray("".join(texts).encode("ascii") + bytes(_PIECE))  # not read-only
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum([len(text) for text in texts], out=starts[1:])
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=starts[1:])
         return cls(np.frombuffer(joined, np.uint8), starts)
 
     @property
@@ -119,8 +123,11 @@ class ListEncoder:
         self.owner_ids = owner_ids
         self._posts = Texts.join([f"[{json.dumps(post)}," for post in post_ids.tolist()])
         self._longest = np.sort(np.maximum(self._posts.lengths, _MIN_POST_BYTES))[::-1]
+        self._max_post_bytes = int(self._longest.max(initial=0))
 
-    def lines(self, owners: Int64s, posts: Int32s, scores: Float32s) -> Lines:
+    def lines(
+        self, owners: Int64s, posts: Int32s, scores: Float32s, drawn_from: Int32s | None = None
+    ) -> Lines:
         """Encode lists.
 
         Parameters
@@ -129,6 +136,8 @@ class ListEncoder:
             (lists,) rows of the owners.
         posts, scores
             (lists, n) rows of posts, best first, -1 pads; their scores.
+        drawn_from
+            (lists, n) as in `scoring.chunk.Lists`; a post that was drawn has its probability as third value.
 
         Raises
         ------
@@ -136,12 +145,16 @@ class ListEncoder:
             A score is not finite or not below `MAX_SCORE`.
         """
         ids = _encode_owners(self.owner_ids[owners])
-        pairs = posts.shape[1] * (int(self._longest[:1].sum()) + _MAX_SCORE_TEXT)
+        pairs = posts.shape[1] * (self._max_post_bytes + _MAX_SCORE_TEXT)
+        if drawn_from is not None:
+            pairs += posts.shape[1] * _PROBABILITY_WIDTH
         text = np.empty(ids.text.size + len(owners) * (_MAX_BESIDE_PAIRS + pairs), dtype=np.uint8)
         starts = np.zeros(len(owners) + 1, dtype=np.int64)
         tabs, lengths = np.empty(len(owners), dtype=np.int64), np.empty(len(owners), dtype=np.int64)
         buffers = _Buffers(text, starts, tabs, lengths)
-        end = _write_lines(posts, scores, _Words(ids, self._posts, _FRACTIONS), buffers)
+        probabilities, chances = _encode_probabilities(drawn_from)
+        words = _Words(ids, self._posts, _FRACTIONS, probabilities)
+        end = _write_lines(posts, scores, chances, words, buffers)
         if end < 0:
             raise ModelError("the model gives a score that is not finite; it is unusable")
         return Lines(text[:end], starts, tabs, lengths)
@@ -173,6 +186,22 @@ def _encode_owners(ids: Ids) -> Texts:
     return Texts(text, starts)
 
 
+def _encode_probabilities(drawn_from: Int32s | None) -> tuple[Texts, Int32s]:
+    """Return the texts after a score, and (lists, n) the index of each post's text; the first is for none."""
+    if drawn_from is None:
+        return _NO_TEXTS, _NO_CHANCES
+    drawn, chances = drawn_from > 0, np.zeros(drawn_from.shape, np.int32)
+    sizes, index = np.unique(drawn_from[drawn], return_inverse=True)
+    chances[drawn] = index + 1
+    texts = ["", *(f",{json.dumps(probability_of(size))}]," for size in sizes.tolist())]
+    return Texts.join(texts), chances
+
+
+def probability_of(size: int) -> float:
+    """Return the probability of each of so many posts, rounded."""
+    return float(f"{1 / size:.{PROBABILITY_DIGITS}g}")
+
+
 def _fraction(thousandths: int) -> str:
     """Return the text after a score's integer part."""
     digits = f".{thousandths:0{SCORE_DECIMALS}}".rstrip("0") if thousandths else ""
@@ -182,12 +211,16 @@ def _fraction(thousandths: int) -> str:
 _FRACTIONS = Texts.join([_fraction(thousandths) for thousandths in range(_UNITS)])
 
 
+_NO_TEXTS, _NO_CHANCES = Texts.join([]), np.empty((0, 0), np.int32)
+
+
 class _Words(NamedTuple):
-    """Texts of the lists' owners, of posts and of thousandths."""
+    """Texts of the lists' owners, of posts, of thousandths and of probabilities."""
 
     owners: Texts
     posts: Texts
     fractions: Texts
+    probabilities: Texts
 
 
 class _Buffers(NamedTuple):
@@ -200,9 +233,9 @@ class _Buffers(NamedTuple):
 
 
 @jit
-def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers) -> int:
+def _write_lines(posts: Int32s, scores: Float32s, chances: Int32s, words: _Words, lines: _Buffers) -> int:
     """Write all lines; return their end, or -1 if a score is not finite or too large."""
-    owners, listed, fractions = words.owners, words.posts, words.fractions
+    owners, listed, fractions, probabilities = words
     text, starts, tabs, lengths = lines.text, lines.starts, lines.tabs, lines.lengths
     at = 0
     for row in range(len(posts)):
@@ -218,9 +251,13 @@ def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers
             if not abs(score) < MAX_SCORE:
                 return -1
             start, end = listed.starts[post], listed.starts[post + 1]
-            for piece in range(start, end, _PIECE):
-                copy_bytes(listed.text, piece, text, at + piece - start, _PIECE)
-            at += end - start
+            copy_bytes(listed.text, start, text, at, _PIECE)
+            at += _PIECE
+            while start + _PIECE < end:
+                start += _PIECE
+                copy_bytes(listed.text, start, text, at, _PIECE)
+                at += _PIECE
+            at += end - start - _PIECE
             thousandths = np.int64(np.rint(score * _UNITS))
             if thousandths < 0:
                 text[at] = ord("-")
@@ -229,6 +266,11 @@ def _write_lines(posts: Int32s, scores: Float32s, words: _Words, lines: _Buffers
             at = _write_number(text, at, whole)
             copy_bytes(fractions.text, fractions.starts[part], text, at, _FRACTION_WIDTH)
             at += fractions.starts[part + 1] - fractions.starts[part]
+            if len(chances) and chances[row, length] > 0:
+                chance = chances[row, length]
+                at -= 2  # the bracket and the comma
+                copy_bytes(probabilities.text, probabilities.starts[chance], text, at, _PROBABILITY_WIDTH)
+                at += probabilities.starts[chance + 1] - probabilities.starts[chance]
             length += 1
         lengths[row] = length
         at -= length > 0  # the last pair's comma

@@ -30,25 +30,27 @@ class ListStats:
         Scores in lists that are NaN or infinite.
     some_users
         Rows of some users with a list, the first and the last among them.
+    left_out
+        Pairs of a user and a post that the lists leave out.
     same_order
-        Whether all lists rank the posts in one order, apart from what is left out of them.
+        Whether all lists rank the posts in one order by score, apart from what is left out of them.
     """
 
-    def __init__(self, posts: int, excluded: Int64s, liked: Likes, n: int) -> None:
-        self.lists = self.full = self.lists_with_five = self.not_finite = 0
+    def __init__(self, posts: int, excluded: Int64s, n: int) -> None:
+        self.lists = self.full = self.lists_with_five = self.not_finite = self.left_out = 0
         self.some_users: list[int] = []
         self.same_order = True
         self._ranks: Int64s | None = None
-        self._liked, self._n = liked, n
+        self._n = n
         self._allowed = np.ones(posts, dtype=bool)
         self._allowed[excluded] = False
         self._in_heads = np.zeros(posts, dtype=bool)
 
-    def through(self, chunks: Iterable[Lists]) -> Iterator[Lists]:
+    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
         """Count each chunk and yield it. Chunks cover all users in the order of the network."""
-        for chunk in chunks:
+        for users, chunk in chunks:
             self._count(chunk)
-            yield chunk
+            yield users, chunk
 
     @property
     def posts(self) -> int:
@@ -63,36 +65,37 @@ class ListStats:
     def _count(self, chunk: Lists) -> None:
         listed = chunk.posts >= 0
         lengths, users = listed.sum(axis=1), len(chunk.rows)
-        available = self._count_available(self.lists, self.lists + users)
+        available = self._count_available(chunk.left_out)
         self.full += int((lengths >= np.minimum(self._n, available)).sum())
         self.lists_with_five += int((lengths >= min(LIST_HEAD, self._n, self.posts)).sum())
         self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
         head = chunk.posts[:, :LIST_HEAD]
         self._in_heads[head[head >= 0]] = True
         if self.same_order and lengths.max(initial=0) > 1:
-            self.same_order = self._continues_order(chunk.posts, available)
+            self.same_order = self._continues_order(chunk.posts, chunk.left_out, available)
+        self.left_out += chunk.left_out.posts.size
         self.lists += users
         if users:
             first, last = chunk.rows[[0, -1]].tolist()
             some = [user for user in (*self.some_users, first) if user != last]
             self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
 
-    def _continues_order(self, posts: Int32s, available: Int64s) -> bool:
-        """Return whether lists rank the posts as one list of the first chunk does, of a user with few likes.
+    def _continues_order(self, posts: Int32s, left_out: Likes, available: Int64s) -> bool:
+        """Return whether lists rank the posts as one list of the first chunk does, that leaves out few posts.
 
-        What that user has liked, and so has not in their list, may be anywhere.
+        What that list leaves out may be anywhere.
         """
         if self._ranks is None:
             user = int(np.argmax(available))
             listed = posts[user][posts[user] >= 0]
             self._ranks = np.full(self.posts, listed.size)  # other posts come after those
             self._ranks[listed] = np.arange(listed.size)
-            self._ranks[self._liked.of(self.lists + user)] = -1
+            self._ranks[left_out.of(user)] = -1
         ranks = np.where(posts >= 0, self._ranks[posts], -1)
         return bool(((ranks < 0) | (ranks == np.maximum.accumulate(ranks, axis=1))).all())
 
-    def _count_available(self, start: int, stop: int) -> Int64s:
-        """Return, for the users of some rows, how many posts are neither excluded nor liked."""
-        likes = self._liked.of_users(start, stop)
-        unavailable = np.bincount(likes.users, weights=self._allowed[likes.posts], minlength=stop - start)
+    def _count_available(self, left_out: Likes) -> Int64s:
+        """Return (users,) how many posts are neither excluded nor left out of the user's list."""
+        users = left_out.starts.size - 1
+        unavailable = np.bincount(left_out.users, weights=self._allowed[left_out.posts], minlength=users)
         return int(self._allowed.sum()) - unavailable.astype(np.int64)

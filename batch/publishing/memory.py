@@ -8,9 +8,10 @@ count as free, because they are removed only when the new run is live.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from contract.errors import StoreError
 from contract.keys import Keys
 
 SAMPLED = 1_000
+NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
 
 _ENTRY_BYTES = 24
 _OBJECT_BYTES = 16
@@ -43,8 +45,8 @@ class Forecast:
 
     Attributes
     ----------
-    users_bytes, similar_bytes, texts_bytes
-        Lists of users, lists of similar posts, and texts that are not stored yet.
+    users_bytes, similar_bytes, texts_bytes, segments_bytes
+        Lists of users, lists of similar posts, texts that are not stored yet, and popular lists by segment.
     used_before
         Memory used before, summed over the nodes of a cluster; None if Redis does not report it.
     """
@@ -53,11 +55,12 @@ class Forecast:
     similar_bytes: int
     texts_bytes: int
     used_before: int | None
+    segments_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Sum of the parts."""
-        return self.users_bytes + self.similar_bytes + self.texts_bytes
+        return self.users_bytes + self.similar_bytes + self.texts_bytes + self.segments_bytes
 
     def record(self, client: redis.Redis) -> dict[str, Any]:
         """Return the forecast, and the memory that Redis reports as taken by now, for the run's manifest."""
@@ -79,6 +82,7 @@ def check_memory(
     *,
     users: int,
     similar_n: int,
+    segments: Mapping[str, str] = NO_SEGMENTS,
 ) -> tuple[Iterator[Lists], Forecast]:
     """Forecast the memory of a run from its first chunk of lists, and check that it fits.
 
@@ -90,6 +94,8 @@ def check_memory(
         Number of users that will get a list.
     similar_n
         Longest list of similar posts; 0 if none are made.
+    segments
+        Value of an attribute -> popular list of its users.
 
     Returns
     -------
@@ -118,7 +124,12 @@ def check_memory(
             "checking that its lists fit; see that enough memory is free"
         )
     used = sum(node.used for node in nodes) if nodes else None
-    forecast = Forecast(round(user * users), round(similar * posts), round(texts), used)
+    by_segment = sum(
+        float(key_bytes(len(name), np.array([len(value)]))[0]) for name, value in segments.items()
+    )
+    forecast = Forecast(
+        round(user * users), round(similar * posts), round(texts), used, segments_bytes=round(by_segment)
+    )
     for node in nodes:
         require_memory(node, forecast.total_bytes)
     return chain([first], chunks), forecast
@@ -141,7 +152,8 @@ def _rounded_up(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.floa
 def _list_bytes(lists: Lists, network: Network, key: str) -> tuple[float, float]:
     """Return the mean bytes of a user's list in Redis, and the mean length of a pair in it."""
     encoder = ListEncoder(network.user_ids, network.post_ids)
-    lines = encoder.lines(*(_sample(each) for each in (lists.rows, lists.posts, lists.scores)))
+    drawn_from = None if lists.drawn_from is None else _sample(lists.drawn_from)
+    lines = encoder.lines(_sample(lists.rows), _sample(lists.posts), _sample(lists.scores), drawn_from)
     id_length = round(float((lines.tabs - lines.starts[:-1]).mean()))
     taken = key_bytes(len(key) - 1 + id_length, lines.value_bytes)
     return float(taken.mean()), float(lines.value_bytes.sum() / max(int(lines.lengths.sum()), 1))

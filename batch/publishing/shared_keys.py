@@ -9,6 +9,7 @@ import pandas as pd
 import redis
 
 from batch.arrays import Float64s, Int64s
+from batch.feed_rules.segments import Segments
 from batch.ids import Ids
 from batch.loading.history import History
 from batch.loading.network import Network
@@ -52,6 +53,20 @@ def write_popular(client: redis.Redis, key: str, history: History, excluded: Int
     likes = history.post_counts["likes"].to_numpy(np.float64)
     post_ids = history.post_counts.index.to_numpy()
     client.set(key, encode_list(popular_posts(likes, post_ids, excluded, n)))
+
+
+def encode_segments(segments: Segments, post_ids: Ids) -> dict[str, str]:
+    """Return value of the attribute -> popular list of its users, as Redis has it."""
+    ids = post_ids.tolist()
+    return {
+        value: encode_list((ids[row], likes) for row, likes in ranked) for value, ranked in segments.items()
+    }
+
+
+def write_segments(client: redis.Redis, key: str, encoded: dict[str, str]) -> None:
+    """Write the popular lists of segments, if there are any."""
+    if encoded:
+        client.hset(key, mapping=dict(encoded.items()))
 
 
 def write_texts(client: redis.Redis, keys: Keys, posts: pd.DataFrame) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import redis
@@ -21,8 +21,11 @@ from redis.exceptions import ConnectionError, TimeoutError
 from batch import redis_client
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.context import Stores
+from batch.feed_rules.explore import DrawKey, Exploration
+from batch.feed_rules.segments import find_popular_posts
 from batch.feed_rules.topics import TopicStats
 from batch.ids import Ids, encode_ids
+from batch.loading.history import History
 from batch.progress import Stages, TimedIterator, track
 from batch.publishing import shared_keys
 from batch.publishing.encode import Lines, ListEncoder, pack
@@ -41,8 +44,22 @@ from contract.settings import Settings
 COMMAND_BYTES = 512 * 1024
 """Maximum size of one command. Redis answers no other client while it runs a command."""
 
-Listed = tuple[Int64s, Int32s, Float32s]
-"""(lists,) rows of the owners; (lists, n) rows of the listed posts, -1 pads; (lists, n) their scores."""
+
+class Listed(NamedTuple):
+    """(lists,) rows of the owners; (lists, n) rows of the listed posts, -1 pads; (lists, n) their scores.
+
+    `drawn_from` is as in `scoring.chunk.Lists`.
+    """
+
+    owners: Int64s
+    posts: Int32s
+    scores: Float32s
+    drawn_from: Int32s | None = None
+
+    def rows(self, block: slice) -> Listed:
+        """Return some of the lists."""
+        drawn_from = None if self.drawn_from is None else self.drawn_from[block]
+        return Listed(self.owners[block], self.posts[block], self.scores[block], drawn_from)
 
 
 @dataclass
@@ -86,13 +103,25 @@ class Written:
 class WrittenRun:
     """The lists of a run as written: users' lists, their counts, and the memory that was expected.
 
-    `topics` is from `TopicStats.record`; None without a limit of posts per topic.
+    Attributes
+    ----------
+    left_out
+        Reason -> pairs of a user and a post that the lists leave out.
+    topics
+        From `TopicStats.record`; None without a limit of posts per topic.
+    explored
+        From `Exploration.record`; None without explored places.
+    segments
+        Number of values with popular posts of their own.
     """
 
     users: Written
     stats: ListStats
     forecast: Forecast
+    left_out: dict[str, int]
     topics: dict[str, Any] | None = None
+    explored: dict[str, int] | None = None
+    segments: int = 0
 
 
 def write_run(
@@ -114,8 +143,12 @@ def write_run(
         excluded = excluded_rows(stores, dataset)
         network = dataset.network
         topics = TopicStats.of(network.posts, settings.feed)
-        scored = score_lists(model, dataset, excluded, users=users, settings=settings)
-        chunks = scored if topics is None else topics.through(scored)
+        key = DrawKey(model.seed, run.variant, dataset.split.cutoff)
+        exploration = Exploration.of(settings.feed, key, dataset.now, excluded, network.user_ids)
+        segments = _encode_segments(dataset, excluded, settings)
+        stats = ListStats(len(network.posts), excluded, settings.night.top_n)
+        chunks = stats.through(score_lists(model, dataset, excluded, users=users, settings=settings))
+        chunks = apply_rules(chunks, topics, exploration)
         waiting = TimedIterator(chunks)
         tracked = track(waiting, users, "score and write", "users")
         lists, forecast = check_memory(
@@ -126,25 +159,65 @@ def write_run(
             network,
             users=users,
             similar_n=settings.night.similar_n,
+            segments=segments,
         )
-        stats = ListStats(len(network.posts), excluded, dataset.now.excluded, settings.night.top_n)
         shared_keys.write_first_manifest(client, keys, run_id)
         written = write_lists(
             client,
             keys,
             run_id,
-            stats.through(lists),
+            lists,
             user_ids=network.user_ids,
             post_ids=network.post_ids,
         )
         shared_keys.write_popular(client, keys.popular(run_id), dataset.now, excluded, settings.night.top_n)
+        shared_keys.write_segments(client, keys.segments(run_id), segments)
         shared_keys.write_texts(client, keys, network.posts)
         verify(client, written, users)
         pairs = users * len(network.posts)
         row |= {"users": written.lists, "pairs": pairs, "bytes": written.value_bytes}
         # Chunks are scored while others are written: this is the time that writing waited for scores.
         row["seconds_waited_for_scores"] = round(waiting.seconds, 3)
-    return WrittenRun(written, stats, forecast, None if topics is None else topics.record())
+    return WrittenRun(
+        users=written,
+        stats=stats,
+        forecast=forecast,
+        left_out=count_left_out(dataset.now, users, stats.left_out),
+        topics=None if topics is None else topics.record(),
+        explored=None if exploration is None else exploration.record(),
+        segments=len(segments),
+    )
+
+
+def count_left_out(history: History, users: int, pairs: int) -> dict[str, int]:
+    """Count the pairs of the first `users` users and a post that lists leave out, by the first reason.
+
+    Parameters
+    ----------
+    pairs
+        All of them.
+    """
+    liked, own = history.excluded.of_users(0, users), 0
+    if history.own is not None:
+        own = liked.union(history.own.of_users(0, users)).posts.size - liked.posts.size
+    return {"liked": liked.posts.size, "own": own, "viewed": pairs - liked.posts.size - own}
+
+
+def apply_rules(
+    chunks: Iterator[tuple[int, Lists]], topics: TopicStats | None, exploration: Exploration | None
+) -> Iterator[tuple[int, Lists]]:
+    """Apply the rules of the feed to scored lists, chunk by chunk."""
+    limited = chunks if topics is None else topics.through(chunks)
+    return limited if exploration is None else exploration.through(limited)
+
+
+def _encode_segments(dataset: Dataset, excluded: Int64s, settings: Settings) -> dict[str, str]:
+    """Return the popular posts by OVERNIGHT_POPULAR_BY as Redis has them; none if it is empty."""
+    name, network = settings.feed.popular_by, dataset.network
+    if not name:
+        return {}
+    found = find_popular_posts(network, dataset.now, excluded, name=name, n=settings.night.top_n)
+    return shared_keys.encode_segments(found, network.post_ids)
 
 
 def score_lists(
@@ -206,7 +279,7 @@ def write_lists(
     ModelError
         A score is NaN or infinite.
     """
-    listed = ((chunk.rows, chunk.posts, chunk.scores) for chunk in chunks)
+    listed = (Listed(chunk.rows, chunk.posts, chunk.scores, chunk.drawn_from) for chunk in chunks)
     encoder = ListEncoder(user_ids, post_ids)
     return _write(client, keys.user(run_id, 0).removesuffix("0"), listed, encoder)
 
@@ -215,7 +288,7 @@ def write_similar(
     client: redis.Redis, keys: Keys, run_id: str, chunks: Iterable[Neighbours], post_ids: Ids
 ) -> Written:
     """Write every post's list of similar posts; a post without any gets an empty list."""
-    listed = ((chunk.rows, chunk.posts, chunk.similarities) for chunk in chunks)
+    listed = (Listed(chunk.rows, chunk.posts, chunk.similarities) for chunk in chunks)
     encoder = ListEncoder(post_ids, post_ids)
     return _write(client, keys.post(run_id, 0).removesuffix("0"), listed, encoder)
 
@@ -223,20 +296,19 @@ def write_similar(
 def _write(client: redis.Redis, key_start: str, chunks: Iterable[Listed], encoder: ListEncoder) -> Written:
     written = Written(key_start)
     with sending(client, key_start) as send:
-        for owners, posts, scores in cut_blocks(chunks, encoder):
-            lines = encoder.lines(owners, posts, scores)
+        for listed in cut_blocks(chunks, encoder):
+            lines = encoder.lines(*listed)
             send(lines)
-            written.count(encoder.owner_ids[owners], lines, posts.shape[1])
+            written.count(encoder.owner_ids[listed.owners], lines, listed.posts.shape[1])
     return written
 
 
 def cut_blocks(chunks: Iterable[Listed], encoder: ListEncoder) -> Iterator[Listed]:
     """Cut chunks into blocks, one block per command."""
-    for owners, posts, scores in chunks:
-        step = max(1, COMMAND_BYTES // encoder.bytes_per_line(posts.shape[1]))
-        for start in range(0, len(owners), step):
-            block = slice(start, start + step)
-            yield owners[block], posts[block], scores[block]
+    for chunk in chunks:
+        step = max(1, COMMAND_BYTES // encoder.bytes_per_line(chunk.posts.shape[1]))
+        for start in range(0, len(chunk.owners), step):
+            yield chunk.rows(slice(start, start + step))
 
 
 MAX_UNANSWERED = 16

@@ -34,6 +34,7 @@ from batch.progress import Stages
 from batch.publishing import go_live
 from batch.redis_client import live_run_id
 from batch.refresh import stale_users
+from batch.refresh.gone_posts import find_gone_posts, write_gone_posts
 from batch.refresh.stale_users import StaleUsers
 from batch.runs import ledger, lock
 from batch.runs.ledger import State
@@ -162,6 +163,7 @@ def _refresh_runs(
                         read = read_new_users(connection, stores.settings, recent, stale.unknown)
                         found.append(StaleRun(manifest, stale, stack.enter_context(read)))
                 row |= {"users": sum(len(run.stale.users) for run in found)}
+                gone_posts = find_gone_posts(stores, recent.post_ids)
                 run_ids = kept_runs(connection, prefix, unfinished=False)
                 gone = find_gone(connection, stores, run_ids, recent.user_ids)
             if any(run.stale.users for run in found):
@@ -176,6 +178,8 @@ def _refresh_runs(
                 record = _refresh_run(stores, run, rescorer)
                 records.append(record | {"stages": stages.rows + record["stages"]})
     held.check()
+    written = write_gone_posts(stores, gone_posts)
+    records = [record | {"gone_posts": written} for record in records]
     _forget_gone(stores, gone)
     if errors:
         raise errors[0]

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from batch.context import Stores
+from batch.feed_rules.explore import DrawKey, Exploration
 from batch.feed_rules.topics import TopicStats
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
@@ -19,7 +21,7 @@ from batch.loading.network import Network
 from batch.loading.period_counts import PostCounts
 from batch.progress import Stages, track
 from batch.publishing import shared_keys
-from batch.publishing.write import verify, write_lists
+from batch.publishing.write import apply_rules, verify, write_lists
 from batch.refresh.stale_users import LATE, StaleUsers
 from batch.runs.lock import Lock
 from batch.scoring.chunk import Lists
@@ -29,6 +31,7 @@ from batch.training.refresh_state import RefreshState, load_refresh_state
 from contract.errors import ModelError
 from contract.ids import Id
 from contract.manifest import Manifest
+from contract.settings import LEAVE_OUT_VIEWED
 
 USERS_BATCH = 20_000
 """Users that are counted and scored at a time; it bounds the memory."""
@@ -131,7 +134,13 @@ class Rescorer:
     def _write_batch(self, manifest: Manifest, run: LiveRun, users: pd.DataFrame, stages: Stages) -> None:
         """Score and write a batch of users."""
         network, model = replace(self.network, users=users), run.model
-        history_of = run.since_night.history(network, run.cutoff, model.groupings, run.post_counts)
+        history_of = run.since_night.history(
+            network,
+            run.cutoff,
+            model.groupings,
+            run.post_counts,
+            leave_out_viewed=self.stores.settings.feed.leave_out == LEAVE_OUT_VIEWED,
+        )
         # One thread for linear algebra, as in the night: more threads would change the order of sums.
         with (
             stages.stage("features", "users") as stats,
@@ -140,19 +149,22 @@ class Rescorer:
         ):
             tables = model.tables(network, history, run.state.population)
             factors = run.state.factors(model, network, history, run.changed)
+            left_out = history.left_out.of_rows(np.arange(len(users)))
             stats |= {"users": len(users)}
         with stages.stage("score_and_write", "users") as stats:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
             blocked = shared_keys.blocked_rows(client, keys, network)
-            compiled = compile_model(model.booster, tables, factors, history.excluded, blocked)
+            compiled = compile_model(model.booster, tables, factors, left_out, blocked)
             chunks = compiled.score(
                 manifest.top_n,
                 budget_mib=settings.night.memory_budget_mib,
                 threads=settings.night.threads,
             )
             topics = TopicStats.of(self.network.posts, settings.feed)
-            limited = chunks if topics is None else topics.through(chunks)
-            lists = self._check_lock(track(limited, len(users), "score and write", "users"))
+            key = DrawKey(model.seed, manifest.variant, manifest.require_cutoff())
+            exploration = Exploration.of(settings.feed, key, history, blocked, network.user_ids)
+            chunks = apply_rules(chunks, topics, exploration)
+            lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
             written = write_lists(
                 client,
                 keys,

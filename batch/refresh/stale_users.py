@@ -60,10 +60,10 @@ class StaleUsers:
         Those of `users` that the night did not know, ascending.
     """
 
-    fingerprints: dict[Any, str | None]
-    users: list[Any]
+    fingerprints: dict[Id, str | None]
+    users: list[Id]
     new: int
-    unknown: list[Any]
+    unknown: list[Id]
 
 
 def create(engine: sa.Engine) -> None:
@@ -74,7 +74,7 @@ def create(engine: sa.Engine) -> None:
 def find(
     connection: sa.Connection,
     run_id: str,
-    fingerprints: dict[Any, str],
+    fingerprints: dict[Id, str],
     *,
     user_ids: Ids,
     known: Ids,
@@ -124,7 +124,7 @@ def record(
     run_id: str,
     stale: StaleUsers,
     *,
-    written: set[Any],
+    written: set[Id],
     now: datetime,
     other_runs: sa.Select[Any],
 ) -> None:
@@ -152,7 +152,7 @@ def record(
     )
 
 
-def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[Any, str]) -> None:
+def record_night(connection: sa.Connection, run_id: str, fingerprints: dict[Id, str]) -> None:
     """Store the fingerprints of the night's snapshot, so that only users who act later are stale."""
     _store(
         connection,

@@ -29,7 +29,7 @@ from batch.scoring.top_n import POST_BLOCKS_BATCH, BlockScores, TopNBuffers, byt
 
 @dataclass(frozen=True)
 class UserRows:
-    """The features, factors and likes of the users of a chunk.
+    """The features and factors of the users of a chunk, and the posts that their lists leave out.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class UserRows:
         For each grouping: (users, groups, features) float32.
     factors
         (users, factors) float32; no factors if there is no dot product.
-    liked
+    left_out
         Posts to exclude.
     """
 
@@ -49,7 +49,7 @@ class UserRows:
     values: Float32s
     affinities: tuple[Float32s, ...]
     factors: Float32s
-    liked: Likes
+    left_out: Likes
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,18 @@ class Lists:
         (users, n) int32 rows of posts, best first; -1 pads a short list.
     scores
         (users, n) float32 raw scores; NaN pads.
+    left_out
+        Posts that the lists leave out.
+    drawn_from
+        (users, n) int32 number of posts that the one in an explored place was drawn from, 0 in other
+        places; None without explored places.
     """
 
     rows: Int64s
     posts: Int32s
     scores: Float32s
+    left_out: Likes
+    drawn_from: Int32s | None = None
 
 
 def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
@@ -98,8 +105,8 @@ def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
         scores = BlockScores(block_scores.scores[at], block_scores.best[at])
         _compute_scores(sums, forest.quantisation, factors, forest.post_factors[block], scores)
         if at == POST_BLOCKS_BATCH - 1 or block == len(posts) - 1:
-            buffers.push(block_scores, order, posts[block - at : block + 1], users.liked)
-    return Lists(users.rows, *buffers.lists())
+            buffers.push(block_scores, order, posts[block - at : block + 1], users.left_out)
+    return Lists(users.rows, *buffers.lists(), users.left_out)
 
 
 def bytes_per_chunk(forest: CompiledForest) -> int:

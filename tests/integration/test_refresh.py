@@ -474,3 +474,54 @@ def test_a_new_post_is_in_the_group_of_its_topic(live: LiveNetwork, client: redi
     assert set(groups[topics == "sport"]) == {int(groups[topics.tolist().index("sport")])}
     assert groups[-1] == model.groupings.sizes[0] - 1
     assert groups[-1] != groups[-2]
+
+
+def served(live: LiveNetwork) -> set[int]:
+    """Return the posts that serving answers some users, and anybody without a list."""
+    with serving(settings_for(live.redis_url, top_n=100)) as app:
+        app.extensions["overnight"].live.refresh()
+        paths = [f"/users/{user}/recommendations?limit=100" for user in (7, 8, 10**6)]
+        answers = [app.test_client().get(path).get_json() for path in paths]
+    return {item["post_id"] for answer in answers for item in answer["recommendations"]}
+
+
+def test_posts_that_are_gone_are_not_served_from_the_next_refresh_on_until_they_are_back(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    gone = best(client, 7)
+    new = f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', 'match goal team', now())"
+    execute(live.database_url, new)
+    acts(live, 7, 105)
+    refreshed(live)
+    assert {gone, NEW_POST} <= served(live)
+    before = live_values(client)
+    execute(live.database_url, f"CREATE TABLE kept AS SELECT * FROM recs.posts WHERE post_id = {gone}")
+    execute(live.database_url, f"DELETE FROM recs.posts WHERE post_id IN ({gone}, {NEW_POST})")
+    assert [record["gone_posts"] for record in refreshed(live, "--variant", "control")] == [2]
+    assert client.smembers(KEYS.gone) == {str(gone), str(NEW_POST)}
+    assert not served(live) & {gone, NEW_POST}
+    after = live_values(client)
+    assert {name for name in after if ":user:" in name and after[name] != before[name]} == set()
+    client.hdel(KEYS.posts, str(NEW_POST))  # as a night of one variant does
+    execute(live.database_url, "INSERT INTO recs.posts SELECT * FROM kept")
+    assert [record["gone_posts"] for record in refreshed(live)] == [1, 1]
+    assert client.smembers(KEYS.gone) == {str(NEW_POST)}
+    assert gone in served(live)
+
+
+def test_a_view_that_lost_many_posts_changes_nothing_and_doctor_says_so(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    execute(live.database_url, "DELETE FROM recs.posts WHERE post_id = 101")
+    refreshed(live)
+    execute(live.database_url, "DELETE FROM recs.posts WHERE post_id BETWEEN 110 AND 119")
+    done = live.run("refresh", "--json")
+    assert [record["gone_posts"] for record in json.loads(done.stdout)] == [1, 1]
+    assert f"11 of {POSTS} posts of the live runs are not in recs.posts any more" in done.stderr
+    assert client.smembers(KEYS.gone) == {"101"}
+    told = live.run("doctor").stdout
+    assert f"recs.posts has {POSTS - 11} posts, and had {POSTS} at the night" in told
+    assert live.run("run", "--variant", "control", "--force").returncode == 0
+    assert client.smembers(KEYS.gone) == {"101"}  # the other variant's run still has it
+    assert live.run("run", "--force").returncode == 0
+    assert client.smembers(KEYS.gone) == set()

@@ -28,6 +28,7 @@ from batch.loading.cohorts import Groupings, by_topic
 from batch.loading.network import Network
 from contract.codec import Ranked, decode_list
 from contract.experiment import VARIANTS
+from contract.ids import IdKind, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.postgres import make_engine
@@ -77,6 +78,29 @@ def make_network(
                 copy = f"COPY recs.{table} FROM STDIN WITH (FORMAT csv, HEADER true)"
                 cursor.copy_expert(copy, io.StringIO(rows))
     engine.dispose()
+
+
+ODD_WORDS = ("a b", "50 %", '"hi"', "back\\slash", "path/to", "x:y", "ü", "\U0001f600", "it''s", "a,b{c}")
+
+
+def sql_id(kind: IdKind, number: str | int) -> str:
+    """Return SQL that makes an id of a kind from a whole number; text needs every kind of escape."""
+    if kind is IdKind.TEXT:
+        return f"split_part('{'|'.join(ODD_WORDS)}', '|', ({number} % {len(ODD_WORDS)} + 1)::int) || {number}"
+    return f"md5({number}::text)::uuid" if kind is IdKind.UUID else str(number)
+
+
+def change_ids(database_url: str, kinds: IdKinds) -> None:
+    """Change the ids of the network of `make_network` to ids of other kinds."""
+    for table, column, kind in (
+        ("users", "user_id", kinds.users),
+        ("interactions", "user_id", kinds.users),
+        ("posts", "post_id", kinds.posts),
+        ("interactions", "post_id", kinds.posts),
+    ):
+        sql_type = {IdKind.NUMBER: "bigint", IdKind.UUID: "uuid", IdKind.TEXT: "text"}[kind]
+        using = sql_id(kind, column)
+        execute(database_url, f"ALTER TABLE recs.{table} ALTER {column} TYPE {sql_type} USING {using}")
 
 
 @cache

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from batch.ids import Ids
+from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.scoring.chunk import Lists
 
@@ -22,14 +23,15 @@ def random_lists(users: int, posts: int, n: int, seed: int = 1) -> Lists:
     listed[6::7, n // 2 :] = -1
     listed[49::50] = -1
     scores[listed < 0] = np.nan
-    return Lists(np.arange(users), listed, scores)
+    return Lists(np.arange(users), listed, scores, Likes.none(users))
 
 
 def cut(lists: Lists, size: int) -> Iterator[Lists]:
     """Yield the lists in chunks of `size` users."""
     for start in range(0, len(lists.rows), size):
         block = slice(start, start + size)
-        yield Lists(lists.rows[block], lists.posts[block], lists.scores[block])
+        rows = lists.rows[block]
+        yield Lists(rows, lists.posts[block], lists.scores[block], Likes.none(rows.size))
 
 
 def network_of(users: int, posts: int, text: str = "") -> Network:

@@ -51,8 +51,8 @@ def test_overlap_is_the_mean_over_all_pairs_of_users_and_its_draws_spread_as_the
     case = CatalogueCase(
         users=np.arange(users),
         user_ids=np.arange(users),
-        likes=(nothing := Likes(np.zeros(users + 1, np.int64), np.empty(0, np.int32))),
-        left_out=nothing,
+        likes=Likes.none(users),
+        left_out=Likes.none(users),
         hidden=np.empty(0, np.int64),
         liked_later=np.arange(users) * posts,
         popularity=np.ones(posts),

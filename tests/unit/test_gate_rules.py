@@ -240,11 +240,18 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
     rows = np.array([own + [-1] * (n - len(own)) for own in listed], dtype=np.int32)
     scores = np.where(rows >= 0, 1.5, np.nan).astype(np.float32)
     scores[5, 0] = np.inf
-    list_stats = ListStats(posts, blocked, likes, n)
+    list_stats = ListStats(posts, blocked, n)
     parts = [slice(0, 1), slice(1, 17), slice(17, 17), slice(17, users)]
-    chunks = [Lists(np.arange(users)[part], rows[part], scores[part]) for part in parts]
+    chunks = [
+        (
+            part.stop,
+            Lists(np.arange(users)[part], rows[part], scores[part], likes.of_users(part.start, part.stop)),
+        )
+        for part in parts
+    ]
     assert list(list_stats.through(chunks)) == chunks
     assert list_stats.lists == users
+    assert list_stats.left_out == likes.posts.size
     assert (
         list_stats.full
         == sum(len(own) == min(n, len(left)) for own, left in zip(listed, free, strict=True))
@@ -272,10 +279,16 @@ def test_lists_in_one_order_are_found_whatever_is_left_out_of_them(changed: bool
     if changed:
         rows[40, [2, 5]] = rows[40, [5, 2]]
     likes = Likes.from_pairs(*(each.astype(np.int32) for each in np.nonzero(liked)), users)
-    list_stats = ListStats(posts, np.empty(0, np.int64), likes, n)
+    list_stats = ListStats(posts, np.empty(0, np.int64), n)
     parts = [slice(0, 1), slice(1, 20), slice(20, users)]
     scores = np.zeros((users, n), np.float32)
-    chunks = [Lists(np.arange(users)[part], rows[part], scores[part]) for part in parts]
+    chunks = [
+        (
+            part.stop,
+            Lists(np.arange(users)[part], rows[part], scores[part], likes.of_users(part.start, part.stop)),
+        )
+        for part in parts
+    ]
     assert list(list_stats.through(chunks)) == chunks
     assert list_stats.same_order is not changed
 

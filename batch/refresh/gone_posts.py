@@ -1,0 +1,97 @@
+"""Posts of the live runs that the network no longer has: serving leaves them out of every answer.
+
+Posts of the live runs are those that their nights knew, and those that refreshes
+have added since: all posts with a text in Redis. A night removes the texts of
+posts that are gone, and the live run of a variant that it did not build may still
+have such a post in its lists. So a post that is gone stays in the set until it is
+back in the view, or until a night has replaced all live runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from batch.context import Stores
+from batch.files import read_post_ids
+from batch.ids import Ids, rows_of_ids
+from batch.redis_client import blocks, live_run_ids
+
+log = logging.getLogger("batch")
+
+MAX_GONE_SHARE = 0.1
+"""More posts than this share of those known are not taken for gone: the view may be wrong."""
+
+ALWAYS_GONE = 10
+"""Posts that are taken for gone even if they are a large share of a small network."""
+
+MEMBERS_BATCH = 1_000
+
+
+@dataclass(frozen=True)
+class GonePosts:
+    """Posts that are gone, as members of the set, and the number of posts that the live runs know."""
+
+    members: set[str]
+    known: int
+
+    @property
+    def too_many(self) -> bool:
+        """Whether so many are gone that the view may be wrong."""
+        return len(self.members) > max_gone(self.known)
+
+
+def max_gone(known: int) -> float:
+    """Return how many of the `known` posts are taken for gone: more may mean a wrong view."""
+    return max(ALWAYS_GONE, MAX_GONE_SHARE * known)
+
+
+def find_gone_posts(stores: Stores, present: Ids) -> GonePosts:
+    """Find the posts of the live runs of all variants that the network no longer has.
+
+    Parameters
+    ----------
+    present
+        (posts,) ids of the posts in the view, ascending.
+    """
+    client, keys = stores.redis, stores.keys
+    members = {str(post_id) for post_id in present.tolist()}
+    with_text = client.hkeys(keys.posts)
+    known = len(with_text)
+    gone = {str(each) for each in (*with_text, *client.smembers(keys.gone)) if each not in members}
+    for run_id in live_run_ids(client, keys).values():
+        of_night = read_post_ids(Path(stores.settings.night.model_dir) / run_id)
+        if of_night is not None and of_night.dtype == present.dtype:
+            gone |= set(map(str, of_night[rows_of_ids(present, of_night) < 0].tolist()))
+            known = max(known, of_night.size)
+    return GonePosts(gone, known)
+
+
+def write_gone_posts(stores: Stores, found: GonePosts) -> int:
+    """Make the set in Redis that of the posts that are gone; return their number.
+
+    If they are too many, the set stays as it is, with a warning.
+    """
+    client, key = stores.redis, stores.keys.gone
+    written = {str(each) for each in client.smembers(key)}
+    if found.too_many:
+        log.warning(
+            "%d of %d posts of the live runs are not in recs.posts any more, more than %.0f %%; answers "
+            "still have them; check the view, or if they are deleted: python -m batch run",
+            len(found.members), found.known, 100 * MAX_GONE_SHARE,
+        )  # fmt: skip
+        return len(written)
+    for block in blocks(sorted(found.members - written), MEMBERS_BATCH):
+        client.sadd(key, *block)
+    for block in blocks(sorted(written - found.members), MEMBERS_BATCH):
+        client.srem(key, *block)
+    if found.members - written:
+        log.info("%d posts are gone from the network and are not served any more", len(found.members))
+    return len(found.members)
+
+
+def clear_gone_posts(stores: Stores, run_ids: set[str]) -> None:
+    """Empty the set if all live runs are among those of a night: they were built without these posts."""
+    if set(live_run_ids(stores.redis, stores.keys).values()) <= run_ids:
+        stores.redis.delete(stores.keys.gone)
