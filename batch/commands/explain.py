@@ -13,7 +13,7 @@ from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
 from batch.inspection.explain import Explanation, PostInQuestion, find_position
 from batch.inspection.explain import explain as explain_score
-from batch.inspection.lists import find_id_kinds, find_user_run, read_list, read_manifest, resolve_run
+from batch.inspection.lists import find_id_kinds, find_user_run, read_manifest, read_stored_list, resolve_run
 from batch.runs import ledger
 from batch.signals import signals_raise
 from contract.settings import Settings
@@ -73,9 +73,9 @@ def _explain(
         cutoff = datetime.fromisoformat(manifest["cutoff"])
         found = explain_score(stores, manifest, user_id, post_id)
         blocked = bool(stores.redis.sismember(stores.keys.blocked, str(post_id)))
-        ranked = read_list(stores, stores.keys.user(run_id, user_id))
+        stored = read_stored_list(stores, stores.keys.user(run_id, user_id))
     asked = PostInQuestion(post_id, found.score, blocked, found.known, found.liked_at, found.left_out_as)
-    position = find_position(ranked, manifest["top_n"], cutoff, asked)
+    position = find_position(stored, manifest["top_n"], cutoff, asked)
     ids = {"user_id": user_id, "post_id": post_id, "run_id": run_id, "cutoff": cutoff}
     return {**ids, **vars(found), "blocked": blocked, **vars(position)}, found
 

@@ -45,7 +45,7 @@ def _format_list(fields: dict[str, Any]) -> str:
             post["score"],
             post["topic"],
             formatting.one_line(post["text"] or "", MAX_TEXT),
-            "blocked" if post["blocked"] else "",
+            ", ".join(_notes(post)),
         ]
         for post in posts
     ]
@@ -61,6 +61,11 @@ def _format_list(fields: dict[str, Any]) -> str:
             *([f"and {rest} more; --limit {fields['posts_in_list']} shows all"] if rest else []),
         ]
     )
+
+
+def _notes(post: dict[str, Any]) -> list[str]:
+    notes = [name for name in ("blocked", "gone") if post[name]]
+    return [*notes, f"explored, 1 of {1 / post['probability']:.0f}"] if "probability" in post else notes
 
 
 def _age(seconds: int) -> str:

@@ -15,6 +15,7 @@ from batch.commands.options import json_option
 from batch.evaluation import recipe_choice, render
 from batch.formatting import echo, table
 from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
+from batch.reports.describe_rules import describe_rules
 from batch.reports.files import report_path
 from batch.runs import ledger
 from contract.errors import OvernightError
@@ -161,6 +162,7 @@ def render_summary(manifest: Manifest) -> str:
             f"checksum {manifest.checksum[:16]}",
             *_describe_memory(manifest.publish),
             *_describe_caught_up(manifest.caught_up or {}),
+            *describe_rules(manifest),
             *(f"WARNING: {each}" for each in manifest.warnings),
             "",
             recipe_choice.render(recipe_choice.recipe_record(manifest.to_record())),

@@ -17,17 +17,13 @@ from batch.evaluation.bootstrap import BootstrapResult, bootstrap
 from batch.evaluation.catalogue_case import CatalogueCase, score_lists
 from batch.evaluation.full_catalogue import rank_by_model
 from batch.evaluation.ranking_metrics import DEPTH, round_or_none
+from batch.feed_rules import EXPLORE, LIKES_FOUND, TOPICS
 from batch.feed_rules.explore import DrawKey, Exploration
 from batch.feed_rules.topics import TopicRule
 from batch.scoring.chunk import Lists
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.settings import FeedSettings, Settings
-
-TOPICS, EXPLORE = "topics", "explore"
-"""Keys of the costs of `TopicRule` and of `Exploration`."""
-
-LIKES_FOUND = "likes_found"
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def _explore(
     exploration = Exploration.of(feed, key, history, np.flatnonzero(~history.known), dataset.network.user_ids)
     if exploration is None:
         return None
-    left_out = history.excluded.of_rows(case.users)
+    left_out = case.left_out
     return exploration.draw(Lists(case.users, lists, np.zeros(lists.shape, np.float32), left_out)).posts
 
 

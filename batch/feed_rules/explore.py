@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,10 @@ from batch.scoring.chunk import Lists
 from contract.settings import FeedSettings
 
 Hashes = npt.NDArray[np.uint64]
+MAX_HASH = np.uint64(2**64 - 1)
+
+CANDIDATES_PER_PLACE = 8
+"""The lowest hashes of a large pool are looked at first: about so many for each explored place."""
 
 
 def find_unknown_posts(history: History, max_views: int, excluded: Int64s) -> Int32s:
@@ -180,21 +185,22 @@ def _draw_places(
     unknown, post_hashes = pool
     users, every, post_count = draw
     taken = np.full(post_count, -1, np.int32)  # the last user who cannot draw the post
+    in_pool = np.zeros(post_count, np.bool_)
+    in_pool[unknown] = True
     candidates, hashes = np.empty(unknown.size, np.int32), np.empty(unknown.size, np.uint64)
+    some = CANDIDATES_PER_PLACE * (1 + posts.shape[1] // every)
+    limit = MAX_HASH if unknown.size <= some else MAX_HASH // np.uint64(unknown.size) * np.uint64(some)
     for user in range(len(users)):
         length = 0
         while length < posts.shape[1] and posts[user, length] >= 0:
             length += 1
         if length < every:
             continue
+        size = unknown.size
         for index in range(starts[user], starts[user + 1]):
             taken[hidden[index]] = user
-        count = 0
-        for index in range(unknown.size):
-            if taken[unknown[index]] != user:
-                candidates[count] = unknown[index]
-                hashes[count] = _mix(users[user] ^ post_hashes[index])
-                count += 1
+            size -= in_pool[hidden[index]]
+        count = _hash_pool(unknown, post_hashes, (users[user], limit), candidates, hashes)
         lowest = scores[user, 0]
         for index in range(1, length):
             lowest = min(lowest, scores[user, index])
@@ -202,15 +208,14 @@ def _draw_places(
         for at in range(every - 1, length, every):
             while above < at:
                 taken[posts[user, above]] = user
+                size -= in_pool[posts[user, above]]
                 above += 1
-            size, best = 0, -1
-            for index in range(count):
-                if taken[candidates[index]] != user:
-                    size += 1
-                    if best < 0 or hashes[index] < hashes[best]:
-                        best = index
-            if best < 0:
+            if size == 0:
                 continue
+            best = _find_lowest(candidates[:count], hashes, taken, user)
+            if best < 0:  # the candidates are all taken: it is another post of the pool
+                count = _hash_pool(unknown, post_hashes, (users[user], MAX_HASH), candidates, hashes)
+                best = _find_lowest(candidates[:count], hashes, taken, user)
             drawn, score, last = candidates[best], lowest, length - 1
             for index in range(length):
                 if posts[user, index] == drawn:
@@ -220,6 +225,31 @@ def _draw_places(
             for index in range(last, at, -1):
                 posts[user, index], scores[user, index] = posts[user, index - 1], scores[user, index - 1]
             posts[user, at], scores[user, at], drawn_from[user, at] = drawn, score, size
+
+
+@jit
+def _hash_pool(
+    unknown: Int32s, post_hashes: Hashes, draw: tuple[Any, Any], candidates: Int32s, hashes: Hashes
+) -> int:
+    """Write the posts whose hash with the user is at most the limit, and the hashes; return their number."""
+    user, limit = draw
+    count = 0
+    for index in range(unknown.size):
+        value = _mix(user ^ post_hashes[index])
+        if value <= limit:
+            candidates[count], hashes[count] = unknown[index], value
+            count += 1
+    return count
+
+
+@jit
+def _find_lowest(candidates: Int32s, hashes: Hashes, taken: Int32s, user: int) -> int:
+    """Return the index of the candidate with the lowest hash that the user can draw; -1 for none."""
+    best = -1
+    for index in range(len(candidates)):
+        if taken[candidates[index]] != user and (best < 0 or hashes[index] < hashes[best]):
+            best = index
+    return best
 
 
 @jit

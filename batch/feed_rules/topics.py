@@ -93,15 +93,18 @@ class TopicStats:
     ----------
     lists, changed
         Number of lists; of those that the rule changed.
-    topics_before, topics_after
-        Sums over the lists of the topics in the window.
+    before, after
+        (window + 1,) number of lists with 0, 1, 2, ... topics in the window.
     """
 
     rule: TopicRule = field(repr=False)
     lists: int = 0
     changed: int = 0
-    topics_before: int = 0
-    topics_after: int = 0
+    before: Int64s = field(init=False)
+    after: Int64s = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before, self.after = np.zeros((2, self.rule.window + 1), np.int64)
 
     @classmethod
     def of(cls, posts: pd.DataFrame, feed: FeedSettings) -> TopicStats | None:
@@ -116,20 +119,22 @@ class TopicStats:
             self.lists += users
             head = slice(self.rule.window)  # a list that changes has another post in one of them
             self.changed += int((result.posts[:, head] != chunk.posts[:, head]).any(axis=1).sum())
-            self.topics_before += int(self.rule.count(chunk.posts).sum())
-            self.topics_after += int(self.rule.count(result.posts).sum())
+            for counts, lists in ((self.before, chunk), (self.after, result)):
+                counts += np.bincount(self.rule.count(lists.posts), minlength=counts.size)
             yield users, result
 
     def record(self) -> dict[str, Any]:
-        """Return the JSON object for a manifest: means over the lists."""
-        lists = max(self.lists, 1)
+        """Return the JSON object for a manifest: means over the lists, and how many have 0, 1, ... topics."""
+        lists, topics = max(self.lists, 1), np.arange(self.before.size)
         return {
             "most": self.rule.most,
             "window": self.rule.window,
             "lists": self.lists,
             "changed_lists": self.changed,
-            "topics_per_list_before": round(self.topics_before / lists, 3),
-            "topics_per_list": round(self.topics_after / lists, 3),
+            "topics_per_list_before": round(float(topics @ self.before) / lists, 3),
+            "topics_per_list": round(float(topics @ self.after) / lists, 3),
+            "lists_by_topics_before": self.before.tolist(),
+            "lists_by_topics": self.after.tolist(),
         }
 
 

@@ -33,7 +33,7 @@ from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import load_refresh_state
-from contract.codec import Ranked
+from contract.codec import StoredList
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.ids import Id
@@ -259,37 +259,44 @@ class ListPosition:
     why: str
 
 
-def find_position(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> ListPosition:
+def find_position(
+    stored: StoredList | None, top_n: int, cutoff: datetime, post: PostInQuestion
+) -> ListPosition:
     """Find a post's position in a list, and explain it.
 
     Parameters
     ----------
-    ranked
+    stored
         The user's list in the run; None if there is none.
     top_n, cutoff
         Of the run. A list shorter than `top_n` holds every post that may be shown.
     """
-    for rank, (listed, score) in enumerate(ranked or [], start=1):
+    ranked, probabilities = stored or StoredList([])
+    for index, (listed, score) in enumerate(ranked):
         if listed == post.post_id:
-            parts = [f"rank {rank} of {len(ranked or [])}, score {score}", *_list_exclusions(post, cutoff)]
-            return ListPosition(rank, score, "; ".join(parts))
-    why = ["not in the list", *_list_reasons(ranked, top_n, cutoff, post)]
+            parts = [f"rank {index + 1} of {len(ranked)}, score {score}"]
+            if index in probabilities:
+                parts.append(f"drawn for an explored place, 1 of {1 / probabilities[index]:.0f} posts")
+            parts += _list_exclusions(post, cutoff)
+            return ListPosition(index + 1, score, "; ".join(parts))
+    why = ["not in the list", *_list_reasons(stored, top_n, cutoff, post)]
     return ListPosition(None, None, "; ".join(why))
 
 
-def _list_reasons(ranked: Ranked | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> list[str]:
+def _list_reasons(stored: StoredList | None, top_n: int, cutoff: datetime, post: PostInQuestion) -> list[str]:
     """Return why a post is not in a list."""
-    if ranked is None:
+    if stored is None:
         return ["the run has no list of this user, who gets the popular posts"]
     if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
         return ["the post is newer than the run"]
-    if len(ranked) < top_n:
+    if len(stored.posts) < top_n:
         return [
             "the list holds all posts left for this user: this one was blocked or left out when it was made"
         ]
-    return [f"the last of its {len(ranked)} posts has {ranked[-1][1]}, this one {post.score:.3f}"]
+    last = [score for index, (_, score) in enumerate(stored.posts) if index not in stored.probabilities][-1]
+    return [f"the last of its {len(stored.posts)} posts has {last}, this one {post.score:.3f}"]
 
 
 def _list_exclusions(post: PostInQuestion, cutoff: datetime) -> list[str]:

@@ -12,14 +12,13 @@ from batch.evaluation.recipe_choice import score_kind_of
 from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from batch.redis_client import live_run_id, live_run_ids
-from contract.codec import Ranked, decode_list, decode_object
+from contract.codec import Ranked, StoredList, decode_object, decode_stored_list
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, VARIANTS, Experiment
 from contract.ids import Id, IdKinds
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import PERSONAL, POPULAR
-from contract.settings import LEAVE_OUT_LIKED
 
 HEAD_POSTS = 5
 """How many posts a feed shows first; users notice changes among them."""
@@ -139,6 +138,12 @@ def published_at(run_id: str, manifest: dict[str, Any]) -> datetime:
 
 
 def read_list(stores: Stores, key: str) -> Ranked | None:
+    """Return the posts of the list under a key, as `read_stored_list` does."""
+    stored = read_stored_list(stores, key)
+    return None if stored is None else stored.posts
+
+
+def read_stored_list(stores: Stores, key: str) -> StoredList | None:
     """Return the list under a key; None if there is no such key.
 
     Raises
@@ -148,7 +153,7 @@ def read_list(stores: Stores, key: str) -> Ranked | None:
     """
     stored = stores.redis.get(key)
     try:
-        return None if stored is None else decode_list(stored)
+        return None if stored is None else decode_stored_list(stored)
     except ValueError as error:
         raise StoreError(f"{key} is broken: {error}; run the night again") from None
 
@@ -168,10 +173,10 @@ def read_texts(stores: Stores, post_ids: Sequence[Id]) -> list[dict[str, Any]]:
     return [_decode_text(value) for value in stored]
 
 
-def find_blocked(stores: Stores, post_ids: Sequence[Id]) -> set[Id]:
-    """Return those of the posts that are on the blocklist."""
+def find_members(stores: Stores, key: str, post_ids: Sequence[Id]) -> set[Id]:
+    """Return those of the posts that are in a set, such as the blocklist."""
     names = [str(post_id) for post_id in post_ids]
-    flags: Any = stores.redis.smismember(stores.keys.blocked, names) if names else []
+    flags: Any = stores.redis.smismember(key, names) if names else []
     return {post_id for post_id, flag in zip(post_ids, flags, strict=True) if flag}
 
 
@@ -253,6 +258,26 @@ def compare_lists(stores: Stores, user_id: Id, run_a: str, run_b: str) -> dict[s
     }
 
 
+def _describe_posts(stores: Stores, stored: StoredList | None) -> list[dict[str, Any]]:
+    """Return the posts of a list as `ServedList` has them."""
+    if stored is None:
+        return []
+    post_ids = [post_id for post_id, _ in stored.posts]
+    blocked, gone = (find_members(stores, key, post_ids) for key in (stores.keys.blocked, stores.keys.gone))
+    rows = []
+    for index, (post_id, score) in enumerate(stored.posts):
+        row = {"rank": index + 1, "post_id": post_id, "score": score}
+        if index in stored.probabilities:
+            row["probability"] = stored.probabilities[index]
+        rows.append(row)
+    return [
+        row
+        | {"topic": text.get("topic"), "text": text.get("text")}
+        | {"blocked": row["post_id"] in blocked, "gone": row["post_id"] in gone}
+        for row, text in zip(rows, read_texts(stores, post_ids), strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class ServedList:
     """The list that serving takes a user's recommendations from.
@@ -270,8 +295,9 @@ class ServedList:
     published_at
         When the run went live.
     posts
-        Best first: `rank` (from 1), `post_id`, `score`, `topic`, `text`, and
-        `blocked`: serving leaves out blocked posts.
+        Best first: `rank` (from 1), `post_id`, `score`, `topic`, `text`, `blocked` and `gone`: serving
+        leaves out posts that are blocked or gone from the view. A post in an explored place has the
+        `probability` of its draw.
     """
 
     user_id: Id
@@ -301,32 +327,22 @@ def find_served_list(stores: Stores, user_id: Id) -> ServedList:
     variant, run_id = find_user_run(stores, user_id)
     manifest = read_manifest(stores, run_id)
     key, why = stores.keys.user(run_id, user_id), ""
-    ranked = read_list(stores, key)
-    blocked = find_blocked(stores, [post_id for post_id, _ in ranked or []])
-    if ranked is None:
+    stored = read_stored_list(stores, key)
+    posts = _describe_posts(stores, stored)
+    if stored is None:
         why = "the run has no list of this user"
-    elif not ranked:
-        acted = "liked" if stores.settings.feed.leave_out == LEAVE_OUT_LIKED else "viewed or liked"
-        why = f"their list is empty: they {acted} every post"
-    elif len(blocked) == len(ranked):
+    elif not posts:
+        why = "their list is empty: they liked every post"
+    elif all(post["blocked"] for post in posts):
         why = "every post of their list is blocked"
+    elif all(post["blocked"] or post["gone"] for post in posts):
+        why = "every post of their list is blocked or gone"
     source = POPULAR if why else PERSONAL
     if why:
         key = stores.keys.popular(run_id)
-        ranked = read_list(stores, key)
-        blocked = find_blocked(stores, [post_id for post_id, _ in ranked or []])
-    texts = read_texts(stores, [post_id for post_id, _ in ranked or []])
-    posts = [
-        {
-            "rank": rank,
-            "post_id": post_id,
-            "score": score,
-            "topic": text.get("topic"),
-            "text": text.get("text"),
-            "blocked": post_id in blocked,
-        }
-        for rank, ((post_id, score), text) in enumerate(zip(ranked or [], texts, strict=True), start=1)
-    ]
+        posts = _describe_posts(stores, read_stored_list(stores, key))
+        if by := manifest.get("popular_by"):
+            why += f"; with {by} in the request they get what is popular with their {by}"
     score_kind, score_meaning = score_kind_of(manifest, personal=source == PERSONAL)
     return ServedList(
         user_id=user_id,

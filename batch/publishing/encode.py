@@ -189,9 +189,11 @@ def _encode_probabilities(drawn_from: Int32s | None) -> tuple[Texts, Int32s]:
     """Return the texts after a score, and (lists, n) the index of each post's text; the first is for none."""
     if drawn_from is None:
         return Texts.join([]), np.empty((0, 0), np.int32)
-    sizes, chances = np.unique(np.append(drawn_from.ravel(), 0), return_inverse=True)
-    texts = ["", *(f",{json.dumps(probability_of(size))}]," for size in sizes[1:].tolist())]
-    return Texts.join(texts), chances[:-1].reshape(drawn_from.shape).astype(np.int32)
+    drawn, chances = drawn_from > 0, np.zeros(drawn_from.shape, np.int32)
+    sizes, index = np.unique(drawn_from[drawn], return_inverse=True)
+    chances[drawn] = index + 1
+    texts = ["", *(f",{json.dumps(probability_of(size))}]," for size in sizes.tolist())]
+    return Texts.join(texts), chances
 
 
 def probability_of(size: int) -> float:

@@ -20,11 +20,13 @@ from batch.evaluation.evaluate import HITRATE
 from batch.evaluation.ranking_metrics import DEPTH, compute_metrics, compute_random_metrics, rank_rows
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
 from batch.evaluation.scored_rows import ScoredRows
+from batch.feed_rules import TOPICS
 from batch.gate.outcomes import count_outcomes, outcome_of
 from batch.loading.cohorts import frequent_topics
 from batch.loading.network import Network
 from batch.progress import Stages
 from batch.reports.charts import Axis, Chart
+from batch.reports.describe_rules import describe_rules
 from batch.reports.files import REPORT, format_number, load_template, report_path, write_report
 from batch.reports.user_examples import UserExample, read_user_examples
 from batch.training.dataset import Dataset
@@ -92,7 +94,8 @@ def render_run_page(
         first_figures=PRIMARY_METRICS,
         gate=[(outcome_of(verdict), verdict) for verdict in manifest.get("gate", [])],
         gate_counts=count_outcomes(manifest.get("gate", [])),
-        charts=_draw_charts(dataset, metrics, curves),
+        charts=_draw_charts(dataset, metrics, curves) | _draw_topics(manifest.get(TOPICS)),
+        rules=describe_rules(Manifest.from_record(manifest)),
         by_topic=count_by_topic(dataset),
         band_column=band_column,
         by_band=by_band,
@@ -146,6 +149,21 @@ def _draw_charts(dataset: Dataset, metrics: dict[str, Any], curves: Curves) -> d
             Axis("predicted probability of a like", top), Axis("share that was liked", top), HALF_WIDTH,
         ).lines({"model": points, "perfect": [(0, 0), (top, top)]}, dotted="model")  # fmt: skip
     return charts
+
+
+def _draw_topics(topics: dict[str, Any] | None) -> dict[str, str]:
+    """Draw how many topics the first places of the lists have, before and after the rule on topics."""
+    if topics is None:
+        return {}
+    before, after = topics["lists_by_topics_before"], topics["lists_by_topics"]
+    return {
+        TOPICS: Chart(
+            TOPICS, "Lists by the number of topics in their first places",
+            f"Mean {topics['topics_per_list_before']} before the rule, {topics['topics_per_list']} after.",
+            Axis(f"topics in the first {topics['window']} places", len(before)),
+            Axis("lists", max(before + after + [1])),
+        ).columns({"before": before, "after": after}),
+    }  # fmt: skip
 
 
 def _describe_hitrate(hitrate: dict[str, Points]) -> str:

@@ -80,6 +80,26 @@ def test_lookup_says_why_a_user_gets_the_popular_posts(night: LiveNetwork) -> No
     night.client.sadd(KEYS.blocked, 101)
     found = night.run_json("lookup", "1")
     assert (found["source"], found["why"]) == ("popular", "every post of their list is blocked")
+    night.client.set(KEYS.user(run_id, 1), "[[101,0.5],[102,0.4]]")
+    night.client.sadd(KEYS.gone, 102)
+    assert night.run_json("lookup", "1")["why"] == "every post of their list is blocked or gone"
+
+
+def test_lookup_and_explain_mark_posts_in_explored_places_and_lookup_those_that_are_gone(
+    night: LiveNetwork,
+) -> None:
+    run_id = night.run_json("lookup", "1")["run_id"]
+    night.client.set(KEYS.user(run_id, 1), "[[101,0.5],[102,-9,0.025],[103,0.4]]")
+    night.client.sadd(KEYS.gone, 103)
+    found = night.run_json("lookup", "1")["posts"]
+    assert [post.get("probability") for post in found] == [None, 0.025, None]
+    assert [post["gone"] for post in found] == [False, False, True]
+    lines = night.batch("lookup", "1").stdout.splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines[-2:]] == ["explored, 1 of 40", "gone"]
+    assert (
+        "rank 2 of 3, score -9.0; drawn for an explored place, 1 of 40"
+        in night.batch("explain", "1", "102", "--run", run_id).stdout
+    )
 
 
 def test_a_user_whose_variant_has_no_run_gets_the_other_ones(night: LiveNetwork) -> None:

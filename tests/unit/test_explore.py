@@ -99,6 +99,30 @@ def test_places_are_drawn_as_the_slow_draw_says_and_what_else_is_in_a_list_stays
     assert lists.posts.tolist() == make_lists(ranked, left_out).posts.tolist()
 
 
+def test_a_large_pool_is_drawn_from_in_the_same_way() -> None:
+    random, users, ids = np.random.default_rng(5), 60, np.arange(500)
+    pool = np.sort(random.permutation(500)[:400]).tolist()
+    ranked = [random.permutation(500)[:10].tolist() for _ in range(users)]
+    shares = np.linspace(
+        0, 1, users
+    )  # of the pool: nothing is left out for the first, everything for the last
+    left_out = [
+        [post for post in pool if random.random() < share and post not in each]
+        for share, each in zip(shares, ranked, strict=True)
+    ]
+    lists, explored = make_lists(ranked, left_out), exploration(pool, users, post_ids=ids)
+    drawn = explored.draw(lists)
+    assert drawn.drawn_from is not None
+    for user in range(users):
+        found = zip(
+            *(each[user].tolist() for each in (drawn.posts, drawn.scores, drawn.drawn_from)), strict=True
+        )
+        assert list(found) == draw_slowly(explored, lists, user)
+    sizes = drawn.drawn_from[:, 2]
+    assert sizes.min() < 20
+    assert sizes.max() > 390
+
+
 def test_every_post_of_the_pool_is_equally_likely() -> None:
     users, pool = 6_000, [1, 2, 5, 8, 9, 11]
     ranked = [[0, 1, 3, 4, 6, 7] for _ in range(users)]  # 1 is higher than each explored place

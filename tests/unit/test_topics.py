@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pandas as pd
 from hypothesis import given
@@ -11,7 +13,7 @@ from batch.feed_rules.topics import TopicRule, TopicStats
 from contract.settings import Settings
 
 
-def limit(posts: list[int], topics: list[int], most: int, window: int) -> list[int]:
+def limit(posts: Sequence[int], topics: Mapping[int, int], most: int, window: int) -> list[int]:
     """Fill place after place with the first post that may stand there, else with the first post left."""
     left, result = list(posts), []
     while left:
@@ -50,7 +52,8 @@ def test_each_place_has_the_best_post_that_may_stand_there(
     posts = pad(lists, 12)
     order = rule.order(posts)
     result = np.take_along_axis(posts, order, axis=1)
-    assert result.tolist() == pad([limit(each, topics, most, window) for each in lists], 12).tolist()
+    expected = [limit(each, dict(enumerate(topics)), most, window) for each in lists]
+    assert result.tolist() == pad(expected, 12).tolist()
     assert (np.sort(order, axis=1) == np.arange(12)).all()  # nothing is lost, pads are still last
 
 
