@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from batch.ids import Ids, pack_ids, rows_of_ids, unpack_ids
+from batch.ids import Ids, among, pack_ids, unpack_ids
 from contract.errors import InteractionStoreError, ModelError
 from contract.ids import Id
 from contract.settings import Settings
@@ -180,7 +180,7 @@ def forget_ids(known: Ids, forgotten: Ids) -> Ids:
     The row of a forgotten user gets the id of the row before it, or `nobody`. The ids still ascend, and a
     search for an id finds the first of equal ones: that of the user who has it.
     """
-    gone = rows_of_ids(np.unique(forgotten), known) >= 0
+    gone = among(known, np.unique(forgotten))
     rows = np.maximum.accumulate(np.where(gone, -1, np.arange(known.size)))
     return np.where(rows < 0, nobody(known), known[rows])
 

@@ -13,7 +13,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Int64s
-from batch.ids import Ids, as_ids, rows_of_ids
+from batch.ids import Ids, rows_of_ids
 from batch.loading.cohorts import Cohorts
 from batch.loading.model_columns import CATEGORICAL, NUMERIC
 from batch.loading.schema import (
@@ -61,17 +61,21 @@ class Network:
     @property
     def user_ids(self) -> Ids:
         """(users,) id of each row."""
-        return as_ids(self.users.index, self.kinds.users)
+        return _to_ids(self.users.index, self.kinds.users)
 
     @property
     def post_ids(self) -> Ids:
         """(posts,) id of each row."""
-        return as_ids(self.posts.index, self.kinds.posts)
+        return _to_ids(self.posts.index, self.kinds.posts)
 
     @cached_property
     def cohorts(self) -> Cohorts:
         """Codes of the users' attributes."""
         return Cohorts.fit(self.users)
+
+
+def _to_ids(index: pd.Index[Any], kind: IdKind) -> Ids:
+    return index.to_numpy(np.int64 if kind is IdKind.NUMBER else object)
 
 
 def load_network(connection: sa.Connection, until: datetime, ignored: str = "") -> Network:

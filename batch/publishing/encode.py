@@ -66,7 +66,7 @@ class Texts(NamedTuple):
         """Join texts."""
         joined = bytearray("".join(texts).encode("ascii") + bytes(_PIECE))  # not read-only
         starts = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum([len(text) for text in texts], out=starts[1:])
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=starts[1:])
         return cls(np.frombuffer(joined, np.uint8), starts)
 
     @property
@@ -123,6 +123,7 @@ class ListEncoder:
         self.owner_ids = owner_ids
         self._posts = Texts.join([f"[{json.dumps(post)}," for post in post_ids.tolist()])
         self._longest = np.sort(np.maximum(self._posts.lengths, _MIN_POST_BYTES))[::-1]
+        self._max_post_bytes = int(self._longest.max(initial=0))
 
     def lines(
         self, owners: Int64s, posts: Int32s, scores: Float32s, drawn_from: Int32s | None = None
@@ -144,7 +145,7 @@ class ListEncoder:
             A score is not finite or not below `MAX_SCORE`.
         """
         ids = _encode_owners(self.owner_ids[owners])
-        pairs = posts.shape[1] * (int(self._longest[:1].sum()) + _MAX_SCORE_TEXT)
+        pairs = posts.shape[1] * (self._max_post_bytes + _MAX_SCORE_TEXT)
         if drawn_from is not None:
             pairs += posts.shape[1] * _PROBABILITY_WIDTH
         text = np.empty(ids.text.size + len(owners) * (_MAX_BESIDE_PAIRS + pairs), dtype=np.uint8)
@@ -188,7 +189,7 @@ def _encode_owners(ids: Ids) -> Texts:
 def _encode_probabilities(drawn_from: Int32s | None) -> tuple[Texts, Int32s]:
     """Return the texts after a score, and (lists, n) the index of each post's text; the first is for none."""
     if drawn_from is None:
-        return Texts.join([]), np.empty((0, 0), np.int32)
+        return _NO_TEXTS, _NO_CHANCES
     drawn, chances = drawn_from > 0, np.zeros(drawn_from.shape, np.int32)
     sizes, index = np.unique(drawn_from[drawn], return_inverse=True)
     chances[drawn] = index + 1
@@ -208,6 +209,9 @@ def _fraction(thousandths: int) -> str:
 
 
 _FRACTIONS = Texts.join([_fraction(thousandths) for thousandths in range(_UNITS)])
+
+
+_NO_TEXTS, _NO_CHANCES = Texts.join([]), np.empty((0, 0), np.int32)
 
 
 class _Words(NamedTuple):
@@ -247,9 +251,13 @@ def _write_lines(posts: Int32s, scores: Float32s, chances: Int32s, words: _Words
             if not abs(score) < MAX_SCORE:
                 return -1
             start, end = listed.starts[post], listed.starts[post + 1]
-            for piece in range(start, end, _PIECE):
-                copy_bytes(listed.text, piece, text, at + piece - start, _PIECE)
-            at += end - start
+            copy_bytes(listed.text, start, text, at, _PIECE)
+            at += _PIECE
+            while start + _PIECE < end:
+                start += _PIECE
+                copy_bytes(listed.text, start, text, at, _PIECE)
+                at += _PIECE
+            at += end - start - _PIECE
             thousandths = np.int64(np.rint(score * _UNITS))
             if thousandths < 0:
                 text[at] = ord("-")
