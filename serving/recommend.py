@@ -22,7 +22,7 @@ blocked or gone, the popular list is served, and `source` says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from contract.codec import Ranked, StoredList
@@ -49,8 +49,7 @@ class Recommendation(NamedTuple):
     rank: int
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One page.
 
     Attributes

@@ -14,9 +14,11 @@ import redis
 import sqlalchemy as sa
 
 from batch.feed_rules.explore import DrawKey
+from batch.reports.describe_rules import describe_rules
 from contract.codec import StoredList, decode_list, decode_stored_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
+from contract.manifest import Manifest
 from tests.support.batch import execute, live_run, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
 from tests.support.explore import hash_pairs
@@ -141,6 +143,10 @@ def test_the_gate_and_the_record_look_at_the_lists_before_the_draw(nights: Night
             "posts": len(read_known(nights.servers["database_url"])[0]),
             "places": sum(len(each.probabilities) for each in nights.lists(nights.runs[variant]).values()),
         }
+        described = describe_rules(Manifest.from_record(manifest))
+        assert f"explored places, one of {EVERY}: {manifest['explored']['places']} places" in described[1]
+        assert described[2] == "popular posts by city: 3 values have their own"
+        assert described[3].startswith("cost of the rule explore: likes found in the first 20 ")
         cost = manifest["metrics"]["rule_costs"]["explore"]
         assert cost["users"] > 0
         assert "rule_costs" not in before["metrics"]
