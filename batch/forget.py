@@ -38,7 +38,7 @@ from batch.files import (
     work_folder,
     write_atomically,
 )
-from batch.ids import Ids, among, pack_ids, unpack_ids
+from batch.ids import Ids, among, drop_repeats, pack_ids, unpack_ids
 from batch.loading.interaction_store import FILE as STORE
 from batch.loading.interaction_store import (
     InteractionStore,
@@ -180,9 +180,10 @@ def find_gone(connection: sa.Connection, stores: Stores, run_ids: Sequence[str],
         folder = Path(stores.settings.night.model_dir) / run_id
         known = read_user_ids(folder) if (folder / USERS).is_file() else present[:0]
         recorded = stale_users.read_recorded(connection, run_id, known)
-        ids = np.setdiff1d(np.concatenate([known, recorded]), [nobody(known)])
+        known = drop_repeats(known[known != nobody(known)])
+        ids = np.concatenate([known, recorded[~among(recorded, known)]])
         comparable = ids.dtype == present.dtype
-        theirs = ids[~among(ids, present)] if comparable else present[:0]
+        theirs = np.sort(ids[~among(ids, present)]) if comparable else present[:0]
         gone.append(Gone(run_id, theirs, ids.size, comparable))
     return gone
 

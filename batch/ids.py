@@ -35,11 +35,20 @@ def rows_of_ids(known: Ids, wanted: Ids) -> Int64s:
     return np.where(known[rows] == wanted, rows, -1)
 
 
-def among(ids: Ids, wanted: Ids) -> Bools:
+def among(ids: Ids, others: Ids) -> Bools:
     """Return which ids are among others, which ascend; none is if they are of another kind."""
-    if ids.dtype != wanted.dtype:
+    if ids.dtype != others.dtype:
         return np.zeros(ids.size, bool)
-    return rows_of_ids(wanted, ids) >= 0
+    if ids.dtype == np.int64:
+        return rows_of_ids(others, ids) >= 0
+    is_known = set(others.tolist()).__contains__  # several times as fast as a search among text
+    return np.fromiter(map(is_known, ids.tolist()), bool, ids.size)
+
+
+def drop_repeats(ids: Ids) -> Ids:
+    """Return ascending ids, each once."""
+    is_first = np.append(True, ids[1:] != ids[:-1])[: ids.size]
+    return np.compress(is_first, ids)
 
 
 def encode_ids(ids: Ids) -> list[str]:

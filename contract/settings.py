@@ -448,7 +448,7 @@ class GateSettings:
         "OVERNIGHT_GATE_FULL_LISTS",
         1.0,
         _number(0, 1),
-        "smallest share of full lists: N posts, or all posts not liked and not blocked",
+        "smallest share of full lists: N posts, or all posts that the user may get",
     )
     lists_of_five: float = setting(
         "OVERNIGHT_GATE_LISTS_OF_FIVE",
@@ -490,7 +490,7 @@ class GateSettings:
         "OVERNIGHT_GATE_LIKED_SERVED",
         0,
         _integer(0, 10**9),
-        "largest number of posts in lists that their user has liked",
+        "largest number of posts in lists that must be left out, like liked ones",
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from contract.ids import Id
 from contract.run_id import parse_run_id
@@ -29,8 +29,7 @@ _BODY = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A position in one list of one run.
 
     Attributes

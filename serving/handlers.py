@@ -91,17 +91,19 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
         for each in recommendations:
             if each["rank"] in probabilities:
                 each |= {"source": EXPLORE, "probability": probabilities[each["rank"]]}
-    segment = {} if answer.segment is None else {"segment": answer.segment}
-    return {
+    fields = {
         "variant": answer.run.variant,
         "run_id": answer.run.run_id,
         "source": answer.source,
-        **segment,
+        "segment": answer.segment,
         "score_kind": answer.score_kind,
         "stale": answer.stale,
         "age_seconds": answer.run.age_seconds(datetime.now(UTC)),
         "recommendations": recommendations,
     }
+    if answer.segment is None:
+        del fields["segment"]
+    return fields
 
 
 def encode_body(fields: dict[str, Any]) -> bytes:

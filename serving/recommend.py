@@ -2,26 +2,27 @@
 
 What a stored list implies
 --------------------------
-The batch scores every post for every user and omits the posts that the user
-has liked. A list shorter than the run's top-N therefore holds *every* post the
-user has not liked (except posts blocked that night, which the popular list omits
-too): a popular post that is not in it has been liked, and must not be shown.
+The batch scores every post for every user and leaves out the posts that the user
+has liked or written and, with OVERNIGHT_LEAVE_OUT=viewed, viewed. A list shorter
+than the run's top-N therefore holds *every* post that is not left out (except
+posts blocked that night, which the popular list omits too): a popular post that
+is not in it was left out, and must not be shown.
 
-A list of full length holds the N best posts. A popular post that is not in it
-was either liked or ranked lower; the list does not say which. In both cases the
-only posts known not to be liked are those in the list, and no other post can be
-added: a known user's answer may be shorter than `limit`, and never shows a post
-they have liked.
+A list of full length holds N posts, the best ones but for the rules of the feed.
+A popular post that is not in it was either left out or ranked lower; the list does
+not say which. In both cases the only posts known not to be left out are those in
+the list, and no other post can be added: a known user's answer may be shorter than
+`limit`, and never shows a post that they have liked.
 
 The first page is not empty while there is anything to show. If the user's list
-is missing (an unknown user), empty (they liked everything) or all blocked, the
-popular list is served, and `source` says so.
+is missing (an unknown user), empty (everything is left out), or all its posts are
+blocked or gone, the popular list is served, and `source` says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from contract.codec import Ranked, StoredList
@@ -48,8 +49,7 @@ class Recommendation(NamedTuple):
     rank: int
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One page.
 
     Attributes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from contract.ids import Id
@@ -63,7 +63,7 @@ class Service:
             found = self.lists.get(list_key(self.keys, user, cursor), state.ids.posts, segment)
             answer = answer_from_list(state, user, limit, cursor, found)
         except UnavailableError:
-            answer = replace(answer_from_memory(state, user, limit, cursor), stale=True)
+            answer = answer_from_memory(state, user, limit, cursor)._replace(stale=True)
         except RunGoneError:
             detail = "the run that this cursor belongs to is no longer kept; begin again without a cursor"
             raise ProblemError(HTTPStatus.GONE, detail, "cursor") from None
@@ -78,7 +78,7 @@ class Service:
         try:
             found = self.lists.get(self.keys.post(run.run_id, post_id), state.ids.posts)
         except UnavailableError:
-            return replace(answer_similar(state, run, post_id, limit, None), stale=True)
+            return answer_similar(state, run, post_id, limit, None)._replace(stale=True)
         return answer_similar(state, run, post_id, limit, found)
 
     def texts(self, state: State, post_ids: Sequence[Id]) -> list[Post]:

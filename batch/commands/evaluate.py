@@ -18,7 +18,6 @@ from batch import formatting, postgres, redis_client
 from batch.commands.options import PastTime, chosen_variants, json_option, variant_option
 from batch.evaluation import MODEL, PRIMARY_METRIC, PRIMARY_METRICS, RANKERS, render
 from batch.evaluation.bootstrap import Difference
-from batch.evaluation.catalogue_case import PROTOCOL
 from batch.evaluation.evaluate import CATALOGUE_PREFIX, HITRATE, Evaluation, FlatMetrics, MetricDifference
 from batch.evaluation.full_catalogue import MAX_USERS_OF_COMMANDS, CatalogueResult
 from batch.evaluation.holdout import evaluate_holdout
@@ -296,5 +295,5 @@ def _nights_as_text(nights: list[PastNight], pooled: dict[str, CatalogueResult])
             MetricDifference(CATALOGUE_PREFIX, metric, difference)
             for metric, difference in _differences(pooled, name, first).items()
         ]
-        parts.append(render.render_differences(name, first, differences, PROTOCOL))
+        parts.append(render.render_differences(name, first, differences, pooled[first].protocol))
     return "\n\n".join(parts)

@@ -43,6 +43,7 @@ from batch.loading.likes import Likes
 from batch.loading.network import Network
 
 PROTOCOL = "full catalogue with likes left out"
+PROTOCOL_VIEWED = "full catalogue with likes and views left out"
 
 RECALL, RECALL_DEPTH = "recall_at_20", 20
 OVERLAP, OVERLAP_DEPTH = "overlap_at_10", 10
@@ -68,6 +69,8 @@ class CatalogueCase:
         (pairs,) index in `users` * posts + row of the post, ascending: new likes of known posts.
     popularity
         (posts,) likes up to the cutoff.
+    protocol
+        `PROTOCOL`, or `PROTOCOL_VIEWED` if lists leave out viewed posts.
     """
 
     users: Int64s
@@ -77,6 +80,7 @@ class CatalogueCase:
     hidden: Int64s
     liked_later: Int64s
     popularity: Float64s
+    protocol: str = PROTOCOL
 
     @property
     def known(self) -> Bools:
@@ -172,6 +176,7 @@ def build_case(
         hidden=np.flatnonzero(~known),
         liked_later=np.searchsorted(users, pairs // posts) * posts + pairs % posts,
         popularity=history.post_counts["likes"].to_numpy(np.float64),
+        protocol=PROTOCOL if history.acted_until is None else PROTOCOL_VIEWED,
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from batch.arrays import Bools, Float64s, Int64s
 from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRICS, RANDOM
 from batch.evaluation.bootstrap import BootstrapResult, Difference, PointwiseRows, bootstrap
-from batch.evaluation.catalogue_case import PROTOCOL as FULL_CATALOGUE
 from batch.evaluation.full_catalogue import COLD, WARM, CatalogueResult, record_metrics
 from batch.evaluation.ranking_metrics import (
     KS,
@@ -80,7 +79,7 @@ class Evaluation:
         """Log a warning for each protocol that has too little data in the holdout."""
         reasons = {self.protocol: self.insufficient_because}
         if self.catalogue:
-            reasons[FULL_CATALOGUE] = self.catalogue.insufficient_because
+            reasons[self.catalogue.protocol] = self.catalogue.insufficient_because
         for protocol, reason in reasons.items():
             if reason:
                 log.warning("%s: too little data in the holdout to evaluate the model: %s", protocol, reason)

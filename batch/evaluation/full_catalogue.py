@@ -19,7 +19,6 @@ from batch.arrays import Bools, Int32s
 from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRIC, RANDOM, RANKERS, RECENCY
 from batch.evaluation.bootstrap import BootstrapResult, Difference
 from batch.evaluation.catalogue_case import (
-    PROTOCOL,
     CatalogueCase,
     ScoredLists,
     build_case,
@@ -115,12 +114,15 @@ class CatalogueResult:
         `all`, `warm` and `cold` -> ranker -> metrics.
     half_lives
         Of recency popularity at each cutoff.
+    protocol
+        Of the cases, see `CatalogueCase`.
     """
 
     users: dict[str, int]
     lists: dict[str, int]
     groups: dict[str, dict[str, BootstrapResult]]
     half_lives: tuple[HalfLife, ...]
+    protocol: str
 
     @property
     def rankers(self) -> dict[str, BootstrapResult]:
@@ -145,7 +147,7 @@ class CatalogueResult:
     def record(self) -> dict[str, Any]:
         """Return the JSON object for a manifest; values without a number are None."""
         return {
-            "protocol": PROTOCOL,
+            "protocol": self.protocol,
             "users": self.users[ALL],
             "lists": self.lists[ALL],
             "judged": not self.insufficient_because,
@@ -217,7 +219,8 @@ def measure_cases(ranked: Sequence[RankedCase], seed: int) -> CatalogueResult:
         ids = np.concatenate([each[MODEL].user_ids for each in scored])
         users[group], lists[group] = int(np.unique(ids).size), int(ids.size)
         groups[group] = {name: summarise([each[name] for each in scored], seed) for name in RANKERS}
-    return CatalogueResult(users, lists, groups, tuple(each.half_life for each in ranked))
+    half_lives = tuple(each.half_life for each in ranked)
+    return CatalogueResult(users, lists, groups, half_lives, ranked[0].case.protocol)
 
 
 def _users_of_group(case: CatalogueCase, group: str) -> Bools | None:

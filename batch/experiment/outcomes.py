@@ -49,8 +49,8 @@ UNKNOWN_IDS = f"""
     WHERE user_id <> ALL (%(pinned)s::{{kind}}[]) AND NOT {IS_USER}
 """
 BY_POST = f"""
-    SELECT i.user_id{{cast}} AS user_id, i.post_id,
-           (i.happened_at::timestamptz AT TIME ZONE 'UTC')::date AS day,
+    SELECT i.user_id{{cast}} AS user_id,
+           (i.happened_at::timestamptz AT TIME ZONE 'UTC')::date AS day, i.post_id,
            count(*) FILTER (WHERE i.action = '{VIEW_ACTION}') AS views,
            count(*) FILTER (WHERE i.action = '{LIKE_ACTION}') AS likes,
            min(i.happened_at) FILTER (WHERE i.action = '{VIEW_ACTION}') AS first_view,

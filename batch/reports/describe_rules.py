@@ -21,6 +21,14 @@ def describe_rules(manifest: Manifest) -> list[str]:
             f"{topics['topics_per_list_before']} topics a list before, {topics['topics_per_list']} after; "
             f"{topics['changed_lists']} of {topics['lists']} lists changed"
         )
+    if (explored := manifest.explored) is not None:
+        every = manifest.feed.get("explore_places")
+        lines.append(
+            f"explored places, one of {every}: {explored['places']} places of the lists have one of the "
+            f"{explored['posts']} posts that nobody knows yet"
+        )
+    if manifest.segments is not None:
+        lines.append(f"popular posts by {manifest.popular_by}: {manifest.segments} values have their own")
     costs = manifest.metrics.get("rule_costs", {})
     return lines + [f"cost of the rule {name}: {_describe_cost(cost)}" for name, cost in costs.items()]
 

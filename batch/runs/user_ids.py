@@ -52,18 +52,16 @@ def find_user_ids(connection: sa.Connection, table: sa.Table) -> UserIdColumn:
     return UserIdColumn(table.c.user_id, found == "text")
 
 
-def take_user_ids(connection: sa.Connection, table: sa.Table, user_ids: Iterable[Id]) -> UserIdColumn:
-    """Return the column `user_id`, which is made text first if any of the ids to be written is text.
+def take_user_ids(connection: sa.Connection, table: sa.Table, user_ids: Iterable[Id]) -> None:
+    """Make the column `user_id` text if any of the ids to be written is text; ids that it has stay.
 
-    Rows that it has keep their ids. No other transaction may use the table until this one ends.
+    While it is changed, no other transaction can use the table until this one ends.
     """
-    found = find_user_ids(connection, table)
-    if found.is_text or all(isinstance(each, int) for each in user_ids):
-        return found
+    if all(isinstance(each, int) for each in user_ids) or find_user_ids(connection, table).is_text:
+        return
     connection.exec_driver_sql(
         f"ALTER TABLE {SCHEMA}.{table.name} ALTER COLUMN {USER_ID} TYPE text USING {USER_ID}::text"
     )
-    return find_user_ids(connection, table)
 
 
 def user_id_cast(connection: sa.Connection) -> str:

@@ -125,12 +125,8 @@ def test_any_text_is_an_id_in_a_path_and_in_a_query(
         for some_id in ODD_IDS:
             check(some_id)
         settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))(given(IDS)(check))()
-        for path, name in (
-            ("/users/a%FF/recommendations", "user_id"),
-            ("/posts/%ED%A0%80/similar", "post_id"),
-        ):
-            reply = get(port, path)
-            assert (reply.status, reply.json["parameter"]) == (400, name)
+        not_utf8 = {"/users/a%FF/recommendations": "user_id", "/posts/%ED%A0%80/similar": "post_id"}
+        assert {path: get(port, path).json["parameter"] for path in not_utf8} == not_utf8
 
 
 def test_another_gunicorn_takes_over_and_counts_on(

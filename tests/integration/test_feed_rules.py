@@ -14,9 +14,11 @@ import redis
 import sqlalchemy as sa
 
 from batch.feed_rules.explore import DrawKey
+from batch.reports.describe_rules import describe_rules
 from contract.codec import StoredList, decode_list, decode_stored_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
+from contract.manifest import Manifest
 from tests.support.batch import execute, live_run, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
 from tests.support.explore import hash_pairs
@@ -141,6 +143,10 @@ def test_the_gate_and_the_record_look_at_the_lists_before_the_draw(nights: Night
             "posts": len(read_known(nights.servers["database_url"])[0]),
             "places": sum(len(each.probabilities) for each in nights.lists(nights.runs[variant]).values()),
         }
+        described = describe_rules(Manifest.from_record(manifest))
+        assert f"explored places, one of {EVERY}: {manifest['explored']['places']} places" in described[1]
+        assert described[2] == "popular posts by city: 3 values have their own"
+        assert described[3].startswith("cost of the rule explore: likes found in the first 20 ")
         cost = manifest["metrics"]["rule_costs"]["explore"]
         assert cost["users"] > 0
         assert "rule_costs" not in before["metrics"]
@@ -184,6 +190,26 @@ def test_the_same_night_gives_the_same_draws_whatever_the_chunks(
         run_id = live_runs(nights.client)["test"]
         assert (nights.manifest(run_id)["checksum"] == checksum) is equal
         assert nights.run("rollback", "test").returncode == 0
+
+
+def test_explored_places_hold_to_what_is_left_out_and_come_after_the_limit_of_topics(nights: Nights) -> None:
+    database_url = nights.servers["database_url"]
+    rules = {"OVERNIGHT_LEAVE_OUT": "viewed", "OVERNIGHT_MOST_PER_TOPIC": "1", "OVERNIGHT_TOPIC_WINDOW": "4"}
+    assert nights.run("run", "--variant", "test", **rules).returncode == 0
+    run_id, seen = live_runs(nights.client)["test"], defaultdict[int, set[int]](set)
+    for user, post in query(database_url, "SELECT DISTINCT user_id, post_id FROM recs.interactions"):
+        seen[user].add(post)
+    topics = dict(query(database_url, "SELECT post_id, topic FROM recs.posts"))
+    unknown, _ = read_known(database_url)
+    for user, stored in nights.lists(run_id).items():
+        posts = [post for post, _ in stored.posts]
+        assert not seen[user] & set(posts)
+        assert len({topics[post] for post in posts[: EVERY - 1]}) == EVERY - 1  # of four topics
+        for index, probability in stored.probabilities.items():
+            pool = unknown - seen[user] - set(posts[:index])
+            assert probability == float(f"{1 / len(pool):.6g}")
+    assert nights.manifest(run_id)["explored"]["places"] > 100
+    assert nights.run("rollback", "test").returncode == 0
 
 
 def test_a_refresh_draws_by_the_key_of_the_night_and_a_pruned_run_leaves_no_key(nights: Nights) -> None:

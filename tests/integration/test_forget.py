@@ -383,3 +383,11 @@ def test_ids_or_gone_must_be_given(live: LiveNetwork) -> None:
     for arguments in ((), ("--gone", "42")):
         done = live.run("forget", *arguments)
         assert (done.returncode, "Give the ids of users, or --gone." in done.stderr) == (2, True)
+
+
+def test_whole_numbers_below_0_are_ids_of_users_here_and_others_are_refused(live: LiveNetwork) -> None:
+    done = live.run("forget", "--", str(-(2**63)), "-7", "-7")
+    assert (done.returncode, done.stdout) == (0, "nothing is kept of 2 users\n")
+    for wrong in ("ann", "1.5", str(2**63)):
+        done = live.run("forget", "42", wrong)
+        assert (done.returncode, f"'{wrong}' must be a whole number" in done.stderr) == (2, True)

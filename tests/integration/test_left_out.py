@@ -188,6 +188,7 @@ def test_what_is_evaluated_is_what_lists_may_have(database_url: str) -> None:
     for row, user in enumerate(case.user_ids.tolist()):
         left_out = {(user, post) for post in posts[case.left_out.of(row)].tolist()}
         assert left_out == {pair for pair in acted | own if pair[0] == user}
+    assert case.protocol == "full catalogue with likes and views left out"
     owner, post = np.divmod(case.liked_later, posts.size)
     assert not case.left_out.contain(owner, post, posts.size).any()
     assert (np.bincount(owner, minlength=case.users.size) > 0).all()

@@ -272,6 +272,26 @@ def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_sin
     assert (new["known"], new["why"]) == (False, "not in the list; the post is newer than the run")
 
 
+def test_explain_says_that_a_post_is_the_users_own_or_viewed(spoilt: LiveNetwork) -> None:
+    (own, _), (viewed, _), *_ = listed(spoilt, "test", 2)
+    execute(
+        spoilt.database_url,
+        "ALTER TABLE recs.posts ADD author_id bigint",
+        f"UPDATE recs.posts SET author_id = 2 WHERE post_id = {own}",
+        f"INSERT INTO recs.interactions VALUES (2, {viewed}, 'view', now())",
+    )
+    for post, leave_out, left_out_as, end in (
+        (own, "liked", "own", "; the user's own post"),
+        (viewed, "viewed", "viewed", "; viewed"),
+        (viewed, "liked", None, ""),
+    ):
+        arguments = ("explain", "2", str(post), "--run", "test", "--json")
+        found = json.loads(spoilt.batch(*arguments, OVERNIGHT_LEAVE_OUT=leave_out).stdout)
+        assert found["left_out_as"] == left_out_as
+        rank = 1 if post == own else 2
+        assert found["why"] == f"rank {rank} of {TOP_N}, score {found['served_score']}{end}"
+
+
 def test_explain_says_so_when_the_list_holds_another_score(spoilt: LiveNetwork) -> None:
     (post_id, _), *rest = listed(spoilt, "control", 3)
     key = KEYS.user(spoilt.run_of("control"), 3)

@@ -23,11 +23,13 @@ from contract.settings import Settings, unknown_variables
 
 NUMBERS = st.integers(min_value=0, max_value=2**63 - 1)
 TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=128)
-POSTS = NUMBERS | st.uuids().map(str) | TEXTS
 SCORES = st.floats(min_value=-1e6, max_value=1e6)
+RANKED = st.one_of(
+    st.lists(st.tuples(ids, SCORES), max_size=20) for ids in (NUMBERS, st.uuids().map(str), TEXTS)
+)
 
 
-@given(st.lists(st.tuples(POSTS, SCORES), max_size=20))
+@given(RANKED)
 def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list[tuple[Id, float]]) -> None:
     decoded = decode_list(encode_list(posts))
     assert [post for post, _ in decoded] == [post for post, _ in posts]
@@ -35,7 +37,7 @@ def test_a_list_decodes_to_what_was_encoded_within_half_a_thousandth(posts: list
         assert found == pytest.approx(score, abs=0.000501)
 
 
-@given(st.lists(st.tuples(POSTS, SCORES), max_size=8))
+@given(RANKED)
 def test_bytes_and_white_space_make_no_difference_to_a_list(posts: list[tuple[Id, float]]) -> None:
     text = encode_list(posts)
     for stored in (text.encode(), text.replace("],[", "] , [") + "\n"):
@@ -49,11 +51,26 @@ def test_a_list_reads_well() -> None:
 
 
 def test_a_list_keeps_the_probability_of_an_explored_place() -> None:
-    text = encode_list([(7, 2.0), (9, 1.0, 0.025), ("a", 0.5, 1)])
-    assert text == '[[7,2],[9,1,0.025],["a",0.5,1]]'
-    assert decode_stored_list(text) == ([(7, 2.0), (9, 1.0), ("a", 0.5)], {1: 0.025, 2: 1.0})
-    assert decode_list(text) == [(7, 2.0), (9, 1.0), ("a", 0.5)]
+    text = encode_list([(7, 2.0), (9, 1.0, 0.025), (8, 0.5, 1)])
+    assert text == "[[7,2],[9,1,0.025],[8,0.5,1]]"
+    assert decode_stored_list(text) == ([(7, 2.0), (9, 1.0), (8, 0.5)], {1: 0.025, 2: 1.0})
+    assert decode_list(text) == [(7, 2.0), (9, 1.0), (8, 0.5)]
     assert decode_stored_list("[[7,2]]").probabilities == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ('[["7",2]]', IdKind.NUMBER),
+        ("[[7,2]]", IdKind.TEXT),
+        ("[[7,2]]", IdKind.UUID),
+        ('[["7",2],[7,1]]', None),
+        ('[[7,2],["7",1]]', None),
+    ],
+)
+def test_a_list_has_ids_of_one_kind(value: str, kind: IdKind | None) -> None:
+    with pytest.raises(ValueError, match="not a list of"):
+        decode_list(value, kind)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
@@ -63,9 +80,8 @@ def test_a_score_that_is_not_finite_cannot_be_encoded(score: float) -> None:
 
 
 NO_LISTS = (
-    *("", "{}", "null", "7", "[1]", "[[1]]", "[[1,2,3]]", "[[1,2,0]]", "[[1,2,true]]", "[[1,2,0.5,1]]"),
-    *("[[1.5,2]]", "[[true,2]]", "[[null,2]]"),
-    *("[[1,NaN]]", "[[1,1e999]]", "[" * 100_000),
+    *("", "{}", "null", "7", "[1]", "[[1]]", "[[]]", "[{}]", "[[1.5,2]]", "[[true,2]]", "[[null,2]]"),
+    *("[[1,2,3]]", "[[1,2,0]]", "[[1,2,true]]", "[[1,2,0.5,1]]", "[[1,NaN]]", "[[1,1e999]]", "[" * 100_000),
 )
 
 

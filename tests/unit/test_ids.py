@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.ids import as_ids, encode_ids, pack_ids, rows_of_ids, unpack_ids
+from batch.ids import among, as_ids, drop_repeats, encode_ids, pack_ids, rows_of_ids, unpack_ids
 from contract.ids import MAX_LENGTH, IdKind, IdKinds, check_id, decode_id, encode_id, parse_id
 
 NUMBER, UUID, TEXT = IdKind
@@ -73,3 +73,11 @@ def test_rows_are_found_again_after_packing(case):
     rows = rows_of_ids(known, as_ids(ordered, kind))
     assert rows.tolist() == [-1 if index % 2 else index // 2 for index in range(len(ordered))]
     assert encode_ids(known) == [encode_id(value) for value in ordered[::2]]
+    assert among(as_ids(ordered, kind), known).tolist() == [index % 2 == 0 for index in range(len(ordered))]
+    repeated = as_ids(sorted(ordered * 2), kind)
+    assert drop_repeats(repeated).tolist() == ordered
+    assert drop_repeats(repeated[:0]).size == 0
+
+
+def test_ids_of_another_kind_are_not_among_numbers():
+    assert not among(as_ids(["1"], TEXT), as_ids([1], NUMBER)).any()
