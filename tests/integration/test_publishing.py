@@ -22,6 +22,7 @@ from batch.publishing.write import verify, write_lists
 from batch.scoring.chunk import Lists
 from contract.codec import decode_list, encode_list
 from contract.errors import ModelError, StoreError
+from contract.ids import IdKind
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.processes import free_port
@@ -110,10 +111,15 @@ def test_what_redis_refuses_is_raised_and_the_client_can_be_used_on(redis_client
     assert write.MAX_UNANSWERED > 1
 
 
-@pytest.mark.parametrize(("n", "similar_n"), [(50, 0), (5, 0), (100, 20)])
-def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(n: int, similar_n: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "similar_n", "kind"),
+    [(50, 0, IdKind.NUMBER), (5, 0, IdKind.NUMBER), (100, 20, IdKind.NUMBER), (50, 20, IdKind.TEXT)],
+)
+def test_what_a_run_takes_of_memory_is_forecast_within_15_percent(
+    n: int, similar_n: int, kind: IdKind
+) -> None:
     users, posts = 30_000, 2_000
-    lists, network = random_lists(users, posts, n), network_of(users, posts)
+    lists, network = random_lists(users, posts, n), network_of(users, posts, kind=kind)
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,

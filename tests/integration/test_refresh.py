@@ -519,8 +519,8 @@ def test_a_view_that_lost_many_posts_changes_nothing_and_doctor_says_so(
     assert [record["gone_posts"] for record in json.loads(done.stdout)] == [1, 1]
     assert f"11 of {POSTS} posts of the live runs are not in recs.posts any more" in done.stderr
     assert client.smembers(KEYS.gone) == {"101"}
-    output = live.run("doctor").stdout
-    assert f"recs.posts has {POSTS - 11} posts, and had {POSTS} at the night" in output
+    printed = live.run("doctor").stdout
+    assert f"recs.posts has {POSTS - 11} posts, and had {POSTS} at the night" in printed
     assert live.run("run", "--variant", "control", "--force").returncode == 0
     assert client.smembers(KEYS.gone) == {"101"}  # the other variant's run still has it
     assert live.run("run", "--force").returncode == 0

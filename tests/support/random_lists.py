@@ -11,6 +11,7 @@ from batch.ids import Ids
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.scoring.chunk import Lists
+from contract.ids import IdKind, IdKinds
 
 RUN_ID = "20261122T030000Z-control"
 
@@ -34,11 +35,17 @@ def cut(lists: Lists, size: int) -> Iterator[Lists]:
         yield Lists(rows, lists.posts[block], lists.scores[block], Likes.none(rows.size))
 
 
-def network_of(users: int, posts: int, text: str = "") -> Network:
+def network_of(users: int, posts: int, text: str = "", *, kind: IdKind = IdKind.NUMBER) -> Network:
     """Return a network of users 1, 2, ... and posts 1, 2, ... that all have the same text."""
-    of_users = pd.DataFrame(index=pd.Index(np.arange(1, users + 1), name="user_id"))
-    of_posts = pd.DataFrame({"post_id": np.arange(1, posts + 1), "text": text, "topic": "sport"})
-    return Network(of_users, of_posts.set_index("post_id"))
+    user_ids, post_ids = (
+        sorted(f"{word}/{number}" for number in range(1, count + 1))
+        if kind is IdKind.TEXT
+        else np.arange(1, count + 1)
+        for word, count in (("user", users), ("über", posts))
+    )
+    of_users = pd.DataFrame(index=pd.Index(user_ids, name="user_id"))
+    of_posts = pd.DataFrame({"post_id": post_ids, "text": text, "topic": "sport"})
+    return Network(of_users, of_posts.set_index("post_id"), kinds=IdKinds(kind, kind))
 
 
 def ids_of(network: Network) -> dict[str, Ids]:
