@@ -76,9 +76,9 @@ def parse_id(text: str, kind: IdKind) -> Id:
         It is not of this kind; the message says what it must be, as in `must be a uuid`.
     """
     if kind is IdKind.NUMBER:
-        if not _DIGITS.fullmatch(text) or int(text) > MAX_ID:
-            raise ValueError(f"must be a whole number from 0 to {MAX_ID}")
-        return int(text)
+        if _DIGITS.fullmatch(text) and (number := int(text)) <= MAX_ID:
+            return number
+        raise ValueError(f"must be a whole number from 0 to {MAX_ID}")
     if kind is IdKind.UUID:
         if not _UUID.fullmatch(text):
             raise ValueError("must be a uuid, such as 0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11")

@@ -50,7 +50,10 @@ def live(good_night: LiveNetwork, postgres_server: sa.URL) -> Iterator[LiveNetwo
         ("ALTER TABLE recs.interactions DROP post_id", "recs.interactions lacks the column post_id"),
         ("ALTER TABLE recs.interactions DROP action", "recs.interactions lacks the column action"),
         ("ALTER TABLE recs.interactions DROP happened_at", "recs.interactions lacks the column happened_at"),
-        ("ALTER TABLE recs.users ALTER user_id TYPE text", "recs.users.user_id is of type text and must be"),
+        (
+            "ALTER TABLE recs.users ALTER user_id TYPE text",
+            "recs.users.user_id of type text; make both",
+        ),
         ("ALTER TABLE recs.posts ALTER post_id TYPE numeric", "recs.posts.post_id is of type numeric"),
         ("ALTER TABLE recs.posts ALTER topic TYPE bytea USING NULL", "recs.posts.topic is of type bytea"),
         ("ALTER TABLE recs.posts ALTER text TYPE json USING NULL", "recs.posts.text is of type json"),
