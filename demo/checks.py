@@ -15,7 +15,7 @@ import redis
 import sqlalchemy as sa
 
 from batch.formatting import echo
-from batch.loading.schema import OPTIONAL, check_views
+from batch.loading.schema import OPTIONAL, cast_id, check_views
 from batch.redis_client import live_run_id, live_run_ids
 from contract import columns
 from contract.codec import Ranked, decode_list, decode_object
@@ -24,7 +24,6 @@ from contract.ids import Id, IdKind, IdKinds, decode_id, encode_id, parse_id
 from contract.keys import Keys
 from contract.manifest import Manifest
 from demo.gunicorn import http_get
-from demo.network import read_type
 from demo.processes import ROOT, DemoError
 
 LIMIT = 5
@@ -41,15 +40,15 @@ CURRENT_LIKES = """(
 
 # Uuids are read as text. In conditions ids are literals without a type, which Postgres takes as the column's.
 LIKES_OF_USERS = f"""
-    SELECT user_id::{{user_type}}, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
+    SELECT {{user_id}}, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
     WHERE user_id IN :users
     GROUP BY user_id ORDER BY user_id
 """
-LIKED = f"SELECT post_id::{{post_type}} FROM {CURRENT_LIKES} WHERE user_id IN :users"
+LIKED = f"SELECT {{post_id}} FROM {CURRENT_LIKES} WHERE user_id IN :users"
 LIKES = """
-    SELECT post_id::{post_type}, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
+    SELECT {post_id}, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
     UNION ALL
-    SELECT post_id::{post_type}, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
+    SELECT {post_id}, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
         SELECT post_id, count(*) AS logged FROM {current_likes}
         WHERE user_id IN (SELECT user_id FROM recs.users) GROUP BY post_id
     ) AS counted USING (post_id) WHERE {like_count} IS NULL
@@ -58,7 +57,7 @@ LIKES = """
 """Likes of a post: the network's own counter, or the number of logged likes where it is null."""
 
 TEXTS = """
-    SELECT post_id::{post_type}, coalesce({text}, ''), coalesce({topic}, '') FROM recs.posts
+    SELECT {post_id}, coalesce({text}, ''), coalesce({topic}, '') FROM recs.posts
     WHERE post_id IN :posts
 """
 POST_TYPES = OPTIONAL[columns.POSTS]
@@ -171,14 +170,15 @@ class Expected:
             return (connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0) + 1
 
     def _read(self, query: str, **ids: list[Id]) -> Sequence[sa.Row[Any]]:
-        """Run a query with lists of ids; fill in the optional columns of recs.posts and types of ids."""
+        """Run a query with lists of ids; fill in optional columns of recs.posts, and ids as they are read."""
         with self.engine.connect() as connection:
             present = check_views(connection).posts
             names = {
                 name: name if name in present else f"NULL::{types[0]}" for name, types in POST_TYPES.items()
             }
-            types = {"user_type": read_type(self.kinds.users), "post_type": read_type(self.kinds.posts)}
-            filled_in = sa.text(query.format_map(names | types | {"current_likes": CURRENT_LIKES}))
+            names |= {"user_id": cast_id(columns.USER_ID, self.kinds.users)}
+            names |= {"post_id": cast_id(columns.POST_ID, self.kinds.posts)}
+            filled_in = sa.text(query.format_map(names | {"current_likes": CURRENT_LIKES}))
             lists = [sa.bindparam(name, expanding=True) for name in ids]
             return connection.execute(filled_in.bindparams(*lists), ids).all()
 

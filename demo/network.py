@@ -87,11 +87,6 @@ def id_type(kind: IdKind) -> str:
     return "bigint" if kind is IdKind.NUMBER else str(kind)
 
 
-def read_type(kind: IdKind) -> str:
-    """Return the SQL type as which ids of a kind are read: the driver makes objects of uuids."""
-    return "bigint" if kind is IdKind.NUMBER else "text"
-
-
 def create_tables(
     connection: sa.Connection,
     post_table: str,

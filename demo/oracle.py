@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from scipy.special import expit
 
 from batch.loading.copy import copy_out
+from batch.loading.schema import cast_id
 from contract.codec import decode_list
 from contract.columns import POST_ID, USER_ID
 from contract.experiment import VARIANTS
@@ -30,7 +31,7 @@ from contract.keys import Keys
 from contract.settings import NightSettings
 from demo.ground_truth import GroundTruth, draw_ground_truth
 from demo.ids import SimulatedIds, make_ids
-from demo.network import NetworkError, id_type, read_type, transaction
+from demo.network import NetworkError, id_type, transaction
 from demo.population import Floats, Ints
 
 K = 5
@@ -64,7 +65,7 @@ VIEWS = """
     WHERE action = 'view'
 """
 LIKED = """
-    SELECT user_id::{read_type}, post_id FROM recs.interactions
+    SELECT {user_id}, post_id FROM recs.interactions
     WHERE action = 'like' AND user_id = ANY(CAST(:users AS {id_type}[]))
 """
 LIKES = sa.text("SELECT post_id, count(*) FROM recs.interactions WHERE action = 'like' GROUP BY post_id")
@@ -92,9 +93,9 @@ class SimulatedNetwork:
         return cls(draw_ground_truth(seed, users, posts), make_ids(ids, users, posts, seed))
 
     def with_types(self, query: str) -> str:
-        """Fill in the SQL type of user ids, and the type as which they are read."""
+        """Fill in the SQL type of user ids, and the column as it is read."""
         users = self.ids.kinds.users
-        return query.format(id_type=id_type(users), read_type=read_type(users))
+        return query.format(id_type=id_type(users), user_id=cast_id(USER_ID, users))
 
 
 @dataclass(frozen=True)
