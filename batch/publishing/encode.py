@@ -160,7 +160,7 @@ class ListEncoder:
         return Lines(text[:end], starts, tabs, lengths)
 
     def bytes_per_line(self, n: int) -> int:
-        """Return the maximum bytes of the line of a list of n distinct posts."""
+        """Return the maximum bytes of the line of a list of n distinct posts, without probabilities."""
         owner = _MAX_NUMBER if self.owner_ids.dtype == np.int64 else _MAX_ENCODED_ID
         posts = int(self._longest[:n].sum()) + max(0, n - self._longest.size) * _MIN_POST_BYTES
         return owner + _MAX_BESIDE_PAIRS + posts + n * _MAX_SCORE_TEXT

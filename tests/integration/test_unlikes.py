@@ -312,7 +312,7 @@ def test_a_refresh_counts_as_a_night_would_when_older_likes_are_taken_back(
         expected = count_history(fresh.store, fresh.network, time, groups)
         with combined(database_url, night, HALF, tmp_path) as store:
             counts = store.post_counts(fresh.network.posts, time)
-            with store.history(fresh.network, time, groups, counts) as history:
+            with store.history(fresh.network, time, groups, counts, leave_out_viewed=False) as history:
                 assert_equal_histories(history, expected)
 
 
