@@ -90,7 +90,7 @@ class Service:
         except UnavailableError:
             return state.texts.get(post_ids, lambda _: {})
 
-    def record_exposure(self, user_id: Id, answer: Answer, seconds: float) -> None:
-        """Record an answered first page, and how long the answer took."""
-        if self.exposures is not None:
-            self.exposures.record(user_id, answer, seconds)
+    def record_exposure(self, user_id: Id, answer: Answer, seconds: float, *, first_page: bool) -> None:
+        """Record an answered page, and how long the answer took: a first one, or one with explored places."""
+        if self.exposures is not None and (first_page or answer.explored):
+            self.exposures.record(user_id, answer, seconds, first_page=first_page)
