@@ -77,7 +77,7 @@ class ExploredOutcome:
     Attributes
     ----------
     served
-        Pairs of a user and a post that was served in an explored place of a first page.
+        Pairs of a user and a post that was served in an explored place.
     explored, other
         The viewed pairs of explored places, and all others.
     difference

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 import sqlalchemy as sa
 
 from batch.feed_rules.explore import DrawKey
+from batch.feed_rules.segments import find_popular_posts
+from batch.publishing.shared_keys import popular_posts
 from batch.reports.describe_rules import describe_rules
 from contract.codec import StoredList, decode_list, decode_stored_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.manifest import Manifest
+from tests.integration.test_unlikes import add_unlikes
 from tests.support.batch import execute, live_run, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
+from tests.support.evaluation import load_database
 from tests.support.explore import hash_pairs
 
 KEYS = Keys()
@@ -32,7 +37,7 @@ RULES = {
     "OVERNIGHT_TOP_N": "20",
 }
 LIKES_BY_CITY = """
-    SELECT city, post_id, count(DISTINCT user_id) FROM recs.interactions JOIN recs.users USING (user_id)
+    SELECT city, post_id, count(*) FROM recs.interactions JOIN recs.users USING (user_id)
     WHERE action = 'like' GROUP BY 1, 2
 """
 
@@ -171,6 +176,26 @@ def test_each_city_has_the_posts_that_its_users_like_most(nights: Nights) -> Non
         assert (manifest["popular_by"], manifest["segments"]) == ("city", 3)
         assert "popular_by" not in nights.manifest(nights.before[variant])
         assert not nights.client.exists(KEYS.segments(nights.before[variant]))
+
+
+def test_a_segment_of_all_users_has_the_popular_list(database_url: str) -> None:
+    make_network(database_url)
+    execute(
+        database_url,
+        "ALTER TABLE recs.users ADD everyone boolean DEFAULT true",
+        """
+        INSERT INTO recs.interactions
+        SELECT user_id, post_id, action, happened_at + interval '1 hour' FROM recs.interactions
+        WHERE action = 'like' AND user_id % 3 = 0
+        """,
+    )
+    add_unlikes(database_url)
+    dataset = load_database(database_url)
+    network, excluded = dataset.network, np.array([2, 3])
+    found = find_popular_posts(network, dataset.now, excluded, name="everyone", n=20)
+    popular = popular_posts(dataset.now.post_counts["likes"].to_numpy(), network.post_ids, excluded, 20)
+    assert list(found) == ["true"]
+    assert [(network.post_ids[row], likes) for row, likes in found["true"]] == popular
 
 
 def test_a_column_that_is_not_there_ends_the_night_in_one_line(nights: Nights) -> None:
