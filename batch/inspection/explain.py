@@ -301,7 +301,7 @@ def _list_reasons(stored: StoredList | None, top_n: int, cutoff: datetime, post:
     if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
-        return ["the post is newer than the run"]
+        return ["the post was not in recs.posts at the night"]
     if len(stored.posts) < top_n:
         return [
             "the list holds all posts left for this user: this one was blocked or left out when it was made"
