@@ -27,6 +27,8 @@ def describe_rules(manifest: Manifest) -> list[str]:
             f"explored places, one of {every}: {explored['places']} places of the lists have one of the "
             f"{explored['posts']} posts that nobody knows yet"
         )
+    if manifest.weighted_views is not None:
+        lines.append(f"learnt from {manifest.weighted_views} views of explored places with a weight")
     if manifest.segments is not None:
         lines.append(f"popular posts by {manifest.popular_by}: {manifest.segments} values have their own")
     costs = manifest.metrics.get("rule_costs", {})

@@ -150,12 +150,14 @@ def test_the_gate_and_the_record_look_at_the_lists_before_the_draw(nights: Night
         }
         described = describe_rules(Manifest.from_record(manifest))
         assert f"explored places, one of {EVERY}: {manifest['explored']['places']} places" in described[1]
-        assert described[2] == "popular posts by city: 3 values have their own"
-        assert described[3].startswith("cost of the rule explore: likes found in the first 20 ")
+        assert described[2] == "learnt from 0 views of explored places with a weight"
+        assert described[3] == "popular posts by city: 3 values have their own"
+        assert described[4].startswith("cost of the rule explore: likes found in the first 20 ")
         cost = manifest["metrics"]["rule_costs"]["explore"]
         assert cost["users"] > 0
         assert "rule_costs" not in before["metrics"]
         assert "explored" not in before
+        assert "weighted_views" not in before
 
 
 def test_each_city_has_the_posts_that_its_users_like_most(nights: Nights) -> None:
@@ -235,6 +237,30 @@ def test_explored_places_hold_to_what_is_left_out_and_come_after_the_limit_of_to
             assert probability == float(f"{1 / len(pool):.6g}")
     assert nights.manifest(run_id)["explored"]["places"] > 100
     assert nights.run("rollback", "test").returncode == 0
+
+
+def test_a_night_says_what_it_learnt_from_explored_places_and_warns_if_nobody_records_them(
+    nights: Nights,
+) -> None:
+    database_url = nights.servers["database_url"]
+    served = "user_id, post_id::text, 'test', 'R', 5, 0.25, happened_at - interval '1 hour', 'recs'"
+    last = "FROM recs.interactions WHERE action = 'view' ORDER BY happened_at DESC LIMIT 3"
+    execute(database_url, f"INSERT INTO recs.explored SELECT {served} {last}")
+    rules = {"OVERNIGHT_EXPOSURES": "off", "OVERNIGHT_RECIPE": "liked-if-viewed"}
+    done = nights.run("run", "--variant", "test", **rules)
+    assert done.returncode == 0, done.stderr
+    assert "3 views of explored places have a weight in training" in done.stderr
+    run_id, warning = live_runs(nights.client)["test"], "nothing is learnt from explored places"
+    manifest = nights.manifest(run_id)
+    assert manifest["weighted_views"] == 3
+    assert [warning in each for each in manifest["warnings"]] == [True]
+    assert warning in done.stderr
+    assert warning in nights.run("doctor").stdout
+    shown = nights.run("show", run_id).stdout
+    assert warning in shown
+    assert "learnt from 3 views of explored places with a weight" in shown
+    assert nights.run("rollback", "test").returncode == 0
+    execute(database_url, "DELETE FROM recs.explored")
 
 
 def test_a_refresh_draws_by_the_key_of_the_night_and_a_pruned_run_leaves_no_key(nights: Nights) -> None:
