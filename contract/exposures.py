@@ -27,7 +27,7 @@ class ExploredPost(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """One answered first page of a feed.
+    """One answered first page of a feed, or a later page with posts in explored places.
 
     Attributes
     ----------
@@ -41,6 +41,8 @@ class Exposure(NamedTuple):
         How long the answer took; None if an earlier release recorded the exposure.
     explored
         The posts of the page that stood in explored places.
+    first_page
+        Only first pages count as exposures; of a later page, only the posts in explored places are kept.
     """
 
     user_id: Id
@@ -50,13 +52,14 @@ class Exposure(NamedTuple):
     served_at: float
     took_ms: float | None = None
     explored: tuple[ExploredPost, ...] = ()
+    first_page: bool = True
 
 
 def encode_exposures(exposures: Sequence[Exposure]) -> str:
     """Encode as `{"at": seconds, "lists": [[variant, run_id, source, [[user_id, ms, took], ...]], ...]}`.
 
     A page with explored places adds `[[post_id, rank, probability], ...]` to its user; `took` is then null
-    if it is None.
+    if it is None. A later page adds `false` after them.
 
     `ms` is the time after `at` in milliseconds. `took` is the latency in
     milliseconds, rounded to a tenth; it is left out if it is None. Values that
@@ -64,11 +67,11 @@ def encode_exposures(exposures: Sequence[Exposure]) -> str:
     """
     at = round(exposures[0].served_at, 3)
     lists: dict[tuple[str, str, str], list[list[Any]]] = {}
-    for user_id, variant, run_id, source, served_at, took_ms, explored in exposures:
+    for user_id, variant, run_id, source, served_at, took_ms, explored, first_page in exposures:
         took = None if took_ms is None else round(took_ms, 1)
         row: list[Any] = [user_id, round((served_at - at) * 1000)]
         if explored:
-            row += [took, [list(each) for each in explored]]
+            row += [took, [list(each) for each in explored], *([] if first_page else [False])]
         elif took is not None:
             row.append(took)
         lists.setdefault((variant, run_id, source), []).append(row)
@@ -108,8 +111,12 @@ def _check_id(value: Any) -> Id:
     raise ValueError(f"{json.dumps(value)[:40]} is not an id")
 
 
-def _check_rest(took: Any = None, explored: Any = ()) -> tuple[float | None, tuple[ExploredPost, ...]]:
-    return _check_latency(took), tuple(_check_explored(*each) for each in explored)
+def _check_rest(
+    took: Any = None, explored: Any = (), first_page: Any = True
+) -> tuple[float | None, tuple[ExploredPost, ...], bool]:
+    if type(first_page) is not bool:
+        raise ValueError(f"{json.dumps(first_page)[:40]} does not say whether it is a first page")
+    return _check_latency(took), tuple(_check_explored(*each) for each in explored), first_page
 
 
 def _check_explored(post_id: Any, rank: Any, probability: Any) -> ExploredPost:

@@ -54,6 +54,9 @@ class Manifest:
     explored
         Posts that nobody knows yet, and places of lists with one of them, see `Exploration.record`; None if
         no place is explored.
+    weighted_views
+        Views that the model learnt from with a weight, as views of explored places; None if no place is
+        explored and there are none.
     segments
         Number of values of `popular_by` with popular posts of their own; None if there are none.
     topics
@@ -106,6 +109,7 @@ class Manifest:
     left_out_of_lists: dict[str, int] = field(default_factory=dict)
     feed: dict[str, Any] = field(default_factory=dict)
     explored: dict[str, int] | None = None
+    weighted_views: int | None = None
     segments: int | None = None
     topics: dict[str, Any] | None = None
     store: dict[str, Any] | None = None

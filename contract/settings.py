@@ -362,19 +362,19 @@ class FeedSettings:
         "OVERNIGHT_MOST_PER_TOPIC",
         0,
         _integer(0, 1_000),
-        "largest number of posts of one topic in the first places of a list; 0: no limit",
+        "largest number of posts of one topic in the first places, below OVERNIGHT_TOPIC_WINDOW; 0: no limit",
     )
     topic_window: int = setting(
         "OVERNIGHT_TOPIC_WINDOW",
         10,
         _integer(2, 1_000),
-        "number of first places that OVERNIGHT_MOST_PER_TOPIC is about",
+        "number of first places that OVERNIGHT_MOST_PER_TOPIC is about; at most OVERNIGHT_TOP_N",
     )
     explore_places: int = setting(
         "OVERNIGHT_EXPLORE_PLACES",
         0,
         _zero_or(2, 1_000),
-        "one of so many places of a list is for a post that nobody knows yet; 0: none",
+        "one of so many places, at most OVERNIGHT_TOP_N, is for a post that nobody knows yet; 0: none",
     )
     explore_max_views: int = setting(
         "OVERNIGHT_EXPLORE_MAX_VIEWS",
@@ -633,9 +633,31 @@ class Settings:
                 "OVERNIGHT_GATE_OVERLAP_LOW must not be above OVERNIGHT_GATE_OVERLAP_HIGH: "
                 "the gate would refuse every run"
             )
+        self._check_feed()
         if self.serving.metrics_port == self.serving.port:
             raise SettingsError(
                 "OVERNIGHT_METRICS_PORT must differ from OVERNIGHT_PORT; 0 serves metrics on OVERNIGHT_PORT"
+            )
+
+    def _check_feed(self) -> None:
+        """Refuse rules of the feed that could not change any list."""
+        feed, top_n = self.feed, self.night.top_n
+        if feed.explore_places > top_n:
+            raise SettingsError(
+                f"OVERNIGHT_EXPLORE_PLACES={feed.explore_places} must not be above OVERNIGHT_TOP_N={top_n}: "
+                "no list would have an explored place"
+            )
+        if feed.most_per_topic == 0:
+            return
+        if feed.topic_window > top_n:
+            raise SettingsError(
+                f"OVERNIGHT_TOPIC_WINDOW={feed.topic_window} must not be above OVERNIGHT_TOP_N={top_n}: "
+                "no list has so many places"
+            )
+        if feed.most_per_topic >= feed.topic_window:
+            raise SettingsError(
+                f"OVERNIGHT_MOST_PER_TOPIC={feed.most_per_topic} must be below "
+                f"OVERNIGHT_TOPIC_WINDOW={feed.topic_window}, or 0 for no limit: it would limit nothing"
             )
 
     @classmethod

@@ -54,7 +54,7 @@ class ExposureQueue:
         self._pid: int | None = None
         self._failing = False
 
-    def record(self, user_id: Id, answer: Answer, seconds: float) -> None:
+    def record(self, user_id: Id, answer: Answer, seconds: float, *, first_page: bool) -> None:
         """Record that a user got this answer, and how long it took. Never blocks."""
         if self._pid != os.getpid():
             self._start()
@@ -64,7 +64,14 @@ class ExposureQueue:
         run = answer.run
         self._queue.append(
             Exposure(
-                user_id, run.variant, run.run_id, answer.source, time.time(), seconds * 1000, answer.explored
+                user_id,
+                run.variant,
+                run.run_id,
+                answer.source,
+                time.time(),
+                seconds * 1000,
+                answer.explored,
+                first_page,
             )
         )
 
@@ -108,7 +115,7 @@ class ExposureQueue:
                 log.warning("exposures are dropped, answers are unaffected: Redis refuses them: %s", error)
             self._failing = True
             return False
-        self._metrics.exposures_recorded.inc(len(batch))
+        self._metrics.exposures_recorded.inc(sum(each.first_page for each in batch))
         if self._failing:
             log.info("exposures are recorded again")
         self._failing = False

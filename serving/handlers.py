@@ -27,11 +27,12 @@ Arguments = MultiDict[str, str]
 
 
 class Page(NamedTuple):
-    """An answer and its JSON fields; `first_page_user` is None for later pages."""
+    """A page of a user's feed: the answer, its JSON fields, and whether it is a first page."""
 
     answer: Answer
     fields: dict[str, Any]
-    first_page_user: Id | None
+    user_id: Id
+    first_page: bool
 
 
 def get_recommendations(service: Service, user_id: str, arguments: Arguments) -> Page:
@@ -55,7 +56,7 @@ def get_recommendations(service: Service, user_id: str, arguments: Arguments) ->
         **answer_fields(answer),
         "next_cursor": next_cursor,
     }
-    return Page(answer, fields, parsed_id if cursor is None else None)
+    return Page(answer, fields, parsed_id, cursor is None)
 
 
 def get_posts_with_texts(service: Service, arguments: Arguments) -> Page:
@@ -78,7 +79,7 @@ def get_posts_with_texts(service: Service, arguments: Arguments) -> Page:
         {"id": post_id, "text": post.text, "topic": post.topic}
         for post_id, post in zip(post_ids, texts, strict=True)
     ]
-    return Page(answer, {"exp_group": answer.run.variant, "recommendations": posts}, user_id)
+    return Page(answer, {"exp_group": answer.run.variant, "recommendations": posts}, user_id, True)
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:

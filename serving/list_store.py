@@ -107,10 +107,10 @@ class ListStore:
         """Open connections, before a request needs them or after Redis closed them."""
         self._reads.keep_connected()
 
-    def get(self, key: str, kind: IdKind, field: str | None = None) -> StoredList | None:
+    def get(self, key: str, kind: IdKind | None, field: str | None = None) -> StoredList | None:
         """Return the list of posts under `key`, or in a field of the hash; None if there is none.
 
-        A broken list is logged, and empty.
+        A broken list is logged, and empty. So is one with ids of another kind, if `kind` is not None.
 
         Raises
         ------

@@ -69,7 +69,7 @@ class Metrics:
         )
         self.exposures_dropped = Counter(
             "overnight_exposures_dropped_total",
-            "First pages of feeds that were not recorded: the queue was full, or Redis refused them.",
+            "Pages of feeds that were not recorded: the queue was full, or Redis refused them.",
             registry=self._registry,
         )
         self.other_variant = Counter(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
@@ -16,7 +17,7 @@ from contract.keys import Keys
 from contract.manifest import parse_time
 from contract.run_id import parse_run_id
 from contract.score_kind import recipe_of
-from serving.state import Run, State, newest_run, popular_posts
+from serving.state import Run, State, popular_posts
 from serving.texts import Post, Texts, decode_post
 
 POSTS_PER_SCAN = 1000
@@ -63,17 +64,17 @@ class _StateReader:
         if not runs:
             raise NotLiveError("; ".join(["no variant has a live run", *self._warnings]))
         experiment = self._read_experiment()
-        kind = newest_run(runs.values()).ids.posts
-        blocked = self._read_post_ids(self._keys.blocked, kind) | self._read_post_ids(self._keys.gone, kind)
+        kinds = {run.ids.posts for run in runs.values()}  # two, while a network changes them
+        blocked = self._read_post_ids(self._keys.blocked, kinds) | self._read_post_ids(self._keys.gone, kinds)
         stored = self._redis.hlen(self._keys.posts)  # `batch refresh` adds posts to a live run
         before = self._previous
         if before is not None and (runs, stored) == (before.runs, before.posts_stored):
             texts = before.texts
         elif stored <= texts_in_memory:
             every = self._redis.hscan_iter(self._keys.posts, count=POSTS_PER_SCAN)
-            texts = Texts(self._decode_posts(every, kind))
+            texts = Texts(self._decode_posts(every, kinds))
         else:
-            texts = Texts(self._read_popular_posts(runs.values(), kind), texts_in_memory)
+            texts = Texts(self._read_popular_posts(runs.values(), kinds), texts_in_memory)
         return State(runs, experiment, blocked, texts, stored, tuple(self._warnings))
 
     def _read_run(self, variant: str) -> Run | None:
@@ -134,32 +135,34 @@ class _StateReader:
             self._warn(f"{self._keys.experiment} is broken, keeping the split as it was: {error}")
             return known
 
-    def _read_post_ids(self, key: str, kind: IdKind) -> frozenset[Id]:
-        post_ids = set()
+    def _read_post_ids(self, key: str, kinds: Collection[IdKind]) -> frozenset[Id]:
+        post_ids: set[Id] = set()
         for member in self._redis.smembers(key):
-            try:
-                post_ids.add(_decode_id(member, kind))
-            except ValueError:
+            found = _decode_id(member, kinds)
+            post_ids |= found
+            if not found:
                 self._warn(f"{key} holds {member[:80]!r}, which is not a post's id")
         return frozenset(post_ids)
 
-    def _read_popular_posts(self, runs: Iterable[Run], kind: IdKind) -> dict[Id, Post]:
+    def _read_popular_posts(self, runs: Iterable[Run], kinds: Collection[IdKind]) -> dict[Id, Post]:
         """Read the texts of all popular lists, which are served from memory without Redis."""
         post_ids = popular_posts(runs)
         if not post_ids:
             return {}
         found = zip(post_ids, self._redis.hmget(self._keys.posts, post_ids), strict=True)
         rows = ((str(post_id), value) for post_id, value in found if value is not None)
-        return self._decode_posts(rows, kind)
+        return self._decode_posts(rows, kinds)
 
-    def _decode_posts(self, rows: Iterable[tuple[Any, Any]], kind: IdKind) -> dict[Id, Post]:
+    def _decode_posts(self, rows: Iterable[tuple[Any, Any]], kinds: Collection[IdKind]) -> dict[Id, Post]:
         posts: dict[Id, Post] = {}
         broken = 0
         for count, (post_id, value) in enumerate(rows, 1):
             if count % POSTS_BATCH == 0:
                 time.sleep(YIELD_SECONDS)
+            found = _decode_id(post_id, kinds)
             try:
-                posts[_decode_id(post_id, kind)] = decode_post(value)
+                posts |= dict.fromkeys(found, decode_post(value))
+                broken += not found
             except ValueError:
                 broken += 1
         if broken:
@@ -170,8 +173,13 @@ class _StateReader:
         self._warnings.append(message)
 
 
-def _decode_id(stored: bytes | str, kind: IdKind) -> Id:
-    """Decode an id that is a member of a set or a field of a hash."""
-    if kind is IdKind.NUMBER:
-        return int(stored)
-    return parse_id(stored.decode() if isinstance(stored, bytes) else stored, kind)
+def _decode_id(stored: bytes | str, kinds: Collection[IdKind]) -> set[Id]:
+    """Decode an id that is a member of a set or a field of a hash, as an id of each kind that it can be."""
+    found: set[Id] = set()
+    for kind in kinds:
+        with suppress(ValueError):
+            if kind is IdKind.NUMBER:
+                found.add(int(stored))
+            else:
+                found.add(parse_id(stored.decode() if isinstance(stored, bytes) else stored, kind))
+    return found

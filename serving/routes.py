@@ -101,7 +101,7 @@ def _arguments() -> Arguments:
 
 
 def _respond_with_page(page: Page) -> Response:
-    g.first_page_user = page.first_page_user  # read by telemetry
+    g.page = page  # read by telemetry
     return _respond(page.answer, page.fields)
 
 

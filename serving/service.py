@@ -59,8 +59,10 @@ class Service:
             410, if the cursor's run has been pruned.
         """
         try:
+            run = user.run if cursor is None else state.find_run(cursor.run_id)
+            kind = None if run is None else run.ids.posts
             segment = None if cursor is None else cursor.segment
-            found = self.lists.get(list_key(self.keys, user, cursor), state.ids.posts, segment)
+            found = self.lists.get(list_key(self.keys, user, cursor), kind, segment)
             answer = answer_from_list(state, user, limit, cursor, found)
         except UnavailableError:
             answer = answer_from_memory(state, user, limit, cursor)._replace(stale=True)
@@ -76,7 +78,7 @@ class Service:
     def similar(self, state: State, run: Run, post_id: Id, limit: int) -> Answer:
         """Read a post's list of similar posts and answer from it; without Redis, from memory."""
         try:
-            found = self.lists.get(self.keys.post(run.run_id, post_id), state.ids.posts)
+            found = self.lists.get(self.keys.post(run.run_id, post_id), run.ids.posts)
         except UnavailableError:
             return answer_similar(state, run, post_id, limit, None)._replace(stale=True)
         return answer_similar(state, run, post_id, limit, found)
@@ -88,7 +90,7 @@ class Service:
         except UnavailableError:
             return state.texts.get(post_ids, lambda _: {})
 
-    def record_exposure(self, user_id: Id, answer: Answer, seconds: float) -> None:
-        """Record an answered first page, and how long the answer took."""
-        if self.exposures is not None:
-            self.exposures.record(user_id, answer, seconds)
+    def record_exposure(self, user_id: Id, answer: Answer, seconds: float, *, first_page: bool) -> None:
+        """Record an answered page, and how long the answer took: a first one, or one with explored places."""
+        if self.exposures is not None and (first_page or answer.explored):
+            self.exposures.record(user_id, answer, seconds, first_page=first_page)

@@ -153,7 +153,7 @@ def save_state(state: State, path: Path) -> None:
     fields = {
         "runs": runs,
         "experiment": state.experiment.to_fields(),
-        "blocked": sorted(state.blocked),
+        "blocked": sorted(state.blocked, key=str),
         "texts": [[post_id, post.text, post.topic] for post_id, post in texts],
     }
     temporary = path.with_suffix(f".{os.getpid()}")

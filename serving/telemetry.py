@@ -15,8 +15,8 @@ from typing import Any
 
 from flask import Flask, Response, g, has_request_context, request
 
-from contract.ids import Id
 from contract.text import escape_json
+from serving.handlers import Page
 from serving.metrics import UNMATCHED
 from serving.recommend import Answer
 from serving.service import Service
@@ -53,7 +53,7 @@ def current_request_id() -> str | None:
 
 
 def add_telemetry(app: Flask, service: Service, *, access_log: bool) -> None:
-    """Give every request of `app` an id, count it, and record first pages; register before other hooks."""
+    """Give every request of `app` an id, count it, and record its exposure; register before other hooks."""
 
     @app.before_request
     def begin() -> None:
@@ -68,9 +68,9 @@ def add_telemetry(app: Flask, service: Service, *, access_log: bool) -> None:
         answer: Answer | None = g.get("answer")
         source, variant = (answer.source, answer.run.variant) if answer else ("", "")
         service.metrics.count(route, response.status_code, source, variant, seconds)
-        first_page_user: Id | None = g.get("first_page_user")
-        if answer and first_page_user is not None:
-            service.record_exposure(first_page_user, answer, seconds)
+        page: Page | None = g.get("page")
+        if page:
+            service.record_exposure(page.user_id, page.answer, seconds, first_page=page.first_page)
         response.headers[REQUEST_ID] = g.request_id
         if access_log:
             fields = {

@@ -17,11 +17,17 @@ from scipy import stats
 from batch.arrays import Float64s
 from batch.experiment.outcomes import find_population
 from batch.experiment.period import Period
-from batch.experiment.statistics import CONFIDENCE, IN_TEST, MIN_USERS, Interval, Metric
+from batch.experiment.statistics import CONFIDENCE, IN_TEST, Interval, Metric
 from batch.loading.copy import copy_out
 from batch.loading.explored import TABLE, VIEWED_WITHIN
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
 from contract.experiment import CONTROL, TEST
+
+MIN_VIEWERS = 30
+"""Fewest users with a view in a sort of places; for fewer, the normal interval is too narrow."""
+
+SAME = 1e-9
+"""Values that differ by less are equal but for rounding."""
 
 IN_PERIOD = "key_prefix = %(key_prefix)s AND served_at >= %(since)s AND served_at < %(until)s"
 ANY_SERVED = f"SELECT EXISTS (SELECT FROM {TABLE} WHERE {IN_PERIOD})"
@@ -63,7 +69,7 @@ OTHER = Metric("other", "likes per view in other places", "other_liked", "other_
 
 @dataclass(frozen=True)
 class Place:
-    """Posts of one sort of places: viewed, liked, and likes per view (None without views)."""
+    """Posts of one sort of places: viewed, liked, and likes per view (None if too few to tell)."""
 
     viewed: int
     liked: int
@@ -77,11 +83,11 @@ class ExploredOutcome:
     Attributes
     ----------
     served
-        Pairs of a user and a post that was served in an explored place of a first page.
+        Pairs of a user and a post that was served in an explored place.
     explored, other
         The viewed pairs of explored places, and all others.
     difference
-        Likes per view, explored minus other, paired by user; None if one has no views.
+        Likes per view, explored minus other, paired by user; None if one of them is None.
     """
 
     served: int
@@ -111,14 +117,21 @@ def summarise(users: pd.DataFrame) -> ExploredOutcome:
     users
         Row per user with `served`, `explored_viewed`, `explored_liked`, `other_viewed` and `other_liked`.
     """
-    explored, other = EXPLORED.values(users), OTHER.values(users)
-    difference = None if explored is None or other is None else _interval(explored - other)
+    explored, other = _values(users, EXPLORED), _values(users, OTHER)
     return ExploredOutcome(
         served=int(users["served"].sum()),
         explored=_place(users, EXPLORED, explored),
         other=_place(users, OTHER, other),
-        difference=difference,
+        difference=None if explored is None or other is None else _interval(explored - other),
     )
+
+
+def _values(users: pd.DataFrame, metric: Metric) -> Float64s | None:
+    """Return (users,) values whose mean is the metric; None if few users have views, or all agree."""
+    if int((users[metric.denominator] > 0).sum()) < MIN_VIEWERS:
+        return None
+    values = metric.values(users)
+    return None if values is None or np.ptp(values) < SAME else values
 
 
 def _place(users: pd.DataFrame, metric: Metric, values: Float64s | None) -> Place:
@@ -126,10 +139,8 @@ def _place(users: pd.DataFrame, metric: Metric, values: Float64s | None) -> Plac
     return Place(viewed, liked, None if values is None else _interval(values))
 
 
-def _interval(values: Float64s) -> Interval | None:
-    """Return the mean of users' values with its interval; None for too few users, no width if all agree."""
-    if values.size < MIN_USERS:
-        return None
+def _interval(values: Float64s) -> Interval:
+    """Return the mean of users' values with its interval, which has no width if all agree."""
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
     bounds = stats.norm.interval(CONFIDENCE, mean, error) if error > 0 else (mean, mean)
     return Interval(mean, float(bounds[0]), float(bounds[1]))

@@ -1,6 +1,7 @@
 """Move exposures from the Redis stream into `recs.exposures`, each exactly once.
 
-Posts in explored places of an exposure go to `recs.explored` in the same transaction.
+Posts in explored places, of first and later pages, go to `recs.explored` in the same transaction. Later pages
+are no rows of `recs.exposures`.
 
 ```
 repeat
@@ -60,7 +61,10 @@ OF_OWN_LIST = {exposures: f"AND e.source = '{PERSONAL}'", explored: ""}
 
 @dataclass
 class Drained:
-    """Counts of a drain: `broken` entries could not be decoded, `removed` exposures were past their age."""
+    """Counts of a drain: `broken` entries could not be decoded, `removed` exposures were past their age.
+
+    Exposures are first pages.
+    """
 
     exposures: int = 0
     entries: int = 0
@@ -100,14 +104,15 @@ def _move_batch(stores: Stores, now: datetime, done: Drained) -> bool:
         entries: Any = stores.redis.xrange(key, min=f"({last_id}", count=ENTRY_BATCH)
         if entries:
             rows = _keep_storable(connection, _decode_entries(entries, done))
-            take_user_ids(connection, exposures, (row.user_id for row in rows))
-            _copy(connection, exposures, COLUMNS, _exposure_rows(rows, prefix))
+            first_pages = [row for row in rows if row.first_page]
+            take_user_ids(connection, exposures, (row.user_id for row in first_pages))
+            _copy(connection, exposures, COLUMNS, _exposure_rows(first_pages, prefix))
             if any(row.explored for row in rows):
                 take_user_ids(connection, explored, (row.user_id for row in rows if row.explored))
                 _copy(connection, explored, EXPLORED_COLUMNS, _explored_rows(rows, prefix))
             last_id = entries[-1][0]
             done.entries += len(entries)
-            done.exposures += len(rows)
+            done.exposures += len(first_pages)
         _store_last_id(connection, prefix, last_id, now)
     # All entries up to the last id are in Postgres now, or were when an earlier drain died before this line.
     removed = int(stores.redis.xtrim(key, minid=_next_id(last_id), approximate=False))
@@ -191,10 +196,11 @@ def _copy(
 
 
 def count_exposures(stores: Stores, user_ids: Sequence[Id]) -> int:
-    """Count the exposures of users, in the stream and in Postgres."""
+    """Count the exposures of users, in the stream and in Postgres. Later pages are none."""
     wanted, last_id, found = set(user_ids), FIRST_ID, 0
     while entries := cast(Any, stores.redis.xrange(stores.keys.exposures, f"({last_id}", count=ENTRY_BATCH)):
-        found += sum(row.user_id in wanted for row in _decode_entries(entries, Drained()))
+        rows = _decode_entries(entries, Drained())
+        found += sum(row.first_page and row.user_id in wanted for row in rows)
         last_id = entries[-1][0]
     query = sa.select(sa.func.count()).select_from(exposures)
     with stores.engine.connect() as connection:

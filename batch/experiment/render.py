@@ -177,7 +177,7 @@ def explored_table(outcomes: dict[str, Any]) -> tuple[tuple[str, ...], list[list
 
 def _format_interval(interval: dict[str, float] | None, sign: str = "") -> str:
     if interval is None:
-        return "-"
+        return "too few"
     value, low, high = (f"{interval[name]:{sign}.4f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 

@@ -15,11 +15,11 @@ import pandas as pd
 
 from batch.arrays import Float64s, Int32s, Int64s
 from batch.loading.history import History
-from batch.loading.likes import Likes
 from batch.loading.model_columns import CATEGORICAL
 from batch.loading.network import Network
+from batch.loading.period_counts import USER_RANGE
 from batch.loading.schema import WHOLE
-from contract.columns import SCHEMA, USERS
+from contract.columns import LIKE_ACTION, SCHEMA, USERS
 from contract.errors import SourceError
 from contract.ids import is_text_id
 
@@ -28,11 +28,17 @@ log = logging.getLogger("batch")
 MAX_SEGMENTS = 100
 """Each has a list of OVERNIGHT_TOP_N posts in the memory of every worker of serving."""
 
-LIKES_BATCH = 10_000_000
-"""Likes counted at a time; it bounds the memory."""
+LIKES = f"""
+    SELECT user_row, post_row FROM {{known}}
+    WHERE {USER_RANGE} AND action = '{LIKE_ACTION}' AND happened_at <= $until
+"""
 
 Segments = dict[str, list[tuple[int, float]]]
-"""Value of the attribute -> (row of the post, likes by its users), most liked first."""
+"""Value of the attribute -> (row of the post, likes by its users), most liked first.
+
+Likes are counted as the overall popular posts count logged ones: each like as of the cutoff, also a user's
+second like of a post.
+"""
 
 
 def check_attribute(types: Mapping[str, str], name: str, ignored: str) -> None:
@@ -88,7 +94,7 @@ def find_popular_posts(
     """
     values, of_user = find_segments(network.users[name])
     overall = history.post_counts["likes"].to_numpy(np.float64)
-    counts = _count_likes(history.likes, of_user, len(values), overall.size)
+    counts = _count_likes(history, of_user, len(values), overall.size)
     rows = np.setdiff1d(np.arange(overall.size), excluded)
     return {
         value: [(int(row), float(liked[row])) for row in _order(liked[rows], overall[rows], rows)[:n]]
@@ -128,16 +134,18 @@ def format_value(value: Any) -> str:
     return str(value)
 
 
-def _count_likes(likes: Likes, of_user: Int32s, segments: int, posts: int) -> npt.NDArray[np.int32]:
-    """Count the likes of each post by the users of each segment: (segments, posts)."""
-    counts = np.zeros(segments * posts, np.int32)
-    starts, start = likes.starts, 0
-    while start < of_user.size:
-        stop = max(int(np.searchsorted(starts, starts[start] + LIKES_BATCH, side="right")) - 1, start + 1)
-        segment = np.repeat(of_user[start:stop], np.diff(starts[start : stop + 1])).astype(np.int64)
-        liked = likes.posts[starts[start] : starts[stop]]
-        np.add.at(counts, (segment * posts + liked)[segment >= 0], 1)
-        start = stop
+def _count_likes(history: History, of_user: Int32s, segments: int, posts: int) -> npt.NDArray[np.int32]:
+    """Count the likes of each post by the users of each segment: (segments, posts).
+
+    They are read by ranges of users, which bounds the memory.
+    """
+    counts, store = np.zeros(segments * posts, np.int32), history.store
+    query = LIKES.format(known=store.known_at(history.cutoff))
+    for start, stop in store.user_ranges():
+        found = store.arrays(query, {"start": start, "stop": stop, "until": history.cutoff})
+        segment = of_user[found["user_row"]].astype(np.int64)
+        np.add.at(counts, (segment * posts + found["post_row"])[segment >= 0], 1)
+    store.release()
     return counts.reshape(segments, posts)
 
 

@@ -27,7 +27,7 @@ from batch.loading.combined_store import CombinedStore, read_recent
 from batch.loading.history import History
 from batch.loading.interaction_store import open_store
 from batch.loading.model_columns import check_model_columns
-from batch.loading.network import load_network
+from batch.loading.network import Network, load_network
 from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from batch.refresh.stale_users import LATE
@@ -116,7 +116,7 @@ def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) 
             check_model_columns(folder, check_views(connection))
             network = load_network(connection, now)
             user = _find_row(network.users.index, "user", user_id)
-            _find_row(network.posts.index, "post", post_id)
+            _check_post(stores, network, known, post_id)
             liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id, "now": now})
             recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
         # Only the posts that the run knew: newer ones would change the factors of all posts.
@@ -216,6 +216,17 @@ def _read_known_posts(folder: Path) -> set[Id]:
         raise ModelError(f"the model in {folder} cannot be used: {reason}; run the night again") from None
 
 
+def _check_post(stores: Stores, network: Network, known: set[Id], post_id: Id) -> None:
+    """Raise a SourceError if the network has no such post, or no longer has it."""
+    gone = post_id in known or stores.redis.hexists(stores.keys.posts, str(post_id))
+    if gone and post_id not in network.posts.index:
+        raise SourceError(
+            f"post {post_id} is no longer in recs.posts, so its score cannot be explained; "
+            "a refresh leaves it out of all answers"
+        )
+    _find_row(network.posts.index, "post", post_id)
+
+
 def _find_row(index: Any, what: str, wanted: Id) -> int:
     """Return the row of an id in an ascending index."""
     row = int(index.searchsorted(wanted))
@@ -290,7 +301,7 @@ def _list_reasons(stored: StoredList | None, top_n: int, cutoff: datetime, post:
     if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
-        return ["the post is newer than the run"]
+        return ["the post was not in recs.posts at the night"]
     if len(stored.posts) < top_n:
         return [
             "the list holds all posts left for this user: this one was blocked or left out when it was made"

@@ -3,7 +3,8 @@
 Interactions up to `since` come from the night's store, later ones from Postgres. A
 later `unlike` also takes back likes of the night's store.
 So rows that were added late, changed or deleted since the night are seen if
-they are later than `since`; no earlier rows of known users are read from Postgres.
+they are later than `since`; no earlier rows of known users are read from Postgres,
+but those with posts that were not in the view at the night, and are now.
 """
 
 from __future__ import annotations
@@ -150,21 +151,39 @@ def read_recent(
 
 
 @contextmanager
-def read_new_users(
-    connection: sa.Connection, settings: Settings, recent: RecentInteractions, user_ids: list[Id]
+def read_older(
+    connection: sa.Connection,
+    settings: Settings,
+    recent: RecentInteractions,
+    *,
+    unknown: list[Id],
+    known: list[Id],
+    returned: Ids,
 ) -> Iterator[InteractionStore | None]:
-    """Read all interactions of users that the night's store does not have; None if `user_ids` is empty.
+    """Read interactions that the night's store lacks although they are old; None if there can be none.
 
-    Such a user may have interactions before `since`: the row of a user may be
-    added later than the user's first actions.
+    The row of a user may be added later than the user's first actions, and a
+    post may be back in the view after its absence at the night.
+
+    Parameters
+    ----------
+    unknown
+        Users that the night's store does not have: all their interactions are read.
+    known
+        Other users: their interactions with the posts `returned` are read.
+    returned
+        (posts,) ids, see `find_returned_posts` of batch/refresh/gone_posts.py.
     """
-    if not user_ids:
+    queries = [interactions_of(connection, unknown)] if unknown else []
+    if known and returned.size:
+        queries.append(interactions_of(connection, known, returned.tolist()))
+    if not queries:
         yield None
         return
     options = recent.store.options
     with _in_memory(options) as database:
-        make_tables(database, as_ids(user_ids, recent.kinds.users), recent.post_ids)
-        query = interactions_of(connection, user_ids)
+        make_tables(database, as_ids(sorted({*unknown, *known}), recent.kinds.users), recent.post_ids)
+        query = " UNION ALL ".join(queries)
         copy_interactions(connection, settings, database, recent.until, query)
         yield InteractionStore(None, options, database)
 
@@ -196,13 +215,13 @@ def fingerprints(store: InteractionStore, since: datetime, until: datetime) -> d
 class CombinedStore:
     """The night's store up to `since`, and the interactions after that.
 
-    `new_users` has the interactions up to `since` of users that the night's store does not have.
+    `older` has interactions up to `since` that the night's store lacks, from `read_older`.
     """
 
     night: InteractionStore
     since: datetime
     recent: RecentInteractions
-    new_users: InteractionStore | None = None
+    older: InteractionStore | None = None
 
     @property
     def cutoff(self) -> datetime:
@@ -213,6 +232,9 @@ class CombinedStore:
 
     def post_counts(self, posts: pd.DataFrame, cutoff: datetime) -> PostCounts:
         """Count the views and likes of posts by all users, as of a cutoff.
+
+        Of the interactions up to `since` with posts that the night's store lacks, those in `older` are
+        counted; the next night counts all of them.
 
         Parameters
         ----------
@@ -287,4 +309,4 @@ class CombinedStore:
 
     def _sources(self) -> list[tuple[InteractionStore, str]]:
         sources = [(self.night, UP_TO), (self.recent.store, AFTER)]
-        return sources if self.new_users is None else [*sources, (self.new_users, UP_TO)]
+        return sources if self.older is None else [*sources, (self.older, UP_TO)]

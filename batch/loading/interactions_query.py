@@ -39,10 +39,15 @@ def _later_than(time: datetime, kind: str) -> str:
     return f"{HAPPENED_AT} > {kind} '{time.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
 
 
-def interactions_of(connection: sa.Connection, user_ids: Iterable[Id]) -> str:
-    """Return the query for all interactions of some users."""
+def interactions_of(
+    connection: sa.Connection, user_ids: Iterable[Id], post_ids: Iterable[Id] | None = None
+) -> str:
+    """Return the query for all interactions of some users, or for those with some posts."""
     types = column_types(connection, INTERACTIONS)
-    return _interactions(types) + f" WHERE {USER_ID} = ANY({_array(user_ids, types[USER_ID])})"
+    where = f" WHERE {USER_ID} = ANY({_array(user_ids, types[USER_ID])})"
+    if post_ids is not None:
+        where += f" AND {POST_ID} = ANY({_array(post_ids, types[POST_ID])})"
+    return _interactions(types) + where
 
 
 def _array(ids: Iterable[Id], type_: str) -> str:

@@ -18,7 +18,7 @@ from batch.runs.ledger import Run, State
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.manifest import Manifest
-from contract.settings import FeedSettings
+from contract.settings import FeedSettings, Settings
 
 log = logging.getLogger("batch")
 
@@ -39,7 +39,8 @@ def make_manifest(
     stages: Stages,
 ) -> Manifest:
     """Return the manifest of a run that is built; `stages` may get further rows."""
-    users = written.users
+    users, feed = written.users, learner.settings.feed
+    weighted_views = dataset.weighted_views if model.recipe.from_views else 0
     return Manifest(
         run_id=run.run_id,
         variant=run.variant,
@@ -63,15 +64,16 @@ def make_manifest(
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
         left_out_of_lists=written.left_out,
-        feed=_record_feed(learner.settings.feed),
+        feed=_record_feed(feed),
         topics=written.topics,
         explored=written.explored,
-        popular_by=learner.settings.feed.popular_by or None,
+        weighted_views=weighted_views if weighted_views or feed.explore_places else None,
+        popular_by=feed.popular_by or None,
         segments=written.segments or None,
         store=store_identity(dataset.now.store),
         ids=dataset.network.kinds,
         some_users=dataset.network.user_ids[written.stats.some_users].tolist(),
-        warnings=_warn(run, dataset, model, written.stats),
+        warnings=_warn(run, dataset, model, written.stats, learner.settings),
         gate=gate,
         forced=forced,
         stages=stages.rows,
@@ -89,7 +91,7 @@ def _record_feed(feed: FeedSettings) -> dict[str, Any]:
     }
 
 
-def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[str]:
+def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats, settings: Settings) -> list[str]:
     """Log and return what an operator must know about a run that is whole."""
     warnings = [*dataset.warnings, *dataset.split.warnings]
     if model.learnt_nothing:
@@ -102,6 +104,12 @@ def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats) -> list[st
         warnings.append(
             f"all {stats.lists} lists have the posts in the same order, apart from liked ones: "
             "the model tells no user from another"
+        )
+    if settings.feed.explore_places and not settings.experiment.exposures:
+        warnings.append(
+            "OVERNIGHT_EXPLORE_PLACES is set but OVERNIGHT_EXPOSURES is off: nothing is learnt from explored "
+            "places, because nobody records who is shown which. Lists are not affected. "
+            "Set OVERNIGHT_EXPOSURES=on, for serving too"
         )
     for warning in warnings:
         log.warning("run %s: %s", run.run_id, warning)

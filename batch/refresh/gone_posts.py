@@ -1,4 +1,6 @@
-"""Posts of the live runs that the network no longer has: serving leaves them out of every answer.
+"""Posts that left the network or came back to it since the nights of the live runs.
+
+Serving leaves posts that are gone out of every answer.
 
 Posts of the live runs are those that their nights knew, and those that refreshes
 have added since: all posts with a text in Redis. A night removes the texts of
@@ -11,14 +13,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch.context import Stores
 from batch.files import read_post_ids
 from batch.ids import Ids, rows_of_ids
 from batch.publishing import go_live
 from batch.redis_client import blocks, live_run_ids
+from contract.columns import CREATED_AT
 from contract.ids import IdKind
+
+if TYPE_CHECKING:
+    from batch.loading.network import Network
 
 log = logging.getLogger("batch")
 
@@ -75,17 +83,38 @@ def find_gone_posts(stores: Stores, present: Ids, kind: IdKind) -> GonePosts:
     return GonePosts(gone, known)
 
 
+def find_returned_posts(network: Network, of_night: Ids | None, since: datetime) -> Ids:
+    """Find posts that are older than `since` or of unknown age, and that a run's night did not have.
+
+    Parameters
+    ----------
+    of_night
+        From `read_post_ids`; None if it cannot be read, then no post is found.
+
+    Returns
+    -------
+    Ids
+        (posts,) ids, ascending.
+    """
+    if of_night is None:
+        return network.post_ids[:0]
+    created = network.posts[CREATED_AT]
+    old = (created.isna() | (created <= since)).to_numpy(bool)
+    return network.post_ids[old & (rows_of_ids(of_night, network.post_ids) < 0)]
+
+
 def write_gone_posts(stores: Stores, found: GonePosts) -> int:
     """Make the set in Redis that of the posts that are gone; return their number.
 
-    If they are too many, the set stays as it is, with a warning.
+    If they are too many, the set stays as it is, with a warning that the refresh changed nothing.
     """
     client, key = stores.redis, stores.keys.gone
     written = {str(each) for each in client.smembers(key)}
     if found.too_many:
         log.warning(
-            "%d of %d posts of the live runs are not in recs.posts any more, more than %.0f %%; answers "
-            "still have them; check the view, or if they are deleted: python -m batch run",
+            "%d of %d posts of the live runs are not in recs.posts any more, more than %.0f %%; the refresh "
+            "changes nothing, and answers still have them; check the view, or if they are deleted: "
+            "python -m batch run",
             len(found.members), found.known, 100 * MAX_GONE_SHARE,
         )  # fmt: skip
         return len(written)

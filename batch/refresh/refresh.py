@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,9 +24,9 @@ from batch import postgres
 from batch.context import Stores
 from batch.experiment.exposures import drain, remove_late_exposures
 from batch.experiment.split import write_back
-from batch.files import read_user_ids, store_folder, work_folder
+from batch.files import read_post_ids, read_user_ids, store_folder, work_folder
 from batch.forget import Gone, find_gone, forget_users, kept_runs, union
-from batch.loading.combined_store import RecentInteractions, fingerprints, read_new_users, read_recent
+from batch.loading.combined_store import RecentInteractions, fingerprints, read_older, read_recent
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.model_columns import check_model_columns
 from batch.loading.schema import check_views
@@ -34,8 +34,8 @@ from batch.progress import Stages
 from batch.publishing import go_live
 from batch.redis_client import live_run_id
 from batch.refresh import stale_users
-from batch.refresh.gone_posts import find_gone_posts, write_gone_posts
-from batch.refresh.stale_users import StaleUsers
+from batch.refresh.gone_posts import find_gone_posts, find_returned_posts, write_gone_posts
+from batch.refresh.stale_users import NOBODY, StaleUsers
 from batch.runs import ledger, lock
 from batch.runs.ledger import State
 from contract.errors import OvernightError, StoreError
@@ -58,11 +58,11 @@ class NothingLiveError(OvernightError):
 
 @dataclass(frozen=True)
 class StaleRun:
-    """A live run, its stale users, and the older interactions of users that its night did not know."""
+    """A live run, its stale users, and their older interactions that its night did not know."""
 
     manifest: Manifest
     stale: StaleUsers
-    older: InteractionStore | None
+    older: InteractionStore | None = None
 
 
 def refresh(stores: Stores, variants: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -141,6 +141,7 @@ def _refresh_runs(
     """Refresh one run after the other; the first error is raised after all runs were tried."""
     errors: list[OvernightError] = []
     found: list[StaleRun] = []
+    runs: list[StaleRun] = []
     records = []
     stages = Stages(level=logging.DEBUG)  # usually no user is stale
     since = min(manifest.require_cutoff() for manifest in manifests) - stale_users.LATE
@@ -157,14 +158,15 @@ def _refresh_runs(
                 recent = stack.enter_context(read_recent(connection, stores.settings, since, clock, folder))
                 row |= {"interactions": recent.store.interactions}
             with stages.stage("due", "users") as row:
-                for manifest in manifests:
-                    with _collect_errors(stores, manifest, errors):
-                        stale = _find_stale(stores, connection, recent, manifest)
-                        read = read_new_users(connection, stores.settings, recent, stale.unknown)
-                        found.append(StaleRun(manifest, stale, stack.enter_context(read)))
-                row |= {"users": sum(len(run.stale.users) for run in found)}
                 kinds = recent.kinds
                 gone_posts = find_gone_posts(stores, recent.post_ids, kinds.posts)
+                for manifest in manifests:
+                    with _collect_errors(stores, manifest, errors):
+                        stale = NOBODY
+                        if not gone_posts.too_many:
+                            stale = _find_stale(stores, connection, recent, manifest)
+                        found.append(StaleRun(manifest, stale))
+                row |= {"users": sum(len(run.stale.users) for run in found)}
                 run_ids = kept_runs(connection, prefix, unfinished=False)
                 gone = find_gone(connection, stores, run_ids, recent.user_ids, kinds.users)
             if any(run.stale.users for run in found):
@@ -173,15 +175,22 @@ def _refresh_runs(
                 with stages.stage("network", "users") as row:
                     network = load_network(connection, clock)
                     row |= {"users": len(network.users)}
+                for run in found:
+                    with _collect_errors(stores, run.manifest, errors):
+                        read = _read_older(stores, connection, recent, network, run)
+                        runs.append(replace(run, older=stack.enter_context(read)))
+            else:
+                runs = found
         rescorer = None if network is None else _make_rescorer(stores, recent, network, held)
-        for run in found:
+        for run in runs:
             with _collect_errors(stores, run.manifest, errors):
                 record = _refresh_run(stores, run, rescorer)
                 records.append(record | {"stages": stages.rows + record["stages"]})
     held.check()
     written = write_gone_posts(stores, gone_posts)
     records = [record | {"gone_posts": written} for record in records]
-    _forget_gone(stores, gone)
+    if not gone_posts.too_many:
+        _forget_gone(stores, gone)
     if errors:
         raise errors[0]
     return records
@@ -209,6 +218,27 @@ def _find_stale(
         user_ids=recent.user_ids,
         known=read_user_ids(Path(stores.settings.night.model_dir) / manifest.run_id),
         scored=manifest.users,
+    )
+
+
+def _read_older(
+    stores: Stores,
+    connection: sa.Connection,
+    recent: RecentInteractions,
+    network: Network,
+    run: StaleRun,
+) -> AbstractContextManager[InteractionStore | None]:
+    """Read the older interactions of a run's stale users that its night did not know."""
+    since = run.manifest.require_cutoff() - stale_users.LATE
+    of_night = read_post_ids(Path(stores.settings.night.model_dir) / run.manifest.run_id)
+    unknown = set(run.stale.unknown)
+    return read_older(
+        connection,
+        stores.settings,
+        recent,
+        unknown=run.stale.unknown,
+        known=[user for user in run.stale.users if user not in unknown],
+        returned=find_returned_posts(network, of_night, since),
     )
 
 

@@ -93,7 +93,7 @@ class Rescorer:
         Parameters
         ----------
         older
-            From `read_new_users`, for the users of `stale.unknown`.
+            From `read_older`, for the users of `stale`.
 
         Raises
         ------

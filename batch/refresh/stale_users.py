@@ -66,6 +66,9 @@ class StaleUsers:
     unknown: list[Id]
 
 
+NOBODY = StaleUsers({}, [], 0, [])
+
+
 def create(engine: sa.Engine) -> None:
     """Create the table if it is missing."""
     tables.create_all(engine)

@@ -92,7 +92,7 @@ exposures = sa.Table(
     # Rows arrive almost in order of time, so a BRIN index (a few bytes per block) is enough.
     sa.Index("exposures_served_at", "served_at", postgresql_using="brin"),
 )
-# One row per post in an explored place of an answered first page.
+# One row per post in an explored place of an answered page, a first or a later one.
 explored = sa.Table(
     "explored",
     tables,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from batch.training.parameters import RECIPES, Recipe
 from contract import columns
 from contract.errors import SourceError
 from contract.settings import LEAVE_OUT_VIEWED, Settings
+
+log = logging.getLogger("batch")
 
 NEGATIVES_PER_LIKE = 2.0
 """Negatives sampled per like without a view; the holdout samples as many as give the like rate."""
@@ -130,6 +133,13 @@ class Dataset:
     warnings: tuple[str, ...] = ()
 
     @property
+    def weighted_views(self) -> int:
+        """The views in the windows with a weight, as views of explored places."""
+        return sum(
+            int(np.count_nonzero(each.views.viewed & (each.views.weights != 1))) for each in self.windows
+        )
+
+    @property
     def training(self) -> tuple[Window, ...]:
         """The windows before the holdout, with the labels known at its start."""
         early = (each for each in self.windows if each.history.cutoff < self.split.holdout_start)
@@ -210,7 +220,7 @@ def load_dataset(
     rows = settings.night.training_rows
     at_holdout = next(each for each in starts if each.cutoff == split.holdout_start)
     explored = read_explored(engine, settings.stores.key_prefix, network, cutoff)
-    return Dataset(
+    dataset = Dataset(
         network=network,
         text=text,
         embeddings=embeddings,
@@ -227,6 +237,9 @@ def load_dataset(
         excluded_until=as_of_time or END_OF_TIME,
         warnings=() if as_of_time else _warn_of_future(pulled),
     )
+    if explored is not None or settings.feed.explore_places:
+        log.info("%d views of explored places have a weight in training", dataset.weighted_views)
+    return dataset
 
 
 def _warn_of_future(pulled: PullResult) -> tuple[str, ...]:

@@ -70,8 +70,7 @@ class FastPath:
         route, page, body = found
         answer, seconds = page.answer, time.perf_counter() - started
         self._service.metrics.count(route, 200, answer.source, answer.run.variant, seconds)
-        if page.first_page_user is not None:
-            self._service.record_exposure(page.first_page_user, answer, seconds)
+        self._service.record_exposure(page.user_id, answer, seconds, first_page=page.first_page)
         length = ("Content-Length", str(len(body)))
         start_response("200 OK", [*HEADERS, length, (REQUEST_ID, request_id)])
         return [body]

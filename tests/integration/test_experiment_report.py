@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,17 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from batch.experiment.explored import read_explored_outcomes, summarise
+from batch.experiment.explored import MIN_VIEWERS, read_explored_outcomes, summarise
 from batch.experiment.guardrails import read_guardrails, read_latencies
 from batch.experiment.history import read_changes
 from batch.experiment.outcomes import read_outcomes
 from batch.experiment.period import Period, find_split_period, limit_period
+from batch.experiment.render import explored_table
 from batch.experiment.report import read_report
 from batch.experiment.statistics import BEFORE_PREFIX, COUNTS, IN_TEST
 from batch.runs import ledger, tables
 from batch.runs.user_ids import take_user_ids
-from contract.experiment import CONTROL, TEST, Experiment
+from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
 from contract.ids import IdKind
 from contract.settings import Settings
 from demo.experiment import (
@@ -212,8 +213,9 @@ def test_ids_of_any_kind_give_the_same_sums(database_url: str, kind: str, exposu
 
 
 def test_what_explored_places_earned_is_what_a_slow_count_finds(
-    database_url: str, redis_url: str, tmp_path: Path
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("batch.experiment.explored.MIN_VIEWERS", 2)
     exposures, actions = fill(database_url)
     counted, random = fourteen_days(), np.random.default_rng(2)
     first: dict[int, datetime] = {}
@@ -279,6 +281,21 @@ def test_an_interval_of_what_explored_places_earned_holds_the_truth_in_95_of_100
         assert difference is not None
         held += difference.low <= 0.2 * (0.5 - 1.0) <= difference.high
     assert within_binomial_bounds(held, 300, 0.95)
+
+
+def test_few_viewers_of_explored_places_give_no_interval_and_neither_does_agreement() -> None:
+    frame = pd.DataFrame({"served": 1, "explored_viewed": 2, "explored_liked": [0, 1] * 20})
+    frame = frame.assign(other_viewed=20, other_liked=[3, 4] * 20)
+    enough = summarise(frame)
+    assert enough.explored.like_rate is not None
+    assert enough.difference is not None
+    few, agreed = frame.copy(), frame.assign(explored_liked=0)
+    few.loc[MIN_VIEWERS - 1 :, ["explored_viewed", "explored_liked"]] = 0
+    for outcome in (summarise(few), summarise(agreed)):
+        assert outcome.explored.like_rate is outcome.difference is None
+        assert outcome.other.like_rate == enough.other.like_rate
+        _, rows = explored_table({variant: asdict(outcome) for variant in VARIANTS})
+        assert [row[1] == "too few" for row in rows] == [False, False, False, True, False, True]
 
 
 def test_without_exposures_those_who_viewed_are_counted_from_their_first_view(database_url: str) -> None:

@@ -120,20 +120,25 @@ def test_the_first_page_of_either_feed_is_noted_with_the_list_that_was_served_an
     assert counted(app) == (2, 0)
 
 
-def test_explored_posts_of_a_first_page_are_noted_and_of_later_pages_are_not(
-    redis_url: str, redis_client: redis.Redis
+@pytest.mark.parametrize("access_log", [False, True])  # the fast path for first pages, and Flask for all
+def test_explored_posts_are_noted_of_every_page_and_a_later_page_without_them_is_not(
+    redis_url: str, redis_client: redis.Redis, access_log: bool
 ) -> None:
-    listed = [("p 1", 9.0), ("p 2", 8.0, 0.5), ("p 3", 7.0), ("p 4", 6.0, 0.25)]
+    listed = [("p 1", 9.0), ("p 2", 8.0, 0.5), ("p 3", 7.0), ("p 4", 6.0, 0.25), ("p 5", 5.0)]
     publish(redis_client, CONTROL_RUN, {"a b": listed}, popular=[("p 1", 9.0)], ids=TEXT_IDS)
-    with serving(settings_for(redis_url, exposures=True)) as app:
+    with serving(settings_for(redis_url, exposures=True, access_log=access_log)) as app:
         answer = recommend(app, "a b", limit=2)
+        answer = recommend(app, "a b", limit=2, cursor=answer["next_cursor"])
         recommend(app, "a b", limit=2, cursor=answer["next_cursor"])
         ask(app, "/post/recommendations/?id=a+b&limit=4")
         recommend(app, "a b", limit=1)
         stop(app)
+        text = app.test_client().get("/metrics").get_data(as_text=True)
+        assert counted(app) == (3, 0)
     first, second = ExploredPost("p 2", 2, 0.5), ExploredPost("p 4", 4, 0.25)
-    explored = {row.explored for row in noted(redis_client)}
-    assert explored == {(first,), (first, second), ()}
+    pages = [(row.explored, row.first_page) for row in noted(redis_client)]
+    assert pages == [((first,), True), ((second,), False), ((first, second), True), ((), True)]
+    assert "overnight_explored_posts_total 4.0" in text
 
 
 def test_flask_notes_first_pages_and_how_long_they_took_as_the_front_does(
@@ -433,6 +438,20 @@ def test_posts_in_explored_places_are_kept_and_go_with_their_exposure(
     remove_late_exposures(stores, NOW - timedelta(days=5))
     assert query(database_url, EXPLORED) == of_three
     remove_late_exposures(stores, NOW - timedelta(days=7))
+    assert query(database_url, EXPLORED) == []
+
+
+def test_a_later_page_leaves_its_explored_posts_and_no_exposure(servers: Servers) -> None:
+    first, later = make_exposures(2)
+    later = later._replace(user_id="a later one", explored=(ExploredPost(7, 10, 0.25),), first_page=False)
+    servers.add([first, later])
+    stores = Stores(servers.settings, servers.engine, servers.client, "a test")
+    assert count_exposures(stores, [1, "a later one"]) == 1
+    assert servers.drain() == Drained(exposures=1, entries=1)
+    assert servers.users() == [1]
+    database_url = servers.settings.stores.database_url
+    assert query(database_url, EXPLORED) == [("a later one", "7", later.run_id, 10, 0.25, "recs")]
+    assert remove_exposures(stores, ["a later one"], NOW) == 0
     assert query(database_url, EXPLORED) == []
 
 

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 import sqlalchemy as sa
 
 from batch.feed_rules.explore import DrawKey
+from batch.feed_rules.segments import find_popular_posts
+from batch.publishing.shared_keys import popular_posts
 from batch.reports.describe_rules import describe_rules
 from contract.codec import StoredList, decode_list, decode_stored_list
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.manifest import Manifest
+from tests.integration.test_unlikes import add_unlikes
 from tests.support.batch import execute, live_run, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
+from tests.support.evaluation import load_database
 from tests.support.explore import hash_pairs
 
 KEYS = Keys()
@@ -32,7 +37,7 @@ RULES = {
     "OVERNIGHT_TOP_N": "20",
 }
 LIKES_BY_CITY = """
-    SELECT city, post_id, count(DISTINCT user_id) FROM recs.interactions JOIN recs.users USING (user_id)
+    SELECT city, post_id, count(*) FROM recs.interactions JOIN recs.users USING (user_id)
     WHERE action = 'like' GROUP BY 1, 2
 """
 
@@ -145,12 +150,14 @@ def test_the_gate_and_the_record_look_at_the_lists_before_the_draw(nights: Night
         }
         described = describe_rules(Manifest.from_record(manifest))
         assert f"explored places, one of {EVERY}: {manifest['explored']['places']} places" in described[1]
-        assert described[2] == "popular posts by city: 3 values have their own"
-        assert described[3].startswith("cost of the rule explore: likes found in the first 20 ")
+        assert described[2] == "learnt from 0 views of explored places with a weight"
+        assert described[3] == "popular posts by city: 3 values have their own"
+        assert described[4].startswith("cost of the rule explore: likes found in the first 20 ")
         cost = manifest["metrics"]["rule_costs"]["explore"]
         assert cost["users"] > 0
         assert "rule_costs" not in before["metrics"]
         assert "explored" not in before
+        assert "weighted_views" not in before
 
 
 def test_each_city_has_the_posts_that_its_users_like_most(nights: Nights) -> None:
@@ -171,6 +178,26 @@ def test_each_city_has_the_posts_that_its_users_like_most(nights: Nights) -> Non
         assert (manifest["popular_by"], manifest["segments"]) == ("city", 3)
         assert "popular_by" not in nights.manifest(nights.before[variant])
         assert not nights.client.exists(KEYS.segments(nights.before[variant]))
+
+
+def test_a_segment_of_all_users_has_the_popular_list(database_url: str) -> None:
+    make_network(database_url)
+    execute(
+        database_url,
+        "ALTER TABLE recs.users ADD everyone boolean DEFAULT true",
+        """
+        INSERT INTO recs.interactions
+        SELECT user_id, post_id, action, happened_at + interval '1 hour' FROM recs.interactions
+        WHERE action = 'like' AND user_id % 3 = 0
+        """,
+    )
+    add_unlikes(database_url)
+    dataset = load_database(database_url)
+    network, excluded = dataset.network, np.array([2, 3])
+    found = find_popular_posts(network, dataset.now, excluded, name="everyone", n=20)
+    popular = popular_posts(dataset.now.post_counts["likes"].to_numpy(), network.post_ids, excluded, 20)
+    assert list(found) == ["true"]
+    assert [(network.post_ids[row], likes) for row, likes in found["true"]] == popular
 
 
 def test_a_column_that_is_not_there_ends_the_night_in_one_line(nights: Nights) -> None:
@@ -210,6 +237,30 @@ def test_explored_places_hold_to_what_is_left_out_and_come_after_the_limit_of_to
             assert probability == float(f"{1 / len(pool):.6g}")
     assert nights.manifest(run_id)["explored"]["places"] > 100
     assert nights.run("rollback", "test").returncode == 0
+
+
+def test_a_night_says_what_it_learnt_from_explored_places_and_warns_if_nobody_records_them(
+    nights: Nights,
+) -> None:
+    database_url = nights.servers["database_url"]
+    served = "user_id, post_id::text, 'test', 'R', 5, 0.25, happened_at - interval '1 hour', 'recs'"
+    last = "FROM recs.interactions WHERE action = 'view' ORDER BY happened_at DESC LIMIT 3"
+    execute(database_url, f"INSERT INTO recs.explored SELECT {served} {last}")
+    rules = {"OVERNIGHT_EXPOSURES": "off", "OVERNIGHT_RECIPE": "liked-if-viewed"}
+    done = nights.run("run", "--variant", "test", **rules)
+    assert done.returncode == 0, done.stderr
+    assert "3 views of explored places have a weight in training" in done.stderr
+    run_id, warning = live_runs(nights.client)["test"], "nothing is learnt from explored places"
+    manifest = nights.manifest(run_id)
+    assert manifest["weighted_views"] == 3
+    assert [warning in each for each in manifest["warnings"]] == [True]
+    assert warning in done.stderr
+    assert warning in nights.run("doctor").stdout
+    shown = nights.run("show", run_id).stdout
+    assert warning in shown
+    assert "learnt from 3 views of explored places with a weight" in shown
+    assert nights.run("rollback", "test").returncode == 0
+    execute(database_url, "DELETE FROM recs.explored")
 
 
 def test_a_refresh_draws_by_the_key_of_the_night_and_a_pruned_run_leaves_no_key(nights: Nights) -> None:

@@ -269,7 +269,8 @@ def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_sin
     assert found["why"].endswith(", after the run; blocked by operators")
     assert found["blocked"] is True
     new = spoilt.run_json("explain", "2", "999", "--run", "test")
-    assert (new["known"], new["why"]) == (False, "not in the list; the post is newer than the run")
+    assert new["known"] is False
+    assert new["why"] == "not in the list; the post was not in recs.posts at the night"
 
 
 def test_explain_says_that_a_post_is_the_users_own_or_viewed(spoilt: LiveNetwork) -> None:
@@ -290,6 +291,22 @@ def test_explain_says_that_a_post_is_the_users_own_or_viewed(spoilt: LiveNetwork
         assert found["left_out_as"] == left_out_as
         rank = 1 if post == own else 2
         assert found["why"] == f"rank {rank} of {TOP_N}, score {found['served_score']}{end}"
+
+
+def test_explain_says_that_a_post_is_gone_from_the_network(spoilt: LiveNetwork) -> None:
+    post_id, _ = listed(spoilt, "test", 2)[0]
+    execute(
+        spoilt.database_url,
+        f"DELETE FROM recs.posts WHERE post_id = {post_id}",
+        "INSERT INTO recs.posts VALUES (999, 'sport', 'match goal', now())",
+        "INSERT INTO recs.interactions VALUES (2, 102, 'view', now())",
+    )
+    spoilt.batch("refresh")  # writes the text of the new post
+    execute(spoilt.database_url, "DELETE FROM recs.posts WHERE post_id = 999")
+    for gone in (post_id, 999):
+        done = spoilt.batch("explain", "2", str(gone), "--run", "test")
+        assert done.returncode == 1
+        assert f"post {gone} is no longer in recs.posts" in done.stderr
 
 
 def test_explain_says_so_when_the_list_holds_another_score(spoilt: LiveNetwork) -> None:

@@ -134,6 +134,36 @@ def test_what_a_user_liked_before_being_entered_is_left_out(live: LiveNetwork, c
         acts(live, NEW_USER, 107, "view")
 
 
+@pytest.mark.parametrize("created", ["NULL", "'2021-10-01T00:00Z'"])
+def test_what_a_user_liked_or_viewed_of_a_post_that_the_night_did_not_have_is_left_out(
+    live: LiveNetwork, client: redis.Redis, created: str
+) -> None:
+    likes, took_back, viewed, never = 7, 8, 9, 10
+    for user in (likes, took_back):
+        acts(live, user, NEW_POST, at="'2021-10-05T12:00Z'")
+    acts(live, took_back, NEW_POST, "unlike", at="'2021-10-05T13:00Z'")
+    acts(live, viewed, NEW_POST, "view", at="'2021-10-05T12:00Z'")
+    acts(live, NEW_USER, NEW_POST, at="'2021-10-05T12:00Z'")
+    execute(
+        live.database_url,
+        f"INSERT INTO recs.posts VALUES ({NEW_POST}, 'sport', 'match goal team', {created})",
+        f"INSERT INTO recs.users VALUES ({NEW_USER}, 30, 'Omsk', false)",
+    )
+
+    def users_with_it(**environment: str) -> set[int]:
+        for user in (likes, took_back, viewed, never):
+            acts(live, user, 105, "view")
+        assert live.run("refresh", **environment).returncode == 0
+        lists = live_lists(client, "test")
+        users = (likes, took_back, viewed, never, NEW_USER)
+        return {user for user in users if NEW_POST in {post for post, _ in lists[user]}}
+
+    assert users_with_it() == {took_back, viewed, never}
+    assert users_with_it(OVERNIGHT_LEAVE_OUT="viewed") == {never}
+    acts(live, likes, NEW_POST, "unlike")
+    assert users_with_it() == {likes, took_back, viewed, never}
+
+
 def test_serving_takes_up_the_texts_of_posts_that_a_refresh_adds(
     live: LiveNetwork, client: redis.Redis
 ) -> None:
@@ -514,11 +544,21 @@ def test_a_view_that_lost_many_posts_changes_nothing_and_doctor_says_so(
 ) -> None:
     execute(live.database_url, "DELETE FROM recs.posts WHERE post_id = 101")
     refreshed(live)
-    execute(live.database_url, "DELETE FROM recs.posts WHERE post_id BETWEEN 110 AND 119")
+    acts(live, 7, best(client, 7))
+    lost, before = "FROM recs.posts WHERE post_id BETWEEN 110 AND 119", live_values(client)
+    execute(live.database_url, f"CREATE TABLE lost AS SELECT * {lost}", f"DELETE {lost}")
+    execute(live.database_url, "DELETE FROM recs.users WHERE user_id = 60")
     done = live.run("refresh", "--json")
-    assert [record["gone_posts"] for record in json.loads(done.stdout)] == [1, 1]
+    records = json.loads(done.stdout)
+    assert [(record["users"], record["gone_posts"]) for record in records] == [(0, 1)] * 2
     assert f"11 of {POSTS} posts of the live runs are not in recs.posts any more" in done.stderr
+    assert "the refresh changes nothing" in done.stderr
     assert client.smembers(KEYS.gone) == {"101"}
+    assert live_values(client) == before
+    execute(live.database_url, "INSERT INTO recs.posts SELECT * FROM lost")
+    assert [record["users"] for record in refreshed(live)] == [1, 1]
+    assert 60 not in live_lists(client, "test")
+    execute(live.database_url, f"DELETE {lost}")
     printed = live.run("doctor").stdout
     assert f"recs.posts has {POSTS - 11} posts, and had {POSTS} at the night" in printed
     assert live.run("run", "--variant", "control", "--force").returncode == 0

@@ -250,17 +250,24 @@ def test_a_process_that_starts_without_redis_knows_the_kinds_of_ids(
 
 
 def test_a_network_that_changes_its_ids_is_served_by_those_of_the_newest_run(
-    redis_url: str, redis_client: redis.Redis, text_app: Flask
+    redis_client: redis.Redis, text_app: Flask, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until `test` has a run with the new ids, its users get popular posts with the old ones."""
-    publish(redis_client, TEST_RUN, {42: [(1, 1.0)]})
-    split = Experiment("split", "salt", 0, {"new": TEST})
+    """Until `test` has a run with the new ids, its lists are old; posts of both kinds are blocked."""
+    publish(redis_client, TEST_RUN, {42: [(1, 1.0), (2, 0.5), (3, 0.2)]})
+    split = Experiment("split", "salt", 0, {"new": TEST, "42": TEST})
     redis_client.set(KEYS.experiment, encode_object(split.to_fields()))
     publish(redis_client, NEXT_CONTROL_RUN, {USER: LISTED}, popular=POPULAR, ids=TEXT_IDS)
+    redis_client.sadd(KEYS.blocked, "101", "2", "a/2")
+    redis_client.sadd(KEYS.gone, "3", "é")
+    text_app.extensions[EXTENSION].live.shared_file = tmp_path / "state.json"
     refresh(text_app)
-    assert posts_of(recommend(text_app, USER)) == POSTS
+    assert posts_of(recommend(text_app, USER)) == ["b 1", "4", "42"]
     answer = recommend(text_app, "new")
-    assert (answer["source"], answer["run_id"], posts_of(answer)[0]) == ("popular", TEST_RUN, 101)
+    assert (answer["source"], answer["run_id"], posts_of(answer)[0]) == ("popular", TEST_RUN, 102)
+    assert posts_of(recommend(text_app, "42")) == [1]
+    assert "broken" not in caplog.text
+    assert "not a post's id" not in caplog.text
+    assert (tmp_path / "state.json").exists()
 
 
 def test_a_run_whose_kinds_of_ids_are_unknown_leaves_the_one_before_served(

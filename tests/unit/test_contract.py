@@ -258,6 +258,26 @@ def test_the_bounds_of_the_overlap_must_be_in_order() -> None:
         Settings.from_environment({"OVERNIGHT_GATE_OVERLAP_LOW": "0.9", "OVERNIGHT_GATE_OVERLAP_HIGH": "0.1"})
 
 
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((10, 10, 0, 100), "^OVERNIGHT_MOST_PER_TOPIC=10 must be below OVERNIGHT_TOPIC_WINDOW=10"),
+        ((2, 21, 0, 20), "^OVERNIGHT_TOPIC_WINDOW=21 must not be above OVERNIGHT_TOP_N=20"),
+        ((0, 10, 21, 20), "^OVERNIGHT_EXPLORE_PLACES=21 must not be above OVERNIGHT_TOP_N=20"),
+    ],
+)
+def test_rules_of_the_feed_without_effect_are_refused(values: tuple[int, ...], reason: str) -> None:
+    names = [f"OVERNIGHT_{name}" for name in ("MOST_PER_TOPIC", "TOPIC_WINDOW", "EXPLORE_PLACES", "TOP_N")]
+    with pytest.raises(SettingsError, match=reason):
+        Settings.from_environment(dict(zip(names, map(str, values), strict=True)))
+
+
+@pytest.mark.parametrize("values", [(0, 10, 0, 5), (9, 10, 10, 10)])
+def test_rules_of_the_feed_that_are_off_or_just_have_an_effect_are_allowed(values: tuple[int, ...]) -> None:
+    names = ("most_per_topic", "topic_window", "explore_places", "top_n")
+    Settings.of(**dict(zip(names, values, strict=True)))
+
+
 def test_a_variable_that_is_no_setting_is_found() -> None:
     environment = {"OVERNIGHT_TOPN": "5", "OVERNIGHT_TOP_N": "5", "PATH": "/bin"}
     assert unknown_variables(environment) == {"OVERNIGHT_TOPN": "OVERNIGHT_TOP_N"}

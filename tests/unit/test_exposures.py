@@ -26,7 +26,7 @@ exposure = st.builds(
     st.integers(0, 2 * 10**12).map(lambda ms: ms / 1000),
     st.none() | st.integers(0, 10**6).map(lambda tenths: tenths / 10),
     st.just(()) | st.lists(explored, max_size=3).map(tuple),
-)
+).flatmap(lambda each: st.booleans().map(lambda first: each._replace(first_page=first or not each.explored)))
 
 
 @given(st.lists(exposure, min_size=1, max_size=20))
@@ -34,7 +34,7 @@ def test_a_batch_decodes_to_what_was_encoded_times_to_the_millisecond_durations_
     batch: list[Exposure],
 ) -> None:
     def rounded(rows: list[Exposure]) -> Counter[Any]:
-        return Counter((*row[:4], round(row.served_at * 1000), row.took_ms, row.explored) for row in rows)
+        return Counter((*row[:4], round(row.served_at * 1000), *row[5:]) for row in rows)
 
     assert rounded(decode_exposures(encode_exposures(batch))) == rounded(batch)
 
@@ -52,6 +52,13 @@ def test_explored_posts_follow_the_duration_of_their_page_only() -> None:
     assert '[[41,0,1.2,[["a b",5,0.025],[9,10,1.0]]]]' in encode_exposures(batch)
     assert "[[42,1,1.2]]" in encode_exposures(batch)
     assert decode_exposures(encode_exposures([batch[0]._replace(took_ms=None)]))[0].explored == posts
+
+
+def test_a_later_page_is_marked_after_its_explored_posts() -> None:
+    (row,) = make_exposures(1, first=41)
+    later = row._replace(explored=(ExploredPost(9, 10, 0.5),), first_page=False)
+    assert "[[41,0,1.2,[[9,10,0.5]],false]]" in encode_exposures([later])
+    assert [each.first_page for each in decode_exposures(encode_exposures([row, later]))] == [True, False]
 
 
 def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same() -> None:
@@ -74,6 +81,7 @@ def test_a_batch_of_a_serving_that_did_not_note_durations_decodes_all_the_same()
         '{"at":1,"lists":[["a","b","c",[[1,0,1,[[1,2,2]]]]]]}', '{"at":1,"lists":[["a","b","c",[[true,0]]]]}',
         '{"at":1,"lists":[["a","b","c",[[1,0,1,[[1,0,1]]]]]]}',
         '{"at":1,"lists":[["a","b","c",[[1,0,1,[],1]]]]}',
+        '{"at":1,"lists":[["a","b","c",[[1,0,1,[],false,1]]]]}',
     ],
 )  # fmt: skip
 def test_what_is_no_batch_is_refused(value: str) -> None:

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 
 from batch.feed_rules import segments
 from batch.feed_rules.segments import check_attribute, find_popular_posts, find_segments
+from batch.loading import interaction_store
 from batch.loading.history import History
-from batch.loading.likes import Likes
+from batch.loading.interaction_store import TABLES, InteractionStore, StoreOptions
 from batch.loading.network import Network
 from contract.errors import SourceError
 
+CUTOFF = datetime(2026, 3, 1, tzinfo=UTC)
+BEFORE, AFTER = CUTOFF - timedelta(days=1), CUTOFF + timedelta(days=1)
+
 
 def find(
-    column: list[Any], likes: list[tuple[int, int]], popular: list[int], **options: Any
+    column: list[Any], likes: list[tuple[int, ...]], popular: list[int], **options: Any
 ) -> segments.Segments:
-    """Find the popular posts of users with the values of a column, and posts with so many likes in all."""
-    users, posts = np.array(likes, np.int32).reshape(-1, 2).T
-    history = SimpleNamespace(
-        likes=Likes.from_pairs(users, posts, len(column)), post_counts=pd.DataFrame({"likes": popular})
-    )
-    network = Network(pd.DataFrame({"country": column}), pd.DataFrame(index=range(len(popular))))
-    found = find_popular_posts(
-        network, cast(History, history), np.array(options.pop("excluded", [])), name="country", n=options["n"]
-    )
-    return found
+    """Find the popular posts of users with the values of a column, and posts with so many likes in all.
+
+    Likes are (user, post), or (user, post, time) to the second; options as of `find_popular_posts`, and
+    `taken_back` with (user, post, time, time of the unlike).
+    """
+    with duckdb.connect() as database:
+        database.execute(TABLES.format(users="BIGINT", posts="BIGINT"))
+        database.execute("INSERT INTO users SELECT range, range FROM range(?)", [len(column)])
+        rows = [(*like[:2], "like", *(like[2:] or (BEFORE,))) for like in likes]
+        rows += [(user, post, "view", BEFORE) for user, post, *_ in likes]
+        insert(database, "interactions", rows)
+        insert(database, "taken_back", undone := options.pop("taken_back", []))
+        insert(database, "unlikes", [(user, post, until) for user, post, _, until in undone])
+        history = SimpleNamespace(
+            store=InteractionStore(None, StoreOptions(64, 1, Path("unused")), database),
+            cutoff=CUTOFF,
+            post_counts=pd.DataFrame({"likes": popular}),
+        )
+        network = Network(pd.DataFrame({"country": column}), pd.DataFrame(index=range(len(popular))))
+        excluded = np.array(options.pop("excluded", []))
+        return find_popular_posts(network, cast(History, history), excluded, name="country", **options)
+
+
+def insert(database: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    for row in rows:
+        values = [each.replace(tzinfo=None) if isinstance(each, datetime) else each for each in row]
+        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
 def test_posts_are_in_the_order_of_the_segments_likes_and_then_of_all_likes() -> None:
@@ -44,13 +68,21 @@ def test_posts_are_in_the_order_of_the_segments_likes_and_then_of_all_likes() ->
     assert without["DE"] == [(1, 1.0), (2, 1.0), (0, 0.0)]
 
 
-def test_likes_are_counted_in_batches_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_likes_count_as_of_the_cutoff_and_a_second_like_of_a_user_counts_too() -> None:
+    likes = [(0, 2), (0, 2, CUTOFF), (1, 2), (1, 1), (1, 0, AFTER)]
+    taken_back = [(0, 1, BEFORE, AFTER), (0, 0, BEFORE, CUTOFF)]
+    found = find(["DE", "DE"], likes, [0, 0, 0], n=3, taken_back=taken_back)
+    assert found == {"DE": [(2, 3.0), (1, 2.0), (0, 0.0)]}
+
+
+def test_likes_are_counted_by_ranges_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     column = random.choice(["a", "b", "c"], 50).tolist()
     likes = [(int(user), int(post)) for user, post in random.integers(0, (50, 9), (200, 2))]
     whole = find(column, likes, [1] * 9, n=9)
-    for size in (1, 7):
-        monkeypatch.setattr(segments, "LIKES_BATCH", size)
+    monkeypatch.setattr(interaction_store, "USERS_PER_BUCKET", 4)
+    for rows in (1, 70):
+        monkeypatch.setattr(interaction_store, "PART_ROWS", rows)
         assert find(column, likes, [1] * 9, n=9) == whole
 
 
