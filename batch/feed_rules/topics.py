@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batch.arrays import Int32s, Int64s
+from batch.arrays import Bools, Int32s, Int64s
 from batch.jit import jit
 from batch.scoring.chunk import Lists
 from contract import columns
@@ -84,6 +84,12 @@ class TopicRule:
         _count(posts, self.topics, self.window, counts)
         return counts
 
+    def find_above(self, posts: Int32s) -> Bools:
+        """Return (users,) whether a topic has more than `most` posts in the window."""
+        above = np.zeros(len(posts), dtype=np.bool_)
+        _find_above(posts, self.topics, self.most, self.window, above)
+        return above
+
 
 @dataclass
 class TopicStats:
@@ -91,8 +97,9 @@ class TopicStats:
 
     Attributes
     ----------
-    lists, changed
-        Number of lists; of those that the rule changed.
+    lists, changed, above
+        Number of lists; of those that the rule changed; of those that are still above the limit, as they have
+        too few posts of other topics.
     before, after
         (window + 1,) number of lists with 0, 1, 2, ... topics in the window.
     """
@@ -100,6 +107,7 @@ class TopicStats:
     rule: TopicRule = field(repr=False)
     lists: int = 0
     changed: int = 0
+    above: int = 0
     before: Int64s = field(init=False)
     after: Int64s = field(init=False)
 
@@ -119,6 +127,7 @@ class TopicStats:
             self.lists += users
             head = slice(self.rule.window)  # a list that changes has another post in one of them
             self.changed += int((result.posts[:, head] != chunk.posts[:, head]).any(axis=1).sum())
+            self.above += int(self.rule.find_above(result.posts).sum())
             for counts, lists in ((self.before, chunk), (self.after, result)):
                 counts += np.bincount(self.rule.count(lists.posts), minlength=counts.size)
             yield users, result
@@ -131,6 +140,7 @@ class TopicStats:
             "window": self.rule.window,
             "lists": self.lists,
             "changed_lists": self.changed,
+            "lists_above_limit": self.above,
             "topics_per_list_before": round(float(topics @ self.before) / lists, 3),
             "topics_per_list": round(float(topics @ self.after) / lists, 3),
             "lists_by_topics_before": self.before.tolist(),
@@ -178,3 +188,19 @@ def _count(posts: Int32s, topics: Int32s, window: int, counts: Int64s) -> None:
                         new = False
             count += new
         counts[user] = count
+
+
+@jit
+def _find_above(posts: Int32s, topics: Int32s, most: int, window: int, above: Bools) -> None:
+    width = min(window, posts.shape[1])
+    for user in range(len(posts)):
+        for index in range(width):
+            post = posts[user, index]
+            if post >= 0 and topics[post] >= 0:
+                same = 0
+                for other in range(index + 1):
+                    earlier = posts[user, other]
+                    same += earlier >= 0 and topics[earlier] == topics[post]
+                if same > most:
+                    above[user] = True
+                    break

@@ -92,6 +92,7 @@ def collect(
         not_finite=stats.not_finite + int((~np.isfinite(holdout.rows.scores)).sum()),
         liked_in_lists=liked.liked_in_lists,
         lists_read=liked.lists_read,
+        left_out_because=liked.because,
         popularity_comparison=compare_with_popularity(holdout.record(dataset)["full_catalogue"]),
         auc=measure_auc(holdout.rows, holdout.metrics),
         live=comparison,
@@ -134,10 +135,11 @@ def _chance_margin(users: int) -> float:
 
 @dataclass(frozen=True)
 class LikedCheck:
-    """Posts in lists that their user's list must leave out, and the number of lists read."""
+    """Posts in lists that their user's list must leave out, lists read, see `GateInputs.left_out_because`."""
 
     liked_in_lists: int
     lists_read: int
+    because: tuple[str, ...]
 
 
 def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> LikedCheck:
@@ -154,8 +156,11 @@ def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> Li
     """
     network, now = dataset.network, dataset.now
     store, until = now.store, dataset.excluded_until
-    source = {"relation": store.known_at(until), "counts": "action = 'like'"}
+    source, because = {"relation": store.known_at(until), "counts": "action = 'like'"}, ["liked"]
+    if now.own is not None:
+        because.append("written")
     if now.acted_until is not None:
+        because.append("viewed")
         source = {"relation": store.pulled, "counts": "true"}
     rows = store.arrays(USERS_WITH_ACTIONS.format(**source), {"until": until, "users": users})["user_row"]
     if now.own is not None:
@@ -174,4 +179,4 @@ def check_liked(stores: Stores, run_id: str, dataset: Dataset, users: int) -> Li
         read += 1
         unwanted = set(post_ids[left_out.of(row_of_user[user_id])].tolist())
         in_lists += sum(post in unwanted for post, _ in stored.posts)
-    return LikedCheck(in_lists, read)
+    return LikedCheck(in_lists, read, tuple(because))

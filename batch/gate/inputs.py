@@ -102,8 +102,9 @@ class GateInputs:
     not_finite
         Scores of lists and of held-out rows that are NaN or infinite.
     liked_in_lists, lists_read
-        Posts in lists that their user's list must leave out (liked, own or, if asked for, viewed ones);
-        lists that were read back to find them.
+        Posts in lists that their user's list must leave out; lists that were read back to find them.
+    left_out_because
+        What the users did with these posts: `liked`, `written` if authors are known, `viewed` if asked for.
     popularity_comparison
         The model compared with popularity and recency popularity.
     auc
@@ -122,6 +123,7 @@ class GateInputs:
     not_finite: int
     liked_in_lists: int
     lists_read: int
+    left_out_because: tuple[str, ...]
     popularity_comparison: PopularityComparison
     auc: HoldoutAuc
     live: LiveComparison | None

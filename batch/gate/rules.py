@@ -195,8 +195,9 @@ def _not_finite(inputs: GateInputs) -> Measurement:
 
 
 def _liked_served(inputs: GateInputs) -> Measurement:
+    done = " or ".join(filter(None, (", ".join(inputs.left_out_because[:-1]), inputs.left_out_because[-1])))
     description = (
-        f"{inputs.liked_in_lists} posts that their user has liked, in {inputs.lists_read} lists read back"
+        f"{inputs.liked_in_lists} posts that their user has {done}, in {inputs.lists_read} lists read back"
     )
     return Measurement(float(inputs.liked_in_lists), description)
 

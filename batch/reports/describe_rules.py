@@ -8,18 +8,21 @@ from batch.evaluation import PRIMARY_METRIC
 from batch.feed_rules import LIKES_FOUND
 from contract.manifest import Manifest
 
+LEFT_OUT = ("liked", "own", "viewed")
+"""Reasons in the order in which they apply; JSONB, which keeps the record, has an order of its own."""
+
 
 def describe_rules(manifest: Manifest) -> list[str]:
     """Return a sentence per rule; none for a run of an earlier release."""
     lines = []
-    if left_out := {reason: count for reason, count in manifest.left_out_of_lists.items() if count}:
-        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        lines.append(f"left out of lists: {counts} posts")
+    found = manifest.left_out_of_lists
+    if left_out := [f"{found[reason]} {reason}" for reason in LEFT_OUT if found.get(reason)]:
+        lines.append(f"left out of lists: {', '.join(left_out)} posts")
     if (topics := manifest.topics) is not None:
         lines.append(
             f"at most {topics['most']} posts of one topic in the first {topics['window']}: "
             f"{topics['topics_per_list_before']} topics a list before, {topics['topics_per_list']} after; "
-            f"{topics['changed_lists']} of {topics['lists']} lists changed"
+            f"{topics['changed_lists']} of {topics['lists']} lists changed{_describe_above(topics)}"
         )
     if (explored := manifest.explored) is not None:
         every = manifest.feed.get("explore_places")
@@ -33,6 +36,12 @@ def describe_rules(manifest: Manifest) -> list[str]:
         lines.append(f"popular posts by {manifest.popular_by}: {manifest.segments} values have their own")
     costs = manifest.metrics.get("rule_costs", {})
     return lines + [f"cost of the rule {name}: {_describe_cost(cost)}" for name, cost in costs.items()]
+
+
+def _describe_above(topics: dict[str, Any]) -> str:
+    if not (above := topics.get("lists_above_limit")):
+        return ""
+    return f", {above} {'is' if above == 1 else 'are'} above the limit for lack of other topics"
 
 
 def _describe_cost(cost: dict[str, Any]) -> str:

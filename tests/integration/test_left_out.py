@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from batch.loading.schema import check_views
 from batch.pipeline import run_night
 from batch.postgres import open_engine
 from batch.refresh.refresh import refresh
+from batch.reports.describe_rules import describe_rules
 from contract.codec import decode_list, encode_list
 from contract.errors import ModelError, SourceError
 from contract.ids import IdKind, IdKinds
@@ -138,6 +140,12 @@ def test_lists_leave_out_by_brute_force_and_the_manifest_counts_the_pairs(
     assert all(manifest.left_out_of_lists[reason] for reason in LEFT_OUT if reason != "viewed")
     (check,) = [verdict for verdict in manifest.gate if verdict["rule"] == "liked_served"]
     assert check["passed"]
+    assert ("liked, written or viewed" if leave_out == "viewed" else "liked or written") in check["why"]
+    stored = replace(
+        manifest, left_out_of_lists=dict(sorted(manifest.left_out_of_lists.items(), reverse=True))
+    )
+    said = [f"{len(pairs[reason])} {reason}" for reason in ("liked", "own", "viewed") if pairs.get(reason)]
+    assert describe_rules(stored)[0] == f"left out of lists: {', '.join(said)} posts"
 
 
 def test_a_refresh_leaves_out_what_was_viewed_and_written_since_the_night(
@@ -174,6 +182,7 @@ def test_the_gate_finds_a_post_that_should_have_been_left_out(
     dataset = load_database(database_url, clock=datetime.now(UTC), leave_out="viewed")
     found = check_liked(stores, manifest.run_id, dataset, 60)
     assert (found.liked_in_lists, found.lists_read) == (1, 60)
+    assert found.because == ("liked", "written", "viewed")
 
 
 def test_what_is_evaluated_is_what_lists_may_have(database_url: str) -> None:

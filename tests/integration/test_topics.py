@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,9 @@ def test_a_night_and_a_refresh_limit_the_posts_of_a_topic_and_say_what_it_costs(
         counts = [len({topics[post] for post, *_ in ranked[:WINDOW]}) for ranked in each.values()]
         assert manifest.topics[name] == np.bincount(counts, minlength=WINDOW + 1).tolist()
     assert manifest.topics["topics_per_list"] > manifest.topics["topics_per_list_before"]
+    repeated = [max(Counter(topics[post] for post, *_ in each[:WINDOW]).values()) for each in lists.values()]
+    above = manifest.topics["lists_above_limit"]
+    assert above == sum(most > MOST for most in repeated)
     assert manifest.topics["changed_lists"] == sum(lists[user] != scored[user] for user in lists)
     cost = manifest.metrics["rule_costs"]["topics"]
     assert cost["users"] == manifest.metrics["full_catalogue"]["users"]

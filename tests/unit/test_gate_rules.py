@@ -42,6 +42,7 @@ HONEST = GateInputs(
     not_finite=0,
     liked_in_lists=0,
     lists_read=700,
+    left_out_because=("liked",),
     popularity_comparison=PopularityComparison(
         users=800,
         differences={"popularity": (0.02, 0.01, 0.03), "recency_popularity": (-0.001, -0.004, 0.002)},
@@ -193,6 +194,19 @@ def test_a_verdict_tells_value_bound_and_by_how_much_it_is_missed() -> None:
     assert verdicts["overlap"].bound == [0.02, 1.0]
     above = apply_rules(replace(HONEST, liked_in_lists=3), GateSettings())[-1]
     assert above.why.endswith("; 3 is more than the 0 allowed")
+
+
+@pytest.mark.parametrize(
+    ("because", "said"),
+    [
+        (("liked",), "has liked, in"),
+        (("liked", "viewed"), "has liked or viewed, in"),
+        (("liked", "written", "viewed"), "has liked, written or viewed, in"),
+    ],
+)
+def test_the_rule_on_posts_to_leave_out_names_what_it_looked_for(because: tuple[str, ...], said: str) -> None:
+    verdict = apply_rules(replace(HONEST, left_out_because=because), GateSettings())[-1]
+    assert verdict.why == f"0 posts that their user {said} 700 lists read back"
 
 
 def test_a_run_surely_below_the_live_one_over_the_full_catalogue_is_refused() -> None:

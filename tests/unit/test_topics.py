@@ -10,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.feed_rules.topics import TopicRule, TopicStats
+from batch.loading.likes import Likes
+from batch.reports.describe_rules import describe_rules
+from batch.scoring.chunk import Lists
+from contract.manifest import Manifest
 from contract.settings import Settings
 
 
@@ -64,6 +68,36 @@ def test_the_topics_of_the_window_are_counted(case: tuple[list[list[int]], list[
     expected = [len({topic for topic in head if topic >= 0}) + head.count(-1) for head in heads]
     rule = TopicRule(np.array(topics, np.int32), most, window)
     assert rule.count(pad(lists, 12)).tolist() == expected
+
+
+@given(cases())
+def test_lists_are_above_the_limit_if_a_topic_has_too_many_posts_in_the_window(
+    case: tuple[list[list[int]], list[int], int, int],
+) -> None:
+    lists, topics, most, window = case
+    heads = [[topics[post] for post in each[:window]] for each in lists]
+    expected = [any(head.count(topic) > most for topic in head if topic >= 0) for head in heads]
+    rule = TopicRule(np.array(topics, np.int32), most, window)
+    assert rule.find_above(pad(lists, 12)).tolist() == expected
+
+
+def test_a_list_of_one_topic_stays_above_the_limit_and_the_record_says_so() -> None:
+    rule = TopicRule(np.array([0, 0, 0, 1], np.int32), 1, 3)
+    posts = np.array([[0, 1, 3], [0, 3, -1], [0, 1, 2]], np.int32)
+    stats = TopicStats(rule)
+    list(
+        stats.through(
+            iter([(3, Lists(np.arange(3), posts, np.zeros(posts.shape, np.float32), Likes.none(3)))])
+        )
+    )
+    record = stats.record()
+    assert (record["lists"], record["changed_lists"], record["lists_above_limit"]) == (3, 1, 2)
+    manifest = Manifest("run", topics=record)
+    assert describe_rules(manifest)[0].endswith(
+        "1 of 3 lists changed, 2 are above the limit for lack of other topics"
+    )
+    del record["lists_above_limit"]  # a run of an earlier release
+    assert describe_rules(manifest)[0].endswith("1 of 3 lists changed")
 
 
 def test_a_post_without_a_topic_is_not_limited_and_topics_are_told_apart_by_name() -> None:
