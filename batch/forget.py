@@ -57,7 +57,7 @@ from batch.runs.user_ids import keep_numbers, user_id_cast
 from contract.columns import SCHEMA, USER_ID
 from contract.columns import USERS as USERS_VIEW
 from contract.errors import ModelError
-from contract.ids import Id
+from contract.ids import Id, IdKind
 
 log = logging.getLogger("batch")
 
@@ -167,22 +167,26 @@ class Gone:
     comparable: bool
 
 
-def find_gone(connection: sa.Connection, stores: Stores, run_ids: Sequence[str], present: Ids) -> list[Gone]:
+def find_gone(
+    connection: sa.Connection, stores: Stores, run_ids: Sequence[str], present: Ids, kind: IdKind
+) -> list[Gone]:
     """Find the users whom each run knows and the network no longer has.
 
     Parameters
     ----------
     present
         (users,) ids of the network's users, ascending.
+    kind
+        Kind of these ids.
     """
-    gone = []
+    gone, others = list[Gone](), ledger.runs_of_other_kinds(connection, run_ids, kind)
     for run_id in run_ids:
         folder = Path(stores.settings.night.model_dir) / run_id
         known = read_user_ids(folder) if (folder / USERS).is_file() else present[:0]
         recorded = stale_users.read_recorded(connection, run_id, known)
         known = drop_repeats(known[known != nobody(known)])
         ids = np.concatenate([known, recorded[~among(recorded, known)]])
-        comparable = ids.dtype == present.dtype
+        comparable = run_id not in others and ids.dtype == present.dtype
         theirs = np.sort(ids[~among(ids, present)]) if comparable else present[:0]
         gone.append(Gone(run_id, theirs, ids.size, comparable))
     return gone

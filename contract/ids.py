@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,12 @@ def encode_id(value: Id) -> str:
     All but letters, digits and `._~@-` are percent-encoded, as bytes of UTF-8.
     """
     return str(value) if isinstance(value, int) else quote(value, safe=UNENCODED)
+
+
+def quote_id(value: Id) -> str:
+    """Return an id as messages have it: in double quotes, as in JSON, if keys have it percent-encoded."""
+    text = str(value)
+    return text if encode_id(value) == text else json.dumps(text, ensure_ascii=False)
 
 
 def decode_id(text: str, kind: IdKind) -> Id:

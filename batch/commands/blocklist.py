@@ -9,6 +9,7 @@ from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
 from batch.inspection.lists import find_id_kinds
 from batch.runs import ledger
+from contract.ids import quote_id
 from contract.settings import Settings
 
 
@@ -26,7 +27,8 @@ def block(settings: Settings, post: str, as_json: bool) -> None:
         fields = {"post_id": post_id, "blocked": True, "changed": added, "known": known}
         formatting.echo(formatting.as_json(fields))
         return
-    text = f"post {post_id} is blocked" if added else f"post {post_id} was blocked already"
+    name = quote_id(post_id)
+    text = f"post {name} is blocked" if added else f"post {name} was blocked already"
     formatting.echo(text if known else f"{text}; no run has written its text: is the id right?")
 
 
@@ -42,4 +44,5 @@ def unblock(settings: Settings, post: str, as_json: bool) -> None:
     if as_json:
         formatting.echo(formatting.as_json({"post_id": post_id, "blocked": False, "changed": removed}))
         return
-    formatting.echo(f"post {post_id} is no longer blocked" if removed else f"post {post_id} was not blocked")
+    name = quote_id(post_id)
+    formatting.echo(f"post {name} is no longer blocked" if removed else f"post {name} was not blocked")

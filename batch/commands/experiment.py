@@ -28,7 +28,7 @@ from batch.experiment.split import (
 from batch.inspection.lists import find_id_kinds
 from batch.runs import ledger
 from contract.experiment import VARIANTS, Experiment, sort_pins
-from contract.ids import Id
+from contract.ids import Id, quote_id
 from contract.settings import Settings
 
 SOON = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
@@ -201,7 +201,7 @@ def _render_change(done: ChangeResult) -> str:
     if (line := _render_plan(done)) is not None:
         lines.append(line)
     if experiment.pins:
-        pins = ", ".join(f"{user} {experiment.pins[user]}" for user in sort_pins(experiment.pins))
+        pins = ", ".join(f"{quote_id(user)} {experiment.pins[user]}" for user in sort_pins(experiment.pins))
         lines.append(f"pinned, regardless of the split: {pins}")
     return "\n".join(lines)
 
@@ -236,7 +236,7 @@ def _render_status(status: dict[str, Any]) -> str:
     if current["planned_days"] is not None:
         end = status["planned_end"].isoformat(timespec="seconds")
         lines.append(f"planned for {current['planned_days']} days, until {end}; no winner is named before")
-    lines += [f"user {user} is pinned to {variant}" for user, variant in current["pins"].items()]
+    lines += [f"user {quote_id(user)} is pinned to {variant}" for user, variant in current["pins"].items()]
     if stored["agrees"]:
         lines.append("Redis has the same")
     else:

@@ -16,6 +16,7 @@ from batch.inspection.explain import explain as explain_score
 from batch.inspection.lists import find_id_kinds, find_user_run, read_manifest, read_stored_list, resolve_run
 from batch.runs import ledger
 from batch.signals import signals_raise
+from contract.ids import quote_id
 from contract.settings import Settings
 
 MIN_DIFFERENCE = 0.001
@@ -93,8 +94,8 @@ def _render(fields: dict[str, Any], explanation: Explanation, limit: int) -> str
     rows.append([None, "score", _signed(explanation.score)])
     return "\n".join(
         [
-            f"user {fields['user_id']}, post {fields['post_id']}, run {fields['run_id']}, "
-            f"features as of {fields['cutoff'].isoformat(timespec='seconds')}",
+            f"user {quote_id(fields['user_id'])}, post {quote_id(fields['post_id'])}, "
+            f"run {fields['run_id']}, features as of {fields['cutoff'].isoformat(timespec='seconds')}",
             f"score {explanation.score_kind}: {explanation.score_meaning}",
             fields["why"],
             *_warn_changed(fields),

@@ -59,9 +59,14 @@ def forget(
         ledger.create(stores.engine)
         stale_users.create(stores.engine)
         with postgres.snapshot(stores.engine) as connection:
-            check_views(connection)
+            kinds = check_views(connection).kinds
             runs = kept_runs(connection, stores.keys.prefix, unfinished=True)
-        user_ids = _find_gone(stores, runs) if gone else _parse_users(stores, users)
+        if gone:
+            user_ids = _find_gone(stores, runs, kinds.users)
+        else:
+            kind = find_id_kinds(stores).users
+            user_ids = _parse_users(users, kind)
+            _warn_of_other_kinds(stores, runs, kind)
         if not dry_run and not yes and sys.stdin.isatty():
             echo(_format(forget_users(stores, runs, user_ids, dry_run=True), dry_run=True), err=True)
             click.confirm("Remove it for good?", abort=True, err=True)
@@ -86,9 +91,8 @@ def forget(
         )
 
 
-def _parse_users(stores: Stores, users: tuple[str, ...]) -> Ids:
+def _parse_users(users: tuple[str, ...], kind: IdKind) -> Ids:
     """Return the ids that were given, ascending; whole numbers may be negative: a table can have such."""
-    kind = find_id_kinds(stores).users
     found = set[Id]()
     for user in users:
         numbers = keep_numbers([user]) if kind is IdKind.NUMBER else []
@@ -96,10 +100,22 @@ def _parse_users(stores: Stores, users: tuple[str, ...]) -> Ids:
     return np.sort(as_ids(found, kind))
 
 
-def _find_gone(stores: Stores, run_ids: list[str]) -> Ids:
+def _warn_of_other_kinds(stores: Stores, run_ids: list[str], kind: IdKind) -> None:
+    """Name the runs whose stores and models may keep users that are given by ids of a kind."""
+    with stores.engine.connect() as connection:
+        others = ledger.runs_of_other_kinds(connection, run_ids, kind)
+    if others:
+        echo(
+            f"warning: the ids of users in {', '.join(others)} are of another kind than those given, so "
+            "the files of these runs may keep the users until they are pruned, see OVERNIGHT_KEEP_RUNS",
+            err=True,
+        )
+
+
+def _find_gone(stores: Stores, run_ids: list[str], kind: IdKind) -> Ids:
     with postgres.snapshot(stores.engine) as connection:
         present = read_ids(connection, stores.settings, USERS, USER_ID)
-        gone = find_gone(connection, stores, run_ids, present)
+        gone = find_gone(connection, stores, run_ids, present, kind)
     others = [each.run_id for each in gone if not each.comparable]
     if others:
         echo(

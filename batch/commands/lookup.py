@@ -12,6 +12,7 @@ from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
 from batch.inspection.lists import compare_lists, find_id_kinds, find_served_list
 from batch.runs import ledger
+from contract.ids import quote_id
 from contract.settings import Settings
 
 MAX_TEXT = 60
@@ -51,7 +52,7 @@ def _format_list(fields: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"user {fields['user_id']}: variant {fields['variant']}, run {fields['run_id']}, "
+            f"user {quote_id(fields['user_id'])}: variant {fields['variant']}, run {fields['run_id']}, "
             f"live since {fields['published_at'].isoformat(timespec='seconds')} "
             f"({_age(fields['age_seconds'])} ago)",
             f"source {fields['source']}{why}",
@@ -108,7 +109,7 @@ def _format_difference(found: dict[str, Any], limit: int) -> str:
     rest = len(rows) - limit
     return "\n".join(
         [
-            f"user {found['user_id']}",
+            f"user {quote_id(found['user_id'])}",
             f"a: {found['run_a']}, {found['source_a']}, score {found['score_kind_a']}",
             f"b: {found['run_b']}, {found['source_b']}, score {found['score_kind_b']}",
             *_warn_units(found),

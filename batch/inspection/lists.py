@@ -235,10 +235,17 @@ def compare_lists(stores: Stores, user_id: Id, run_a: str, run_b: str) -> dict[s
     Raises
     ------
     StoreError
-        A run has no keys, or a list is broken.
+        A run has no keys, a list is broken, or the runs name users or posts by ids of different kinds.
     """
     runs = [resolve_run(stores, name) for name in (run_a, run_b)]
     manifests = [read_manifest(stores, run_id) for run_id in runs]
+    kinds_a, kinds_b = (id_kinds_of(*each) for each in zip(runs, manifests, strict=True))
+    if kinds_a != kinds_b:
+        both = (f"{kinds.users} of users and {kinds.posts} of posts" for kinds in (kinds_a, kinds_b))
+        raise StoreError(
+            f"the lists of {' and '.join(runs)} cannot be compared: their ids are of different kinds "
+            f"({'; '.join(both)}); compare runs with ids of one kind"
+        )
     (source_a, before), (source_b, after) = (read_user_list(stores, run_id, user_id) for run_id in runs)
     kind_a, kind_b = (
         score_kind_of(manifest, personal=source == PERSONAL)[0]

@@ -131,5 +131,5 @@ def column_types(connection: sa.Connection, view: str) -> dict[str, str]:
 
 def _check_type(relation: str, column: str, found: str, types: tuple[str, ...]) -> None:
     if found not in types:
-        wanted = " or ".join(types)
+        wanted = "a whole number, a uuid or text" if types is IDS else " or ".join(types)
         raise SourceError(f"{relation}.{column} is of type {found} and must be {wanted}; cast it in the view")

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from batch.context import Stores
 from batch.files import read_post_ids
 from batch.ids import Ids, rows_of_ids
+from batch.publishing import go_live
 from batch.redis_client import blocks, live_run_ids
 from contract.columns import CREATED_AT
+from contract.ids import IdKind
 
 if TYPE_CHECKING:
     from batch.loading.network import Network
@@ -55,13 +57,17 @@ def max_gone(known: int) -> float:
     return max(ALWAYS_GONE, MAX_GONE_SHARE * known)
 
 
-def find_gone_posts(stores: Stores, present: Ids) -> GonePosts:
+def find_gone_posts(stores: Stores, present: Ids, kind: IdKind) -> GonePosts:
     """Find the posts of the live runs of all variants that the network no longer has.
+
+    None is found by a night whose ids of posts were of another kind.
 
     Parameters
     ----------
     present
         (posts,) ids of the posts in the view, ascending.
+    kind
+        Kind of these ids.
     """
     client, keys = stores.redis, stores.keys
     members = {str(post_id) for post_id in present.tolist()}
@@ -69,8 +75,9 @@ def find_gone_posts(stores: Stores, present: Ids) -> GonePosts:
     known = len(with_text)
     gone = {str(each) for each in (*with_text, *client.smembers(keys.gone)) if each not in members}
     for run_id in live_run_ids(client, keys).values():
+        manifest = go_live.read_manifest(client, keys, run_id)
         of_night = read_post_ids(Path(stores.settings.night.model_dir) / run_id)
-        if of_night is not None and of_night.dtype == present.dtype:
+        if of_night is not None and manifest is not None and manifest.ids.posts == kind:
             gone |= set(map(str, of_night[rows_of_ids(present, of_night) < 0].tolist()))
             known = max(known, of_night.size)
     return GonePosts(gone, known)

@@ -158,7 +158,8 @@ def _refresh_runs(
                 recent = stack.enter_context(read_recent(connection, stores.settings, since, clock, folder))
                 row |= {"interactions": recent.store.interactions}
             with stages.stage("due", "users") as row:
-                gone_posts = find_gone_posts(stores, recent.post_ids)
+                kinds = recent.kinds
+                gone_posts = find_gone_posts(stores, recent.post_ids, kinds.posts)
                 for manifest in manifests:
                     with _collect_errors(stores, manifest, errors):
                         stale = NOBODY
@@ -167,7 +168,7 @@ def _refresh_runs(
                         found.append(StaleRun(manifest, stale))
                 row |= {"users": sum(len(run.stale.users) for run in found)}
                 run_ids = kept_runs(connection, prefix, unfinished=False)
-                gone = find_gone(connection, stores, run_ids, recent.user_ids)
+                gone = find_gone(connection, stores, run_ids, recent.user_ids, kinds.users)
             if any(run.stale.users for run in found):
                 from batch.loading.network import load_network  # imports pandas; usually not needed
 
@@ -247,6 +248,12 @@ def _forget_gone(stores: Stores, gone: list[Gone]) -> None:
     Every kept run counts, not only the live ones: a run that was forced over a wrong view must leave the
     lists of the others to a rollback.
     """
+    others = [each.run_id for each in gone if not each.comparable]
+    if others:
+        log.info(
+            "nobody is found to be gone from %s: ids of users there are of another kind than in recs.users",
+            ", ".join(others),
+        )
     for each in gone:
         if each.user_ids.size > stale_users.max_forgotten(stores.settings, each.known):
             log.warning(

@@ -18,6 +18,7 @@ from batch.context import Stores
 from batch.runs.tables import State, changes, create, runs, schema_version
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
+from contract.ids import IdKind
 from contract.keys import Keys
 from contract.manifest import Manifest
 from contract.run_id import make_run_id
@@ -231,6 +232,17 @@ def run_statuses(connection: sa.Connection, key_prefix: str) -> list[RunStatus]:
     return [
         RunStatus(row.run_id, row.variant, State(row.state), row.since) for row in connection.execute(query)
     ]
+
+
+def runs_of_other_kinds(connection: sa.Connection, run_ids: Iterable[str], kind: IdKind) -> list[str]:
+    """Return those of the runs whose users' ids are of another kind, newest first.
+
+    A run that is being built, and one that died then, has no manifest and is not among them.
+    """
+    of_users = sa.func.coalesce(runs.c.manifest["ids"]["users"].astext, IdKind.NUMBER)
+    chosen = runs.c.run_id.in_(list(run_ids)), sa.func.jsonb_typeof(runs.c.manifest) == "object"
+    query = sa.select(runs.c.run_id).where(*chosen, of_users != kind).order_by(runs.c.run_id.desc())
+    return list(connection.scalars(query))
 
 
 def mark_removed(connection: sa.Connection, run_ids: Iterable[str], now: datetime) -> None:

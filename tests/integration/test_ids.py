@@ -146,7 +146,7 @@ def load(database_url: str) -> Any:
         ),
         (
             "ALTER TABLE recs.users ALTER user_id TYPE numeric",
-            "recs.users.user_id is of type numeric and must",
+            "recs.users.user_id is of type numeric and must be a whole number, a uuid or text",
         ),
     ],
 )

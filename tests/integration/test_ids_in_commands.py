@@ -15,8 +15,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from contract.experiment import VARIANTS
 from contract.exposures import FIELD, Exposure, encode_exposures
-from contract.ids import IdKind, IdKinds
+from contract.ids import IdKind, IdKinds, quote_id
 from contract.keys import Keys
 from contract.manifest import Manifest
 from tests.support.batch import (
@@ -111,7 +112,7 @@ def test_lists_are_looked_up_compared_and_explained(live: LiveNetwork, client: r
     assert set(listed) <= set(posts)
     assert all(post["text"] for post in found["posts"])
     assert [post for post, _ in json.loads(str(client.get(found["key"])))][:20] == listed
-    assert f"user {user}: variant" in run(live, "lookup", given(user))
+    assert f"user {quote_id(user)}: variant" in run(live, "lookup", given(user))
     compared = run_json(live, "diff", given(user), "control", "test")
     assert {row["post_id"] for row in compared["changes"]} <= set(posts)
     explanation = run_json(live, "explain", given(user), given(listed[0]))
@@ -132,6 +133,7 @@ def test_a_post_is_blocked_and_unblocked_by_its_own_id(live: LiveNetwork, client
     assert "blocked posts  1" in re.sub(" {2,}", "  ", run(live, "doctor"))
     client.sadd(KEYS.blocked, "a\nb")
     assert "1 of 2 members are not post ids and block nothing: 'a\\nb'" in live.run("doctor").stdout
+    assert run(live, "block", given(post)) == f"post {quote_id(post)} was blocked already\n"
     assert run_json(live, "unblock", given(post))["changed"] is True
     run(live, "run", "--variant", "control")
     run(live, "block", given(post))
@@ -236,6 +238,33 @@ def test_the_next_night_is_compared_with_the_live_one_and_one_of_other_ids_is_no
     rules = {rule["rule"]: rule for rule in gate_of(client)}
     assert "its ids are of another kind" in rules["overlap"]["why"]
     assert rules["overlap"]["value"] is None
+
+
+def test_uuids_and_text_are_two_kinds_to_what_finds_who_is_gone(
+    live: LiveNetwork, client: redis.Redis
+) -> None:
+    user_before, (control, test) = ids_of(live, "users")[0], (live_run(client, each) for each in VARIANTS)
+    other_ids = f"warning: the ids of users in {test}, {control} are of another kind than"
+    changes = {"uuid": "text USING 'was ' || {}", "text": "uuid USING md5({})::uuid"}
+    for table, column in COLUMNS_WITH_IDS:
+        kind = query(live.database_url, f"SELECT pg_typeof({column})::text FROM recs.{table} LIMIT 1")[0][0]
+        change = f"ALTER {column} TYPE {changes[kind].format(column)}"
+        execute(live.database_url, f"ALTER TABLE recs.{table} {change}")
+    gone = live.run("forget", "--gone", "--json")
+    assert json.loads(gone.stdout)["lists"] == 0
+    assert other_ids in gone.stderr
+    assert "warning: the ids" not in live.run("forget", given(user_before), "--dry-run").stderr
+    run(live, "run", "--variant", "control")
+    user = ids_of(live, "users")[0]
+    assert "ids are of different kinds" in run(live, "diff", user, str(control), "control", code=1)
+    assert other_ids in live.run("forget", given(user), "--dry-run").stderr
+    execute(live.database_url, f"DELETE FROM recs.users WHERE user_id::text = $${user}$$")
+    before = user_lists(client)
+    stopped = run(live, "refresh", code=1)
+    assert "posts of the live runs are not in" not in stopped
+    assert "users of" not in stopped
+    assert client.smembers(KEYS.gone) == set()
+    assert before.keys() - user_lists(client).keys() == {quote(user, safe="@")}
 
 
 def gate_of(client: redis.Redis) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.ids import among, as_ids, drop_repeats, encode_ids, pack_ids, rows_of_ids, unpack_ids
-from contract.ids import MAX_LENGTH, IdKind, IdKinds, check_id, decode_id, encode_id, parse_id
+from contract.ids import MAX_LENGTH, IdKind, IdKinds, check_id, decode_id, encode_id, parse_id, quote_id
 
 NUMBER, UUID, TEXT = IdKind
 A_UUID = "0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11"
@@ -81,3 +81,10 @@ def test_rows_are_found_again_after_packing(case):
 
 def test_ids_of_another_kind_are_not_among_numbers():
     assert not among(as_ids(["1"], TEXT), as_ids([1], NUMBER)).any()
+
+
+def test_a_message_has_text_in_quotes_where_it_could_be_taken_for_words() -> None:
+    assert [quote_id(each) for each in (42, "anna.b-1_~@x")] == ["42", "anna.b-1_~@x"]
+    assert quote_id("is blocked, not") == '"is blocked, not"'
+    assert quote_id('a "b"\\') == '"a \\"b\\"\\\\"'
+    assert quote_id("жук") == '"жук"'
