@@ -199,7 +199,7 @@ def check_posts(live: LiveRuns, posts: int) -> Iterator[Finding]:
         if known - posts > max_gone(known):
             yield warn(
                 f"posts {variant}",
-                f"recs.posts has {posts} posts, and had {known} at the night; the others are still served",
+                f"recs.posts has {posts} posts, and had {known} at the night; a refresh changes nothing",
                 "check the view; if the posts are deleted: python -m batch run",
             )
 

@@ -153,20 +153,23 @@ def test_who_acts_and_who_is_new_is_refreshed_and_who_is_gone_is_forgotten(
 ) -> None:
     users, posts = ids_of(live, "users"), ids_of(live, "posts")
     user, new = users[1], "ffffffff-0000-4000-8000-000000000000"
+    back = "eeeeeeee-0000-4000-8000-000000000000"
     before = user_lists(client)
     liked = before[quote(user, safe="@")][0][0]
     execute(
         live.database_url,
         f"INSERT INTO recs.interactions VALUES ($${user}$$, $${liked}$$, 'like', now())",
+        f"INSERT INTO recs.interactions VALUES ($${user}$$, '{back}', 'like', '2021-10-05T12:00Z')",
         f"INSERT INTO recs.users VALUES ('{new}', 30, 'Omsk', false)",
+        f"INSERT INTO recs.posts VALUES ('{back}', 'sport', 'match goal team', NULL)",
     )
     run(live, "refresh")
     after = user_lists(client)
     assert after.keys() - before.keys() == {new}
-    assert liked not in [post for post, _ in after[quote(user, safe="@")]]
+    assert not {liked, back} & {post for post, _ in after[quote(user, safe="@")]}
     changed = {name for name, ranked in before.items() if after[name] != ranked}
     assert changed == {quote(user, safe="@")}
-    assert {post for post, _ in after[new]} <= set(posts)
+    assert back in {post for post, _ in after[new]} <= {*posts, back}
     again = live.run("refresh")
     assert again.returncode == 0, again.stderr
     assert user_lists(client) == after
