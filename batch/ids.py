@@ -52,7 +52,7 @@ def drop_repeats(ids: Ids) -> Ids:
 
 
 def encode_ids(ids: Ids) -> list[str]:
-    """Return the ids as they stand in keys."""
+    """Return the ids as keys have them."""
     values: list[Any] = ids.tolist()
     if ids.dtype != np.int64 and _is_plain("".join(values)):
         return values

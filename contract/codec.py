@@ -95,7 +95,7 @@ def _decode_pairs(rows: list[Any], kind: IdKind | None) -> Ranked:
 def _pop_probabilities(rows: list[Any]) -> dict[int, float]:
     """Remove the third value of rows that have one, and return it by index."""
     return {
-        index: _check_probability(row.pop())
+        index: check_probability(row.pop())
         for index, row in enumerate(rows)
         if isinstance(row, list) and len(row) == 3
     }
@@ -123,7 +123,14 @@ def decode_object(value: str | bytes) -> dict[str, Any]:
     return fields
 
 
-def _check_probability(value: Any) -> float:
+def check_probability(value: Any) -> float:
+    """Check a probability that was read from JSON: a number above 0 and at most 1.
+
+    Raises
+    ------
+    ValueError
+        It is anything else.
+    """
     if type(value) not in (int, float) or not 0 < value <= 1:
         raise ValueError(f"{value!r:.40} is not a probability")
     return float(value)

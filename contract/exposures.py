@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from contract.codec import decode_object, encode_object
+from contract.codec import check_probability, decode_object, encode_object
 from contract.columns import MAX_ID
-from contract.ids import Id, is_text_id
+from contract.ids import Id, IdKind, check_id
 
 FIELD = "served"
 """The only field of an entry."""
@@ -106,9 +106,7 @@ def decode_exposures(value: str | bytes) -> list[Exposure]:
 
 
 def _check_id(value: Any) -> Id:
-    if (type(value) is int and 0 <= value <= MAX_ID) or (type(value) is str and is_text_id(value)):
-        return value
-    raise ValueError(f"{json.dumps(value)[:40]} is not an id")
+    return check_id(value, IdKind.NUMBER if type(value) is int else IdKind.TEXT)
 
 
 def _check_rest(
@@ -122,9 +120,7 @@ def _check_rest(
 def _check_explored(post_id: Any, rank: Any, probability: Any) -> ExploredPost:
     if type(rank) is not int or not 0 < rank <= MAX_ID:
         raise ValueError(f"{json.dumps(rank)[:40]} is not a rank")
-    if type(probability) not in (int, float) or not 0 < probability <= 1:
-        raise ValueError(f"{json.dumps(probability)[:40]} is not a probability")
-    return ExploredPost(_check_id(post_id), rank, float(probability))
+    return ExploredPost(_check_id(post_id), rank, check_probability(probability))
 
 
 def _add_milliseconds(at: float, ms: Any) -> float:

@@ -111,7 +111,7 @@ def check_id(value: Any, kind: IdKind) -> Id:
 
 
 def encode_id(value: Id) -> str:
-    """Return an id as it stands in keys and in paths.
+    """Return an id as keys and paths have it.
 
     All but letters, digits and `._~@-` are percent-encoded, as bytes of UTF-8.
     """

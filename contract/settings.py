@@ -350,7 +350,7 @@ class NightSettings:
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """The rules that a feed asks for, beside the order of the scores."""
+    """The rules that a feed asks for in addition to the order of the scores."""
 
     leave_out: str = setting(
         "OVERNIGHT_LEAVE_OUT",

@@ -1,4 +1,4 @@
-"""What explored places earned: their likes per view, beside those of the other places.
+"""What explored places earned: their likes per view, and those of the other places.
 
 A pair of a user and a post counts once, by its first view since the user's first exposure. It is of an
 explored place if the post was served to the user there up to a day before that view. It is liked if the
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
-from scipy import stats
 
 from batch.arrays import Float64s
 from batch.experiment.outcomes import find_population
 from batch.experiment.period import Period
-from batch.experiment.statistics import CONFIDENCE, IN_TEST, Interval, Metric
+from batch.experiment.statistics import IN_TEST, Interval, Metric, normal_interval
 from batch.loading.copy import copy_out
 from batch.loading.explored import TABLE, VIEWED_WITHIN
 from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, VIEW_ACTION
@@ -141,6 +140,4 @@ def _place(users: pd.DataFrame, metric: Metric, values: Float64s | None) -> Plac
 
 def _interval(values: Float64s) -> Interval:
     """Return the mean of users' values with its interval, which has no width if all agree."""
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
-    bounds = stats.norm.interval(CONFIDENCE, mean, error) if error > 0 else (mean, mean)
-    return Interval(mean, float(bounds[0]), float(bounds[1]))
+    return normal_interval(float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size)))

@@ -181,10 +181,14 @@ def compare_days(days: pd.DataFrame) -> list[DayDifference]:
             continue
         value, error = test[0] - control[0], float(np.hypot(test[1], control[1]))
         # norm.interval needs a positive standard error; a day without likes has none.
-        bounds = stats.norm.interval(CONFIDENCE, value, error) if error > 0 else (value, value)
-        interval = Interval(value, float(bounds[0]), float(bounds[1]))
-        found.append(DayDifference(str(day), control[0], test[0], interval))
+        found.append(DayDifference(str(day), control[0], test[0], normal_interval(value, error)))
     return found
+
+
+def normal_interval(value: float, error: float) -> Interval:
+    """Return the normal interval of a value with a standard error; without an error it has no width."""
+    low, high = stats.norm.interval(CONFIDENCE, value, error) if error > 0 else (value, value)
+    return Interval(value, float(low), float(high))
 
 
 def _rate(row: pd.Series) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +115,12 @@ class RecentInteractions:
     latest: datetime | None
     kinds: IdKinds
 
-    @property
+    @cached_property
     def user_ids(self) -> Ids:
         """(users,) ids of all current users, ascending."""
         return self.store.arrays("SELECT user_id FROM users ORDER BY 1")["user_id"]
 
-    @property
+    @cached_property
     def post_ids(self) -> Ids:
         """(posts,) ids of all current posts, ascending."""
         return self.store.arrays("SELECT post_id FROM posts ORDER BY 1")["post_id"]

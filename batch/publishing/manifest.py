@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import redis
@@ -18,7 +19,7 @@ from batch.runs.ledger import Run, State
 from batch.training.dataset import Dataset
 from batch.training.model import Model
 from contract.manifest import Manifest
-from contract.settings import FeedSettings, Settings
+from contract.settings import Settings
 
 log = logging.getLogger("batch")
 
@@ -64,7 +65,7 @@ def make_manifest(
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
         left_out_of_lists=written.left_out,
-        feed=_record_feed(feed),
+        feed=asdict(feed),
         topics=written.topics,
         explored=written.explored,
         weighted_views=weighted_views if weighted_views or feed.explore_places else None,
@@ -78,17 +79,6 @@ def make_manifest(
         forced=forced,
         stages=stages.rows,
     )
-
-
-def _record_feed(feed: FeedSettings) -> dict[str, Any]:
-    return {
-        "leave_out": feed.leave_out,
-        "most_per_topic": feed.most_per_topic,
-        "topic_window": feed.topic_window,
-        "explore_places": feed.explore_places,
-        "explore_max_views": feed.explore_max_views,
-        "popular_by": feed.popular_by,
-    }
 
 
 def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats, settings: Settings) -> list[str]:
