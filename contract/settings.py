@@ -211,6 +211,46 @@ def _tokens(text: str) -> str:
     return ",".join(tokens)
 
 
+ROLES = VIEWER, OPERATOR = ("viewer", "operator")
+"""Roles of the console's users: a viewer looks at pages, an operator also acts."""
+
+_CONSOLE_USER = re.compile(
+    rf"[A-Za-z0-9._@+-]{{1,64}}:({'|'.join(ROLES)}):scrypt:\d+:\d+:\d+\$\w+\$[0-9a-f]+"
+)
+"""One user of the console: name, role and hash of the password."""
+
+
+def _console_users(text: str) -> str:
+    users = text.split()
+    if not all(_CONSOLE_USER.fullmatch(user) for user in users):
+        raise ValueError(
+            "must be users as `python -m console password NAME` prints them, with spaces between them; "
+            "in .env put them in single quotes"
+        )
+    names = [user.partition(":")[0] for user in users]
+    if len(set(names)) < len(names):
+        raise ValueError("must name each user once")
+    return " ".join(users)
+
+
+def _url_prefix(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", text):
+        raise ValueError("must be a path like /overnight/console")
+    return text.rstrip("/")
+
+
+def _user_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._@+-]{1,64}", text):
+        raise ValueError("must be a name of letters, digits and any of ._@+-")
+    return text
+
+
+def _long_text(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("must have at least 16 characters")
+    return text
+
+
 def _log_level(text: str) -> str:
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     if text.upper() not in levels:
@@ -610,6 +650,61 @@ class ServingSettings:
 
 
 @dataclass(frozen=True)
+class ConsoleSettings:
+    """The web pages for operators, analysts and support."""
+
+    console_host: str = setting(
+        "OVERNIGHT_CONSOLE_HOST",
+        "127.0.0.1",
+        _word,
+        "address that the console listens on; without OVERNIGHT_CONSOLE_USERS a loopback address",
+    )
+    console_port: int = setting(
+        "OVERNIGHT_CONSOLE_PORT", 8002, _integer(1, 65535), "port that the console listens on"
+    )
+    console_users: str = setting(
+        "OVERNIGHT_CONSOLE_USERS",
+        "",
+        _console_users,
+        "who may sign in to the console: lines of `python -m console password`, with spaces between them; "
+        "empty: nobody signs in",
+        secret=True,
+    )
+    console_secret: str = setting(
+        "OVERNIGHT_CONSOLE_SECRET",
+        "",
+        _long_text,
+        "key that signs the console's cookies; empty: a new one at each start, which signs everybody out",
+        secret=True,
+    )
+    read_only: bool = setting(
+        "OVERNIGHT_CONSOLE_READ_ONLY", True, _switch, "on: the console can change nothing, whoever signs in"
+    )
+    local_operator: str = setting(
+        "OVERNIGHT_CONSOLE_LOCAL_OPERATOR",
+        "",
+        _user_name,
+        "name of the operator that everybody is who reaches a console without users on a loopback address; "
+        "empty: everybody is a viewer",
+    )
+    url_prefix: str = setting(
+        "OVERNIGHT_CONSOLE_PREFIX", "", _url_prefix, "path under which a proxy shows the console; empty: /"
+    )
+    trust_proxy: bool = setting(
+        "OVERNIGHT_CONSOLE_TRUST_PROXY",
+        False,
+        _switch,
+        "on: the console believes X-Forwarded-For, -Proto and -Host, which one proxy must set",
+    )
+    serving_url: str = setting(
+        "OVERNIGHT_CONSOLE_SERVING_URL",
+        "http://127.0.0.1:8000",
+        _url("http", "https"),
+        "address of serving, whose /readyz the console shows",
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of all processes, in sections. Read them with `Settings.from_environment()`."""
 
@@ -620,6 +715,7 @@ class Settings:
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    console: ConsoleSettings = field(default_factory=ConsoleSettings)
     log_level: str = setting("OVERNIGHT_LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
 
     def __post_init__(self) -> None:
@@ -728,7 +824,9 @@ class Settings:
         webhook = self.schedule.webhook_url
         path = webhook.partition("://")[2].partition("/")[2]
         found += [secret for secret in (webhook, path) if len(secret) >= MIN_SECRET_LENGTH]
-        return found + [token for token in self.serving.api_tokens.split(",") if token]
+        found += [token for token in self.serving.api_tokens.split(",") if token]
+        found += [user.split(":", 2)[2] for user in self.console.console_users.split()]
+        return found + [secret for secret in (self.console.console_secret,) if secret]
 
 
 TOP = ""

@@ -62,13 +62,13 @@ def load_template(name: str) -> Template:
     """Compile the template of a page, once per process; it escapes every value."""
     environment = Environment(
         loader=PackageLoader("batch.reports"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, finalize=_show_controls,
+        trim_blocks=True, lstrip_blocks=True, finalize=show_controls,
     )  # fmt: skip
     environment.filters |= {"format_number": format_number, "format_time": format_time}
     return environment.get_template(name)
 
 
-def _show_controls(value: Any) -> Any:
+def show_controls(value: Any) -> Any:
     """Show the control characters of other people's text; markup, which is ours, stays as it is."""
     return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 

@@ -11,10 +11,11 @@ from contract.columns import SCHEMA
 from contract.errors import OvernightError
 from contract.keys import Keys
 
-VERSION = 5
+VERSION = 6
 """Version of the tables below. A change to them raises it, and adds a step to `STEPS` if a table changes.
 
-Versions 3, 4 and 5 only added tables: experiments and exposures; erasures; explored.
+Versions 3 to 6 only added tables: experiments and exposures; erasures; explored; blocked_posts,
+console_actions and console_jobs.
 """
 
 STEPS = {2: f"ALTER TABLE {SCHEMA}.runs ADD COLUMN IF NOT EXISTS removed_at timestamptz"}
@@ -128,6 +129,63 @@ erasures = sa.Table(
     sa.Column("lists", sa.Integer, nullable=False),
     sa.Column("exposures", sa.BigInteger, nullable=False),
     sa.Column("files", sa.Integer, nullable=False),
+)
+# One row per block of a post; the post is blocked while `unblocked_at` is null.
+blocked_posts = sa.Table(
+    "blocked_posts",
+    tables,
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    # As text, whatever the kind of the network's ids.
+    sa.Column("post_id", sa.Text, nullable=False),
+    sa.Column("blocked_at", time, nullable=False),
+    sa.Column("blocked_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("unblocked_at", time),
+    sa.Column("unblocked_by", sa.Text),
+    sa.Column("unblock_reason", sa.Text),
+)
+sa.Index(
+    "blocked_posts_in_force",
+    blocked_posts.c.key_prefix,
+    blocked_posts.c.post_id,
+    unique=True,
+    postgresql_where=blocked_posts.c.unblocked_at.is_(None),
+)
+sa.Index("blocked_posts_story", blocked_posts.c.key_prefix, blocked_posts.c.post_id)
+# One row per confirmed action of the console. Its token comes from the form: a form sent twice acts once.
+console_actions = sa.Table(
+    "console_actions",
+    tables,
+    sa.Column("token", sa.Text, primary_key=True),
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    sa.Column("at", time, nullable=False, index=True),
+    # The name that signed in.
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("arguments", JSONB, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    # What it did, or why it failed; null while it runs, or if the console died then.
+    sa.Column("outcome", sa.Text),
+    sa.Column("failed", sa.Boolean),
+)
+# One row per command that the console ran as a child process and keeps.
+console_jobs = sa.Table(
+    "console_jobs",
+    tables,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("key_prefix", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("arguments", JSONB, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("started_at", time, nullable=False, index=True),
+    sa.Column("ended_at", time),
+    # Null while it runs, and if it could not be started or its end was not seen; then `meaning` says so.
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("meaning", sa.Text),
+    # The last lines of its log; and what it printed, if it prints JSON.
+    sa.Column("log", sa.Text),
+    sa.Column("output", JSONB),
 )
 versions = sa.Table(
     "ledger_version",

@@ -26,7 +26,7 @@ class ImportRule:
     never: frozenset[str]
 
 
-OURS = frozenset({"contract", "batch", "serving", "scheduler", "demo", "benchmarks", "tests"})
+OURS = frozenset({"contract", "batch", "serving", "scheduler", "console", "demo", "benchmarks", "tests"})
 NUMERIC = frozenset({"numpy", "pandas", "scipy", "sklearn", "lightgbm"})
 
 IMPORT_RULES = {
@@ -34,6 +34,7 @@ IMPORT_RULES = {
     "serving": ImportRule(frozenset({"contract"}), NUMERIC | {"sqlalchemy", "psycopg2"}),
     "batch": ImportRule(frozenset({"contract"}), frozenset({"flask", "gunicorn", "apscheduler"})),
     "scheduler": ImportRule(frozenset({"contract", "batch"}), NUMERIC | {"flask", "gunicorn"}),
+    "console": ImportRule(frozenset({"contract", "batch", "scheduler"}), NUMERIC),
 }
 
 
@@ -203,6 +204,7 @@ def test_an_operator_who_looks_at_runs_does_not_wait_for_what_learns() -> None:
     heavy = ["lightgbm", "numba", "optuna", "pandas", "sklearn"]
     light = "blocklist, doctor, experiment, lookup, prune, runs"
     look = f"from batch.commands import {light}"
-    code = f"import sys, batch.cli; {look}; print([name for name in {heavy} if name in sys.modules])"
+    loaded = f"print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, batch.cli, console.app; {look}; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

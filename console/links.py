@@ -1,0 +1,29 @@
+"""Addresses of pages about users and posts, whose ids may hold any character."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask import url_for
+
+from contract.ids import Id
+
+IN_PATH = re.compile(r"[A-Za-z0-9_~@-][A-Za-z0-9._~@-]*")
+"""Ids that stand in a path as they are. Others, such as `a/b` and `..`, are query arguments."""
+
+
+def user_url(user_id: Id) -> str:
+    """Return the address of a user's page."""
+    return _url("users.user", "user_id", user_id)
+
+
+def post_url(post_id: Id) -> str:
+    """Return the address of a post's page."""
+    return _url("posts.post", "post_id", post_id)
+
+
+def _url(endpoint: str, name: str, value: Id) -> str:
+    text = str(value)
+    arguments: dict[str, Any] = {name if IN_PATH.fullmatch(text) else "id": text}
+    return url_for(endpoint, **arguments)
