@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 from xml.etree import ElementTree as Tree
 
 from contract.text import escape_controls
@@ -51,6 +51,9 @@ class Bullet:
     state: str
     low: float | None = None
     high: float | None = None
+
+
+Row = TypeVar("Row", Bar, Bullet)
 
 
 def draw_bars(name: str, title: str, description: str, rows: Sequence[Bar]) -> str:
@@ -115,8 +118,8 @@ def _draw(
     name: str,
     title: str,
     description: str,
-    rows: Sequence[Bar] | Sequence[Bullet],
-    draw_row: Callable[[Tree.Element, Any, float], None],
+    rows: Sequence[Row],
+    draw_row: Callable[[Tree.Element, Row, float], None],
 ) -> str:
     svg = Tree.Element(
         "svg",
