@@ -8,9 +8,11 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
+from console.context import EXTENSION
 from contract.errors import SettingsError
 from contract.settings import Settings
 from contract.text import escape_controls
+from scheduler.service import STOP_SECONDS
 
 
 class _Logger(Logger):  # type: ignore[misc]
@@ -43,5 +45,13 @@ limit_request_line = 8190
 limit_request_fields = 50
 limit_request_field_size = 8190
 timeout = 60  # a worker that hangs is replaced
-graceful_timeout = 10
 keepalive = 30
+# A stopping console first ends its jobs.
+graceful_timeout = STOP_SECONDS + 15
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """End the jobs of a worker that stops."""
+    app = worker.app.callable
+    if app is not None:
+        app.extensions[EXTENSION].jobs.close()
