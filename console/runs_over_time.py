@@ -69,9 +69,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
         return ""
     variants = sorted({row["variant"] for row in found})
     of_variant = {variant: [row for row in found if row["variant"] == variant] for variant in variants}
-    series = {
-        variant: _points(of_variant[variant], figure.column, figure.unit) for variant in variants
-    }
+    series = {variant: _points(of_variant[variant], figure.column, figure.unit) for variant in variants}
     description = " ".join(
         f"{variant}: {points[0][1]:.4g} in the first of {len(points)} runs, {points[-1][1]:.4g} in the last."
         for variant, points in series.items()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from flask import Blueprint, Response, abort, render_template, request, url_for
 
 from batch import formatting
@@ -27,6 +26,7 @@ from batch.runs.ledger import State
 from batch.runs.pages import read_events, read_page
 from console import run_tables
 from console.context import Console, current_console, now
+from console.run_tables import RecordedRun
 from console.runs_over_time import draw_figures
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
 from contract.experiment import VARIANTS
@@ -92,9 +92,7 @@ def _read_runs_and_charts(console: Console, arguments: Arguments) -> RunsPage:
     events: list[tuple[datetime, str]] = []
     if rows:
         stores = console.stores
-        events = read_events(
-            stores.engine, stores.keys.prefix, rows[-1]["started_at"], rows[0]["started_at"]
-        )
+        events = read_events(stores.engine, stores.keys.prefix, rows[-1]["started_at"], rows[0]["started_at"])
     return RunsPage(_make_table(rows, arguments), draw_figures(rows, events), len(rows), events)
 
 
@@ -121,22 +119,22 @@ def _make_table(rows: list[dict[str, Any]], arguments: Arguments) -> Table:
 def run(run_id: str) -> str:
     """Show one run: its state and story, its gate, figures, stages and report."""
     console = current_console()
-    reading = console.readings.read(("run", run_id), lambda: find_run(console, run_id))
+    reading = console.readings.read(("run", run_id), lambda: run_tables.find_run(console, run_id))
     if reading.value is None:
         if reading.error is None:
             abort(404, "There is no such run.")
         return render_template("run.html", run_id=run_id, reading=reading, run=None)
-    row, changes = reading.value
-    manifest = Manifest.from_record(row.manifest) if row.manifest else None
+    found = reading.value
+    manifest = found.manifest
     return render_template(
         "run.html",
         run_id=run_id,
         reading=reading,
-        run=row,
-        sentence=run_tables.describe_state(row, changes),
+        run=found.row,
+        sentence=run_tables.describe_state(found),
         manifest=manifest,
         metrics=manifest.metrics if manifest else {},
-        tables={name: make(row, changes, reading.at) for name, make in run_tables.TABLES.items()},
+        tables={name: make(found, reading.at) for name, make in run_tables.TABLES.items()},
         charts=_draw(manifest) if manifest else {},
         gate_counts=count_outcomes(manifest.gate) if manifest else "",
         rules=describe_rules(manifest) if manifest else [],
@@ -144,17 +142,8 @@ def run(run_id: str) -> str:
         viewed_rankers=[(name, name) for name in VIEWED_RANKERS],
         first_figures=PRIMARY_METRICS,
         has_report=report_path(console.settings, run_id).is_file(),
-        others=[variant for variant in VARIANTS],
+        variants=VARIANTS,
     )
-
-
-def find_run(console: Console, run_id: str) -> tuple[sa.Row[Any], list[sa.Row[Any]]] | None:
-    """Return a run of this prefix and its changes, oldest first; None if there is none."""
-    stores = console.stores
-    if not is_run_id(run_id) or not ledger.schema_version(stores.engine):
-        return None
-    found = ledger.find(stores.engine, run_id)
-    return found if found and found[0].key_prefix == stores.keys.prefix else None
 
 
 def _draw(manifest: Manifest) -> dict[str, str]:
@@ -175,8 +164,8 @@ def _draw(manifest: Manifest) -> dict[str, str]:
 @blueprint.get("/runs/<run_id>/manifest.json")
 def manifest_file(run_id: str) -> Response:
     """Answer what a run records about itself."""
-    row, _ = _find_or_404(run_id)
-    return Response(formatting.as_json(row.manifest), content_type="application/json; charset=utf-8")
+    run = _find_or_404(run_id)
+    return Response(formatting.as_json(run.row.manifest), content_type="application/json; charset=utf-8")
 
 
 @blueprint.get("/runs/<run_id>/report")
@@ -190,10 +179,10 @@ def report(run_id: str) -> Response:
     return Response(page, headers=REPORT_HEADERS, content_type="text/html; charset=utf-8")
 
 
-def _find_or_404(run_id: str) -> tuple[sa.Row[Any], list[sa.Row[Any]]]:
+def _find_or_404(run_id: str) -> RecordedRun:
     console = current_console()
     with console.stores.readable_errors():
-        found = find_run(console, run_id)
+        found = run_tables.find_run(console, run_id)
     if found is None:
         abort(404, "There is no such run.")
     return found
