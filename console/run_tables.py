@@ -158,7 +158,8 @@ def _segments(run: RecordedRun) -> list[dict[str, Any]]:
 
 @_table_of_run(
     "run-stages", "Stages",
-    Column("stage", "stage"), Column("seconds", "seconds", "number"), Column("peak_mib", "peak MiB", "number"),
+    Column("stage", "stage"), Column("seconds", "seconds", "number"),
+    Column("peak_mib", "peak MiB", "number"),
     Column("details", "what it did"),
 )  # fmt: skip
 def _stages(run: RecordedRun) -> list[dict[str, Any]]:

@@ -56,7 +56,9 @@ class Holder:
 def find_holder(connection: sa.Connection, key_prefix: str, purpose: str) -> Holder | None:
     """Return who holds a lock, and None if nobody does."""
     found = connection.execute(HOLDER, _lock_name(key_prefix, purpose)).first()
-    return found and Holder(found.application_name, found.pid, found.backend_start)
+    if found is None:
+        return None
+    return Holder(found.application_name, found.pid, found.backend_start)
 
 
 def _lock_name(key_prefix: str, purpose: str) -> dict[str, str]:

@@ -49,12 +49,19 @@ FILTERS = {"variant": VARIANTS, "state": tuple(State)}
 
 COLUMNS = (
     Column("run_id", "run", link="url"), Column("state", "state"), Column("cutoff", "data up to", "time"),
-    Column("ndcg_at_10", "NDCG@10, all posts", "number"), Column("popularity_ndcg_at_10", "popularity", "number"),
-    Column("hitrate_at_5", "HitRate@5, viewed posts", "number"),
+    Column("ndcg_at_10", "NDCG@10", "number"),
+    Column("popularity_ndcg_at_10", "popularity", "number"),
+    Column("hitrate_at_5", "HitRate@5", "number"),
     Column("popularity_hitrate_at_5", "popularity", "number"), Column("roc_auc", "ROC AUC", "number"),
-    Column("users", "users", "number"), Column("coverage", "posts in a first five", "number"),
+    Column("users", "users", "number"), Column("coverage", "coverage", "number"),
     Column("seconds", "seconds", "number"), Column("reason", "reason"),
 )  # fmt: skip
+
+
+CAPTION = (
+    "Runs, newest first: NDCG@10 over all posts, HitRate@5 and ROC AUC of viewed posts, and popularity; "
+    "coverage is the share of posts in a first five"
+)
 
 
 @blueprint.get("/runs")
@@ -112,7 +119,7 @@ def _read_rows(console: Console, arguments: Arguments, count: int) -> list[dict[
 def _make_table(rows: list[dict[str, Any]], arguments: Arguments) -> Table:
     shown = [row | {"url": url_for("runs.run", run_id=row["run_id"])} for row in rows[:PAGE_ROWS]]
     more = {**arguments, "before": shown[-1]["run_id"]} if len(rows) > PAGE_ROWS else None
-    return Table("runs", "Runs, newest first", COLUMNS, shown, now(), arguments, more)
+    return Table("runs", CAPTION, COLUMNS, shown, now(), arguments, more)
 
 
 @blueprint.get("/runs/<run_id>")
@@ -134,7 +141,7 @@ def run(run_id: str) -> str:
         sentence=run_tables.describe_state(found),
         manifest=manifest,
         metrics=manifest.metrics if manifest else {},
-        tables={name: make(found, reading.at) for name, make in run_tables.TABLES.items()},
+        tables={name: make(found, reading.at or now()) for name, make in run_tables.TABLES.items()},
         charts=_draw(manifest) if manifest else {},
         gate_counts=count_outcomes(manifest.gate) if manifest else "",
         rules=describe_rules(manifest) if manifest else [],
