@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -13,9 +13,10 @@ import click
 
 from batch import formatting
 from batch.commands.experiment_report import report
-from batch.commands.options import PLANNED_DAYS, json_option, parse_argument
+from batch.commands.options import PERCENT_TEST, PLANNED_DAYS, Label, json_option, parse_argument
 from batch.context import Stores, open_stores
 from batch.experiment import exposures
+from batch.experiment.change_text import describe_change
 from batch.experiment.split import (
     ChangeResult,
     change_split,
@@ -35,19 +36,6 @@ SOON = "serving follows within OVERNIGHT_STATE_REFRESH_SECONDS"
 HEAD = ("since", "name", "salt", "% in test", "days", "pinned", "by")
 
 
-class Label(click.ParamType[str]):
-    """A name or a salt: up to 100 printable characters, not blank."""
-
-    name = "TEXT"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check, or fail with the reason."""
-        text = str(value)
-        if not text.strip() or text != text.strip() or not text.isprintable() or len(text) > 100:
-            self.fail(f"{text[:100]!r} must be 1 to 100 printable characters, without spaces at its ends")
-        return text
-
-
 @click.group(epilog="Example: python -m batch experiment show")
 def experiment() -> None:
     """Split the users between control and test, and compare the two."""
@@ -59,7 +47,7 @@ experiment.add_command(report)
 @experiment.command("set", epilog="Example: python -m batch experiment set --percent-test 50 --days 14")
 @click.option("--name", type=Label(), help="Another name starts a new experiment.")
 @click.option("--salt", type=Label(), help="Another salt assigns the users anew.")
-@click.option("--percent-test", type=click.IntRange(0, 100), help="0: all in control, 100: all in test.")
+@click.option("--percent-test", type=PERCENT_TEST, help="0: all in control, 100: all in test.")
 @click.option("--days", type=PLANNED_DAYS, help="Planned days, from when the split is set.")
 @json_option
 @click.pass_obj
@@ -177,46 +165,15 @@ def _open_stores(settings: Settings, command: str) -> Iterator[Stores]:
 
 
 def _render_change(done: ChangeResult) -> str:
-    """Describe what a change did, and whether it starts a new experiment."""
-    experiment, before = done.now.experiment, done.before.experiment if done.before else None
+    """Describe what a change did."""
+    experiment = done.now.experiment
     if not done.changed:
         return f"nothing changed; the split was written to Redis again: {describe_split(experiment)}"
-    lines = [describe_split(experiment), f"recorded; {SOON}"]
-    if before is not None and done.new_experiment:
-        lines.append(f"a new experiment begins: exposures and likes under {before.name} do not count for it")
-        lines.append(
-            "the salt is the same, so the same users are in test; another --salt assigns them anew"
-            if before.salt == experiment.salt
-            else "the salt is another, so users are assigned anew"
-        )
-        if before.name == experiment.name:
-            lines.append(
-                f"both are called {before.name}, and `experiment report` finds the newest of a name only: "
-                "give each experiment a --name of its own"
-            )
-    elif before is not None and before.percent_test != experiment.percent_test:
-        moved = abs(experiment.percent_test - before.percent_test)
-        variant = "test" if experiment.percent_test > before.percent_test else "control"
-        lines.append(f"the same experiment: {moved} % of users go to {variant}, the others stay")
-    if (line := _render_plan(done)) is not None:
-        lines.append(line)
+    lines = [describe_split(experiment), f"recorded; {SOON}", *describe_change(done)]
     if experiment.pins:
         pins = ", ".join(f"{quote_id(user)} {experiment.pins[user]}" for user in sort_pins(experiment.pins))
         lines.append(f"pinned, regardless of the split: {pins}")
     return "\n".join(lines)
-
-
-def _render_plan(done: ChangeResult) -> str | None:
-    """Describe the planned days if they changed, or if a new experiment has none."""
-    before, now = done.before, done.now
-    if now.planned_days is None:
-        return "no end is planned: record one now, with --days" if before and done.new_experiment else None
-    if before is None or replace(before.experiment, pins={}) != replace(now.experiment, pins={}):
-        return f"planned for {now.planned_days} days from now on"
-    if before.planned_days == now.planned_days:
-        return None
-    was = "none was recorded" if before.planned_days is None else f"it was {before.planned_days}"
-    return f"planned for {now.planned_days} days; {was} when the split was set, and reports say so"
 
 
 def _render_status(status: dict[str, Any]) -> str:

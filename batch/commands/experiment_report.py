@@ -9,7 +9,10 @@ from typing import Any
 import click
 
 from batch import formatting, postgres
-from batch.commands.options import PLANNED_DAYS, Number, PastTime, json_option
+from batch.commands.options import MIN_EFFECT_RANGE, PLANNED_DAYS, PastTime, json_option
+from batch.experiment.history import read_changes
+from batch.experiment.period import MIN_EFFECT, find_split_period, limit_period
+from batch.experiment.render import render_text, write_page
 from batch.runs import ledger
 from contract.settings import Settings
 
@@ -30,12 +33,12 @@ DATE = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.option("--planned-end", type=DATE, metavar="TIME", help="The planned end in UTC, instead of --days.")
 @click.option(
     "--min-effect",
-    type=Number(0.0001, 1),
-    default=0.05,
+    type=MIN_EFFECT_RANGE,
+    default=MIN_EFFECT,
     show_default=True,
     help="Smallest relative difference that matters; the report says how many days it needs.",
 )
-@click.option("--worth", "old_min_effect", type=Number(0.0001, 1), hidden=True)
+@click.option("--worth", "old_min_effect", type=MIN_EFFECT_RANGE, hidden=True)
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write an HTML page."
 )
@@ -67,15 +70,13 @@ def report(
     limits = {"since": since, "until": until, "planned": length or end}
     found = _read(settings, name, limits, min_effect if old_min_effect is None else old_min_effect)
     if html is not None:
-        _write(html, found)
-    formatting.echo(formatting.as_json(found) if as_json else _render(found))
+        write_page(html, found)
+    formatting.echo(formatting.as_json(found) if as_json else render_text(found))
 
 
 def _read(settings: Settings, name: str | None, limits: dict[str, Any], min_effect: float) -> dict[str, Any]:
     """Read the report; `limits` are the keyword arguments of `limit_period`."""
-    # Imported late: they load pandas and SciPy, which the other commands of the group do not need.
-    from batch.experiment.history import read_changes
-    from batch.experiment.period import find_split_period, limit_period
+    # Imported late: it loads pandas and SciPy, which the other commands of the group do not need.
     from batch.experiment.report import read_report
 
     actor = ledger.actor("batch experiment report")
@@ -86,15 +87,3 @@ def _read(settings: Settings, name: str | None, limits: dict[str, Any], min_effe
             split = find_split_period(changes, name, limits["until"])
             period = limit_period(split, datetime.now(UTC), **limits)
             return read_report(connection, period, settings.experiment.exposures, min_effect).as_dict()
-
-
-def _render(found: dict[str, Any]) -> str:
-    from batch.experiment.render import render_text
-
-    return render_text(found)
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    from batch.experiment.render import write_page
-
-    write_page(path, found)

@@ -17,6 +17,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PLANNED_DAYS = click.IntRange(1, 365)
 """Days that an experiment may be planned to last."""
 
+PERCENT_TEST = click.IntRange(0, 100)
+"""Percentage of users in `test`."""
+
 ALL = "all"
 
 MAX_SHOWN = 150
@@ -87,3 +90,20 @@ class Number(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
+
+
+MIN_EFFECT_RANGE = Number(0.0001, 1)
+"""Smallest relative difference that matters."""
+
+
+class Label(click.ParamType[str]):
+    """A name or a salt: up to 100 printable characters, not blank."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check, or fail with the reason."""
+        text = str(value)
+        if not text.strip() or text != text.strip() or not text.isprintable() or len(text) > 100:
+            self.fail(f"{text[:100]!r} must be 1 to 100 printable characters, without spaces at its ends")
+        return text

@@ -18,6 +18,10 @@ COVARIATE_LENGTH = timedelta(days=14)
 """Length of the time before the experiment that CUPED uses."""
 
 
+MIN_EFFECT = 0.05
+"""Default of the smallest relative difference that matters."""
+
+
 class ExperimentError(OvernightError):
     """Raised when an experiment, or the requested part of one, does not exist."""
 
@@ -214,6 +218,11 @@ def limit_period(
             f"nothing to count: the time from {_format_time(begin)} to {_format_time(latest)} is empty"
         )
     return Period(split, begin, latest, end)
+
+
+def format_more_days(days: int) -> str:
+    """Format a number of further days."""
+    return f"{days:,} more day{'' if days == 1 else 's'}"
 
 
 def _make_plan(changes: Sequence[SplitChange]) -> Plan:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from batch.experiment.report import format_more_days
+from batch.experiment.period import format_more_days
 from batch.formatting import table
 from batch.reports.charts import Axis, Chart
 from batch.reports.files import format_number, format_time, load_template

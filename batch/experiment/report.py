@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from batch.experiment.explored import ExploredOutcome, read_explored_outcomes
 from batch.experiment.guardrails import Guardrails, LatencyComparison, read_guardrails, read_latencies
 from batch.experiment.outcomes import read_outcomes
-from batch.experiment.period import Period
+from batch.experiment.period import MIN_EFFECT, Period, format_more_days
 from batch.experiment.statistics import (
     COUNTS,
     IN_TEST,
@@ -35,9 +35,6 @@ from batch.experiment.statistics import (
 )
 from batch.runs.tables import drained
 from contract.experiment import CONTROL, TEST
-
-MIN_EFFECT = 0.05
-"""Default of the smallest relative difference that matters."""
 
 
 @dataclass(frozen=True)
@@ -247,11 +244,6 @@ def count_days_needed(period: Period, primary: Difference, min_effect: float) ->
         return None
     needed = period.days * (primary.detectable_relative / min_effect) ** 2
     return max(0, math.ceil(needed - period.days - 1e-9))
-
-
-def format_more_days(days: int) -> str:
-    """Format a number of further days."""
-    return f"{days:,} more day{'' if days == 1 else 's'}"
 
 
 def _describe_void(ratio: SampleRatio) -> str:

@@ -82,19 +82,44 @@ def change_split(
     Postgres is lost after Redis was written, the next night or refresh writes
     Redis back.
     """
-    prefix = stores.keys.prefix
-    with lock_split(stores.engine, prefix) as connection:
+    with lock_split(stores.engine, stores.keys.prefix) as connection:
         before = _current_or_adopted(connection, stores, now)
-        wanted = edit(before.experiment if before else settings_experiment(stores.settings))
-        if before and planned_days is None and is_same_experiment(before.experiment, wanted):
-            planned_days = before.planned_days
-        if before and (before.experiment, before.planned_days) == (wanted, planned_days):
-            current = before
-        else:
-            change = SplitChange(wanted, now, stores.actor, planned_days, prefix)
-            current = record_change(connection, change)
-        write_split(stores.redis, stores.keys, wanted)
-    return ChangeResult(before, current)
+        result = _make_change(stores, before, now, edit, planned_days)
+        if result.changed:
+            result = replace(result, now=record_change(connection, result.now))
+        write_split(stores.redis, stores.keys, result.now.experiment)
+    return result
+
+
+def preview_change(
+    stores: Stores,
+    now: datetime,
+    edit: Callable[[Experiment], Experiment],
+    planned_days: int | None = None,
+) -> ChangeResult:
+    """Return what `change_split` would do now; nothing is written."""
+    prefix = stores.keys.prefix
+    with stores.engine.connect() as connection:
+        before = read_current_change(connection, prefix)
+    if before is None and (stored := read_split(stores.redis, stores.keys).experiment) is not None:
+        before = SplitChange(stored, now, stores.actor, None, prefix)
+    return _make_change(stores, before, now, edit, planned_days)
+
+
+def _make_change(
+    stores: Stores,
+    before: SplitChange | None,
+    now: datetime,
+    edit: Callable[[Experiment], Experiment],
+    planned_days: int | None,
+) -> ChangeResult:
+    """Return the change that `edit` makes; `now` is `before` if it makes none."""
+    wanted = edit(before.experiment if before else settings_experiment(stores.settings))
+    if before and planned_days is None and is_same_experiment(before.experiment, wanted):
+        planned_days = before.planned_days
+    if before and (before.experiment, before.planned_days) == (wanted, planned_days):
+        return ChangeResult(before, before)
+    return ChangeResult(before, SplitChange(wanted, now, stores.actor, planned_days, stores.keys.prefix))
 
 
 def write_back(stores: Stores, now: datetime) -> None:

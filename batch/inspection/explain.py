@@ -1,4 +1,4 @@
-"""Explain the model's score of one user and post.
+"""Explain the model's scores of one user and some posts.
 
 score = dot product of the factors + the forest's base value + one contribution per feature
 
@@ -9,6 +9,7 @@ add up to the forest's score exactly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 import sqlalchemy as sa
 
+from batch.arrays import Float32s
 from batch.context import Stores
 from batch.features.tables import Feature, Kind
 from batch.files import POSTS, store_folder, work_folder
@@ -38,7 +40,7 @@ from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.ids import Id
 from contract.manifest import Manifest
-from contract.settings import LEAVE_OUT_VIEWED
+from contract.settings import LEAVE_OUT_VIEWED, Settings
 
 TOLERANCE = 1e-5
 """Largest difference between the sum of the contributions and the forest's score."""
@@ -88,80 +90,129 @@ class Explanation:
     score_meaning: str
 
 
-def explain(stores: Stores, manifest: dict[str, Any], user_id: Id, post_id: Id) -> Explanation:
-    """Score one user and post by the saved model of a run, with features as of the run's cutoff.
+def explain(
+    stores: Stores, manifest: dict[str, Any], user_id: Id, post_ids: Sequence[Id]
+) -> list[Explanation | SourceError]:
+    """Score one user and some posts by the saved model of a run, with features as of the run's cutoff.
 
     Reads the interaction store of the run's night, and from Postgres users,
-    posts and the interactions since.
+    posts and the interactions since, once for all posts.
 
     Parameters
     ----------
     manifest
         Of the run.
 
+    Returns
+    -------
+    One for each post, in their order; the error of a post that the network does not have.
+
     Raises
     ------
     InteractionStoreError, ModelError
         The run's store or model is missing, or cannot be used.
     SourceError
-        The network has no such user or post.
+        The network has no such user.
     """
     run_id, cutoff = manifest["run_id"], datetime.fromisoformat(manifest["cutoff"])
     settings, now = stores.settings, datetime.now(UTC)
     folder = Path(settings.night.model_dir) / run_id
     known = _read_known_posts(folder)
+    found: dict[Id, Explanation | SourceError] = {}
     with ExitStack() as stack:
         work = stack.enter_context(work_folder(store_folder(settings)))
         with snapshot(stores.engine) as connection:
             check_model_columns(folder, check_views(connection))
             network = load_network(connection, now)
             user = _find_row(network.users.index, "user", user_id)
-            _check_post(stores, network, known, post_id)
-            liked_at = connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id, "now": now})
+            for post_id in post_ids:
+                try:
+                    _check_post(stores, network, known, post_id)
+                except SourceError as error:
+                    found[post_id] = error
+            liked_at = {
+                post_id: connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id, "now": now})
+                for post_id in post_ids
+            }
             recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
-        # Only the posts that the run knew: newer ones would change the factors of all posts.
-        posts = network.posts[network.posts.index.isin([*known, post_id])]
-        network = replace(network, users=network.users.iloc[[user]], posts=posts)
-        model, state = load_model(folder, network), load_refresh_state(folder)
+        network = replace(network, users=network.users.iloc[[user]])
         store = open_store(settings, Manifest.from_record(manifest), recent.store.options)
         night = stack.enter_context(closing(store))
         combined = CombinedStore(night, cutoff - LATE, recent)
-        counts = combined.post_counts(posts, cutoff)
-        leave_out_viewed = settings.feed.leave_out == LEAVE_OUT_VIEWED
-        of_user = combined.history(
-            network, cutoff, model.groupings, counts, leave_out_viewed=leave_out_viewed
-        )
-        history = stack.enter_context(of_user)
-        left_out_as = _left_out_as(history, _find_row(posts.index, "post", post_id))
+        there = [post_id for post_id in post_ids if post_id not in found]
+        question = _Question(settings, folder, network, combined, cutoff, known, liked_at)
+        # A post that the run did not know would change the factors of all posts: it is scored apart.
+        passes = [[post_id for post_id in there if post_id in known]]
+        passes += [[post_id] for post_id in there if post_id not in known]
+        for together in filter(None, passes):
+            found |= zip(together, _explain_together(question, together), strict=True)
+    return [found[post_id] for post_id in post_ids]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the scores of a user's posts are explained from; `network` has this user only."""
+
+    settings: Settings
+    folder: Path
+    network: Network
+    combined: CombinedStore
+    cutoff: datetime
+    known: set[Id]
+    liked_at: Mapping[Id, datetime | None]
+
+
+def _explain_together(question: _Question, post_ids: list[Id]) -> list[Explanation]:
+    """Explain the scores of posts in one pass, over the posts that the run knew and these."""
+    settings, folder, cutoff = question.settings, question.folder, question.cutoff
+    everything = question.network.posts
+    posts = everything[everything.index.isin([*question.known, *post_ids])]
+    network = replace(question.network, posts=posts)
+    model, state = load_model(folder, network), load_refresh_state(folder)
+    of_user = question.combined.history(
+        network,
+        cutoff,
+        model.groupings,
+        question.combined.post_counts(posts, cutoff),
+        leave_out_viewed=settings.feed.leave_out == LEAVE_OUT_VIEWED,
+    )
+    post_rows = np.array([_find_row(posts.index, "post", post_id) for post_id in post_ids])
+    user_rows = np.zeros_like(post_rows)
+    with of_user as history:
+        left_out_as = [_left_out_as(history, row) for row in post_rows.tolist()]
         tables = model.tables(network, history, state.population)
         factors = state.factors(model, network, history, changed=set())
-    user_rows, post_rows = np.array([0]), np.array([_find_row(posts.index, "post", post_id)])
-    dot = None if factors is None else float(factors.dot(user_rows, post_rows)[0])
+    dots = [None] * len(post_ids) if factors is None else factors.dot(user_rows, post_rows).tolist()
     features = tables.rows(user_rows, post_rows)
-    *contributions, base = _predict_contributions(model, features, settings.night.threads)
-    parts: list[dict[str, Any]] = [
-        {
-            "feature": feature.name,
-            "kind": str(feature.kind),
-            "value": _feature_value(model, feature, number),
-            "contribution": contribution,
-        }
-        for feature, number, contribution in zip(
-            tables.columns, features[0].tolist(), contributions, strict=True
+    found = []
+    for index, parts in enumerate(_predict_contributions(model, features, settings.night.threads)):
+        *contributions, base = parts
+        rows: list[dict[str, Any]] = [
+            {
+                "feature": feature.name,
+                "kind": str(feature.kind),
+                "value": _feature_value(model, feature, number),
+                "contribution": contribution,
+            }
+            for feature, number, contribution in zip(
+                tables.columns, features[index].tolist(), contributions, strict=True
+            )
+        ]
+        rows.sort(key=lambda row: -abs(row["contribution"]))
+        found.append(
+            Explanation(
+                score=sum(contributions) + base + (dots[index] or 0.0),
+                dot_product=dots[index],
+                base_value=base,
+                contributions=rows,
+                known=post_ids[index] in question.known,
+                liked_at=question.liked_at[post_ids[index]],
+                left_out_as=left_out_as[index],
+                score_kind=model.recipe.name,
+                score_meaning=model.recipe.score_meaning,
+            )
         )
-    ]
-    parts.sort(key=lambda part: -abs(part["contribution"]))
-    return Explanation(
-        score=sum(contributions) + base + (dot or 0.0),
-        dot_product=dot,
-        base_value=base,
-        contributions=parts,
-        known=post_id in known,
-        liked_at=liked_at,
-        left_out_as=left_out_as,
-        score_kind=model.recipe.name,
-        score_meaning=model.recipe.score_meaning,
-    )
+    return found
 
 
 def _left_out_as(history: History, post: int) -> str | None:
@@ -173,21 +224,24 @@ def _left_out_as(history: History, post: int) -> str | None:
     return "viewed" if post in history.left_out.of_rows(np.array([0])).of(0) else None
 
 
-def _predict_contributions(model: Model, features: np.ndarray, threads: int) -> list[float]:
-    """Return the contribution of each feature, then the base value.
+def _predict_contributions(model: Model, features: Float32s, threads: int) -> list[list[float]]:
+    """Return, for each row of features, the contribution of each feature, then the base value.
 
     Raises
     ------
     ModelError
         They do not add up to the forest's score.
     """
-    predicted = model.booster.predict(features, pred_contrib=True, num_threads=threads)
-    parts: list[float] = np.asarray(predicted, np.float64)[0].tolist()
-    forest = float(np.asarray(model.booster.predict(features, raw_score=True, num_threads=threads))[0])
-    if abs(sum(parts) - forest) > TOLERANCE:
-        raise ModelError(
-            f"the contributions add up to {sum(parts):.6f}, but the forest's score is {forest:.6f}"
-        )
+    predicted = np.asarray(
+        model.booster.predict(features, pred_contrib=True, num_threads=threads), np.float64
+    ).reshape(len(features), -1)
+    forest = np.asarray(model.booster.predict(features, raw_score=True, num_threads=threads), np.float64)
+    for total, score in zip(predicted.sum(axis=1).tolist(), forest.tolist(), strict=True):
+        if abs(total - score) > TOLERANCE:
+            raise ModelError(
+                f"the contributions add up to {total:.6f}, but the forest's score is {score:.6f}"
+            )
+    parts: list[list[float]] = predicted.tolist()
     return parts
 
 

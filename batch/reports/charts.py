@@ -1,7 +1,7 @@
 """Charts as inline SVG: columns, lines and intervals; the page's style sheet sets the colours.
 
-Charts are built as element trees, which escape every text. The class of a
-line, dot or column is the name of its series.
+The axis of x may be one of time, with dates as ticks. Charts are built as element trees, which escape every
+text. The class of a line, dot or column is the name of its series.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from xml.etree import ElementTree as Tree
+
+from contract.text import escape_controls
 
 HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
@@ -41,6 +44,44 @@ class Axis:
         """Return the position of a value along the axis: 0 at its bottom, 1 at its top."""
         return (value - self.bottom) / (self.top - self.bottom)
 
+    def format(self, value: float) -> str:
+        """Return a tick's label."""
+        return f"{value:,.10g}"
+
+
+HOUR, DAY = 3600, 86400
+TIME_STEPS = (HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, *(DAY * days for days in (1, 2, 7, 14, 28, 91, 182, 364)))
+"""Steps between ticks of a time axis, in seconds."""
+
+MAX_TIME_TICKS = 4
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """An axis of time in UTC, from one moment to a later one; values are seconds since 1970."""
+
+    label: str
+    bottom: float
+    top: float
+
+    @property
+    def ticks(self) -> list[float]:
+        """At most `MAX_TIME_TICKS` whole steps, the last one as late as possible."""
+        length = self.top - self.bottom
+        step = next((each for each in TIME_STEPS if length <= each * MAX_TIME_TICKS), length)
+        last = math.floor(self.top / min(step, DAY)) * min(step, DAY)
+        count = math.floor((last - self.bottom) / step) + 1
+        return [last - step * number for number in range(count)][:MAX_TIME_TICKS][::-1]
+
+    def fraction(self, value: float) -> float:
+        """Return the position of a time along the axis: 0 at its begin, 1 at its end."""
+        return (value - self.bottom) / (self.top - self.bottom)
+
+    def format(self, value: float) -> str:
+        """Return a tick's date, or its time of day if the axis is shorter than two days."""
+        time = datetime.fromtimestamp(value, UTC)
+        return f"{time:%m-%d %H:%M}" if self.top - self.bottom < 2 * DAY else f"{time:%Y-%m-%d}"
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -49,20 +90,42 @@ class Chart:
     name: str
     title: str
     description: str
-    x: Axis
+    x: Axis | TimeAxis
     y: Axis
     width: int = 640
 
-    def lines(self, series: Mapping[str, Sequence[tuple[float, float]]], dotted: str = "") -> str:
-        """Draw a line through the (x, y) points of each series; the series `dotted` also gets dots."""
+    def lines(
+        self,
+        series: Mapping[str, Sequence[tuple[float, float]]],
+        dotted: str = "",
+        *,
+        bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+        events: Sequence[tuple[float, str]] = (),
+    ) -> str:
+        """Draw a line through the (x, y) points of each series; the series `dotted` also gets dots.
+
+        Parameters
+        ----------
+        bands
+            (x, low, high) of series with intervals, drawn as an area behind the lines.
+        events
+            (x, what happened), drawn as upright lines with a tooltip.
+        """
         svg = self._draw_frame(self.x.ticks)
+        for name, rows in (bands or {}).items():
+            edge = [(x, high) for x, _, high in rows] + [(x, low) for x, low, _ in reversed(rows)]
+            area = Tree.SubElement(svg, "polygon", {"class": name, "points": self._points(edge)})
+            Tree.SubElement(area, "title").text = f"{name}, interval"
+        for x, text in events:
+            ends = _attributes(x1=self._pixel_x(x), x2=self._pixel_x(x), y1=TOP, y2=TOP + PLOT_HEIGHT)
+            tick = Tree.SubElement(svg, "line", ends | {"class": "event"})
+            Tree.SubElement(tick, "title").text = escape_controls(text)
         for name, points in series.items():
-            pixels = [(self._pixel_x(x), self._pixel_y(y)) for x, y in points]
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
-            line = Tree.SubElement(svg, "polyline", {"class": name, "points": path})
+            line = Tree.SubElement(svg, "polyline", {"class": name, "points": self._points(points)})
             Tree.SubElement(line, "title").text = name
-            for x, y in pixels if name == dotted else ():
-                Tree.SubElement(svg, "circle", _attributes(cx=x, cy=y, r=3.5) | {"class": name})
+            for x, y in points if name == dotted else ():
+                dot = _attributes(cx=self._pixel_x(x), cy=self._pixel_y(y), r=3.5) | {"class": name}
+                Tree.SubElement(svg, "circle", dot)
         return Tree.tostring(svg, encoding="unicode")
 
     def columns(self, series: Mapping[str, Sequence[float]]) -> str:
@@ -109,7 +172,9 @@ class Chart:
             Tree.SubElement(svg, "line", _attributes(x1=LEFT, x2=LEFT + self._plot_width, y1=y, y2=y))
             _draw_text(svg, LEFT - 8, y + 4, f"{value:,.10g}", anchor="end")
         for value in x_ticks:
-            _draw_text(svg, self._pixel_x(value), TOP + PLOT_HEIGHT + 18, f"{value:,.10g}", anchor="middle")
+            _draw_text(
+                svg, self._pixel_x(value), TOP + PLOT_HEIGHT + 18, self.x.format(value), anchor="middle"
+            )
         _draw_text(svg, LEFT + self._plot_width / 2, HEIGHT - 8, self.x.label, anchor="middle")
         rotation = f"rotate(-90 14 {TOP + PLOT_HEIGHT / 2:.1f})"
         y_label = _draw_text(svg, 14, TOP + PLOT_HEIGHT / 2, self.y.label, anchor="middle")
@@ -125,6 +190,9 @@ class Chart:
 
     def _pixel_y(self, y: float) -> float:
         return TOP + PLOT_HEIGHT * (1 - self.y.fraction(y))
+
+    def _points(self, points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{self._pixel_x(x):.1f},{self._pixel_y(y):.1f}" for x, y in points)
 
 
 def _draw_text(svg: Tree.Element, x: float, y: float, text: str, *, anchor: str) -> Tree.Element:

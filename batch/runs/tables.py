@@ -178,6 +178,9 @@ console_jobs = sa.Table(
     sa.Column("arguments", JSONB, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
+    # The host of the console that runs it, and when that console last said that it runs.
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("seen_at", time, nullable=False, server_default=sa.func.now()),
     sa.Column("started_at", time, nullable=False, index=True),
     sa.Column("ended_at", time),
     # Null while it runs, and if it could not be started or its end was not seen; then `meaning` says so.

@@ -236,7 +236,7 @@ def test_another_name_or_salt_is_said_to_be_a_new_experiment(
     output = servers.run("set", option, value)
     assert "a new experiment begins: exposures and likes under first do not count for it" in output
     assert text in output
-    assert ("give each experiment a --name of its own" in output) is (option == "--salt")
+    assert ("give each experiment a name of its own" in output) is (option == "--salt")
     shown = json.loads(servers.run("show", "--json"))
     assert shown["began_at"] == shown["history"][0]["set_at"]
     assert json.loads(servers.run("set", "--percent-test", "60", "--json"))["new_experiment"] is False

@@ -283,6 +283,21 @@ def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_sin
     assert new["why"] == "not in the list; the post was not in recs.posts at the night"
 
 
+def test_several_posts_are_explained_as_each_is_alone(spoilt: LiveNetwork) -> None:
+    execute(spoilt.database_url, "INSERT INTO recs.posts VALUES (999, 'sport', 'match goal', now())")
+    listed_posts = [str(post_id) for post_id, _ in listed(spoilt, "test", 2)[:2]]
+    options = ("--run", "test", "--json")
+    first, new, second, missing = json.loads(
+        spoilt.batch("explain", "2", listed_posts[0], "999", listed_posts[1], "998", *options).stdout
+    )
+    for post_id, found in ((listed_posts[0], first), ("999", new), (listed_posts[1], second)):
+        assert json.loads(spoilt.batch("explain", "2", post_id, *options).stdout) == found
+    assert (missing["post_id"], missing["error"]) == (998, "the network has no post 998; check the id")
+    shown = spoilt.batch("explain", "2", *listed_posts, "998", "--run", "test").stdout
+    assert shown.count("dot product of user and post") == 2
+    assert "no post 998" in shown.splitlines()[-1]
+
+
 def test_explain_says_that_a_post_is_the_users_own_or_viewed(spoilt: LiveNetwork) -> None:
     (own, _), (viewed, _), *_ = listed(spoilt, "test", 2)
     execute(
