@@ -239,8 +239,8 @@ def test_a_role_without_its_rights_is_told_which(spoilt: LiveNetwork) -> None:
         found = findings_of(settings)
         text = "no right to read recs.interactions"
         assert_found(found, "views", Status.FAIL, text, "GRANT SELECT ON recs.interactions")
-        text = "doctored neither owns nor may write recs.erasures"
-        assert_found(found, "rights", Status.FAIL, text, "ALTER TABLE recs.erasures OWNER TO doctored")
+        text = "doctored neither owns nor may write recs.blocked_posts"
+        assert_found(found, "rights", Status.FAIL, text, "ALTER TABLE recs.blocked_posts OWNER TO doctored")
         execute(spoilt.database_url, "GRANT ALL ON ALL TABLES IN SCHEMA recs TO doctored")
         found = findings_of(settings)
         assert_found(
