@@ -139,7 +139,7 @@ def list_table(found: UserList, run: str, start: int, at: datetime) -> Table:
     """Return the table of a page of a user's list."""
     user_id = str(found.served.user_id)
     arguments = {"id": user_id} | ({"run": run} if run else {})
-    rows = [post | {"url": post_url(post["post_id"])} for post in found.page(start)]
+    rows = [{**post, "url": post_url(post["post_id"])} for post in found.page(start)]
     more = {**arguments, "from": str(start + PAGE_ROWS)} if found.page(start + PAGE_ROWS) else None
     return Table(
         "user-list",

@@ -45,12 +45,13 @@ GROUPED = {
 """Components of a text: single ones mean nothing to people, so they are added up."""
 
 AFFINITIES = {
-    "share": ("share of this {group} in their likes", RATE),
-    "like_rate": ("their likes per view of this {group}", RATE),
-    "people": ("users like them like this {group}", NUMBER),
+    "share": ("{group} in their likes", RATE),
+    "like_rate": ("likes per view, {group}", RATE),
+    "people": ("similar users, {group}", NUMBER),
 }
-GROUPS = {"cluster": "kind of text"}
-"""Grouping of posts -> its name; a topic is a topic."""
+"""Measure of a user and a group of posts -> what it is; short enough for a bar's label at 320 px."""
+GROUPS = {"cluster": "such texts"}
+"""Grouping of posts -> one of its groups, where that is not `this topic` and the like."""
 
 BASE, FACTORS, FURTHER = "average score of the forest", "taste shared with other users", "{} further features"
 
@@ -72,7 +73,7 @@ def name_feature(name: str, kind: str) -> str:
     if kind == "affinity":
         grouping, _, measure = name.partition("_")
         if measure in AFFINITIES:
-            return AFFINITIES[measure][0].format(group=GROUPS.get(grouping, grouping))
+            return AFFINITIES[measure][0].format(group=GROUPS.get(grouping, f"this {grouping}"))
     if name in NAMED:
         return NAMED[name][0]
     for pattern, words in GROUPED.items():
@@ -93,7 +94,7 @@ def describe_value(name: str, kind: str, value: float | str | None) -> str:
     if unit == COUNT:
         return f"{math.expm1(value):,.0f}"
     if unit == RATE:
-        return f"{100 * value:.3g} %"
+        return f"{100 * value:.{1 if value < 0.1 else 0}f} %"
     return f"{value:.3g} days" if unit == DAYS else f"{value:.4g}"
 
 
