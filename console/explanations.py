@@ -22,7 +22,7 @@ MAX_REASONS = 2
 
 
 @dataclass(frozen=True)
-class Question:
+class ExplainRequest:
     """What is asked: the scores of these posts for a user in a run."""
 
     user_id: Id
@@ -30,8 +30,8 @@ class Question:
     post_ids: tuple[str, ...]
 
     @classmethod
-    def of_page(cls, found: UserList, start: int, post_id: Id | None = None) -> Question:
-        """Return the question about a page of a list; about one post if it is not on the page."""
+    def of_page(cls, found: UserList, start: int, post_id: Id | None = None) -> ExplainRequest:
+        """Return the request for a page of a list; for one post if it is not on the page."""
         shown = tuple(str(post["post_id"]) for post in found.page(start) if not post["gone"])
         asked = shown if post_id is None or str(post_id) in shown else (str(post_id),)
         return cls(found.served.user_id, found.served.run_id, asked)
@@ -48,9 +48,9 @@ def why_url(found: UserList, start: int, post_id: Id) -> str:
     return url_for("why.why", **arguments | ({"from": start} if start > 1 else {}))
 
 
-def find_job(console: Console, question: Question) -> JobRecord | None:
-    """Return the job that answers a question, running or ended; None if nobody has asked."""
-    return console.jobs.latest(EXPLAIN, question.arguments) if question.post_ids else None
+def find_job(console: Console, request: ExplainRequest) -> JobRecord | None:
+    """Return the job that answers a request, running or ended; None if nobody has asked."""
+    return console.jobs.latest(EXPLAIN, request.arguments) if request.post_ids else None
 
 
 def read_answers(job: JobRecord | None) -> dict[str, Mapping[str, Any]]:

@@ -218,8 +218,8 @@ def read_interaction_table(console: Console, arguments: Arguments) -> Table:
     base, more = {"id": str(user_id)}, None
     if len(found) > PAGE_ROWS:
         last = found[PAGE_ROWS - 1]
-        place = last.happened_at.isoformat(), str(last.post_id), last.action
-        more = base | dict(zip(BEFORE, place, strict=True))
+        cursor = last.happened_at.isoformat(), str(last.post_id), last.action
+        more = base | dict(zip(BEFORE, cursor, strict=True))
     given = {name: arguments[name] for name in BEFORE if name in arguments}
     return Table(
         "user-interactions", f"What user {user_id} did", INTERACTION_COLUMNS, rows, datetime.now(UTC),

@@ -22,7 +22,7 @@ from batch.redis_client import live_run_ids
 from batch.reports.bars import Bar, draw_bars
 from batch.runs import ledger
 from console.context import Console, current_console, now
-from console.explanations import Question, find_job, name_reasons, read_answers, why_url
+from console.explanations import ExplainRequest, find_job, name_reasons, read_answers, why_url
 from console.links import user_url
 from console.user_tables import (
     BEFORE,
@@ -92,7 +92,7 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
     if listed.value is not None and listed.at is not None:
         run_id = listed.value.served.run_id
         page |= {"list": list_table(listed.value, run, start, listed.at)}
-        job = find_job(console, Question.of_page(listed.value, start))
+        job = find_job(console, ExplainRequest.of_page(listed.value, start))
         page |= {
             "why_link": partial(why_url, listed.value, start),
             "job": job,

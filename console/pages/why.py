@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from batch.inspection.feature_words import BASE, FACTORS, describe_value, name_feature, split_score
 from batch.reports.bars import Bar, draw_signed_bars
 from console.context import Console, current_console, current_visitor
-from console.explanations import Question, find_job, read_answers
+from console.explanations import ExplainRequest, find_job, read_answers
 from console.jobs import EXPLAIN, BusyError
 from console.links import post_url, user_url
 from console.pages.users import parse_or_refuse
@@ -75,11 +75,11 @@ def start() -> Response | tuple[str, int]:
     asked = _Request.parse(console, form)
     with console.stores.readable_errors():
         found = read_user_list(console, asked.user_id, asked.run)
-    question = Question.of_page(found, asked.start, asked.post_id)
-    job = find_job(console, question)
+    wanted = ExplainRequest.of_page(found, asked.start, asked.post_id)
+    job = find_job(console, wanted)
     if job is None or (not job.running and (form.get("again") or job.output is None)):
         try:
-            console.jobs.start(EXPLAIN, question.arguments, visitor.name if visitor else "")
+            console.jobs.start(EXPLAIN, wanted.arguments, visitor.name if visitor else "")
         except BusyError as error:
             return _show(console, asked, problem=f"Not started: {error}."), 503
     return redirect(asked.url(), 303)
@@ -94,7 +94,7 @@ def _show(console: Console, asked: _Request, problem: str = "") -> str:
         "back": user_url(asked.user_id, run=asked.run or None), "post_address": post_url(asked.post_id),
     }  # fmt: skip
     if listed.value is not None:
-        job = find_job(console, Question.of_page(listed.value, asked.start, asked.post_id))
+        job = find_job(console, ExplainRequest.of_page(listed.value, asked.start, asked.post_id))
         answer = read_answers(job).get(str(asked.post_id))
         page |= {"job": job, "answer": answer, **_find_neighbours(listed.value, asked.post_id)}
         if answer is not None and "error" not in answer and job is not None and job.ended_at is not None:
@@ -155,7 +155,7 @@ def read_parts_table(console: Console, arguments: Arguments) -> Table:
     """Return the parts of a score that a job has explained; a LookupError if none has."""
     asked = _Request.parse(console, arguments)
     found = read_user_list(console, asked.user_id, asked.run)
-    job = find_job(console, Question.of_page(found, asked.start, asked.post_id))
+    job = find_job(console, ExplainRequest.of_page(found, asked.start, asked.post_id))
     answer = read_answers(job).get(str(asked.post_id))
     if job is None or job.ended_at is None or answer is None or "error" in answer:
         raise LookupError("nobody has asked for this explanation")
