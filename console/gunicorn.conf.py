@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from console.context import EXTENSION
 from contract.settings import Settings
+from scheduler.service import STOP_SECONDS
 
 _console = Settings.from_environment().console
 bind = (
@@ -15,3 +19,12 @@ workers = 1
 worker_class = "gthread"
 threads = 8
 proc_name = "overnight-console"
+# A stopping console first ends its jobs.
+graceful_timeout = STOP_SECONDS + 15
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """End the jobs of a worker that stops."""
+    app = worker.app.callable
+    if app is not None:
+        app.extensions[EXTENSION].jobs.close()

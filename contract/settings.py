@@ -796,6 +796,19 @@ class Settings:
         sections = {name: replace(getattr(self, name), **fields) for name, fields in changed.items()}
         return replace(self, **sections, **top)
 
+    def to_environment(self, *without: str) -> dict[str, str]:
+        """Return variables that give a child process these settings, leaving out whole sections.
+
+        The values hold secrets.
+        """
+        return {
+            declared.metadata["env"]: _as_text(
+                getattr(getattr(self, section) if section else self, declared.name)
+            )
+            for section, declared in _declarations()
+            if section not in without
+        }
+
     @classmethod
     def declared(cls) -> list[dict[str, Any]]:
         """Return each setting's `section`, `name`, `env`, `default` and `meaning`, in order, for the docs."""

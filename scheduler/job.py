@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import IO
 
 from contract import errors
 
@@ -51,6 +52,23 @@ class JobResult:
     started_at: datetime
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a child process gets in place of this process's own.
+
+    Attributes
+    ----------
+    output, log
+        Open files for its stdout and stderr, such as one file for both.
+    environment
+        Its whole environment.
+    """
+
+    output: IO[bytes] | None = None
+    log: IO[bytes] | None = None
+    environment: Mapping[str, str] | None = None
+
+
 def ignore(result: JobResult) -> None:
     """Do nothing with a result."""
 
@@ -68,6 +86,8 @@ class Job:
         Name of the job in the log.
     log_level
         Level of the log lines on a start and on exit code 0.
+    surroundings
+        Files and environment of the child.
     """
 
     def __init__(
@@ -77,11 +97,13 @@ class Job:
         *,
         name: str = "night",
         log_level: int = logging.INFO,
+        surroundings: Surroundings = Surroundings(),
     ) -> None:
         self._command = list(command)
         self._on_end = on_end
         self._name = name
         self._log_level = log_level
+        self._surroundings = surroundings
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self.stopping = False
@@ -102,7 +124,7 @@ class Job:
         if child is None:
             return None
         code = child.wait()
-        level, meaning = _interpret(code)
+        level, meaning = interpret_exit(code)
         if self.stopping:
             level = logging.INFO
         level = self._log_level if code == errors.EXIT_DONE else level
@@ -131,9 +153,16 @@ class Job:
         with self._lock:
             if self.stopping:
                 return None
-            # A process group of its own: Ctrl-C in a terminal reaches only the scheduler, which then
+            # A process group of its own: Ctrl-C in a terminal reaches only this process, which then
             # stops the child.
-            self._child = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, process_group=0)
+            self._child = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._surroundings.output,
+                stderr=self._surroundings.log,
+                env=self._surroundings.environment,
+                process_group=0,
+            )
             command = shlex.join(self._command)
             log.log(self._log_level, "the %s began (process %d): %s", self._name, self._child.pid, command)
             return self._child
@@ -144,7 +173,7 @@ def refresh_job(on_end: Callable[[JobResult], None] = ignore) -> Job:
     return Job(REFRESH_COMMAND, on_end, name="refresh", log_level=logging.DEBUG)
 
 
-def _interpret(exit_code: int) -> tuple[int, str]:
+def interpret_exit(exit_code: int) -> tuple[int, str]:
     """Return the log level and the meaning of an exit code; a negative one is the number of a signal."""
     if exit_code < 0:
         hint = ", perhaps because memory ran out" if exit_code == -signal.SIGKILL else ""
