@@ -1,4 +1,4 @@
-# One image for batch, scheduler and serving; docker-compose.yml chooses the command.
+# One image for batch, scheduler, serving and console; docker-compose.yml chooses the command.
 FROM python:3.11.15-slim-bookworm
 
 # The root file system is read-only later: what the scorer compiles on its first night is kept beside the models.
@@ -20,10 +20,11 @@ COPY contract/ contract/
 COPY batch/ batch/
 COPY serving/ serving/
 COPY scheduler/ scheduler/
+COPY console/ console/
 
 # Compiled now, as the root file system is read-only later. The folders of the models
 # and stores are made here so that new volumes over them belong to the user.
-RUN python -m compileall -q contract batch serving scheduler \
+RUN python -m compileall -q contract batch serving scheduler console \
     && groupadd --system --gid 10001 overnight \
     && useradd --system --uid 10001 --gid overnight --no-create-home --shell /usr/sbin/nologin overnight \
     && install --directory --owner overnight --group overnight models stores

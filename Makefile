@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8000
+CONSOLE_PORT ?= 8002
 NETWORK ?=
 NAME ?=
 ONCE ?=
@@ -34,8 +35,8 @@ endef
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
 
-demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, NETWORK=, NAME=, ONCE=1)
-	@$(BIN)/python -m demo up --port $(PORT) $(if $(NETWORK),--network "$(NETWORK)") \
+demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, CONSOLE_PORT=, NETWORK=, NAME=, ONCE=1)
+	@$(BIN)/python -m demo up --port $(PORT) --console-port $(CONSOLE_PORT) $(if $(NETWORK),--network "$(NETWORK)") \
 		$(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
 
 test: lint types check  ## Lint, types, tests

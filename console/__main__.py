@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -13,10 +14,16 @@ import click
 def cli(context: click.Context) -> None:
     """Serve the console, or make a password for one of its users."""
     if context.invoked_subcommand is None:
-        os.execv(
-            sys.executable,
-            [sys.executable, "-m", "gunicorn", "-c", "console/gunicorn.conf.py", "console.wsgi:app"],
-        )
+        _serve()
+
+
+def _serve() -> None:
+    """Become gunicorn, from whatever folder this was started in."""
+    root = Path(__file__).parents[1]
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    config = str(root / "console" / "gunicorn.conf.py")
+    command = [sys.executable, "-m", "gunicorn", "-c", config, "console.wsgi:app"]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ sent twice acts once. If the preview has changed meanwhile, nothing is done and 
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +17,30 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Blueprint, abort, render_template, request
+from flask import Blueprint, abort, render_template, request, url_for
 from sqlalchemy.dialects.postgresql import insert
-from werkzeug.wrappers import Response
 
 from batch.context import Stores
+from batch.reports.files import format_time
 from batch.runs import ledger
 from batch.runs.tables import console_actions
 from console.context import Console, Visitor, current_console, current_visitor
 from contract.errors import OvernightError
+from contract.text import escape_line
+
+log = logging.getLogger(__name__)
 
 MAX_REASON = 500
 """Characters of a reason."""
+
+MAX_ARGUMENTS, MAX_ARGUMENT = 20, 2_000
+"""Arguments of an action; characters of one."""
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{20,64}")
+CONFIRM_AGAIN = 409
+"""Status of an answer to a form that was not acted on."""
+
+UNKNOWN_OUTCOME = "not known yet: it is still at work, or the console ended meanwhile; look at what changed"
 
 Arguments = Mapping[str, str]
 
@@ -57,6 +71,8 @@ class Preview:
         Sentences that a dry run gives: what will change, and for how many.
     stays
         What is not affected.
+    notes
+        Facts that help to decide. Unlike a change of `changes`, a change of these does not ask anew.
     button
         Text of the button.
     fields
@@ -69,6 +85,7 @@ class Preview:
     changes: Sequence[str]
     button: str
     stays: Sequence[str] = ()
+    notes: Sequence[str] = ()
     fields: Sequence[Field] = field(default_factory=tuple)
     ask_first: bool = False
     back: str = ""
@@ -127,64 +144,125 @@ def _find(name: str) -> tuple[Action, Console, Visitor]:
 def confirm(name: str) -> str:
     """Show what an action will change, and ask for a reason."""
     action, console, _ = _find(name)
-    return _confirm_page(action, console, request.args.to_dict())
+    arguments = request.args.to_dict()
+    _check_arguments(arguments)
+    with console.stores.readable_errors():
+        return _confirm_page(action, action.preview(console, arguments), arguments)
 
 
 def _confirm_page(
-    action: Action, console: Console, arguments: Arguments, problem: str = "", reason: str = ""
+    action: Action, preview: Preview, arguments: Arguments, *, problem: str = "", reason: str = ""
 ) -> str:
-    with console.stores.readable_errors():
-        preview = action.preview(console, arguments)
+    """Draw what an action will change; each page has a token of its own."""
     return render_template(
         "confirm.html", action=action, preview=preview, arguments=arguments, problem=problem, reason=reason,
         token=secrets.token_urlsafe(24), max_reason=MAX_REASON,
     )  # fmt: skip
 
 
-def act(name: str) -> Response | str | tuple[str, int]:
-    """Do what was confirmed, once."""
+def act(name: str) -> str | tuple[str, int]:
+    """Do what was confirmed, once.
+
+    A form that was sent before is answered by what it did then, before anything else: after a rollback, the
+    preview of a form that is sent twice would be that of the next rollback.
+    """
     action, console, visitor = _find(name)
     form = request.form.to_dict()
-    token, reason = form.pop("token", ""), " ".join(form.pop("reason", "").split())
-    fingerprint = form.pop("fingerprint", "")
-    if not token or len(reason) > MAX_REASON:
+    token, fingerprint = form.pop("token", ""), form.pop("fingerprint", "")
+    reason = clean_reason(form.pop("reason", ""))
+    _check_arguments(form)
+    if not TOKEN.fullmatch(token):
         abort(400)
-    if not reason:
-        return _confirm_page(action, console, form, "Say why: the log keeps the reason."), 422
     with console.stores.readable_errors():
+        ledger.create(console.stores.engine)
+        if (before := _find_earlier(console.stores, token)) is not None:
+            return _already_page(before)
         preview = action.preview(console, form)
-        if preview.fingerprint != fingerprint:
-            return _confirm_page(
-                action, console, form, "This has changed since you looked: confirm again.", reason
-            ), 409
+        if problem := _find_problem(preview, fingerprint, reason):
+            return _confirm_page(action, preview, form, problem=problem, reason=reason), CONFIRM_AGAIN
         row = {
             "token": token, "key_prefix": console.stores.keys.prefix, "at": datetime.now(UTC),
             "actor": visitor.name, "action": name, "arguments": form, "reason": reason,
         }  # fmt: skip
         if not _claim(console.stores, row):
-            return render_template(
-                "acted.html", title=preview.title, sentence="This was done already.", url=preview.back
-            )
-        try:
-            outcome = action.perform(console, console.stores_of(visitor), visitor, form, reason)
-        except OvernightError as error:
-            _close(console.stores, token, str(error), failed=True)
-            return render_template(
-                "acted.html", title=preview.title, sentence=f"Nothing was changed: {error}", url=preview.back
-            ), 409
-        _close(console.stores, token, outcome.sentence, failed=False)
-    return render_template("acted.html", title=preview.title, sentence=outcome.sentence, url=outcome.url)
+            return _already_page(_find_earlier(console.stores, token))
+    outcome, failed = _perform(action, console, visitor, form, reason)
+    _close(console.stores, token, outcome.sentence, failed=failed)
+    page = render_template(
+        "acted.html", title=preview.title, sentence=outcome.sentence, url=outcome.url or preview.back
+    )
+    return page, CONFIRM_AGAIN if failed else 200
+
+
+def clean_reason(text: str) -> str:
+    """Return a reason as one line without control characters."""
+    return escape_line(" ".join(text.split()))
+
+
+def _check_arguments(arguments: Arguments) -> None:
+    """Refuse what no page of the console sends, and what Postgres cannot keep."""
+    texts = [*arguments.keys(), *arguments.values()]
+    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT or "\0" in text for text in texts):
+        abort(400)
+
+
+def _find_problem(preview: Preview, fingerprint: str, reason: str) -> str:
+    """Return why a form cannot be acted on as it is; empty if it can."""
+    if preview.ask_first:
+        return "Something is missing."
+    if not reason:
+        return "Say why: the log keeps the reason."
+    if len(reason) > MAX_REASON:
+        return f"The reason has {len(reason)} characters; {MAX_REASON} are kept. Shorten it."
+    if preview.fingerprint != fingerprint:
+        return "This has changed since you looked, so nothing was done. Read it again and confirm."
+    return ""
+
+
+def _find_earlier(stores: Stores, token: str) -> sa.Row[Any] | None:
+    """Return the action that a form with this token began; None if there is none."""
+    with stores.engine.connect() as connection:
+        query = sa.select(console_actions).where(console_actions.c.token == token)
+        return connection.execute(query).first()
+
+
+def _already_page(before: sa.Row[Any] | None) -> str:
+    if before is None:  # removed between two statements
+        abort(400)
+    said = f"This form was sent before, at {format_time(before.at.isoformat())}, and acts only once."
+    outcome = before.outcome or UNKNOWN_OUTCOME
+    return render_template(
+        "acted.html", title="Done before", sentence=f"{said} What it did: {outcome}", url=url_for("log.log")
+    )
 
 
 def _claim(stores: Stores, row: dict[str, Any]) -> bool:
     """Insert the action; return whether its token is new."""
-    ledger.create(stores.engine)
     with stores.engine.begin() as connection:
         inserted = connection.execute(insert(console_actions).values(row).on_conflict_do_nothing())
         return bool(inserted.rowcount == 1)
 
 
+def _perform(
+    action: Action, console: Console, visitor: Visitor, arguments: Arguments, reason: str
+) -> tuple[Outcome, bool]:
+    """Do it; return what it did, and whether it failed. An unexpected error is a bug and is logged."""
+    try:
+        with console.stores.readable_errors():
+            return action.perform(console, console.stores_of(visitor), visitor, arguments, reason), False
+    except OvernightError as error:
+        return Outcome(f"It was not done: {error}", ""), True
+    except Exception as error:
+        log.exception("the action %s failed", action.name)
+        sentence = f"It failed: an unexpected {type(error).__name__}, which the console's log describes"
+        return Outcome(f"{sentence}. Look at what it changed before you try again", ""), True
+
+
 def _close(stores: Stores, token: str, outcome: str, *, failed: bool) -> None:
-    with stores.engine.begin() as connection:
-        closed = sa.update(console_actions).where(console_actions.c.token == token)
-        connection.execute(closed.values(outcome=outcome, failed=failed))
+    """Record an action's outcome; without Postgres the log shows that it is not known."""
+    closed = sa.update(console_actions).where(console_actions.c.token == token)
+    try:
+        with stores.readable_errors(), stores.engine.begin() as connection:
+            connection.execute(closed.values(outcome=outcome, failed=failed))
+    except OvernightError as error:
+        log.error("the outcome of an action is not recorded (%s): %s", outcome, error)

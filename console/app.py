@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from flask import Flask, render_template
+from flask import Flask, Response, render_template, send_from_directory
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
 
 from batch.context import Stores
@@ -16,6 +18,8 @@ from console.pages import PAGES
 from console.readings import Readings
 from contract.errors import OvernightError
 from contract.settings import Settings
+
+TEMPLATES = Path(str(files("batch.reports") / "templates"))
 
 
 class _Flask(Flask):
@@ -43,9 +47,21 @@ def create_app(settings: Settings, stores: Stores) -> Flask:
         app.register_blueprint(page)
     if not settings.console.read_only:
         app.register_blueprint(actions.make_blueprint())
+    app.add_url_rule("/static/style.css", "style", _send_style)
+    app.add_url_rule("/healthz", "healthz", _answer_alive)
     app.context_processor(_page_values)
     app.register_error_handler(OvernightError, _show_error)
     return app
+
+
+def _send_style() -> Response:
+    """Send the style sheet that pages share with the reports."""
+    return send_from_directory(TEMPLATES, "style.css")
+
+
+def _answer_alive() -> dict[str, str]:
+    """Say that the process answers, to a container's health check; it asks no store."""
+    return {"status": "ok"}
 
 
 def _page_values() -> dict[str, Any]:

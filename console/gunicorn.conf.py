@@ -3,22 +3,49 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from gunicorn.glogging import Logger
+
 from console.context import EXTENSION
+from contract.errors import SettingsError
 from contract.settings import Settings
+from contract.text import escape_controls
 from scheduler.service import STOP_SECONDS
 
-_console = Settings.from_environment().console
-bind = (
-    f"[{_console.console_host}]:{_console.console_port}"
-    if ":" in _console.console_host
-    else f"{_console.console_host}:{_console.console_port}"
-)
+
+class _Logger(Logger):  # type: ignore[misc]
+    """Sends gunicorn's own log records to the root logger, in the same format."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+try:
+    _console = Settings.from_environment().console
+except SettingsError as error:
+    print(f"error: {escape_controls(str(error))}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+_host = f"[{_console.console_host}]" if ":" in _console.console_host else _console.console_host
+bind = f"{_host}:{_console.console_port}"
 workers = 1
 worker_class = "gthread"
 threads = 8
+# Loaded before forking, so that an invalid setting stops gunicorn, not its worker.
+preload_app = True
+logger_class = _Logger
+control_socket_disable = True
 proc_name = "overnight-console"
+
+limit_request_line = 8190
+limit_request_fields = 50
+limit_request_field_size = 8190
+timeout = 60  # a worker that hangs is replaced
+keepalive = 30
 # A stopping console first ends its jobs.
 graceful_timeout = STOP_SECONDS + 15
 

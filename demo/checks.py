@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ import sqlalchemy as sa
 from batch.formatting import echo
 from batch.loading.schema import OPTIONAL, cast_id, check_views
 from batch.redis_client import live_run_id, live_run_ids
+from console.links import IN_PATH
 from contract import columns
 from contract.codec import Ranked, decode_list, decode_object
 from contract.experiment import CONTROL, VARIANTS
@@ -85,6 +87,11 @@ class Examples:
 
     user: Id
     unknown: Id
+
+    @property
+    def user_page(self) -> str:
+        """Path of the user's page of the console."""
+        return page_path("users", self.user)
 
     @property
     def personal(self) -> str:
@@ -202,8 +209,8 @@ def choose_examples(expected: Expected) -> Examples:
     raise DemoError(f"none of {len(candidates)} users with a list in {run_id} has liked a post")
 
 
-def print_examples(examples: Examples, url: str, option: str) -> None:
-    """Print commands ready to copy; `option` selects the network for `python -m demo exec`."""
+def print_examples(examples: Examples, url: str, console_url: str, option: str) -> None:
+    """Print addresses and commands ready to copy; `option` selects the network for `python -m demo exec`."""
     path = Path(sys.executable)
     python = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     batch = f"{python} -m demo exec{option} -- {python} -m batch"
@@ -218,7 +225,10 @@ def print_examples(examples: Examples, url: str, option: str) -> None:
         ("the user's list in Redis", f"{batch} lookup {shlex.quote(str(examples.user))}"),
         ("the runs so far", f"{batch} runs"),
     ]
-    echo(f"\nReady on {url}. Things to try in another terminal:\n")
+    echo(f"\nReady: the console on {console_url}, the API on {url}.\n")
+    page = console_url + quote(examples.user_page, safe="/?=")
+    echo(f"  # what a user gets, and why: open in a browser\n  {page}\n")
+    echo("Things to try in another terminal:\n")
     for title, command in commands:
         echo(f"  # {title}\n  {command}\n")
     echo("Ctrl-C stops everything; the data stays.")
@@ -234,8 +244,8 @@ class Request:
     content_type: str = "application/json"
 
 
-def check_answers(examples: Examples, expected: Expected, url: str) -> None:
-    """Send every example request and compare the first answer with the list in Redis.
+def check_answers(examples: Examples, expected: Expected, url: str) -> Answer:
+    """Send every example request and compare the first answer, which is returned, with the list in Redis.
 
     Raises
     ------
@@ -259,7 +269,12 @@ def check_answers(examples: Examples, expected: Expected, url: str) -> None:
     errors += _check_stored_list(examples.user, personal, expected)
     if errors:
         raise DemoError("; ".join(errors))
-    echo("Every answer is right.")
+    return personal
+
+
+def page_path(folder: str, value: Id) -> str:
+    """Return the path of a user's or a post's page of the console, not encoded."""
+    return f"/{folder}/{value}" if IN_PATH.fullmatch(str(value)) else f"/{folder}?id={value}"
 
 
 def _send(request: Request, url: str) -> list[str]:

@@ -78,6 +78,11 @@ def demo(context: click.Context, folder: Path) -> None:
 
 @demo.command("up")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to serve on, instead of OVERNIGHT_PORT.")
+@click.option(
+    "--console-port",
+    type=click.IntRange(1, 65535),
+    help="Port of the console, instead of OVERNIGHT_CONSOLE_PORT.",
+)
 @click.option("--network", type=click.Path(path_type=Path), help="Folder of a real network; else simulated.")
 @click.option(
     "--limit-users",
@@ -91,12 +96,15 @@ def up_command(
     folder: Path,
     *,
     port: int | None,
+    console_port: int | None,
     network: Path | None,
     limit_users: int | None,
     name: str | None,
     once: bool,
 ) -> None:
-    """Start the servers, load a network, run the night, serve the lists; Ctrl-C stops everything.
+    """Start the servers, load a network, run the night, serve the lists, show the console.
+
+    Ctrl-C stops everything.
 
     Steps that are done already are skipped. Networks exist side by side, each
     with its own name, servers, lists and models.
@@ -104,6 +112,8 @@ def up_command(
     settings = Settings.from_environment()
     if port is not None:
         settings = settings.replace(port=port)
+    if console_port is not None:
+        settings = settings.replace(console_port=console_port)
     up(choose_folder(folder, name, network), settings, UpOptions(network, limit_users, once))
 
 

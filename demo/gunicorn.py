@@ -1,4 +1,4 @@
-"""Serving under gunicorn, as a child process in a session of its own."""
+"""Serving and the console under gunicorn, each as a child process in a session of its own."""
 
 from __future__ import annotations
 
@@ -56,45 +56,71 @@ def http_get(url: str) -> Response:
             return Response(error.code, error.headers.get_content_type(), error.read().decode())
 
 
-class Gunicorn:
-    """Gunicorn on one address, with its log and its pid file in `folder`."""
+class WebApp(NamedTuple):
+    """An app that gunicorn runs.
 
-    def __init__(self, folder: Path, host: str, port: int) -> None:
-        self._host, self._port = host, port
-        self._pid_file = folder / "serving.pid"
-        self.log = folder / "serving.log"
+    Attributes
+    ----------
+    package
+        Its package, which has `wsgi.py` and `gunicorn.conf.py`.
+    ready
+        Path that answers 200 once it can be used.
+    address
+        First part of the two variables with its host and port.
+    port
+        Name of the port among the options of `up`; in capitals, among the variables of make.
+    """
+
+    package: str
+    ready: str
+    address: str
+    port: str
+
+
+SERVING = WebApp("serving", "/readyz", "OVERNIGHT_", "port")
+CONSOLE = WebApp("console", "/", "OVERNIGHT_CONSOLE_", "console-port")
+
+
+class Gunicorn:
+    """Gunicorn with one app on one address, with its log and its pid file in `folder`."""
+
+    def __init__(self, folder: Path, app: WebApp, host: str, port: int) -> None:
+        self.app, self._host, self.port = app, host, port
+        self._pid_file = folder / f"{app.package}.pid"
+        self.log = folder / f"{app.package}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Base URL for requests, without a trailing slash."""
         host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
-        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def check_port(self) -> None:
         """Raise DemoUsageError if the address cannot be bound."""
         try:
-            address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+            address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
             with socket.socket(address[0], socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address[4])
         except OSError as error:
+            variable = self.app.port.upper().replace("-", "_")
             raise DemoUsageError(
-                f"cannot listen on {self._host} port {self._port} ({error.strerror}); choose another: "
-                "make demo PORT=8001, or python -m demo up --port 8001"
+                f"cannot listen on {self._host} port {self.port} ({error.strerror}); choose another: "
+                f"make demo {variable}=8081, or python -m demo up --{self.app.port} 8081"
             ) from None
 
     def start(self, environment: dict[str, str]) -> None:
-        """Start gunicorn and return when /readyz answers 200.
+        """Start gunicorn and return when the app can be used.
 
         Raises
         ------
         DemoError
             If it ends, or is not ready after READY_SECONDS; has the last lines of its log.
         """
-        command = [sys.executable, "-m", "gunicorn", "-c", "serving/gunicorn.conf.py"]
-        command += ["--pid", str(self._pid_file), "serving.wsgi:app"]
-        address = {"OVERNIGHT_HOST": self._host, "OVERNIGHT_PORT": str(self._port)}
+        command = [sys.executable, "-m", "gunicorn", "-c", f"{self.app.package}/gunicorn.conf.py"]
+        command += ["--pid", str(self._pid_file), f"{self.app.package}.wsgi:app"]
+        address = {f"{self.app.address}HOST": self._host, f"{self.app.address}PORT": str(self.port)}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -108,18 +134,17 @@ class Gunicorn:
         deadline = time.monotonic() + READY_SECONDS
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise DemoError(f"serving does not become ready: {read_last_lines(self.log)}")
+                raise DemoError(f"{self.app.package} does not become ready: {read_last_lines(self.log)}")
             time.sleep(POLL_SECONDS)
 
-    def wait(self) -> None:
-        """Return when gunicorn has ended."""
-        if self._process is not None:
-            self._process.wait()
+    def is_running(self) -> bool:
+        """Return whether the started gunicorn has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> bool:
         """Stop gunicorn, also one that a killed `up` left behind; return whether it ran."""
         process = find_process(self._pid_file, str(self._pid_file))
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(self._process.pid)
         if process is not None:
@@ -130,6 +155,6 @@ class Gunicorn:
 
     def _is_ready(self) -> bool:
         try:
-            return http_get(f"{self.url}/readyz").status == 200
+            return http_get(f"{self.url}{self.app.ready}").status == 200
         except (URLError, OSError):
             return False

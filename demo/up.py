@@ -1,10 +1,12 @@
-"""`up`: start the servers, load a network, run the night, serve; then check answers or wait for Ctrl-C."""
+"""`up`: start the servers, run the night, start serving and the console; check answers or wait for Ctrl-C."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 import sqlalchemy as sa
@@ -16,11 +18,13 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.checks import Expected, check_answers, choose_examples, print_examples
-from demo.gunicorn import Gunicorn
+from demo.gunicorn import CONSOLE, SERVING, Gunicorn
 from demo.network_folders import SIMULATED, LoadedNetwork, NetworkFolder, name_source, read_loaded_network
 from demo.postgres import make_engine
 from demo.processes import (
+    POLL_SECONDS,
     DemoError,
+    DemoUsageError,
     Stopped,
     find_lock_holder,
     hold_lock,
@@ -35,6 +39,9 @@ from demo.servers import Servers, prepare_servers, up_lock
 MAX_USERS_SCORED_IN_FULL = 50_000
 DEFAULT_LIMIT_USERS = 2000
 """Users scored of a real network with more than MAX_USERS_SCORED_IN_FULL, to keep the demo short."""
+
+CONSOLE_HOST = "127.0.0.1"
+"""The console listens here alone, since nobody signs in to it."""
 
 COUNT_USERS = sa.text("SELECT count(*) FROM recs.users")
 
@@ -59,6 +66,11 @@ class UpOptions:
     once: bool
 
 
+class _Apps(NamedTuple):
+    serving: Gunicorn
+    console: Gunicorn
+
+
 def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
     """Start everything, wait for Ctrl-C or check the answers, and stop everything.
 
@@ -67,7 +79,7 @@ def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
     LockedError
         If another `up` uses the folder.
     DemoUsageError
-        If the port is in use, or the name belongs to another folder's network.
+        If a port is in use, or the name belongs to another folder's network.
     FormatError
         If the network's folder does not exist or is in no known format.
     DemoError
@@ -78,15 +90,21 @@ def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
     if options.network is not None:
         detect_format(options.network)
     servers = prepare_servers(home.path)
-    gunicorn = Gunicorn(servers.folder, settings.serving.host, settings.serving.port)
+    apps = _Apps(
+        Gunicorn(servers.folder, SERVING, settings.serving.host, settings.serving.port),
+        Gunicorn(servers.folder, CONSOLE, CONSOLE_HOST, settings.console.console_port),
+    )
+    if apps.serving.port == apps.console.port:
+        raise DemoUsageError(f"serving and the console cannot both listen on port {apps.serving.port}")
     try:
         with hold_lock(up_lock(servers.folder), wait=False), raise_on_signal():
-            gunicorn.stop()  # a killed `up` may have left one
-            gunicorn.check_port()
+            for app in apps:
+                app.stop()  # a killed `up` may have left one
+                app.check_port()
             try:
-                _run(home, servers, gunicorn, settings, options)
+                _run(home, servers, apps, settings, options)
             finally:
-                _stop(servers, gunicorn)
+                _stop(servers, apps)
     except BlockingIOError:
         process = find_lock_holder(up_lock(servers.folder))
         raise LockedError(
@@ -95,19 +113,21 @@ def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
         ) from None
 
 
-def _stop(servers: Servers, gunicorn: Gunicorn) -> None:
+def _stop(servers: Servers, apps: _Apps) -> None:
     ignore_signals()
-    try:
-        gunicorn.stop()
-    finally:
-        servers.stop()
-        with suppress(OSError):  # the terminal or the reader of our output may be gone
-            echo("==> Everything is stopped; the data stays")
+    with ExitStack() as stack:  # each is stopped even if another one cannot be
+        stack.callback(_print_stopped)
+        stack.callback(servers.stop)
+        for app in apps:
+            stack.callback(app.stop)
 
 
-def _run(
-    home: NetworkFolder, servers: Servers, gunicorn: Gunicorn, settings: Settings, options: UpOptions
-) -> None:
+def _print_stopped() -> None:
+    with suppress(OSError):  # the terminal or the reader of our output may be gone
+        echo("==> Everything is stopped; the data stays")
+
+
+def _run(home: NetworkFolder, servers: Servers, apps: _Apps, settings: Settings, options: UpOptions) -> None:
     with print_duration("Starting Postgres and Valkey"):
         servers.start()
     engine = make_engine(servers.postgres.url())
@@ -116,17 +136,37 @@ def _run(
     home.record_use(network)
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
         _run_night(servers, client, keys, network, options)
-        with print_duration(f"Starting serving on {gunicorn.url}"):
-            gunicorn.start(servers.environment())
+        with print_duration(f"Starting serving on {apps.serving.url}"):
+            apps.serving.start(servers.environment())
+        with print_duration(f"Starting the console on {apps.console.url}"):
+            apps.console.start(servers.environment() | _console_environment(apps.serving))
         expected = Expected.of_live_run(engine, client, keys)
         examples = choose_examples(expected)
         if options.once:
-            check_answers(examples, expected, gunicorn.url)
+            check_answers(examples, expected, apps.serving.url)
+            echo("Every answer is right.")
             return
-    print_examples(examples, gunicorn.url, home.option)
+    print_examples(examples, apps.serving.url, apps.console.url, home.option)
     with suppress(Stopped):
-        gunicorn.wait()
-        raise DemoError(f"serving has ended by itself; see {gunicorn.log}")
+        while all(app.is_running() for app in apps):
+            time.sleep(POLL_SECONDS)
+        ended = next(app for app in apps if not app.is_running())
+        raise DemoError(f"{ended.app.package} has ended by itself; see {ended.log}")
+
+
+def _console_environment(serving: Gunicorn) -> dict[str, str]:
+    """Return the console's settings: everybody who reaches it on this machine is the operator `demo`.
+
+    An empty variable is the default.
+    """
+    return {
+        "OVERNIGHT_CONSOLE_LOCAL_OPERATOR": "demo",
+        "OVERNIGHT_CONSOLE_READ_ONLY": "off",
+        "OVERNIGHT_CONSOLE_SERVING_URL": serving.url,
+        "OVERNIGHT_CONSOLE_USERS": "",
+        "OVERNIGHT_CONSOLE_PREFIX": "",
+        "OVERNIGHT_CONSOLE_TRUST_PROXY": "",
+    }
 
 
 def _load_network(

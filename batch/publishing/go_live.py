@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import sqlalchemy as sa
 from redis.client import Pipeline
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -149,42 +150,85 @@ class RolledBack:
     building: list[str]
 
 
-def roll_back(stores: Stores, variant: str, *, reason: str) -> RolledBack:
-    """Make the last good run of a variant live again, and close the live run.
-
-    It does not wait for a night: a run that is being built may go live after it.
+def plan_rollback(stores: Stores, variant: str) -> RolledBack:
+    """Return what `roll_back` would do now; change nothing.
 
     Raises
     ------
     RollbackError
-        No run is live, or no earlier run is complete.
+        It would do nothing: no run is live, or no earlier run is complete.
     """
-    client, keys, prefix = stores.redis, stores.keys, stores.keys.prefix
+    bad = _find_serving(stores, variant)
+    with stores.engine.connect() as connection:
+        if not ledger.is_known(connection, bad):
+            raise _unknown_run(bad)
+        good = _choose_good(stores, connection, bad)
+        return RolledBack(variant, bad.run_id, good, _find_building(connection, bad))
+
+
+def roll_back(stores: Stores, variant: str, *, reason: str, bad_run_id: str | None = None) -> RolledBack:
+    """Make the last good run of a variant live again, and close the live run.
+
+    It does not wait for a night: a run that is being built may go live after it.
+
+    Parameters
+    ----------
+    bad_run_id
+        The run to close; if it is not the live one, nothing is done. None for whichever is live.
+
+    Raises
+    ------
+    RollbackError
+        No run is live, another one is live, or no earlier run is complete.
+    """
     change = Change(datetime.now(UTC), stores.actor, reason)
-    with ledger.switch_lock(stores.engine, prefix) as connection:
-        serving = redis_client.live_run_id(client, keys, variant)
-        if not serving:
-            raise RollbackError(f"no run of {variant} is live; `python -m batch run` makes one")
-        bad = Run(serving, variant, prefix)
-        if not ledger.reconcile(connection, bad, change):
+    with ledger.switch_lock(stores.engine, stores.keys.prefix) as connection:
+        bad = _find_serving(stores, variant)
+        if bad_run_id not in (None, bad.run_id):
             raise RollbackError(
-                f"{variant} serves {bad.run_id}, which this ledger does not know; is DATABASE_URL right?"
+                f"{bad_run_id} is not live, {bad.run_id} is, so nothing was changed; "
+                "look at the run that is live now"
             )
-        earlier = ledger.rollback_candidates(connection, bad)
-        good = next((run_id for run_id in earlier if _is_complete(client, keys, run_id)), None)
-        if good is None:
-            found = (
-                f"none of {len(earlier)} earlier runs is complete in Redis"
-                if earlier
-                else "no earlier run is kept"
-            )
-            raise RollbackError(f"{bad.run_id} stays live: {found}; `python -m batch run` makes a new one")
-        unfinished = ledger.unfinished_runs(connection, prefix)
-        building = [run.run_id for run in unfinished if run.variant == variant]
+        if not ledger.reconcile(connection, bad, change):
+            raise _unknown_run(bad)
+        good = _choose_good(stores, connection, bad)
+        building = _find_building(connection, bad)
         ledger.roll_back(connection, bad, good, change)
-        client.set(keys.live(variant), good)
-    sync_manifest_states(stores, [bad, Run(good, variant, prefix)])
+        stores.redis.set(stores.keys.live(variant), good)
+    sync_manifest_states(stores, [bad, Run(good, variant, bad.key_prefix)])
     return RolledBack(variant, bad.run_id, good, building)
+
+
+def _find_serving(stores: Stores, variant: str) -> Run:
+    serving = redis_client.live_run_id(stores.redis, stores.keys, variant)
+    if not serving:
+        raise RollbackError(f"no run of {variant} is live; `python -m batch run` makes one")
+    return Run(serving, variant, stores.keys.prefix)
+
+
+def _unknown_run(run: Run) -> RollbackError:
+    return RollbackError(
+        f"{run.variant} serves {run.run_id}, which this ledger does not know; is DATABASE_URL right?"
+    )
+
+
+def _choose_good(stores: Stores, connection: sa.Connection, bad: Run) -> str:
+    """Return the newest run that was live before and is whole."""
+    earlier = ledger.rollback_candidates(connection, bad)
+    good = next((run_id for run_id in earlier if _is_complete(stores.redis, stores.keys, run_id)), None)
+    if good is None:
+        found = (
+            f"none of {len(earlier)} earlier runs is complete in Redis"
+            if earlier
+            else "no earlier run is kept"
+        )
+        raise RollbackError(f"{bad.run_id} stays live: {found}; `python -m batch run` makes a new one")
+    return good
+
+
+def _find_building(connection: sa.Connection, bad: Run) -> list[str]:
+    unfinished = ledger.unfinished_runs(connection, bad.key_prefix)
+    return [run.run_id for run in unfinished if run.variant == bad.variant]
 
 
 def _is_complete(client: redis.Redis, keys: Keys, run_id: str) -> bool:

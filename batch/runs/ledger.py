@@ -24,10 +24,10 @@ from contract.manifest import Manifest
 from contract.run_id import make_run_id
 
 __all__ = [
-    "Change", "Run", "RunStatus", "State", "actor", "amend_manifest", "create", "find", "latest_start",
-    "make_live", "mark_removed", "newest", "other_runs", "reconcile", "record_built", "refuse",
-    "removed_runs", "roll_back", "rollback_candidates", "run_statuses", "runs", "schema_version",
-    "set_state", "start", "state_of", "switch_lock", "unfinished_runs",
+    "Change", "Run", "RunStatus", "State", "actor", "amend_manifest", "create", "find", "is_known",
+    "latest_start", "live_period", "make_live", "mark_removed", "newest", "other_runs", "reconcile",
+    "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates", "run_statuses", "runs",
+    "schema_version", "set_state", "start", "state_of", "switch_lock", "unfinished_runs",
 ]  # fmt: skip
 
 SWITCH = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
@@ -187,11 +187,35 @@ def roll_back(connection: sa.Connection, bad: Run, good: str, change: Change) ->
 
 
 def rollback_candidates(connection: sa.Connection, run: Run) -> list[str]:
-    """Return the runs of its variant that were live before and are not removed, newest first."""
+    """Return the runs of its variant that were live before and are not removed, newest first.
+
+    A run that is still recorded as live although a newer one serves counts too, see `reconcile`.
+    """
+    passed = sa.and_(runs.c.state == State.LIVE, runs.c.run_id < run.run_id)
     query = sa.select(runs.c.run_id).where(
-        _same_variant(run), runs.c.state == State.RETIRED, runs.c.removed_at.is_(None)
+        _same_variant(run),
+        sa.or_(runs.c.state == State.RETIRED, passed),
+        runs.c.run_id != run.run_id,
+        runs.c.removed_at.is_(None),
     )
     return list(connection.scalars(query.order_by(runs.c.run_id.desc())))
+
+
+def is_known(connection: sa.Connection, run: Run) -> bool:
+    """Return whether the ledger has a run of this id, variant and prefix."""
+    query = sa.select(runs.c.run_id).where(_same_variant(run), runs.c.run_id == run.run_id)
+    return connection.scalar(query) is not None
+
+
+def live_period(connection: sa.Connection, run_id: str) -> tuple[datetime | None, datetime | None]:
+    """Return since when and until when a run was last live; None where the ledger does not say."""
+
+    def last(*states: State) -> datetime | None:
+        of_run = changes.c.run_id == run_id, changes.c.state.in_(states)
+        found: datetime | None = connection.scalar(sa.select(sa.func.max(changes.c.at)).where(*of_run))
+        return found
+
+    return last(State.LIVE), last(State.RETIRED, State.ROLLED_BACK)
 
 
 def state_of(connection: sa.Connection, run: Run) -> State | None:

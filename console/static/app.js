@@ -1,0 +1,59 @@
+// What pages have beyond HTML. All of it only adds: without it, reload the page.
+"use strict";
+
+const LOOK_MS = 2000;
+const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+const MAX_RELATIVE_SECONDS = 2 * 86400;
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
+
+// "3 minutes ago" for times of the last two days; the title keeps the full time.
+function showRelativeTimes() {
+  for (const time of document.querySelectorAll("time[datetime]")) {
+    const seconds = (Date.parse(time.dateTime) - Date.now()) / 1000;
+    if (!(Math.abs(seconds) < MAX_RELATIVE_SECONDS)) continue;
+    const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
+    time.title ||= time.textContent;
+    const text = relative.format(Math.trunc(seconds / length), unit);
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+// Live parts reload on the event `look`, which comes while somebody can see the page.
+function look() {
+  if (document.visibilityState !== "visible") return;
+  document.body.dispatchEvent(new Event("look"));
+  showRelativeTimes();
+}
+
+function showStale(stale) {
+  const notice = document.getElementById("stale");
+  if (notice) notice.hidden = !stale;
+}
+
+document.addEventListener("htmx:after:swap", showRelativeTimes);
+document.addEventListener("htmx:after:request", (event) => {
+  const status = event.detail?.ctx?.response?.status ?? 0;
+  if (status === 401) location.reload(); // signed out: the server asks for the password
+  showStale(status >= 400);
+});
+document.addEventListener("htmx:error", () => showStale(true));
+
+// A form that changes something is sent once, however often its button is pressed.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (form.dataset.sent) return event.preventDefault();
+  form.dataset.sent = "yes";
+  setTimeout(() => form.querySelectorAll("button").forEach((button) => { button.disabled = true; }));
+});
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+    form.querySelectorAll("button").forEach((button) => { button.disabled = false; });
+  }
+});
+
+showRelativeTimes();
+setInterval(look, LOOK_MS);
+document.addEventListener("visibilitychange", look);

@@ -26,8 +26,13 @@ for key in client.keys("recs:run:*:popular"):
 """
 
 
+def ports() -> tuple[str, ...]:
+    """Return options with a free port for serving, and one for the console."""
+    return "--port", str(free_port()), "--console-port", str(free_port())
+
+
 def up_once(folder: Path) -> CommandResult:
-    return run_demo(folder, "up", "--once", "--port", str(free_port()))
+    return run_demo(folder, "up", "--once", *ports())
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +86,16 @@ def test_the_error_names_a_wrong_answer(folder: Path, first: CommandResult) -> N
 
 def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path, first: CommandResult) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        result = run_demo(folder, "up", "--once", "--port", str(port))
-    assert (result.code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)")
-    assert result.stderr.count("\n") == 1
+        port = str(listener.getsockname()[1])
+        for option, other in (("--port", "--console-port"), ("--console-port", "--port")):
+            result = run_demo(folder, "up", "--once", option, port, other, str(free_port()))
+            assert (result.code, result.stdout) == (2, "")
+            in_use = f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)"
+            assert result.stderr.startswith(in_use)
+            assert f"up {option} " in result.stderr
+            assert result.stderr.count("\n") == 1
+    same = run_demo(folder, "up", "--once", "--port", port, "--console-port", port)
+    assert (same.code, f"cannot both listen on port {port}" in same.error) == (2, True), same
     assert find_processes(folder) == []
 
 
@@ -108,7 +118,7 @@ def test_the_error_names_an_invalid_option_or_setting(
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything_in_order(folder: Path, first: CommandResult, sign: signal.Signals) -> None:
-    with start_demo(SERVES, folder, "up", "--port", str(free_port())) as process:
+    with start_demo(SERVES, folder, "up", *ports()) as process:
         assert len(find_processes(folder)) > 3
         os.killpg(process.pid, sign)  # a terminal signals the whole group
         assert process.wait() == 0
@@ -116,7 +126,7 @@ def test_a_signal_stops_everything_in_order(folder: Path, first: CommandResult, 
 
 
 def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: CommandResult) -> None:
-    with start_demo(SERVES, folder, "up", "--port", str(free_port())) as process:
+    with start_demo(SERVES, folder, "up", *ports()) as process:
         second = up_once(folder)
         assert (second.code, second.stdout) == (4, "")
         assert f"(process {process.pid})" in second.error
@@ -128,12 +138,12 @@ def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: Com
 
 
 def test_up_replaces_what_a_killed_up_left(folder: Path, first: CommandResult) -> None:
-    port = str(free_port())
-    with start_demo(SERVES, folder, "up", "--port", port) as process:
+    same = ports()
+    with start_demo(SERVES, folder, "up", *same) as process:
         process.kill()
         process.wait()
-    assert len(find_processes(folder)) > 3
-    result = run_demo(folder, "up", "--once", "--port", port)
+    assert len(find_processes(folder)) > 5
+    result = run_demo(folder, "up", "--once", *same)
     assert (result.code, RIGHT in result.stdout) == (0, True), result
     assert find_processes(folder) == []
 
@@ -142,7 +152,7 @@ def test_a_new_network_with_other_ids_needs_a_new_night_and_an_interrupted_one_d
     folder: Path, first: CommandResult
 ) -> None:
     assert run_demo(folder, "simulate", *SMALL, "--seed", "8", "--ids", "uuid").code == 0
-    with start_demo("Running the night", folder, "up", "--port", str(free_port())) as process:
+    with start_demo("Running the night", folder, "up", *ports()) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
     assert find_processes(folder) == []

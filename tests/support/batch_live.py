@@ -224,6 +224,15 @@ def copy_database(server: sa.URL, template: str | None = None) -> Iterator[str]:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def replace_database(server: sa.URL, database_url: str, template_url: str) -> None:
+    """Replace a database by a new copy of another one; open connections to it end."""
+    name, template = (sa.make_url(url).database for url in (database_url, template_url))
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+
+
 def _values(redis_url: str) -> dict[str, str]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         return live_values(client)

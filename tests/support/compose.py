@@ -15,5 +15,10 @@ COMPOSE: dict[str, Any] = YAML(typ="safe").load(COMPOSE_FILE)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OF_OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 
-PACKAGES = {"batch": ("batch",), "scheduler": ("scheduler", "batch"), "serving": ("serving",)}
+PACKAGES = {
+    "batch": ("batch",),
+    "scheduler": ("scheduler", "batch"),
+    "serving": ("serving",),
+    "console": ("console", "scheduler", "batch"),
+}
 """Service -> the packages whose code runs in it, beside contract."""

@@ -37,7 +37,7 @@ def test_the_compose_file_satisfies_the_published_schema() -> None:
 
 
 def test_the_services_are_there() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "scheduler", "serving", "batch"}
+    assert set(SERVICES) == {"postgres", "redis", "scheduler", "serving", "console", "batch"}
     assert set(OF_OURS) == set(PACKAGES)
 
 
@@ -75,19 +75,38 @@ def test_the_batch_runs_on_demand_only() -> None:
     assert SERVICES["batch"]["profiles"] == ["batch"]
 
 
+def test_the_console_runs_once_it_has_users_and_may_only_read_until_it_is_told_otherwise() -> None:
+    console = SERVICES["console"]
+    assert console["profiles"] == ["console"]
+    given = console["environment"]
+    assert [given[f"OVERNIGHT_CONSOLE_{name}"] for name in ("USERS", "READ_ONLY")] == [None, None]
+    assert "redis://console:" in given["REDIS_URL"]
+    assert "postgresql://overnight_console:" in given["DATABASE_URL"]
+    assert console["volumes"] == ["models:/app/models:${CONSOLE_MODELS:-ro}", "stores:/app/stores"]
+    assert given["OVERNIGHT_CONSOLE_SERVING_URL"].endswith(
+        SERVICES["serving"]["environment"]["OVERNIGHT_PORT"]
+    )
+
+
 def test_services_start_when_what_they_need_is_healthy() -> None:
     for name, needed in {"serving": {"redis"}, "scheduler": {"redis", "postgres"}}.items():
         waits = SERVICES[name]["depends_on"]
         assert set(waits) == needed
         assert {wait["condition"] for wait in waits.values()} == {"service_healthy"}
-    assert SERVICES["batch"]["depends_on"] == SERVICES["scheduler"]["depends_on"]
+    for name in ("batch", "console"):
+        assert SERVICES[name]["depends_on"] == SERVICES["scheduler"]["depends_on"]
 
 
-def test_only_serving_is_reachable_and_only_from_this_machine() -> None:
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["serving"]
-    (port,) = SERVICES["serving"]["ports"]
-    assert port.startswith("127.0.0.1:")
-    assert port.endswith(":" + SERVICES["serving"]["environment"]["OVERNIGHT_PORT"])
+PORTS = {"serving": "OVERNIGHT_PORT", "console": "OVERNIGHT_CONSOLE_PORT"}
+"""Services that are reachable -> variable with the port."""
+
+
+def test_only_serving_and_the_console_are_reachable_and_only_from_this_machine() -> None:
+    assert {name for name, service in SERVICES.items() if "ports" in service} == set(PORTS)
+    for name, variable in PORTS.items():
+        (port,) = SERVICES[name]["ports"]
+        assert port.startswith("127.0.0.1:${" + variable + ":-")
+        assert port.endswith(":" + SERVICES[name]["environment"][variable])
 
 
 def test_every_volume_is_declared_and_used() -> None:
@@ -128,27 +147,29 @@ def test_gunicorn_accepts_its_command() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_health_check_of_serving_asks_a_route_that_is_there() -> None:
-    check = SERVICES["serving"]["healthcheck"]["test"]
+@pytest.mark.parametrize("name", PORTS)
+def test_the_health_check_asks_a_route_that_is_there(name: str) -> None:
+    check = SERVICES[name]["healthcheck"]["test"]
     assert check[:3] == ["CMD", "python", "-c"]
     compile(check[3], "healthcheck", "exec")
     (url,) = re.findall(r"'(http://[^']+)'", check[3])
     rules = run(
         sys.executable,
         "-c",
-        "from serving.wsgi import app; print(*(r.rule for r in app.url_map.iter_rules()))",
+        f"from {name}.wsgi import app; print(*(r.rule for r in app.url_map.iter_rules()))",
     )
-    port = SERVICES["serving"]["environment"]["OVERNIGHT_PORT"]
+    port = SERVICES[name]["environment"][PORTS[name]]
     assert url.removeprefix(f"http://127.0.0.1:{port}") in rules.stdout.split()
 
 
 def test_every_command_of_our_image_was_checked() -> None:
     others = [command for command in commands() if command not in MODULE_COMMANDS]
-    serving = SERVICES["serving"]
-    assert others == [serving["command"], serving["healthcheck"]["test"][1:]]
+    serving, console = SERVICES["serving"], SERVICES["console"]
+    checks = [service["healthcheck"]["test"][1:] for service in (serving, console)]
+    assert others == [serving["command"], *checks]
 
 
-def test_a_real_server_takes_the_command_of_redis_and_knows_its_two_users(tmp_path: Path) -> None:
+def test_a_real_server_takes_the_command_of_redis_and_knows_its_users(tmp_path: Path) -> None:
     service = SERVICES["redis"]
     path, users = tmp_path / "socket", COMPOSE["configs"]["redis-users"]["file"]
     assert service["entrypoint"] == ["sh", "-euc"]
@@ -163,12 +184,13 @@ def test_a_real_server_takes_the_command_of_redis_and_knows_its_two_users(tmp_pa
         assert theirs in script
         script = script.replace(theirs, ours)
     script = VARIABLE.sub(lambda found: found[2], script)
-    passwords = {"REDIS_SERVING_PASSWORD": "hush", "REDIS_BATCH_PASSWORD": "hush2"}
+    words = {"serving": "hush", "batch": "hush2", "console": "hush3"}
+    passwords = {f"REDIS_{user.upper()}_PASSWORD": word for user, word in words.items()}
     server = subprocess.Popen([*service["entrypoint"], script], cwd=tmp_path, env={**os.environ, **passwords})
-    batch, serving = (
-        redis.Redis(unix_socket_path=str(path), username=user, password=password, decode_responses=True)
-        for user, password in (("batch", "hush2"), ("serving", "hush"))
-    )
+    serving, batch, console = clients = [
+        redis.Redis(unix_socket_path=str(path), username=user, password=word, decode_responses=True)
+        for user, word in words.items()
+    ]
     try:
         deadline = time.monotonic() + 30
         while not path.exists():
@@ -179,11 +201,12 @@ def test_a_real_server_takes_the_command_of_redis_and_knows_its_two_users(tmp_pa
         assert batch.config_get("maxmemory")["maxmemory"] == str(3 * 1024**3)
         assert batch.config_get("appendonly")["appendonly"] == "yes"
         assert serving.ping()
+        assert console.ping()
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(unix_socket_path=str(path)).ping()
         assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0
     finally:
-        batch.close()
-        serving.close()
+        for client in clients:
+            client.close()
         server.kill()
         server.wait()

@@ -32,6 +32,7 @@ def test_the_images_of_others_are_given_their_own_variables_only() -> None:
     assert set(SERVICES["redis"]["environment"]) == {
         "REDIS_SERVING_PASSWORD",
         "REDIS_BATCH_PASSWORD",
+        "REDIS_CONSOLE_PASSWORD",
         "REDISCLI_AUTH",
     }
 
@@ -58,9 +59,12 @@ def test_together_the_services_are_given_every_setting() -> None:
     assert set().union(*(service["environment"] for service in OF_OURS.values())) == SETTING_ENVS
 
 
+PASSWORDS = ("POSTGRES_PASSWORD", "REDIS_SERVING_PASSWORD", "REDIS_BATCH_PASSWORD", "CONSOLE_STORE_PASSWORD")
+
+
 def test_the_passwords_must_be_set() -> None:
     text = COMPOSE_FILE.read_text()
-    for name in ("POSTGRES_PASSWORD", "REDIS_SERVING_PASSWORD", "REDIS_BATCH_PASSWORD"):
+    for name in PASSWORDS:
         uses = re.findall(rf"\${{{name}(.*?)}}", text)
         assert len(uses) >= 2
         assert all(use.startswith(":?") for use in uses)
@@ -104,17 +108,12 @@ def test_a_shell_reads_urls_with_any_options_from_the_example(tmp_path: Path) ->
 
 def test_a_copy_of_the_example_asks_for_the_passwords_and_changes_no_setting() -> None:
     set_lines = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
-    assert set_lines == [
-        "POSTGRES_PASSWORD=",
-        "REDIS_SERVING_PASSWORD=",
-        "REDIS_BATCH_PASSWORD=",
-        "COMPOSE_PROFILES=postgres",
-    ]
+    assert set_lines == [*(f"{name}=" for name in PASSWORDS), "COMPOSE_PROFILES=postgres"]
     assert SERVICES["postgres"]["profiles"] == ["postgres"]
 
 
-def test_the_image_holds_the_four_packages_and_nothing_else() -> None:
-    assert sorted(COPIED) == ["batch", "contract", "requirements.txt", "scheduler", "serving"]
+def test_the_image_holds_the_five_packages_and_nothing_else() -> None:
+    assert sorted(COPIED) == ["batch", "console", "contract", "requirements.txt", "scheduler", "serving"]
     assert all((ROOT / source).exists() for source in COPIED)
     assert len(COPIED) == DOCKERFILE.count("COPY")
 

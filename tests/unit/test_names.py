@@ -64,7 +64,7 @@ DROPPED_MODULES = {
     *("fire", "layout", "interrupt", "within", "people", "pairs", "worth", "vectors", "strips", "tally"),
     *("facts", "beside_live", "joined_back", "saved", "karpov", "tastes", "account", "truth", "answers"),
     *("web", "night_lists", "befall", "wire", "asking", "choices", "ways", "bare", "front", "guard"),
-    *("observe", "pages", "alarm", "late"),
+    *("observe", "alarm", "late"),
 }
 
 

@@ -1,0 +1,175 @@
+"""Helpers for tests of the console in a real browser: its processes, and pages that notice every problem."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from demo.gunicorn import http_get
+from demo.processes import free_port
+from tests.support.batch import wait_until
+from tests.support.gunicorn import COMMAND, ROOT, gunicorn
+from tests.support.operators import TOP_N, LiveNetwork
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Request, Response
+
+CHROMIUM = "/usr/bin/chromium"
+OPERATOR = "anna"
+"""Name of the operator that everybody is who opens the console of `LiveConsole`."""
+
+NARROW, WIDE = {"width": 320, "height": 700}, {"width": 1280, "height": 900}
+SERIOUS = ("serious", "critical")
+
+
+@dataclass(frozen=True)
+class LiveConsole:
+    """A console that may act, and serving, over a network after a night.
+
+    Attributes
+    ----------
+    night
+        The network; its database and Redis are those that the console and serving use.
+    url, serving_url
+        Addresses without a trailing slash.
+    """
+
+    night: LiveNetwork
+    url: str
+    serving_url: str
+
+
+def environment(night: LiveNetwork, **variables: str) -> dict[str, str]:
+    """Return the environment of a process over a network."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")},
+        "DATABASE_URL": night.database_url,
+        "REDIS_URL": night.redis_url,
+        "MODEL_DIR": str(night.model_dir),
+        "OVERNIGHT_THREADS": "1",
+        "OVERNIGHT_TOP_N": str(TOP_N),
+        "PYTHONPATH": str(ROOT),
+    } | variables
+
+
+@contextmanager
+def run_console(night: LiveNetwork, folder: Path, **variables: str) -> Iterator[str]:
+    """Run `python -m console` over a network, from another folder; yield its address.
+
+    Its log goes to `console-PORT.log` in `folder`. `variables` are settings, such as
+    `OVERNIGHT_CONSOLE_READ_ONLY`.
+    """
+    port = free_port()
+    variables = {"OVERNIGHT_CONSOLE_PORT": str(port)} | variables
+    with (folder / f"console-{port}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "console"], cwd=folder, env=environment(night, **variables), stderr=log
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: process.poll() is not None or _is_up(url))
+        assert process.returncode is None, (folder / f"console-{port}.log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _is_up(url: str) -> bool:
+    try:
+        return http_get(f"{url}/healthz").status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def run_live_console(night: LiveNetwork, folder: Path) -> Iterator[LiveConsole]:
+    """Run serving, and a console whose visitors are the operator `OPERATOR`."""
+    port = free_port()
+    serving_url = f"http://127.0.0.1:{port}"
+    with (
+        gunicorn(night.redis_url, port, folder / "serving.log", command=COMMAND, OVERNIGHT_WORKERS="1"),
+        run_console(
+            night,
+            folder,
+            OVERNIGHT_CONSOLE_READ_ONLY="off",
+            OVERNIGHT_CONSOLE_LOCAL_OPERATOR=OPERATOR,
+            OVERNIGHT_CONSOLE_SERVING_URL=serving_url,
+        ) as url,
+    ):
+        yield LiveConsole(night, url, serving_url)
+
+
+@dataclass
+class Problems:
+    """What a page did that no page may do: console errors, failed requests, answers of 5xx.
+
+    A violation of the content security policy is a console error.
+    """
+
+    found: list[str] = field(default_factory=list)
+    _allowed: list[str] = field(default_factory=list)
+
+    def allow(self, pattern: str) -> None:
+        """Allow problems in which a regular expression is found, from now on and up to now."""
+        self._allowed.append(pattern)
+
+    def watch(self, page: Page) -> None:
+        """Collect the problems of a page."""
+        page.on("console", lambda message: message.type == "error" and self.found.append(message.text))
+        page.on("pageerror", lambda error: self.found.append(f"script: {error}"))
+        page.on("requestfailed", self._note_failure)
+        page.on("response", self._note_answer)
+
+    def check(self) -> None:
+        """Check that there was none but those allowed."""
+        allowed = [re.compile(pattern) for pattern in self._allowed]
+        assert [line for line in self.found if not any(each.search(line) for each in allowed)] == []
+
+    def _note_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left meanwhile
+            self.found.append(f"{request.method} {request.url}: {request.failure}")
+
+    def _note_answer(self, response: Response) -> None:
+        if response.status >= 500:
+            self.found.append(f"{response.url}: status of {response.status}")
+
+
+def check_accessible(page: Page) -> None:
+    """Check the page by axe, light and dark: nothing serious."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found: list[str] = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        violations: list[Mapping[str, Any]] = Axe().run(page).response["violations"]
+        found += [
+            f"{page.url} ({scheme}): {each['help']}: {[node['html'][:200] for node in each['nodes']]}"
+            for each in violations
+            if each["impact"] in SERIOUS
+        ]
+    page.emulate_media(color_scheme="light")
+    assert found == []
+
+
+def check_fits(page: Page) -> None:
+    """Check that a page 320 px wide needs no scrolling sideways."""
+    page.set_viewport_size(NARROW)  # type: ignore[arg-type]
+    width = page.evaluate("document.documentElement.scrollWidth")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > 321 "
+        "&& !e.closest('.wide')).map(e => e.outerHTML.slice(0, 120)).slice(0, 5)"
+    )
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    assert width <= NARROW["width"], f"{page.url} is {width} px wide: {wide}"
