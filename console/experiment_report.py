@@ -9,7 +9,7 @@ from typing import Any
 
 from batch.commands.options import MIN_EFFECT_RANGE, PastTime
 from batch.experiment.period import MIN_EFFECT
-from batch.experiment.render import GUARDRAIL_TITLES, explored_table
+from batch.experiment.render import GUARDRAIL_TITLES, explored_table, format_relative
 from batch.reports.bars import Interval, draw_intervals
 from console.context import Console
 from console.jobs import REPORT, JobRecord
@@ -79,7 +79,7 @@ def read_report(console: Console, options: ReportOptions) -> Reading[JobRecord |
 def draw_metrics(report: Mapping[str, Any]) -> str | None:
     """Draw the relative difference of each metric with its interval; None without any."""
     bars = [
-        Interval(each["title"], value, low, high, f"{100 * value:+.1f} % ({100 * low:+.1f} to {100 * high:+.1f})")
+        Interval(each["title"], value, low, high, format_relative(each["relative"]))
         for each in report["metrics"]
         if each["relative"] is not None
         for value, low, high in [(each["relative"][bound] for bound in ("value", "low", "high"))]
@@ -119,7 +119,9 @@ def _guardrail_rows(report: Mapping[str, Any]) -> list[Row]:
     ]
     latency = values["latency"]
     for name in ("p50_ms", "p99_ms"):
-        shown = {variant: None if latency[variant] is None else latency[variant][name] for variant in VARIANTS}
+        shown = {
+            variant: None if latency[variant] is None else latency[variant][name] for variant in VARIANTS
+        }
         rows.append({"guardrail": f"latency_{name}", **shown})
     return rows
 
@@ -166,5 +168,3 @@ def _source_of(part: str) -> Callable[[Console, Arguments], Table]:
 
 for _part, (_name, *_) in PARTS.items():
     table_source(_name)(_source_of(_part))
-
-

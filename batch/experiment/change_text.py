@@ -13,21 +13,24 @@ def describe_change(change: ChangeResult) -> list[str]:
     """Describe who moves, whether a new experiment starts, and its planned days; nothing about pins."""
     experiment, before = change.now.experiment, change.before.experiment if change.before else None
     lines = []
+    moves = "" if before is None else _describe_moves(before, experiment)
     if before is not None and change.new_experiment:
         lines.append(f"a new experiment begins: exposures and likes under {before.name} do not count for it")
         if before.salt != experiment.salt:
-            lines.append(f"the salt is another, so users are assigned anew: {_describe_moves(before, experiment)}")
+            lines.append(f"the salt is another, so users are assigned anew: {moves}")
         elif before.percent_test != experiment.percent_test:
-            lines.append(f"the salt is the same: {_describe_moves(before, experiment)}")
+            lines.append(f"the salt is the same: {moves}")
         else:
-            lines.append("the salt is the same, so the same users are in test; another salt assigns them anew")
+            lines.append(
+                "the salt is the same, so the same users are in test; another salt assigns them anew"
+            )
         if before.name == experiment.name:
             lines.append(
                 f"both are called {before.name}, and `experiment report` finds the newest of a name only: "
                 "give each experiment a name of its own"
             )
     elif before is not None and before.percent_test != experiment.percent_test:
-        lines.append(f"the same experiment: {_describe_moves(before, experiment)}")
+        lines.append(f"the same experiment: {moves}")
     if (line := _describe_plan(change)) is not None:
         lines.append(line)
     return lines

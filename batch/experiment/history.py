@@ -87,9 +87,7 @@ def read_begin(connection: sa.Connection, change: SplitChange, *, same_percent: 
         same.append(table.percent_test == split.percent_test)
     earlier = sa.and_(table.key_prefix == change.key_prefix, table.set_at < change.set_at)
     other = sa.select(sa.func.max(table.set_at)).where(earlier, sa.not_(sa.and_(*same))).scalar_subquery()
-    began = sa.select(sa.func.min(table.set_at)).where(
-        earlier, sa.or_(other.is_(None), table.set_at > other)
-    )
+    began = sa.select(sa.func.min(table.set_at)).where(earlier, sa.or_(other.is_(None), table.set_at > other))
     return connection.scalar(began) or change.set_at
 
 

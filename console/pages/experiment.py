@@ -36,7 +36,7 @@ from console.context import Console, current_console, current_visitor, now
 from console.experiment_report import PARTS, ReportOptions, draw_metrics, read_report, report_table
 from console.jobs import REPORT, JobRecord
 from console.links import user_url
-from console.pages import split_actions
+from console.pages import split_actions  # noqa: F401 - registers the actions
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
@@ -252,9 +252,7 @@ def _has_ledger(connection: sa.Connection) -> bool:
 
 def read_split_in_redis(stores: Stores) -> SplitInRedis:
     """Read the split that serving uses, and the length of the stream of exposures, from Redis."""
-    return SplitInRedis(
-        read_split(stores.redis, stores.keys), int(stores.redis.xlen(stores.keys.exposures))
-    )
+    return SplitInRedis(read_split(stores.redis, stores.keys), int(stores.redis.xlen(stores.keys.exposures)))
 
 
 def describe_health(
@@ -344,7 +342,9 @@ def split_changes(console: Console, arguments: Arguments) -> Table:
 def pinned_users(console: Console, arguments: Arguments) -> Table:
     """Return the pinned users, and the variant that the split alone would give them."""
     with console.stores.engine.connect() as connection:
-        change = read_current_change(connection, console.stores.keys.prefix) if _has_ledger(connection) else None
+        change = (
+            read_current_change(connection, console.stores.keys.prefix) if _has_ledger(connection) else None
+        )
     pins = change.experiment.pins if change else {}
     users, after = sort_pins(pins), arguments.get("after", "")
     if after:
@@ -359,6 +359,3 @@ def pinned_users(console: Console, arguments: Arguments) -> Table:
         Column("by_rule", "by the split alone"),
     ]  # fmt: skip
     return Table(PINS, "Pinned users", columns, rows, now(), {"after": after} if after else {}, more)
-
-
-split_actions.register_all()
