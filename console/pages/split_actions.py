@@ -98,15 +98,14 @@ def preview_split(console: Console, arguments: Arguments) -> Preview:
             title, (), "See what will change", fields=fields, ask_first=True, problem=str(error), back=back
         )
     change = preview_change(stores, now(), wanted.edit, wanted.planned_days)
-    pins = len(change.now.experiment.pins)
+    stays = ["the lists and the live runs"]
+    if pins := len(change.now.experiment.pins):
+        stays.append(f"{pins} pinned user{'' if pins == 1 else 's'}, in their variant whatever the split is")
     return Preview(
         title,
         _describe(change),
         "Change it" if change.changed else "Write it to Redis again",
-        stays=[
-            f"{pins} pinned user{'' if pins == 1 else 's'}, who keep their variant",
-            "the lists and the live runs",
-        ],
+        stays=stays,
         notes=[_count(stores, change)] if change.changed else (),
         back=back,
     )
@@ -226,7 +225,15 @@ def _describe(change: ChangeResult) -> list[str]:
         f"The split is now: {before}.",
         f"It becomes: {describe_split(change.now.experiment)}.",
         *(f"{line[0].upper()}{line[1:]}." for line in describe_change(change)),
+        *(["Reports count from this change on."] if _restarts_reports(change) else []),
     ]
+
+
+def _restarts_reports(change: ChangeResult) -> bool:
+    """Return whether another split than before begins; pins and planned days do not change it."""
+    if change.before is None:
+        return False
+    return replace(change.before.experiment, pins={}) != replace(change.now.experiment, pins={})
 
 
 def _count(stores: Stores, change: ChangeResult) -> str:
