@@ -90,7 +90,7 @@ PLACEHOLDERS = {
     "COMMAND": "true", "FOLDER": "demo", "NUMBER": "1", "POST": "1", "RUN": "20261122T030000Z-control",
     "TEXT": "odd", "TIME": "2026-11-22", "USER": "1", "VARIANT": "control",
 }  # fmt: skip
-TYPE_OF_COMMAND = {"GET": "string", "SET": "string", "HGET": "hash", "SMEMBERS": "set"}
+TYPE_OF_COMMAND = {"GET": "string", "SET": "string", "HGET": "hash", "SMEMBERS": "set", "SADD": "set"}
 WITHOUT_A_SERVICE = {"up"}
 
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
