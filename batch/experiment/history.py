@@ -13,13 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from batch.runs.lock import locked_transaction
 from batch.runs.tables import experiments
 from contract.errors import SourceError
 from contract.experiment import CONTROL, TEST, Experiment, sort_pins
 from contract.keys import Keys
-
-LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,7 @@ class SplitChange:
 @contextmanager
 def lock_split(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
     """Open a transaction and lock the split of a prefix against other changes until it ends."""
-    with engine.begin() as connection:
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(LOCK, {"name": f"overnight experiment:{key_prefix}"})
+    with locked_transaction(engine, f"experiment:{key_prefix}") as connection:
         yield connection
 
 

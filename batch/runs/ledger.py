@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
+from batch.runs.lock import locked_transaction
 from batch.runs.tables import State, changes, create, runs, schema_version
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
@@ -29,9 +30,6 @@ __all__ = [
     "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates", "run_statuses", "runs",
     "schema_version", "set_state", "start", "state_of", "switch_lock", "unfinished_runs",
 ]  # fmt: skip
-
-SWITCH = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,7 @@ def switch_lock(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
 
     It is short and never open while a run is built, so a rollback need not wait for a night.
     """
-    with engine.begin() as connection:
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(SWITCH, {"name": f"overnight switch:{key_prefix}"})
+    with locked_transaction(engine, f"switch:{key_prefix}") as connection:
         yield connection
 
 
