@@ -29,7 +29,7 @@ SQL_WRITES = [
     "UPDATE recs.runs SET state = 'live'", "DELETE FROM recs.run_changes", "TRUNCATE recs.experiments",
     "INSERT INTO recs.ledger_version VALUES (99)", "CREATE TABLE recs.mine (a int)", "DROP TABLE recs.runs",
     "CREATE TABLE public.mine (a int)", "ALTER TABLE recs.runs ADD COLUMN mine int",
-    "CREATE ROLE mine", "GRANT ALL ON recs.runs TO PUBLIC", "COPY recs.runs TO PROGRAM 'cat'",
+    "CREATE ROLE mine", "COPY recs.runs TO PROGRAM 'cat'",
 ]  # fmt: skip
 REDIS_REFUSED = [
     "SET recs:live:control x", "DEL recs:blocked", "UNLINK recs:posts", "SADD recs:blocked 1", "FLUSHALL",
