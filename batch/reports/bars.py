@@ -152,8 +152,8 @@ def _draw_rect(
 ) -> None:
     """Draw a bar between two fractions of the width; nothing if its end is not after its start."""
     start, end = ends
-    place = {"x": _percent(start), "width": _percent(max(end - start, 0.0))}
-    Tree.SubElement(group, "rect", place | {"y": f"{y:g}", "height": f"{height:g}", "class": kind})
+    extent = {"x": _percent(start), "width": _percent(max(end - start, 0.0))}
+    Tree.SubElement(group, "rect", extent | {"y": f"{y:g}", "height": f"{height:g}", "class": kind})
 
 
 def _draw_line(group: Tree.Element, kind: str, at: float, y: float) -> None:
