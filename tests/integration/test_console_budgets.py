@@ -29,10 +29,10 @@ def test_no_page_walks_through_redis_or_reads_the_manifests_of_many_runs(spoilt:
     pages["runs-last"] = f"/runs?before={manifests[-20]}"
     with metered(spoilt.settings) as meter:
         costs = {name: meter.ask(path) for name, path in pages.items()}
-    told = {name: (cost.status, len(cost.body), cost.commands) for name, cost in costs.items()}
-    assert {name for name, cost in costs.items() if cost.status != 200} == set(), told
-    assert {name for name, cost in costs.items() if len(cost.body) > MAX_BYTES} == set(), told
-    assert {name for name, cost in costs.items() if WALKS & set(cost.commands)} == set(), told
+    summary = {name: (cost.status, len(cost.body), cost.commands) for name, cost in costs.items()}
+    assert {name for name, cost in costs.items() if cost.status != 200} == set(), summary
+    assert {name for name, cost in costs.items() if len(cost.body) > MAX_BYTES} == set(), summary
+    assert {name for name, cost in costs.items() if WALKS & set(cost.commands)} == set(), summary
     for name, cost in costs.items():
         assert cost.commands.total() <= MAX_COMMANDS, (name, cost.commands)
         assert len(cost.statements) <= MAX_STATEMENTS, (name, cost.statements)
