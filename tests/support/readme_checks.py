@@ -18,6 +18,7 @@ import redis
 from werkzeug.exceptions import HTTPException
 
 import batch.cli
+import console.__main__
 import demo.cli
 import scheduler.__main__
 from batch import files
@@ -42,7 +43,12 @@ REFERENCE = "docs/reference"
 ALL_PAGES = ("README.md", "docs/*.md", "docs/*/*.md")
 MAKEFILE = (ROOT / "Makefile").read_text()
 
-CLICK = {"batch": batch.cli.cli, "scheduler": scheduler.__main__.cli, "demo": demo.cli.demo}
+CLICK = {
+    "batch": batch.cli.cli,
+    "scheduler": scheduler.__main__.cli,
+    "console": console.__main__.cli,
+    "demo": demo.cli.demo,
+}
 
 
 def commands_of(group: click.Group) -> dict[str, click.Command]:
