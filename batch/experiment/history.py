@@ -75,6 +75,44 @@ def read_current_change(connection: sa.Connection, key_prefix: str) -> SplitChan
     return next(iter(read_changes(connection, key_prefix, max_changes=1)), None)
 
 
+def read_begin(connection: sa.Connection, change: SplitChange, *, same_percent: bool = False) -> datetime:
+    """Return when the experiment of a change began; with `same_percent`, when its percentage was set."""
+    split, table = change.experiment, experiments.c
+    same = [table.name == split.name, table.salt == split.salt]
+    if same_percent:
+        same.append(table.percent_test == split.percent_test)
+    earlier = sa.and_(table.key_prefix == change.key_prefix, table.set_at < change.set_at)
+    other = sa.select(sa.func.max(table.set_at)).where(earlier, sa.not_(sa.and_(*same))).scalar_subquery()
+    began = sa.select(sa.func.min(table.set_at)).where(earlier, sa.or_(other.is_(None), table.set_at > other))
+    return connection.scalar(began) or change.set_at
+
+
+def read_history(
+    connection: sa.Connection, key_prefix: str, before: datetime | None, count: int
+) -> list[dict[str, Any]]:
+    """Return up to `count` changes that are older than `before`, newest first, without the pins themselves.
+
+    Returns
+    -------
+    list of dict
+        set_at, name, salt, percent_test, planned_days, pinned (a number) and actor.
+    """
+    table = experiments.c
+    pinned = sa.select(sa.func.count()).select_from(sa.func.jsonb_object_keys(table.pins)).scalar_subquery()
+    query = (
+        sa.select(
+            table.set_at, table.name, table.salt, table.percent_test, table.planned_days,
+            pinned.label("pinned"), table.actor,
+        )
+        .where(table.key_prefix == key_prefix)
+        .order_by(table.set_at.desc())
+        .limit(count)
+    )  # fmt: skip
+    if before is not None:
+        query = query.where(table.set_at < before)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
 def record_change(connection: sa.Connection, change: SplitChange) -> SplitChange:
     """Insert a change and return it; call it inside `lock_split`.
 
