@@ -14,7 +14,7 @@ from batch import formatting, postgres
 from batch.commands.options import json_option
 from batch.evaluation import recipe_choice, render
 from batch.formatting import echo, table
-from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
+from batch.gate.outcomes import REFUSED, count_outcomes, outcome_of, sort_verdicts
 from batch.reports.describe_rules import describe_rules
 from batch.reports.files import report_path
 from batch.runs import ledger
@@ -123,7 +123,6 @@ def _find_run(settings: Settings, run_id: str) -> tuple[sa.Row[Any], Sequence[sa
     return found
 
 
-OUTCOME_ORDER = (REFUSED, NOT_COMPARED, PASSED)
 LABELS = {REFUSED: "REFUSED"}
 
 CHANGE_FIELDS = ("at", "state", "actor", "reason")
@@ -194,7 +193,7 @@ def _describe_caught_up(caught_up: dict[str, Any]) -> list[str]:
 
 def _render_gate(manifest: Manifest) -> list[str]:
     """Render the rules: refused first, then those not compared; empty if there were none."""
-    rules = sorted(manifest.gate, key=lambda rule: OUTCOME_ORDER.index(outcome_of(rule)))
+    rules = sort_verdicts(manifest.gate)
     if not rules:
         return []
     forced = ", published anyway with --force" if manifest.forced else ""

@@ -15,3 +15,9 @@ PRIMARY_METRIC = PRIMARY_METRICS[0]
 
 RANKER_LABELS = {RECENCY: "recency popularity"}
 """How tables name a ranker whose key is not plain English."""
+
+NAMED_RANKERS = [(name, RANKER_LABELS.get(name, name)) for name in (MODEL, RECENCY, POPULARITY, RANDOM)]
+"""(key, name) of the rankers of the full-catalogue metrics, the strongest baseline next to the model."""
+
+VIEWED_RANKERS = (MODEL, POPULARITY, RANDOM)
+"""The rankers of the metrics on viewed posts, in the order of pages."""

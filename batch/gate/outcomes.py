@@ -6,6 +6,12 @@ from typing import Any
 
 PASSED, REFUSED, NOT_COMPARED = "passed", "refused", "not compared"
 
+OUTCOME_ORDER = (REFUSED, NOT_COMPARED, PASSED)
+"""The order in which outcomes are shown."""
+
+CEILINGS = ("not_finite", "liked_served")
+"""Rules whose one bound is the highest value allowed; that of all others is the lowest."""
+
 
 def outcome_of(verdict: dict[str, Any]) -> str:
     """Return the outcome of a rule in a manifest's `gate`.
@@ -25,3 +31,16 @@ def count_outcomes(verdicts: list[dict[str, Any]]) -> str:
     counts = [f"{outcomes.count(PASSED)} of {len(outcomes)} rules passed"]
     counts += [f"{outcomes.count(each)} {each}" for each in (REFUSED, NOT_COMPARED) if each in outcomes]
     return ", ".join(counts)
+
+
+def sort_verdicts(verdicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a manifest's `gate`, refused rules first, then those not compared."""
+    return sorted(verdicts, key=lambda verdict: OUTCOME_ORDER.index(outcome_of(verdict)))
+
+
+def bounds_of(verdict: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest value that a rule allows; None is no bound."""
+    bound = verdict["bound"]
+    if isinstance(bound, list):
+        return bound[0], bound[1]
+    return (None, bound) if verdict["rule"] in CEILINGS else (bound, None)

@@ -19,6 +19,9 @@ LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 48
 """Margins around the plot, in pixels."""
 PLOT_HEIGHT = HEIGHT - TOP - BOTTOM
 
+CHARACTER_WIDTH = 7.5
+"""Width of a digit of a label, in pixels; at most."""
+
 MAX_LABELS = 10
 """Most labels side by side below a chart of intervals."""
 
@@ -180,6 +183,15 @@ class Chart:
         y_label = _draw_text(svg, 14, TOP + PLOT_HEIGHT / 2, self.y.label, anchor="middle")
         y_label.set("transform", rotation)
         return svg
+
+    def _draw_x_tick(self, svg: Tree.Element, value: float) -> None:
+        """Draw a tick's label below its place, and one at the right edge to the left of the edge."""
+        x, label = self._pixel_x(value), self.x.format(value)
+        outside = x + CHARACTER_WIDTH * len(label) / 2 > self.width
+        _draw_text(
+            svg, self.width if outside else x, TOP + PLOT_HEIGHT + 18, label,
+            anchor="end" if outside else "middle",
+        )  # fmt: skip
 
     @property
     def _plot_width(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from sklearn.metrics import roc_curve
 
 from batch.arrays import Float64s
 from batch.context import Stores
-from batch.evaluation import MODEL, POPULARITY, PRIMARY_METRICS, RANDOM, RANKER_LABELS, RECENCY
+from batch.evaluation import NAMED_RANKERS, PRIMARY_METRICS, VIEWED_RANKERS
 from batch.evaluation.evaluate import HITRATE
 from batch.evaluation.ranking_metrics import DEPTH, compute_metrics, compute_random_metrics, rank_rows
 from batch.evaluation.recipe_choice import describe_examples, recipe_record
@@ -28,6 +27,7 @@ from batch.progress import Stages
 from batch.reports.charts import Axis, Chart
 from batch.reports.describe_rules import describe_rules
 from batch.reports.files import REPORT, format_number, load_template, report_path, write_report
+from batch.reports.run_charts import HALF_WIDTH, draw_calibration, draw_topics
 from batch.reports.user_examples import UserExample, read_user_examples
 from batch.training.dataset import Dataset
 from batch.training.model import Model
@@ -36,18 +36,9 @@ from contract.manifest import Manifest
 
 log = logging.getLogger("batch")
 
-VIEWED_RANKERS = ("model", "popularity", "random")
-"""The rankers of the metrics on viewed posts, in the order of the page."""
-
-NAMED_RANKERS = [(name, RANKER_LABELS.get(name, name)) for name in (MODEL, RECENCY, POPULARITY, RANDOM)]
-"""(key, name) of the rankers of the full-catalogue metrics, the strongest baseline next to the model."""
-
 MAX_FEATURES = 20
 TABLE_KS = (1, 3, 5, 10, 20)
 CURVE_KS = tuple(range(1, DEPTH + 1))
-
-HALF_WIDTH = 440
-"""Width of a chart that has another one beside it, in pixels."""
 
 Points = list[tuple[float, float]]
 
@@ -82,7 +73,7 @@ def render_run_page(
     """Lay out everything that is known of a run; the same data and model give the same page."""
     band_column, by_band = count_by_band(dataset)
     missing_values, complete_columns = list_missing_values(dataset.network)
-    metrics, recipe = manifest["metrics"], recipe_record(manifest)
+    metrics, recipe, topics = manifest["metrics"], recipe_record(manifest), manifest.get(TOPICS)
     return load_template(REPORT).render(
         run=manifest,
         metrics=metrics,
@@ -94,7 +85,7 @@ def render_run_page(
         first_figures=PRIMARY_METRICS,
         gate=[(outcome_of(verdict), verdict) for verdict in manifest.get("gate", [])],
         gate_counts=count_outcomes(manifest.get("gate", [])),
-        charts=_draw_charts(dataset, metrics, curves) | _draw_topics(manifest.get(TOPICS)),
+        charts=_draw_charts(dataset, metrics, curves) | ({TOPICS: draw_topics(topics)} if topics else {}),
         rules=describe_rules(Manifest.from_record(manifest)),
         by_topic=count_by_topic(dataset),
         band_column=band_column,
@@ -140,40 +131,14 @@ def _draw_charts(dataset: Dataset, metrics: dict[str, Any], curves: Curves) -> d
             "roc", "ROC curve", f"ROC AUC: {areas}.",
             Axis("false positive rate", 1), Axis("true positive rate", 1), HALF_WIDTH,
         ).lines(curves.roc)  # fmt: skip
-    if deciles := metrics["calibration"]:
-        points = [(row["predicted"], row["liked"]) for row in deciles]
-        top = _round_up(max(max(point) for point in points))
-        charts["calibration"] = Chart(
-            "calibration", "Calibration by deciles of the predicted probability",
-            f"Predicted {points[0][0]} to {points[-1][0]}, liked {points[0][1]} to {points[-1][1]}.",
-            Axis("predicted probability of a like", top), Axis("share that was liked", top), HALF_WIDTH,
-        ).lines({"model": points, "perfect": [(0, 0), (top, top)]}, dotted="model")  # fmt: skip
+    if chart := draw_calibration(metrics):
+        charts["calibration"] = chart
     return charts
-
-
-def _draw_topics(topics: dict[str, Any] | None) -> dict[str, str]:
-    """Draw how many topics the first places of the lists have, before and after the rule on topics."""
-    if topics is None:
-        return {}
-    before, after = topics["lists_by_topics_before"], topics["lists_by_topics"]
-    return {
-        TOPICS: Chart(
-            TOPICS, "Lists by the number of topics in their first places",
-            f"Mean {topics['topics_per_list_before']} before the rule, {topics['topics_per_list']} after.",
-            Axis(f"topics in the first {topics['window']} places", len(before)),
-            Axis("lists", max(before + after + [1])),
-        ).columns({"before": before, "after": after}),
-    }  # fmt: skip
 
 
 def _describe_hitrate(hitrate: dict[str, Points]) -> str:
     values = (f"{ranker} {format_number(dict(points)[5])}" for ranker, points in hitrate.items())
     return "At 5: " + ", ".join(values) + "."
-
-
-def _round_up(value: float) -> float:
-    """Return the next tenth, at least 0.1."""
-    return max(math.ceil(value * 10), 1) / 10
 
 
 def compute_curves(scored: ScoredRows) -> Curves:

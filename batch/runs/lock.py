@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -37,14 +39,41 @@ COMMAND = {NIGHT: "run", REFRESH: "refresh"}
 POLL_SECONDS = 0.1
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The session that holds a lock; `since` is its start, None if this role may not see it."""
+
+    application: str
+    pid: int
+    since: datetime | None
+
+    def describe(self) -> str:
+        """Return who holds it, in a few words."""
+        since = f", since {self.since.isoformat(timespec='seconds')}" if self.since else ""
+        return f"{self.application} (Postgres pid {self.pid}){since}"
+
+
+def find_holder(connection: sa.Connection, key_prefix: str, purpose: str) -> Holder | None:
+    """Return who holds a lock, and None if nobody does."""
+    found = connection.execute(HOLDER, _lock_name(key_prefix, purpose)).first()
+    if found is None:
+        return None
+    return Holder(found.application_name, found.pid, found.backend_start)
+
+
+def _lock_name(key_prefix: str, purpose: str) -> dict[str, str]:
+    """Return the parameter of the queries above."""
+    name = f"overnight:{key_prefix}" if purpose == NIGHT else f"overnight:{key_prefix}:{purpose}"
+    return {"name": name}
+
+
 class Lock:
     """A lock that is held; it lasts as long as the connection that took it."""
 
     def __init__(self, engine: sa.Engine, key_prefix: str, purpose: str, timeout_seconds: float) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._command = COMMAND[purpose]
-        name = f"overnight:{key_prefix}" if purpose == NIGHT else f"overnight:{key_prefix}:{purpose}"
-        self._name = {"name": name}
+        self._key_prefix, self._purpose = key_prefix, purpose
+        self._name = _lock_name(key_prefix, purpose)
         self._connection = self._acquire(timeout_seconds)
 
     def check(self) -> None:
@@ -90,13 +119,11 @@ class Lock:
         return connection
 
     def _describe_holder(self, connection: sa.Connection) -> str:
-        holder = connection.execute(HOLDER, self._name).first()
+        command = COMMAND[self._purpose]
+        holder = find_holder(connection, self._key_prefix, self._purpose)
         if holder is None:
-            return f"another {self._command} held the lock a moment ago; try again"
-        description = f"{holder.application_name} (Postgres pid {holder.pid})"
-        if holder.backend_start is not None:  # Postgres shows it to the same role only
-            description += f", since {holder.backend_start.isoformat(timespec='seconds')}"
-        return f"another {self._command} holds the lock: {description}; wait for it or stop it"
+            return f"another {command} held the lock a moment ago; try again"
+        return f"another {command} holds the lock: {holder.describe()}; wait for it or stop it"
 
 
 @contextmanager
@@ -110,7 +137,7 @@ def hold(
     purpose
         NIGHT for a run. REFRESH for writing into a live run and for removing keys of runs, so that
         the two never overlap.
-    patience_seconds
+    timeout_seconds
         How long to wait for another holder.
 
     Raises
