@@ -270,9 +270,7 @@ def preview_rollback(console: Console, arguments: Arguments) -> Preview:
     """Say which run is served instead, and what becomes of the live one."""
     run_id, variant = _find_variant(arguments)
     stores = console.stores
-    plan = go_live.plan_rollback(stores, variant)
-    if plan.bad != run_id:
-        raise ImpossibleError(f"{run_id} is not live: {plan.bad} is. Look at the run that is live now")
+    plan = go_live.plan_rollback(stores, variant, bad_run_id=run_id)
     with stores.engine.connect() as connection:
         since, until = ledger.live_period(connection, plan.good)
     manifest = go_live.read_manifest(stores.redis, stores.keys, plan.good)
