@@ -18,7 +18,7 @@ from batch.gate import check as gate
 from batch.loading.combined_store import fingerprints
 from batch.loading.schema import check_views
 from batch.progress import Stages
-from batch.publishing import go_live, shared_keys
+from batch.publishing import blocking, go_live, shared_keys
 from batch.publishing.manifest import make_manifest
 from batch.publishing.prune import clean_up
 from batch.publishing.write import write_run, write_similar_posts
@@ -113,6 +113,7 @@ def _build(
     learner = Learner.create(variant, stores.settings, run.run_id)
     shared_keys.write_help(stores.redis, stores.keys)  # a Redis that does not take writes fails here
     write_back(stores, datetime.now(UTC))
+    blocking.write_back(stores)
     _check_segments(stores)
 
     dataset = data.load(run.run_id, stages)

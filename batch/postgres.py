@@ -34,8 +34,17 @@ from contract.text import as_clause
 READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
 
 
-def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine:
+def open_engine(
+    settings: Settings,
+    application: str = "overnight",
+    *,
+    connect_timeout: int = CONNECT_TIMEOUT_SECONDS,
+    **options: Any,
+) -> sa.Engine:
     """Make an engine; it connects when it is first used.
+
+    `connect_timeout`, in seconds, holds where DATABASE_URL has none; `options` are those of
+    `sqlalchemy.create_engine`.
 
     Raises
     ------
@@ -46,10 +55,12 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
         url = parse_url(settings.stores.database_url).set(drivername="postgresql+psycopg2")
         engine = sa.create_engine(
             url,
-            connect_args=_connect_arguments(url, application) | {"connection_factory": Connection},
+            connect_args=_connect_arguments(url, application, connect_timeout)
+            | {"connection_factory": Connection},
             pool_pre_ping=True,
             hide_parameters=True,
             json_serializer=partial(json.dumps, ensure_ascii=False),  # SQL_ASCII takes no \u escapes
+            **options,
         )
         arguments = _driver_arguments(engine, application)
     except (ArgumentError, ValueError):
@@ -59,14 +70,16 @@ def open_engine(settings: Settings, application: str = "overnight") -> sa.Engine
     return engine
 
 
-def _connect_arguments(url: sa.URL, application: str) -> dict[str, Any]:
+def _connect_arguments(
+    url: sa.URL, application: str, connect_timeout: int = CONNECT_TIMEOUT_SECONDS
+) -> dict[str, Any]:
     """Return connection arguments that replace those of the URL.
 
     Only what cannot be set later is sent at startup, as poolers refuse most of it.
     """
     own = url.query.get("application_name")
     return {
-        "connect_timeout": url.query.get("connect_timeout", CONNECT_TIMEOUT_SECONDS),
+        "connect_timeout": url.query.get("connect_timeout", connect_timeout),
         "application_name": f"{own}: {application}" if own else application,
         "options": session_options(url).rest or None,
     }

@@ -55,10 +55,13 @@ ADVICE = (
 )
 
 
-def open_redis(settings: Settings, *, interactive: bool = False) -> redis.Redis:
+def open_redis(
+    settings: Settings, *, interactive: bool = False, timeout_seconds: float | None = None
+) -> redis.Redis:
     """Make a client. It connects when it is first used; a client of a cluster connects here.
 
-    `interactive` clients are for commands that somebody waits for: see TIMEOUT_SECONDS.
+    `interactive` clients are for commands that somebody waits for: see TIMEOUT_SECONDS, which
+    `timeout_seconds` replaces.
 
     Raises
     ------
@@ -69,7 +72,8 @@ def open_redis(settings: Settings, *, interactive: bool = False) -> redis.Redis:
     """
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": INTERACTIVE_TIMEOUT_SECONDS if interactive else TIMEOUT_SECONDS,
+        "socket_timeout": timeout_seconds
+        or (INTERACTIVE_TIMEOUT_SECONDS if interactive else TIMEOUT_SECONDS),
         "retry": Retry(ExponentialBackoff(), RETRIES),
     }
     if interactive:

@@ -1,4 +1,4 @@
-"""`python -m console`: serve the pages under gunicorn."""
+"""`python -m console`: serve the pages under gunicorn, or make a password for one of their users."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from console.sign_in import MAX_PASSWORD, MIN_PASSWORD, make_user
+from contract.settings import ROLES, USER_NAME, VIEWER
+
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
@@ -15,6 +18,20 @@ def cli(context: click.Context) -> None:
     """Serve the console, or make a password for one of its users."""
     if context.invoked_subcommand is None:
         _serve()
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), default=VIEWER, show_default=True)
+def password(name: str, role: str) -> None:
+    """Ask for a password and print the user for OVERNIGHT_CONSOLE_USERS."""
+    if not USER_NAME.fullmatch(name):
+        raise click.BadParameter("must be 1 to 64 letters, digits and any of ._@+-", param_hint="NAME")
+    given = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    if not MIN_PASSWORD <= len(given) <= MAX_PASSWORD:
+        raise click.ClickException(f"the password must have {MIN_PASSWORD} to {MAX_PASSWORD} characters")
+    click.echo("Put this into OVERNIGHT_CONSOLE_USERS, in single quotes:", err=True)
+    click.echo(make_user(name, role, given))
 
 
 def _serve() -> None:

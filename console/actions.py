@@ -77,6 +77,8 @@ class Preview:
         Text of the button.
     fields
         Inputs; with `ask_first` they are asked before there is anything to confirm.
+    problem
+        Why the inputs cannot be used as they are; with `ask_first`.
     back
         Address of the page to return to.
     """
@@ -88,6 +90,7 @@ class Preview:
     notes: Sequence[str] = ()
     fields: Sequence[Field] = field(default_factory=tuple)
     ask_first: bool = False
+    problem: str = ""
     back: str = ""
 
     @property
@@ -155,8 +158,8 @@ def _confirm_page(
 ) -> str:
     """Draw what an action will change; each page has a token of its own."""
     return render_template(
-        "confirm.html", action=action, preview=preview, arguments=arguments, problem=problem, reason=reason,
-        token=secrets.token_urlsafe(24), max_reason=MAX_REASON,
+        "confirm.html", action=action, preview=preview, arguments=arguments, reason=reason,
+        problem=problem or preview.problem, token=secrets.token_urlsafe(24), max_reason=MAX_REASON,
     )  # fmt: skip
 
 
@@ -209,7 +212,7 @@ def _check_arguments(arguments: Arguments) -> None:
 def _find_problem(preview: Preview, fingerprint: str, reason: str) -> str:
     """Return why a form cannot be acted on as it is; empty if it can."""
     if preview.ask_first:
-        return "Something is missing."
+        return preview.problem or "Something is missing."
     if not reason:
         return "Say why: the log keeps the reason."
     if len(reason) > MAX_REASON:

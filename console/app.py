@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import timedelta
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, render_template, send_from_directory
+from flask import Flask, Response, send_from_directory
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
 
 from batch.context import Stores
 from batch.reports.files import format_number, format_time, show_controls
 from console import actions, security, sign_in, tables
+from console.access_log import add_access_log
 from console.context import EXTENSION, Console, current_console, current_visitor, now
+from console.errors import add_error_pages
 from console.jobs import Jobs
 from console.pages import PAGES
 from console.readings import Readings
-from contract.errors import OvernightError
 from contract.settings import Settings
 
+STATIC = Path(__file__).parent / "static"
 TEMPLATES = Path(str(files("batch.reports") / "templates"))
 
 
@@ -38,9 +43,12 @@ def create_app(settings: Settings, stores: Stores) -> Flask:
     app.jinja_env.filters |= {"format_number": format_number, "format_time": format_time}
     # Macros and the style sheet of the reports are shared.
     reports = PrefixLoader({"reports": PackageLoader("batch.reports")})
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash
     app.jinja_loader = ChoiceLoader([PackageLoader("console"), reports])
     app.extensions[EXTENSION] = Console(settings, stores, Readings(settings), Jobs(settings, stores))
+    add_error_pages(app)
     security.protect(app, settings)
+    add_access_log(app, settings)
     sign_in.add_sign_in(app, settings)
     app.register_blueprint(tables.blueprint)
     for page in PAGES:
@@ -49,8 +57,8 @@ def create_app(settings: Settings, stores: Stores) -> Flask:
         app.register_blueprint(actions.make_blueprint())
     app.add_url_rule("/static/style.css", "style", _send_style)
     app.add_url_rule("/healthz", "healthz", _answer_alive)
+    app.url_defaults(_add_version)
     app.context_processor(_page_values)
-    app.register_error_handler(OvernightError, _show_error)
     return app
 
 
@@ -66,9 +74,23 @@ def _answer_alive() -> dict[str, str]:
 
 def _page_values() -> dict[str, Any]:
     """Return what every template may use."""
-    visitor = current_visitor()
-    return {"visitor": visitor, "may_act": current_console().may_act(visitor), "now": now()}
+    console, visitor = current_console(), current_visitor()
+    return {
+        "visitor": visitor,
+        "may_act": console.may_act(visitor),
+        "signs_in": bool(console.settings.console.console_users),
+        "now": now(),
+    }
 
 
-def _show_error(error: OvernightError) -> tuple[str, int]:
-    return render_template("error.html", title="This cannot be shown now", sentence=str(error)), 503
+@lru_cache
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _add_version(endpoint: str, values: dict[str, Any]) -> None:
+    """Add the hash of a file to its address, so that browsers keep it until it changes."""
+    if endpoint == "static":
+        values["v"] = _hash_of(STATIC / values["filename"])
+    elif endpoint == "style":
+        values["v"] = _hash_of(TEMPLATES / "style.css")

@@ -51,7 +51,7 @@ KINDS: Mapping[str, JobKind] = {
     WEBHOOK: JobKind("try the webhook", ("alert", "--event", "test", "--reason", "sent from the console")),
     REPORT: JobKind(
         "experiment report",
-        ("experiment", "report", "--json"),
+        ("experiment", "report", "--json", "{options}"),
         reads_only=True,
         prints_json=True,
         kept=True,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, cast
 
 from batch import postgres, redis_client
+from console.stores import note_failure
 from contract.errors import OvernightError
 from contract.settings import Settings
 
@@ -61,6 +62,7 @@ class Readings:
             with postgres.readable_errors(self._settings), redis_client.readable_errors(self._settings):
                 reading = Reading(function(), datetime.now(UTC))
         except OvernightError as error:
+            note_failure(error)
             with self._lock:
                 kept = self._kept.get(key, Reading(None, None))
             return cast("Reading[T]", replace(kept, error=str(error)))

@@ -82,7 +82,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
     x = TimeAxis("start of the run", times[0] - margin, times[-1] + margin)
     values = [y for points in series.values() for _, y in points]
     values += [edge for band in bands.values() for _, *edges in band for edge in edges]
-    marks = [(time.timestamp(), f"{time:%Y-%m-%d %H:%M}: {text}") for time, text in events]
+    ticks = [(time.timestamp(), f"{time:%Y-%m-%d %H:%M}: {text}") for time, text in events]
     chart = Chart(
         f"over-time-{figure.column.replace('_', '-')}", figure.title, description, x,
         _fit_axis(figure, values), WIDTH,
@@ -90,7 +90,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
     return chart.lines(
         series,
         bands={variant: band for variant, band in bands.items() if band},
-        events=[mark for mark in marks if x.bottom <= mark[0] <= x.top],
+        events=[mark for mark in ticks if x.bottom <= mark[0] <= x.top],
     )
 
 

@@ -2,20 +2,191 @@
 
 from __future__ import annotations
 
-from flask import Flask, g
+import hashlib
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Flask, abort, g, redirect, render_template, request, session, url_for
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from werkzeug.security import check_password_hash, generate_password_hash
+from werkzeug.wrappers import Response
 
 from console.context import Visitor
+from console.security import PUBLIC
 from contract.settings import OPERATOR, VIEWER, Settings
 
 LOCAL = "local"
 """Name of a visitor where nobody signs in."""
 
+IDLE = timedelta(hours=12)
+"""Who asks for no page so long is signed out; pages that keep themselves up to date do not count."""
+
+MAX_TRIES, TRIES_SECONDS = 5, 60.0
+"""Wrong passwords of a name from an address, and the time after which one is forgotten."""
+
+MAX_REMEMBERED = 10_000
+"""Pairs of name and address whose wrong passwords are remembered."""
+
+MIN_PASSWORD, MAX_PASSWORD = 8, 200
+
+
+@dataclass(frozen=True)
+class _User:
+    name: str
+    role: str
+    hash: str
+
+    @property
+    def digest(self) -> str:
+        """What a session holds of role and password: when either changes, the session ends."""
+        return hashlib.sha256(f"{self.role}:{self.hash}".encode()).hexdigest()
+
+
+def make_user(name: str, role: str, password: str) -> str:
+    """Return a user of OVERNIGHT_CONSOLE_USERS."""
+    return f"{name}:{role}:{generate_password_hash(password, method='scrypt')}"
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Sessions in a signed cookie, which only https carries where the page came by https."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure
+
+    def should_set_cookie(self, app: Flask, session: SessionMixin) -> bool:
+        """Renew the cookie when a page is opened, not when a page keeps itself up to date."""
+        by_hand = request.endpoint not in PUBLIC and "HX-Request" not in request.headers
+        return session.modified or (session.permanent and by_hand)
+
+
+class Tries:
+    """Counts wrong passwords per name and address."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, key: tuple[str, str]) -> bool:
+        """Count a try as wrong; return False if there were too many, without counting it."""
+        now = time.monotonic()
+        with self._lock:
+            recent = [at for at in self._at.pop(key, []) if now - at < TRIES_SECONDS]
+            allowed = len(recent) < MAX_TRIES
+            self._at[key] = [*recent, now] if allowed else recent
+            if len(self._at) > MAX_REMEMBERED:
+                self._at.popitem(last=False)
+        return allowed
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """Forget the tries of a name and address: the password was right."""
+        with self._lock:
+            self._at.pop(key, None)
+
 
 def add_sign_in(app: Flask, settings: Settings) -> None:
-    """Set the visitor of each request."""
+    """Set the visitor of each request; with users in the settings, who has not signed in is sent to do so."""
+    if not settings.console.console_users:
 
-    def find_visitor() -> None:
-        name = settings.console.local_operator
-        g.visitor = Visitor(name, OPERATOR) if name else Visitor(LOCAL, VIEWER)
+        def find_local_visitor() -> None:
+            name = settings.console.local_operator
+            g.visitor = Visitor(name, OPERATOR) if name else Visitor(LOCAL, VIEWER)
 
-    app.before_request(find_visitor)
+        app.before_request(find_local_visitor)
+        return
+    parts = (line.split(":", 2) for line in settings.console.console_users.split())
+    users = {name: _User(name, role, hashed) for name, role, hashed in parts}
+    app.secret_key = settings.console.console_secret or secrets.token_hex(32)
+    app.session_interface = _Sessions()
+    app.permanent_session_lifetime = IDLE
+    app.config.update(
+        SESSION_COOKIE_NAME=f"overnight_console_{settings.console.console_port}",  # hosts share cookies
+        SESSION_COOKIE_PATH=settings.console.url_prefix or "/",
+        SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_HTTPONLY=True,
+    )
+    blueprint = _SignIn(users).make_blueprint()
+    app.before_request(lambda: _find_visitor(users))
+    app.register_blueprint(blueprint)
+
+
+def _find_visitor(users: dict[str, _User]) -> Response | None:
+    user = users.get(session.get("name", ""))
+    if user is not None and secrets.compare_digest(session.get("digest", ""), user.digest):
+        g.visitor = Visitor(user.name, user.role)
+        return None
+    if request.endpoint in PUBLIC or request.endpoint == "sign_in.sign_in":
+        return None
+    if "HX-Request" in request.headers:
+        abort(401)  # app.js then loads the whole page
+    if request.method != "GET":
+        return redirect(url_for("sign_in.sign_in"), 303)
+    here = request.script_root + (request.full_path if request.query_string else request.path)
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        # A link on another site: the browser keeps the cookie back, but not when this page reloads itself.
+        return Response(render_template("reload.html"), content_type="text/html; charset=utf-8")
+    return redirect(url_for("sign_in.sign_in", next=here))
+
+
+class _SignIn:
+    """The page on which users sign in."""
+
+    def __init__(self, users: dict[str, _User]) -> None:
+        self._users = users
+        self._tries = Tries()
+        self._hashing = threading.Semaphore(2)  # a hash takes 32 MiB
+
+    def make_blueprint(self) -> Blueprint:
+        """Return the routes."""
+        blueprint = Blueprint("sign_in", __name__)
+        blueprint.add_url_rule("/sign-in", "sign_in", self._sign_in, methods=["GET", "POST"])
+        blueprint.add_url_rule("/sign-out", "sign_out", _sign_out, methods=["POST"])
+        return blueprint
+
+    def _sign_in(self) -> Response | str | tuple[str, int]:
+        target = local_target(request.values.get("next", "")) or url_for("home.home")
+        if request.method == "GET":
+            if "visitor" in g:
+                return redirect(target)
+            return _page(target)
+        name, password = request.form.get("name", "")[:MAX_PASSWORD], request.form.get("password", "")
+        key = (name, request.remote_addr or "")
+        if not self._tries.begin(key):
+            abort(429, "Too many wrong passwords for this name. Wait a minute, then try again.")
+        user = self._check(name, password)
+        if user is None:
+            return _page(target, "Name or password is wrong.", name), 403
+        self._tries.forget(key)
+        session.clear()
+        session.permanent = True
+        session.update(name=user.name, digest=user.digest)
+        return redirect(target, 303)
+
+    def _check(self, name: str, password: str) -> _User | None:
+        """Return the user if the password is right; an unknown name takes as long as a known one."""
+        known = self._users.get(name)
+        hashed = (known or next(iter(self._users.values()))).hash
+        with self._hashing:
+            right = len(password) <= MAX_PASSWORD and check_password_hash(hashed, password)
+        return known if right else None
+
+
+def _page(target: str, problem: str = "", name: str = "") -> str:
+    return render_template("sign_in.html", target=target, problem=problem, name=name, max_length=MAX_PASSWORD)
+
+
+def _sign_out() -> Response:
+    session.clear()
+    return redirect(url_for("sign_in.sign_in"), 303)
+
+
+def local_target(target: str) -> str | None:
+    """Return an address to go to after sign-in; None if it is not a page of this console."""
+    parts = urlsplit(target)
+    inside = target.startswith(f"{request.script_root}/")
+    odd = target.startswith("//") or "\\" in target or any(ord(character) <= 32 for character in target)
+    return None if not inside or odd or parts.scheme or parts.netloc else target

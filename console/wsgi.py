@@ -6,10 +6,8 @@ import sys
 
 from flask import Flask
 
-from batch import postgres, redis_client
-from batch.context import Stores
-from batch.runs.ledger import actor
 from console.app import create_app
+from console.stores import limit_replies, open_stores
 from contract.errors import SettingsError
 from contract.logs import configure_logging
 from contract.settings import Settings
@@ -19,9 +17,8 @@ from contract.text import escape_controls
 def _create_app() -> Flask:
     settings = Settings.from_environment()
     configure_logging(settings)
-    engine = postgres.open_engine(settings, "overnight console")
-    client = redis_client.open_redis(settings, interactive=True)
-    return create_app(settings, Stores(settings, engine, client, actor("console")))
+    limit_replies()
+    return create_app(settings, open_stores(settings))
 
 
 try:

@@ -214,9 +214,10 @@ def _tokens(text: str) -> str:
 ROLES = VIEWER, OPERATOR = ("viewer", "operator")
 """Roles of the console's users: a viewer looks at pages, an operator also acts."""
 
-_CONSOLE_USER = re.compile(
-    rf"[A-Za-z0-9._@+-]{{1,64}}:({'|'.join(ROLES)}):scrypt:\d+:\d+:\d+\$\w+\$[0-9a-f]+"
-)
+USER_NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
+"""Names of the console's users."""
+
+_CONSOLE_USER = re.compile(rf"{USER_NAME.pattern}:({'|'.join(ROLES)}):scrypt:\d+:\d+:\d+\$\w+\$[0-9a-f]+")
 """One user of the console: name, role and hash of the password."""
 
 
@@ -240,7 +241,7 @@ def _url_prefix(text: str) -> str:
 
 
 def _user_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._@+-]{1,64}", text):
+    if not USER_NAME.fullmatch(text):
         raise ValueError("must be a name of letters, digits and any of ._@+-")
     return text
 
@@ -666,8 +667,8 @@ class ConsoleSettings:
         "OVERNIGHT_CONSOLE_USERS",
         "",
         _console_users,
-        "who may sign in to the console: lines of `python -m console password`, with spaces between them; "
-        "empty: nobody signs in",
+        "who may sign in to the console: lines of `python -m console password NAME`, with spaces between "
+        "them; empty: nobody signs in",
         secret=True,
     )
     console_secret: str = setting(

@@ -23,7 +23,13 @@ from batch.doctor.finding import (
     warn,
 )
 from batch.doctor.live_runs import LiveRuns
-from batch.doctor.postgres_checks import LedgerRow, check_time_index, read_ledger_rows, read_recorded_split
+from batch.doctor.postgres_checks import (
+    LedgerRow,
+    check_time_index,
+    read_ledger_rows,
+    read_recorded_blocks,
+    read_recorded_split,
+)
 from batch.doctor.redis_checks import RunKeys, count_keys
 from batch.inspection.lists import id_kinds_of, published_at, read_manifest
 from batch.loading.schema import Columns, check_views
@@ -38,12 +44,13 @@ from contract.settings import Settings, unknown_variables
 
 @dataclass(frozen=True)
 class Records:
-    """Ledger, views, and numbers of users and posts, None if they cannot be read; the split, if any."""
+    """Ledger, views, counts, blocked posts: None if they cannot be read; the split, if there is one."""
 
     ledger_rows: dict[str, LedgerRow] | None = None
     views: Columns | None = None
     users: int | None = None
     posts: int | None = None
+    blocked: frozenset[str] | None = None
     split: Experiment | None = None
 
 
@@ -97,7 +104,9 @@ def _check_postgres(settings: Settings, engine: sa.Engine, now: datetime) -> tup
                     findings.append(postgres_checks.check_times(connection, now))
             findings.append(live_runs.check_unfinished(connection, key_prefix, rows))
             counts = {} if views is None else postgres_checks.count_users_and_posts(connection)
-            records = Records(rows, views, split=read_recorded_split(connection, key_prefix), **counts)
+            split = read_recorded_split(connection, key_prefix)
+            blocked = read_recorded_blocks(connection, key_prefix)
+            records = Records(rows, views, split=split, blocked=blocked, **counts)
     except SourceError as error:
         return [*findings, fail_from_error("postgres", error)], Records()
     findings.append(_try(settings, "locks", partial(postgres_checks.check_locks, engine)))
@@ -135,7 +144,7 @@ def _check_redis(stores: Stores, records: Records, now: datetime) -> Iterator[Fi
     yield redis_checks.check_memory(nodes_of(stores.redis), _run_sizes(stores, live))
     yield small_keys.check_experiment(stores, named, records.split)
     yield small_keys.check_exposures(stores, now)
-    yield small_keys.check_blocked(stores, _kind_of_posts(manifests, records))
+    yield from small_keys.check_blocked(stores, _kind_of_posts(manifests, records), records.blocked)
     posts = [int(manifest["posts"]) for manifest in manifests.values() if "posts" in manifest]
     yield small_keys.check_texts(stores, max(posts, default=None))
 

@@ -26,11 +26,12 @@ from batch.loading.future_rows import LAST_DAY, describe_future_rows
 from batch.loading.interactions_query import count_recent, interactions_since
 from batch.loading.schema import Columns, check_views, find_unknown_columns
 from batch.postgres_session import describe_hosts, transaction_pooling
+from batch.publishing.blocking import read_blocked
 from batch.refresh import stale_users
 from batch.refresh.stale_users import LATE
 from batch.runs import ledger, lock
 from batch.runs.ledger import State, runs
-from batch.runs.tables import VERSION, experiments, schema_version, upgrade, versions
+from batch.runs.tables import VERSION, blocked_posts, experiments, schema_version, upgrade, versions
 from contract.columns import HAPPENED_AT, INTERACTIONS, POST_ID, POSTS, SCHEMA, USER_ID, USERS
 from contract.errors import SourceError
 from contract.experiment import CONTROL, Experiment
@@ -250,6 +251,13 @@ def read_recorded_split(connection: sa.Connection, key_prefix: str) -> Experimen
         return None
     found = read_current_change(connection, key_prefix)
     return found.experiment if found else None
+
+
+def read_recorded_blocks(connection: sa.Connection, key_prefix: str) -> frozenset[str] | None:
+    """Return the ids of the posts that are recorded as blocked, as text; None if they cannot be read."""
+    if not connection.scalar(READABLE, {"name": f"{SCHEMA}.{blocked_posts.name}"}):
+        return None
+    return frozenset(read_blocked(connection, key_prefix))
 
 
 def list_live(ledger: dict[str, LedgerRow], variant: str) -> list[str]:

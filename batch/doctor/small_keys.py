@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +10,11 @@ from batch.context import Stores
 from batch.doctor.finding import Finding, fail, ok, warn
 from batch.experiment.split import describe_split
 from batch.inspection.lists import read_experiment
+from batch.publishing.blocking import decode_member, name_some
 from contract.codec import decode_object
 from contract.errors import StoreError
 from contract.experiment import NO_EXPERIMENT, TEST, Experiment
-from contract.ids import IdKind, parse_id
+from contract.ids import IdKind
 
 MAX_NAMED = 3
 MAX_WAIT = timedelta(days=2)
@@ -75,35 +77,51 @@ def check_exposures(stores: Stores, now: datetime) -> Finding:
     return ok("exposures", found)
 
 
-def check_blocked(stores: Stores, kind: IdKind | None) -> Finding:
-    """Check that the members of the blocklist are post ids.
+def check_blocked(stores: Stores, kind: IdKind | None, recorded: Collection[str] | None) -> Iterator[Finding]:
+    """Check that the members of the blocklist are post ids, and the posts that Postgres records as blocked.
 
     Parameters
     ----------
     kind
         Of the posts' ids; None if it is not known.
+    recorded
+        Ids of the posts that are blocked in Postgres, as text; None if they cannot be read.
     """
     key = stores.keys.blocked
     if wrong_type := check_type(stores, key, "set"):
-        return wrong_type
-    members = [str(member) for member in stores.redis.sscan_iter(key)]
-    invalid = sorted(member for member in members if kind is not None and not _is_id(member, kind))
+        yield wrong_type
+        return
+    members = {str(member) for member in stores.redis.sscan_iter(key)}
+    if kind is None:
+        yield ok("blocked posts", f"{len(members)}")
+        return
+    decoded = {member: decode_member(member, kind) for member in members}
+    stored = {str(post_id) for post_id in decoded.values() if post_id is not None}
+    invalid = [member for member, post_id in decoded.items() if post_id is None]
+    ids = stored if recorded is None else {name for name in recorded if decode_member(name, kind) is not None}
+    if lost := ids - stored:
+        yield fail(
+            "blocked posts",
+            f"serving may show {len(lost)} posts that are blocked in Postgres and not in {key}: "
+            f"{name_some(lost)}",
+            "the next night or refresh writes them to Redis; at once: python -m batch block POST",
+        )
+    if unrecorded := stored - ids:
+        yield warn(
+            "blocked posts",
+            f"{len(unrecorded)} posts are blocked in {key} and not in Postgres: {name_some(unrecorded)}; "
+            "an emptied Redis would lose them",
+            "the next night or refresh records them; at once: python -m batch block POST",
+        )
     if invalid:
-        names = ", ".join(repr(member[:40]) for member in invalid[:MAX_NAMED])
-        return warn(
+        names = ", ".join(repr(member[:40]) for member in sorted(invalid)[:MAX_NAMED])
+        yield warn(
             "blocked posts",
             f"{len(invalid)} of {len(members)} members are not post ids and block nothing: {names}",
             f"redis-cli SREM {key} MEMBER; `python -m batch block POST` adds an id",
         )
-    return ok("blocked posts", f"{len(members)}")
-
-
-def _is_id(member: str, kind: IdKind) -> bool:
-    try:
-        parse_id(member.removeprefix("-") if kind is IdKind.NUMBER else member, kind)
-    except ValueError:
-        return False
-    return True
+    if not (lost or unrecorded or invalid):
+        yield ok("blocked posts", f"{len(members)}")
 
 
 def check_texts(stores: Stores, posts: int | None) -> Finding:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batch.experiment.moves import share_of_moves
 from batch.experiment.split import ChangeResult
-from contract.experiment import CONTROL, TEST
+from contract.experiment import CONTROL, TEST, Experiment
 
 
 def describe_change(change: ChangeResult) -> list[str]:
     """Describe who moves, whether a new experiment starts, and its planned days; nothing about pins."""
     experiment, before = change.now.experiment, change.before.experiment if change.before else None
     lines = []
+    moves = "" if before is None else _describe_moves(before, experiment)
     if before is not None and change.new_experiment:
         lines.append(f"a new experiment begins: exposures and likes under {before.name} do not count for it")
-        lines.append(
-            "the salt is the same, so the same users are in test; another salt assigns them anew"
-            if before.salt == experiment.salt
-            else "the salt is another, so users are assigned anew"
-        )
+        if before.salt != experiment.salt:
+            lines.append(f"the salt is another, so users are assigned anew: {moves}")
+        elif before.percent_test != experiment.percent_test:
+            lines.append(f"the salt is the same: {moves}")
+        else:
+            lines.append(
+                "the salt is the same, so the same users are in test; another salt assigns them anew"
+            )
         if before.name == experiment.name:
             lines.append(
                 f"both are called {before.name}, and `experiment report` finds the newest of a name only: "
                 "give each experiment a name of its own"
             )
     elif before is not None and before.percent_test != experiment.percent_test:
-        moved = abs(experiment.percent_test - before.percent_test)
-        variant = TEST if experiment.percent_test > before.percent_test else CONTROL
-        lines.append(f"the same experiment: {moved} % of users go to {variant}, the others stay")
+        lines.append(f"the same experiment: {moves}")
     if (line := _describe_plan(change)) is not None:
         lines.append(line)
     return lines
+
+
+def _describe_moves(before: Experiment, after: Experiment) -> str:
+    share = share_of_moves(before, after)
+    shares = ((share.to_control, CONTROL), (share.to_test, TEST))
+    moves = [f"{percent:g} % of users go to {variant}" for percent, variant in shares if percent]
+    return f"{' and '.join(moves)}, the others stay" if moves else "nobody moves"
 
 
 def _describe_plan(change: ChangeResult) -> str | None:

@@ -13,13 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from batch.runs.lock import locked_transaction
 from batch.runs.tables import experiments
 from contract.errors import SourceError
 from contract.experiment import CONTROL, TEST, Experiment, sort_pins
 from contract.keys import Keys
-
-LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,7 @@ class SplitChange:
 @contextmanager
 def lock_split(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
     """Open a transaction and lock the split of a prefix against other changes until it ends."""
-    with engine.begin() as connection:
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(LOCK, {"name": f"overnight experiment:{key_prefix}"})
+    with locked_transaction(engine, f"experiment:{key_prefix}") as connection:
         yield connection
 
 
@@ -77,6 +73,44 @@ def _experiment_of(row: sa.Row[Any]) -> Experiment:
 def read_current_change(connection: sa.Connection, key_prefix: str) -> SplitChange | None:
     """Return the newest change under a prefix; None if there is none."""
     return next(iter(read_changes(connection, key_prefix, max_changes=1)), None)
+
+
+def read_begin(connection: sa.Connection, change: SplitChange, *, same_percent: bool = False) -> datetime:
+    """Return when the experiment of a change began; with `same_percent`, when its percentage was set."""
+    split, table = change.experiment, experiments.c
+    same = [table.name == split.name, table.salt == split.salt]
+    if same_percent:
+        same.append(table.percent_test == split.percent_test)
+    earlier = sa.and_(table.key_prefix == change.key_prefix, table.set_at < change.set_at)
+    other = sa.select(sa.func.max(table.set_at)).where(earlier, sa.not_(sa.and_(*same))).scalar_subquery()
+    began = sa.select(sa.func.min(table.set_at)).where(earlier, sa.or_(other.is_(None), table.set_at > other))
+    return connection.scalar(began) or change.set_at
+
+
+def read_history(
+    connection: sa.Connection, key_prefix: str, before: datetime | None, count: int
+) -> list[dict[str, Any]]:
+    """Return up to `count` changes that are older than `before`, newest first, without the pins themselves.
+
+    Returns
+    -------
+    list of dict
+        set_at, name, salt, percent_test, planned_days, pinned (a number) and actor.
+    """
+    table = experiments.c
+    pinned = sa.select(sa.func.count()).select_from(sa.func.jsonb_object_keys(table.pins)).scalar_subquery()
+    query = (
+        sa.select(
+            table.set_at, table.name, table.salt, table.percent_test, table.planned_days,
+            pinned.label("pinned"), table.actor,
+        )
+        .where(table.key_prefix == key_prefix)
+        .order_by(table.set_at.desc())
+        .limit(count)
+    )  # fmt: skip
+    if before is not None:
+        query = query.where(table.set_at < before)
+    return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def record_change(connection: sa.Connection, change: SplitChange) -> SplitChange:

@@ -96,7 +96,7 @@ def _describe_power(days_needed: int, min_effect: float) -> str:
     )
 
 
-def _format_relative(interval: dict[str, float] | None) -> str:
+def format_relative(interval: dict[str, float] | None) -> str:
     """Format a relative difference with its interval."""
     if interval is None:
         return "-"
@@ -120,7 +120,7 @@ def _render_metrics(report: dict[str, Any]) -> str:
             format_number(each["test"]),
             f"{each['absolute']['value']:+.4f}",
             f"{each['absolute']['low']:+.4f} to {each['absolute']['high']:+.4f}",
-            _format_relative(each["relative"]),
+            format_relative(each["relative"]),
             f"{each['p_value']:.4f}",
             f"{100 * each['variance_reduction']:.1f} %",
             format_number(each["detectable"]),
@@ -195,7 +195,7 @@ def render_page(report: dict[str, Any]) -> str:
         guardrail_titles=GUARDRAIL_TITLES,
         latency_rows=latency_rows(report["guard_rails"]["latency"]),
         explored=explored_table(report["explored_places"]) if "explored_places" in report else None,
-        day_chart=_draw_days(report["by_day"]),
+        day_chart=draw_days(report["by_day"]),
     )
 
 
@@ -229,7 +229,7 @@ def write_page(path: Path, report: dict[str, Any]) -> None:
         raise OvernightError(f"the page cannot be written to {path}: {error.strerror}") from None
 
 
-def _draw_days(days: list[dict[str, Any]]) -> str | None:
+def draw_days(days: list[dict[str, Any]]) -> str | None:
     """Draw the difference of each day as SVG; None without days."""
     if not days:
         return None

@@ -13,10 +13,11 @@ from batch.feed_rules.segments import Segments
 from batch.ids import Ids
 from batch.loading.history import History
 from batch.loading.network import Network
+from batch.publishing.blocking import decode_member
 from batch.redis_client import blocks
 from contract import columns
 from contract.codec import encode_list, encode_object
-from contract.ids import Id, IdKind
+from contract.ids import Id
 from contract.keys import HELP_TEXT, Keys
 
 KEYS_BATCH = 1_000
@@ -101,7 +102,6 @@ def write_help(client: redis.Redis, keys: Keys) -> None:
 
 def blocked_rows(client: redis.Redis, keys: Keys, network: Network) -> Int64s:
     """Return the rows of blocked posts; unknown ids are ignored."""
-    blocked = set(map(str, client.smembers(keys.blocked)))
-    if network.kinds.posts is IdKind.UUID:
-        blocked = {post_id.strip("{}").lower() for post_id in blocked}
-    return np.flatnonzero([str(post_id) in blocked for post_id in network.post_ids.tolist()])
+    kind = network.kinds.posts
+    blocked = {decode_member(str(member), kind) for member in client.smembers(keys.blocked)}
+    return np.flatnonzero([post_id in blocked for post_id in network.post_ids.tolist()])

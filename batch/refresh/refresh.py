@@ -31,7 +31,7 @@ from batch.loading.interaction_store import InteractionStore
 from batch.loading.model_columns import check_model_columns
 from batch.loading.schema import check_views
 from batch.progress import Stages
-from batch.publishing import go_live
+from batch.publishing import blocking, go_live
 from batch.redis_client import live_run_id
 from batch.refresh import stale_users
 from batch.refresh.gone_posts import find_gone_posts, find_returned_posts, write_gone_posts
@@ -83,6 +83,7 @@ def refresh(stores: Stores, variants: tuple[str, ...]) -> list[dict[str, Any]]:
         stale_users.create(stores.engine)
         clock = datetime.now(UTC)
         write_back(stores, clock)
+        blocking.write_back(stores)
         manifests = list(_read_live(stores, variants))
         if not manifests:
             raise NothingLiveError(

@@ -1,4 +1,4 @@
-"""Bars as inline SVG: plain bars, bars to either side of 0, and bullet bars against bounds.
+"""Bars as inline SVG: plain bars, bars to either side of 0, intervals, and bullet bars against bounds.
 
 Each row has its label and its text on one line and its bar below. Widths are percentages and texts have a
 fixed size, so the same drawing can be read at 320 px and at 1280 px. The style sheet sets the colours by
@@ -53,7 +53,23 @@ class Bullet:
     high: float | None = None
 
 
-Row = TypeVar("Row", Bar, Bullet)
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval, from `low` to `high`; `text` has both in words."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+    @property
+    def kind(self) -> str:
+        """Class that colours it: on which side of 0 it lies; `undecided` if the interval contains 0."""
+        return "positive" if self.low > 0 else "negative" if self.high < 0 else "undecided"
+
+
+Row = TypeVar("Row", Bar, Bullet, Interval)
 
 
 def draw_bars(name: str, title: str, description: str, rows: Sequence[Bar]) -> str:
@@ -114,6 +130,19 @@ def draw_bullets(name: str, title: str, description: str, rows: Sequence[Bullet]
     return _draw(name, title, description, rows, draw)
 
 
+def draw_intervals(name: str, title: str, description: str, rows: Sequence[Interval]) -> str:
+    """Draw each interval as a bar with a line at its value, on one scale with a line at 0."""
+    low, high = min([0, *(row.low for row in rows)]), max([0, *(row.high for row in rows)])
+    width = high - low or 1
+
+    def draw(group: Tree.Element, row: Interval, y: float) -> None:
+        _draw_rect(group, row.kind, ((row.low - low) / width, (row.high - low) / width), y)
+        _draw_line(group, "value", (row.value - low) / width, y)
+        _draw_line(group, "zero", -low / width, y)
+
+    return _draw(name, title, description, rows, draw)
+
+
 def _draw(
     name: str,
     title: str,
@@ -152,8 +181,8 @@ def _draw_rect(
 ) -> None:
     """Draw a bar between two fractions of the width; nothing if its end is not after its start."""
     start, end = ends
-    place = {"x": _percent(start), "width": _percent(max(end - start, 0.0))}
-    Tree.SubElement(group, "rect", place | {"y": f"{y:g}", "height": f"{height:g}", "class": kind})
+    extent = {"x": _percent(start), "width": _percent(max(end - start, 0.0))}
+    Tree.SubElement(group, "rect", extent | {"y": f"{y:g}", "height": f"{height:g}", "class": kind})
 
 
 def _draw_line(group: Tree.Element, kind: str, at: float, y: float) -> None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
+from batch.runs.lock import locked_transaction
 from batch.runs.tables import State, changes, create, runs, schema_version
 from contract.columns import SCHEMA
 from contract.errors import OvernightError
@@ -25,13 +26,11 @@ from contract.run_id import make_run_id
 
 __all__ = [
     "Change", "Run", "RunStatus", "State", "actor", "amend_manifest", "create", "find", "is_known",
-    "latest_start", "live_period", "make_live", "mark_removed", "newest", "other_runs", "reconcile",
-    "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates", "run_statuses", "runs",
-    "schema_version", "set_state", "start", "state_of", "switch_lock", "unfinished_runs",
+    "kept_runs", "latest_start", "live_period", "make_live", "mark_removed", "newest", "other_runs",
+    "reconcile", "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates",
+    "run_statuses", "runs", "schema_version", "set_state", "start", "state_of", "switch_lock",
+    "unfinished_runs",
 ]  # fmt: skip
-
-SWITCH = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,7 @@ def switch_lock(engine: sa.Engine, key_prefix: str) -> Iterator[sa.Connection]:
 
     It is short and never open while a run is built, so a rollback need not wait for a night.
     """
-    with engine.begin() as connection:
-        connection.execute(LOCK_TIMEOUT)
-        connection.execute(SWITCH, {"name": f"overnight switch:{key_prefix}"})
+    with locked_transaction(engine, f"switch:{key_prefix}") as connection:
         yield connection
 
 
@@ -256,6 +253,19 @@ def run_statuses(connection: sa.Connection, key_prefix: str) -> list[RunStatus]:
     return [
         RunStatus(row.run_id, row.variant, State(row.state), row.since) for row in connection.execute(query)
     ]
+
+
+def kept_runs(engine: sa.Engine, key_prefix: str, count: int) -> list[sa.Row[Any]]:
+    """Return `run_id`, `variant` and `state` of the newest runs under a prefix whose lists Redis has."""
+    with_lists = State.LIVE, State.RETIRED, State.ROLLED_BACK, State.REFUSED
+    query = (
+        sa.select(runs.c.run_id, runs.c.variant, runs.c.state)
+        .where(runs.c.key_prefix == key_prefix, runs.c.removed_at.is_(None), runs.c.state.in_(with_lists))
+        .order_by(runs.c.run_id.desc())
+        .limit(count)
+    )
+    with engine.connect() as connection:
+        return list(connection.execute(query))
 
 
 def runs_of_other_kinds(connection: sa.Connection, run_ids: Iterable[str], kind: IdKind) -> list[str]:

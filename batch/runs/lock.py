@@ -19,6 +19,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from batch.postgres_session import transaction_pooling
 from contract.errors import LockedError
 
+IN_TRANSACTION = sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+LOCK_TIMEOUT = sa.text("SET LOCAL lock_timeout = '20s'")
 TRY = sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
 log = logging.getLogger("batch")
 
@@ -150,3 +152,12 @@ def hold(
         yield lock
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_transaction(engine: sa.Engine, name: str) -> Iterator[sa.Connection]:
+    """Open a transaction that holds the lock of a name until it ends; it waits 20 s for another holder."""
+    with engine.begin() as connection:
+        connection.execute(LOCK_TIMEOUT)
+        connection.execute(IN_TRANSACTION, {"name": f"overnight {name}"})
+        yield connection

@@ -135,6 +135,10 @@ def _block_a_word(night: LiveNetwork) -> None:
     night.client.sadd(KEYS.blocked, "101", "spam")
 
 
+def _block_a_post(night: LiveNetwork) -> None:
+    night.client.sadd(KEYS.blocked, "101")
+
+
 def _make_blocked_a_string(night: LiveNetwork) -> None:
     night.client.set(KEYS.blocked, "101")
 
@@ -166,6 +170,7 @@ def _break_a_text(night: LiveNetwork) -> None:
         (_make_exposures_a_string, "recs:exposures", "fail", "is a string and must be a stream", "DEL"),
         (_serve_no_test, "experiment", "warn", "no run of test is live", "--variant test"),
         (_block_a_word, "blocked posts", "warn", "1 of 2 members are not post ids", "SREM recs:blocked"),
+        (_block_a_post, "blocked posts", "warn", "1 posts are blocked in recs:blocked and", "batch block"),
         (_make_blocked_a_string, "recs:blocked", "fail", "is a string and must be a set", "DEL"),
         (_lose_texts, "texts", "fail", "recs:posts has 39 posts, the live run 40", "batch run"),
         (_break_a_text, "texts", "fail", "the text of post 101 cannot be read", "batch run"),
@@ -192,6 +197,8 @@ def test_what_is_wrong_in_redis_is_named(
          "the view recs.posts is missing", "README"),
         ("ALTER TABLE recs.interactions ALTER happened_at TYPE date", "views", "fail",
          "recs.interactions.happened_at is of type date", "cast it"),
+        ("INSERT INTO recs.blocked_posts VALUES ('recs', '101', now(), 'x')", "blocked posts", "fail",
+         "serving may show 1 posts that are blocked in Postgres", "python -m batch block"),
         ("INSERT INTO recs.ledger_version VALUES (99)", "tables", "fail", "is of version 99", "update"),
         ("ALTER TABLE recs.runs DROP COLUMN finished_at", "tables", "fail", "lacks the column finished_at",
          "batch runs"),
@@ -232,8 +239,8 @@ def test_a_role_without_its_rights_is_told_which(spoilt: LiveNetwork) -> None:
         found = findings_of(settings)
         text = "no right to read recs.interactions"
         assert_found(found, "views", Status.FAIL, text, "GRANT SELECT ON recs.interactions")
-        text = "doctored neither owns nor may write recs.erasures"
-        assert_found(found, "rights", Status.FAIL, text, "ALTER TABLE recs.erasures OWNER TO doctored")
+        text = "doctored neither owns nor may write recs.blocked_posts"
+        assert_found(found, "rights", Status.FAIL, text, "ALTER TABLE recs.blocked_posts OWNER TO doctored")
         execute(spoilt.database_url, "GRANT ALL ON ALL TABLES IN SCHEMA recs TO doctored")
         found = findings_of(settings)
         assert_found(

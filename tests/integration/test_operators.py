@@ -60,7 +60,8 @@ def test_lookup_tells_what_serving_answers(night: LiveNetwork) -> None:
     assert any(post["post_id"] == first and post["blocked"] for record in found for post in record["posts"])
 
 
-def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(night: LiveNetwork) -> None:
+def test_lookup_shows_a_line_of_each_text_and_marks_what_is_blocked(spoilt: LiveNetwork) -> None:
+    night = spoilt
     user = next(user for user in USERS if night.run_json("lookup", str(user))["source"] == "personal")
     post = night.run_json("lookup", str(user))["posts"][1]
     night.batch("block", str(post["post_id"]))
@@ -131,19 +132,28 @@ def test_what_is_broken_in_redis_is_named_in_one_line(night: LiveNetwork, key: s
     assert done.stderr.count("\n") == 1
 
 
-def test_a_blocked_post_leaves_the_answers_and_comes_back(night: LiveNetwork) -> None:
+def test_a_blocked_post_leaves_the_answers_and_comes_back(spoilt: LiveNetwork) -> None:
+    night = spoilt
     with serving(settings_for(night.redis_url)) as app:
         post_id = recommend(app, 1)["recommendations"][0]["post_id"]
-        assert night.run_json("block", str(post_id)) == {
-            "post_id": post_id, "blocked": True, "changed": True, "known": True
+        found = night.run_json("block", str(post_id), "--reason", "asked by  its author")
+        assert found == found | {
+            "post_id": post_id, "blocked": True, "changed": True, "known": True,
+            "reason": "asked by its author",
         }  # fmt: skip
-        assert night.run_json("block", str(post_id))["changed"] is False
+        again = night.run_json("block", str(post_id), "--reason", "another")
+        assert again == found | {"changed": False}
+        text = night.batch("block", str(post_id)).stdout
+        assert f"was blocked already: since {found['blocked_at'][:19]}" in text
+        assert text.endswith(f"by {found['blocked_by']}: asked by its author\n")
         refresh(app)
         assert post_id not in [post["post_id"] for post in recommend(app, 1, TOP_N)["recommendations"]]
         assert night.run_json("unblock", str(post_id))["changed"] is True
         refresh(app)
         assert recommend(app, 1)["recommendations"][0]["post_id"] == post_id
     assert "is the id right?" in night.batch("block", "999").stdout
+    assert "post 998 was not blocked" in night.batch("unblock", "998").stdout
+    assert "1 to 500 characters" in night.batch("block", "999", "--reason", " ").stderr
 
 
 def test_diff_compares_what_two_runs_have_for_a_user(night: LiveNetwork) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from batch import postgres, redis_client
-from batch.context import Stores
 from console.app import create_app
+from console.stores import open_stores
 from contract.settings import Settings
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
@@ -24,10 +23,11 @@ def open_console(settings: Settings, **console: Any) -> Iterator[FlaskClient]:
     `console` replaces settings.
     """
     changed = settings.replace(**{"read_only": False, "local_operator": "anna"} | console)
-    with (
-        postgres.connected(changed, "overnight console") as engine,
-        redis_client.connected(changed, interactive=True) as client,
-    ):
-        app = create_app(changed, Stores(changed, engine, client, "console"))
+    stores = open_stores(changed)
+    try:
+        app = create_app(changed, stores)
         app.testing = True
         yield app.test_client()
+    finally:
+        stores.engine.dispose()
+        stores.redis.close()

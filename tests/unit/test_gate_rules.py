@@ -13,7 +13,7 @@ from batch.evaluation.evaluate import evaluate_rows
 from batch.evaluation.scored_rows import ScoredRows
 from batch.gate.check import compare_with_popularity, measure_auc
 from batch.gate.inputs import GateInputs, HoldoutAuc, LiveComparison, PopularityComparison
-from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, count_outcomes, outcome_of
+from batch.gate.outcomes import NOT_COMPARED, PASSED, REFUSED, bounds_of, count_outcomes, outcome_of
 from batch.gate.rules import NOTHING_LIVE, RULES, apply_rules, describe_refusal
 from batch.loading.examples import Examples
 from batch.loading.likes import Likes
@@ -354,3 +354,10 @@ def test_viewed_rows_do_not_measure_a_model_of_likes_among_all_posts() -> None:
         auc = measure_auc(rows, evaluate_rows(rows, 1, None))
         verdicts = {each.rule: each for each in apply_rules(replace(HONEST, auc=auc), GateSettings())}
         assert verdicts["min_roc_auc"].outcome == outcome
+
+
+def test_a_verdict_tells_which_bound_its_rule_has() -> None:
+    bounds = {verdict.rule: bounds_of(verdict.record()) for verdict in apply_rules(HONEST, GateSettings())}
+    for rule in RULES:
+        low, high = bounds[rule.name]
+        assert (low is None, high is None) == (rule.low is None, rule.high is None), rule.name
