@@ -354,15 +354,15 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
     assert len(seen) == total
     assert pages == -(-total // 50)
     assert [row["at"] for row in seen] == sorted((row["at"] for row in seen), reverse=True)
-    told = {(row["kind"], row["subject"], row["what"]) for row in seen}
-    assert len(told) == total
+    found = {(row["kind"], row["subject"], row["what"]) for row in seen}
+    assert len(found) == total
     assert {
         ("split", "autumn", "40 % of users in test, pins: 1"),
         ("block", "a/b", "blocked"),
         ("unblock", "a/b", "served again"),
         ("erasure", "users", "3 users forgotten, with 6 lists"),
         ("run", spoilt.run_of("test"), "live"),
-    } <= told
+    } <= found
     blocks = text_of(client, "/log?kind=block")
     assert "kind=block&before=" in blocks
     assert "served again" not in blocks
