@@ -30,7 +30,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-exposures bench-faults clean
+.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-console bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -88,6 +88,9 @@ bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
 	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }
 	$(call on_a_network,benchmarks.serving)
+
+bench-console: .venv/demo-ready  ## Measure the console's pages with 500 runs in the ledger (NETWORK=, JSON=FILE)
+	$(call on_a_network,benchmarks.console)
 
 bench-exposures: .venv/demo-ready  ## Measure how much recording exposures slows serving (JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.exposures

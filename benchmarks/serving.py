@@ -95,14 +95,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def live_run(client: redis.Redis, keys: Keys, limit_users: int | None) -> str:
-    """Return the live run of `control`; run a night if there is none."""
-    if live_run_id(client, keys, CONTROL) is None:
+def live_run(client: redis.Redis, keys: Keys, limit_users: int | None = None, variant: str = CONTROL) -> str:
+    """Return the live run of a variant; run a night if there is none."""
+    if live_run_id(client, keys, variant) is None:
         limit = [] if limit_users is None else ["--limit-users", str(limit_users)]
-        night = [sys.executable, "-m", "batch", "run", "--variant", CONTROL, *limit]
+        night = [sys.executable, "-m", "batch", "run", "--variant", variant, *limit]
         if subprocess.run(night, stdout=subprocess.DEVNULL, check=False).returncode:
             sys.exit("error: the night failed")
-    return str(live_run_id(client, keys, CONTROL))
+    return str(live_run_id(client, keys, variant))
 
 
 def write_users(client: redis.Redis, keys: Keys, run_id: str, file: Path) -> int:

@@ -13,9 +13,9 @@ IN_PATH = re.compile(r"[A-Za-z0-9_~@-][A-Za-z0-9._~@-]*")
 """Ids that stand in a path as they are. Others, such as `a/b` and `..`, are query arguments."""
 
 
-def user_url(user_id: Id) -> str:
-    """Return the address of a user's page."""
-    return _url("users.user", "user_id", user_id)
+def user_url(user_id: Id, **more: str | int | None) -> str:
+    """Return the address of a user's page; `more` are query arguments, None for one to leave out."""
+    return _url("users.user", "user_id", user_id, **more)
 
 
 def post_url(post_id: Id) -> str:
@@ -23,7 +23,7 @@ def post_url(post_id: Id) -> str:
     return _url("posts.post", "post_id", post_id)
 
 
-def _url(endpoint: str, name: str, value: Id) -> str:
+def _url(endpoint: str, name: str, value: Id, **more: str | int | None) -> str:
     text = str(value)
-    arguments: dict[str, Any] = {name if IN_PATH.fullmatch(text) else "id": text}
+    arguments: dict[str, Any] = {name if IN_PATH.fullmatch(text) else "id": text, **more}
     return url_for(endpoint, **arguments)

@@ -90,7 +90,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
     return chart.lines(
         series,
         bands={variant: band for variant, band in bands.items() if band},
-        events=[mark for mark in ticks if x.bottom <= mark[0] <= x.top],
+        events=[tick for tick in ticks if x.bottom <= tick[0] <= x.top],
     )
 
 

@@ -49,6 +49,9 @@ class Manifest:
     left_out_of_lists
         Pairs of a user and a post that lists leave out: `liked`, `own` and, if asked for, `viewed`.
         Each pair counts once, for the first of these reasons.
+    first_fives
+        [post id, users whose first five posts have it] of the 100 posts with the most, most first, as the
+        night wrote the lists; empty in manifests of earlier releases.
     feed
         The rules that the lists were made by: the settings of `FeedSettings`.
     explored
@@ -107,6 +110,7 @@ class Manifest:
     metrics: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     left_out_of_lists: dict[str, int] = field(default_factory=dict)
+    first_fives: Sequence[Sequence[Any]] = field(default_factory=list)
     feed: dict[str, Any] = field(default_factory=dict)
     explored: dict[str, int] | None = None
     weighted_views: int | None = None

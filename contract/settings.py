@@ -667,8 +667,8 @@ class ConsoleSettings:
         "OVERNIGHT_CONSOLE_USERS",
         "",
         _console_users,
-        "who may sign in to the console: lines of `python -m console password`, with spaces between them; "
-        "empty: nobody signs in",
+        "who may sign in to the console: lines of `python -m console password NAME`, with spaces between "
+        "them; empty: nobody signs in",
         secret=True,
     )
     console_secret: str = setting(

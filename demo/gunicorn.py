@@ -26,7 +26,7 @@ from demo.processes import (
 )
 
 READY_SECONDS = 60
-STOP_SECONDS = 40
+STOP_SECONDS = 70
 REQUEST_SECONDS = 10
 
 _opener = build_opener(ProxyHandler({}))  # ignore proxies of the environment: they cannot reach 127.0.0.1
@@ -78,7 +78,7 @@ class WebApp(NamedTuple):
 
 
 SERVING = WebApp("serving", "/readyz", "OVERNIGHT_", "port")
-CONSOLE = WebApp("console", "/", "OVERNIGHT_CONSOLE_", "console-port")
+CONSOLE = WebApp("console", "/healthz", "OVERNIGHT_CONSOLE_", "console-port")
 
 
 class Gunicorn:

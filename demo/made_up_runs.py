@@ -53,6 +53,14 @@ def make_up_runs(engine: sa.Engine, keys: Keys, count: int = 500) -> list[str]:
     return [row["run_id"] for row in rows]
 
 
+def remove_made_up_runs(engine: sa.Engine) -> None:
+    """Remove them from the ledger."""
+    made_up = sa.select(runs.c.run_id).where(runs.c.actor == ACTOR)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(changes).where(changes.c.run_id.in_(made_up)))
+        connection.execute(sa.delete(runs).where(runs.c.actor == ACTOR))
+
+
 def _newest(connection: sa.Connection, keys: Keys, variant: str) -> dict[str, Any]:
     found = connection.execute(
         sa.select(runs)

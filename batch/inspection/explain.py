@@ -140,17 +140,17 @@ def explain(
         night = stack.enter_context(closing(store))
         combined = CombinedStore(night, cutoff - LATE, recent)
         there = [post_id for post_id in post_ids if post_id not in found]
-        question = _Question(settings, folder, network, combined, cutoff, known, liked_at)
+        inputs = _ExplainInputs(settings, folder, network, combined, cutoff, known, liked_at)
         # A post that the run did not know would change the factors of all posts: it is scored apart.
         passes = [[post_id for post_id in there if post_id in known]]
         passes += [[post_id] for post_id in there if post_id not in known]
         for together in filter(None, passes):
-            found |= zip(together, _explain_together(question, together), strict=True)
+            found |= zip(together, _explain_together(inputs, together), strict=True)
     return [found[post_id] for post_id in post_ids]
 
 
 @dataclass(frozen=True)
-class _Question:
+class _ExplainInputs:
     """What the scores of a user's posts are explained from; `network` has this user only."""
 
     settings: Settings
@@ -162,18 +162,18 @@ class _Question:
     liked_at: Mapping[Id, datetime | None]
 
 
-def _explain_together(question: _Question, post_ids: list[Id]) -> list[Explanation]:
+def _explain_together(inputs: _ExplainInputs, post_ids: list[Id]) -> list[Explanation]:
     """Explain the scores of posts in one pass, over the posts that the run knew and these."""
-    settings, folder, cutoff = question.settings, question.folder, question.cutoff
-    everything = question.network.posts
-    posts = everything[everything.index.isin([*question.known, *post_ids])]
-    network = replace(question.network, posts=posts)
+    settings, folder, cutoff = inputs.settings, inputs.folder, inputs.cutoff
+    everything = inputs.network.posts
+    posts = everything[everything.index.isin([*inputs.known, *post_ids])]
+    network = replace(inputs.network, posts=posts)
     model, state = load_model(folder, network), load_refresh_state(folder)
-    of_user = question.combined.history(
+    of_user = inputs.combined.history(
         network,
         cutoff,
         model.groupings,
-        question.combined.post_counts(posts, cutoff),
+        inputs.combined.post_counts(posts, cutoff),
         leave_out_viewed=settings.feed.leave_out == LEAVE_OUT_VIEWED,
     )
     post_rows = np.array([_find_row(posts.index, "post", post_id) for post_id in post_ids])
@@ -205,8 +205,8 @@ def _explain_together(question: _Question, post_ids: list[Id]) -> list[Explanati
                 dot_product=dots[index],
                 base_value=base,
                 contributions=rows,
-                known=post_ids[index] in question.known,
-                liked_at=question.liked_at[post_ids[index]],
+                known=post_ids[index] in inputs.known,
+                liked_at=inputs.liked_at[post_ids[index]],
                 left_out_as=left_out_as[index],
                 score_kind=model.recipe.name,
                 score_meaning=model.recipe.score_meaning,

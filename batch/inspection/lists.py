@@ -332,7 +332,17 @@ def find_served_list(stores: Stores, user_id: Id) -> ServedList:
         No run is live, or a stored value is broken.
     """
     variant, run_id = find_user_run(stores, user_id)
-    manifest = read_manifest(stores, run_id)
+    return find_list(stores, user_id, variant, run_id, read_manifest(stores, run_id))
+
+
+def find_list(stores: Stores, user_id: Id, variant: str, run_id: str, manifest: dict[str, Any]) -> ServedList:
+    """Look up the list that a user of a variant gets, or would get, from a run.
+
+    Raises
+    ------
+    StoreError
+        A stored value is broken.
+    """
     key, why = stores.keys.user(run_id, user_id), ""
     stored = read_stored_list(stores, key)
     posts = _describe_posts(stores, stored)

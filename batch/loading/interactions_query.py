@@ -44,13 +44,13 @@ def interactions_of(
 ) -> str:
     """Return the query for all interactions of some users, or for those with some posts."""
     types = column_types(connection, INTERACTIONS)
-    where = f" WHERE {USER_ID} = ANY({_array(user_ids, types[USER_ID])})"
+    where = f" WHERE {USER_ID} = ANY({id_array(user_ids, types[USER_ID])})"
     if post_ids is not None:
-        where += f" AND {POST_ID} = ANY({_array(post_ids, types[POST_ID])})"
+        where += f" AND {POST_ID} = ANY({id_array(post_ids, types[POST_ID])})"
     return _interactions(types) + where
 
 
-def _array(ids: Iterable[Id], type_: str) -> str:
+def id_array(ids: Iterable[Id], type_: str) -> str:
     """Return ids as an array in SQL, comparable with a column of a type without a cast of the column."""
     if kind_of_ids(type_) is IdKind.TEXT:  # split at a control character, which no id has
         joined = "\x1f".join(map(str, ids)).replace("\\", r"\\").replace("'", "''")

@@ -14,6 +14,9 @@ from contract.codec import LIST_HEAD
 MAX_SOME_USERS = 10
 """Users that are named."""
 
+MAX_FIRST_FIVES = 100
+"""Posts of which is kept how many lists have them in their first five."""
+
 
 class ListStats:
     """Counts over a run's lists so far.
@@ -44,7 +47,7 @@ class ListStats:
         self._n = n
         self._allowed = np.ones(posts, dtype=bool)
         self._allowed[excluded] = False
-        self._in_heads = np.zeros(posts, dtype=bool)
+        self._in_heads = np.zeros(posts, dtype=np.int64)
 
     def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
         """Count each chunk and yield it. Chunks cover all users in the order of the network."""
@@ -60,7 +63,17 @@ class ListStats:
     @property
     def posts_in_first(self) -> int:
         """Number of distinct posts in the first five of some list."""
-        return int(self._in_heads.sum())
+        return int(np.count_nonzero(self._in_heads))
+
+    @property
+    def first_fives(self) -> list[tuple[int, int]]:
+        """(row of a post, lists that have it in their first five) of the posts that most lists have there.
+
+        At most `MAX_FIRST_FIVES`, most lists first; the lower row wins ties.
+        """
+        order = np.argsort(-self._in_heads, kind="stable")[:MAX_FIRST_FIVES]
+        rows = order[self._in_heads[order] > 0]
+        return list(zip(rows.tolist(), self._in_heads[rows].tolist(), strict=True))
 
     def _count(self, chunk: Lists) -> None:
         listed = chunk.posts >= 0
@@ -70,7 +83,7 @@ class ListStats:
         self.lists_with_five += int((lengths >= min(LIST_HEAD, self._n, self.posts)).sum())
         self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
         head = chunk.posts[:, :LIST_HEAD]
-        self._in_heads[head[head >= 0]] = True
+        np.add.at(self._in_heads, head[head >= 0], 1)
         if self.same_order and lengths.max(initial=0) > 1:
             self.same_order = self._continues_order(chunk.posts, chunk.left_out, available)
         self.left_out += chunk.left_out.posts.size

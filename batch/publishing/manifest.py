@@ -11,6 +11,7 @@ import redis
 from batch.evaluation.holdout import HoldoutEvaluation
 from batch.evaluation.learner import Learner
 from batch.evaluation.recipe_choice import RecipeChoice
+from batch.ids import Ids
 from batch.loading.interaction_store import store_identity
 from batch.progress import Stages
 from batch.publishing.list_stats import ListStats
@@ -65,6 +66,7 @@ def make_manifest(
         metrics=holdout.record(dataset),
         left_out=dataset.left_out,
         left_out_of_lists=written.left_out,
+        first_fives=_name_first_fives(written.stats, dataset.network.post_ids),
         feed=asdict(feed),
         topics=written.topics,
         explored=written.explored,
@@ -79,6 +81,14 @@ def make_manifest(
         forced=forced,
         stages=stages.rows,
     )
+
+
+def _name_first_fives(stats: ListStats, post_ids: Ids) -> list[list[Any]]:
+    rows = [row for row, _ in stats.first_fives]
+    return [
+        [post_id, lists]
+        for post_id, (_, lists) in zip(post_ids[rows].tolist(), stats.first_fives, strict=True)
+    ]
 
 
 def _warn(run: Run, dataset: Dataset, model: Model, stats: ListStats, settings: Settings) -> list[str]:

@@ -26,9 +26,10 @@ from contract.run_id import make_run_id
 
 __all__ = [
     "Change", "Run", "RunStatus", "State", "actor", "amend_manifest", "create", "find", "is_known",
-    "latest_start", "live_period", "make_live", "mark_removed", "newest", "other_runs", "reconcile",
-    "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates", "run_statuses", "runs",
-    "schema_version", "set_state", "start", "state_of", "switch_lock", "unfinished_runs",
+    "kept_runs", "latest_start", "live_period", "make_live", "mark_removed", "newest", "other_runs",
+    "reconcile", "record_built", "refuse", "removed_runs", "roll_back", "rollback_candidates",
+    "run_statuses", "runs", "schema_version", "set_state", "start", "state_of", "switch_lock",
+    "unfinished_runs",
 ]  # fmt: skip
 
 
@@ -252,6 +253,19 @@ def run_statuses(connection: sa.Connection, key_prefix: str) -> list[RunStatus]:
     return [
         RunStatus(row.run_id, row.variant, State(row.state), row.since) for row in connection.execute(query)
     ]
+
+
+def kept_runs(engine: sa.Engine, key_prefix: str, count: int) -> list[sa.Row[Any]]:
+    """Return `run_id`, `variant` and `state` of the newest runs under a prefix whose lists Redis has."""
+    with_lists = State.LIVE, State.RETIRED, State.ROLLED_BACK, State.REFUSED
+    query = (
+        sa.select(runs.c.run_id, runs.c.variant, runs.c.state)
+        .where(runs.c.key_prefix == key_prefix, runs.c.removed_at.is_(None), runs.c.state.in_(with_lists))
+        .order_by(runs.c.run_id.desc())
+        .limit(count)
+    )
+    with engine.connect() as connection:
+        return list(connection.execute(query))
 
 
 def runs_of_other_kinds(connection: sa.Connection, run_ids: Iterable[str], kind: IdKind) -> list[str]:

@@ -5,6 +5,7 @@ A manifest has tens of kilobytes. Here Postgres reads each one once and sends si
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -77,16 +78,29 @@ def read_page(
         return [dict(row) for row in connection.execute(FIGURES, values).mappings()]
 
 
-def read_states(connection: sa.Connection, key_prefix: str, variant: str, count: int) -> list[sa.Row[Any]]:
-    """Return id, state, start and reason of the newest runs of a variant, newest first."""
-    reason = sa.func.left(runs.c.reason, MAX_REASON).label("reason")
+@dataclass(frozen=True)
+class RunState:
+    """A run with its state, its start, and why it has that state."""
+
+    run_id: str
+    state: State
+    started_at: datetime
+    reason: str | None = None
+
+
+def read_states(connection: sa.Connection, key_prefix: str, variant: str, count: int) -> list[RunState]:
+    """Return the newest runs of a variant, newest first."""
+    reason = sa.func.left(runs.c.reason, MAX_REASON)
     query = (
         sa.select(runs.c.run_id, runs.c.state, runs.c.started_at, reason)
         .where(runs.c.key_prefix == key_prefix, runs.c.variant == variant)
         .order_by(runs.c.run_id.desc())
         .limit(count)
     )
-    return list(connection.execute(query))
+    return [
+        RunState(run_id, State(state), started_at, why)
+        for run_id, state, started_at, why in connection.execute(query)
+    ]
 
 
 def read_live_runs(connection: sa.Connection, key_prefix: str) -> dict[str, str]:

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
+import sqlalchemy as sa
+
 ROOT = Path(__file__).parents[2]
 RECEIVE_BYTES = 1 << 20
 CLOSE_SECONDS = 60
@@ -47,6 +49,8 @@ class TcpProxy:
         Where the proxy listens.
     delay_seconds
         How long each message to the server is held back.
+    received_bytes
+        Bytes that the server has sent so far.
     """
 
     def __init__(self, server: Address, forward: Forward | None = None) -> None:
@@ -56,6 +60,8 @@ class TcpProxy:
         self._connections: set[_Connection] = set()
         self.port: int = self._listener.getsockname()[1]
         self.delay_seconds = 0.0
+        self.received_bytes = 0
+        self._received_lock = threading.Lock()
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
@@ -105,9 +111,22 @@ class TcpProxy:
                 client.close()
                 continue
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = _Connection(client, server, self._forward, self._connections.discard)
+            connection = _Connection(client, server, self)
             self._connections.add(connection)
             connection.start()
+
+    def forward(self, message: bytes, server: socket.socket) -> bool:
+        """Forward a client's message; return whether the connection goes on."""
+        return self._forward(message, server)
+
+    def count_received(self, size: int) -> None:
+        """Note what the server has sent."""
+        with self._received_lock:
+            self.received_bytes += size
+
+    def remove(self, connection: _Connection) -> None:
+        """Forget a connection that has ended."""
+        self._connections.discard(connection)
 
     def _forward_delayed(self, message: bytes, server: socket.socket) -> bool:
         if self.delay_seconds:
@@ -119,15 +138,8 @@ class TcpProxy:
 class _Connection:
     """Two sockets and the threads that copy between them; closes both sockets when both threads end."""
 
-    def __init__(
-        self,
-        client: socket.socket,
-        server: socket.socket,
-        forward: Forward,
-        on_close: Callable[[_Connection], None],
-    ) -> None:
-        self._client, self._server = client, server
-        self._forward, self._on_close = forward, on_close
+    def __init__(self, client: socket.socket, server: socket.socket, proxy: TcpProxy) -> None:
+        self._client, self._server, self._proxy = client, server, proxy
         self._upward = threading.Thread(target=self._copy_to_server, daemon=True)
         self._downward = threading.Thread(target=self._copy_to_client, daemon=True)
 
@@ -148,7 +160,7 @@ class _Connection:
     def _copy_to_server(self) -> None:
         with suppress(OSError):
             while message := self._client.recv(RECEIVE_BYTES):
-                if not self._forward(message, self._server):
+                if not self._proxy.forward(message, self._server):
                     break
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_WR)
@@ -156,13 +168,25 @@ class _Connection:
     def _copy_to_client(self) -> None:
         with suppress(OSError):
             while answer := self._server.recv(RECEIVE_BYTES):
+                self._proxy.count_received(len(answer))
                 self._client.sendall(answer)
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_WR)
         self._upward.join()
         self._client.close()
         self._server.close()
-        self._on_close(self)
+        self._proxy.remove(self)
+
+
+def address_of(url: sa.URL, port: int) -> Address:
+    """Return the address of the server in a URL; `port` is what a missing port means."""
+    folder, named = url.query.get("host"), url.port or port
+    return f"{folder}/.s.PGSQL.{named}" if folder else (str(url.host), named)
+
+
+def url_through(proxy: TcpProxy, url: sa.URL, options: dict[str, str]) -> str:
+    """Return the URL of a server as reached through a proxy, with other options."""
+    return url.set(host="127.0.0.1", port=proxy.port, query=options).render_as_string(hide_password=False)
 
 
 def _connect(address: Address) -> socket.socket:

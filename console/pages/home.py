@@ -1,13 +1,52 @@
-"""Home."""
+"""Home: is everything all right?"""
 
 from __future__ import annotations
 
 from flask import Blueprint, render_template
 
+from batch.evaluation import MODEL, POPULARITY
+from batch.gate.outcomes import count_outcomes
+from console.concerns import describe, find_concerns, find_late, make_schedule
+from console.context import current_console, now
+from console.overview import read_overview
+from contract.experiment import VARIANTS
+
 blueprint = Blueprint("home", __name__)
+
+LETTERS = {
+    "building": "B", "built": "W", "live": "L", "retired": "R", "refused": "X", "failed": "F",
+    "rolled_back": "U",
+}  # fmt: skip
+"""State of a run -> its letter in a strip, so that colour alone says nothing."""
+
+MEANINGS = (
+    "L live, R was live and is retired, X refused by the gate, F failed, U rolled back (undone), "
+    "B being built, W built and waiting"
+)
+
+ACTIONS = (
+    ("start-night", "Start a night"), ("refresh", "Refresh lists now"), ("doctor", "Run the doctor"),
+    ("webhook", "Try the webhook"),
+)  # fmt: skip
 
 
 @blueprint.get("/")
 def home() -> str:
-    """Show the page."""
-    return render_template("home.html")
+    """Show one sentence on whether all is well, what waits, and what is live."""
+    overview = read_overview(current_console(), now())
+    concerns = find_concerns(overview)
+    ledger = overview.ledger.value
+    return render_template(
+        "home.html",
+        overview=overview,
+        headline=describe(overview, concerns),
+        concerns=concerns,
+        late=find_late(ledger, overview) if ledger else None,
+        next_night=make_schedule(overview).next_after(now()),
+        variants=VARIANTS,
+        letters=LETTERS,
+        meanings=MEANINGS,
+        rankers=[MODEL, POPULARITY],
+        count_outcomes=count_outcomes,
+        actions=ACTIONS,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -166,6 +167,11 @@ def test_blocked_posts_are_in_no_list_and_the_popular_list_is_the_most_liked(
     assert most_liked[0] not in {post for ranked in lists.values() for post, _ in ranked}
     popular = json.loads(stores.redis.get(Keys().popular(manifest.run_id)))
     assert [post for post, _ in popular] == most_liked[1:11]
+    heads = Counter(post for ranked in lists.values() for post, _ in ranked[:5])
+    most = sorted(heads.items(), key=lambda item: (-item[1], item[0]))
+    stored = json.loads(stores.redis.get(Keys().manifest(manifest.run_id)))["first_fives"]
+    assert [tuple(each) for each in stored] == most[:100]
+    assert list(map(list, stored)) == manifest.first_fives
 
 
 def test_the_model_learns_the_tastes_it_is_shown(stores: Stores, database_url: str) -> None:

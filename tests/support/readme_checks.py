@@ -18,6 +18,7 @@ import redis
 from werkzeug.exceptions import HTTPException
 
 import batch.cli
+import console.__main__
 import demo.cli
 import scheduler.__main__
 from batch import files
@@ -42,7 +43,12 @@ REFERENCE = "docs/reference"
 ALL_PAGES = ("README.md", "docs/*.md", "docs/*/*.md")
 MAKEFILE = (ROOT / "Makefile").read_text()
 
-CLICK = {"batch": batch.cli.cli, "scheduler": scheduler.__main__.cli, "demo": demo.cli.demo}
+CLICK = {
+    "batch": batch.cli.cli,
+    "scheduler": scheduler.__main__.cli,
+    "console": console.__main__.cli,
+    "demo": demo.cli.demo,
+}
 
 
 def commands_of(group: click.Group) -> dict[str, click.Command]:
@@ -90,7 +96,7 @@ PLACEHOLDERS = {
     "COMMAND": "true", "FOLDER": "demo", "NUMBER": "1", "POST": "1", "RUN": "20261122T030000Z-control",
     "TEXT": "odd", "TIME": "2026-11-22", "USER": "1", "VARIANT": "control",
 }  # fmt: skip
-TYPE_OF_COMMAND = {"GET": "string", "SET": "string", "HGET": "hash", "SMEMBERS": "set"}
+TYPE_OF_COMMAND = {"GET": "string", "SET": "string", "HGET": "hash", "SMEMBERS": "set", "SADD": "set"}
 WITHOUT_A_SERVICE = {"up"}
 
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

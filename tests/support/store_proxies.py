@@ -16,7 +16,7 @@ from types import TracebackType
 
 import sqlalchemy as sa
 
-from benchmarks.faults.tcp_proxy import Address, TcpProxy
+from benchmarks.faults.tcp_proxy import TcpProxy, address_of, url_through
 
 REDIS, POSTGRES = "Redis", "Postgres"
 KEPT_BYTES = 200
@@ -40,18 +40,14 @@ class StoreProxies:
 
     def __init__(self, redis_url: str, database_url: str) -> None:
         cache, database = sa.make_url(redis_url), sa.make_url(database_url)
-        folder, port = database.query.get("host"), database.port or 5432
-        servers: dict[str, Address] = {
-            REDIS: (str(cache.host), cache.port or 6379),
-            POSTGRES: f"{folder}/.s.PGSQL.{port}" if folder else (str(database.host), port),
-        }
+        servers = {REDIS: address_of(cache, 6379), POSTGRES: address_of(database, 5432)}
         self._lock = threading.Lock()
         self.arm(lambda *_: False, lambda: None)
         self._proxies = {
             store: TcpProxy(server, partial(self._forward, store)) for store, server in servers.items()
         }
-        self.redis_url = self._through(REDIS, cache, {})
-        self.database_url = self._through(POSTGRES, database, {"sslmode": "disable"})
+        self.redis_url = url_through(self._proxies[REDIS], cache, {})
+        self.database_url = url_through(self._proxies[POSTGRES], database, {"sslmode": "disable"})
 
     def arm(self, choose: Choose, action: Callable[[], None], share: float = 1.0) -> None:
         """Count from 1 again; forward that share of the chosen message, then run the action."""
@@ -62,6 +58,10 @@ class StoreProxies:
     def cut(self, store: str) -> None:
         """Cut every connection to a server; new ones are accepted."""
         self._proxies[store].cut()
+
+    def received_bytes(self, store: str) -> int:
+        """Return how many bytes a server has sent so far."""
+        return self._proxies[store].received_bytes
 
     def wait_until_closed(self) -> None:
         """Wait until the servers have read everything from a command that has ended."""
@@ -77,10 +77,6 @@ class StoreProxies:
         with ExitStack() as stack:
             for proxy in self._proxies.values():
                 stack.push(proxy)
-
-    def _through(self, store: str, url: sa.URL, options: dict[str, str]) -> str:
-        proxied = url.set(host="127.0.0.1", port=self._proxies[store].port, query=options)
-        return proxied.render_as_string(hide_password=False)
 
     def _forward(self, store: str, message: bytes, server: socket.socket) -> bool:
         """Forward a message; return whether all of it was."""

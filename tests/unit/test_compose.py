@@ -117,6 +117,9 @@ def test_every_volume_is_declared_and_used() -> None:
 def test_a_process_gets_more_time_to_stop_than_it_takes() -> None:
     grace = {name: int(service["stop_grace_period"].removesuffix("s")) for name, service in SERVICES.items()}
     assert grace["scheduler"] > STOP_SECONDS
+    console_conf = (ROOT / "console/gunicorn.conf.py").read_text()
+    assert "graceful_timeout = STOP_SECONDS + 15\n" in console_conf
+    assert grace["console"] > STOP_SECONDS + 15
     patience = re.search(r"^graceful_timeout = (\d+)", (ROOT / "serving/gunicorn.conf.py").read_text(), re.M)
     assert patience is not None
     assert grace["serving"] > int(patience[1])

@@ -43,7 +43,7 @@ def settings_read(package: str) -> set[str]:
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
-                section = ast.unparse(node.value).rpartition("settings.")[2]
+                section = ast.unparse(node.value).rpartition("settings.")[2].lstrip("_")
                 field = section, node.attr
                 found |= {ENV_OF_FIELD[field]} if field in ENV_OF_FIELD else set()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -272,7 +273,10 @@ def test_lists_are_counted_as_a_slow_count_finds_them() -> None:
         < users
     )
     assert list_stats.lists_with_five == sum(len(own) >= 5 for own in listed)
-    assert list_stats.posts_in_first == len({post for own in listed for post in own[:5]})
+    heads = Counter(post for own in listed for post in own[:5])
+    assert list_stats.posts_in_first == len(heads)
+    most = sorted(heads.items(), key=lambda item: (-item[1], item[0]))
+    assert list_stats.first_fives == most[:100]
     assert list_stats.not_finite == 1
     assert list_stats.some_users[0] == 0
     assert list_stats.some_users[-1] == users - 1

@@ -1,0 +1,66 @@
+"""Explanations of a user's scores: the job that makes them, and what it found for each post.
+
+One job explains all posts of a page of the list, so the second click is answered from its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import url_for
+
+from batch.inspection.feature_words import ScorePart, split_score
+from console.context import Console
+from console.jobs import EXPLAIN, JobRecord
+from console.user_tables import UserList
+from contract.ids import Id
+
+MAX_REASONS = 2
+"""Largest parts of a score that a row of a list names."""
+
+
+@dataclass(frozen=True)
+class ExplainRequest:
+    """What is asked: the scores of these posts for a user in a run."""
+
+    user_id: Id
+    run_id: str
+    post_ids: tuple[str, ...]
+
+    @classmethod
+    def of_page(cls, found: UserList, start: int, post_id: Id | None = None) -> ExplainRequest:
+        """Return the request for a page of a list; for one post if it is not on the page."""
+        shown = tuple(str(post["post_id"]) for post in found.page(start) if not post["gone"])
+        asked = shown if post_id is None or str(post_id) in shown else (str(post_id),)
+        return cls(found.served.user_id, found.served.run_id, asked)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the job."""
+        return {"user": str(self.user_id), "run": self.run_id, "posts": list(self.post_ids)}
+
+
+def why_url(found: UserList, start: int, post_id: Id) -> str:
+    """Return the address of the explanation of a post of a page of a list."""
+    arguments: dict[str, Any] = {"user": found.served.user_id, "run": found.served.run_id, "post": post_id}
+    return url_for("why.why", **arguments | ({"from": start} if start > 1 else {}))
+
+
+def find_job(console: Console, request: ExplainRequest) -> JobRecord | None:
+    """Return the job that answers a request, running or ended; None if nobody has asked."""
+    return console.jobs.latest(EXPLAIN, request.arguments) if request.post_ids else None
+
+
+def read_answers(job: JobRecord | None) -> dict[str, Mapping[str, Any]]:
+    """Return post id as text -> fields of `explain --json`; empty without a result."""
+    if job is None or not job.output:
+        return {}
+    found: Sequence[Mapping[str, Any]] = job.output if isinstance(job.output, list) else [job.output]
+    return {str(each["post_id"]): each for each in found}
+
+
+def name_reasons(answer: Mapping[str, Any]) -> list[ScorePart]:
+    """Return the parts that change a score the most; none for a post that cannot be explained."""
+    return [] if "error" in answer else split_score(answer)[:MAX_REASONS]

@@ -1,0 +1,58 @@
+"""What a page of the console takes from the servers with 500 runs in the ledger."""
+
+from __future__ import annotations
+
+import pytest
+
+from batch.postgres import connected
+from benchmarks.console import MAX_BYTES, metered, read_commands
+from contract.keys import Keys
+from demo.console_pages import example_pages
+from demo.made_up_runs import make_up_runs
+from tests.support.operators import LiveNetwork
+
+pytest_plugins = ("tests.support.operators_fixtures",)
+
+WALKS = {"SCAN", "KEYS", "HSCAN", "SSCAN", "HGETALL", "INFO", "DBSIZE", "MONITOR"}
+"""Commands of Redis that go through all keys or members, or that only an administrator has."""
+
+MAX_COMMANDS, MAX_STATEMENTS = 40, 40
+MAX_FROM_POSTGRES = 400_000
+"""Bytes. The manifests of the 500 runs are over 14 million."""
+
+
+def test_no_page_walks_through_redis_or_reads_the_manifests_of_many_runs(spoilt: LiveNetwork) -> None:
+    with connected(spoilt.settings) as engine:
+        manifests = make_up_runs(engine, Keys(), 500)
+    assert len(set(manifests)) == 500
+    pages = example_pages(spoilt.client, Keys())
+    pages["runs-last"] = f"/runs?before={manifests[-20]}"
+    with metered(spoilt.settings) as meter:
+        costs = {name: meter.ask(path) for name, path in pages.items()}
+    summary = {name: (cost.status, len(cost.body), cost.commands) for name, cost in costs.items()}
+    assert {name for name, cost in costs.items() if cost.status != 200} == set(), summary
+    assert {name for name, cost in costs.items() if len(cost.body) > MAX_BYTES} == set(), summary
+    assert {name for name, cost in costs.items() if WALKS & set(cost.commands)} == set(), summary
+    for name, cost in costs.items():
+        assert cost.commands.total() <= MAX_COMMANDS, (name, cost.commands)
+        assert len(cost.statements) <= MAX_STATEMENTS, (name, cost.statements)
+        assert cost.postgres_bytes <= MAX_FROM_POSTGRES, (name, cost.postgres_bytes)
+    # What is counted is not nothing.
+    assert costs["user"].commands["GET"] + costs["user"].commands["MGET"] > 0
+    assert costs["runs"].statements
+    assert costs["runs"].postgres_bytes > 1000
+    assert all(
+        name in costs["home"].body.decode() for name in (spoilt.run_of("control"), spoilt.run_of("test"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "names"),
+    [
+        (b"*2\r\n$3\r\nGET\r\n$6\r\n*1\r\n$3\r\n", ["GET"]),
+        (b"*1\r\n$4\r\nping\r\n*3\r\n$4\r\nHGET\r\n$1\r\na\r\n$0\r\n\r\n", ["PING", "HGET"]),
+        (b"", []),
+    ],
+)
+def test_commands_are_read_from_what_a_client_sends(message: bytes, names: list[str]) -> None:
+    assert list(read_commands(message)) == names

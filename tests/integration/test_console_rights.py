@@ -1,0 +1,120 @@
+"""The console with rights to read only, in Redis and in Postgres, as the files in deploy/ give them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from contract.keys import Keys
+from contract.settings import Settings
+from demo.console_pages import example_pages
+from demo.postgres import find_programs
+from tests.support.batch import make_engine
+from tests.support.console import SAME_ORIGIN, open_console
+from tests.support.operators import LiveNetwork
+
+pytest_plugins = ("tests.support.operators_fixtures",)
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+PASSWORD = "REDIS_CONSOLE_PASSWORD"
+ROLE = "overnight_console"
+
+SQL_WRITES = [
+    "UPDATE recs.runs SET state = 'live'", "DELETE FROM recs.run_changes", "TRUNCATE recs.experiments",
+    "INSERT INTO recs.ledger_version VALUES (99)", "CREATE TABLE recs.mine (a int)", "DROP TABLE recs.runs",
+    "CREATE TABLE public.mine (a int)", "ALTER TABLE recs.runs ADD COLUMN mine int",
+    "CREATE ROLE mine", "COPY recs.runs TO PROGRAM 'cat'",
+]  # fmt: skip
+REDIS_REFUSED = [
+    "SET recs:live:control x", "DEL recs:blocked", "UNLINK recs:posts", "SADD recs:blocked 1", "FLUSHALL",
+    "HSET recs:posts 1 {}", "EXPIRE recs:posts 1", "XADD recs:exposures * a b", "GETDEL recs:help",
+    "XTRIM recs:exposures MAXLEN 0", "RENAME recs:posts recs:x", "EVAL 'return 1' 0", "PUBLISH x y", "SCAN 0",
+    "KEYS *", "HSCAN recs:posts 0", "HGETALL recs:posts", "INFO", "CONFIG GET requirepass", "MONITOR",
+    "ACL LIST", "CLIENT LIST", "SHUTDOWN", "GET other:key", "XRANGE recs:exposures - +", "DBSIZE",
+]  # fmt: skip
+
+
+@pytest.fixture
+def reader(night: LiveNetwork) -> Iterator[Settings]:
+    """Settings of that night with the console's own users, made from the files that are shipped."""
+    (line,) = [
+        line
+        for line in (DEPLOY / "redis-users.acl").read_text().splitlines()
+        if line.startswith("user console ")
+    ]
+    night.client.execute_command("ACL", "SETUSER", *line.split()[1:])
+    database = sa.make_url(night.database_url)
+    _run_script(database)
+    _run_script(database)  # it may be run again
+    yield night.settings.replace(
+        redis_url=night.redis_url.replace("redis://", f"redis://console:{PASSWORD}@"),
+        database_url=database.set(username=ROLE, password="hush").render_as_string(hide_password=False),
+    )
+    night.client.execute_command("ACL", "DELUSER", "console")
+    with make_engine(night.database_url).begin() as connection:
+        connection.execute(sa.text(f"DROP OWNED BY {ROLE}"))
+        connection.execute(sa.text(f"DROP ROLE {ROLE}"))
+
+
+def _run_script(database: sa.URL) -> None:
+    user = database.username or "postgres"
+    variables = ["ON_ERROR_STOP=1", "password=hush", f"batch={user}"]
+    options = [f"--set={variable}" for variable in variables]
+    with (DEPLOY / "console-role.sql").open() as script:
+        done = subprocess.run(
+            [
+                find_programs() / "psql",
+                *options,
+                database.set(drivername="postgresql").render_as_string(hide_password=False),
+            ],
+            stdin=script,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_page_opens_and_every_write_is_refused_by_the_servers(
+    night: LiveNetwork, reader: Settings
+) -> None:
+    night.client.execute_command("ACL", "LOG", "RESET")
+    with open_console(reader, read_only=True, local_operator="") as client:
+        for name, path in example_pages(night.client, Keys()).items():
+            answer = client.get(path)
+            assert answer.status_code == 200, (name, answer.text)
+            assert "Not read:" not in answer.text, (name, answer.text)
+        assert client.get("/actions/block").status_code == 404
+        assert client.post("/actions/block", headers=SAME_ORIGIN).status_code == 404
+    assert night.client.acl_log() == []  # nothing was asked for that it has no right to
+
+
+def test_the_servers_refuse_whatever_else_the_console_asks(night: LiveNetwork, reader: Settings) -> None:
+    with redis.Redis.from_url(reader.stores.redis_url, decode_responses=True) as client:
+        assert client.get(Keys().live("control")) == night.run_of("control")
+        for command in REDIS_REFUSED:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*shlex.split(command))
+    engine = make_engine(reader.stores.database_url)
+    for writable in ("off", "on"):  # the role may end its read-only transactions; its rights stay
+        for statement in SQL_WRITES:
+            with engine.connect() as connection:
+                connection.execute(sa.text(f"SET default_transaction_read_only = {writable}"))
+                connection.commit()
+                with pytest.raises(
+                    sa.exc.DBAPIError, match=r"read-only transaction|permission denied|must be owner"
+                ):
+                    connection.execute(sa.text(statement))
+    with make_engine(night.database_url).begin() as connection:  # a table of a later release
+        connection.execute(sa.text("CREATE TABLE recs.later AS SELECT 1 AS value"))
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT value FROM recs.later")) == 1
+        assert connection.scalar(sa.text("SELECT count(*) FROM recs.interactions"))
+    with make_engine(night.database_url).begin() as connection:
+        connection.execute(sa.text("DROP TABLE recs.later"))
