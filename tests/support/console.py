@@ -56,14 +56,14 @@ class Form(HTMLParser):
         self._inside = self._inside and tag != "form"
 
 
-def read_form(client: FlaskClient, name: str, **arguments: str) -> tuple[str, Form]:
+def read_form(client: FlaskClient, name: str, /, **arguments: str) -> tuple[str, Form]:
     """Return what the confirm page of an action says, and its form."""
     answer = client.get(f"/actions/{name}", query_string=arguments)
     assert answer.status_code == 200, answer.text
     return answer.text, Form(answer.text)
 
 
-def confirm(client: FlaskClient, name: str, reason: str, **arguments: str) -> TestResponse:
+def confirm(client: FlaskClient, name: str, reason: str, /, **arguments: str) -> TestResponse:
     """Do an action as its confirm page does."""
     _, form = read_form(client, name, **arguments)
     return client.post(form.action, data=form.values | {"reason": reason}, headers=SAME_ORIGIN)
