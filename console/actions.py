@@ -24,6 +24,7 @@ from batch.context import Stores
 from batch.reports.files import format_time
 from batch.runs import ledger
 from batch.runs.tables import console_actions
+from console.changes import UNKNOWN_OUTCOME
 from console.context import Console, Visitor, current_console, current_visitor
 from contract.errors import OvernightError
 from contract.text import escape_line
@@ -40,7 +41,6 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{20,64}")
 CONFIRM_AGAIN = 409
 """Status of an answer to a form that was not acted on."""
 
-UNKNOWN_OUTCOME = "not known yet: it is still at work, or the console ended meanwhile; look at what changed"
 
 Arguments = Mapping[str, str]
 

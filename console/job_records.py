@@ -12,9 +12,8 @@ import sqlalchemy as sa
 
 from batch.context import Stores
 from batch.runs import ledger
-from batch.runs.tables import console_jobs
+from batch.runs.tables import console_jobs, has_table
 from console.job_kinds import KINDS, make_arguments
-from contract.columns import SCHEMA
 
 LOST_AFTER = timedelta(seconds=60)
 """A job whose console has not recorded for so long that it runs is lost: the console has died."""
@@ -75,15 +74,14 @@ class JobRecord:
         return self.kind if kind is None else kind.title
 
     @property
+    def reads_only(self) -> bool:
+        """Whether it changes nothing."""
+        return self.kind in KINDS and KINDS[self.kind].reads_only
+
+    @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self.ended_at is None
-
-
-def has_table(connection: sa.Connection) -> bool:
-    """Return whether the ledger has a table of jobs; one of an older version has none."""
-    name = f"{SCHEMA}.{console_jobs.name}"
-    return connection.scalar(sa.select(sa.func.to_regclass(name))) is not None
 
 
 def insert_start(stores: Stores, record: JobRecord) -> None:
@@ -148,9 +146,9 @@ def find_latest(
 
 def list_running(stores: Stores) -> list[JobRecord]:
     """Return the jobs of all consoles that run and are not lost, newest first; without log and output."""
-    query = _select(stores, full=False).where(console_jobs.c.ended_at.is_(None), ~_is_lost())
+    query = _select(stores, full=False).where(console_jobs.c.ended_at.is_(None), ~is_lost())
     with stores.readable_errors(), stores.engine.connect() as connection:
-        if not has_table(connection):
+        if not has_table(connection, console_jobs):
             return []
         return [_to_record(row) for row in connection.execute(query.order_by(*NEWEST_FIRST).limit(50))]
 
@@ -168,7 +166,7 @@ def list_page(stores: Stores, before: tuple[datetime, str] | None, count: int) -
         last = sa.tuple_(sa.literal(before[0]), sa.literal(before[1]))
         query = query.where(sa.tuple_(console_jobs.c.started_at, console_jobs.c.job_id) < last)
     with stores.readable_errors(), stores.engine.connect() as connection:
-        if not has_table(connection):
+        if not has_table(connection, console_jobs):
             return []
         return [_to_record(row) for row in connection.execute(query)]
 
@@ -176,7 +174,8 @@ def list_page(stores: Stores, before: tuple[datetime, str] | None, count: int) -
 NEWEST_FIRST = console_jobs.c.started_at.desc(), console_jobs.c.job_id.desc()
 
 
-def _is_lost() -> sa.ColumnElement[bool]:
+def is_lost() -> sa.ColumnElement[bool]:
+    """Return the condition that a recorded job is lost: its console has died."""
     unended = console_jobs.c.ended_at.is_(None)
     return sa.and_(unended, console_jobs.c.seen_at < sa.func.now() - LOST_AFTER)
 
@@ -184,13 +183,13 @@ def _is_lost() -> sa.ColumnElement[bool]:
 def _select(stores: Stores, *, full: bool = True) -> sa.Select[Any]:
     large = {"log", "output"}
     columns = [column for column in console_jobs.c if full or column.name not in large]
-    query = sa.select(*columns, _is_lost().label("lost"))
+    query = sa.select(*columns, is_lost().label("lost"))
     return query.where(console_jobs.c.key_prefix == stores.keys.prefix)
 
 
 def _first(stores: Stores, query: sa.Select[Any]) -> JobRecord | None:
     with stores.readable_errors(), stores.engine.connect() as connection:
-        if not has_table(connection):
+        if not has_table(connection, console_jobs):
             return None
         row = connection.execute(query).first()
         return None if row is None else _to_record(row)

@@ -156,6 +156,11 @@ class Jobs:
         with self._lock:
             return [self._view(entry) for entry in reversed(self._entries.values())]
 
+    def holds(self, job_id: str) -> bool:
+        """Return whether a job is one of this process."""
+        with self._lock:
+            return job_id in self._entries
+
     def stop(self, job_id: str, by: str = "an operator") -> bool:
         """Begin to end a running job as the scheduler ends one; return whether it ran in this process."""
         with self._lock:

@@ -150,15 +150,15 @@ class RolledBack:
     building: list[str]
 
 
-def plan_rollback(stores: Stores, variant: str) -> RolledBack:
+def plan_rollback(stores: Stores, variant: str, *, bad_run_id: str | None = None) -> RolledBack:
     """Return what `roll_back` would do now; change nothing.
 
     Raises
     ------
     RollbackError
-        It would do nothing: no run is live, or no earlier run is complete.
+        It would do nothing: no run is live, another one is, or no earlier run is complete.
     """
-    bad = _find_serving(stores, variant)
+    bad = _find_serving(stores, variant, bad_run_id)
     with stores.engine.connect() as connection:
         if not ledger.is_known(connection, bad):
             raise _unknown_run(bad)
@@ -183,12 +183,7 @@ def roll_back(stores: Stores, variant: str, *, reason: str, bad_run_id: str | No
     """
     change = Change(datetime.now(UTC), stores.actor, reason)
     with ledger.switch_lock(stores.engine, stores.keys.prefix) as connection:
-        bad = _find_serving(stores, variant)
-        if bad_run_id not in (None, bad.run_id):
-            raise RollbackError(
-                f"{bad_run_id} is not live, {bad.run_id} is, so nothing was changed; "
-                "look at the run that is live now"
-            )
+        bad = _find_serving(stores, variant, bad_run_id)
         if not ledger.reconcile(connection, bad, change):
             raise _unknown_run(bad)
         good = _choose_good(stores, connection, bad)
@@ -199,10 +194,14 @@ def roll_back(stores: Stores, variant: str, *, reason: str, bad_run_id: str | No
     return RolledBack(variant, bad.run_id, good, building)
 
 
-def _find_serving(stores: Stores, variant: str) -> Run:
+def _find_serving(stores: Stores, variant: str, expected: str | None) -> Run:
     serving = redis_client.live_run_id(stores.redis, stores.keys, variant)
     if not serving:
         raise RollbackError(f"no run of {variant} is live; `python -m batch run` makes one")
+    if expected not in (None, serving):
+        raise RollbackError(
+            f"{expected} is not live, {serving} is, so nothing was changed; look at the run that is live now"
+        )
     return Run(serving, variant, stores.keys.prefix)
 
 

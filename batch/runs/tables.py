@@ -234,6 +234,11 @@ def upgrade(connection: sa.Connection) -> None:
         connection.execute(insert(versions).values(version=version).on_conflict_do_nothing())
 
 
+def has_table(connection: sa.Connection, table: sa.Table) -> bool:
+    """Return whether a table exists; a ledger of an older version lacks some."""
+    return connection.scalar(sa.select(sa.func.to_regclass(f"{table.schema}.{table.name}"))) is not None
+
+
 def schema_version(engine: sa.Engine) -> int:
     """Return the version of the ledger's tables; 0 if there are none."""
     with engine.connect() as connection:

@@ -1,13 +1,70 @@
-"""Log."""
+"""Log: all changes, of whatever kind, in one table."""
 
 from __future__ import annotations
 
-from flask import Blueprint, render_template
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, abort, render_template, request, url_for
+
+from console import changes
+from console.context import Console, current_console
+from console.keyset import format_position, parse_position
+from console.links import post_url
+from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
 
 blueprint = Blueprint("log", __name__)
+
+COLUMNS = (
+    Column("at", "Time", "time"),
+    Column("kind", "Kind"),
+    Column("subject", "Of", link="url"),
+    Column("what", "What"),
+    Column("actor", "By"),
+    Column("reason", "Reason"),
+    Column("outcome", "Outcome"),
+)
 
 
 @blueprint.get("/log")
 def log() -> str:
-    """Show the page."""
-    return render_template("log.html")
+    """Show the changes, newest first, of all kinds or of one."""
+    console = current_console()
+    arguments = {name: request.args[name] for name in ("kind", "before") if request.args.get(name)}
+    try:
+        reading = console.readings.read(
+            ("log", *sorted(arguments.items())), lambda: make_table(console, arguments)
+        )
+    except LookupError:
+        abort(404)
+    return render_template("log.html", reading=reading, kinds=changes.KINDS, chosen=arguments.get("kind"))
+
+
+@table_source("log")
+def make_table(console: Console, arguments: Arguments) -> Table:
+    """Return a page of the changes."""
+    kind, before = arguments.get("kind"), arguments.get("before", "")
+    if kind is not None and kind not in changes.KINDS:
+        raise LookupError(kind)
+    found = changes.list_changes(console.stores, kind, parse_position(before), PAGE_ROWS + 1)
+    page = found[:PAGE_ROWS]
+    chosen = {"kind": kind} if kind else {}
+    more = chosen | {"before": format_position(page[-1].at, page[-1].key)} if found[PAGE_ROWS:] else None
+    shown = chosen | ({"before": before} if before else {})
+    rows = [dict(row._mapping) | {"url": _find_url(row)} for row in page]
+    caption = f"Changes of the kind “{kind}”" if kind else "Changes"
+    return Table("log", caption, COLUMNS, rows, datetime.now(UTC), shown, more)
+
+
+def _find_url(row: Any) -> str | None:
+    """Return the address of what was changed; None if it has no page."""
+    match row.kind:
+        case changes.RUN:
+            return url_for("runs.run", run_id=row.subject)
+        case changes.SPLIT:
+            return url_for("experiment.experiment")
+        case changes.BLOCK | changes.UNBLOCK:
+            return post_url(row.subject)
+        case changes.JOB:
+            return url_for("jobs.job", job_id=row.subject)
+    return None

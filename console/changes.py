@@ -1,0 +1,154 @@
+"""All changes in one order of time: of runs, of the split, of blocked posts, jobs, actions and erasures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch.context import Stores
+from batch.runs.tables import (
+    blocked_posts,
+    changes,
+    console_actions,
+    console_jobs,
+    erasures,
+    experiments,
+    runs,
+)
+from console.job_kinds import REPORT
+from console.job_records import LOST, is_lost
+from contract.columns import SCHEMA
+
+RUN, SPLIT, BLOCK, UNBLOCK, JOB, ACTION, ERASURE = (
+    "run",
+    "split",
+    "block",
+    "unblock",
+    "job",
+    "action",
+    "erasure",
+)
+KINDS = (RUN, SPLIT, BLOCK, UNBLOCK, JOB, ACTION, ERASURE)
+"""Kinds of changes."""
+
+Position = tuple[datetime, str]
+NOTHING = sa.cast(sa.null(), sa.Text)
+UNKNOWN_OUTCOME = "not known yet: it is still at work, or the console ended meanwhile; look at what changed"
+
+MAX_ARGUMENTS = 200
+"""Characters of the arguments of an action."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Changes of a kind, and the table that they are from, which an older ledger may lack."""
+
+    kind: str
+    table: sa.Table
+    query: sa.Select[Any]
+
+
+def list_changes(stores: Stores, kind: str | None, before: Position | None, count: int) -> list[sa.Row[Any]]:
+    """Return changes, newest first.
+
+    Parameters
+    ----------
+    kind
+        One of KINDS; None for all.
+    before
+        Time and key of the last change of the page before; None for the first page.
+
+    Returns
+    -------
+    Rows with `at`, `key`, `kind`, `actor`, `subject`, `what`, `reason` and `outcome`. The subject is the id
+    of the run, post or job, or the name of the experiment or action.
+
+    Raises
+    ------
+    SourceError
+        Postgres cannot be read.
+    """
+    with stores.readable_errors(), stores.engine.connect() as connection:
+        existing = set(sa.inspect(connection).get_table_names(schema=SCHEMA))
+        pages = [
+            _select_page(source.query, before, count)
+            for source in _sources(stores.keys.prefix)
+            if kind in (None, source.kind) and source.table.name in existing
+        ]
+        if not pages:
+            return []
+        union = sa.union_all(*pages).subquery()
+        newest = sa.select(union).order_by(union.c.at.desc(), union.c.key.desc()).limit(count)
+        return list(connection.execute(newest))
+
+
+def _select_page(query: sa.Select[Any], before: Position | None, count: int) -> sa.Select[Any]:
+    """Return the newest rows of one source; each source reads at most a page."""
+    rows = query.subquery()
+    page = sa.select(rows)
+    if before is not None:
+        last = sa.tuple_(sa.literal(before[0]), sa.literal(before[1]))
+        page = page.where(sa.tuple_(rows.c.at, rows.c.key) < last)
+    return sa.select(page.order_by(rows.c.at.desc(), rows.c.key.desc()).limit(count).subquery())
+
+
+def _columns(kind: str, at: Any, actor: Any, subject: Any, what: Any, **more: Any) -> list[Any]:
+    """Return the columns of a source; its key tells changes of the same time apart."""
+    reason, outcome, own_key = (more.get(name, NOTHING) for name in ("reason", "outcome", "own_key"))
+    key = sa.func.concat_ws(":", sa.literal(kind), sa.func.coalesce(own_key, subject), what)
+    return [
+        at.label("at"), sa.collate(key, "C").label("key"), sa.literal(kind).label("kind"),
+        actor.label("actor"), sa.cast(subject, sa.Text).label("subject"),
+        sa.cast(what, sa.Text).label("what"),
+        sa.cast(reason, sa.Text).label("reason"), sa.cast(outcome, sa.Text).label("outcome"),
+    ]  # fmt: skip
+
+
+def _sources(prefix: str) -> Iterator[_Source]:
+    c = changes.c
+    query = sa.select(*_columns(RUN, c.at, c.actor, c.run_id, c.state, reason=c.reason))
+    query = query.join(runs, runs.c.run_id == c.run_id)
+    yield _Source(RUN, changes, query.where(runs.c.key_prefix == prefix))
+
+    e = experiments.c
+    pins = sa.func.jsonb_object_keys(e.pins).table_valued("key")
+    pinned = sa.select(sa.func.count()).select_from(pins).scalar_subquery()
+    what = sa.func.format("%s %% of users in test, pins: %s", e.percent_test, pinned)
+    query = sa.select(*_columns(SPLIT, e.set_at, e.actor, e.name, what))
+    yield _Source(SPLIT, experiments, query.where(e.key_prefix == prefix))
+
+    b = blocked_posts.c
+    blocked = _columns(BLOCK, b.blocked_at, b.blocked_by, b.post_id, sa.literal("blocked"), reason=b.reason)
+    yield _Source(BLOCK, blocked_posts, sa.select(*blocked).where(b.key_prefix == prefix))
+    served = sa.literal("served again")
+    unblocked = _columns(UNBLOCK, b.unblocked_at, b.unblocked_by, b.post_id, served, reason=b.unblock_reason)
+    query = sa.select(*unblocked).where(b.key_prefix == prefix, b.unblocked_at.is_not(None))
+    yield _Source(UNBLOCK, blocked_posts, query)
+
+    j = console_jobs.c
+    outcome = sa.case((j.ended_at.is_not(None), j.meaning), (is_lost(), LOST), else_="running")
+    query = sa.select(
+        *_columns(JOB, j.started_at, j.actor, j.job_id, j.kind, reason=j.reason, outcome=outcome)
+    )
+    yield _Source(JOB, console_jobs, query.where(j.key_prefix == prefix, j.kind != REPORT))
+
+    a = console_actions.c
+    words = sa.func.jsonb_each_text(a.arguments).table_valued("key", "value")
+    said = sa.func.string_agg(sa.func.concat_ws(" ", words.c.key, words.c.value), ", ")
+    arguments = sa.func.left(sa.select(said).select_from(words).scalar_subquery(), MAX_ARGUMENTS)
+    more = {
+        "reason": a.reason,
+        "outcome": sa.func.coalesce(a.outcome, UNKNOWN_OUTCOME),
+        "own_key": sa.func.md5(a.token),
+    }
+    query = sa.select(*_columns(ACTION, a.at, a.actor, a.action, arguments, **more))
+    yield _Source(ACTION, console_actions, query.where(a.key_prefix == prefix))
+
+    r = erasures.c
+    what = sa.func.format("%s users forgotten, with %s lists", r.users, r.lists)
+    query = sa.select(*_columns(ERASURE, r.at, r.actor, sa.literal("users"), what))
+    yield _Source(ERASURE, erasures, query.where(r.key_prefix == prefix))

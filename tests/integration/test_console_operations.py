@@ -1,0 +1,378 @@
+"""Operators at the console: forms that act once, jobs, rollback, and the log of it all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from html import unescape
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from batch.context import Stores
+from batch.postgres import open_engine
+from batch.runs import ledger, lock
+from console import actions
+from console.actions import Action, Outcome, Preview
+from console.context import EXTENSION, Console
+from console.jobs import Jobs
+from console.pages.doctor import WORST_FIRST
+from contract.errors import StoreError
+from contract.run_id import parse_run_id
+from tests.support.batch import execute, query
+from tests.support.console import SAME_ORIGIN, open_console
+from tests.support.operators import LiveNetwork
+from tests.support.scheduler import until
+
+pytest_plugins = ("tests.support.operators_fixtures",)
+
+WAITS = "import sys, time; print('at work', file=sys.stderr, flush=True); time.sleep(60)"
+"""In place of the batch: a command that runs until it is stopped."""
+
+
+@pytest.fixture
+def client(spoilt: LiveNetwork) -> Iterator[FlaskClient]:
+    with open_console(spoilt.settings) as found:
+        yield found
+        console_of(found).jobs.close()
+
+
+def console_of(client: FlaskClient) -> Console:
+    found: Console = client.application.extensions[EXTENSION]
+    return found
+
+
+def text_of(client: FlaskClient, url: str, status: int = 200) -> str:
+    answer = client.get(url)
+    assert answer.status_code == status, answer.text
+    return unescape(answer.text)
+
+
+def form_of(page: str) -> dict[str, str]:
+    """Return the inputs of the page's form that acts."""
+    form = page[page.index('<form method="post"') :]
+    inputs = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', form)
+    return dict(inputs)
+
+
+def send(client: FlaskClient, name: str, form: dict[str, str], status: int = 200) -> str:
+    answer = client.post(f"/actions/{name}", data=form, headers=SAME_ORIGIN)
+    assert answer.status_code == status, answer.text
+    return unescape(answer.text)
+
+
+def act(client: FlaskClient, name: str, reason: str, **arguments: str) -> str:
+    """Confirm an action as an operator does."""
+    page = client.get(f"/actions/{name}", query_string=arguments)
+    assert page.status_code == 200, page.text
+    return send(client, name, form_of(unescape(page.text)) | {"reason": reason})
+
+
+def test_a_form_acts_once_and_only_on_what_it_showed(
+    client: FlaskClient, spoilt: LiveNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str, str]] = []
+    state = {"count": 3}
+
+    def preview(_: Console, arguments: Any) -> Preview:
+        return Preview("Paint it", [f"{state['count']} walls change."], "Paint", back="/jobs")
+
+    def perform(_: Console, stores: Stores, visitor: Any, arguments: Any, reason: str) -> Outcome:
+        done.append((stores.actor, visitor.name, reason))
+        if arguments["colour"] == "red":
+            raise StoreError("Redis at host is down; start it")
+        if arguments["colour"] == "black":
+            raise ZeroDivisionError
+        return Outcome("It was painted.", "/log")
+
+    monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
+    form = form_of(text_of(client, "/actions/paint?colour=blue"))
+
+    # No reason, one that is too long, a preview that has changed: nothing happens, and what was typed stays.
+    assert "Say why" in send(client, "paint", form | {"reason": " \t"}, 409)
+    assert "600 characters" in send(client, "paint", form | {"reason": "x" * 600}, 409)
+    state["count"] = 4
+    again = send(client, "paint", form | {"reason": "as agreed"}, 409)
+    assert "has changed since you looked" in again
+    assert "4 walls change." in again
+    assert 'value="as agreed"' in again
+    assert done == []
+
+    form = form_of(again) | {"reason": "as\x1b agreed\r\n <b>"}
+    assert "It was painted." in send(client, "paint", form)
+    state["count"] = 5  # what it did changes the preview, as after a rollback
+    for _ in range(2):
+        assert "sent before" in send(client, "paint", form)
+        assert "What it did: It was painted." in send(client, "paint", form)
+    assert done == [(f"console by anna@{socket.gethostname()}", "anna", r"as\x1b agreed <b>")]
+    with open_console(spoilt.settings) as restarted:
+        monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
+        assert "sent before" in send(restarted, "paint", form)
+
+    # What fails is an outcome, and no page shows an operator a traceback.
+    for colour, said in [
+        ("red", "It was not done: Redis at host is down; start it"),
+        ("black", "an unexpected ZeroDivisionError"),
+    ]:
+        failing = form_of(text_of(client, f"/actions/paint?colour={colour}")) | {"reason": "a test"}
+        assert said in send(client, "paint", failing, 409)
+        assert f"What it did: {said}" in send(client, "paint", failing).replace("It failed: ", "")
+    # A console that died at work: the log says that nothing is known.
+    execute(
+        spoilt.database_url,
+        "INSERT INTO recs.console_actions VALUES "
+        "('tokentokentokentokentoken', 'recs', now(), 'ben', 'paint', '{}', 'r')",
+    )
+    died = send(client, "paint", form | {"token": "tokentokentokentokentoken"})
+    assert "not known yet" in died
+    log = text_of(client, "/log?kind=action")
+    for line in ("paint", "colour blue", r"as\x1b agreed <b>", "It was painted.", "not known yet", "by anna"):
+        assert line.replace("by anna", "anna") in log
+    assert "&lt;b&gt;" in client.get("/log?kind=action").text
+    assert len(done) == 3
+
+
+def test_forms_of_others_and_of_nobody_are_refused(client: FlaskClient, spoilt: LiveNetwork) -> None:
+    form = form_of(text_of(client, "/actions/doctor")) | {"reason": "r"}
+    assert client.post("/actions/doctor", data=form).status_code == 403
+    for broken in ({"token": ""}, {"token": "short"}, {"x": "a\0b"}, {"x": "y" * 3_000}):
+        send(client, "doctor", form | broken, 400)
+    assert client.get("/actions/unknown").status_code == 404
+    with open_console(spoilt.settings, read_only=True) as reads:
+        assert reads.get("/actions/doctor").status_code == 404
+        assert reads.post("/actions/doctor", data=form, headers=SAME_ORIGIN).status_code == 404
+        assert "/actions/" not in text_of(reads, "/jobs") + text_of(reads, "/doctor") + text_of(reads, "/log")
+    with open_console(spoilt.settings, local_operator="") as viewer:
+        assert viewer.get("/actions/doctor").status_code == 403
+        assert viewer.post("/actions/doctor", data=form, headers=SAME_ORIGIN).status_code == 403
+        assert "/actions/" not in text_of(viewer, "/jobs") + text_of(viewer, "/doctor")
+    assert query(spoilt.database_url, "SELECT count(*) AS n FROM recs.console_jobs") == [(0,)]
+
+
+def use_program(client: FlaskClient, code: str) -> Jobs:
+    """Let the console run a program in place of the batch."""
+    console = console_of(client)
+    jobs = Jobs(console.settings, console.stores, (sys.executable, "-c", code))
+    client.application.extensions[EXTENSION] = replace(console, jobs=jobs)
+    return jobs
+
+
+def job_url(page: str) -> str:
+    found = re.search(r'href="(/jobs/[^"]+)"', page)
+    assert found is not None, page
+    return found[1]
+
+
+def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    jobs = use_program(client, WAITS)
+    assert "Continue" in text_of(client, "/actions/start-night")
+    preview = text_of(client, "/actions/start-night?variant=control")
+    for line in (
+        "A new run of control is built",
+        "The last run of control began",
+        "The next scheduled night is",
+    ):
+        assert line in preview
+    url = job_url(act(client, "start-night", "the data was late", variant="control"))
+    until(lambda: "at work" in text_of(client, url))
+    again = act(client, "start-night", "once more", variant="control")
+    assert "It runs already: anna started it" in again
+    assert job_url(again) == url
+    for line in ("python -m batch run --variant control", "the data was late", "Stop it", "refresh"):
+        assert line in text_of(client, url)
+
+    jobs._flush(jobs._entries[url.rpartition("/")[2]])
+    with open_console(spoilt.settings, local_operator="ben") as other:
+        seen = text_of(other, url)
+        assert "at work" in seen
+        assert "Another console runs it" in seen
+        assert url in text_of(other, "/jobs")
+        answer = other.get("/actions/stop-job", query_string={"job": url.rpartition("/")[2]})
+        assert "of anna runs on" in unescape(answer.text)
+
+    stopped = act(client, "stop-job", "the wrong day", job=url.rpartition("/")[2])
+    assert job_url(stopped) == url
+    until(lambda: "Exit code" in text_of(client, url))
+    until(lambda: query(spoilt.database_url, "SELECT ended_at FROM recs.console_jobs") != [(None,)])
+    row = query(
+        spoilt.database_url, "SELECT kind, actor, reason, exit_code, meaning, log FROM recs.console_jobs"
+    )
+    ended = ("night", "anna", "the data was late", -15, "stopped by anna: killed by SIGTERM", "at work")
+    assert row == [ended]
+    with open_console(spoilt.settings) as restarted:
+        assert "stopped by anna: killed by SIGTERM" in text_of(restarted, url)
+        assert "stopped by anna" in text_of(restarted, "/jobs")
+        table = restarted.get("/tables/jobs.csv").text
+        assert [line["meaning"] for line in csv.DictReader(io.StringIO(table))] == [ended[4]]
+        assert "it has ended" not in restarted.get("/jobs/unknown").text
+        assert restarted.get("/jobs/unknown").status_code == 404
+        assert restarted.get("/jobs?before=x").status_code == 404
+
+        # A console that dies leaves a job without an end; then it counts as lost.
+        died = "UPDATE recs.console_jobs SET ended_at = NULL, seen_at = now() - interval '{} s'"
+        execute(spoilt.database_url, died.format(5))
+        assert "running" in text_of(restarted, url)
+        execute(spoilt.database_url, died.format(500))
+        assert "lost: the console that ran it ended" in text_of(restarted, url)
+        assert "lost: the console" in text_of(restarted, "/log?kind=job")
+
+
+def test_nothing_starts_while_another_process_holds_the_lock(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    use_program(client, WAITS)
+    engine = open_engine(spoilt.settings, "overnight batch run by ben@elsewhere pid 5")
+    for name, purpose in (("start-night", lock.NIGHT), ("refresh", lock.REFRESH)):
+        with lock.hold(engine, "recs", purpose):
+            page = text_of(client, f"/actions/{name}?variant=all")
+            assert "holds the lock: overnight batch run by ben@elsewhere pid 5" in page
+            form = form_of(page) | {"reason": "r"}
+            assert "It was not done: another" in send(client, name, form, 409)
+    engine.dispose()
+    assert query(spoilt.database_url, "SELECT count(*) FROM recs.console_jobs") == [(0,)]
+
+
+def test_the_doctor_examines_on_a_click_only_and_its_findings_are_kept(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    assert "Nothing has been examined yet" in text_of(client, "/doctor")
+    assert client.get("/tables/doctor.json").status_code == 404
+    spoilt.client.sadd("recs:blocked", "no-post <b>")
+    url = job_url(act(client, "doctor", "each morning"))
+    until(lambda: "Exit code" in text_of(client, url))
+    assert "done" in text_of(client, url)
+    until(lambda: query(spoilt.database_url, "SELECT ended_at FROM recs.console_jobs") != [(None,)])
+
+    spoilt.client.config_resetstat()
+    with open_console(spoilt.settings, read_only=True) as other:
+        page = text_of(other, "/doctor")
+        findings = other.get("/tables/doctor.json").json
+    assert findings is not None
+    statuses = [row["status"] for row in findings["rows"]]
+    assert statuses == sorted(statuses, key=WORST_FIRST.index)
+    assert "warn" in statuses
+    assert "1 of 1 members are not post ids" in page
+    assert "SREM recs:blocked MEMBER" in page
+    called = {name.removeprefix("cmdstat_") for name in spoilt.client.info("commandstats")}
+    assert not called & {"scan", "keys", "hgetall", "smembers"}
+    actor = query(spoilt.database_url, "SELECT actor, reason, exit_code FROM recs.console_jobs")
+    assert actor == [("anna", "each morning", 0)]
+
+
+def keep_earlier_run(spoilt: LiveNetwork) -> str:
+    """Make a copy of control's live run that was live before it."""
+    live = spoilt.run_of("control")
+    earlier = f"20260101T000000Z-{parse_run_id(live)[1]}"
+    for key in spoilt.client.scan_iter(f"recs:*{live}*"):
+        if spoilt.client.type(key) != "none":
+            spoilt.client.copy(key, key.replace(live, earlier))
+    execute(
+        spoilt.database_url,
+        f"INSERT INTO recs.runs SELECT '{earlier}', variant, key_prefix, 'retired', cutoff, started_at, "
+        f"finished_at, actor, reason, manifest FROM recs.runs WHERE run_id = '{live}'",
+        f"INSERT INTO recs.run_changes VALUES ('{earlier}', 'live', '2026-01-01 03:00+00', 'cron', NULL), "
+        f"('{earlier}', 'retired', '2026-01-02 03:00+00', 'cron', NULL)",
+    )
+    return earlier
+
+
+def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    live = spoilt.run_of("control")
+    alone = client.get("/actions/roll-back", query_string={"run": live})
+    assert "no earlier run is kept" in unescape(alone.text)
+    earlier = keep_earlier_run(spoilt)
+    page = text_of(client, f"/actions/roll-back?run={live}")
+    assert f"control serves {earlier} again, which was live from 2026-01-01 03:00:00 UTC" in page
+    assert f"{live} is taken out of service" in page
+    assert spoilt.run_of("control") == live  # only looked at
+    building = ledger.start(console_of(client).stores, "control", datetime.now(UTC)).run_id
+    form = form_of(page) | {"reason": "the topics were empty"}
+    changed = send(client, "roll-back", form, 409)
+    assert f"{building} is being built and may go live after this" in changed
+
+    form = form_of(changed) | {"reason": "the topics were empty"}
+    assert f"control serves {earlier} again" in send(client, "roll-back", form)
+    assert "sent before" in send(client, "roll-back", form)
+    assert spoilt.run_of("control") == earlier
+    changes = query(
+        spoilt.database_url,
+        f"SELECT state, actor, reason FROM recs.run_changes WHERE run_id = '{live}' ORDER BY at DESC LIMIT 1",
+    )
+    host = socket.gethostname()
+    assert changes == [
+        ("rolled_back", f"console by anna@{host}", f"back to {earlier}: the topics were empty")
+    ]
+    # A page that was left open is about a run that is no longer live.
+    assert f"{live} is not live, {earlier} is" in text_of(client, f"/actions/roll-back?run={live}", 503)
+    log = text_of(client, "/log")
+    for line in (
+        "rolled_back",
+        "roll-back",
+        f"run {live}",
+        "the topics were empty",
+        f"console by anna@{host}",
+    ):
+        assert line in log
+
+
+def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    execute(
+        spoilt.database_url,
+        "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor) "
+        """VALUES ('autumn', 's', 40, '{"5": "test"}', now(), 'ben')""",
+        "INSERT INTO recs.blocked_posts VALUES ('recs', 'a/b', now(), 'ben', 'rude', now(), 'eva', 'mended')",
+        "INSERT INTO recs.erasures VALUES (now(), 'ben', 'recs', 3, 6, 9, 1)",
+        "INSERT INTO recs.blocked_posts SELECT 'other', n::text, now(), 'ben' FROM generate_series(1, 9) n",
+        "INSERT INTO recs.blocked_posts SELECT 'recs', n::text, date_trunc('day', now()), 'ben' "
+        "FROM generate_series(1, 120) n",
+    )
+    url: str | None = "/tables/log.json"
+    seen: list[dict[str, Any]] = []
+    arguments: dict[str, str] = {}
+    pages = 0
+    while url:
+        page = client.get(url, query_string=arguments).json
+        assert page is not None, client.get(url).text
+        seen += page["rows"]
+        pages += 1
+        arguments = page["more"] or {}
+        url = url if arguments else None
+    total = query(spoilt.database_url, "SELECT count(*) FROM recs.run_changes")[0][0] + 1 + 121 + 1 + 1
+    assert len(seen) == total
+    assert pages == -(-total // 50)
+    assert [row["at"] for row in seen] == sorted((row["at"] for row in seen), reverse=True)
+    found = {(row["kind"], row["subject"], row["what"]) for row in seen}
+    assert len(found) == total
+    assert {
+        ("split", "autumn", "40 % of users in test, pins: 1"),
+        ("block", "a/b", "blocked"),
+        ("unblock", "a/b", "served again"),
+        ("erasure", "users", "3 users forgotten, with 6 lists"),
+        ("run", spoilt.run_of("test"), "live"),
+    } <= found
+    blocks = text_of(client, "/log?kind=block")
+    assert "kind=block&before=" in blocks
+    assert "served again" not in blocks
+    assert "a%2Fb" in blocks
+    rows = list(csv.DictReader(io.StringIO(client.get("/tables/log.csv?kind=unblock").text)))
+    assert [(row["actor"], row["reason"]) for row in rows] == [("eva", "mended")]
+    for wrong in ("/log?kind=x", "/log?before=x", "/log?before=2026-01-01~x", "/tables/log.csv?kind=x"):
+        assert client.get(wrong).status_code == 404
+    # A ledger of before the console, and one that is not there yet.
+    execute(spoilt.database_url, "DROP TABLE recs.console_jobs, recs.console_actions, recs.blocked_posts")
+    assert "40 % of users in test" in text_of(client, "/log")
+    assert "None." in text_of(client, "/jobs")
+    assert "Nothing has been examined yet" in text_of(client, "/doctor")
