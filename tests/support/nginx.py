@@ -43,7 +43,9 @@ def run_nginx(url: str, path: str, folder: Path) -> Iterator[tuple[str, str]]:
     strips, keeps = free_port(), free_port()
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, strips=strips, keeps=keeps, path=path, url=url))
-    with subprocess.Popen([NGINX, "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [NGINX, "-c", str(config), "-p", str(folder)], stderr=subprocess.DEVNULL
+    ) as process:
         try:
             wait_until(lambda: process.poll() is not None or all(map(_listens, (strips, keeps))))
             assert process.returncode is None, (folder / "nginx.log").read_text()
