@@ -4,6 +4,7 @@
 const LOOK_MS = 2000;
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const MAX_RELATIVE_SECONDS = 2 * 86400;
+const NOW_SECONDS = 5;
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
 // "3 minutes ago" for times of the last two days; the title keeps the full time.
@@ -13,7 +14,8 @@ function showRelativeTimes() {
     if (!(Math.abs(seconds) < MAX_RELATIVE_SECONDS)) continue;
     const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
     time.title ||= time.textContent;
-    const text = relative.format(Math.trunc(seconds / length), unit);
+    const now = Math.abs(seconds) < NOW_SECONDS;
+    const text = now ? "just now" : relative.format(Math.trunc(seconds / length), unit);
     if (time.textContent !== text) time.textContent = text;
   }
 }
