@@ -204,7 +204,8 @@ def crawl(page: Page, start: str, inside: str, *more: str) -> list[str]:
         assert answer.status in {200, 302} or impossible, f"{url}: {answer.status}"
         if answer.status != 200 or "text/html" not in answer.headers["content-type"]:
             continue
-        pages.append(url)
+        if "sandbox" not in answer.headers["content-security-policy"]:  # a report, which is shown in a frame
+            pages.append(url)
         for link in LINK.findall(answer.text()):
             found = urljoin(url, html.unescape(link))
             assert found.startswith(inside), f"{url} links to {found}"

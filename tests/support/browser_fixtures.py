@@ -99,7 +99,7 @@ def running_console(
 def live_console(
     running_console: LiveConsole, network_after_night: LiveNight, postgres_server: sa.URL
 ) -> Iterator[LiveConsole]:
-    """A console that may act, and serving, over what the night left; a traceback in its log fails the test."""
+    """A console that may act, and serving, over what the night left; its log must have no traceback."""
     night, keys = network_after_night
     replace_database(postgres_server, running_console.night.database_url, night.database_url)
     restore(night.redis_url, keys)
