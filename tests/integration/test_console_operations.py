@@ -141,6 +141,7 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
 def test_forms_of_others_and_of_nobody_are_refused(client: FlaskClient, spoilt: LiveNetwork) -> None:
     form = form_of(text_of(client, "/actions/doctor")) | {"reason": "r"}
     assert client.post("/actions/doctor", data=form).status_code == 403
+    assert "OVERNIGHT_WEBHOOK_URL is empty" in text_of(client, "/actions/webhook", 409)
     for broken in ({"token": ""}, {"token": "short"}, {"x": "a\0b"}, {"x": "y" * 3_000}):
         send(client, "doctor", form | broken, 400)
     assert client.get("/actions/unknown").status_code == 404
@@ -298,7 +299,7 @@ def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
         ("rolled_back", f"console by anna@{host}", f"back to {earlier}: the topics were empty")
     ]
     # A page that was left open is about a run that is no longer live.
-    assert f"{live} is not live, {earlier} is" in text_of(client, f"/actions/roll-back?run={live}", 503)
+    assert f"{live} is not live, {earlier} is" in text_of(client, f"/actions/roll-back?run={live}", 409)
     log = text_of(client, "/log")
     for line in (
         "rolled_back",
