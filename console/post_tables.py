@@ -28,13 +28,17 @@ NEWEST, LIKED, BLOCKED = "newest", "liked", "blocked"
 VIEWS = {NEWEST: "Newest", LIKED: "Most liked", BLOCKED: "Blocked"}
 """Lists of posts: argument `show` -> title."""
 
-MAX_TEXT = 160
-"""Characters of a post's text in a row."""
+MAX_TEXT, MAX_SIMILAR_TEXT = 160, 80
+"""Characters of a post's text in a row; of lists that stand side by side."""
 
 MAX_QUERY = 200
 """Characters of a search."""
 
-POST, TOPIC, TEXT = Column("post_id", "Post", link="url"), Column("topic", "Topic"), Column("text", "Text")
+POST, TOPIC, TEXT = (
+    Column("post_id", "Post", link="url"),
+    Column("topic", "Topic"),
+    Column("text", "Text", "words"),
+)
 BLOCK_COLUMNS = (
     Column("blocked_at", "Blocked", "time"), Column("blocked_by", "By"), Column("reason", "Reason"),
     Column("unblocked_at", "Unblocked", "time"), Column("unblocked_by", "By"),
@@ -61,7 +65,7 @@ DAY_COLUMNS = (
 )
 SIMILAR_COLUMNS = (
     Column("rank", "Rank", "number"), POST, TOPIC, TEXT, Column("similarity", "Similarity", "number"),
-    Column("blocked", "Blocked"), Column("gone", "Gone"),
+    Column("note", "Note"),
 )  # fmt: skip
 FIRST_FIVE_COLUMNS = (
     Column("rank", "Rank", "number"), POST, TOPIC, TEXT, Column("lists", "Lists", "number"),
@@ -212,12 +216,17 @@ def _read_newest(console: Console, given: Mapping[str, str], after: Mapping[str,
     chosen = PostFilter(given.get("q", ""), given.get("topic", ""))
     found = list_posts(console.stores, chosen, PAGE_ROWS + 1, start)
     shown = found[:PAGE_ROWS]
-    blocked = find_blocked(console, [post.post_id for post in shown])
-    rows = [_post_fields(post) | {"blocked": _mark(str(post.post_id) in blocked)} for post in shown]
+    rows = make_post_rows(console, shown)
     if len(found) <= PAGE_ROWS:
         return rows, None
     last = shown[-1]
     return rows, {"after": str(last.post_id)} | ({"after_time": last.position} if last.position else {})
+
+
+def make_post_rows(console: Console, posts: Sequence[Post]) -> Rows:
+    """Return posts as rows of the list of the newest."""
+    blocked = find_blocked(console, [post.post_id for post in posts])
+    return [_post_fields(post) | {"blocked": _mark(str(post.post_id) in blocked)} for post in posts]
 
 
 def find_blocked(console: Console, post_ids: Sequence[Id]) -> Mapping[str, Block]:
@@ -292,10 +301,9 @@ def read_similar_table(console: Console, arguments: Arguments) -> Table:
         {
             "rank": row["rank"],
             "similarity": row["score"],
-            "blocked": _mark(row["blocked"]),
-            "gone": "gone" if row["gone"] else None,
+            "note": ", ".join(name for name in ("blocked", "gone") if row[name]) or None,
         }
-        | _text_fields(row["post_id"], row)
+        | _text_fields(row["post_id"], row, MAX_SIMILAR_TEXT)
         for row in describe_posts(stores, stored)
     ]
     caption = f"{variant}: posts like {post_id}" + (f", run {run_id}" if run_id else ": no run is live")
@@ -365,14 +373,10 @@ def _mark(blocked: bool) -> str | None:
     return "blocked" if blocked else None
 
 
-def _text_fields(post_id: Id, text: Mapping[str, Any]) -> dict[str, Any]:
+def _text_fields(post_id: Id, text: Mapping[str, Any], max_text: int = MAX_TEXT) -> dict[str, Any]:
     return {
         "post_id": post_id,
         "url": post_url(post_id),
         "topic": text.get("topic"),
-        "text": _shorten(text.get("text")),
+        "text": None if text.get("text") is None else one_line(str(text["text"]), max_text),
     }
-
-
-def _shorten(text: str | None) -> str | None:
-    return None if text is None else one_line(text, MAX_TEXT)
