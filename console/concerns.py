@@ -154,7 +154,7 @@ def _check_runs(ledger: LedgerOverview) -> Iterator[Concern]:
             continue
         run, live = ended[0], ledger.live.get(variant)
         what = "was refused by the gate" if run.state == State.REFUSED else "failed"
-        reason = f": {run.reason}" if run.reason else ""
+        reason = f": {run.reason.rstrip('.')}" if run.reason else ""
         stays = f"; {live} is still live" if live else ""
         yield Concern(
             _sentence(f"the last run of {variant} {what}{reason}{stays}"), "runs.run", {"run_id": run.run_id}

@@ -174,10 +174,11 @@ def read_serving(url: str) -> ServingOverview:
         It does not answer in time, or with something else.
     """
     parts = urlsplit(url)
-    name = f"serving at {parts.scheme}://{parts.hostname}:{parts.port or ''}".rstrip(":")
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+    name = f"serving at {address}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/readyz", timeout=SERVING_TIMEOUT_SECONDS) as answer:
+        with opener.open(f"{address}/readyz", timeout=SERVING_TIMEOUT_SECONDS) as answer:
             found = json.loads(answer.read(MAX_ANSWER_BYTES))
         warnings = [str(each) for each in found["warnings"]]
         return ServingOverview(

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from batch.reports.charts import Axis, Chart, TimeAxis
+from batch.runs.ledger import State
 
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
@@ -64,7 +65,8 @@ def draw_figures(rows: Sequence[Row], events: Sequence[tuple[datetime, str]]) ->
 
 
 def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[datetime, str]]) -> str:
-    found = [row for row in reversed(rows) if row[figure.column] is not None]
+    built = [row for row in reversed(rows) if row["state"] != State.FAILED]
+    found = [row for row in built if row[figure.column] is not None]
     if len(found) < 2:
         return ""
     variants = sorted({row["variant"] for row in found})
@@ -78,7 +80,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
         series[POPULARITY] = popularity
     bands = {variant: _band(of_variant[variant], figure.column) for variant in variants}
     times = [row["started_at"].timestamp() for row in found]
-    margin = max((times[-1] - times[0]) * 0.03, HOUR)
+    margin = min(max((times[-1] - times[0]) * 0.03, HOUR), 12 * HOUR)
     x = TimeAxis("start of the run", times[0] - margin, times[-1] + margin)
     values = [y for points in series.values() for _, y in points]
     values += [edge for band in bands.values() for _, *edges in band for edge in edges]

@@ -9,25 +9,26 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-COUNT, RATE, DAYS, NUMBER = "count", "rate", "days", "number"
+COUNT, RATE, DAYS, AGO, NUMBER = "count", "rate", "days", "ago", "number"
 """How a value is printed: `count` is stored as log(1 + count)."""
 
 NAMED = {
     "user_likes": ("likes by the user", COUNT),
     "user_views": ("views by the user", COUNT),
     "user_recent": ("user's actions in 7 days", COUNT),
-    "user_days_since": ("since the user's last action", DAYS),
+    "user_days_since": ("user's last action", AGO),
     "user_like_rate": ("likes per view of the user", RATE),
     "post_age_days": ("age of the post", DAYS),
     "post_text_length": ("characters of the text", NUMBER),
     "post_likes": ("likes of the post", COUNT),
-    "post_recent_likes": ("likes of the post in 7 days", COUNT),
-    "post_trend": ("share of its likes in 7 days", RATE),
+    "post_recent_likes": ("its likes in 7 days", COUNT),
+    "post_trend": ("of its likes, in 7 days", RATE),
     "post_views": ("views of the post", COUNT),
     "post_like_rate": ("likes per view of the post", RATE),
-    "post_last_like": ("since its last like", DAYS),
+    "post_last_like": ("its last like", AGO),
     "post_likes_fading_3_days": ("likes, half-life 3 days", COUNT),
     "post_likes_fading_30_days": ("likes, half-life 30 days", COUNT),
     "post_likes_fading_300_days": ("likes, half-life 300 days", COUNT),
@@ -36,7 +37,7 @@ NAMED = {
     "post_tfidf_max": ("largest weight of a word", NUMBER),
     "post_words": ("words of the text", COUNT),
 }
-"""Name of a feature -> what it is, and how its value is printed."""
+"""Name of a feature -> what it is, short enough for a bar's label at 320 px, and how its value is printed."""
 
 GROUPED = {
     re.compile("post_text_[0-9]+"): "which words the text has",
@@ -49,7 +50,7 @@ AFFINITIES = {
     "like_rate": ("likes per view, {group}", RATE),
     "people": ("similar users, {group}", NUMBER),
 }
-"""Measure of a user and a group of posts -> what it is; short enough for a bar's label at 320 px."""
+"""Measure of a user and a group of posts -> the same."""
 GROUPS = {"cluster": "such texts"}
 """Grouping of posts -> one of its groups, where that is not `this topic` and the like."""
 
@@ -68,6 +69,7 @@ class ScorePart:
     adds: float
 
 
+@cache
 def name_feature(name: str, kind: str) -> str:
     """Return what a feature is; `kind` is `user`, `post` or `affinity`, as in `explain --json`."""
     if kind == "affinity":
@@ -95,7 +97,10 @@ def describe_value(name: str, kind: str, value: float | str | None) -> str:
         return f"{math.expm1(value):,.0f}"
     if unit == RATE:
         return f"{100 * value:.{1 if value < 0.1 else 0}f} %"
-    return f"{value:.3g} days" if unit == DAYS else f"{value:.4g}"
+    if unit in (DAYS, AGO):
+        days = f"{value:,.{1 if value < 10 else 0}f} days"
+        return f"{days} ago" if unit == AGO else days
+    return f"{value:.4g}"
 
 
 def split_score(explanation: Mapping[str, Any], count: int = MAX_PARTS) -> list[ScorePart]:

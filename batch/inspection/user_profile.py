@@ -40,23 +40,23 @@ MAX_COLUMNS = 60
 REFRESHED = "refreshed_users"
 """Table of `refresh.stale_users`, whose module imports numpy."""
 
-INTERACTIONS_OF_USER = f"""
-    SELECT post_id, action, happened_at FROM {SCHEMA}.{INTERACTIONS}
+OF_USER = f"""
+    FROM {SCHEMA}.{INTERACTIONS}
     WHERE user_id = :user_id AND happened_at BETWEEN '0001-01-02' AND '9999-12-30'
 """
 """At times that Python has: not -infinity, infinity and null."""
 
 NEWEST = sa.text(f"""
-    {INTERACTIONS_OF_USER}
+    SELECT DISTINCT happened_at, post_id, action {OF_USER}
     ORDER BY happened_at DESC, post_id DESC, action DESC LIMIT :count
 """)
 OLDER = sa.text(f"""
-    {INTERACTIONS_OF_USER} AND happened_at <= :happened_at
+    SELECT DISTINCT happened_at, post_id, action {OF_USER} AND happened_at <= :happened_at
         AND (happened_at, post_id, action) < (:happened_at, :post_id, :action)
     ORDER BY happened_at DESC, post_id DESC, action DESC LIMIT :count
 """)
 COUNTS = sa.text(f"""
-    WITH newest AS ({INTERACTIONS_OF_USER} ORDER BY happened_at DESC LIMIT :count),
+    WITH newest AS (SELECT post_id, action, happened_at {OF_USER} ORDER BY happened_at DESC LIMIT :count),
     actions AS (SELECT post_id, action::text AS action, happened_at::timestamptz AS at FROM newest)
     SELECT count(*) AS counted, min(at) AS since,
         count(*) FILTER (WHERE action = '{VIEW_ACTION}') AS views,
@@ -125,6 +125,8 @@ def read_interactions(
     stores: Stores, user_id: Id, count: int, before: Interaction | None = None, *, with_text: bool = True
 ) -> list[Interaction]:
     """Return a user's interactions, newest first, with topic of their posts, and text if that is wanted.
+
+    Of equal rows of the view one is returned.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def count_topics(stores: Stores) -> list[TopicCount]:
             return []
         query = sa.text(f"""
             SELECT {TOPIC}::text AS topic, count(*) AS posts
-            FROM (SELECT {TOPIC} FROM {SCHEMA}.{POSTS} LIMIT {TOPIC_ROWS}) AS some
+            FROM (SELECT {TOPIC} FROM {SCHEMA}.{POSTS} LIMIT {TOPIC_ROWS}) AS sample
             GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_TOPICS}
         """)
         return [TopicCount(row.topic, row.posts) for row in connection.execute(query)]

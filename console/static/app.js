@@ -4,6 +4,7 @@
 const LOOK_MS = 2000;
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const MAX_RELATIVE_SECONDS = 2 * 86400;
+const NOW_SECONDS = 5;
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
 // "3 minutes ago" for times of the last two days; the title keeps the full time.
@@ -13,7 +14,8 @@ function showRelativeTimes() {
     if (!(Math.abs(seconds) < MAX_RELATIVE_SECONDS)) continue;
     const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
     time.title ||= time.textContent;
-    const text = relative.format(Math.trunc(seconds / length), unit);
+    const now = Math.abs(seconds) < NOW_SECONDS;
+    const text = now ? "just now" : relative.format(Math.trunc(seconds / length), unit);
     if (time.textContent !== text) time.textContent = text;
   }
 }
@@ -52,6 +54,15 @@ window.addEventListener("pageshow", (event) => {
     delete form.dataset.sent;
     form.querySelectorAll("button").forEach((button) => { button.disabled = false; });
   }
+});
+
+// Buttons that copy the text before them; without this script they are not shown.
+document.documentElement.classList.toggle("js", Boolean(navigator.clipboard));
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button.copy");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+  button.textContent = "Copied";
 });
 
 showRelativeTimes();

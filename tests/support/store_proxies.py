@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 
@@ -40,11 +40,11 @@ class StoreProxies:
 
     def __init__(self, redis_url: str, database_url: str) -> None:
         cache, database = sa.make_url(redis_url), sa.make_url(database_url)
-        servers = {REDIS: address_of(cache, 6379), POSTGRES: address_of(database, 5432)}
+        self._servers = {REDIS: address_of(cache, 6379), POSTGRES: address_of(database, 5432)}
         self._lock = threading.Lock()
         self.arm(lambda *_: False, lambda: None)
         self._proxies = {
-            store: TcpProxy(server, partial(self._forward, store)) for store, server in servers.items()
+            store: TcpProxy(server, partial(self._forward, store)) for store, server in self._servers.items()
         }
         self.redis_url = url_through(self._proxies[REDIS], cache, {})
         self.database_url = url_through(self._proxies[POSTGRES], database, {"sslmode": "disable"})
@@ -59,9 +59,16 @@ class StoreProxies:
         """Cut every connection to a server; new ones are accepted."""
         self._proxies[store].cut()
 
-    def received_bytes(self, store: str) -> int:
-        """Return how many bytes a server has sent so far."""
-        return self._proxies[store].received_bytes
+    @contextmanager
+    def stopped(self, store: str) -> Iterator[None]:
+        """Cut every connection to a server, and refuse new ones, for the time of the block."""
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            nowhere = unused.getsockname()
+        self._proxies[store].switch_to(nowhere)
+        try:
+            yield
+        finally:
+            self._proxies[store].switch_to(self._servers[store])
 
     def wait_until_closed(self) -> None:
         """Wait until the servers have read everything from a command that has ended."""

@@ -23,7 +23,7 @@ def test_htmx_is_the_published_file_with_its_licence() -> None:
 
 def test_nothing_comes_from_another_host() -> None:
     assert len(PAGES) > 5
-    external = re.compile(r"""(?:https?:)?//[a-z]|@import|url\(""", re.IGNORECASE)
+    external = re.compile(r"""(?:https?:)?//[a-z]|@import|[:\s]url\(""", re.IGNORECASE)
     found = [
         f"{path.name}: {line.strip()}"
         for path in [*PAGES, *SHARED, STATIC / "app.css"]
