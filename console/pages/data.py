@@ -34,7 +34,7 @@ FIRST_ROWS = 10
 """Rows of a table of first fives on the page; its files have all."""
 
 VIEW_COLUMNS = (
-    Column("view", "View"), Column("column", "Column"), Column("type", "Type in Postgres"),
+    Column("view", "View"), Column("column", "Column", "id"), Column("type", "Type in Postgres", "id"),
     Column("use", "Use"), Column("missing", "Missing", "number"), Column("share", "Share missing", "number"),
 )  # fmt: skip
 TOPIC_COLUMNS = (Column("topic", "Topic", link="url"), Column("posts", "Posts", "number"))
@@ -112,7 +112,7 @@ def read_left_out_table(console: Console, arguments: Arguments) -> Table:
     shown = found[:PAGE_ROWS]
     found_reasons = {str(name): str(name).replace("_", " ") for row in shown for name in row["left_out"]}
     columns = (
-        Column("run_id", "Run", link="url"), Column("cutoff", "Data up to", "time"),
+        Column("run_id", "Run", "id", link="url"), Column("cutoff", "Data up to", "time"),
         Column("users", "Users", "number"), Column("posts", "Posts", "number"),
         *(Column(name, title, "number") for name, title in (found_reasons | REASONS).items()),
     )  # fmt: skip
