@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from console.job_kinds import (
     make_arguments,
 )
 from console.job_records import JobRecord
-from contract.errors import EXIT_FAILED, OvernightError
+from contract.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, OvernightError
 from contract.logs import redact
 from contract.settings import Settings
 from contract.text import escape_controls
@@ -50,6 +51,12 @@ __all__ = [
 
 LOG_LINES, LOG_BYTES = 200, 64 * 1024
 """What is kept of a log: its last lines, within its last bytes."""
+
+ERROR = "error: "
+"""How the last line of a command begins that failed."""
+
+MAX_MEANING = 300
+"""Characters of the error in the meaning of an exit code."""
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 MAX_ENDED = 50
@@ -246,7 +253,7 @@ class Jobs:
             if not runner.is_alive():
                 break
             if KINDS[entry.record.kind].reads_only and time.monotonic() > deadline:
-                entry.stopped = entry.stopped or f"stopped: it took over {READING_SECONDS} s"
+                entry.stopped = entry.stopped or f"stopped, because it took over {READING_SECONDS} s"
                 entry.job.stop(_patience(entry))
             if entry.recorded:
                 self._flush(entry)
@@ -260,22 +267,24 @@ class Jobs:
             self._record_end(ended)
 
     def _end(self, entry: _Entry, code: int | None) -> JobRecord:
-        kind = KINDS[entry.record.kind]
+        kind, logged = KINDS[entry.record.kind], self._read_log(entry.log)
         output = self._read_output(entry.output) if kind.prints_json else None
-        if code is not None:
-            meaning = interpret_exit(code)[1]
-            if code == EXIT_FAILED and output is not None and kind.failed:
-                meaning = kind.failed
+        if entry.stopped and code != EXIT_DONE:
+            meaning = f"{entry.stopped}, by force" if code == -signal.SIGKILL else entry.stopped
+        elif code is None:
+            meaning = entry.results[0].meaning
+        elif code == EXIT_FAILED and output is not None and kind.failed:
+            meaning = kind.failed
         else:
-            meaning = entry.results[0].meaning if entry.results else "it had not begun"
-        if entry.stopped:
-            meaning = f"{entry.stopped}: {meaning}"
+            meaning = interpret_exit(code)[1]
+            if code in (EXIT_FAILED, EXIT_USAGE):
+                meaning = ": ".join([meaning, *_find_error(logged)])
         return replace(
             entry.record,
             ended_at=datetime.now(UTC),
             exit_code=code,
             meaning=self._clean(meaning),
-            log=self._read_log(entry.log),
+            log=logged,
             output=output,
         )
 
@@ -357,6 +366,12 @@ class Jobs:
 
 def _is_same(record: JobRecord, kind: str, arguments: Mapping[str, Any]) -> bool:
     return record.kind == kind and record.arguments == arguments
+
+
+def _find_error(logged: str) -> list[str]:
+    """Return the error in which a command's log ends; none if it ends in another line."""
+    last = logged.rpartition("\n")[2]
+    return [last.removeprefix(ERROR)[:MAX_MEANING]] if last.startswith(ERROR) else []
 
 
 def _patience(entry: _Entry) -> float:

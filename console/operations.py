@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,9 +39,10 @@ def _describe_time(time: datetime | None) -> str:
 
 def _start(console: Console, visitor: Visitor, kind: str, arguments: dict[str, Any], reason: str) -> Outcome:
     """Start a job, or say that it runs already."""
+    before = datetime.now(UTC)
     job = console.jobs.start(kind, arguments, visitor.name, reason)
     url = url_for("jobs.job", job_id=job.job_id)
-    if job.started_at < now():
+    if job.started_at < before:
         since = _describe_time(job.started_at)
         return Outcome(f"It runs already: {job.actor} started it at {since}. Nothing more was started.", url)
     return Outcome(f"The job “{job.title}” was started: {job.command}.", url)

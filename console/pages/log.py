@@ -18,7 +18,7 @@ blueprint = Blueprint("log", __name__)
 COLUMNS = (
     Column("at", "Time", "time"),
     Column("kind", "Kind"),
-    Column("subject", "Of", link="url"),
+    Column("subject", "Of", "id", link="url"),
     Column("what", "What"),
     Column("actor", "By"),
     Column("reason", "Reason"),

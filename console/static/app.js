@@ -56,6 +56,15 @@ window.addEventListener("pageshow", (event) => {
   }
 });
 
+// Buttons that copy the text before them; without this script they are not shown.
+document.documentElement.classList.toggle("js", Boolean(navigator.clipboard));
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button.copy");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+  button.textContent = "Copied";
+});
+
 showRelativeTimes();
 setInterval(look, LOOK_MS);
 document.addEventListener("visibilitychange", look);

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from typing import Any
 
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from console.app import create_app
 from console.stores import open_stores
@@ -31,3 +33,37 @@ def open_console(settings: Settings, **console: Any) -> Iterator[FlaskClient]:
     finally:
         stores.engine.dispose()
         stores.redis.close()
+
+
+class Form(HTMLParser):
+    """The form of a confirm page: its address and the values of its inputs."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.action, self.values = "", dict[str, str]()
+        self._inside = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form":
+            self._inside = given.get("class") == "confirm"
+            self.action = given.get("action") or "" if self._inside else self.action
+        elif self._inside and tag == "input":
+            self.values[str(given["name"])] = given.get("value") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "form"
+
+
+def read_form(client: FlaskClient, name: str, /, **arguments: str) -> tuple[str, Form]:
+    """Return what the confirm page of an action says, and its form."""
+    answer = client.get(f"/actions/{name}", query_string=arguments)
+    assert answer.status_code == 200, answer.text
+    return answer.text, Form(answer.text)
+
+
+def confirm(client: FlaskClient, name: str, reason: str, /, **arguments: str) -> TestResponse:
+    """Do an action as its confirm page does."""
+    _, form = read_form(client, name, **arguments)
+    return client.post(form.action, data=form.values | {"reason": reason}, headers=SAME_ORIGIN)

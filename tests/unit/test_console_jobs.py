@@ -81,9 +81,11 @@ def test_a_job_keeps_its_output_its_last_lines_and_its_exit_code_in_words(make_j
     assert (failed.exit_code, failed.meaning) == (4, "another run holds the lock")
     assert failed.output is None
     assert jobs.latest_result(EXPLAIN, failed.arguments) is None
+    said = end_of(jobs, explain(jobs, "print('x', file=sys.stderr); sys.exit('error: no such post')"))
+    assert (said.exit_code, said.meaning) == (1, "failed: no such post")
     killed = end_of(jobs, explain(jobs, "import os; os.kill(os.getpid(), 9)"))
     assert killed.meaning == "killed by SIGKILL, perhaps because memory ran out"
-    assert [job.job_id for job in jobs.held()] == [killed.job_id, failed.job_id, done.job_id]
+    assert [job.job_id for job in jobs.held()] == [killed.job_id, said.job_id, failed.job_id, done.job_id]
 
 
 def test_a_child_gets_the_settings_and_the_name_but_no_secret_of_the_console_and_shows_none(
@@ -147,18 +149,18 @@ def test_a_job_is_stopped_by_hand_by_its_time_limit_and_with_the_console(
     until(lambda: _find(jobs, job).log == "ready")
     assert jobs.stop(job.job_id, "ben")
     assert _find(jobs, job).stopped == "stopped by ben"
-    assert end_of(jobs, job).meaning == ("stopped by ben: killed by SIGKILL, perhaps because memory ran out")
+    assert end_of(jobs, job).meaning == "stopped by ben, by force"
     assert not jobs.stop(job.job_id)
     assert not jobs.stop("unknown")
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs_module, "READING_SECONDS", 0.1)
         limited = end_of(jobs, explain(jobs, "import signal; signal.pause()"))
-    assert str(limited.meaning).startswith("stopped: it took over 0.1 s: killed by SIGTERM")
+    assert (limited.exit_code, limited.meaning) == (-15, "stopped, because it took over 0.1 s")
 
     last = explain(jobs, "import signal; signal.pause()", (9,))
     jobs.close()
-    assert str(_find(jobs, last).meaning).startswith("stopped because the console ended: ")
+    assert _find(jobs, last).meaning == "stopped because the console ended"
     with pytest.raises(BusyError, match="stopping"):
         explain(jobs, "pass")
 
