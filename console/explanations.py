@@ -5,8 +5,9 @@ One job explains all posts of a page of the list, so the second click is answere
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import url_for
@@ -18,7 +19,9 @@ from console.user_tables import UserList
 from contract.ids import Id
 
 MAX_REASONS = 2
-"""Largest parts of a score that a row of a list names."""
+"""Parts of a score that a row of a list names."""
+MIN_REASON = 0.001
+"""Scores in lists have three decimals."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,26 @@ def read_answers(job: JobRecord | None) -> dict[str, Mapping[str, Any]]:
     return {str(each["post_id"]): each for each in found}
 
 
-def name_reasons(answer: Mapping[str, Any]) -> list[ScorePart]:
-    """Return the parts that change a score the most; none for a post that cannot be explained."""
-    return [] if "error" in answer else split_score(answer)[:MAX_REASONS]
+def name_reasons(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, list[ScorePart]]:
+    """Return for each post what raises it the most above the mean of all these posts.
+
+    A feature of the user alone adds the same to all their posts, and so is no reason.
+
+    Returns
+    -------
+    Post id as text -> at most MAX_REASONS parts; what they add is the difference to the mean.
+    """
+    parts = {
+        post_id: {part.words: part for part in split_score(answer, len(answer["contributions"]) + 1)}
+        for post_id, answer in answers.items()
+        if "error" not in answer
+    }
+    total: Counter[str] = Counter()
+    for of_post in parts.values():
+        total.update({words: part.adds for words, part in of_post.items()})
+    reasons = {}
+    for post_id, of_post in parts.items():
+        above = [replace(part, adds=part.adds - total[words] / len(parts)) for words, part in of_post.items()]
+        above.sort(key=lambda part: -part.adds)
+        reasons[post_id] = [part for part in above[:MAX_REASONS] if part.adds >= MIN_REASON]
+    return reasons

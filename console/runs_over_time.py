@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from batch.reports.charts import Axis, Chart, TimeAxis
+from batch.runs.ledger import State
 
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
@@ -64,7 +65,8 @@ def draw_figures(rows: Sequence[Row], events: Sequence[tuple[datetime, str]]) ->
 
 
 def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[datetime, str]]) -> str:
-    found = [row for row in reversed(rows) if row[figure.column] is not None]
+    built = [row for row in reversed(rows) if row["state"] != State.FAILED]
+    found = [row for row in built if row[figure.column] is not None]
     if len(found) < 2:
         return ""
     variants = sorted({row["variant"] for row in found})

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 COUNT, RATE, DAYS, AGO, NUMBER = "count", "rate", "days", "ago", "number"
@@ -68,6 +69,7 @@ class ScorePart:
     adds: float
 
 
+@cache
 def name_feature(name: str, kind: str) -> str:
     """Return what a feature is; `kind` is `user`, `post` or `affinity`, as in `explain --json`."""
     if kind == "affinity":

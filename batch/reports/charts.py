@@ -175,9 +175,7 @@ class Chart:
             Tree.SubElement(svg, "line", _attributes(x1=LEFT, x2=LEFT + self._plot_width, y1=y, y2=y))
             _draw_text(svg, LEFT - 8, y + 4, f"{value:,.10g}", anchor="end")
         for value in x_ticks:
-            _draw_text(
-                svg, self._pixel_x(value), TOP + PLOT_HEIGHT + 18, self.x.format(value), anchor="middle"
-            )
+            self._draw_x_tick(svg, value)
         _draw_text(svg, LEFT + self._plot_width / 2, HEIGHT - 8, self.x.label, anchor="middle")
         rotation = f"rotate(-90 14 {TOP + PLOT_HEIGHT / 2:.1f})"
         y_label = _draw_text(svg, 14, TOP + PLOT_HEIGHT / 2, self.y.label, anchor="middle")

@@ -96,7 +96,7 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
         page |= {
             "why_link": partial(why_url, listed.value, start),
             "job": job,
-            "reasons": {post_id: name_reasons(answer) for post_id, answer in read_answers(job).items()},
+            "reasons": name_reasons(read_answers(job)),
             "refreshed": read(
                 ("refreshed", user_id, run_id), lambda: find_refreshed_at(stores, run_id, user_id)
             ),

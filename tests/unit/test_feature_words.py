@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,13 @@ from batch.inspection.feature_words import (
     FACTORS,
     MAX_PARTS,
     NAMED,
+    ScorePart,
     describe_value,
     name_feature,
     split_score,
 )
 from batch.reports.bars import MAX_CHARACTERS
+from console.explanations import name_reasons
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,20 @@ def test_parts_add_up_to_the_score_and_the_largest_come_first() -> None:
     assert [part.words for part in parts[MAX_PARTS:]] == ["19 further features", BASE]
     alone = split_score({"contributions": contributions[:1], "dot_product": None, "base_value": 0.5})
     assert [part.words for part in alone] == ["user's column 1", BASE]
+
+
+def test_reasons_are_what_raises_a_post_above_the_mean_of_the_page() -> None:
+    def explain(age: float, likes: float, dot: float) -> dict[str, Any]:
+        rows = [("user_age", "user", 30.0, age), ("post_likes", "post", math.log1p(9), likes)]
+        contributions = [
+            {"feature": name, "kind": kind, "value": value, "contribution": adds}
+            for name, kind, value, adds in rows
+        ]
+        return {"contributions": contributions, "dot_product": dot, "base_value": -1.0}
+
+    answers = {"a": explain(3.0, 0.25, -2.0), "b": explain(3.0, 0.75, -1.0), "c": {"error": "gone"}}
+    assert name_reasons(answers) == {
+        "a": [],
+        "b": [ScorePart(FACTORS, "", 0.5), ScorePart("likes of the post", "9", 0.25)],
+    }
+    assert name_reasons({"a": answers["a"]}) == {"a": []}
