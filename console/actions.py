@@ -26,7 +26,7 @@ from batch.runs import ledger
 from batch.runs.tables import console_actions
 from console.changes import UNKNOWN_OUTCOME
 from console.context import Console, Visitor, current_console, current_visitor
-from contract.errors import OvernightError
+from contract.errors import OvernightError, SourceError, StoreError
 from contract.text import escape_line
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,10 @@ CONFIRM_AGAIN = 409
 
 
 Arguments = Mapping[str, str]
+
+
+class ImpossibleError(OvernightError):
+    """Raised when there is nothing that an action could do; nothing is changed."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,34 @@ def make_blueprint() -> Blueprint:
     blueprint = Blueprint("actions", __name__)
     blueprint.add_url_rule("/actions/<name>", "confirm", confirm, methods=["GET"])
     blueprint.add_url_rule("/actions/<name>", "act", act, methods=["POST"])
+    blueprint.register_error_handler(ImpossibleError, _show_impossible)
     return blueprint
+
+
+def _show_impossible(error: ImpossibleError) -> tuple[str, int]:
+    page = render_template(
+        "error.html", title="This cannot be done", sentence=f"{error}. Nothing was changed."
+    )
+    return page, CONFIRM_AGAIN
+
+
+def _preview(action: Action, console: Console, arguments: Arguments) -> Preview:
+    """Return the preview of an action.
+
+    Raises
+    ------
+    ImpossibleError
+        There is nothing to do.
+    SourceError, StoreError
+        Postgres or Redis cannot be read.
+    """
+    with console.stores.readable_errors():
+        try:
+            return action.preview(console, arguments)
+        except (SourceError, StoreError):
+            raise
+        except OvernightError as error:
+            raise ImpossibleError(str(error)) from None
 
 
 def _find(name: str) -> tuple[Action, Console, Visitor]:
@@ -149,8 +180,7 @@ def confirm(name: str) -> str:
     action, console, _ = _find(name)
     arguments = request.args.to_dict()
     _check_arguments(arguments)
-    with console.stores.readable_errors():
-        return _confirm_page(action, action.preview(console, arguments), arguments)
+    return _confirm_page(action, _preview(action, console, arguments), arguments)
 
 
 def _confirm_page(
@@ -180,7 +210,7 @@ def act(name: str) -> str | tuple[str, int]:
         ledger.create(console.stores.engine)
         if (before := _find_earlier(console.stores, token)) is not None:
             return _already_page(before)
-        preview = action.preview(console, form)
+        preview = _preview(action, console, form)
         if problem := _find_problem(preview, fingerprint, reason):
             return _confirm_page(action, preview, form, problem=problem, reason=reason), CONFIRM_AGAIN
         row = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from contract.errors import OvernightError
+from contract.errors import OvernightError, SourceError, StoreError
 
 UNCHANGED = "Nothing was changed."
 
@@ -21,7 +21,7 @@ PAGES = {
         "This cannot be done here",
         f"{UNCHANGED} The page knows no such request; a read-only console changes nothing.",
     ),
-    409: ("This has changed meanwhile", f"{UNCHANGED} Go back and look again."),
+    409: ("This cannot be done now", f"{UNCHANGED} Go back and look again."),
     413: ("This is too long", f"{UNCHANGED} Send less text."),
     429: ("Too many tries", "Wait a minute, then try again."),
     500: (
@@ -48,8 +48,9 @@ def _show_http_error(error: HTTPException) -> tuple[str, int, list[tuple[str, st
 
 
 def _show_error(error: OvernightError) -> tuple[str, int]:
-    unaffected = " Nothing was changed." if request.method == "POST" else ""
-    return _page(PAGES[503][0], f"{error}.{unaffected}"), 503
+    status = 503 if isinstance(error, SourceError | StoreError) else 409
+    unaffected = f" {UNCHANGED}" if request.method == "POST" else ""
+    return _page(PAGES[status][0], f"{error}.{unaffected}"), status
 
 
 def _page(title: str, sentence: str) -> str:

@@ -16,10 +16,10 @@ from batch.reports.files import format_time
 from batch.runs import ledger, lock
 from batch.runs.ledger import runs
 from batch.runs.tables import has_table
-from console.actions import Action, Arguments, Field, Outcome, Preview, register
+from console.actions import Action, Arguments, Field, ImpossibleError, Outcome, Preview, register
 from console.context import Console, Visitor, now
 from console.jobs import DOCTOR, NIGHT, REFRESH, WEBHOOK, JobRecord
-from contract.errors import LockedError, OvernightError
+from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.run_id import parse_run_id
 from scheduler.schedule import CronSchedule
@@ -27,10 +27,6 @@ from scheduler.schedule import CronSchedule
 ALL = "all"
 
 SERVED = "what is served, until a new run goes live"
-
-
-class ImpossibleError(OvernightError):
-    """Raised when there is nothing that an action could do; nothing is changed."""
 
 
 def _describe_time(time: datetime | None) -> str:

@@ -80,7 +80,7 @@ def _draw_figure(figure: Figure, rows: Sequence[Row], events: Sequence[tuple[dat
         series[POPULARITY] = popularity
     bands = {variant: _band(of_variant[variant], figure.column) for variant in variants}
     times = [row["started_at"].timestamp() for row in found]
-    margin = max((times[-1] - times[0]) * 0.03, HOUR)
+    margin = min(max((times[-1] - times[0]) * 0.03, HOUR), 12 * HOUR)
     x = TimeAxis("start of the run", times[0] - margin, times[-1] + margin)
     values = [y for points in series.values() for _, y in points]
     values += [edge for band in bands.values() for _, *edges in band for edge in edges]

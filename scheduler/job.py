@@ -117,7 +117,7 @@ class Job:
         started_at = datetime.now(UTC)
         try:
             child = self._start()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: an argument that no process can have
             log.error("the %s could not be started: %s", self._name, error)
             self._on_end(JobResult(None, f"could not be started: {error}", None, started_at))
             return None

@@ -28,7 +28,7 @@ MAX_LABELS = 10
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `bottom` (0 or less) to `top`."""
+    """An axis from `bottom` to `top`; columns begin at 0, so their axis must have it."""
 
     label: str
     top: float

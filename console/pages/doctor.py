@@ -26,17 +26,19 @@ COLUMNS = (
 RUNBOOK = "docs/operations.md"
 
 SECTIONS = {
+    "age": "A night is late",
+    "experiment": "The experiment",
+    "lists": "Redis is lost",
+    "live": "Redis is lost",
+    "lock": "The lock was held",
+    "locks": "A run failed",
+    "memory": "Memory",
+    "orphan": "Prune",
     "postgres": "Postgres is lost",
     "redis": "Redis is lost",
-    "memory": "Memory",
-    "model": "Everything is lost",
-    "experiment": "The experiment",
-    "live": "A bad run, from refusal to refresh",
-    "orphans": "Prune",
-    "age": "A night is late",
+    "tables": "Upgrade",
     "texts": "Redis is lost",
-    "lock": "The lock was held",
-    "writes": "A disk is full",
+    "views": "A run failed",
 }
 """First word of a check -> the section of the runbook that says more."""
 

@@ -47,6 +47,9 @@ blueprint = Blueprint("experiment", __name__)
 MAX_SQL = 4_000
 """Characters of the variant's SQL that the page shows: every pinned user adds a line to it."""
 
+MAX_DAYS = 60
+"""Days that the page draws and lists, the last ones; the files have all."""
+
 REPORT_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
 
 CHANGES, PINS = "split-changes", "pins"
@@ -207,15 +210,16 @@ def _report_parts(
     """Return what the template draws of a report."""
     if job is None:
         return {"report": None}
-    found = job.output
+    found, days = job.output, job.output["by_day"]
     explored = found.get("explored_places")
     return {
-        "report": found,
+        "report": found | {"by_day": days[-MAX_DAYS:]},
+        "days": len(days),
         "changed_since": in_force is not None and in_force.set_at > job.started_at,
         "other_experiment": in_force is not None and not _is_of(found, in_force.experiment),
         "notes": list_notes(found),
         "metrics_drawn": draw_metrics(found),
-        "days_drawn": draw_days(found["by_day"]),
+        "days_drawn": draw_days(days[-MAX_DAYS:]),
         "guardrail_titles": GUARDRAIL_TITLES,
         "latency": latency_rows(found["guard_rails"]["latency"]),
         "explored": explored_table(explored) if explored else None,

@@ -126,6 +126,8 @@ def _make_table(rows: list[dict[str, Any]], arguments: Arguments) -> Table:
 def run(run_id: str) -> str:
     """Show one run: its state and story, its gate, figures, stages and report."""
     console = current_console()
+    if not is_run_id(run_id):
+        abort(404, "There is no such run.")
     reading = console.readings.read(("run", run_id), lambda: run_tables.find_run(console, run_id))
     if reading.value is None:
         if reading.error is None:

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from batch.inspection.feature_words import BASE, FACTORS, describe_value, name_feature, split_score
 from batch.reports.bars import Bar, draw_signed_bars
 from console.context import Console, current_console, current_visitor
-from console.explanations import ExplainRequest, find_job, read_answers
+from console.explanations import ExplainRequest, find_job, name_reasons, read_answers
 from console.jobs import EXPLAIN, BusyError
 from console.links import post_url, user_url
 from console.pages.users import parse_or_refuse
@@ -95,11 +95,13 @@ def _show(console: Console, asked: _Request, problem: str = "") -> str:
     }  # fmt: skip
     if listed.value is not None:
         job = find_job(console, ExplainRequest.of_page(listed.value, asked.start, asked.post_id))
-        answer = read_answers(job).get(str(asked.post_id))
+        answers = read_answers(job)
+        answer = answers.get(str(asked.post_id))
         page |= {"job": job, "answer": answer, **_find_neighbours(listed.value, asked.post_id)}
         if answer is not None and "error" not in answer and job is not None and job.ended_at is not None:
             page |= {
                 "bars": _draw_parts(answer),
+                "reasons": name_reasons(answers)[str(asked.post_id)],
                 "table_of_parts": _make_table(asked, answer, job.ended_at),
                 "changed": _has_changed(answer),
             }

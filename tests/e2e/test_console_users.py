@@ -51,10 +51,10 @@ def test_lists_comparison_and_why_agree_with_the_commands(live_console: LiveCons
     score = page.locator("[data-score]")
     score.wait_for(timeout=60_000)  # the child process imports all of the batch
     assert len(loads) == 1  # the page that shows the job; its parts came without another
-    explained = night.run_json("explain", "20", post)
-    assert float(score.get_attribute("data-score") or "nan") == pytest.approx(explained["score"], abs=1e-9)
+    explanation = night.run_json("explain", "20", post)
+    assert float(score.get_attribute("data-score") or "nan") == pytest.approx(explanation["score"], abs=1e-9)
     parts = [float(text) for text in page.locator("svg.bars text.value").all_text_contents()]
-    assert sum(parts) == pytest.approx(explained["score"], abs=1e-3)
+    assert sum(parts) == pytest.approx(explanation["score"], abs=1e-3)
     check_accessible(page)
     check_fits(page)
 

@@ -89,7 +89,7 @@ def test_before_the_first_night_the_page_says_that_there_is_nothing(
 
 
 def keep_report(stores: Stores, output: dict[str, Any], options: list[str], at: datetime) -> None:
-    record = JobRecord(f"job-{len(options)}", REPORT, "bert", at, arguments={"options": options})
+    record = JobRecord("-".join(["job", *options]), REPORT, "bert", at, arguments={"options": options})
     job_records.insert_start(stores, record)
     job_records.record_end(stores, replace(record, ended_at=at, exit_code=0, meaning="done", output=output))
 
@@ -155,6 +155,14 @@ def test_a_kept_report_is_shown_with_its_age_its_health_its_figures_and_their_fi
         report["guard_rails"]["test"]["popular_share"]
     ]
     assert client.get("/tables/experiment-explored.json").json["rows"] == []
+
+    many = [report["by_day"][0] | {"day": f"2022-{1 + day // 28:02}-{1 + day % 28:02}"} for day in range(336)]
+    keep_report(stores, report | {"by_day": many}, ["--until", "2022-01-09T00:00:00"], made)
+    long = read_page(client, until="2022-01-09T00:00:00")
+    assert "These are the last 60 of 336 days; the files have all." in long
+    assert len(long) < 100_000
+    rows = client.get("/tables/experiment-days.json?until=2022-01-09T00:00:00").json["rows"]
+    assert len(rows) == 336
 
     options = {"until": "2022-01-10T00:00:00", "min-effect": "0.1"}
     assert "No report with these options has been made yet" in read_page(client, **options)

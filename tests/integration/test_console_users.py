@@ -228,23 +228,23 @@ def test_one_job_explains_the_page_and_the_second_click_is_answered_from_it(
         == 404
     )
 
-    explained = night.run_json("explain", "7", *posts, "--run", found["run_id"])
-    jobs.end(exit_code=0, meaning="done", output=explained)
+    explanations = night.run_json("explain", "7", *posts, "--run", found["run_id"])
+    jobs.end(exit_code=0, meaning="done", output=explanations)
     assert client.post("/why", data=form, headers=SAME_ORIGIN).status_code == 303
     assert len(jobs.asked) == 1
-    for post, explanation in zip(posts, explained, strict=True):
+    for post, explanation in zip(posts, explanations, strict=True):
         page = page_of(client, address + post)
         shown = [float(text) for text in re.findall(r'class="value">([-+][0-9.]+)</text>', page)]
         assert sum(shown) == pytest.approx(explanation["score"], abs=1e-3)
         assert f'data-score="{explanation["score"]}"' in page
         assert "hx-get" not in page
     table = rows_of(client, "score-parts", user="7", run=found["run_id"], post=posts[0])["rows"]
-    assert sum(row["contribution"] for row in table) == pytest.approx(explained[0]["score"])
+    assert sum(row["contribution"] for row in table) == pytest.approx(explanations[0]["score"])
     page = page_of(client, "/users/7")
     assert page.count('class="reasons"') == len(posts)
     assert 'name="post" value' not in page  # links in place of buttons
     columns = {"user_age", "user_city", "user_subscribed", "post_topic"}
-    for part in explained[0]["contributions"]:
+    for part in explanations[0]["contributions"]:
         named = part["feature"] in NAMED or any(each.fullmatch(part["feature"]) for each in GROUPED)
         assert named or part["kind"] == "affinity" or part["feature"] in columns, part["feature"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from demo.gunicorn import http_get
 from demo.processes import free_port
@@ -39,11 +42,14 @@ class LiveConsole:
         The network; its database and Redis are those that the console and serving use.
     url, serving_url
         Addresses without a trailing slash.
+    log
+        What the console logs.
     """
 
     night: LiveNetwork
     url: str
     serving_url: str
+    log: Path
 
 
 def environment(night: LiveNetwork, **variables: str) -> dict[str, str]:
@@ -108,7 +114,7 @@ def run_live_console(night: LiveNetwork, folder: Path) -> Iterator[LiveConsole]:
             OVERNIGHT_CONSOLE_SERVING_URL=serving_url,
         ) as url,
     ):
-        yield LiveConsole(night, url, serving_url)
+        yield LiveConsole(night, url, serving_url, folder / f"console-{urlsplit(url).port}.log")
 
 
 @dataclass
@@ -147,13 +153,14 @@ class Problems:
 
 
 def check_accessible(page: Page) -> None:
-    """Check the page by axe, light and dark: nothing serious."""
+    """Check the page by axe: nothing serious, and in dark colours enough contrast."""
     from axe_playwright_python.sync_playwright import Axe
 
     found: list[str] = []
-    for scheme in ("light", "dark"):
+    colours_only = {"resultTypes": ["violations"], "runOnly": ["color-contrast"]}
+    for scheme, options in (("light", {"resultTypes": ["violations"]}), ("dark", colours_only)):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        violations: list[Mapping[str, Any]] = Axe().run(page).response["violations"]
+        violations: list[Mapping[str, Any]] = Axe().run(page, options=options).response["violations"]
         found += [
             f"{page.url} ({scheme}): {each['help']}: {[node['html'][:200] for node in each['nodes']]}"
             for each in violations
@@ -173,3 +180,69 @@ def check_fits(page: Page) -> None:
     )
     page.set_viewport_size(WIDE)  # type: ignore[arg-type]
     assert width <= NARROW["width"], f"{page.url} is {width} px wide: {wide}"
+
+
+LINK = re.compile(r'(?:href|src|action)="([^"#]*)')
+MAX_CRAWLED = 200
+
+
+def crawl(page: Page, start: str, inside: str, *more: str) -> list[str]:
+    """Follow every link from a page, as its visitor; check each answer, and that no link leaves `inside`.
+
+    Pages of a kind, such as those of users, are asked for a few times each.
+
+    Returns
+    -------
+    list of str
+        Addresses of the pages found, the first ones of each kind.
+    """
+    waiting, seen, pages, kinds = [start, *more], {start, *more}, [], Counter[str]()
+    while waiting:
+        url = waiting.pop(0)
+        answer = page.request.get(url, max_redirects=0)
+        impossible = "/actions/" in url and answer.status == 409  # such as a webhook that is not set
+        assert answer.status in {200, 302} or impossible, f"{url}: {answer.status}"
+        if answer.status != 200 or "text/html" not in answer.headers["content-type"]:
+            continue
+        if "sandbox" not in answer.headers["content-security-policy"]:  # a report, which is shown in a frame
+            pages.append(url)
+        for link in LINK.findall(answer.text()):
+            found = urljoin(url, html.unescape(link))
+            assert found.startswith(inside), f"{url} links to {found}"
+            kind = re.sub(r"[^/?&]*\d[^/?&]*|=[^&]*", "*", found)
+            if found in seen or kinds[kind] >= 2 or _is_form(answer.text(), link):
+                continue
+            kinds[kind] += 1
+            seen.add(found)
+            waiting.append(found)
+    assert len(seen) < MAX_CRAWLED, sorted(kinds)
+    return pages
+
+
+def _is_form(text: str, link: str) -> bool:
+    return re.search(rf'<form method="post" action="{re.escape(link)}"', text) is not None
+
+
+def check_keyboard(page: Page) -> None:
+    """Check that the tab key reaches everything, and that what has focus is seen to have it."""
+    wanted = page.evaluate(f"[...document.querySelectorAll({TABBABLE!r})].filter({VISIBLE}).length")
+    page.evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(wanted + 5):
+        page.keyboard.press("Tab")
+        found = page.evaluate(FOCUSED)
+        if found is None or found[0] in reached:
+            continue
+        assert found[1] != "none", f"{page.url}: no focus is seen on {found[2]}"
+        reached.add(found[0])
+    assert len(reached) == wanted, f"{page.url}: the tab key reaches {len(reached)} of {wanted}"
+
+
+TABBABLE = 'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]'
+VISIBLE = "e => e.checkVisibility() && !e.disabled"
+FOCUSED = f"""(() => {{
+    const e = document.activeElement;
+    if (e === document.body) return null;
+    const all = [...document.querySelectorAll({TABBABLE!r})];
+    return [all.indexOf(e), getComputedStyle(e).outlineStyle, e.outerHTML.slice(0, 100)];
+}})()"""

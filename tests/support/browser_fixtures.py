@@ -98,9 +98,12 @@ def running_console(
 @pytest.fixture
 def live_console(
     running_console: LiveConsole, network_after_night: LiveNight, postgres_server: sa.URL
-) -> LiveConsole:
-    """A console that may act, and serving, over what the night left."""
+) -> Iterator[LiveConsole]:
+    """A console that may act, and serving, over what the night left; its log must have no traceback."""
     night, keys = network_after_night
     replace_database(postgres_server, running_console.night.database_url, night.database_url)
     restore(night.redis_url, keys)
-    return running_console
+    before = len(running_console.log.read_text())
+    yield running_console
+    logged = running_console.log.read_text()[before:]
+    assert "Traceback" not in logged, logged

@@ -13,6 +13,8 @@ from werkzeug.test import TestResponse
 from console.app import create_app
 from console.stores import open_stores
 from contract.settings import Settings
+from tests.support.batch import execute
+from tests.support.operators import LiveNetwork
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 """Headers of a form that the console's own page sends."""
@@ -67,3 +69,20 @@ def confirm(client: FlaskClient, name: str, reason: str, /, **arguments: str) ->
     """Do an action as its confirm page does."""
     _, form = read_form(client, name, **arguments)
     return client.post(form.action, data=form.values | {"reason": reason}, headers=SAME_ORIGIN)
+
+
+def keep_earlier_run(night: LiveNetwork) -> str:
+    """Make a copy of control's live run that was live before it."""
+    live = night.run_of("control")
+    earlier = "20260101T000000Z-control"
+    for key in night.client.scan_iter(f"recs:*{live}*"):
+        if night.client.type(key) != "none":
+            night.client.copy(key, key.replace(live, earlier))
+    execute(
+        night.database_url,
+        f"INSERT INTO recs.runs SELECT '{earlier}', variant, key_prefix, 'retired', cutoff, started_at, "
+        f"finished_at, actor, reason, manifest FROM recs.runs WHERE run_id = '{live}'",
+        f"INSERT INTO recs.run_changes VALUES ('{earlier}', 'live', '2026-01-01 03:00+00', 'cron', NULL), "
+        f"('{earlier}', 'retired', '2026-01-02 03:00+00', 'cron', NULL)",
+    )
+    return earlier

@@ -171,6 +171,7 @@ def test_only_some_ended_jobs_stay_and_one_that_cannot_start_says_so(monkeypatch
     ended = [end_of(jobs, explain(jobs, "", (number,))) for number in range(3)]
     assert "could not be started" in str(ended[0].meaning)
     assert [job.job_id for job in jobs.held()] == [ended[2].job_id, ended[1].job_id]
+    assert "could not be started" in str(end_of(jobs, explain(jobs, "a\0b")).meaning)
 
 
 def test_commands_are_argument_lists() -> None:

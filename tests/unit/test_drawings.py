@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from xml.etree import ElementTree as Tree
 
 import pytest
 
 from batch.reports.bars import Bar, Bullet, draw_bars, draw_bullets, draw_signed_bars
 from batch.reports.charts import Axis, Chart, TimeAxis
+from console.runs_over_time import FIGURES, draw_figures
 
 HOSTILE = '<script>alert("1")</script>\x1b[2J' + "x" * 300
 
@@ -120,3 +122,39 @@ def test_lines_over_nights_have_bands_and_events() -> None:
     assert float(line_points[0].split(",")[0]) < float(event.attrib["x1"])
     assert float(event.attrib["x1"]) < float(line_points[1].split(",")[0])
     assert "<script" not in drawn
+
+
+def make_runs(days: int, variants: tuple[str, ...] = ("control", "test")) -> list[dict[str, Any]]:
+    """Return rows of runs as `read_page` returns them, newest first; the oldest night failed."""
+    figures = ("ndcg_at_10", "hitrate_at_5", "roc_auc", "users", "coverage")
+    rows = []
+    for day in range(days, 0, -1):
+        for variant in variants:
+            row = {
+                "variant": variant, "state": "retired", "seconds": 60.0 * day,
+                "started_at": datetime(2026, 11, day, 3, tzinfo=UTC),
+                "hitrate_at_5_low": 0.2, "hitrate_at_5_high": 0.4, "popularity_hitrate_at_5": 0.1,
+            }  # fmt: skip
+            rows.append(row | dict.fromkeys(figures, 0.3))
+    for row in rows[-len(variants) :]:
+        row |= dict.fromkeys((*figures, "hitrate_at_5_low", "hitrate_at_5_high"), None) | {"state": "failed"}
+    return rows
+
+
+def test_figures_of_runs_are_drawn_over_nights_without_those_that_failed() -> None:
+    events = [(datetime(2026, 11, 5, tzinfo=UTC), "in"), (datetime(2026, 10, 1, tzinfo=UTC), "before")]
+    drawn = {title: Tree.fromstring(chart) for title, chart in draw_figures(make_runs(9), events)}
+    assert list(drawn) == [figure.title for figure in FIGURES]
+    assert len({svg.attrib["aria-labelledby"] for svg in drawn.values()}) == len(FIGURES)
+    hitrate = drawn["HitRate@5 (viewed posts)"]
+    lines = {line.attrib["class"]: line.attrib["points"].split() for line in hitrate.iter("polyline")}
+    assert {name: len(points) for name, points in lines.items()} == {"control": 8, "test": 8, "popularity": 8}
+    assert [area.attrib["class"] for area in hitrate.iter("polygon")] == ["control", "test"]
+    assert hitrate.findall("line[@class='event']/title")[0].text == "2026-11-05 00:00: in"
+    assert len(hitrate.findall("line[@class='event']")) == 1
+    assert "control: 2 in the first of 8 runs, 9 in the last." in str(drawn["minutes of a night"][1].text)
+
+
+@pytest.mark.parametrize("runs", [[], make_runs(1), make_runs(2, ("test",))])
+def test_one_run_makes_no_line(runs: list[dict[str, Any]]) -> None:
+    assert draw_figures(runs, []) == []
