@@ -169,6 +169,7 @@ def test_a_kept_report_is_shown_with_its_age_its_health_its_figures_and_their_fi
     keep_report(stores, report, ["--until", options["until"], "--min-effect", "0.1"], made)
     assert report["verdict"]["sentence"] in read_page(client, **options)
     assert 'value="2022-01-10T00:00:00"' in read_page(client, **options)
+    assert client.get("/tables/experiment-days.csv?min-effect=7").status_code == 404
     wrong = client.get("/experiment?min-effect=7")
     assert (wrong.status_code, "7.0 is not in the range" in wrong.text) == (400, True)
 

@@ -87,6 +87,12 @@ def test_the_page_has_the_list_that_lookup_shows(night: LiveNetwork, client: Fla
     assert [[row[name] for name in fields] for row in rows] == [
         [post[name] for name in fields] for post in found["posts"]
     ]
+    assert page.count(">Block</a>") == len(found["posts"]) - 2
+    with open_console(night.settings, read_only=True) as reading:
+        read = page_of(reading, "/users/7")
+    assert posts_of(read) == posts_of(page)
+    assert "/actions/" not in read
+    assert set(re.findall('<form[^>]*method="post" action="([^"]*)"', read)) <= {"/why", "/sign-out"}
     document = client.get("/user-data?id=7").get_json()
     assert document["columns"]["city"] == city
     assert {run_id[-4:] for run_id in document["lists"]} == {"trol", "test"}
