@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.support.operators_fixtures", "tests.support.browser_fixtures")
 
 PAGES = ("/", "/runs", "/experiment", "/posts", "/doctor", "/jobs", "/log", "/data")
-LOOKED_UP = ()
+LOOKED_UP = ("/users/7", "/users/999999", "/posts/101", "/search?q=7", "/search?q=nothing+has+these+words")
 PASSWORD = "correct horse"
 
 
@@ -42,7 +42,7 @@ def test_every_page_is_accessible_fits_a_phone_and_works_by_keyboard(
         assert answer.status == 200, each
         check_accessible(page)
         check_fits(page)
-    for path in ("/runs", "/experiment"):
+    for path in ("/runs", "/users/7"):
         page.goto(url + path)
         check_keyboard(page)
 
