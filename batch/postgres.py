@@ -37,6 +37,9 @@ INTERACTIVE_SECONDS = 2.0
 
 READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
 
+MAX_NAME_BYTES = 63
+"""Bytes of an application's name in Postgres."""
+
 
 def open_engine(
     settings: Settings,
@@ -82,9 +85,11 @@ def _connect_arguments(
     Only what cannot be set later is sent at startup, as poolers refuse most of it.
     """
     own = url.query.get("application_name")
+    name = f"{own}: {application}" if own else application
     return {
         "connect_timeout": url.query.get("connect_timeout", connect_timeout),
-        "application_name": f"{own}: {application}" if own else application,
+        # Postgres cuts a longer name and says so on stderr.
+        "application_name": name.encode()[:MAX_NAME_BYTES].decode(errors="ignore"),
         "options": session_options(url).rest or None,
     }
 

@@ -28,7 +28,7 @@ CHROMIUM = "/usr/bin/chromium"
 SCHEMES = ("light", "dark")
 WIDTHS = {"": 1280, "-narrow": 320}
 DOCS = {"home": Path("docs/console-home.png"), "user": Path("docs/console-user.png")}
-DOCS_WIDTH, DOCS_HEIGHT, DOCS_COLOURS = 1100, 780, 64
+DOCS_WIDTH, DOCS_HEIGHT, DOCS_COLOURS = 1100, 880, 64
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import click
+
 from batch.commands.options import MIN_EFFECT_RANGE, PastTime
 from batch.experiment.period import MIN_EFFECT
 from batch.experiment.render import GUARDRAIL_TITLES, explored_table, format_relative
@@ -157,7 +159,10 @@ def report_table(part: str, job: JobRecord, options: ReportOptions) -> Table:
 
 def _source_of(part: str) -> Callable[[Console, Arguments], Table]:
     def source(console: Console, arguments: Arguments) -> Table:
-        options = ReportOptions.parse(arguments)
+        try:
+            options = ReportOptions.parse(arguments)
+        except click.BadParameter as error:
+            raise LookupError(error.message) from None
         job = console.jobs.latest_result(REPORT, options.job)
         if job is None:
             raise LookupError("no report of these options was made")

@@ -164,7 +164,7 @@ def _segments(run: RecordedRun) -> list[dict[str, Any]]:
 )  # fmt: skip
 def _stages(run: RecordedRun) -> list[dict[str, Any]]:
     return [
-        {name: row[name] for name in RESULT_STAGES}
+        {name: row.get(name) for name in RESULT_STAGES}
         | {
             "details": ", ".join(
                 f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int | float) else f"{name} {value}"

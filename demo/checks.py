@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote_plus
 
 import redis
 import sqlalchemy as sa
@@ -18,13 +20,13 @@ import sqlalchemy as sa
 from batch.formatting import echo
 from batch.loading.schema import OPTIONAL, cast_id, check_views
 from batch.redis_client import live_run_id, live_run_ids
-from console.links import IN_PATH
 from contract import columns
 from contract.codec import Ranked, decode_list, decode_object
 from contract.experiment import CONTROL, VARIANTS
 from contract.ids import Id, IdKind, IdKinds, decode_id, encode_id, parse_id
 from contract.keys import Keys
 from contract.manifest import Manifest
+from demo.console_pages import page_path
 from demo.gunicorn import http_get
 from demo.processes import ROOT, DemoError
 
@@ -226,8 +228,7 @@ def print_examples(examples: Examples, url: str, console_url: str, option: str) 
         ("the runs so far", f"{batch} runs"),
     ]
     echo(f"\nReady: the console on {console_url}, the API on {url}.\n")
-    page = console_url + quote(examples.user_page, safe="/?=")
-    echo(f"  # what a user gets, and why: open in a browser\n  {page}\n")
+    echo(f"  # what a user gets, and why: open in a browser\n  {console_url}{examples.user_page}\n")
     echo("Things to try in another terminal:\n")
     for title, command in commands:
         echo(f"  # {title}\n  {command}\n")
@@ -272,9 +273,29 @@ def check_answers(examples: Examples, expected: Expected, url: str) -> Answer:
     return personal
 
 
-def page_path(folder: str, value: Id) -> str:
-    """Return the path of a user's or a post's page of the console, not encoded."""
-    return f"/{folder}/{value}" if IN_PATH.fullmatch(str(value)) else f"/{folder}?id={value}"
+def check_pages(examples: Examples, expected: Expected, personal: Answer, url: str) -> None:
+    """Open two pages of the console: home must name the live runs, the user's page what serving answers.
+
+    Raises
+    ------
+    DemoError
+        If a page is wrong; names each wrong page and what it lacks.
+    """
+    posts = [
+        f'href="{unquote_plus(page_path("posts", row["post_id"]))}"' for row in personal["recommendations"]
+    ]
+    wanted = {"/": sorted(expected.read_live_runs()), examples.user_page: posts}
+    errors = []
+    for path, texts in wanted.items():
+        page = http_get(f"{url}{path}")
+        found = unquote_plus(html.unescape(page.body))
+        lacking = [text for text in texts if text not in found]
+        if page.status != HTTPStatus.OK or lacking:
+            errors.append(f"{path}: status {page.status}; it does not show {lacking}")
+            continue
+        echo(f"> {url}{path} shows {' '.join(texts)}")
+    if errors:
+        raise DemoError("; ".join(errors))
 
 
 def _send(request: Request, url: str) -> list[str]:

@@ -17,7 +17,7 @@ from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.checks import Expected, check_answers, choose_examples, print_examples
+from demo.checks import Expected, check_answers, check_pages, choose_examples, print_examples
 from demo.gunicorn import CONSOLE, SERVING, Gunicorn
 from demo.network_folders import SIMULATED, LoadedNetwork, NetworkFolder, name_source, read_loaded_network
 from demo.postgres import make_engine
@@ -143,7 +143,8 @@ def _run(home: NetworkFolder, servers: Servers, apps: _Apps, settings: Settings,
         expected = Expected.of_live_run(engine, client, keys)
         examples = choose_examples(expected)
         if options.once:
-            check_answers(examples, expected, apps.serving.url)
+            personal = check_answers(examples, expected, apps.serving.url)
+            check_pages(examples, expected, personal, apps.console.url)
             echo("Every answer is right.")
             return
     print_examples(examples, apps.serving.url, apps.console.url, home.option)

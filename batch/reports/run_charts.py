@@ -71,8 +71,9 @@ def draw_stage_seconds(stages: list[dict[str, Any]]) -> str:
 
 def draw_stage_memory(stages: list[dict[str, Any]]) -> str:
     """Draw the peak memory of the process up to the end of each stage."""
-    rows = [Bar(_stage(row), row["peak_mib"], f"{row['peak_mib']:,} MiB", "memory") for row in stages]
-    top = max(row.value for row in rows)
+    known = [row for row in stages if "peak_mib" in row]
+    rows = [Bar(_stage(row), row["peak_mib"], f"{row['peak_mib']:,} MiB", "memory") for row in known]
+    top = max((row.value for row in rows), default=0)
     return draw_bars("stage-memory", "Peak memory by the end of each stage", f"At most {top:,} MiB.", rows)
 
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 import sqlalchemy as sa
 
+from console.context import EXTENSION
+from console.jobs import EXPLAIN, REPORT
+from contract.codec import decode_list
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.console_pages import example_pages
 from demo.postgres import find_programs
-from tests.support.batch import make_engine
+from tests.support.batch import make_engine, wait_until
 from tests.support.console import SAME_ORIGIN, open_console
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+NOT_READ = re.compile("Not read: (?!serving at)")
+"""Serving does not run here."""
+
 PASSWORD = "REDIS_CONSOLE_PASSWORD"
 ROLE = "overnight_console"
 
@@ -89,10 +97,26 @@ def test_every_page_opens_and_every_write_is_refused_by_the_servers(
         for name, path in example_pages(night.client, Keys()).items():
             answer = client.get(path)
             assert answer.status_code == 200, (name, answer.text)
-            assert "Not read:" not in answer.text, (name, answer.text)
+            assert NOT_READ.search(answer.text) is None, (name, answer.text)
         assert client.get("/actions/block").status_code == 404
         assert client.post("/actions/block", headers=SAME_ORIGIN).status_code == 404
     assert night.client.acl_log() == []  # nothing was asked for that it has no right to
+
+
+def test_jobs_that_only_read_work_with_these_rights(night: LiveNetwork, reader: Settings) -> None:
+    night.client.execute_command("ACL", "LOG", "RESET")
+    user = example_pages(night.client, Keys())["user"].removeprefix("/users/")
+    run_id = night.run_of("control")
+    ranked: Any = night.client.get(Keys().user(run_id, int(user)))
+    with open_console(reader, read_only=True, local_operator="") as client:
+        jobs = client.application.extensions[EXTENSION].jobs
+        asked = {"run": run_id, "user": user, "posts": [str(post) for post, _ in decode_list(ranked)[:3]]}
+        for kind, arguments in ((EXPLAIN, asked), (REPORT, {"options": []})):
+            started = jobs.start(kind, arguments, "anna")
+            wait_until(lambda job_id=started.job_id: not jobs.find(job_id).running)
+            ended = jobs.find(started.job_id)
+            assert (ended.exit_code, ended.output is None) == (0, False), ended.log
+    assert night.client.acl_log() == []
 
 
 def test_the_servers_refuse_whatever_else_the_console_asks(night: LiveNetwork, reader: Settings) -> None:

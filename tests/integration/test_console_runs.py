@@ -29,6 +29,9 @@ pytest_plugins = ("tests.support.operators_fixtures",)
 ANOTHER = "20200101T000000Z-control"
 """A run under another key prefix."""
 
+EARLY = "20200102T000000Z-test"
+"""A run of an early release, whose manifest has little."""
+
 MAX_PAGE_BYTES = 100_000
 
 
@@ -42,10 +45,17 @@ def many_nights(spoilt: LiveNetwork) -> Iterator[tuple[FlaskClient, list[str]]]:
             row = connection.execute(sa.select(runs).where(runs.c.run_id == made[0])).one()._asdict()
             other = {"run_id": ANOTHER, "key_prefix": "other"}
             connection.execute(sa.insert(runs).values(row | other))
+            manifest = {
+                "run_id": EARLY, "metrics": {"model": {"hitrate_at_5": 0.5}}, "top_n": 10,
+                "stages": [{"stage": "fit", "seconds": 1.5}],
+                "gate": [{"rule": "overlap", "value": None, "bound": [0.1, 1], "passed": True, "why": "-"}],
+            }  # fmt: skip
+            early = {"run_id": EARLY, "variant": "test", "state": State.RETIRED, "manifest": manifest}
+            connection.execute(sa.insert(runs).values(row | early))
     finally:
         engine.dispose()
     with open_console(spoilt.settings) as client:
-        yield client, sorted([*made, *(spoilt.run_of(variant) for variant in VARIANTS)], reverse=True)
+        yield client, sorted([EARLY, *made, *(spoilt.run_of(variant) for variant in VARIANTS)], reverse=True)
 
 
 def read_page(client: FlaskClient, path: str) -> str:
@@ -153,6 +163,7 @@ def test_a_refused_run_shows_the_failed_rule_first(many_nights: tuple[FlaskClien
     failed = read_rows(client, "/tables/runs.json?state=failed")[0]["run_id"]
     assert "no figures" in read_page(client, f"/runs/{failed}")
     assert client.get(f"/runs/{failed}/manifest.json").json is None
+    assert "overlap: not compared" in read_page(client, f"/runs/{EARLY}")
     for wrong in (ANOTHER, "x", "..%2f..%2fetc", "20200101T000000Z-test"):
         for ending in ("", "/report", "/manifest.json"):
             assert client.get(f"/runs/{wrong}{ending}").status_code == 404

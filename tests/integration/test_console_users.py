@@ -87,6 +87,12 @@ def test_the_page_has_the_list_that_lookup_shows(night: LiveNetwork, client: Fla
     assert [[row[name] for name in fields] for row in rows] == [
         [post[name] for name in fields] for post in found["posts"]
     ]
+    assert page.count(">Block</a>") == len(found["posts"]) - 2
+    with open_console(night.settings, read_only=True) as reading:
+        read = page_of(reading, "/users/7")
+    assert posts_of(read) == posts_of(page)
+    assert "/actions/" not in read
+    assert set(re.findall('<form[^>]*method="post" action="([^"]*)"', read)) <= {"/why", "/sign-out"}
     document = client.get("/user-data?id=7").get_json()
     assert document["columns"]["city"] == city
     assert {run_id[-4:] for run_id in document["lists"]} == {"trol", "test"}
@@ -180,6 +186,15 @@ def test_a_page_says_what_cannot_be_read(night: LiveNetwork) -> None:
         assert posts_of(again) == posts_of(page)
         assert "The figures are those of" in again
         assert client.get("/users/8").status_code == 200
+
+
+def test_without_redis_a_user_is_shown_all_the_same(night: LiveNetwork) -> None:
+    with open_console(night.settings.replace(redis_url="redis://127.0.0.1:1/0")) as client:
+        page = page_of(client, "/users/7")
+        assert "<dt>city</dt>" in page
+        assert posts_of(page) == []
+        assert page.count("Not read: ") == 1
+        assert page_of(client, "/users/abc", 400)
 
 
 class FakeJobs(Jobs):

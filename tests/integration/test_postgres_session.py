@@ -135,6 +135,12 @@ def test_what_the_url_says_of_the_session_is_kept(database_url: str) -> None:
             assert [batch.column("found").to_pylist() for batch in batches] == [[expected]]
 
 
+def test_a_long_name_of_an_application_is_cut_before_postgres_complains_of_it(database_url: str) -> None:
+    with open_engine(Settings.of(database_url=database_url), f"overnight {'ü' * 40}").connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        assert driver.info.dsn_parameters["application_name"] == f"overnight {'ü' * 26}"
+
+
 def test_a_server_that_ends_idle_sessions_leaves_ours_alone(database_url: str) -> None:
     name = sa.make_url(database_url).database
     for setting in ("idle_session_timeout", "idle_in_transaction_session_timeout"):

@@ -142,8 +142,8 @@ def differences(documented: object, in_code: object) -> list[str]:
 @reads(*ALL_PAGES)
 def check_make(text: str) -> list[str]:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-    variables = set(re.findall(r"^([A-Z]+) \?=", MAKEFILE, re.MULTILINE)) | set(
-        re.findall(r"\b([A-Z]+)=", MAKEFILE)
+    variables = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE)) | set(
+        re.findall(r"\b([A-Z_]+)=", MAKEFILE)
     )
     used = [words for words in commands(text, "make") if words]
     named = {word.strip("[").partition("=")[0] for words in used for word in words[1:] if "=" in word}

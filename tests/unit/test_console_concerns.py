@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ from console.overview import (
     ServingOverview,
     read_serving,
 )
+from console.pages.home import LETTERS, MEANINGS
 from console.readings import Reading
+from console.run_tables import SENTENCES
 from contract.errors import OvernightError
 from contract.experiment import Experiment
 from contract.manifest import Manifest
@@ -83,7 +86,7 @@ def with_newest(variant: str, state: State, reason: str | None = None) -> Ledger
     return replace(LEDGER, states={**LEDGER.states, variant: [run, *LEDGER.states[variant]]})
 
 
-def examined(*findings: tuple[str, str]) -> JobRecord:
+def make_record(*findings: tuple[str, str]) -> JobRecord:
     output = {
         "status": "fail",
         "findings": [
@@ -210,11 +213,11 @@ STATES: dict[str, tuple[Overview, str]] = {
         "Serving warns: Redis cannot be read.",
     ),
     "the doctor": (
-        overview(doctor=examined(("views", "fail"), ("clock", "warn"), ("models", "fail"))),
+        overview(doctor=make_record(("views", "fail"), ("clock", "warn"), ("models", "fail"))),
         "The doctor found at 03:04 UTC: views: views is odd, and 1 more.",
     ),
     "the doctor only warns": (
-        overview(doctor=examined(("clock", "warn"))),
+        overview(doctor=make_record(("clock", "warn"))),
         "Both variants are live since 03:04 UTC; nothing waits for you.",
     ),
     "Postgres is down": (overview(None), "Postgres at db: it does not answer; start it."),
@@ -235,6 +238,12 @@ def test_figures_that_are_kept_while_a_store_is_down_do_not_say_that_all_is_well
     state = overview()
     down = replace(state, redis=replace(state.redis, error="Redis at cache: it does not answer; start it"))
     assert describe(down, find_concerns(down)) == "Redis at cache: it does not answer; start it."
+
+
+def test_every_state_of_a_run_has_a_letter_and_a_sentence() -> None:
+    assert set(LETTERS) == set(SENTENCES) == set(State)
+    assert len(set(LETTERS.values())) == len(State)
+    assert all(re.search(rf"\b{letter} [a-z]", MEANINGS) for letter in LETTERS.values())
 
 
 @contextmanager
