@@ -20,6 +20,8 @@ from batch.inspection.lists import (
     resolve_run,
 )
 from batch.inspection.user_profile import Interaction, count_interactions, read_interactions
+from batch.loading.schema import check_views
+from batch.postgres import snapshot
 from console.context import Console
 from console.links import post_url
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
@@ -74,7 +76,7 @@ class UserList:
 
 
 def read_kinds(console: Console) -> IdKinds:
-    """Return the kinds of ids; the last that were read if Redis is down.
+    """Return the kinds of ids; without Redis the last that were read, or those of the views.
 
     Raises
     ------
@@ -83,8 +85,16 @@ def read_kinds(console: Console) -> IdKinds:
     """
     found = console.readings.read("id-kinds", lambda: find_id_kinds(console.stores))
     if found.value is None:
-        raise StoreError(found.error or "")
+        of_views = console.readings.read("id-kinds-of-views", lambda: _read_view_kinds(console))
+        if of_views.value is None:
+            raise StoreError(found.error or "")
+        return of_views.value
     return found.value
+
+
+def _read_view_kinds(console: Console) -> IdKinds:
+    with snapshot(console.stores.engine) as connection:
+        return check_views(connection).kinds
 
 
 def parse_start(arguments: Arguments) -> int:

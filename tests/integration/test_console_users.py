@@ -188,6 +188,15 @@ def test_a_page_says_what_cannot_be_read(night: LiveNetwork) -> None:
         assert client.get("/users/8").status_code == 200
 
 
+def test_without_redis_a_user_is_shown_all_the_same(night: LiveNetwork) -> None:
+    with open_console(night.settings.replace(redis_url="redis://127.0.0.1:1/0")) as client:
+        page = page_of(client, "/users/7")
+        assert "<dt>city</dt>" in page
+        assert posts_of(page) == []
+        assert page.count("Not read: ") == 1
+        assert page_of(client, "/users/abc", 400)
+
+
 class FakeJobs(Jobs):
     """Jobs that do not run; `records` are the answers to come."""
 
