@@ -134,7 +134,7 @@ def preview_pin(console: Console, arguments: Arguments) -> Preview:
         change = preview_change(console.stores, now(), lambda split: _pin(split, user, variant))
     except (InputError, PinError) as error:
         return Preview(title, (), button, fields=fields, ask_first=True, problem=str(error), back=back)
-    title = f"Pin user {user} to {variant}"
+    title, back = f"Pin user {user} to {variant}", user_url(user)
     if not change.changed:
         changes = [f"User {user} is pinned to {variant} already: the split is written to Redis again."]
         return Preview(title, changes, "Write it to Redis again", back=back)
@@ -159,7 +159,7 @@ def perform_pin(
     """Pin a user."""
     user, variant = _parse_user(stores, arguments.get("user", "")), arguments.get("variant", "")
     done = _change(_with_reason(stores, reason), lambda split: _pin(split, user, variant))
-    return Outcome(done.sentence, user_url(user))
+    return replace(done, url=user_url(user))
 
 
 def preview_unpin(console: Console, arguments: Arguments) -> Preview:
@@ -173,7 +173,7 @@ def preview_unpin(console: Console, arguments: Arguments) -> Preview:
         change = preview_change(console.stores, now(), lambda split: _unpin(console.stores, split, given))
     except InputError as error:
         return Preview(title, (), button, fields=fields, ask_first=True, problem=str(error), back=back)
-    title, before = f"Unpin user {given}", _split_before(console, change)
+    title, back, before = f"Unpin user {given}", user_url(given), _split_before(console, change)
     if not change.changed:
         changes = [f"User {given} is not pinned: the split is written to Redis again."]
         return Preview(title, changes, "Write it to Redis again", back=back)
@@ -195,7 +195,8 @@ def perform_unpin(
 ) -> Outcome:
     """Unpin a user."""
     given = arguments.get("user", "")
-    return _change(_with_reason(stores, reason), lambda split: _unpin(stores, split, given))
+    done = _change(_with_reason(stores, reason), lambda split: _unpin(stores, split, given))
+    return replace(done, url=user_url(given))
 
 
 def _split_fields(values: Arguments) -> Sequence[Field]:
@@ -277,7 +278,7 @@ def _unpin(stores: Stores, split: Experiment, given: str) -> Experiment:
 
 def _parse_user(stores: Stores, text: str) -> Id:
     try:
-        return parse_id(text.strip(), find_id_kinds(stores).users)
+        return parse_id(text, find_id_kinds(stores).users)
     except ValueError as error:
         raise InputError(f"User: {text[:150]!r} {error}.") from None
 

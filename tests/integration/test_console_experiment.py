@@ -334,7 +334,7 @@ def test_ids_of_text_are_pinned_and_shown_as_text(stores: Stores, client: FlaskC
     make_network(stores.settings.stores.database_url, users=20, posts=5, interactions=20)
     change_ids(stores.settings.stores.database_url, IdKinds(IdKind.TEXT, IdKind.TEXT))
     set_split(stores, replace(SPLIT, pins={"42": TEST}))
-    user = "<b>o'neill/1%</b>"
+    user = "<b>o'neill/1%</b> "
     done = confirm(client, "pin", "a <tester>", user=user, variant=CONTROL)
     assert done.status_code == 200
     page = client.get("/experiment").text
