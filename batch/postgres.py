@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 import sqlalchemy as sa
+from psycopg2 import errorcodes
 from psycopg2.extensions import make_dsn
 from sqlalchemy.exc import ArgumentError, DBAPIError, PendingRollbackError
 
@@ -30,6 +31,9 @@ from contract.errors import SettingsError, SourceError
 from contract.logs import redact
 from contract.settings import Settings
 from contract.text import as_clause
+
+INTERACTIVE_SECONDS = 2.0
+"""How long a query of `limit_time` may run."""
 
 READ_ONLY = sa.text("SET TRANSACTION READ ONLY")
 
@@ -196,3 +200,22 @@ def snapshot(engine: sa.Engine) -> Iterator[sa.Connection]:
             # server's default is.
             connection.execute(READ_ONLY)
             yield connection
+
+
+@contextmanager
+def limit_time(engine: sa.Engine, what: str, fix: str) -> Iterator[sa.Connection]:
+    """Open a read-only transaction whose queries end after `INTERACTIVE_SECONDS`.
+
+    Raises
+    ------
+    SourceError
+        A query took longer; the message has `what` was read and `fix`.
+    """
+    with snapshot(engine) as connection:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(INTERACTIVE_SECONDS * 1000)}")
+        try:
+            yield connection
+        except DBAPIError as error:
+            if getattr(error.orig, "pgcode", None) != errorcodes.QUERY_CANCELED:
+                raise
+            raise SourceError(f"{what} took over {INTERACTIVE_SECONDS:g} s and was stopped; {fix}") from None

@@ -29,8 +29,9 @@ blueprint = Blueprint("tables", __name__)
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the key of its values in rows, its title, and `text`, `id`, `number` or `time`.
+    """A column: the key of its values in rows, its title, and its kind.
 
+    Kinds are `text`, `words` (a text of several words, in a wider cell), `id`, `number` and `time`.
     `link` is the key of a cell's address in the row; an address that is None makes no link.
     """
 

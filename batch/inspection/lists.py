@@ -265,8 +265,8 @@ def compare_lists(stores: Stores, user_id: Id, run_a: str, run_b: str) -> dict[s
     }
 
 
-def _describe_posts(stores: Stores, stored: StoredList | None) -> list[dict[str, Any]]:
-    """Return the posts of a list as `ServedList` has them."""
+def describe_posts(stores: Stores, stored: StoredList | None) -> list[dict[str, Any]]:
+    """Return the posts of a list as `ServedList` has them; empty without a list."""
     if stored is None:
         return []
     post_ids = [post_id for post_id, _ in stored.posts]
@@ -345,7 +345,7 @@ def find_list(stores: Stores, user_id: Id, variant: str, run_id: str, manifest: 
     """
     key, why = stores.keys.user(run_id, user_id), ""
     stored = read_stored_list(stores, key)
-    posts = _describe_posts(stores, stored)
+    posts = describe_posts(stores, stored)
     if stored is None:
         why = "the run has no list of this user"
     elif not posts:
@@ -357,7 +357,7 @@ def find_list(stores: Stores, user_id: Id, variant: str, run_id: str, manifest: 
     source = POPULAR if why else PERSONAL
     if why:
         key = stores.keys.popular(run_id)
-        posts = _describe_posts(stores, read_stored_list(stores, key))
+        posts = describe_posts(stores, read_stored_list(stores, key))
         if by := manifest.get("popular_by"):
             why += f"; with {by} in the request they get what is popular with their {by}"
     score_kind, score_meaning = score_kind_of(manifest, personal=source == PERSONAL)

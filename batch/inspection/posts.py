@@ -5,19 +5,16 @@ Every query is bounded, by a LIMIT and by a time. Imports neither numpy nor pand
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from psycopg2 import errorcodes
-from sqlalchemy.exc import DBAPIError
 
 from batch.context import Stores
 from batch.loading.schema import cast_id, column_types, kind_of_ids
-from batch.postgres import snapshot
+from batch.postgres import limit_time
 from contract.columns import (
     ACTION,
     AUTHOR_ID,
@@ -41,7 +38,6 @@ MAX_WORDS = 8
 MAX_TEXT, MAX_WHOLE_TEXT = 300, 20_000
 """Characters of a post's text in a list, and on a page of its own."""
 
-MAX_SECONDS = 2.0
 MAX_DAYS = 90
 MAX_COST = 100_000.0
 """Cost that Postgres may expect of a query on interactions; reading 3 million rows costs 50,000 (0.13 s)."""
@@ -82,25 +78,6 @@ class DayCounts:
     day: date
     views: int
     likes: int
-
-
-@contextmanager
-def limit_time(engine: sa.Engine, what: str, fix: str) -> Iterator[sa.Connection]:
-    """Open a read-only transaction whose queries end after `MAX_SECONDS`.
-
-    Raises
-    ------
-    SourceError
-        A query took longer; the message has `what` was read and `fix`.
-    """
-    with snapshot(engine) as connection:
-        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(MAX_SECONDS * 1000)}")
-        try:
-            yield connection
-        except DBAPIError as error:
-            if getattr(error.orig, "pgcode", None) != errorcodes.QUERY_CANCELED:
-                raise
-            raise SourceError(f"{what} took over {MAX_SECONDS:g} s and was stopped; {fix}") from None
 
 
 def list_posts(

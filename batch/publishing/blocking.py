@@ -92,10 +92,27 @@ def unblock(stores: Stores, post_id: Id, kind: IdKind, reason: str) -> Block | N
 def read_blocked(
     connection: sa.Connection, key_prefix: str, post_ids: Collection[Id] | None = None
 ) -> dict[str, Block]:
-    """Return the blocks in force by post id as text, newest first: all, or those of some posts."""
+    """Return the blocks in force by post id as text: all, or those of some posts."""
     query = sa.select(blocked_posts).where(*_in_force(key_prefix, post_ids))
-    query = query.order_by(blocked_posts.c.blocked_at.desc(), blocked_posts.c.post_id)
     return {block.post_id: block for block in _blocks(connection, query)}
+
+
+def list_blocked(
+    connection: sa.Connection, key_prefix: str, count: int, after: tuple[datetime, str] | None = None
+) -> list[Block]:
+    """Return blocks in force, newest first.
+
+    Parameters
+    ----------
+    after
+        (time, post id as text) of a block: only those that come after it.
+    """
+    order = sa.tuple_(blocked_posts.c.blocked_at, blocked_posts.c.post_id)
+    query = sa.select(blocked_posts).where(*_in_force(key_prefix, None))
+    if after is not None:
+        query = query.where(order < after)
+    newest = blocked_posts.c.blocked_at.desc(), blocked_posts.c.post_id.desc()
+    return _blocks(connection, query.order_by(*newest).limit(count))
 
 
 def read_story(connection: sa.Connection, key_prefix: str, post_id: Id, max_blocks: int = 50) -> list[Block]:

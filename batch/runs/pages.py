@@ -138,3 +138,28 @@ def read_events(
             for row in connection.execute(splits)
         ]
     return sorted(events, reverse=True)
+
+
+def read_left_out(engine: sa.Engine, key_prefix: str, count: int, before: str = "") -> list[dict[str, Any]]:
+    """Return `count` runs under a prefix, newest first, with `users`, `posts` and `left_out` of the network.
+
+    `left_out` is reason -> rows of the source; runs that ended before they were built are not among them.
+
+    Parameters
+    ----------
+    before
+        Only runs whose id is less; empty: from the newest on.
+    """
+    manifest = runs.c.manifest
+    columns = (
+        runs.c.run_id, runs.c.cutoff, manifest["left_out"].label("left_out"),
+        manifest["users_of_network"].as_integer().label("users"),
+        manifest["posts"].as_integer().label("posts"),
+    )  # fmt: skip
+    built = runs.c.key_prefix == key_prefix, sa.func.jsonb_typeof(manifest["left_out"]) == "object"
+    query = sa.select(*columns).where(*built)
+    if before:
+        query = query.where(runs.c.run_id < before)
+    with engine.connect() as connection:
+        found = connection.execute(query.order_by(runs.c.run_id.desc()).limit(count))
+        return [dict(row) for row in found.mappings()]

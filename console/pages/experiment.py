@@ -108,7 +108,7 @@ def experiment() -> str | tuple[str, int]:
         return _show(ReportOptions(), error.message), 400
 
 
-@blueprint.post("/experiment/report")
+@blueprint.post("/experiment")
 def start_report() -> AnyResponse | tuple[str, int]:
     """Start the job that makes a report; it reads only, so every visitor may."""
     visitor = current_visitor()
@@ -175,9 +175,12 @@ def _show(options: ReportOptions, problem: str = "") -> str:
     key, stores = "split", console.stores
     split = console.readings.read((key, "in force"), lambda: read_split_in_force(stores))
     stored = console.readings.read((key, "redis"), lambda: read_split_in_redis(stores))
-    changes = console.readings.read(
-        (key, "changes", request.args.get("before", "")), lambda: split_changes(console, request.args)
-    )
+    try:
+        changes = console.readings.read(
+            (key, "changes", request.args.get("before", "")), lambda: split_changes(console, request.args)
+        )
+    except LookupError:
+        abort(404)
     pins = console.readings.read(
         (key, "pins", request.args.get("after", "")), lambda: pinned_users(console, request.args)
     )

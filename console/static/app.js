@@ -7,7 +7,9 @@ const MAX_RELATIVE_SECONDS = 2 * 86400;
 const NOW_SECONDS = 5;
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
-// "3 minutes ago" for times of the last two days; the title keeps the full time.
+// "3 minutes ago" for times of the last two days: in tables and captions instead of the full time, which the
+// title keeps; in sentences after it.
+const SHORT = "td, dd, caption, .as-of, footer";
 function showRelativeTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const seconds = (Date.parse(time.dateTime) - Date.now()) / 1000;
@@ -15,7 +17,8 @@ function showRelativeTimes() {
     const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
     time.title ||= time.textContent;
     const now = Math.abs(seconds) < NOW_SECONDS;
-    const text = now ? "just now" : relative.format(Math.trunc(seconds / length), unit);
+    const ago = now ? "just now" : relative.format(Math.trunc(seconds / length), unit);
+    const text = time.closest(SHORT) ? ago : `${time.title} (${ago})`;
     if (time.textContent !== text) time.textContent = text;
   }
 }

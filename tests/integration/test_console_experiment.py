@@ -85,7 +85,9 @@ def test_before_the_first_night_the_page_says_that_there_is_nothing(
     assert client.get("/experiment/report.json").status_code == 404
     assert client.get("/experiment/variant.sql").status_code == 404
     assert client.get("/tables/experiment-metrics.json").status_code == 404
-    assert client.get("/tables/split-changes.csv?before=yesterday").status_code == 404
+    for path in ("/tables/split-changes.csv", "/experiment"):
+        assert client.get(f"{path}?before=yesterday").status_code == 404
+        assert client.get(f"{path}?before=2022-01-01").status_code == 200
 
 
 def keep_report(stores: Stores, output: dict[str, Any], options: list[str], at: datetime) -> None:
@@ -191,7 +193,7 @@ def test_everybody_may_ask_for_a_report_and_its_end_is_said(
     monkeypatch.setattr(Jobs, "latest", lambda *_: jobs.pop(0))
     with open_console(stores.settings, read_only=True, local_operator="") as reader:
         form = {"from": "2022-01-05T00:00:00", "until": "", "min-effect": "0.05"}
-        answer = reader.post("/experiment/report", data=form, headers=SAME_ORIGIN)
+        answer = reader.post("/experiment", data=form, headers=SAME_ORIGIN)
         assert answer.status_code == 303
         assert answer.location == "/experiment?from=2022-01-05T00:00:00"
         assert started == [(REPORT, {"options": ["--from", "2022-01-05T00:00:00"]}, "local")]
@@ -202,7 +204,7 @@ def test_everybody_may_ask_for_a_report_and_its_end_is_said(
         page = reader.get("/experiment").text
         assert escape("error: <lost>") in page
         assert "hx-trigger" not in page
-        refused = reader.post("/experiment/report", data=form | {"min-effect": "x"}, headers=SAME_ORIGIN)
+        refused = reader.post("/experiment", data=form | {"min-effect": "x"}, headers=SAME_ORIGIN)
         assert (refused.status_code, len(started)) == (400, 1)
         assert reader.get("/actions/split").status_code == 404
 

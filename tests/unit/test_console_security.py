@@ -305,3 +305,17 @@ def test_password_is_asked_twice_and_printed_as_a_user() -> None:
         done = runner.invoke(cli, ["password", name], input=typed)
         assert done.exit_code != 0
         assert message in done.output
+
+
+def test_the_access_log_names_pages_and_visitors_not_what_they_look_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="console.access_log")
+    for switch in ("on", "off"):
+        with open_console(Settings.of(access_log=switch == "on")) as client:
+            client.get("/search?q=secret-words")
+            client.get("/nothing/secret-words", headers={"User-Agent": "secret-words"})
+            client.get("/static/app.js", buffered=True)
+            client.get("/healthz")
+    lines = [re.sub(r" in \d+ ms", "", record.getMessage()) for record in caplog.records]
+    assert lines == ["GET /search: 200 for anna", "GET no page: 404 for anna"]
