@@ -45,10 +45,12 @@ def example_pages(client: redis.Redis, keys: Keys) -> dict[str, str]:
         "experiment": "/experiment",
         "posts": "/posts",
         "posts-found": "/posts?q=a",
+        "posts-liked": "/posts?show=liked",
+        "posts-blocked": "/posts?show=blocked",
         "post": of_post,
         "doctor": "/doctor",
         "jobs": "/jobs",
         "log": "/log",
         "data": "/data",
-        "search": f"/search?q={quote(str(post), safe='')}",
+        "search": "/search?q=a",
     }

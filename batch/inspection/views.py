@@ -73,7 +73,7 @@ def describe_columns(stores: Stores) -> list[ViewColumn]:
             types = dict(list(column_types(connection, view).items())[:MAX_COLUMNS])
             if not types:
                 continue
-            names = [connection.dialect.identifier_preparer.quote(name) for name in types]
+            names = [_quote(name) for name in types]
             counts = ", ".join(f"count({name})" for name in names)
             sample = f"SELECT {', '.join(names)} FROM {SCHEMA}.{view} LIMIT {SAMPLE_ROWS}"
             query = f"SELECT count(*), {counts} FROM ({sample}) AS sample"
@@ -85,6 +85,10 @@ def describe_columns(stores: Stores) -> list[ViewColumn]:
                 for (name, type_), count in zip(types.items(), present, strict=True)
             ]
     return found
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _use_of(view: str, name: str, ignored: set[str]) -> str:

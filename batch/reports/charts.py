@@ -105,7 +105,9 @@ class Chart:
         bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
         events: Sequence[tuple[float, str]] = (),
     ) -> str:
-        """Draw a line through the (x, y) points of each series; the series `dotted` also gets dots.
+        """Draw a line through the (x, y) points of each series.
+
+        The series `dotted` also gets dots, and so does a series of one point, which has no line.
 
         Parameters
         ----------
@@ -117,7 +119,8 @@ class Chart:
         svg = self._draw_frame(self.x.ticks)
         for name, rows in (bands or {}).items():
             edge = [(x, high) for x, _, high in rows] + [(x, low) for x, low, _ in reversed(rows)]
-            area = Tree.SubElement(svg, "polygon", {"class": name, "points": self._points(edge)})
+            shape = "polygon" if len(rows) > 1 else "polyline"
+            area = Tree.SubElement(svg, shape, {"class": name, "points": self._points(edge)})
             Tree.SubElement(area, "title").text = f"{name}, interval"
         for x, text in events:
             ends = _attributes(x1=self._pixel_x(x), x2=self._pixel_x(x), y1=TOP, y2=TOP + PLOT_HEIGHT)
@@ -126,7 +129,7 @@ class Chart:
         for name, points in series.items():
             line = Tree.SubElement(svg, "polyline", {"class": name, "points": self._points(points)})
             Tree.SubElement(line, "title").text = name
-            for x, y in points if name == dotted else ():
+            for x, y in points if name == dotted or len(points) == 1 else ():
                 dot = _attributes(cx=self._pixel_x(x), cy=self._pixel_y(y), r=3.5) | {"class": name}
                 Tree.SubElement(svg, "circle", dot)
         return Tree.tostring(svg, encoding="unicode")

@@ -31,14 +31,13 @@ from batch.experiment.render import (
     render_page,
 )
 from batch.experiment.split import StoredSplit, read_split
-from batch.runs.tables import drained, experiments
+from batch.runs.tables import drained, experiments, has_table
 from console.context import Console, current_console, current_visitor, now
 from console.experiment_report import PARTS, ReportOptions, draw_metrics, read_report, report_table
 from console.jobs import REPORT, JobRecord
 from console.links import user_url
 from console.pages import split_actions  # noqa: F401 - registers the actions
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
-from contract.columns import SCHEMA
 from contract.errors import OvernightError
 from contract.experiment import VARIANTS, Experiment, sort_pins
 
@@ -239,7 +238,7 @@ def read_split_in_force(stores: Stores) -> SplitInForce:
     """Read the split in force, and since when, from Postgres."""
     prefix = stores.keys.prefix
     with stores.engine.connect() as connection:
-        if not _has_ledger(connection):
+        if not has_table(connection, experiments):
             return SplitInForce(None)
         change = read_current_change(connection, prefix)
         if change is None:
@@ -250,11 +249,6 @@ def read_split_in_force(stores: Stores) -> SplitInForce:
             read_begin(connection, change, same_percent=True),
             connection.scalar(sa.select(drained.c.at).where(drained.c.key_prefix == prefix)),
         )
-
-
-def _has_ledger(connection: sa.Connection) -> bool:
-    name = f"{SCHEMA}.{experiments.name}"
-    return connection.scalar(sa.select(sa.func.to_regclass(name))) is not None
 
 
 def read_split_in_redis(stores: Stores) -> SplitInRedis:
@@ -333,7 +327,7 @@ def split_changes(console: Console, arguments: Arguments) -> Table:
         raise LookupError(before) from None
     with console.stores.engine.connect() as connection:
         rows = []
-        if _has_ledger(connection):
+        if has_table(connection, experiments):
             rows = read_history(connection, console.stores.keys.prefix, earlier, PAGE_ROWS + 1)
     more = {"before": rows[PAGE_ROWS - 1]["set_at"].isoformat()} if len(rows) > PAGE_ROWS else None
     columns = [
@@ -350,7 +344,9 @@ def pinned_users(console: Console, arguments: Arguments) -> Table:
     """Return the pinned users, and the variant that the split alone would give them."""
     with console.stores.engine.connect() as connection:
         change = (
-            read_current_change(connection, console.stores.keys.prefix) if _has_ledger(connection) else None
+            read_current_change(connection, console.stores.keys.prefix)
+            if has_table(connection, experiments)
+            else None
         )
     pins = change.experiment.pins if change else {}
     users, after = sort_pins(pins), arguments.get("after", "")

@@ -19,6 +19,7 @@ from flask.testing import FlaskClient
 
 from batch.context import Stores
 from batch.experiment.history import read_changes, variant_sql
+from batch.experiment.moves import Moves, count_moves
 from batch.experiment.render import render_page
 from batch.experiment.split import MAX_PINS, change_split, edit_split, read_split, write_split
 from batch.postgres import open_engine
@@ -229,6 +230,13 @@ def test_a_split_is_changed_as_its_preview_says_once_and_with_its_reason(
     assert "The same experiment: 40 % of users go to control, the others stay." in said
     assert f"Of the 198 users there are now that are not pinned, {len(moving)} go to control and 0" in said
     assert "2 pinned users, in their variant whatever the split is" in said
+    pinned = replace(SPLIT, pins={"7": TEST, "8": CONTROL})
+    anew = edit_split(pinned, salt="salt", percent_test=30)
+    pairs = [(pinned.variant_of(user), anew.variant_of(user)) for user in users]
+    with stores.engine.connect() as connection:
+        moves = Moves(pairs.count((CONTROL, TEST)), pairs.count((TEST, CONTROL)))
+        assert count_moves(connection, pinned, anew) == (moves, 198)
+        assert count_moves(connection, pinned, anew, max_users=197) is None
     sent = form.values | {"reason": "too many complaints"}
     empty = client.post(form.action, data=sent | {"reason": " "}, headers=SAME_ORIGIN)
     assert (empty.status_code, in_force(stores).percent_test) == (409, 50)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,12 +15,14 @@ from urllib.parse import quote
 import pytest
 import redis
 import sqlalchemy as sa
+from markupsafe import escape
 
 from contract.experiment import VARIANTS
 from contract.exposures import FIELD, Exposure, encode_exposures
 from contract.ids import IdKind, IdKinds, quote_id
 from contract.keys import Keys
 from contract.manifest import Manifest
+from contract.settings import Settings
 from tests.support.batch import (
     change_ids,
     execute,
@@ -29,6 +32,7 @@ from tests.support.batch import (
     run_here,
 )
 from tests.support.batch_live import LiveNetwork, copy_database, copy_night, dump
+from tests.support.console import confirm, open_console
 
 KEYS = Keys()
 AS_NUMBER = "('x' || substr(md5({}::text), 1, 8))::bit(32)::bigint"
@@ -142,6 +146,26 @@ def test_a_post_is_blocked_and_unblocked_by_its_own_id(live: LiveNetwork, client
     run(live, "block", given(post))
     run(live, "run", "--variant", "control")
     assert all(post not in str(value) for value in user_lists(client).values())
+
+
+def test_the_console_shows_and_blocks_posts_of_any_id(live: LiveNetwork, client: redis.Redis) -> None:
+    user, posts = ids_of(live, "users")[0], sorted(ids_of(live, "posts"))
+    settings = Settings.of(database_url=live.database_url, redis_url=live.redis_url)
+    with open_console(settings) as pages:
+        listed = pages.get("/tables/posts.json").get_json()["rows"]
+        assert sorted(row["post_id"] for row in listed) == posts
+        for post in posts:
+            answer = pages.get("/posts", query_string={"id": given(post)})
+            assert answer.status_code == 200
+            (row,) = (row for row in listed if row["post_id"] == post)
+            assert f"<h1>Post {escape(post)}</h1>" in answer.text
+            assert row["text"][:20] in unescape(answer.text)
+        assert confirm(pages, "block", "spam", post=given(posts[0])).status_code == 200
+        assert client.smembers(KEYS.blocked) == {posts[0]}
+        assert confirm(pages, "unblock", "an error", post=posts[0]).status_code == 200
+        assert client.smembers(KEYS.blocked) == set()
+        found = pages.get("/search", query_string={"q": user}, follow_redirects=True).text
+        assert f"<h1>User {escape(user)}</h1>" in found
 
 
 def user_lists(client: redis.Redis) -> dict[str, list[Any]]:
