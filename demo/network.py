@@ -36,7 +36,8 @@ CREATE TABLE feed_action (
 
 INDEXES = """
 CREATE INDEX feed_action_user_time ON feed_action (user_id, time);
-CREATE INDEX feed_action_time ON feed_action (time)"""
+CREATE INDEX feed_action_time ON feed_action (time);
+CREATE INDEX feed_action_post_time ON feed_action (post_id, time)"""
 
 USERS_VIEW = """
 CREATE VIEW recs.users AS

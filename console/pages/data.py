@@ -49,7 +49,11 @@ def data() -> str:
         abort(404, "A page begins before a run, such as 20261122T030000Z-control.")
     read = console.readings.read
     left_out = read(("left-out", *sorted(arguments.items())), lambda: read_left_out_table(console, arguments))
-    heads = read("first-fives", lambda: _read_first_fives(console))
+    run_id = arguments.get("run", "")
+    try:
+        heads = read(("first-fives", run_id), lambda: _read_first_fives(console, run_id))
+    except LookupError:
+        abort(404, "There is no such run.")
     columns = read("view-columns", lambda: read_column_table(console, {}))
     topics = read("topics", lambda: read_topic_table(console, {}))
     return render_template(
@@ -65,8 +69,10 @@ def data() -> str:
     )
 
 
-def _read_first_fives(console: Console) -> list[Table]:
-    """Return the first rows of the posts that most lists of each live run have in their first five."""
+def _read_first_fives(console: Console, run_id: str) -> list[Table]:
+    """Return the posts in most first fives of a run; without one, the first rows of each live run."""
+    if run_id:
+        return [read_first_five_table(console, {"run": run_id})]
     stores = console.stores
     if not ledger.schema_version(stores.engine):
         return []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 
 from batch.postgres import connected
-from benchmarks.console import MAX_BYTES, metered, read_commands
+from benchmarks.console import MAX_BYTES, Cost, list_missed_targets, make_row, metered, read_commands
 from contract.keys import Keys
 from demo.console_pages import example_pages
 from demo.made_up_runs import make_up_runs
@@ -15,6 +20,9 @@ pytest_plugins = ("tests.support.operators_fixtures",)
 
 WALKS = {"SCAN", "KEYS", "HSCAN", "SSCAN", "HGETALL", "INFO", "DBSIZE", "MONITOR"}
 """Commands of Redis that go through all keys or members, or that only an administrator has."""
+
+FILE = re.compile(r'href="(/tables/[^"]*)"')
+"""Link to a table as JSON or CSV."""
 
 MAX_COMMANDS, MAX_STATEMENTS = 40, 40
 MAX_FROM_POSTGRES = 400_000
@@ -29,6 +37,9 @@ def test_no_page_walks_through_redis_or_reads_the_manifests_of_many_runs(spoilt:
     pages["runs-last"] = f"/runs?before={manifests[-20]}"
     with metered(spoilt.settings) as meter:
         costs = {name: meter.ask(path) for name, path in pages.items()}
+        files = {path for cost in costs.values() for path in FILE.findall(html.unescape(cost.body.decode()))}
+        costs |= {path: meter.ask(path) for path in files}
+    assert len(files) > 10
     summary = {name: (cost.status, len(cost.body), cost.commands) for name, cost in costs.items()}
     assert {name for name, cost in costs.items() if cost.status != 200} == set(), summary
     assert {name for name, cost in costs.items() if len(cost.body) > MAX_BYTES} == set(), summary
@@ -44,6 +55,16 @@ def test_no_page_walks_through_redis_or_reads_the_manifests_of_many_runs(spoilt:
     assert all(
         name in costs["home"].body.decode() for name in (spoilt.run_of("control"), spoilt.run_of("test"))
     )
+
+
+def test_a_page_that_is_slow_or_big_or_broken_misses_the_target() -> None:
+    cost = Cost(200, b"page", Counter(), ["SELECT 1"], 0, 10)
+    good, slow = make_row("home", cost, [0.1, 0.2, 0.9]), make_row("runs", cost, [0.4, 0.4, 0.1])
+    assert (good["ms"], good["worst_ms"], good["bytes"]) == (pytest.approx(200), pytest.approx(900), 4)
+    big = make_row("run", replace(cost, body=b"x" * (MAX_BYTES + 1)), [0.1])
+    broken = make_row("post", replace(cost, status=500), [0.1])
+    missed = list_missed_targets([good, slow, big, broken])
+    assert [line.partition(":")[0] for line in missed] == ["runs", "run", "post"]
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,11 @@ def test_the_page_of_data_has_columns_rows_left_out_and_topics(spoilt: LiveNetwo
         text = client.get("/data").text
         assert "4,321" in text
         assert "Not read" not in text
-        assert client.get("/data?before=x").status_code == 404
+        run_id = spoilt.run_of("test")
+        assert client.get("/data?before=x").status_code == client.get("/data?run=x").status_code == 404
+        assert f"/data?run={run_id}#first-fives" in client.get(f"/runs/{run_id}").text
+        rows = table(client, "first-fives", run=run_id)["rows"]
+        assert client.get(f"/data?run={run_id}").text.count('"/posts/') == len(rows) > 10
 
 
 def test_pages_of_posts_stay_when_redis_or_postgres_is_down(spoilt: LiveNetwork) -> None:
