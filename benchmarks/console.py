@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 
 from batch import postgres, redis_client
-from batch.context import Stores
 from benchmarks.faults.tcp_proxy import TcpProxy, address_of, url_through
 from benchmarks.report import Columns, check_json_file, machine, print_head, print_row, save_rows
 from benchmarks.serving import live_run
 from console.app import create_app
+from console.stores import open_stores
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
@@ -143,11 +143,12 @@ def metered(settings: Settings) -> Iterator[Meter]:
 @contextmanager
 def open_client(settings: Settings) -> Iterator[FlaskClient]:
     """Lend a client of the console's app."""
-    with (
-        postgres.connected(settings, "overnight console") as engine,
-        redis_client.connected(settings, interactive=True) as client,
-    ):
-        yield create_app(settings, Stores(settings, engine, client, "console")).test_client()
+    stores = open_stores(settings)
+    try:
+        yield create_app(settings, stores).test_client()
+    finally:
+        stores.redis.close()
+        stores.engine.dispose()
 
 
 def read_commands(message: bytes) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import re
 from collections import Counter
 from dataclasses import replace
 
@@ -14,15 +12,13 @@ from benchmarks.console import MAX_BYTES, Cost, list_missed_targets, make_row, m
 from contract.keys import Keys
 from demo.console_pages import example_pages
 from demo.made_up_runs import make_up_runs
+from tests.support.console import find_table_files
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
 
 WALKS = {"SCAN", "KEYS", "HSCAN", "SSCAN", "HGETALL", "INFO", "DBSIZE", "MONITOR"}
 """Commands of Redis that go through all keys or members, or that only an administrator has."""
-
-FILE = re.compile(r'href="(/tables/[^"]*)"')
-"""Link to a table as JSON or CSV."""
 
 MAX_COMMANDS, MAX_STATEMENTS = 40, 40
 MAX_FROM_POSTGRES = 400_000
@@ -37,7 +33,7 @@ def test_no_page_walks_through_redis_or_reads_the_manifests_of_many_runs(spoilt:
     pages["runs-last"] = f"/runs?before={manifests[-20]}"
     with metered(spoilt.settings) as meter:
         costs = {name: meter.ask(path) for name, path in pages.items()}
-        files = {path for cost in costs.values() for path in FILE.findall(html.unescape(cost.body.decode()))}
+        files = {path for cost in costs.values() for path in find_table_files(cost.body.decode())}
         costs |= {path: meter.ask(path) for path in files}
     assert len(files) > 10
     summary = {name: (cost.status, len(cost.body), cost.commands) for name, cost in costs.items()}

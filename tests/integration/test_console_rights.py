@@ -21,7 +21,7 @@ from contract.settings import Settings
 from demo.console_pages import example_pages
 from demo.postgres import find_programs
 from tests.support.batch import make_engine, wait_until
-from tests.support.console import SAME_ORIGIN, open_console
+from tests.support.console import SAME_ORIGIN, find_table_files, open_console
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -94,10 +94,13 @@ def test_every_page_opens_and_every_write_is_refused_by_the_servers(
 ) -> None:
     night.client.execute_command("ACL", "LOG", "RESET")
     with open_console(reader, read_only=True, local_operator="") as client:
+        files: set[str] = set()
         for name, path in example_pages(night.client, Keys()).items():
             answer = client.get(path)
             assert answer.status_code == 200, (name, answer.text)
             assert NOT_READ.search(answer.text) is None, (name, answer.text)
+            files |= find_table_files(answer.text)
+        assert {path: client.get(path).status_code for path in files} == dict.fromkeys(files, 200)
         assert client.get("/actions/block").status_code == 404
         assert client.post("/actions/block", headers=SAME_ORIGIN).status_code == 404
     assert night.client.acl_log() == []  # nothing was asked for that it has no right to

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -18,6 +20,8 @@ from tests.support.operators import LiveNetwork
 
 SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 """Headers of a form that the console's own page sends."""
+
+TABLE_FILE = re.compile(r'href="(/tables/[^"]*)"')
 
 
 @contextmanager
@@ -86,3 +90,8 @@ def keep_earlier_run(night: LiveNetwork) -> str:
         f"('{earlier}', 'retired', '2026-01-02 03:00+00', 'cron', NULL)",
     )
     return earlier
+
+
+def find_table_files(page: str) -> set[str]:
+    """Return the addresses of the tables of a page as JSON and CSV."""
+    return {unescape(address) for address in TABLE_FILE.findall(page)}
