@@ -1,7 +1,7 @@
 """Forget users: remove what Overnight keeps of them in Redis, in Postgres and in the files of runs.
 
     keys      their lists in every run; their ids in manifests and pins
-    tables    their exposures, their fingerprints, their pins
+    tables    their exposures, their fingerprints, their pins, their ids in actions of the console
     files     their interactions and ids in the stores, their ids and factors, their examples in reports
 
 Every step removes what is there, so a call that died is completed by the next one. The files by which a
@@ -75,6 +75,10 @@ FORGET_IN_MANIFESTS = sa.text(f"""
         SELECT FROM jsonb_array_elements(manifest->'some_users') AS listed(id)
         WHERE id #>> '{{}}' = ANY(:user_ids))
 """)
+FORGET_IN_ACTIONS = sa.text(f"""
+    UPDATE {SCHEMA}.console_actions SET arguments = arguments - 'user'
+    WHERE arguments->>'user' = ANY(:user_ids)
+""")
 USER_IDS, USER_FACTORS = "user_ids", "user_factors"
 """Arrays of `training.refresh_state.RefreshState`."""
 
@@ -119,7 +123,8 @@ def forget_users(
     lists = sum(_forget_lists(stores, run_id, users, dry_run) for run_id in run_ids)
     if not dry_run:
         with stores.engine.begin() as connection:
-            connection.execute(FORGET_IN_MANIFESTS, {"user_ids": list(map(str, users))})
+            for statement in (FORGET_IN_MANIFESTS, FORGET_IN_ACTIONS):
+                connection.execute(statement, {"user_ids": list(map(str, users))})
     pinned = forget_pins(stores, set(users), dry_run=dry_run)
     found = count_exposures(stores, users) if dry_run else remove_exposures(stores, users, now)
     files = _forget_in_stores(stores, run_ids, user_ids, dry_run)

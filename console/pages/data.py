@@ -21,11 +21,11 @@ from contract.run_id import is_run_id
 blueprint = Blueprint("data", __name__)
 
 REASONS = {
-    "of_unknown_users": "of unknown users",
-    "of_unknown_posts": "of unknown posts",
-    "with_unknown_actions": "with unknown actions",
+    "of_unknown_users": "unknown user",
+    "of_unknown_posts": "unknown post",
+    "with_unknown_actions": "unknown action",
     "in_the_future": "in the future",
-    "without_a_time": "without a time",
+    "without_a_time": "no time",
 }
 """Reasons of `left_out` in manifests -> title; other releases may have others."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 pytest_plugins = ("tests.support.operators_fixtures", "tests.support.browser_fixtures")
 
 PAGES = ("/", "/runs", "/experiment", "/posts", "/doctor", "/jobs", "/log", "/data")
-LOOKED_UP = ()
+LOOKED_UP = ("/users/7", "/posts/101", "/search?q=7")
+ODD = ("/users/999999", "/users/7?a=control&b=test", "/search?q=nothing+has+these+words")
+"""Pages of a kind that look unlike the others of their kind."""
+
 PASSWORD = "correct horse"
 
 
@@ -35,14 +39,15 @@ def test_every_page_is_accessible_fits_a_phone_and_works_by_keyboard(
     url = live_console.url
     found = crawl(page, f"{url}/", f"{url}/", *(url + path for path in LOOKED_UP))
     assert {url + path for path in PAGES} <= set(found)
-    kinds = {urlsplit(each).path.rstrip("0123456789") + str("?" in each): each for each in found}
-    for each in kinds.values():
+    of_each_kind = {re.sub(r"[^/]*\d[^/]*", "*", urlsplit(each).path): each for each in reversed(found)}
+    assert len(of_each_kind) > 15
+    for each in (*of_each_kind.values(), *(url + path for path in ODD)):
         answer = page.goto(each)
         assert answer is not None
         assert answer.status == 200, each
         check_accessible(page)
         check_fits(page)
-    for path in ("/runs", "/experiment"):
+    for path in ("/runs", "/actions/split"):
         page.goto(url + path)
         check_keyboard(page)
 

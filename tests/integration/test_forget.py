@@ -72,6 +72,12 @@ def nights(
         batch("refresh")
         batch("experiment", "pin", str(FIRST), "test")
         batch("experiment", "pin", str(LAST), "test")
+        execute(
+            database_url,
+            "INSERT INTO recs.console_actions SELECT md5(id), 'recs', now(), 'anna', 'pin', "
+            "jsonb_build_object('user', id, 'variant', 'test'), 'asked' "
+            f"FROM unnest(ARRAY['{FIRST}', '5']) id",
+        )
         with redis.Redis.from_url(valkey_server) as client:
             serve(client)
             batch("experiment", "drain")
@@ -149,7 +155,7 @@ def traces(live: LiveNetwork, user_ids: list[int]) -> set[str]:
 EVERYWHERE = {
     "key user", "key manifest", "key experiment", "key exposures",
     "file users.npy", "file refresh.npz", "file report.html", "file store.duckdb",
-    "table runs", "table refreshed_users", "table experiments", "table exposures",
+    "table runs", "table refreshed_users", "table experiments", "table exposures", "table console_actions",
 }  # fmt: skip
 
 
@@ -205,6 +211,10 @@ def test_nothing_of_forgotten_users_is_left_and_everybody_else_keeps_what_they_h
         tuple(found[name] for name in ("users", "lists", "exposures", "files"))
     ]
     assert recorded[0][4].startswith("batch forget by ")
+    actions = query(
+        live.database_url, "SELECT arguments->>'user', arguments->>'variant' FROM recs.console_actions"
+    )
+    assert set(actions) == {(None, "test"), ("5", "test")}
     for variant, lists in before.items():
         left = {user: ranked for user, ranked in lists.items() if user not in users}
         assert live_lists(client, variant) == left

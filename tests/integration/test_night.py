@@ -19,6 +19,8 @@ from batch.loading.cohorts import MAX_TOPICS
 from batch.loading.examples import Examples
 from batch.pipeline import NightOptions, run_night
 from batch.postgres import open_engine
+from batch.publishing.blocking import FOUND_IN_REDIS
+from batch.refresh.refresh import refresh
 from batch.runs import ledger
 from batch.training import fit as fitting
 from batch.training.fit import fit
@@ -172,6 +174,11 @@ def test_blocked_posts_are_in_no_list_and_the_popular_list_is_the_most_liked(
     stored = json.loads(stores.redis.get(Keys().manifest(manifest.run_id)))["first_fives"]
     assert [tuple(each) for each in stored] == most[:100]
     assert list(map(list, stored)) == manifest.first_fives
+    recorded = query(database_url, "SELECT post_id, reason FROM recs.blocked_posts ORDER BY post_id::int")
+    assert recorded == [(str(most_liked[0]), FOUND_IN_REDIS), ("999999", FOUND_IN_REDIS)]
+    stores.redis.delete(Keys().blocked)
+    refresh(stores, ("control",))
+    assert stores.redis.smembers(Keys().blocked) == {str(most_liked[0]), "999999"}
 
 
 def test_the_model_learns_the_tastes_it_is_shown(stores: Stores, database_url: str) -> None:

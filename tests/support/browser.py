@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from demo.gunicorn import http_get
 from demo.processes import free_port
 from tests.support.batch import wait_until
-from tests.support.gunicorn import COMMAND, ROOT, gunicorn
+from tests.support.gunicorn import COMMAND, ROOT, gunicorn, stop
 from tests.support.operators import TOP_N, LiveNetwork
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ def run_console(night: LiveNetwork, folder: Path, **variables: str) -> Iterator[
         assert process.returncode is None, (folder / f"console-{port}.log").read_text()
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
 
 
 def _is_up(url: str) -> bool:
