@@ -18,7 +18,7 @@ from batch.experiment.split import StoredSplit, read_split
 from batch.redis_client import get_many, live_run_ids
 from batch.runs import ledger
 from batch.runs.freshness import latest_live
-from batch.runs.lock import NIGHT, REFRESH, Holder, find_holder
+from batch.runs.lock import NIGHT, Holder, find_holders
 from batch.runs.pages import RunState, read_live_runs, read_states
 from console.context import Console
 from console.job_kinds import DOCTOR
@@ -131,8 +131,7 @@ def read_ledger(stores: Stores, now: datetime) -> LedgerOverview:
         return NO_LEDGER
     went_live = latest_live(engine, prefix)
     with engine.connect() as connection:
-        found = {purpose: find_holder(connection, prefix, purpose) for purpose in (NIGHT, REFRESH)}
-        holders = {purpose: holder for purpose, holder in found.items() if holder}
+        holders = find_holders(connection, prefix)
         states = {variant: read_states(connection, prefix, variant, NIGHTS) for variant in VARIANTS}
         unbuilt = [
             run.run_id

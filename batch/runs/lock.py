@@ -63,6 +63,12 @@ def find_holder(connection: sa.Connection, key_prefix: str, purpose: str) -> Hol
     return Holder(found.application_name, found.pid, found.backend_start)
 
 
+def find_holders(connection: sa.Connection, key_prefix: str) -> dict[str, Holder]:
+    """Return purpose -> holder of the locks that are held."""
+    found = {purpose: find_holder(connection, key_prefix, purpose) for purpose in (NIGHT, REFRESH)}
+    return {purpose: holder for purpose, holder in found.items() if holder is not None}
+
+
 def _lock_name(key_prefix: str, purpose: str) -> dict[str, str]:
     """Return the parameter of the queries above."""
     name = f"overnight:{key_prefix}" if purpose == NIGHT else f"overnight:{key_prefix}:{purpose}"

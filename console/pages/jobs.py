@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template, request, url_for
 
+from batch.runs.lock import COMMAND, Holder, find_holders
 from console import job_records, operations
 from console.context import Console, current_console, now
 from console.jobs import JobRecord
@@ -44,10 +45,18 @@ def jobs() -> str:
         "jobs.html",
         running=make_running(console, others.value or ()),
         others=others,
+        holders=console.readings.read("locks", lambda: _read_holders(console)),
         recorded=recorded,
         held=make_held(console),
+        commands=COMMAND,
         first_page=not arguments["before"],
     )
+
+
+def _read_holders(console: Console) -> dict[str, Holder]:
+    stores = console.stores
+    with stores.engine.connect() as connection:
+        return find_holders(connection, stores.keys.prefix)
 
 
 @blueprint.get("/jobs/<job_id>")

@@ -237,6 +237,9 @@ def test_nothing_starts_while_another_process_holds_the_lock(
         with lock.hold(engine, "recs", purpose):
             page = text_of(client, f"/actions/{name}?variant=all")
             assert "holds the lock: overnight batch run by ben@elsewhere pid 5" in page
+            command = lock.COMMAND[purpose]
+            held = f"The lock of a {command} is held by overnight batch run by ben@elsewhere pid 5"
+            assert held in text_of(client, "/jobs")
             form = form_of(page) | {"reason": "r"}
             assert "It was not done: another" in send(client, name, form, 409)
     engine.dispose()
