@@ -52,6 +52,8 @@ def open_stores(settings: Settings) -> Stores:
         poolclass=_Pool,
         pool_timeout=REPLY_SECONDS,
     )
+    # A pooled connection that does not answer is replaced by a new one, which must not wait again.
+    sa.event.listen(engine, "do_connect", _refuse_second_connect)
     limits = {"statement_timeout": f"{STATEMENT_SECONDS}s"}
     if settings.console.read_only:
         limits["default_transaction_read_only"] = "on"
@@ -60,6 +62,10 @@ def open_stores(settings: Settings) -> Stores:
     if not redis_client.is_cluster(client):
         _refuse_second_wait(client.connection_pool)
     return Stores(settings, engine, client, actor("console"))
+
+
+def _refuse_second_connect(*_: Any) -> None:
+    _raise_again("postgres")
 
 
 def _limit_session(limits: dict[str, str], driver: Any, _: Any) -> None:
@@ -84,8 +90,12 @@ def _wait_for_reply(connection: Any) -> None:
     while (state := connection.poll()) != extensions.POLL_OK:
         reading = [connection] if state == extensions.POLL_READ else []
         writing = [connection] if state == extensions.POLL_WRITE else []
-        if not any(select.select(reading, writing, [], REPLY_SECONDS)):
-            raise psycopg2.OperationalError(f"it sent nothing for {REPLY_SECONDS} seconds")
+        seconds = CONNECT_SECONDS if connection.status == extensions.STATUS_SETUP else REPLY_SECONDS
+        if not any(select.select(reading, writing, [], seconds)):
+            error = psycopg2.OperationalError(f"it sent nothing for {seconds} seconds")
+            if has_request_context():
+                _failures()["postgres"] = error
+            raise error
 
 
 class _Pool(QueuePool):

@@ -54,7 +54,7 @@ def stores_at(server: SilentServer) -> Iterator[Stores]:
         database_url=f"postgresql://someone:secret-word@127.0.0.1:{server.port}/network",
         redis_url=f"redis://:secret-word@127.0.0.1:{server.port}/0",
     )
-    with patch.multiple("console.stores", REDIS_SECONDS=0.2, REPLY_SECONDS=0.2):
+    with patch.multiple("console.stores", REDIS_SECONDS=0.2, CONNECT_SECONDS=1):
         stores = open_stores(settings)
         limit_replies()
         try:
