@@ -221,6 +221,7 @@ def make_row(name: str, cost: Cost, seconds: list[float]) -> dict[str, Any]:
         "ms": median(seconds) * 1000,
         "worst_ms": max(seconds) * 1000,
         "redis_commands": cost.commands.total(),
+        "commands": dict(cost.commands),
         "redis_bytes": cost.redis_bytes,
         "statements": len(cost.statements),
         "postgres_bytes": cost.postgres_bytes,
