@@ -170,14 +170,27 @@ def parse_view(arguments: Arguments) -> str:
     return show if show in VIEWS else NEWEST
 
 
+def clean_query(text: str) -> str:
+    """Return what is searched for: one line of at most `MAX_QUERY` characters that Postgres takes."""
+    return " ".join(text.replace("\0", " ").split())[:MAX_QUERY]
+
+
 @table_source("posts")
 def read_post_table(console: Console, arguments: Arguments) -> Table:
-    """Read a page of a list of posts: `show`, and for the newest `q` and `topic`."""
+    """Read a page of a list of posts: `show`, and for the newest `q` and `topic`.
+
+    Raises
+    ------
+    LookupError
+        The page begins after a time that is none.
+    """
     show = parse_view(arguments)
     given = {} if show == NEWEST else {"show": show}
     if show == NEWEST:
-        given |= {name: value for name in ("q", "topic") if (value := arguments.get(name, "")[:MAX_QUERY])}
-    after = {name: arguments[name] for name in ("after", "after_time") if arguments.get(name)}
+        given |= {name: value for name in ("q", "topic") if (value := clean_query(arguments.get(name, "")))}
+    # The id of a post may have several spaces in a row.
+    parts = {name: arguments.get(name, "").replace("\0", "") for name in ("after", "after_time")}
+    after = {name: value for name, value in parts.items() if value}
     rows, more = {NEWEST: _read_newest, LIKED: _read_liked, BLOCKED: _read_blocked}[show](
         console, given, after
     )
@@ -266,7 +279,10 @@ def _read_liked(console: Console, _given: Mapping[str, str], after: Mapping[str,
 
 def _read_blocked(console: Console, _given: Mapping[str, str], after: Mapping[str, str]) -> Page:
     stores = console.stores
-    start = (datetime.fromisoformat(after["after_time"]), after["after"]) if len(after) > 1 else None
+    try:
+        start = (datetime.fromisoformat(after["after_time"]), after["after"]) if len(after) > 1 else None
+    except ValueError:
+        raise LookupError("There is no such time.") from None
     with stores.engine.connect() as connection:
         if not _has_blocks(connection):
             return [], None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, abort, render_template, request
 
 from batch.context import Stores
 from batch.inspection.posts import DayCounts
@@ -56,9 +56,12 @@ blueprint.add_url_rule("/posts", "posts", post, methods=["GET"])
 def _show_list() -> str:
     console, arguments = current_console(), request.args.to_dict()
     show = parse_view(arguments)
-    page = console.readings.read(
-        ("posts", *sorted(arguments.items())), lambda: read_post_table(console, arguments)
-    )
+    try:
+        page = console.readings.read(
+            ("posts", *sorted(arguments.items())), lambda: read_post_table(console, arguments)
+        )
+    except LookupError:
+        abort(404, "A page begins after a post: follow the links.")
     return render_template(
         "posts.html", page=page, show=show, views=VIEWS, arguments=arguments, max_query=MAX_QUERY
     )

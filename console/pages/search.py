@@ -15,7 +15,7 @@ from batch.inspection.posts import MAX_WORDS, PostFilter, list_posts, read_posts
 from batch.inspection.user_profile import read_user
 from console.context import Console, current_console
 from console.links import post_url, user_url
-from console.post_tables import LIST_COLUMNS, MAX_QUERY, NEWEST, make_post_rows
+from console.post_tables import LIST_COLUMNS, NEWEST, clean_query, make_post_rows
 from console.run_tables import describe_state, find_run
 from console.tables import Arguments, Table, table_source
 from console.user_tables import read_kinds
@@ -42,7 +42,7 @@ class Hit:
 @blueprint.get("/search")
 def search() -> str | Response:
     """Show what a search finds; one exact hit without any other goes to its page at once."""
-    console, query = current_console(), " ".join(request.args.get("q", "").split())[:MAX_QUERY]
+    console, query = current_console(), clean_query(request.args.get("q", ""))
     if not query:
         return render_template("search.html", query="", hits=[], posts=None, max_words=MAX_WORDS)
     read = console.readings.read
@@ -97,8 +97,8 @@ FINDERS = {"users": find_users, "posts": find_posts, "runs": find_runs}
 @table_source("search")
 def read_hit_table(console: Console, arguments: Arguments) -> Table:
     """Read the newest posts that have all words of a search `q` in their text."""
-    query = arguments.get("q", "")[:MAX_QUERY]
-    found = list_posts(console.stores, PostFilter(query), MAX_POSTS + 1) if query.strip() else []
+    query = clean_query(arguments.get("q", ""))
+    found = list_posts(console.stores, PostFilter(query), MAX_POSTS + 1) if query else []
     rows: list[dict[str, Any]] = make_post_rows(console, found[:MAX_POSTS])
     more = {"q": query} if len(found) > MAX_POSTS else None
     caption = f'Newest posts with "{query}"' + (f", the first {MAX_POSTS}" if more else "")

@@ -59,6 +59,11 @@ def test_posts_are_listed_by_time_by_words_and_by_topic_a_page_of_50(spoilt: Liv
         assert len(found["rows"]) == 50
         assert [row["post_id"] for row in table(client, "posts", q="a_b 9001")["rows"]] == [9001]
         assert table(client, "posts", q="a%b")["rows"] == table(client, "posts", q="\\")["rows"] == []
+        for odd in ("q=%00", "topic=%00", "after=x", "after=1&after_time=x", "q=" + "x" * 9000):
+            assert client.get(f"/posts?{odd}").status_code == client.get(f"/search?{odd}").status_code == 200
+        assert client.get("/posts?show=blocked&after=1&after_time=x").status_code == 404
+        assert client.get("/tables/posts.csv?show=blocked&after=1&after_time=x").status_code == 404
+        assert client.get("/posts?show=liked&after=1&after_time=%00").status_code == 200
         text = client.get("/posts?q=A_b&topic=many").text
         assert 'rel="next"' in text
         assert "Newest posts with &#34;A_b&#34; of topic many" in text
@@ -128,6 +133,14 @@ def test_an_operator_blocks_and_unblocks_and_the_page_has_the_story(spoilt: Live
         assert confirm(client, "unblock", "an error", post=str(post)).status_code == 200
         (ended,) = table(client, "post-blocks", id=post)["rows"]
         assert (ended["reason"], ended["unblock_reason"]) == ("<b>spam</b>", "an error")
+        execute(
+            spoilt.database_url,
+            "INSERT INTO recs.blocked_posts SELECT 'recs', id::text, now(), 'x', 'spam' "
+            "FROM generate_series(9001, 9060) AS id",
+        )
+        page = table(client, "posts", show="blocked")
+        rows = page["rows"] + table(client, "posts", **page["more"])["rows"]
+        assert [int(row["post_id"]) for row in rows] == list(range(9060, 9000, -1))
         spoilt.client.sadd(KEYS.blocked, 101)
         assert "Blocked in Redis only" in client.get("/posts/101").text
         assert "give the id of a post" in client.get("/actions/block?post=nobody").text
