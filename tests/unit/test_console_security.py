@@ -41,7 +41,8 @@ def sign_in(client: FlaskClient, name: str = "anna", password: str = PASSWORD, *
 @contextmanager
 def changed_session(client: FlaskClient, **console_settings: Any) -> Iterator[FlaskClient]:
     """Lend a client of a console with other settings, which sends the cookie of the first one."""
-    (cookie,) = client._cookies.values()  # type: ignore[attr-defined]
+    cookie = client.get_cookie("overnight_console_8002")
+    assert cookie is not None
     with console(**USERS | console_settings) as other:
         other.set_cookie(cookie.key, cookie.value)
         yield other
