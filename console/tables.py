@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -82,17 +83,25 @@ def table_source(name: str) -> Callable[[TableSource], TableSource]:
     return register
 
 
+@contextmanager
+def absent_is_404() -> Iterator[None]:
+    """Answer 404 to a LookupError. Its subclasses, such as KeyError, are bugs and are raised."""
+    try:
+        yield
+    except LookupError as error:
+        if type(error) is not LookupError:
+            raise
+        abort(404)
+
+
 @blueprint.get("/tables/<name>.<any(json, csv):form>")
 def table_file(name: str, form: str) -> Response:
     """Answer a table as JSON or CSV."""
     if name not in _sources:
         abort(404)
     console = current_console()
-    with console.stores.readable_errors():
-        try:
-            table = _sources[name](console, request.args.to_dict())
-        except LookupError:
-            abort(404)
+    with console.stores.readable_errors(), absent_is_404():
+        table = _sources[name](console, request.args.to_dict())
     text, content_type = (
         (_as_json(table), "application/json") if form == "json" else (_as_csv(table), "text/csv")
     )

@@ -37,7 +37,7 @@ from console.experiment_report import PARTS, ReportOptions, draw_metrics, read_r
 from console.jobs import REPORT, JobRecord
 from console.links import user_url
 from console.pages import split_actions  # noqa: F401 - registers the actions
-from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
+from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 from contract.errors import OvernightError
 from contract.experiment import VARIANTS, Experiment, sort_pins
 
@@ -174,12 +174,10 @@ def _show(options: ReportOptions, problem: str = "") -> str:
     key, stores = "split", console.stores
     split = console.readings.read((key, "in force"), lambda: read_split_in_force(stores))
     stored = console.readings.read((key, "redis"), lambda: read_split_in_redis(stores))
-    try:
+    with absent_is_404():
         changes = console.readings.read(
             (key, "changes", request.args.get("before", "")), lambda: split_changes(console, request.args)
         )
-    except LookupError:
-        abort(404)
     pins = console.readings.read(
         (key, "pins", request.args.get("after", "")), lambda: pinned_users(console, request.args)
     )

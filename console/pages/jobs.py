@@ -13,7 +13,7 @@ from console import job_records, operations
 from console.context import Console, current_console, now
 from console.jobs import JobRecord
 from console.keyset import format_position, parse_position
-from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
+from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 
 __all__ = ["blueprint", "operations"]
 
@@ -34,12 +34,10 @@ COLUMNS = (
 def jobs() -> str:
     """Show running jobs, ended ones that are recorded, and those that only this process knows."""
     console, arguments = current_console(), {"before": request.args.get("before", "")}
-    try:
+    with absent_is_404():
         recorded = console.readings.read(
             ("jobs", arguments["before"]), lambda: make_table(console, arguments)
         )
-    except LookupError:
-        abort(404)
     others = console.readings.read("running jobs", lambda: job_records.list_running(console.stores))
     return render_template(
         "jobs.html",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, abort, render_template, request, url_for
+from flask import Blueprint, render_template, request, url_for
 
 from console import changes
 from console.context import Console, current_console
 from console.keyset import format_position, parse_position
 from console.links import post_url
-from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
+from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 
 blueprint = Blueprint("log", __name__)
 
@@ -31,12 +31,10 @@ def log() -> str:
     """Show the changes, newest first, of all kinds or of one."""
     console = current_console()
     arguments = {name: request.args[name] for name in ("kind", "before") if request.args.get(name)}
-    try:
+    with absent_is_404():
         reading = console.readings.read(
             ("log", *sorted(arguments.items())), lambda: make_table(console, arguments)
         )
-    except LookupError:
-        abort(404)
     return render_template("log.html", reading=reading, kinds=changes.KINDS, chosen=arguments.get("kind"))
 
 

@@ -19,11 +19,12 @@ from flask.testing import FlaskClient
 from batch.context import Stores
 from batch.postgres import open_engine
 from batch.runs import ledger, lock
-from console import actions
+from console import actions, tables
 from console.actions import Action, Outcome, Preview
 from console.context import EXTENSION, Console
 from console.jobs import Jobs
 from console.pages.doctor import WORST_FIRST
+from console.tables import Table, TableSource
 from contract.errors import StoreError
 from tests.support.batch import execute, query
 from tests.support.console import SAME_ORIGIN, keep_earlier_run, open_console
@@ -365,3 +366,19 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
     assert "40 % of users in test" in text_of(client, "/log")
     assert "None." in text_of(client, "/jobs")
     assert "Nothing has been examined yet" in text_of(client, "/doctor")
+
+
+def test_an_absent_table_is_404_and_a_bug_in_one_is_not(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> TableSource:
+        def source(console: Console, arguments: Any) -> Table:
+            raise error
+
+        return source
+
+    monkeypatch.setitem(tables._sources, "absent", fail(LookupError("x")))
+    monkeypatch.setitem(tables._sources, "broken", fail(KeyError("x")))
+    assert client.get("/tables/absent.csv").status_code == 404
+    with pytest.raises(KeyError):
+        client.get("/tables/broken.csv")

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 from collections import Counter
+from datetime import date, timedelta
 from html import unescape
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 
+from batch.inspection import posts
 from contract.keys import Keys
 from tests.support.batch import execute, live_lists, query
 from tests.support.console import confirm, open_console, read_form
@@ -40,7 +43,7 @@ def test_posts_are_listed_by_time_by_words_and_by_topic_a_page_of_50(spoilt: Liv
         "SELECT id, 'many', 'A_b ' || id, 'infinity' FROM generate_series(9001, 9060) AS id",
         "UPDATE recs.posts SET created_at = NULL WHERE post_id BETWEEN 9050 AND 9060",
     )
-    posts = [
+    wanted = [
         post_id
         for (post_id,) in query(
             spoilt.database_url,
@@ -53,7 +56,7 @@ def test_posts_are_listed_by_time_by_words_and_by_topic_a_page_of_50(spoilt: Liv
             page = table(client, "posts", **arguments)
             listed.append([row["post_id"] for row in page["rows"]])
             arguments = page["more"]
-        assert [post for page in listed for post in page] == posts
+        assert [post for page in listed for post in page] == wanted
         assert [len(page) for page in listed] == [50, 50]
         found = table(client, "posts", q="A_B 90", topic="many")
         assert len(found["rows"]) == 50
@@ -69,7 +72,9 @@ def test_posts_are_listed_by_time_by_words_and_by_topic_a_page_of_50(spoilt: Liv
         assert "Newest posts with &#34;A_b&#34; of topic many" in text
 
 
-def test_the_page_of_a_post_shows_its_text_its_days_its_likes_and_who_gets_it(spoilt: LiveNetwork) -> None:
+def test_the_page_of_a_post_shows_its_text_its_days_its_likes_and_who_gets_it(
+    spoilt: LiveNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = spoilt.run_of("control")
     manifest = json.loads(str(spoilt.client.get(KEYS.manifest(run_id))))
     post, lists = manifest["first_fives"][0]
@@ -94,6 +99,12 @@ def test_the_page_of_a_post_shows_its_text_its_days_its_likes_and_who_gets_it(sp
         days = table(client, "post-days", id=post)["rows"]
         assert (sum(row["views"] for row in days), sum(row["likes"] for row in days)) == (views, likes)
         assert f"{views:,} views and {likes:,} likes from" in text
+        dates = [date.fromisoformat(row["day"]) for row in days]
+        assert dates == [dates[0] - timedelta(days=ago) for ago in range(len(days))]
+        monkeypatch.setattr(posts, "MAX_COST", 0)
+        found = client.get(f"/posts/{post}").text
+        assert "an index on (post_id, happened_at) of the interactions" in found
+        assert "Similar posts" in found
         similar = table(client, "post-similar", id=post, variant="control")["rows"]
         assert [[row["post_id"], row["similarity"]] for row in similar] == stored
         counted = Counter(listed for ranked in live_lists(spoilt.client).values() for listed, _ in ranked[:5])

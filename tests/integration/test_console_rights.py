@@ -30,6 +30,15 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NOT_READ = re.compile("Not read: (?!serving at)")
 """Serving does not run here."""
 
+FORM = re.compile(r'<form method="post"[^>]* action="([^"?]*)')
+READING_FORMS = {"/why", "/experiment", "/experiment/report"}
+"""Where jobs are started that only read."""
+
+ACTIONS = (
+    "start-night", "stop-job", "refresh", "roll-back", "block", "unblock", "split", "pin", "unpin", "doctor",
+    "webhook",
+)  # fmt: skip
+
 PASSWORD = "REDIS_CONSOLE_PASSWORD"
 ROLE = "overnight_console"
 
@@ -89,7 +98,7 @@ def _run_script(database: sa.URL) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_page_opens_and_every_write_is_refused_by_the_servers(
+def test_every_page_opens_with_these_rights_and_draws_no_form_that_changes_anything(
     night: LiveNetwork, reader: Settings
 ) -> None:
     night.client.execute_command("ACL", "LOG", "RESET")
@@ -99,11 +108,28 @@ def test_every_page_opens_and_every_write_is_refused_by_the_servers(
             answer = client.get(path)
             assert answer.status_code == 200, (name, answer.text)
             assert NOT_READ.search(answer.text) is None, (name, answer.text)
+            assert set(FORM.findall(answer.text)) <= READING_FORMS, name
+            assert "/actions/" not in answer.text, name
             files |= find_table_files(answer.text)
         assert {path: client.get(path).status_code for path in files} == dict.fromkeys(files, 200)
-        assert client.get("/actions/block").status_code == 404
-        assert client.post("/actions/block", headers=SAME_ORIGIN).status_code == 404
+        for name in ACTIONS:
+            assert client.get(f"/actions/{name}").status_code == 404
+            assert client.post(f"/actions/{name}", headers=SAME_ORIGIN).status_code == 404
     assert night.client.acl_log() == []  # nothing was asked for that it has no right to
+
+
+def test_a_viewer_is_shown_no_action_and_may_do_none(night: LiveNetwork) -> None:
+    with open_console(night.settings, local_operator="") as client:
+        for name, path in example_pages(night.client, Keys()).items():
+            page = client.get(path).text
+            assert set(FORM.findall(page)) <= READING_FORMS, name
+            assert "/actions/" not in page, name
+        for name in ACTIONS:
+            assert client.get(f"/actions/{name}").status_code == 403
+            assert client.post(f"/actions/{name}", headers=SAME_ORIGIN).status_code == 403
+    with open_console(night.settings) as client:  # what viewers lack is there for an operator
+        assert "/actions/" in client.get("/").text
+        assert {client.get(f"/actions/{name}").status_code for name in ACTIONS} <= {200, 400, 409, 422, 503}
 
 
 def test_jobs_that_only_read_work_with_these_rights(night: LiveNetwork, reader: Settings) -> None:
