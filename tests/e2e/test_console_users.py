@@ -44,6 +44,7 @@ def test_lists_comparison_and_why_agree_with_the_commands(live_console: LiveCons
     check_accessible(page)
 
     page.get_by_role("link", name="served now").click()
+    page.wait_for_url("**/users/20")
     loads: list[str] = []
     page.on("load", lambda loaded: loads.append(loaded.url))
     post = str(found["posts"][0]["post_id"])
