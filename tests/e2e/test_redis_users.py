@@ -1,4 +1,4 @@
-"""The two users of Redis, made from the file that is shipped, and Redis over TLS."""
+"""The users serving and batch of Redis, made from the file that is shipped, and Redis over TLS."""
 
 from __future__ import annotations
 
