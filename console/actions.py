@@ -24,7 +24,7 @@ from batch.context import Stores
 from batch.reports.files import format_time
 from batch.runs import ledger
 from batch.runs.tables import console_actions
-from console.changes import UNKNOWN_OUTCOME
+from console.content.changes import UNKNOWN_OUTCOME
 from console.context import Console, Visitor, current_console, current_visitor
 from contract.errors import OvernightError, SourceError, StoreError
 from contract.text import escape_line

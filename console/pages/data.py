@@ -13,8 +13,8 @@ from batch.inspection.views import SAMPLE_ROWS, TOPIC_ROWS, count_topics, descri
 from batch.reports.bars import Bar, draw_bars
 from batch.runs import ledger
 from batch.runs.pages import read_left_out, read_live_runs
+from console.content.post_tables import read_first_five_table
 from console.context import Console, current_console
-from console.post_tables import read_first_five_table
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
 from contract.run_id import is_run_id
 

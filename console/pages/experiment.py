@@ -32,8 +32,8 @@ from batch.experiment.render import (
 )
 from batch.experiment.split import StoredSplit, read_split
 from batch.runs.tables import drained, experiments, has_table
+from console.content.experiment_report import PARTS, ReportOptions, draw_metrics, read_report, report_table
 from console.context import Console, current_console, current_visitor, now
-from console.experiment_report import PARTS, ReportOptions, draw_metrics, read_report, report_table
 from console.jobs import REPORT, JobRecord
 from console.links import user_url
 from console.pages import split_actions  # noqa: F401 - registers the actions

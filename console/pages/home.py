@@ -6,9 +6,9 @@ from flask import Blueprint, render_template
 
 from batch.evaluation import MODEL, POPULARITY
 from batch.gate.outcomes import count_outcomes
-from console.concerns import describe, find_concerns, find_late, make_schedule
+from console.content.concerns import describe, find_concerns, find_late, make_schedule
+from console.content.overview import read_overview
 from console.context import current_console, now
-from console.overview import read_overview
 from contract.experiment import VARIANTS
 
 blueprint = Blueprint("home", __name__)

@@ -9,10 +9,11 @@ from typing import Any
 from flask import Blueprint, abort, render_template, request, url_for
 
 from batch.runs.lock import COMMAND, Holder, find_holders
-from console import job_records, operations
+from console import job_records
 from console.context import Console, current_console, now
 from console.jobs import JobRecord
 from console.keyset import format_position, parse_position
+from console.pages import operations
 from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 
 __all__ = ["blueprint", "operations"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
 
-from console import changes
+from console.content import changes
 from console.context import Console, current_console
 from console.keyset import format_position, parse_position
 from console.links import post_url

@@ -13,10 +13,7 @@ from batch.inspection.posts import DayCounts
 from batch.publishing import blocking
 from batch.reports.charts import Axis, Chart, TimeAxis
 from console.actions import Action, Arguments, Field, Outcome, Preview, register
-from console.context import Console, Visitor, current_console
-from console.links import post_url, user_url
-from console.pages.users import parse_or_refuse
-from console.post_tables import (
+from console.content.post_tables import (
     MAX_QUERY,
     VIEWS,
     FirstFives,
@@ -30,8 +27,11 @@ from console.post_tables import (
     read_similar_table,
     read_stored_post,
 )
+from console.content.user_tables import read_kinds
+from console.context import Console, Visitor, current_console
+from console.links import post_url, user_url
+from console.pages.users import parse_or_refuse
 from console.tables import Table
-from console.user_tables import read_kinds
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import VARIANTS
 from contract.ids import Id, parse_id, quote_id

@@ -24,10 +24,10 @@ from batch.reports.run_charts import (
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.runs.pages import read_events, read_page
-from console import run_tables
+from console.content import run_tables
+from console.content.run_tables import RecordedRun
+from console.content.runs_over_time import draw_figures
 from console.context import Console, current_console, now
-from console.run_tables import RecordedRun
-from console.runs_over_time import draw_figures
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
 from contract.experiment import VARIANTS
 from contract.manifest import Manifest

@@ -13,12 +13,12 @@ from werkzeug.wrappers import Response
 
 from batch.inspection.posts import MAX_WORDS, PostFilter, list_posts, read_posts
 from batch.inspection.user_profile import read_user
+from console.content.post_tables import LIST_COLUMNS, NEWEST, clean_query, make_post_rows
+from console.content.run_tables import describe_state, find_run
+from console.content.user_tables import read_kinds
 from console.context import Console, current_console
 from console.links import post_url, user_url
-from console.post_tables import LIST_COLUMNS, NEWEST, clean_query, make_post_rows
-from console.run_tables import describe_state, find_run
 from console.tables import Arguments, Table, table_source
-from console.user_tables import read_kinds
 from contract.ids import parse_id
 
 blueprint = Blueprint("search", __name__)

@@ -21,10 +21,8 @@ from batch.inspection.user_profile import (
 from batch.redis_client import live_run_ids
 from batch.reports.bars import Bar, draw_bars
 from batch.runs import ledger
-from console.context import Console, current_console, now
-from console.explanations import ExplainRequest, find_job, name_reasons, read_answers, why_url
-from console.links import user_url
-from console.user_tables import (
+from console.content.explanations import ExplainRequest, find_job, name_reasons, read_answers, why_url
+from console.content.user_tables import (
     BEFORE,
     comparison_table,
     list_table,
@@ -35,6 +33,8 @@ from console.user_tables import (
     read_kinds,
     read_user_list,
 )
+from console.context import Console, current_console, now
+from console.links import user_url
 from contract.experiment import VARIANTS
 from contract.ids import Id, IdKind, parse_id
 from contract.text import escape_json

@@ -12,13 +12,13 @@ from werkzeug.wrappers import Response
 
 from batch.inspection.feature_words import BASE, FACTORS, describe_value, name_feature, split_score
 from batch.reports.bars import Bar, draw_signed_bars
+from console.content.explanations import ExplainRequest, find_job, name_reasons, read_answers
+from console.content.user_tables import UserList, parse_start, read_kinds, read_user_list
 from console.context import Console, current_console, current_visitor
-from console.explanations import ExplainRequest, find_job, name_reasons, read_answers
 from console.jobs import EXPLAIN, BusyError
 from console.links import post_url, user_url
 from console.pages.users import parse_or_refuse
 from console.tables import Arguments, Column, Table, table_source
-from console.user_tables import UserList, parse_start, read_kinds, read_user_list
 from contract.ids import Id
 
 MIN_DIFFERENCE = 0.001

@@ -19,9 +19,8 @@ from batch.experiment.split import StoredSplit
 from batch.runs.ledger import State
 from batch.runs.lock import NIGHT, Holder
 from batch.runs.pages import RunState
-from console.concerns import describe, find_concerns
-from console.job_records import JobRecord
-from console.overview import (
+from console.content.concerns import describe, find_concerns
+from console.content.overview import (
     NO_LEDGER,
     LedgerOverview,
     Overview,
@@ -29,9 +28,10 @@ from console.overview import (
     ServingOverview,
     read_serving,
 )
+from console.content.run_tables import SENTENCES
+from console.job_records import JobRecord
 from console.pages.home import LETTERS, MEANINGS
 from console.readings import Reading
-from console.run_tables import SENTENCES
 from contract.errors import OvernightError
 from contract.experiment import Experiment
 from contract.manifest import Manifest

@@ -14,7 +14,7 @@ from batch.experiment.history import SplitChange
 from batch.experiment.moves import Moves, share_of_moves
 from batch.experiment.split import ChangeResult, StoredSplit
 from batch.reports.bars import Interval, draw_intervals
-from console.experiment_report import ReportOptions
+from console.content.experiment_report import ReportOptions
 from console.pages.experiment import SplitInForce, SplitInRedis, describe_health
 from console.pages.split_actions import InputError, NewSplit
 from contract.experiment import TEST, Experiment

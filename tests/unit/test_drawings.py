@@ -10,7 +10,7 @@ import pytest
 
 from batch.reports.bars import Bar, Bullet, draw_bars, draw_bullets, draw_signed_bars
 from batch.reports.charts import Axis, Chart, TimeAxis
-from console.runs_over_time import FIGURES, draw_figures
+from console.content.runs_over_time import FIGURES, draw_figures
 
 HOSTILE = '<script>alert("1")</script>\x1b[2J' + "x" * 300
 

@@ -19,7 +19,7 @@ from batch.inspection.feature_words import (
     split_score,
 )
 from batch.reports.bars import MAX_CHARACTERS
-from console.explanations import name_reasons
+from console.content.explanations import name_reasons
 
 
 @pytest.mark.parametrize(

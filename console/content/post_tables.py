@@ -17,10 +17,10 @@ from batch.publishing.blocking import Block, decode_member, list_blocked, read_b
 from batch.redis_client import live_run_id, live_run_ids
 from batch.runs import ledger
 from batch.runs.tables import State, blocked_posts, runs
+from console.content.user_tables import read_kinds
 from console.context import Console
 from console.links import post_url
 from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
-from console.user_tables import read_kinds
 from contract.experiment import VARIANTS
 from contract.ids import Id, parse_id
 

@@ -13,9 +13,9 @@ from typing import Any
 from flask import url_for
 
 from batch.inspection.feature_words import ScorePart, split_score
+from console.content.user_tables import UserList
 from console.context import Console
 from console.jobs import EXPLAIN, JobRecord
-from console.user_tables import UserList
 from contract.ids import Id
 
 MAX_REASONS = 2

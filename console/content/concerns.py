@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from batch.experiment.split import describe_split
 from batch.runs.ledger import State
 from batch.runs.lock import NIGHT
-from console.overview import LedgerOverview, Overview, RedisOverview
+from console.content.overview import LedgerOverview, Overview, RedisOverview
 from contract.experiment import CONTROL, TEST, VARIANTS
 from scheduler.schedule import CronSchedule, find_missed_night
 
