@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from batch.inspection.lists import UnknownRunError
 from contract.errors import OvernightError, SourceError, StoreError
 
 UNCHANGED = "Nothing was changed."
@@ -48,7 +49,10 @@ def _show_http_error(error: HTTPException) -> tuple[str, int, list[tuple[str, st
 
 
 def _show_error(error: OvernightError) -> tuple[str, int]:
-    status = 503 if isinstance(error, SourceError | StoreError) else 409
+    if isinstance(error, UnknownRunError):
+        status = 404
+    else:
+        status = 503 if isinstance(error, SourceError | StoreError) else 409
     unaffected = f" {UNCHANGED}" if request.method == "POST" else ""
     return _page(PAGES[status][0], f"{error}.{unaffected}"), status
 
