@@ -10,6 +10,7 @@ from flask import url_for
 
 from batch.alerts.alert import host_of
 from batch.context import Stores
+from batch.formatting import format_count
 from batch.publishing import go_live
 from batch.redis_client import live_run_ids
 from batch.reports.files import format_time
@@ -289,7 +290,7 @@ def preview_rollback(console: Console, arguments: Arguments) -> Preview:
     with stores.engine.connect() as connection:
         since, until = ledger.live_period(connection, plan.good)
     manifest = go_live.read_manifest(stores.redis, stores.keys, plan.good)
-    lists = "" if manifest is None else f", with lists of {manifest.users:,} users"
+    lists = "" if manifest is None else f", with lists of {format_count(manifest.users, 'user')}"
     building = [
         f"{building} is being built and may go live after this: stop it if it would be as bad."
         for building in plan.building
