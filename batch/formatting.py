@@ -30,6 +30,11 @@ def one_line(text: str, max_length: int) -> str:
     return words if len(words) <= max_length else f"{words[: max_length - 3].rstrip()}..."
 
 
+def format_count(count: int, noun: str) -> str:
+    """Return a number with what it counts: `1 user`, `2,000 users`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Format rows under a head: columns as wide as their widest cell, numbers right-aligned, None as `-`."""
     cells = [list(head), *([_format_cell(value) for value in row] for row in rows)]

@@ -53,8 +53,12 @@ def _show_error(error: OvernightError) -> tuple[str, int]:
         status = 404
     else:
         status = 503 if isinstance(error, SourceError | StoreError) else 409
-    unaffected = f" {UNCHANGED}" if request.method == "POST" else ""
-    return _page(PAGES[status][0], f"{error}.{unaffected}"), status
+    return _page(PAGES[status][0], say_unchanged(error) if request.method == "POST" else f"{error}."), status
+
+
+def say_unchanged(error: OvernightError) -> str:
+    """Return an error as a sentence, and that nothing was changed, unless it says so itself."""
+    return f"{error}." if "nothing was" in str(error).lower() else f"{error}. {UNCHANGED}"
 
 
 def _page(title: str, sentence: str) -> str:

@@ -33,7 +33,8 @@ blueprint = Blueprint("tables", __name__)
 class Column:
     """A column: the key of its values in rows, its title, and its kind.
 
-    Kinds are `text`, `words` (a text of several words, in a wider cell), `id`, `number` and `time`.
+    Kinds are `text`, `words` (a text of several words, in a wider cell), `id`, `number`, `time` and `term` (a
+    name in code, such as a state: pages show its underscores as spaces).
     `link` is the key of a cell's address in the row; an address that is None makes no link.
     """
 

@@ -14,7 +14,7 @@ from batch.commands.options import json_option, parse_argument
 from batch.context import Stores, open_stores
 from batch.forget import Forgotten, count_in_source, find_gone, forget_users, kept_runs, union
 from batch.formatting import as_json as format_json
-from batch.formatting import echo
+from batch.formatting import echo, format_count
 from batch.ids import Ids, as_ids
 from batch.inspection.lists import find_id_kinds
 from batch.loading.arrow_reader import read_ids
@@ -135,11 +135,7 @@ def _without_files(stores: Stores, run_ids: list[str]) -> list[str]:
 
 def _format(done: Forgotten, *, dry_run: bool) -> str:
     if done.nothing:
-        return f"nothing is kept of {_users(done.users)}"
+        return f"nothing is kept of {format_count(done.users, 'user')}"
     what = f"{done.lists} lists, {done.exposures} exposures, pins of {done.pinned} users"
     verb, change = ("would be removed", "would be changed") if dry_run else ("removed", "changed")
-    return f"{_users(done.users)}: {what} {verb}; {done.files} files {change}"
-
-
-def _users(count: int) -> str:
-    return "1 user" if count == 1 else f"{count:,} users"
+    return f"{format_count(done.users, 'user')}: {what} {verb}; {done.files} files {change}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise, takewhile
 
 from batch.experiment.history import SplitChange
+from batch.formatting import format_count
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import Experiment, sort_pins
 
@@ -222,7 +223,7 @@ def limit_period(
 
 def format_more_days(days: int) -> str:
     """Format a number of further days."""
-    return f"{days:,} more day{'' if days == 1 else 's'}"
+    return format_count(days, "more day")
 
 
 def _make_plan(changes: Sequence[SplitChange]) -> Plan:

@@ -92,7 +92,8 @@ def _table_of_run(
 
 @_table_of_run(
     "run-changes", "Changes of the run's state",
-    Column("at", "at", "time"), Column("state", "state"), Column("actor", "by"), Column("reason", "reason"),
+    Column("at", "at", "time"), Column("state", "state", "term"), Column("actor", "by"),
+    Column("reason", "reason"),
 )  # fmt: skip
 def _changes(run: RecordedRun) -> list[dict[str, Any]]:
     return [

@@ -285,13 +285,13 @@ def _ratio_line(ratio: Mapping[str, Any]) -> HealthLine:
 def _plan_line(split: SplitInForce, report: Mapping[str, Any] | None) -> HealthLine:
     if report is not None and report["plan"]["deviates"]:
         return HealthLine("Plan", "warning", report["plan"]["sentence"])
-    if split.change is None or split.planned_end is None:
+    days = split.change.planned_days if split.change else None
+    if days is None or split.planned_end is None:
         return HealthLine("Plan", "warning", "No end is planned: a report assumes 14 days.")
-    days = split.change.planned_days
     over = now() >= split.planned_end
     return HealthLine(
         "Plan", "good",
-        f"{days} day{'' if days == 1 else 's'} are planned, until {split.planned_end:%Y-%m-%d %H:%M} UTC; "
+        f"Planned: {formatting.format_count(days, 'day')}, until {split.planned_end:%Y-%m-%d %H:%M} UTC; "
         + ("they have passed." if over else "no winner is named before."),
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ REPORT_HEADERS = {
 FILTERS = {"variant": VARIANTS, "state": tuple(State)}
 
 COLUMNS = (
-    Column("run_id", "run", link="url"), Column("state", "state"),
+    Column("run_id", "run", link="url"), Column("state", "state", "term"),
     Column("ndcg_at_10", "NDCG@10", "number"),
     Column("popularity_ndcg_at_10", "popularity", "number"),
     Column("hitrate_at_5", "HitRate@5", "number"),

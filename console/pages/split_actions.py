@@ -24,6 +24,7 @@ from batch.experiment.split import (
     settings_experiment,
     unpin_user,
 )
+from batch.formatting import format_count
 from batch.inspection.lists import find_id_kinds
 from console.actions import Action, Arguments, Field, Outcome, Preview, register
 from console.context import Console, Visitor, now
@@ -100,7 +101,7 @@ def preview_split(console: Console, arguments: Arguments) -> Preview:
     change = preview_change(stores, now(), wanted.edit, wanted.planned_days)
     stays = ["the lists and the live runs"]
     if pins := len(change.now.experiment.pins):
-        stays.append(f"{pins} pinned user{'' if pins == 1 else 's'}, in their variant whatever the split is")
+        stays.append(f"{format_count(pins, 'pinned user')}, in their variant whatever the split is")
     return Preview(
         title,
         _describe(change),

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, abort, make_response, render_template, request
 
 from batch.evaluation.recipe_choice import MEANING_OF_LIKES
+from batch.formatting import format_count
 from batch.inspection.user_profile import (
     MAX_COUNTED,
     UserCounts,
@@ -131,7 +132,7 @@ def _draw_topics(counts: UserCounts) -> str:
     bars = [Bar(topic or NO_TOPIC, likes, f"{likes:,}") for topic, likes in named]
     if rest:
         likes = sum(likes for _, likes in rest)
-        bars.append(Bar(f"{len(rest)} more topics", likes, f"{likes:,}"))
+        bars.append(Bar(format_count(len(rest), "more topic"), likes, f"{likes:,}"))
     words = ", ".join(f"{bar.label}: {bar.text}" for bar in bars)
     return draw_bars("topics", "Posts that the user likes, by topic", words, bars) if bars else ""
 

@@ -2,23 +2,29 @@
 "use strict";
 
 const LOOK_MS = 2000;
-const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 const MAX_RELATIVE_SECONDS = 2 * 86400;
 const NOW_SECONDS = 5;
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "always" });
 
 // "3 minutes ago" for times of the last two days: in tables and captions instead of the full time, which the
-// title keeps; in sentences after it.
+// title keeps; after it in sentences and where the time has the class `full`.
 const SHORT = "td, dd, caption, .as-of, footer";
+function describeDistance(seconds) {
+  const length = Math.abs(seconds), minutes = Math.floor(length / 60);
+  if (length < NOW_SECONDS) return "just now";
+  if (minutes < 1) return relative.format(Math.trunc(seconds), "second");
+  if (minutes < 60) return relative.format(Math.sign(seconds) * minutes, "minute");
+  const text = `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return seconds < 0 ? `${text} ago` : `in ${text}`;
+}
+
 function showRelativeTimes() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const seconds = (Date.parse(time.dateTime) - Date.now()) / 1000;
     if (!(Math.abs(seconds) < MAX_RELATIVE_SECONDS)) continue;
-    const [unit, length] = UNITS.find(([, size]) => Math.abs(seconds) >= size) ?? UNITS.at(-1);
     time.title ||= time.textContent;
-    const now = Math.abs(seconds) < NOW_SECONDS;
-    const ago = now ? "just now" : relative.format(Math.trunc(seconds / length), unit);
-    const text = time.closest(SHORT) ? ago : `${time.title} (${ago})`;
+    const ago = describeDistance(seconds);
+    const text = time.closest(SHORT) && !time.matches(".full") ? ago : `${time.title} (${ago})`;
     if (time.textContent !== text) time.textContent = text;
   }
 }

@@ -32,6 +32,9 @@ ANOTHER = "20200101T000000Z-control"
 EARLY = "20200102T000000Z-test"
 """A run of an early release, whose manifest has little."""
 
+UNBUILT = "20200103T000000Z-test"
+"""A run that is being built."""
+
 MAX_PAGE_BYTES = 100_000
 
 
@@ -52,10 +55,15 @@ def many_nights(spoilt: LiveNetwork) -> Iterator[tuple[FlaskClient, list[str]]]:
             }  # fmt: skip
             early = {"run_id": EARLY, "variant": "test", "state": State.RETIRED, "manifest": manifest}
             connection.execute(sa.insert(runs).values(row | early))
+            unbuilt = {"run_id": UNBUILT, "variant": "test", "state": State.BUILDING, "manifest": None}
+            connection.execute(sa.insert(runs).values(row | unbuilt))
     finally:
         engine.dispose()
     with open_console(spoilt.settings) as client:
-        yield client, sorted([EARLY, *made, *(spoilt.run_of(variant) for variant in VARIANTS)], reverse=True)
+        yield (
+            client,
+            sorted([EARLY, UNBUILT, *made, *(spoilt.run_of(variant) for variant in VARIANTS)], reverse=True),
+        )
 
 
 def read_page(client: FlaskClient, path: str) -> str:
@@ -143,6 +151,10 @@ def test_runs_are_read_a_page_at_a_time_by_filters_in_the_address(
     page = read_page(client, "/runs")
     assert page.count('role="img"') == 5, "a chart of each figure"
     assert " rolled back: " in page
+    assert "rolled back</td>" in read_page(client, "/runs?state=rolled_back"), "pages show states in words"
+    assert {row["state"] for row in read_rows(client, "/tables/runs.json?state=rolled_back")} == {
+        "rolled_back"
+    }
 
 
 def test_a_refused_run_shows_the_failed_rule_first(many_nights: tuple[FlaskClient, list[str]]) -> None:
@@ -163,6 +175,7 @@ def test_a_refused_run_shows_the_failed_rule_first(many_nights: tuple[FlaskClien
     failed = read_rows(client, "/tables/runs.json?state=failed")[0]["run_id"]
     assert "no figures" in read_page(client, f"/runs/{failed}")
     assert client.get(f"/runs/{failed}/manifest.json").json is None
+    assert "being built: there are no figures yet" in read_page(client, f"/runs/{UNBUILT}")
     assert "overlap: not compared" in read_page(client, f"/runs/{EARLY}")
     for wrong in (ANOTHER, "x", "..%2f..%2fetc", "20200101T000000Z-test"):
         for ending in ("", "/report", "/manifest.json"):
