@@ -50,8 +50,8 @@ def create_app(settings: Settings, stores: Stores) -> Flask:
     app.jinja_loader = ChoiceLoader([PackageLoader("console"), reports])
     app.extensions[EXTENSION] = Console(settings, stores, Readings(settings), Jobs(settings, stores))
     add_error_pages(app)
+    add_access_log(app, settings)  # first, so that it times and logs refusals too
     security.protect(app, settings)
-    add_access_log(app, settings)
     sign_in.add_sign_in(app, settings)
     app.register_blueprint(tables.blueprint)
     for page in PAGES:
