@@ -322,11 +322,11 @@ def roll_back(
 
 
 for action in (
-    Action("start-night", preview_night, start_night),
+    Action("start-night", preview_night, start_night, ["variant"]),
     Action("refresh", preview_refresh, start_refresh),
-    Action("stop-job", preview_stop, stop_job),
+    Action("stop-job", preview_stop, stop_job, ["job"]),
     Action("doctor", preview_doctor, run_doctor),
     Action("webhook", preview_webhook, try_webhook),
-    Action("roll-back", preview_rollback, roll_back),
+    Action("roll-back", preview_rollback, roll_back, ["run"]),
 ):
     register(action)

@@ -308,8 +308,8 @@ def _change(
 
 
 for _action in (
-    Action("split", preview_split, perform_split),
-    Action("pin", preview_pin, perform_pin),
-    Action("unpin", preview_unpin, perform_unpin),
+    Action("split", preview_split, perform_split, ["percent", "name", "salt", "days"]),
+    Action("pin", preview_pin, perform_pin, ["user", "variant"]),
+    Action("unpin", preview_unpin, perform_unpin, ["user"]),
 ):
     register(_action)

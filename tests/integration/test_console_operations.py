@@ -94,8 +94,13 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
             raise ZeroDivisionError
         return Outcome("It was painted.", "/log")
 
-    monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
-    form = form_of(text_of(client, "/actions/paint?colour=blue"))
+    paint = Action("paint", preview, perform, ["colour"])
+    monkeypatch.setitem(actions._actions, "paint", paint)
+    # A link cannot bring inputs of the form with it, nor what the action does not have.
+    link = "/actions/paint?colour=blue&reason=approved&token=t&fingerprint=f&coat=2"
+    form = form_of(text_of(client, link))
+    assert set(form) == {"token", "fingerprint", "colour"}
+    assert "approved" not in client.get(link).text
 
     # No reason, one that is too long, a preview that has changed: nothing happens, and what was typed stays.
     assert "Say why" in send(client, "paint", form | {"reason": " \t"}, 409)
@@ -108,14 +113,15 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
     assert done == []
 
     form = form_of(again) | {"reason": "as\x1b agreed\r\n <b>"}
-    assert "It was painted." in send(client, "paint", form)
+    assert "It was painted." in send(client, "paint", form | {"coat": "2"})
+    recorded = query(spoilt.database_url, "SELECT arguments FROM recs.console_actions")
+    assert recorded == [({"colour": "blue"},)]
     state["count"] = 5  # what it did changes the preview, as after a rollback
     for _ in range(2):
         assert "sent before" in send(client, "paint", form)
         assert "What it did: It was painted." in send(client, "paint", form)
     assert done == [(f"console by anna@{socket.gethostname()}", "anna", r"as\x1b agreed <b>")]
     with open_console(spoilt.settings) as restarted:
-        monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
         assert "sent before" in send(restarted, "paint", form)
 
     # What fails is an outcome, and no page shows an operator a traceback.
