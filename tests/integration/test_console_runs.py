@@ -95,7 +95,7 @@ def test_home_names_what_redis_serves_and_links_to_actions_only_for_operators(ni
         assert f'href="/runs/{run_id}"' in page
         published = re.search(r'"published_at": ?"([^"]+)"', str(manifest))
         assert published
-        assert f'<time datetime="{published[1]}"' in page
+        assert f'live since</dt><dd><time datetime="{published[1]}"' in page
     assert page.index("does not answer") < page.index("<h2>"), "the sentence comes first"
     assert "/actions/start-night" in page
     with open_console(night.settings, read_only=True) as client:
