@@ -2,7 +2,8 @@
 
 `GET /actions/NAME?ARGUMENTS` shows what will change, by a dry run, and asks for a reason. Its form has a
 token; `POST /actions/NAME` inserts the token into `recs.console_actions` before it acts, so a form that is
-sent twice acts once. If the preview has changed meanwhile, nothing is done and the page is shown anew.
+sent twice acts once. If the preview has changed meanwhile, nothing is done and the page is shown anew. One
+action at a time is checked and done, of all consoles under a key prefix.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,10 +24,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
 from batch.reports.files import format_time
-from batch.runs import ledger
+from batch.runs import ledger, lock
 from batch.runs.tables import console_actions
 from console.content.changes import UNKNOWN_OUTCOME
+from console.content.subjects import subject_url
 from console.context import Console, Visitor, current_console, current_visitor
+from console.errors import say_unchanged
 from contract.errors import OvernightError, SourceError, StoreError
 from contract.text import escape_line
 
@@ -41,6 +45,14 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{20,64}")
 CONFIRM_AGAIN = 409
 """Status of an answer to a form that was not acted on."""
 
+LIMITS = sa.text(
+    "SELECT set_config('lock_timeout', '4s', true), "
+    "set_config('idle_in_transaction_session_timeout', '0', true)"
+)
+"""Of the transaction that holds the lock of actions: shorter than the statements' time limit of a page."""
+
+LOCK_TIMED_OUT = "55P03"
+"""SQLSTATE of a statement that waited too long for a lock."""
 
 Arguments = Mapping[str, str]
 
@@ -141,8 +153,12 @@ def make_blueprint() -> Blueprint:
 
 
 def _show_impossible(error: ImpossibleError) -> tuple[str, int]:
+    name, arguments = (request.view_args or {}).get("name", ""), request.values.to_dict()
     page = render_template(
-        "error.html", title="This cannot be done", sentence=f"{error}. Nothing was changed."
+        "error.html",
+        title="This cannot be done",
+        sentence=say_unchanged(error),
+        back=subject_url(name, arguments),
     )
     return page, CONFIRM_AGAIN
 
@@ -206,25 +222,60 @@ def act(name: str) -> str | tuple[str, int]:
     _check_arguments(form)
     if not TOKEN.fullmatch(token):
         abort(400)
-    with console.stores.readable_errors():
-        ledger.create(console.stores.engine)
-        if (before := _find_earlier(console.stores, token)) is not None:
-            return _already_page(before)
-        preview = _preview(action, console, form)
-        if problem := _find_problem(preview, fingerprint, reason):
-            return _confirm_page(action, preview, form, problem=problem, reason=reason), CONFIRM_AGAIN
-        row = {
-            "token": token, "key_prefix": console.stores.keys.prefix, "at": datetime.now(UTC),
-            "actor": visitor.name, "action": name, "arguments": form, "reason": reason,
-        }  # fmt: skip
-        if not _claim(console.stores, row):
-            return _already_page(_find_earlier(console.stores, token))
-    outcome, failed = _perform(action, console, visitor, form, reason)
-    _close(console.stores, token, outcome.sentence, failed=failed)
+    with _one_at_a_time(console.stores):
+        with console.stores.readable_errors():
+            ledger.create(console.stores.engine)
+            if (before := _find_earlier(console.stores, token)) is not None:
+                return _already_page(before)
+            preview = _preview(action, console, form)
+            if problem := _find_problem(preview, fingerprint, reason):
+                return _confirm_page(action, preview, form, problem=problem, reason=reason), CONFIRM_AGAIN
+            row = {
+                "token": token, "key_prefix": console.stores.keys.prefix, "at": datetime.now(UTC),
+                "actor": visitor.name, "action": name, "arguments": form, "reason": reason,
+            }  # fmt: skip
+            if not _claim(console.stores, row):
+                return _already_page(_find_earlier(console.stores, token))
+        outcome, failed = _perform(action, console, visitor, form, reason)
+        _close(console.stores, token, outcome.sentence, failed=failed)
     page = render_template(
         "acted.html", title=preview.title, sentence=outcome.sentence, url=outcome.url or preview.back
     )
     return page, CONFIRM_AGAIN if failed else 200
+
+
+@contextmanager
+def _one_at_a_time(stores: Stores) -> Iterator[None]:
+    """Hold the lock of actions, so that nothing changes between an action's preview and its end.
+
+    It belongs to a transaction that does nothing else: what the action has done stays done if it is lost.
+
+    Raises
+    ------
+    ImpossibleError
+        Another action has held it for seconds.
+    SourceError
+        Postgres cannot be reached.
+    """
+    with stores.readable_errors():
+        connection = stores.engine.connect()
+    try:
+        with stores.readable_errors():
+            connection.execute(LIMITS)
+            try:
+                connection.execute(
+                    lock.IN_TRANSACTION, {"name": f"overnight console actions:{stores.keys.prefix}"}
+                )
+            except sa.exc.OperationalError as error:
+                if getattr(error.orig, "pgcode", None) != LOCK_TIMED_OUT:
+                    raise
+                raise ImpossibleError(
+                    "another action of a console is at work, so nothing was done; try again in a moment"
+                ) from None
+        yield
+    finally:
+        with suppress(sa.exc.DBAPIError):
+            connection.close()
 
 
 def clean_reason(text: str) -> str:
@@ -233,9 +284,9 @@ def clean_reason(text: str) -> str:
 
 
 def _check_arguments(arguments: Arguments) -> None:
-    """Refuse what no page of the console sends, and what Postgres cannot keep."""
+    """Refuse what no page of the console sends."""
     texts = [*arguments.keys(), *arguments.values()]
-    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT or "\0" in text for text in texts):
+    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT for text in texts):
         abort(400)
 
 

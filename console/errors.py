@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from batch.inspection.lists import UnknownRunError
 from contract.errors import OvernightError, SourceError, StoreError
 
 UNCHANGED = "Nothing was changed."
@@ -48,9 +49,16 @@ def _show_http_error(error: HTTPException) -> tuple[str, int, list[tuple[str, st
 
 
 def _show_error(error: OvernightError) -> tuple[str, int]:
-    status = 503 if isinstance(error, SourceError | StoreError) else 409
-    unaffected = f" {UNCHANGED}" if request.method == "POST" else ""
-    return _page(PAGES[status][0], f"{error}.{unaffected}"), status
+    if isinstance(error, UnknownRunError):
+        status = 404
+    else:
+        status = 503 if isinstance(error, SourceError | StoreError) else 409
+    return _page(PAGES[status][0], say_unchanged(error) if request.method == "POST" else f"{error}."), status
+
+
+def say_unchanged(error: OvernightError) -> str:
+    """Return an error as a sentence, and that nothing was changed, unless it says so itself."""
+    return f"{error}." if "nothing was" in str(error).lower() else f"{error}. {UNCHANGED}"
 
 
 def _page(title: str, sentence: str) -> str:

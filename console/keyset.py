@@ -27,6 +27,6 @@ def parse_position(text: str) -> tuple[datetime, str] | None:
         at = datetime.fromisoformat(time)
     except ValueError:
         raise LookupError(text) from None
-    if at.tzinfo is None or "\0" in key:
+    if at.tzinfo is None:
         raise LookupError(text)
     return at, key

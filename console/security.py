@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from flask import Flask, Response, abort, request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -91,6 +91,7 @@ def protect(app: Flask, settings: Settings) -> None:
         app.wsgi_app = _Prefix(app.wsgi_app, settings.console.url_prefix)  # type: ignore[method-assign]
     if settings.console.trust_proxy:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
+    app.before_request(_check_text)
     if not settings.console.console_users:
         app.before_request(_check_host)
     app.before_request(_check_origin)
@@ -116,6 +117,18 @@ def _add_headers(answer: Response) -> Response:
     for name, value in HEADERS.items():
         answer.headers.setdefault(name, value)
     return answer
+
+
+def _check_text() -> None:
+    """Refuse a request whose path, query or form is not UTF-8 or has a NUL, which Postgres cannot hold."""
+    path = request.environ["PATH_INFO"].encode("latin-1")  # unquoted, and so by the standard of WSGI
+    for part in (path, unquote_to_bytes(request.query_string), unquote_to_bytes(request.get_data())):
+        try:
+            readable = "\0" not in part.decode()
+        except UnicodeDecodeError:
+            readable = False
+        if not readable:
+            abort(400)
 
 
 def _check_host() -> None:

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
+from sqlalchemy.exc import DataError
 
 from console.context import Console, current_console
 from contract.text import escape_controls, escape_json
@@ -93,6 +94,17 @@ def absent_is_404() -> Iterator[None]:
         if type(error) is not LookupError:
             raise
         abort(404)
+
+
+@contextmanager
+def absent_after(start: object) -> Iterator[None]:
+    """Raise LookupError if a page begins after what Postgres cannot compare with rows; None is the first."""
+    try:
+        yield
+    except DataError:
+        if start is None:
+            raise
+        raise LookupError(start) from None
 
 
 @blueprint.get("/tables/<name>.<any(json, csv):form>")

@@ -50,12 +50,12 @@ class PastTime(click.ParamType[datetime]):
     name = "TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse, or fail with the reason."""
+        """Parse and convert to UTC, or fail with the reason."""
         try:
             time = datetime.fromisoformat(value)
-        except ValueError:
+            time = time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is not a time like 2026-11-22T03:00:00", param, ctx)
-        time = time if time.tzinfo else time.replace(tzinfo=UTC)
         if time > datetime.now(UTC):
             self.fail("is in the future; give a time in the past", param, ctx)
         return time

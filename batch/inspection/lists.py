@@ -77,13 +77,19 @@ def find_user_run(stores: Stores, user_id: Id) -> tuple[str, str]:
     return variant, live.get(variant) or next(iter(live.values()))
 
 
+class UnknownRunError(StoreError):
+    """Raised when a name is that of no run, or of none whose keys Redis still has."""
+
+
 def resolve_run(stores: Stores, name: str) -> str:
     """Return the run id that `name` stands for: a run id, or a variant for its live run.
 
     Raises
     ------
     StoreError
-        The variant has no live run, or `name` is neither a run id nor a variant.
+        The variant has no live run.
+    UnknownRunError
+        `name` is neither a run id nor a variant.
     """
     if name in VARIANTS:
         run_id = live_run_id(stores.redis, stores.keys, name)
@@ -93,7 +99,7 @@ def resolve_run(stores: Stores, name: str) -> str:
     try:
         parse_run_id(name)
     except ValueError as error:
-        raise StoreError(f"{error}, and not a variant; `python -m batch runs` lists all runs") from None
+        raise UnknownRunError(f"{error}, and not a variant; `python -m batch runs` lists all runs") from None
     return name
 
 
@@ -103,12 +109,14 @@ def read_manifest(stores: Stores, run_id: str) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        The run has no manifest in Redis, or a broken one.
+        The run's manifest is broken.
+    UnknownRunError
+        It has none in Redis.
     """
     key = stores.keys.manifest(run_id)
     stored = stores.redis.get(key)
     if not stored:
-        raise StoreError(
+        raise UnknownRunError(
             f"Redis has no keys of {run_id}: it is no longer kept, or never existed; "
             "`python -m batch runs` lists all runs"
         )

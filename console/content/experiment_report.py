@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
@@ -48,7 +48,7 @@ class ReportOptions:
 
         def time(name: str) -> datetime | None:
             text = arguments.get(name, "").strip()
-            return PastTime().convert(text, None, None).astimezone(UTC) if text else None
+            return PastTime().convert(text, None, None) if text else None
 
         min_effect = arguments.get("min-effect", "").strip()
         return cls(

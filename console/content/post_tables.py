@@ -20,7 +20,7 @@ from batch.runs.tables import State, blocked_posts, runs
 from console.content.user_tables import read_kinds
 from console.context import Console
 from console.links import post_url
-from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
+from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_after, table_source
 from contract.experiment import VARIANTS
 from contract.ids import Id, parse_id
 
@@ -171,8 +171,8 @@ def parse_view(arguments: Arguments) -> str:
 
 
 def clean_query(text: str) -> str:
-    """Return what is searched for: one line of at most `MAX_QUERY` characters that Postgres takes."""
-    return " ".join(text.replace("\0", " ").split())[:MAX_QUERY]
+    """Return what is searched for: one line of at most `MAX_QUERY` characters."""
+    return " ".join(text.split())[:MAX_QUERY]
 
 
 @table_source("posts")
@@ -182,15 +182,14 @@ def read_post_table(console: Console, arguments: Arguments) -> Table:
     Raises
     ------
     LookupError
-        The page begins after a time that is none.
+        The page begins after what is no post or no time.
     """
     show = parse_view(arguments)
     given = {} if show == NEWEST else {"show": show}
     if show == NEWEST:
         given |= {name: value for name in ("q", "topic") if (value := clean_query(arguments.get(name, "")))}
     # The id of a post may have several spaces in a row.
-    parts = {name: arguments.get(name, "").replace("\0", "") for name in ("after", "after_time")}
-    after = {name: value for name, value in parts.items() if value}
+    after = {name: value for name in ("after", "after_time") if (value := arguments.get(name, ""))}
     rows, more = {NEWEST: _read_newest, LIKED: _read_liked, BLOCKED: _read_blocked}[show](
         console, given, after
     )
@@ -227,7 +226,8 @@ Page = tuple[Rows, dict[str, str] | None]
 def _read_newest(console: Console, given: Mapping[str, str], after: Mapping[str, str]) -> Page:
     start = (after["after"], after.get("after_time")) if "after" in after else None
     chosen = PostFilter(given.get("q", ""), given.get("topic", ""))
-    found = list_posts(console.stores, chosen, PAGE_ROWS + 1, start)
+    with absent_after(start):
+        found = list_posts(console.stores, chosen, PAGE_ROWS + 1, start)
     shown = found[:PAGE_ROWS]
     rows = make_post_rows(console, shown)
     if len(found) <= PAGE_ROWS:

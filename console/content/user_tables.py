@@ -24,7 +24,7 @@ from batch.loading.schema import check_views
 from batch.postgres import snapshot
 from console.context import Console
 from console.links import post_url
-from console.tables import PAGE_ROWS, Arguments, Column, Table, table_source
+from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_after, table_source
 from contract.errors import StoreError
 from contract.ids import Id, IdKinds, parse_id
 from contract.manifest import parse_time
@@ -129,7 +129,7 @@ def read_user_list(console: Console, user_id: Id, run: str) -> UserList:
     Raises
     ------
     StoreError
-        There is no such run, no run is live, or a stored value is broken.
+        There is no such run (an UnknownRunError), no run is live, or a stored value is broken.
     """
     stores = console.stores
     variant, run_id = find_user_run(stores, user_id)
@@ -220,7 +220,8 @@ def read_interaction_table(console: Console, arguments: Arguments) -> Table:
         before = parse_before(arguments, read_kinds(console))
     except ValueError as error:
         raise LookupError(str(error)) from None
-    found = read_interactions(console.stores, user_id, PAGE_ROWS + 1, before)
+    with absent_after(before):
+        found = read_interactions(console.stores, user_id, PAGE_ROWS + 1, before)
     rows = [
         {**vars(each), "text": _shorten(each.text), "url": post_url(each.post_id)}
         for each in found[:PAGE_ROWS]

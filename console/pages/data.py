@@ -45,7 +45,7 @@ NO_TOPIC = "no topic"
 def data() -> str:
     """Show the columns of the views, what nights left out, the topics, and the posts shown most."""
     console, arguments = current_console(), request.args.to_dict()
-    if not is_run_id(arguments.get("before", "20261122T030000Z-control")):
+    if arguments.get("before") and not is_run_id(arguments["before"]):
         abort(404, "A page begins before a run, such as 20261122T030000Z-control.")
     read = console.readings.read
     left_out = read(("left-out", *sorted(arguments.items())), lambda: read_left_out_table(console, arguments))

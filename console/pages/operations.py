@@ -17,6 +17,7 @@ from batch.reports.files import format_time
 from batch.runs import ledger, lock
 from batch.runs.ledger import runs
 from batch.runs.tables import has_table
+from console import job_records
 from console.actions import Action, Arguments, Field, ImpossibleError, Outcome, Preview, register
 from console.context import Console, Visitor, now
 from console.jobs import DOCTOR, NIGHT, REFRESH, WEBHOOK, JobRecord
@@ -27,11 +28,30 @@ from scheduler.schedule import CronSchedule
 
 ALL = "all"
 
+RESTORES = "Where Redis lacks a block of a post, or the split, it gets them again from Postgres."
+
 SERVED = "what is served, until a new run goes live"
 
 
 def _describe_time(time: datetime | None) -> str:
     return "an unknown time" if time is None else format_time(time.isoformat())
+
+
+def _check_none_runs(console: Console, kind: str) -> None:
+    """Refuse a second job of a kind, whatever its arguments and whichever console runs the first.
+
+    Raises
+    ------
+    ImpossibleError
+        One runs.
+    """
+    known = [*console.jobs.held(), *job_records.list_running(console.stores)]
+    job = next((job for job in known if job.kind == kind and job.running), None)
+    if job is not None:
+        raise ImpossibleError(
+            f"a {job.title} runs already: {job.actor} started it at {_describe_time(job.started_at)}; "
+            "wait for its end, or stop it on its page"
+        )
 
 
 def _start(console: Console, visitor: Visitor, kind: str, arguments: dict[str, Any], reason: str) -> Outcome:
@@ -73,6 +93,7 @@ def preview_night(console: Console, arguments: Arguments) -> Preview:
     chosen = VARIANTS if variant == ALL else (variant,)
     field = Field("variant", "Runs of", variant if variant in VARIANTS else ALL, (ALL, *VARIANTS))
     back = url_for("jobs.jobs")
+    _check_none_runs(console, NIGHT)
     if not set(chosen) <= set(VARIANTS):
         return Preview("Start a night", [], "Continue", fields=[field], ask_first=True, back=back)
     stores, schedule = console.stores, console.settings.schedule
@@ -120,21 +141,16 @@ def start_night(
     console: Console, stores: Stores, visitor: Visitor, arguments: Arguments, reason: str
 ) -> Outcome:
     """Start a night as a job."""
-    chosen = {"variant": arguments["variant"]}
-    if not _is_running(console.jobs.latest(NIGHT, chosen)):
-        _check_lock(stores, lock.NIGHT)
-    return _start(console, visitor, NIGHT, chosen, reason)
-
-
-def _is_running(job: JobRecord | None) -> bool:
-    return job is not None and job.running
+    _check_lock(stores, lock.NIGHT)
+    return _start(console, visitor, NIGHT, {"variant": arguments["variant"]}, reason)
 
 
 def preview_refresh(console: Console, arguments: Arguments) -> Preview:
     """Say which runs are refreshed, and when they last were."""
+    _check_none_runs(console, REFRESH)
     stores = console.stores
     live = list(live_run_ids(stores.redis, stores.keys).values())
-    notes = []
+    changes, notes = [RESTORES], []
     for run_id in live:
         manifest = go_live.read_manifest(stores.redis, stores.keys, run_id)
         if manifest is not None and manifest.refreshed_at is not None:
@@ -142,14 +158,17 @@ def preview_refresh(console: Console, arguments: Arguments) -> Preview:
                 f"{run_id} was last refreshed at {format_time(manifest.refreshed_at)}; "
                 f"{manifest.refreshed_users or 0:,} users have newer lists than the night's."
             )
-    if not live:
-        raise ImpossibleError("no run is live, so there is nothing to refresh; start a night")
-    return Preview(
-        title="Refresh the live lists",
-        changes=[
+    if live:
+        changes += [
             f"Users who acted since their list was made, and new users, get lists in {' and '.join(live)}.",
             "How many they are is known when it has run: the job's log says it.",
-        ],
+        ]
+    else:
+        changes.append("No run is live, so no list can be refreshed, and the job will end with that error.")
+        notes.append("Start a night to have lists.")
+    return Preview(
+        title="Refresh the live lists",
+        changes=changes,
         stays=["lists of all other users", "the models", "which run is live"],
         notes=[*_describe_lock(stores, lock.REFRESH), *notes],
         button="Refresh now",
@@ -161,8 +180,7 @@ def start_refresh(
     console: Console, stores: Stores, visitor: Visitor, arguments: Arguments, reason: str
 ) -> Outcome:
     """Start a refresh as a job."""
-    if not _is_running(console.jobs.latest(REFRESH, {})):
-        _check_lock(stores, lock.REFRESH)
+    _check_lock(stores, lock.REFRESH)
     return _start(console, visitor, REFRESH, {}, reason)
 
 

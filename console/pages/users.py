@@ -28,7 +28,6 @@ from console.content.user_tables import (
     BEFORE,
     comparison_table,
     list_table,
-    parse_before,
     parse_start,
     read_comparison,
     read_interaction_table,
@@ -37,6 +36,7 @@ from console.content.user_tables import (
 )
 from console.context import Console, current_console, now
 from console.links import user_url
+from console.tables import absent_is_404
 from contract.experiment import VARIANTS
 from contract.ids import Id, IdKind, parse_id
 from contract.text import escape_json
@@ -77,11 +77,9 @@ def user(user_id: str | None = None) -> str:
         return render_template("users.html")
     kinds = read_kinds(console)
     found = parse_or_refuse(text, kinds.users, "user")
-    try:
-        parse_before(arguments, kinds)
-    except ValueError:
-        abort(400)
-    return render_template("user.html", user_id=found, **_read_page(console, found))
+    with absent_is_404():
+        page = _read_page(console, found)
+    return render_template("user.html", user_id=found, **page)
 
 
 def _read_page(console: Console, user_id: Id) -> dict[str, Any]:

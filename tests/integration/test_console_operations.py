@@ -8,9 +8,11 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import unescape
+from threading import Event
 from typing import Any
 
 import pytest
@@ -139,6 +141,53 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
     assert len(done) == 3
 
 
+def test_what_two_operators_confirm_at_once_is_done_once(
+    client: FlaskClient, spoilt: LiveNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, begun, go = {"count": 3}, Event(), Event()
+
+    def perform(*_: Any) -> Outcome:
+        begun.set()
+        assert go.wait(20)
+        state["count"] += 1
+        return Outcome("It was painted.", "/log")
+
+    def preview(*_: Any) -> Preview:
+        return Preview("Paint it", [f"{state['count']} walls change."], "Paint")
+
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with open_console(spoilt.settings, local_operator="ben") as other, ThreadPoolExecutor() as threads:
+        monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
+        forms = [form_of(text_of(each, "/actions/paint")) | {"reason": "r"} for each in (client, other)]
+        first = threads.submit(send, client, "paint", forms[0])
+        try:
+            assert begun.wait(20)
+            second = threads.submit(send, other, "paint", forms[1], 409)
+            until(lambda: second.done() or query(spoilt.database_url, waits) == [(1,)])
+        finally:
+            go.set()
+        assert "It was painted." in first.result()
+        assert "has changed since you looked" in second.result()
+        assert "4 walls change." in second.result()
+    assert state == {"count": 4}
+
+
+def test_an_emptied_redis_gets_blocks_and_split_by_a_refresh(
+    client: FlaskClient, spoilt: LiveNetwork
+) -> None:
+    (post,) = query(spoilt.database_url, "SELECT post_id FROM recs.posts LIMIT 1")[0]
+    act(client, "block", "rude", post=str(post))
+    spoilt.client.flushall()
+    page = text_of(client, "/actions/refresh")
+    assert "a block of a post, or the split, it gets them again from Postgres" in page
+    assert "No run is live, so no list can be refreshed" in page
+    url = job_url(send(client, "refresh", form_of(page) | {"reason": "Redis was emptied"}))
+    until(lambda: "Exit code" in text_of(client, url))
+    assert "no run of control or test is live" in text_of(client, url)
+    assert spoilt.client.smembers("recs:blocked") == {str(post)}
+    assert spoilt.client.exists("recs:experiment")
+
+
 def test_forms_of_others_and_of_nobody_are_refused(client: FlaskClient, spoilt: LiveNetwork) -> None:
     form = form_of(text_of(client, "/actions/doctor")) | {"reason": "r"}
     assert client.post("/actions/doctor", data=form).status_code == 403
@@ -183,13 +232,18 @@ def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
         "The next scheduled night is",
     ):
         assert line in preview
+    form = form_of(text_of(client, "/actions/start-night?variant=all"))
     started = act(client, "start-night", "the data was late", variant="control")
     assert "The job “night” was started: python -m batch run --variant control." in started
     url = job_url(started)
     until(lambda: "at work" in text_of(client, url))
-    again = act(client, "start-night", "once more", variant="control")
-    assert "It runs already: anna started it" in again
-    assert job_url(again) == url
+    # One night at a time, whatever its variant and whichever console started it.
+    for variant in ("control", "test", "all"):
+        refused = text_of(client, f"/actions/start-night?variant={variant}", 409)
+        assert "a night runs already: anna started it at" in refused
+    late = send(client, "start-night", form | {"reason": "once more"}, 409)
+    assert "a night runs already: anna started it at" in late
+    assert '<a href="/jobs">Go back</a>' in late
     for line in ("python -m batch run --variant control", "the data was late", "Stop it", "refresh"):
         assert line in text_of(client, url)
 
@@ -201,6 +255,7 @@ def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
         assert url in text_of(other, "/jobs")
         answer = other.get("/actions/stop-job", query_string={"job": url.rpartition("/")[2]})
         assert "of anna runs on" in unescape(answer.text)
+        assert "a night runs already" in text_of(other, "/actions/start-night?variant=test", 409)
 
     stopped = act(client, "stop-job", "the wrong day", job=url.rpartition("/")[2])
     assert job_url(stopped) == url

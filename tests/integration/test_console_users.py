@@ -170,7 +170,7 @@ def test_an_unknown_user_gets_popular_posts_and_a_wrong_id_is_refused(client: Fl
         "/why?user=x&post=1",
     ):
         assert "must be a whole number from 0 to" in page_of(client, address, 400)
-    assert page_of(client, "/users/7?before=yesterday", 400)
+    assert page_of(client, "/users/7?before=yesterday", 404)
     assert client.get("/tables/user-interactions.csv?id=7&before=x").status_code == 404
     assert 'name="id"' in page_of(client, "/users")
 
