@@ -22,6 +22,7 @@ from batch.inspection.user_profile import (
 from batch.redis_client import live_run_ids
 from batch.reports.bars import Bar, draw_bars
 from batch.runs import ledger
+from batch.runs.pages import read_live_since
 from console.content.explanations import ExplainRequest, find_job, name_reasons, read_answers, why_url
 from console.content.user_tables import (
     BEFORE,
@@ -124,6 +125,8 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
         "counts": counts,
         "topics": _draw_topics(counts.value) if counts.value else "",
         "max_counted": MAX_COUNTED,
+        "live_since": read("live-since", lambda: read_live_since(stores.engine, stores.keys.prefix)).value
+        or {},
         "runs": read("kept-runs", lambda: ledger.kept_runs(stores.engine, stores.keys.prefix, MAX_RUNS)),
         "variants": VARIANTS,
         "meaning_of_likes": MEANING_OF_LIKES,
