@@ -15,8 +15,9 @@ from xml.etree import ElementTree as Tree
 
 from contract.text import escape_controls
 
-MAX_CHARACTERS = {"short": 40, "long": 58}
-"""Characters of a label and its text together, at 320 px and from 640 px on; the tooltip has all of both."""
+MAX_CHARACTERS = {"short": 40, "long": 78}
+"""Characters of a label and its text together: in windows of 320 px and in columns, and from 640 px on. The
+tooltip has all of both."""
 MIN_LABEL = 12
 
 ROW_HEIGHT = 34

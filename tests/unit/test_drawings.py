@@ -43,7 +43,7 @@ def test_a_label_of_strangers_is_text_and_does_not_run_over_its_value(draw: obje
     texts = {str(text.attrib["class"]): text.text or "" for text in svg.iter("text")}
     assert {name: len(text) for name, text in texts.items()} == {
         "label short": 36,
-        "label long": 54,
+        "label long": 74,
         "value": 4,
     }
     assert texts["label short"][-1] == texts["label long"][-1] == "…"
