@@ -142,7 +142,12 @@ def _as_csv(table: Table) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Return a cell; a text that a spreadsheet would read as a formula gets an apostrophe before it."""
+    """Return a cell; a text that a spreadsheet would read as a formula gets an apostrophe before it.
+
+    Numbers have 12 significant digits: 119.128, not the 119.12799999999999 of a product.
+    """
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if not isinstance(value, str):
         return "" if value is None else _format_value(value)
     text = escape_controls(value)
