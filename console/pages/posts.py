@@ -12,7 +12,7 @@ from batch.context import Stores
 from batch.inspection.posts import DayCounts
 from batch.publishing import blocking
 from batch.reports.charts import Axis, Chart, TimeAxis
-from console.actions import Action, Arguments, Field, Outcome, Preview, register
+from console.actions import Action, Arguments, Field, ImpossibleError, Outcome, Preview, register
 from console.content.post_tables import (
     MAX_QUERY,
     VIEWS,
@@ -192,12 +192,12 @@ def preview_unblock(console: Console, arguments: Arguments) -> Preview:
     post_id = _parse_post(console, arguments)
     name = quote_id(post_id)
     found = _find_block(console, post_id)
+    if found is None and not read_stored_post(console, post_id).blocked:
+        raise ImpossibleError(f"post {name} is not blocked")
     changes = [
         f"Serving answers with post {name} again, {_soon(console)}, from lists that still have it.",
         "The next night and refresh rank it as any other post.",
     ]
-    if found is None and not read_stored_post(console, post_id).blocked:
-        changes = [f"Nothing: post {name} is not blocked."]
     notes = [] if found is None else [
         f"Blocked since {found.blocked_at:%Y-%m-%d %H:%M} UTC by {found.blocked_by}: "
         f"{found.reason or 'no reason'}"

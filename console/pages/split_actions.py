@@ -69,6 +69,10 @@ class NewSplit:
             try:
                 return kind.convert(text, None, None)
             except click.BadParameter as error:
+                if isinstance(kind, click.IntRange):
+                    raise InputError(
+                        f"{title}: {text[:20]!r} is not a whole number from {kind.min} to {kind.max}."
+                    ) from None
                 raise InputError(f"{title}: {error.message}") from None
 
         percent = convert("percent", "Percentage", PERCENT_TEST)

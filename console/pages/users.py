@@ -30,17 +30,19 @@ from console.content.user_tables import (
     list_table,
     parse_start,
     read_comparison,
-    read_interaction_table,
+    read_interaction_rows,
     read_kinds,
     read_user_list,
 )
 from console.context import Console, current_console, now
 from console.links import user_url
-from console.tables import absent_is_404
+from console.tables import PAGE_ROWS, absent_is_404
 from contract.experiment import VARIANTS
 from contract.ids import Id, IdKind, parse_id
 from contract.text import escape_json
 
+FIRST_ROWS = 20
+"""Rows of the list and of the interactions before one asks for more, which come by 50."""
 MAX_RUNS = 20
 """Newest runs that a page offers to look at."""
 MAX_TOPICS = 12
@@ -91,7 +93,8 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
     page: dict[str, Any] = {"listed": listed, "run": run, "start": start, "compared": None, "job": None}
     if listed.value is not None and listed.at is not None:
         run_id = listed.value.served.run_id
-        page |= {"list": list_table(listed.value, run, start, listed.at)}
+        count = PAGE_ROWS if "from" in arguments else FIRST_ROWS
+        page |= {"list": list_table(listed.value, run, start, listed.at, count=count)}
         job = find_job(console, ExplainRequest.of_page(listed.value, start))
         page |= {
             "why_link": partial(why_url, listed.value, start),
@@ -115,7 +118,8 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
         "link": partial(user_url, user_id),
         "profile": read(("user", user_id), lambda: read_user(stores, user_id)),
         "history": read(
-            ("user-interactions", *history.values()), lambda: read_interaction_table(console, history)
+            ("user-interactions", *history.values()),
+            lambda: read_interaction_rows(console, history, PAGE_ROWS if before else FIRST_ROWS),
         ),
         "before": before,
         "counts": counts,

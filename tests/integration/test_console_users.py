@@ -94,7 +94,7 @@ def test_the_page_has_the_list_that_lookup_shows(night: LiveNetwork, client: Fla
     assert "/actions/" not in read
     assert set(re.findall('<form[^>]*method="post" action="([^"]*)"', read)) <= {"/why", "/sign-out"}
     document = client.get("/user-data?id=7").get_json()
-    assert document["columns"]["city"] == city
+    assert (document["columns"]["city"], document["columns"]["age"]) == (city, age)
     assert {run_id[-4:] for run_id in document["lists"]} == {"trol", "test"}
     assert document["lists"][found["run_id"]]["posts"][0]["post_id"] == found["posts"][0]["post_id"]
 
@@ -122,6 +122,27 @@ def test_a_run_that_is_not_live_is_shown_beside(night: LiveNetwork, client: Flas
     assert posts_of(page) == [str(row["post_id"]) for row in ranked if row["rank_b"] is not None]
 
 
+def test_a_long_list_begins_with_20_posts_and_goes_on_by_50(night: LiveNetwork, client: FlaskClient) -> None:
+    ranked = [[post_id, 119.12799999999999] for post_id in range(1000, 1075)]
+    night.client.set(KEYS.user(night.run_of("test"), 7), json.dumps(ranked))
+    found, address = [], "/users/7?run=test"
+    for begin, end in ((1, 20), (21, 70), (71, 75)):
+        page = page_of(client, address)
+        assert f"Posts {begin} to {end} of 75, best first" in page
+        found.append(posts_of(page))
+        more = re.search('<a rel="next" href="([^"]*)">Next 50', page)
+        address = more[1].replace("&amp;", "&") if more else ""
+    assert (address, [len(posts) for posts in found]) == ("", [20, 50, 5])
+    assert [post_id for posts in found for post_id in posts] == [str(post_id) for post_id, _ in ranked]
+    rows = client.get("/tables/user-list.csv?id=7&run=test").text.splitlines()
+    assert len(rows) == 51
+    assert rows[1].startswith("1,1000,")
+    assert ",119.128," in rows[1]
+    why = page_of(client, "/why?user=7&run=test&post=1001")
+    assert f'href="/runs/{night.run_of("test")}"' in why
+    assert 'href="/runs/test"' not in why
+
+
 def test_what_a_user_did_is_paged_by_its_own_last_row(night: LiveNetwork, client: FlaskClient) -> None:
     ((user,),) = query(
         night.database_url, "SELECT user_id FROM recs.interactions GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
@@ -145,7 +166,7 @@ def test_what_a_user_did_is_paged_by_its_own_last_row(night: LiveNetwork, client
     assert older is not None
     page = page_of(client, older[1].replace("&amp;", "&"))
     assert "run=test" in older[1]
-    assert page.count('<td class="time">') == len(wanted) - 50
+    assert page.count('<td class="time">') == min(len(wanted) - 20, 50)
     likes = query(
         night.database_url,
         "SELECT topic, count(DISTINCT post_id) FROM recs.interactions JOIN recs.posts USING (post_id) "
@@ -185,6 +206,8 @@ def test_a_page_says_what_cannot_be_read(night: LiveNetwork) -> None:
         again = page_of(client, "/users/7")
         assert posts_of(again) == posts_of(page)
         assert "The figures are those of" in again
+        assert "Variant, run and list are those of" in again
+        assert "Variant, run and list are those of" not in page
         assert client.get("/users/8").status_code == 200
 
 
@@ -315,7 +338,7 @@ def test_users_and_posts_have_ids_of_any_kind(
         assert counts.likes == len(liked) == sum(likes for _, likes in counts.topics)
         row = read_user(stores, user_id)
         assert row is not None
-        assert row["user_id"] == user
+        assert row["user_id"] == user_id
     run_id = "20211101T030000Z-control"
     manifest = {"run_id": run_id, "cutoff": "2021-11-01T03:00:00+00:00", "ids": kinds.to_record(), "top_n": 3}
     redis_client.set(KEYS.live("control"), run_id)
@@ -327,7 +350,7 @@ def test_users_and_posts_have_ids_of_any_kind(
     with open_console(settings) as client:
         text = client.get("/users", query_string={"id": user}).text
         assert text.count("<tr data-post=") == 3
-        assert text.count('<td class="time">') == 50
+        assert text.count('<td class="time">') == 20
         for address in re.findall('href="(/users[^"]*)"', text):
             answer = client.get(address.replace("&amp;", "&").replace("&#34;", '"'))
             assert answer.status_code == 200
