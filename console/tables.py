@@ -35,13 +35,15 @@ class Column:
 
     Kinds are `text`, `words` (a text of several words, in a wider cell), `id`, `number`, `time` and `term` (a
     name in code, such as a state: pages show its underscores as spaces).
-    `link` is the key of a cell's address in the row; an address that is None makes no link.
+    `link` is the key of a cell's address in the row; an address that is None makes no link. A column with
+    `only_in_files` is in JSON and CSV, not on the page.
     """
 
     name: str
     title: str
     kind: str = "text"
     link: str | None = None
+    only_in_files: bool = False
 
 
 @dataclass(frozen=True)

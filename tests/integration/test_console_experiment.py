@@ -230,7 +230,7 @@ def test_a_split_is_changed_as_its_preview_says_once_and_with_its_reason(
     assert 'name="percent" value="50"' in asked
     assert "fingerprint" not in form.values
     wrong, _ = read_form(client, "split", percent="110")
-    assert "Percentage: 110 is not in the range 0&lt;=x&lt;=100" in wrong
+    assert "Percentage: &#39;110&#39; is not a whole number from 0 to 100" in wrong
 
     said, form = read_form(client, "split", **form.values | {"percent": "10"})
     users = [row[0] for row in query(stores.settings.stores.database_url, "SELECT user_id FROM recs.users")]
