@@ -23,6 +23,9 @@ import sqlalchemy as sa
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CANCEL_AFTER_SECONDS = 0.5
 
+STOPPED = "stopped by "
+"""How the reason of a run begins that was stopped by a signal."""
+
 
 class InterruptedRunError(BaseException):
     """Raised on a signal; not an Exception, like KeyboardInterrupt, because logging would swallow it."""
@@ -44,7 +47,7 @@ def signals_raise(engine: sa.Engine) -> Iterator[None]:
         handled.set()
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        raise InterruptedRunError(f"stopped by {signal.Signals(number).name}; the live run is unchanged")
+        raise InterruptedRunError(f"{STOPPED}{signal.Signals(number).name}; the live run is unchanged")
 
     def remember(driver: Any, record: Any) -> None:
         opened.add(driver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,17 @@ KINDS: Mapping[str, JobKind] = {
         prints_json=True,
     ),
 }
+
+
+def describe_arguments(arguments: Mapping[str, Any]) -> str:
+    """Return the arguments of a job as people write them; options as on the command line."""
+    texts = []
+    for name, value in arguments.items():
+        if name == "options":
+            texts.append(shlex.join(map(str, value)))
+        else:
+            texts.append(f"{name} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return "; ".join(filter(None, texts))
 
 
 def make_arguments(kind: JobKind, arguments: Mapping[str, Any]) -> list[str]:

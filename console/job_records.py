@@ -18,6 +18,9 @@ from console.job_kinds import KINDS, make_arguments
 LOST_AFTER = timedelta(seconds=60)
 """A job whose console has not recorded for so long that it runs is lost: the console has died."""
 
+KEPT_DAYS = 90
+"""Days that a job is kept in Postgres."""
+
 LOST = "lost: the console that ran it ended; what it did until then is in the runs and the log"
 
 
@@ -85,7 +88,7 @@ class JobRecord:
 
 
 def insert_start(stores: Stores, record: JobRecord) -> None:
-    """Record that a job starts.
+    """Record that a job starts, and remove those of KEPT_DAYS ago.
 
     Raises
     ------
@@ -100,6 +103,9 @@ def insert_start(stores: Stores, record: JobRecord) -> None:
     with stores.readable_errors():
         ledger.create(stores.engine)
         with stores.engine.begin() as connection:
+            old = console_jobs.c.started_at < record.started_at - timedelta(days=KEPT_DAYS)
+            ours = console_jobs.c.key_prefix == stores.keys.prefix
+            connection.execute(sa.delete(console_jobs).where(ours, old))
             connection.execute(sa.insert(console_jobs).values(row))
 
 
@@ -154,14 +160,15 @@ def list_running(stores: Stores) -> list[JobRecord]:
 
 
 def list_page(stores: Stores, before: tuple[datetime, str] | None, count: int) -> list[JobRecord]:
-    """Return recorded jobs, newest first, that started before another; without log and output.
+    """Return recorded jobs that have ended, newest start first, without log and output.
 
     Parameters
     ----------
     before
         Start and id of the last job of the page before; None for the first page.
     """
-    query = _select(stores, full=False).order_by(*NEWEST_FIRST).limit(count)
+    ended = sa.or_(console_jobs.c.ended_at.is_not(None), is_lost())
+    query = _select(stores, full=False).where(ended).order_by(*NEWEST_FIRST).limit(count)
     if before is not None:
         last = sa.tuple_(sa.literal(before[0]), sa.literal(before[1]))
         query = query.where(sa.tuple_(console_jobs.c.started_at, console_jobs.c.job_id) < last)

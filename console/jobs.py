@@ -163,6 +163,12 @@ class Jobs:
         with self._lock:
             return [self._view(entry) for entry in reversed(self._entries.values())]
 
+    def unrecorded(self) -> list[JobRecord]:
+        """Return the ended jobs of this process that Postgres does not keep, newest first."""
+        with self._lock:
+            entries = [each for each in self._entries.values() if not (each.recorded or each.record.running)]
+            return [entry.record for entry in reversed(entries)]
+
     def holds(self, job_id: str) -> bool:
         """Return whether a job is one of this process."""
         with self._lock:

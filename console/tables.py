@@ -35,13 +35,15 @@ class Column:
 
     Kinds are `text`, `words` (a text of several words, in a wider cell), `id`, `number`, `time` and `term` (a
     name in code, such as a state: pages show its underscores as spaces).
-    `link` is the key of a cell's address in the row; an address that is None makes no link.
+    `link` is the key of a cell's address in the row; an address that is None makes no link. A column with
+    `only_in_files` is in JSON and CSV, not on the page.
     """
 
     name: str
     title: str
     kind: str = "text"
     link: str | None = None
+    only_in_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,12 @@ def _as_csv(table: Table) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Return a cell; a text that a spreadsheet would read as a formula gets an apostrophe before it."""
+    """Return a cell; a text that a spreadsheet would read as a formula gets an apostrophe before it.
+
+    Numbers have 12 significant digits: 119.128, not the 119.12799999999999 of a product.
+    """
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if not isinstance(value, str):
         return "" if value is None else _format_value(value)
     text = escape_controls(value)

@@ -9,9 +9,11 @@ import click
 
 from batch import formatting
 from batch.commands.options import json_option, parse_argument
-from batch.context import open_stores
+from batch.context import Stores, open_stores
 from batch.inspection.lists import compare_lists, find_id_kinds, find_served_list
 from batch.runs import ledger
+from batch.runs.pages import read_live_since
+from contract.errors import OvernightError
 from contract.ids import quote_id
 from contract.settings import Settings
 
@@ -31,8 +33,9 @@ def lookup(settings: Settings, user: str, limit: int, as_json: bool) -> None:
     with open_stores(settings, ledger.actor("batch lookup"), interactive=True) as stores:
         user_id = parse_argument(user, find_id_kinds(stores).users, "USER")
         found = find_served_list(stores, user_id)
+        live_since = _find_live_since(stores, found.run_id)
     fields = found.as_dict(datetime.now(UTC))
-    fields |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts)}
+    fields |= {"posts": found.posts[:limit], "posts_in_list": len(found.posts), "live_since": live_since}
     formatting.echo(formatting.as_json(fields) if as_json else _format_list(fields))
 
 
@@ -53,8 +56,7 @@ def _format_list(fields: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"user {quote_id(fields['user_id'])}: variant {fields['variant']}, run {fields['run_id']}, "
-            f"live since {fields['published_at'].isoformat(timespec='seconds')} "
-            f"({_age(fields['age_seconds'])} ago)",
+            + _format_since(fields),
             f"source {fields['source']}{why}",
             f"score {fields['score_kind']}: {fields['score_meaning']}",
             f"key {fields['key']}",
@@ -62,6 +64,26 @@ def _format_list(fields: dict[str, Any]) -> str:
             *([f"and {rest} more; --limit {fields['posts_in_list']} shows all"] if rest else []),
         ]
     )
+
+
+def _find_live_since(stores: Stores, run_id: str) -> datetime | None:
+    """Return since when a run is live; None if Postgres does not say."""
+    try:
+        with stores.readable_errors():
+            return read_live_since(stores.engine, stores.keys.prefix).get(run_id)
+    except OvernightError:
+        return None
+
+
+def _format_since(fields: dict[str, Any]) -> str:
+    """Return since when the run is live, and when it was published if that is another time or all we know."""
+    published, since = fields["published_at"], fields["live_since"]
+    first = f"published {published.isoformat(timespec='seconds')}"
+    if since is None:
+        return f"{first} ({_age(fields['age_seconds'])} ago)"
+    age = _age(int((datetime.now(UTC) - since).total_seconds()))
+    live = f"live since {since.isoformat(timespec='seconds')} ({age} ago)"
+    return live if since == published else f"{live}, {first}"
 
 
 def _notes(post: dict[str, Any]) -> list[str]:

@@ -308,7 +308,7 @@ class ServedList:
     key
         Redis key of the list.
     published_at
-        When the run went live.
+        When the run first went live, by its manifest.
     posts
         Best first: `rank` (from 1), `post_id`, `score`, `topic`, `text`, `blocked` and `gone`: serving
         leaves out posts that are blocked or gone from the view. A post in an explored place has the

@@ -5,6 +5,7 @@ Imports neither numpy nor pandas: the console's pages use it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ MAX_COUNTED = 10_000
 MAX_TEXT = 400
 """Characters of a post's text, and of a value of a user's row."""
 MAX_COLUMNS = 60
+Attribute = str | int | float | None
+"""Value of a user's row; int may be a bool."""
 REFRESHED = "refreshed_users"
 """Table of `refresh.stale_users`, whose module imports numpy."""
 
@@ -108,17 +111,21 @@ class UserCounts:
         return self.counted >= MAX_COUNTED
 
 
-def read_user(stores: Stores, user_id: Id) -> dict[str, str | None] | None:
-    """Return a user's row of `recs.users`, column -> value as text; None if there is none."""
+def read_user(stores: Stores, user_id: Id) -> dict[str, Attribute] | None:
+    """Return a user's row of `recs.users`, column -> value; None if there is none."""
     query = sa.text(f"SELECT * FROM {SCHEMA}.{USERS} WHERE user_id = :user_id LIMIT 1")
     with snapshot(stores.engine) as connection:
         row = connection.execute(query, {"user_id": user_id}).mappings().first()
     if row is None:
         return None
-    return {
-        str(name): None if value is None else str(value)[:MAX_TEXT]
-        for name, value in list(row.items())[:MAX_COLUMNS]
-    }
+    return {str(name): _as_attribute(value) for name, value in list(row.items())[:MAX_COLUMNS]}
+
+
+def _as_attribute(value: Any) -> Attribute:
+    """Return a value as JSON can have it: what is neither a number nor true or false as text."""
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)[:MAX_TEXT]
 
 
 def read_interactions(

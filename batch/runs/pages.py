@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.runs.tables import State, changes, experiments, runs
+from batch.runs.tables import State, changes, experiments, runs, schema_version
 from contract.columns import SCHEMA
 
 MAX_REASON = 200
@@ -108,6 +108,23 @@ def read_live_runs(connection: sa.Connection, key_prefix: str) -> dict[str, str]
     live = runs.c.key_prefix == key_prefix, runs.c.state == State.LIVE
     query = sa.select(runs.c.variant, runs.c.run_id).where(*live)
     return {row.variant: row.run_id for row in connection.execute(query)}
+
+
+def read_live_since(engine: sa.Engine, key_prefix: str) -> dict[str, datetime]:
+    """Return run -> when it last went live, of the runs that are live in the ledger.
+
+    After a rollback that is the time of the rollback, not of the run's night.
+    """
+    query = (
+        sa.select(runs.c.run_id, sa.func.max(changes.c.at).label("since"))
+        .join(changes, sa.and_(changes.c.run_id == runs.c.run_id, changes.c.state == State.LIVE))
+        .where(runs.c.key_prefix == key_prefix, runs.c.state == State.LIVE)
+        .group_by(runs.c.run_id)
+    )
+    if not schema_version(engine):
+        return {}
+    with engine.connect() as connection:
+        return {row.run_id: row.since for row in connection.execute(query)}
 
 
 def read_events(

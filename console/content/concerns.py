@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from batch.experiment.split import describe_split
+from batch.experiment.split import StoredSplit, describe_split
+from batch.formatting import format_count
 from batch.runs.ledger import State
 from batch.runs.lock import NIGHT
+from batch.signals import STOPPED
 from console.content.overview import LedgerOverview, Overview, RedisOverview
 from contract.experiment import CONTROL, TEST, VARIANTS
 from scheduler.schedule import CronSchedule, find_missed_night
@@ -18,13 +20,26 @@ MAX_WAITING = 0.5
 """Share of the stream's greatest length from which on waiting exposures are a concern."""
 
 
+FRESH = timedelta(hours=1)
+"""Problems that the doctor found before are no longer urgent: what home reads now is newer."""
+
+
 @dataclass(frozen=True)
 class Concern:
-    """What should be looked at, in a sentence, and the page to look at it; None if no page tells more."""
+    """What should be looked at.
+
+    Attributes
+    ----------
+    endpoint
+        The page to look at it; None if no page tells more.
+    urgent
+        Whether it waits for an operator; if not, it is worth knowing.
+    """
 
     sentence: str
     endpoint: str | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
+    urgent: bool = True
 
 
 def describe(overview: Overview, concerns: list[Concern]) -> str:
@@ -33,18 +48,21 @@ def describe(overview: Overview, concerns: list[Concern]) -> str:
     running = _describe_night(overview)
     if ledger and redis and not redis.live and not any(ledger.states.values()):
         return running or "No night has run yet: serving has nothing to answer with. Start the first night."
-    if concerns:
-        first = concerns[0].sentence
-        count = f"{len(concerns)} things wait for you, first: " if len(concerns) > 1 else ""
+    if urgent := [concern for concern in concerns if concern.urgent]:
+        first = urgent[0].sentence
+        count = f"{len(urgent)} things wait for you, first: " if len(urgent) > 1 else ""
         return " ".join(filter(None, (f"{count}{first}", running)))
-    return " ".join(filter(None, (f"{_describe_live(overview)}; nothing waits for you.", running)))
+    well = "" if concerns else "; nothing waits for you"
+    return " ".join(filter(None, (f"{_describe_live(overview)}{well}.", running)))
 
 
 def _describe_night(overview: Overview) -> str:
-    holder = overview.ledger.value.holders.get(NIGHT) if overview.ledger.value else None
-    if holder is None:
+    ledger = overview.ledger.value
+    holder = ledger.holders.get(NIGHT) if ledger else None
+    if ledger is None or (holder is None and ledger.night_started is None):
         return ""
-    since = f" since {format_clock(holder.since, overview.now)}" if holder.since else ""
+    started = ledger.night_started or (holder.since if holder else None)
+    since = f" since {format_clock(started, overview.now)}" if started else ""
     return f"A night is running{since}."
 
 
@@ -52,9 +70,8 @@ def _describe_live(overview: Overview) -> str:
     redis = overview.redis.value
     if redis is None or not redis.live:
         return "No variant is live"
-    times = [
-        manifest.published_at for manifest in redis.manifests.values() if manifest and manifest.published_at
-    ]
+    since_when = overview.ledger.value.live_since if overview.ledger.value else {}
+    times = [since_when[run_id] for run_id in redis.live.values() if run_id in since_when]
     since = f" since {format_clock(max(times), overview.now)}" if times else ""
     if set(redis.live) == set(VARIANTS):
         return f"Both variants are live{since}"
@@ -68,13 +85,13 @@ def format_clock(time: datetime, now: datetime) -> str:
 
 
 def find_concerns(overview: Overview) -> list[Concern]:
-    """Return what waits for an operator, worst first; empty if all is well."""
+    """Return what waits for an operator, worst first, and then what is worth knowing."""
     ledger, redis = overview.ledger, overview.redis
     found = [Concern(_sentence(reading.error)) for reading in (ledger, redis) if reading.error]
     if redis.value:
         found += _check_live(redis.value, ledger.value, overview)
     if ledger.value:
-        found += _check_runs(ledger.value)
+        found += _check_runs(ledger.value, redis.value)
         found += _check_late(ledger.value, overview)
     if redis.value and ledger.value:
         found += _check_split(redis.value, ledger.value)
@@ -84,7 +101,7 @@ def find_concerns(overview: Overview) -> list[Concern]:
     found += _check_doctor(overview)
     if not found and overview.serving.value:
         found += [Concern(_sentence(f"serving warns: {each}")) for each in overview.serving.value.warnings]
-    return found
+    return sorted(found, key=lambda concern: not concern.urgent)
 
 
 def _sentence(text: str) -> str:
@@ -110,7 +127,7 @@ def _check_live(redis: RedisOverview, ledger: LedgerOverview | None, overview: O
         if run_id is None and recorded:
             yield Concern(
                 f"Redis has no live run of {variant}, the ledger has {recorded}: was Redis emptied? "
-                "Serving keeps what it has in memory; run a night.",
+                f"{_describe_served(recorded, overview)}Run a night.",
                 "runs.run",
                 {"run_id": recorded},
             )
@@ -139,8 +156,21 @@ def _check_live(redis: RedisOverview, ledger: LedgerOverview | None, overview: O
             )
 
 
-def _check_runs(ledger: LedgerOverview) -> Iterator[Concern]:
-    """Check that no run died, and that the newest of each variant was neither refused nor failed."""
+def _describe_served(run_id: str, overview: Overview) -> str:
+    """Return what serving does with a run that Redis lacks; nothing if it does not say."""
+    serving = overview.serving
+    if serving.error or serving.value is None:
+        return ""
+    if run_id in serving.value.runs.values():
+        return "Serving still has that run, and answers with its popular posts where a list is missing. "
+    return "Serving does not have it either. "
+
+
+def _check_runs(ledger: LedgerOverview, redis: RedisOverview | None) -> Iterator[Concern]:
+    """Check that no run died, and that the newest of each variant was neither refused nor failed.
+
+    One that was stopped is no concern: somebody meant it.
+    """
     for run_id in ledger.unbuilt:
         yield Concern(
             f"{run_id} is recorded as being built, but no night runs: it died. "
@@ -152,13 +182,16 @@ def _check_runs(ledger: LedgerOverview) -> Iterator[Concern]:
         ended = [run for run in states if run.state not in (State.BUILDING, State.BUILT)]
         if not ended or ended[0].state not in (State.REFUSED, State.FAILED):
             continue
-        run, live = ended[0], ledger.live.get(variant)
+        run, live = ended[0], redis.live.get(variant) if redis else None
+        stopped = run.state == State.FAILED and (run.reason or "").startswith(STOPPED)
         what = "was refused by the gate" if run.state == State.REFUSED else "failed"
         reason = f": {run.reason.rstrip('.')}" if run.reason else ""
-        stays = f"; {live} is still live" if live else ""
+        done = "was stopped before it ended" if stopped else f"{what}{reason}"
+        stays = f"; {live} is still live" if live and live == ledger.live.get(variant) else ""
         yield Concern(
-            _sentence(f"the last run of {variant} {what}{reason}{stays}"), "runs.run", {"run_id": run.run_id}
-        )
+            _sentence(f"the last run of {variant} {done}{stays}"), "runs.run", {"run_id": run.run_id},
+            urgent=not stopped,
+        )  # fmt: skip
 
 
 def find_late(ledger: LedgerOverview, overview: Overview) -> datetime | None:
@@ -186,12 +219,14 @@ def _check_late(ledger: LedgerOverview, overview: Overview) -> Iterator[Concern]
 
 
 def _check_split(redis: RedisOverview, ledger: LedgerOverview) -> Iterator[Concern]:
-    if ledger.split and redis.split.experiment != ledger.split.experiment:
-        yield Concern(
-            f"The split in Redis is not the one in Postgres ({describe_split(ledger.split.experiment)}), but "
-            f"{redis.split.describe()}: the next refresh writes it back.",
-            "experiment.experiment",
-        )
+    if ledger.split is None or redis.split.experiment == ledger.split.experiment:
+        return
+    recorded = describe_split(ledger.split.experiment)
+    if redis.split == StoredSplit(None):
+        differs = f"Redis holds no split, Postgres has {recorded}"
+    else:
+        differs = f"The split in Redis is not the one in Postgres ({recorded}), but {redis.split.describe()}"
+    yield Concern(f"{differs}: the next refresh writes it back.", "experiment.experiment")
 
 
 def _check_exposures(redis: RedisOverview, overview: Overview) -> Iterator[Concern]:
@@ -212,6 +247,7 @@ def _check_serving(overview: Overview) -> Iterator[Concern]:
         serving.value
         and redis.value
         and not redis.error
+        and redis.value.live
         and dict(serving.value.runs) != dict(redis.value.live)
     ):
         served = ", ".join(serving.value.runs.values()) or "none"
@@ -219,13 +255,17 @@ def _check_serving(overview: Overview) -> Iterator[Concern]:
 
 
 def _check_doctor(overview: Overview) -> Iterator[Concern]:
+    """Tell what the doctor found last: it waits only while nothing can have changed it."""
     record = overview.doctor.value
     findings = record.output.get("findings", []) if record and isinstance(record.output, dict) else []
     failed = [finding for finding in findings if finding.get("status") == "fail"]
     if record and failed:
-        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        at, ledger = record.ended_at or record.started_at, overview.ledger.value
+        went_live = max(ledger.live_since.values(), default=None) if ledger else None
+        first = ", first" if len(failed) > 1 else ""
         yield Concern(
-            f"The doctor found at {format_clock(record.ended_at or record.started_at, overview.now)}: "
-            f"{failed[0]['check']}: {failed[0]['found']}{more}.",
+            f"The doctor found {format_count(len(failed), 'problem')} at {format_clock(at, overview.now)}"
+            f"{first}: {failed[0]['check']}: {str(failed[0]['found']).rstrip('.')}. Run it again.",
             "doctor.doctor",
+            urgent=overview.now - at < FRESH and (went_live is None or went_live < at),
         )

@@ -19,9 +19,11 @@ from batch.redis_client import get_many, live_run_ids
 from batch.runs import ledger
 from batch.runs.freshness import latest_live
 from batch.runs.lock import NIGHT, Holder, find_holders
-from batch.runs.pages import RunState, read_live_runs, read_states
+from batch.runs.pages import RunState, read_live_runs, read_live_since, read_states
+from console import job_records
 from console.context import Console
 from console.job_kinds import DOCTOR
+from console.job_kinds import NIGHT as NIGHT_JOB
 from console.job_records import JobRecord
 from console.readings import Reading
 from contract.errors import OvernightError
@@ -46,10 +48,14 @@ class LedgerOverview:
         Variant -> its newest runs, newest first.
     live
         Variant -> the run that is live in the ledger.
+    live_since
+        Those runs -> when each last went live.
     latest_live
         When a run last went live for the first time; the first start if none has; None without a run.
     holders
         Purpose of a lock -> who holds it.
+    night_started
+        When the night started that a console runs, which may not hold its lock yet; None without one.
     unbuilt
         Runs that are recorded as being built although nobody holds the lock.
     split
@@ -58,13 +64,18 @@ class LedgerOverview:
 
     states: Mapping[str, list[RunState]]
     live: Mapping[str, str]
+    live_since: Mapping[str, datetime]
     latest_live: datetime | None
     holders: Mapping[str, Holder]
+    night_started: datetime | None
     unbuilt: list[str]
     split: SplitChange | None
 
 
-NO_LEDGER = LedgerOverview({variant: [] for variant in VARIANTS}, {}, None, {}, [], None)
+NO_LEDGER = LedgerOverview(
+    states={variant: [] for variant in VARIANTS}, live={}, live_since={}, latest_live=None,
+    holders={}, night_started=None, unbuilt=[], split=None,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,8 @@ def read_ledger(stores: Stores, now: datetime) -> LedgerOverview:
     engine, prefix = stores.engine, stores.keys.prefix
     if not ledger.schema_version(engine):
         return NO_LEDGER
-    went_live = latest_live(engine, prefix)
+    went_live, live_since = latest_live(engine, prefix), read_live_since(engine, prefix)
+    nights = [job.started_at for job in job_records.list_running(stores) if job.kind == NIGHT_JOB]
     with engine.connect() as connection:
         holders = find_holders(connection, prefix)
         states = {variant: read_states(connection, prefix, variant, NIGHTS) for variant in VARIANTS}
@@ -143,8 +155,10 @@ def read_ledger(stores: Stores, now: datetime) -> LedgerOverview:
         ]
         live = read_live_runs(connection, prefix)
         return LedgerOverview(
-            states, live, went_live, holders, unbuilt, read_current_change(connection, prefix)
-        )
+            states=states, live=live, live_since=live_since, latest_live=went_live, holders=holders,
+            night_started=min(nights, default=None), unbuilt=unbuilt,
+            split=read_current_change(connection, prefix),
+        )  # fmt: skip
 
 
 def read_redis(stores: Stores) -> RedisOverview:

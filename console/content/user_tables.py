@@ -145,12 +145,12 @@ def read_user_list(console: Console, user_id: Id, run: str) -> UserList:
     )
 
 
-def list_table(found: UserList, run: str, start: int, at: datetime) -> Table:
-    """Return the table of a page of a user's list."""
+def list_table(found: UserList, run: str, start: int, at: datetime, *, count: int = PAGE_ROWS) -> Table:
+    """Return the table of a page of a user's list, of at most `count` rows."""
     user_id = str(found.served.user_id)
     arguments = {"id": user_id} | ({"run": run} if run else {})
-    rows = [{**post, "url": post_url(post["post_id"])} for post in found.page(start)]
-    more = {**arguments, "from": str(start + PAGE_ROWS)} if found.page(start + PAGE_ROWS) else None
+    rows = [{**post, "url": post_url(post["post_id"])} for post in found.page(start)[:count]]
+    more = {**arguments, "from": str(start + count)} if found.page(start + count) else None
     return Table(
         "user-list",
         f"List of user {user_id} in run {found.served.run_id}",
@@ -215,20 +215,24 @@ def read_comparison_table(console: Console, arguments: Arguments) -> Table:
 @table_source("user-interactions")
 def read_interaction_table(console: Console, arguments: Arguments) -> Table:
     """Read a page of a user's interactions, newest first."""
+    return read_interaction_rows(console, arguments, PAGE_ROWS)
+
+
+def read_interaction_rows(console: Console, arguments: Arguments, count: int) -> Table:
+    """Read at most `count` of a user's interactions, newest first; the files of the table have PAGE_ROWS."""
     user_id = _parse_user(console, arguments)
     try:
         before = parse_before(arguments, read_kinds(console))
     except ValueError as error:
         raise LookupError(str(error)) from None
     with absent_after(before):
-        found = read_interactions(console.stores, user_id, PAGE_ROWS + 1, before)
+        found = read_interactions(console.stores, user_id, count + 1, before)
     rows = [
-        {**vars(each), "text": _shorten(each.text), "url": post_url(each.post_id)}
-        for each in found[:PAGE_ROWS]
+        {**vars(each), "text": _shorten(each.text), "url": post_url(each.post_id)} for each in found[:count]
     ]
     base, more = {"id": str(user_id)}, None
-    if len(found) > PAGE_ROWS:
-        last = found[PAGE_ROWS - 1]
+    if len(found) > count:
+        last = found[count - 1]
         cursor = last.happened_at.isoformat(), str(last.post_id), last.action
         more = base | dict(zip(BEFORE, cursor, strict=True))
     given = {name: arguments[name] for name in BEFORE if name in arguments}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Blueprint, abort, render_template, request, url_for
 from batch.runs.lock import COMMAND, Holder, find_holders
 from console import job_records
 from console.context import Console, current_console, now
+from console.job_kinds import describe_arguments
 from console.jobs import JobRecord
 from console.keyset import format_position, parse_position
 from console.pages import operations
@@ -28,6 +30,8 @@ COLUMNS = (
     Column("reason", "Reason"),
     Column("seconds", "Seconds", "number"),
     Column("meaning", "End"),
+    Column("job_id", "Id", only_in_files=True),
+    Column("url", "Address", only_in_files=True),
 )
 
 
@@ -49,6 +53,7 @@ def jobs() -> str:
         held=make_held(console),
         commands=COMMAND,
         first_page=not arguments["before"],
+        has_webhook=bool(console.settings.schedule.webhook_url),
     )
 
 
@@ -79,11 +84,12 @@ def _to_row(job: JobRecord) -> dict[str, Any]:
     return {
         "started_at": job.started_at,
         "title": job.title,
-        "what": ", ".join(f"{name} {value}" for name, value in job.arguments.items())[:200] or None,
+        "what": describe_arguments(job.arguments)[:200] or None,
         "actor": job.actor,
         "reason": job.reason,
         "seconds": seconds_of(job),
         "meaning": job.meaning or job.stopped or "running",
+        "job_id": job.job_id,
         "url": url_for("jobs.job", job_id=job.job_id),
     }
 
@@ -112,7 +118,10 @@ def make_running(console: Console, others: Iterable[JobRecord]) -> Table:
     held = console.jobs.held()
     ours = {each.job_id for each in held}
     running = [each for each in held if each.running] + [each for each in others if each.job_id not in ours]
-    columns = [*COLUMNS[:-1], Column("meaning", "State"), Column("host", "Host")]
+    columns = [
+        *(replace(column, title="State") if column.name == "meaning" else column for column in COLUMNS),
+        Column("host", "Host"),
+    ]
     rows = [_to_row(each) | {"host": each.host} for each in running]
     return Table("running-jobs", "Running", columns, rows, datetime.now(UTC))
 
@@ -124,7 +133,7 @@ def make_held_table(console: Console, arguments: Arguments) -> Table:
 
 
 def make_held(console: Console) -> Table:
-    """Return the ended jobs that only read and that this process remembers."""
-    ended = [each for each in console.jobs.held() if not each.running and each.reads_only]
+    """Return the ended jobs that this process remembers and Postgres does not keep."""
+    ended = console.jobs.unrecorded()
     caption = "Jobs that only read, until the console ends"
     return Table("held-jobs", caption, COLUMNS, [_to_row(each) for each in ended], datetime.now(UTC))

@@ -22,6 +22,7 @@ from batch.inspection.user_profile import (
 from batch.redis_client import live_run_ids
 from batch.reports.bars import Bar, draw_bars
 from batch.runs import ledger
+from batch.runs.pages import read_live_since
 from console.content.explanations import ExplainRequest, find_job, name_reasons, read_answers, why_url
 from console.content.user_tables import (
     BEFORE,
@@ -29,17 +30,19 @@ from console.content.user_tables import (
     list_table,
     parse_start,
     read_comparison,
-    read_interaction_table,
+    read_interaction_rows,
     read_kinds,
     read_user_list,
 )
 from console.context import Console, current_console, now
-from console.links import user_url
-from console.tables import absent_is_404
+from console.links import parse_written_id, user_url
+from console.tables import PAGE_ROWS, absent_is_404
 from contract.experiment import VARIANTS
-from contract.ids import Id, IdKind, parse_id
+from contract.ids import Id, IdKind
 from contract.text import escape_json
 
+FIRST_ROWS = 20
+"""Rows of the list and of the interactions before one asks for more, which come by 50."""
 MAX_RUNS = 20
 """Newest runs that a page offers to look at."""
 MAX_TOPICS = 12
@@ -59,7 +62,7 @@ def parse_or_refuse(text: str, kind: IdKind, what: str) -> Id:
         `user` or `post`.
     """
     try:
-        return parse_id(text, kind)
+        return parse_written_id(text, kind)
     except ValueError as error:
         sentence = f'"{text[:MAX_SHOWN]}" cannot be the id of a {what}: it {error}. Nothing was looked up.'
         page = render_template("error.html", title=f"Not the id of a {what}", sentence=sentence)
@@ -71,7 +74,7 @@ def parse_or_refuse(text: str, kind: IdKind, what: str) -> Id:
 def user(user_id: str | None = None) -> str:
     """Show a user; without one, ask for an id."""
     console, arguments = current_console(), request.args
-    text = arguments.get("id", "").strip() if user_id is None else user_id
+    text = arguments.get("id", "") if user_id is None else user_id
     if not text:
         return render_template("users.html")
     kinds = read_kinds(console)
@@ -90,7 +93,8 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
     page: dict[str, Any] = {"listed": listed, "run": run, "start": start, "compared": None, "job": None}
     if listed.value is not None and listed.at is not None:
         run_id = listed.value.served.run_id
-        page |= {"list": list_table(listed.value, run, start, listed.at)}
+        count = PAGE_ROWS if "from" in arguments else FIRST_ROWS
+        page |= {"list": list_table(listed.value, run, start, listed.at, count=count)}
         job = find_job(console, ExplainRequest.of_page(listed.value, start))
         page |= {
             "why_link": partial(why_url, listed.value, start),
@@ -114,12 +118,15 @@ def _read_page(console: Console, user_id: Id) -> dict[str, Any]:
         "link": partial(user_url, user_id),
         "profile": read(("user", user_id), lambda: read_user(stores, user_id)),
         "history": read(
-            ("user-interactions", *history.values()), lambda: read_interaction_table(console, history)
+            ("user-interactions", *history.values()),
+            lambda: read_interaction_rows(console, history, PAGE_ROWS if before else FIRST_ROWS),
         ),
         "before": before,
         "counts": counts,
         "topics": _draw_topics(counts.value) if counts.value else "",
         "max_counted": MAX_COUNTED,
+        "live_since": read("live-since", lambda: read_live_since(stores.engine, stores.keys.prefix)).value
+        or {},
         "runs": read("kept-runs", lambda: ledger.kept_runs(stores.engine, stores.keys.prefix, MAX_RUNS)),
         "variants": VARIANTS,
         "meaning_of_likes": MEANING_OF_LIKES,

@@ -46,6 +46,20 @@ SEND_THRICE = """
 """
 """Returns the number of buttons that are then disabled."""
 
+SHOW_TIMES = """offsets => {
+    const main = document.querySelector("main");
+    const add = (seconds, name) => {
+        const cell = main.appendChild(document.createElement("dl")).appendChild(document.createElement("dd"));
+        const time = cell.appendChild(document.createElement("time"));
+        [time.dateTime, time.className] = [new Date(Date.now() + seconds * 1000).toISOString(), name];
+        time.textContent = "the time";
+        return time;
+    };
+    const times = [...offsets.map(seconds => add(seconds, "")), add(-20520, "full")];
+    document.dispatchEvent(new Event("htmx:after:swap"));
+    return times.map(time => time.textContent);
+}"""
+
 
 class News:
     """A page of the console that counts how often it was asked, and can be made to fail."""
@@ -111,6 +125,14 @@ def test_live_parts_keep_focus_and_open_details_and_stop_in_a_hidden_tab(
         assert page.locator("#link").is_visible()
         news.status = 0
         page.wait_for_selector("#stale", state="hidden")
+
+
+def test_times_say_how_far_they_are(page: Page, problems: Problems) -> None:
+    texts = {-2: "just now", -125: "2 minutes ago", -20_520: "5 h 42 min ago", 20_550: "in 5 h 42 min"}
+    with run_app() as (_, url):
+        page.goto(f"{url}/news")
+        shown = page.evaluate(SHOW_TIMES, list(texts))
+    assert shown == [*texts.values(), "the time (5 h 42 min ago)"]
 
 
 def test_a_form_is_sent_once(page: Page) -> None:

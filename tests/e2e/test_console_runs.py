@@ -7,6 +7,9 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
+from batch.runs.tables import State, runs
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from demo.made_up_runs import make_up_runs
@@ -40,7 +43,6 @@ def test_runs_by_filter_and_page_with_the_back_button_and_a_refused_run(
 ) -> None:
     engine = make_engine(live_console.night.database_url)
     made = make_up_runs(engine, Keys(), 120)
-    engine.dispose()
     rows = page.locator(".runs tbody tr")
     page.goto(f"{live_console.url}/runs")
     assert rows.count() == 50
@@ -64,6 +66,17 @@ def test_runs_by_filter_and_page_with_the_back_button_and_a_refused_run(
         "popularity: refused -0.0041, min 0popularityrefused -0.0041, min 0"
     )
     page.get_by_text("The run that was live before still serves.").wait_for()
+
+    with engine.begin() as connection:
+        state = sa.update(runs).where(runs.c.run_id == made[0])
+        connection.execute(state.values(state=State.BUILDING, manifest=None))
+    page.goto(f"{live_console.url}/runs/{made[0]}")
+    page.get_by_text("being built: there are no figures yet").wait_for()
+    with engine.begin() as connection:
+        connection.execute(state.values(state=State.FAILED))
+    page.get_by_text("ended before it was evaluated").wait_for()
+    assert page.locator(".sentence .state").inner_text() == "failed"
+    engine.dispose()
 
     run_id = live_console.night.run_of("control")
     page.goto(f"{live_console.url}/runs/{run_id}")

@@ -24,7 +24,7 @@ from batch.runs import ledger, lock
 from console import actions, tables
 from console.actions import Action, Outcome, Preview
 from console.context import EXTENSION, Console
-from console.jobs import Jobs
+from console.jobs import REPORT, Jobs
 from console.pages.doctor import WORST_FIRST
 from console.tables import Table, TableSource
 from contract.errors import StoreError
@@ -198,6 +198,12 @@ def test_forms_of_others_and_of_nobody_are_refused(client: FlaskClient, spoilt: 
     form = form_of(text_of(client, "/actions/doctor")) | {"reason": "r"}
     assert client.post("/actions/doctor", data=form).status_code == 403
     assert "OVERNIGHT_WEBHOOK_URL is empty" in text_of(client, "/actions/webhook", 409)
+    assert "Try the webhook" not in text_of(client, "/jobs")
+    assert "post 101 is not blocked. Nothing was changed." in text_of(
+        client, "/actions/unblock?post=101", 409
+    )
+    unknown = text_of(client, "/actions/block?post=nobody", 409)
+    assert unknown.lower().count("nothing was changed") == 1
     for broken in ({"token": ""}, {"token": "short"}, {"x": "a\0b"}, {"x": "y" * 3_000}):
         send(client, "doctor", form | broken, 400)
     assert client.get("/actions/unknown").status_code == 404
@@ -210,6 +216,14 @@ def test_forms_of_others_and_of_nobody_are_refused(client: FlaskClient, spoilt: 
         assert viewer.post("/actions/doctor", data=form, headers=SAME_ORIGIN).status_code == 403
         assert "/actions/" not in text_of(viewer, "/jobs") + text_of(viewer, "/doctor")
     assert query(spoilt.database_url, "SELECT count(*) AS n FROM recs.console_jobs") == [(0,)]
+
+
+def rows_of(client: FlaskClient, url: str) -> list[dict[str, Any]]:
+    """Return the rows of a table's JSON."""
+    answer = client.get(url)
+    assert answer.json is not None, answer.text
+    rows: list[dict[str, Any]] = answer.json["rows"]
+    return rows
 
 
 def use_program(client: FlaskClient, code: str) -> Jobs:
@@ -258,7 +272,11 @@ def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
         seen = text_of(other, url)
         assert "at work" in seen
         assert "Another console runs it" in seen
-        assert url in text_of(other, "/jobs")
+        assert text_of(other, "/jobs").count(url) == 1
+        assert rows_of(other, "/tables/jobs.json") == []  # it has not ended
+        (running,) = rows_of(other, "/tables/running-jobs.json")
+        assert (running["url"], running["what"]) == (url, "variant control")
+        assert running["job_id"] in url
         answer = other.get("/actions/stop-job", query_string={"job": url.rpartition("/")[2]})
         assert "of anna runs on" in unescape(answer.text)
         assert "a night runs already" in text_of(other, "/actions/start-night?variant=test", 409)
@@ -276,7 +294,8 @@ def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
         assert "stopped by anna" in text_of(restarted, url)
         assert "stopped by anna" in text_of(restarted, "/jobs")
         table = restarted.get("/tables/jobs.csv").text
-        assert [line["meaning"] for line in csv.DictReader(io.StringIO(table))] == [ended[4]]
+        (line,) = csv.DictReader(io.StringIO(table))
+        assert (line["meaning"], line["url"]) == (ended[4], url)
         assert "it has ended" not in restarted.get("/jobs/unknown").text
         assert restarted.get("/jobs/unknown").status_code == 404
         assert restarted.get("/jobs?before=x").status_code == 404
@@ -288,6 +307,26 @@ def test_a_job_is_seen_by_every_console_stopped_by_its_own_and_recorded(
         execute(spoilt.database_url, died.format(500))
         assert "lost: the console that ran it ended" in text_of(restarted, url)
         assert "lost: the console" in text_of(restarted, "/log?kind=job")
+
+        execute(spoilt.database_url, "UPDATE recs.console_jobs SET started_at = now() - interval '91 days'")
+        act(restarted, "doctor", "each quarter")
+        assert query(spoilt.database_url, "SELECT kind FROM recs.console_jobs") == [("doctor",)]
+        console_of(restarted).jobs.close()
+
+
+def test_a_report_stands_in_one_table(client: FlaskClient, spoilt: LiveNetwork) -> None:
+    jobs = use_program(client, "import json; print(json.dumps({}))")
+    report = jobs.start(REPORT, {"options": ["--days", "7 x"]}, "anna")
+    until(lambda: [row["meaning"] for row in rows_of(client, "/tables/jobs.json")] == ["done"])
+    assert rows_of(client, "/tables/held-jobs.json") == []
+    page = text_of(client, "/jobs")
+    assert page.count(report.job_id) == 1
+    assert "--days '7 x'" in page
+    with open_console(spoilt.settings, read_only=True) as reads:
+        jobs = use_program(reads, "import json; print(json.dumps({}))")
+        report = jobs.start(REPORT, {"options": []}, "anna")
+        until(lambda: len(rows_of(reads, "/tables/held-jobs.json")) == 1)
+        assert text_of(reads, "/jobs").count(report.job_id) == 1
 
 
 def test_nothing_starts_while_another_process_holds_the_lock(
@@ -329,6 +368,7 @@ def test_the_doctor_examines_on_a_click_only_and_its_findings_are_kept(
     assert "warn" in statuses
     assert "1 of 1 members are not post ids" in page
     assert "SREM recs:blocked MEMBER" in page
+    assert "Copy</button> <span" in page
     called = {name.removeprefix("cmdstat_") for name in spoilt.client.info("commandstats")}
     assert not called & {"scan", "keys", "sscan", "hscan"}
     actor = query(spoilt.database_url, "SELECT actor, reason, exit_code FROM recs.console_jobs")
@@ -367,9 +407,9 @@ def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
     assert f"{live} is not live, {earlier} is" in text_of(client, f"/actions/roll-back?run={live}", 409)
     log = text_of(client, "/log")
     for line in (
-        "rolled_back",
-        "roll-back",
-        f"run {live}",
+        "rolled back",
+        "roll the run back",
+        f'<a href="/runs/{live}">{live}</a>',
         "the topics were empty",
         f"console by anna@{host}",
     ):
@@ -382,9 +422,15 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
     execute(
         spoilt.database_url,
         "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor) "
-        """VALUES ('autumn', 's', 40, '{"5": "test"}', now(), 'ben')""",
+        """VALUES ('autumn', 's', 40, '{"5": "test", "6": "test"}', now() - interval '1 s', 'ben')""",
+        "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor) VALUES "
+        """('autumn', 's', 40, '{"6": "control"}', now(), 'console by eva@host: two: reasons')""",
+        "INSERT INTO recs.console_actions VALUES "
+        """('t1', 'recs', now(), 'eva', 'pin', '{"user": "a/6", "variant": "control"}', 'r', 'x', false), """
+        """('t2', 'recs', now(), 'eva', 'split', '{"percent": "40", "days": ""}', 'r', 'done', false), """
+        """('t3', 'recs', now(), 'eva', 'start-night', '{"variant": "all"}', 'r', 'done', false)""",
         "INSERT INTO recs.blocked_posts VALUES ('recs', 'a/b', now(), 'ben', 'rude', now(), 'eva', 'mended')",
-        "INSERT INTO recs.erasures VALUES (now(), 'ben', 'recs', 3, 6, 9, 1)",
+        "INSERT INTO recs.erasures VALUES (now(), 'ben', 'recs', 1, 6, 9, 1)",
         "INSERT INTO recs.blocked_posts SELECT 'other', n::text, now(), 'ben' FROM generate_series(1, 9) n",
         "INSERT INTO recs.blocked_posts SELECT 'recs', n::text, date_trunc('day', now()), 'ben' "
         "FROM generate_series(1, 120) n",
@@ -401,26 +447,51 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
         arguments = page["more"] or {}
         url = url if arguments else None
     count = "SELECT (SELECT count(*) FROM recs.run_changes) + (SELECT count(*) FROM recs.experiments)"
-    total = query(spoilt.database_url, count)[0][0] + 121 + 1 + 1
+    total = query(spoilt.database_url, count)[0][0] + 121 + 1 + 1 + 3
     assert len(seen) == total
     assert pages == -(-total // 50)
     assert [row["at"] for row in seen] == sorted((row["at"] for row in seen), reverse=True)
     found = {(row["kind"], row["subject"], row["what"]) for row in seen}
     assert len(found) == total
     assert {
-        ("split", "autumn", "40 % of users in test, pins: 1"),
+        ("split", "autumn", "40 % of users in test, 2 pins, user 5 pinned to test, user 6 pinned to test"),
+        ("split", "autumn", "40 % of users in test, 1 pin, user 6 pinned to control, user 5 unpinned"),
+        ("action", "a/6", "pin the user to control"),
+        ("action", None, "change the split: 40 % of users in test"),
+        ("action", None, "start a night of all"),
         ("block", "a/b", "blocked"),
         ("unblock", "a/b", "served again"),
-        ("erasure", "users", "3 users forgotten, with 6 lists"),
+        ("erasure", "users", "1 user forgotten, with 6 lists"),
         ("run", spoilt.run_of("test"), "live"),
     } <= found
+    by = {(row["actor"], row["reason"]) for row in seen if row["kind"] == "split"}
+    assert ("console by eva@host", "two: reasons") in by
+    assert ("ben", None) in by
+    assert re.search(r'href="/users\?id=a(/|%2F)6">a/6<', text_of(client, "/log?kind=action"))
+    # An audit gets all in one file.
+    link = re.search(r'href="([^"]*)">CSV of up to 10,000 rows', text_of(client, "/log?kind=block"))
+    assert link is not None
+    assert len(list(csv.DictReader(io.StringIO(client.get(unescape(link[1])).text)))) == 121
+    some = client.get("/tables/log.json?rows=60").json
+    assert some is not None
+    assert len(some["rows"]) == 60
+    rest = client.get("/tables/log.json", query_string=some["more"]).json
+    assert rest is not None
+    assert [*some["rows"], *rest["rows"]] == seen[:120]
+    assert client.get("/log?rows=10000").text.count("<tr>") == 51
     blocks = text_of(client, "/log?kind=block")
     assert "kind=block&before=" in blocks
     assert "served again" not in blocks
     assert re.search(r'href="/posts\?id=a(/|%2F)b"', blocks)
     rows = list(csv.DictReader(io.StringIO(client.get("/tables/log.csv?kind=unblock").text)))
     assert [(row["actor"], row["reason"]) for row in rows] == [("eva", "mended")]
-    for wrong in ("/log?kind=x", "/log?before=x", "/log?before=2026-01-01~x", "/tables/log.csv?kind=x"):
+    for wrong in (
+        "/log?kind=x",
+        "/log?before=x",
+        "/log?before=2026-01-01~x",
+        "/tables/log.csv?kind=x",
+        *(f"/tables/log.csv?rows={rows}" for rows in ("", "0", "10001", "-1", "x", "٣")),
+    ):
         assert client.get(wrong).status_code == 404
     # A ledger of before the console, and one that is not there yet.
     execute(spoilt.database_url, "DROP TABLE recs.console_jobs, recs.console_actions, recs.blocked_posts")

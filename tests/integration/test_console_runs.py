@@ -6,6 +6,8 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from html import unescape
 from typing import Any
 
@@ -16,7 +18,7 @@ from flask.testing import FlaskClient
 from batch.runs import ledger
 from batch.runs.ledger import State
 from batch.runs.lock import NIGHT, REFRESH, find_holder, hold
-from batch.runs.tables import runs
+from batch.runs.tables import changes, console_jobs, runs
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from demo.made_up_runs import make_up_runs
@@ -95,11 +97,48 @@ def test_home_names_what_redis_serves_and_links_to_actions_only_for_operators(ni
         assert f'href="/runs/{run_id}"' in page
         published = re.search(r'"published_at": ?"([^"]+)"', str(manifest))
         assert published
-        assert f'<time datetime="{published[1]}"' in page
+        assert f'live since</dt><dd><time class="full" datetime="{published[1]}"' in page
     assert page.index("does not answer") < page.index("<h2>"), "the sentence comes first"
     assert "/actions/start-night" in page
     with open_console(night.settings, read_only=True) as client:
         assert "/actions/" not in read_page(client, "/")
+
+
+def test_a_run_is_live_since_a_rollback_and_a_night_runs_from_its_job_on(spoilt: LiveNetwork) -> None:
+    run_id, at = spoilt.run_of("control"), "2026-11-27T12:00:00+00:00"
+    user, found = next(
+        (user, found)
+        for user in range(1, 50)
+        if (found := spoilt.run_json("lookup", str(user)))["variant"] == "control"
+    )
+    published = found["published_at"]
+    assert found["live_since"] == published
+    engine = make_engine(spoilt.database_url)
+    with engine.begin() as connection:
+        row = {"run_id": run_id, "state": State.LIVE, "at": datetime.fromisoformat(at), "actor": "anna"}
+        connection.execute(sa.delete(changes).where(changes.c.run_id == run_id))
+        connection.execute(sa.insert(changes).values(row))
+        job = {"job_id": "1", "kind": "night", "actor": "anna", "started_at": datetime.now(UTC)}
+        kept = {"key_prefix": "recs", "host": "here", "arguments": {"variant": "both"}}
+        connection.execute(sa.insert(console_jobs).values(job | kept))
+    engine.dispose()
+    with open_console(spoilt.settings) as client:
+        for path in ("/", f"/users/{user}"):
+            page = re.sub("</?d[dt]>|\\n", " ", read_page(client, path))
+            times = re.findall('(live since|published) *<time[^>]* datetime="([^"]*)"', page)
+            found_times = [
+                (words, datetime.fromisoformat(time).replace(microsecond=0)) for words, time in times
+            ]
+            assert ("live since", datetime.fromisoformat(at)) in found_times, path
+            assert ("published", datetime.fromisoformat(published)) in found_times, path
+        assert "A night is running since" in read_page(client, "/"), "before it has its lock"
+    shown = spoilt.batch("lookup", str(user)).stdout
+    assert f", live since {at} (" in shown
+    assert f", published {published[:16]}" in shown
+    down = replace(spoilt, database_url="postgresql://nobody@127.0.0.1:1/x")
+    shown = down.batch("lookup", str(user)).stdout
+    assert f", published {published[:16]}" in shown
+    assert "live since" not in shown
 
 
 def test_home_says_who_holds_a_lock(night: LiveNetwork) -> None:

@@ -22,7 +22,7 @@ from contract.ids import IdKind, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.support.batch import change_ids, execute, make_network, query
-from tests.support.console import SAME_ORIGIN, open_console
+from tests.support.console import SAME_ORIGIN, confirm, open_console
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -94,7 +94,7 @@ def test_the_page_has_the_list_that_lookup_shows(night: LiveNetwork, client: Fla
     assert "/actions/" not in read
     assert set(re.findall('<form[^>]*method="post" action="([^"]*)"', read)) <= {"/why", "/sign-out"}
     document = client.get("/user-data?id=7").get_json()
-    assert document["columns"]["city"] == city
+    assert (document["columns"]["city"], document["columns"]["age"]) == (city, age)
     assert {run_id[-4:] for run_id in document["lists"]} == {"trol", "test"}
     assert document["lists"][found["run_id"]]["posts"][0]["post_id"] == found["posts"][0]["post_id"]
 
@@ -122,6 +122,27 @@ def test_a_run_that_is_not_live_is_shown_beside(night: LiveNetwork, client: Flas
     assert posts_of(page) == [str(row["post_id"]) for row in ranked if row["rank_b"] is not None]
 
 
+def test_a_long_list_begins_with_20_posts_and_goes_on_by_50(night: LiveNetwork, client: FlaskClient) -> None:
+    ranked = [[post_id, 119.12799999999999] for post_id in range(1000, 1075)]
+    night.client.set(KEYS.user(night.run_of("test"), 7), json.dumps(ranked))
+    found, address = [], "/users/7?run=test"
+    for begin, end in ((1, 20), (21, 70), (71, 75)):
+        page = page_of(client, address)
+        assert f"Posts {begin} to {end} of 75, best first" in page
+        found.append(posts_of(page))
+        more = re.search('<a rel="next" href="([^"]*)">Next 50', page)
+        address = more[1].replace("&amp;", "&") if more else ""
+    assert (address, [len(posts) for posts in found]) == ("", [20, 50, 5])
+    assert [post_id for posts in found for post_id in posts] == [str(post_id) for post_id, _ in ranked]
+    rows = client.get("/tables/user-list.csv?id=7&run=test").text.splitlines()
+    assert len(rows) == 51
+    assert rows[1].startswith("1,1000,")
+    assert ",119.128," in rows[1]
+    why = page_of(client, "/why?user=7&run=test&post=1001")
+    assert f'href="/runs/{night.run_of("test")}"' in why
+    assert 'href="/runs/test"' not in why
+
+
 def test_what_a_user_did_is_paged_by_its_own_last_row(night: LiveNetwork, client: FlaskClient) -> None:
     ((user,),) = query(
         night.database_url, "SELECT user_id FROM recs.interactions GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"
@@ -145,7 +166,7 @@ def test_what_a_user_did_is_paged_by_its_own_last_row(night: LiveNetwork, client
     assert older is not None
     page = page_of(client, older[1].replace("&amp;", "&"))
     assert "run=test" in older[1]
-    assert page.count('<td class="time">') == len(wanted) - 50
+    assert page.count('<td class="time">') == min(len(wanted) - 20, 50)
     likes = query(
         night.database_url,
         "SELECT topic, count(DISTINCT post_id) FROM recs.interactions JOIN recs.posts USING (post_id) "
@@ -185,6 +206,8 @@ def test_a_page_says_what_cannot_be_read(night: LiveNetwork) -> None:
         again = page_of(client, "/users/7")
         assert posts_of(again) == posts_of(page)
         assert "The figures are those of" in again
+        assert "Variant, run and list are those of" in again
+        assert "Variant, run and list are those of" not in page
         assert client.get("/users/8").status_code == 200
 
 
@@ -315,7 +338,7 @@ def test_users_and_posts_have_ids_of_any_kind(
         assert counts.likes == len(liked) == sum(likes for _, likes in counts.topics)
         row = read_user(stores, user_id)
         assert row is not None
-        assert row["user_id"] == user
+        assert row["user_id"] == user_id
     run_id = "20211101T030000Z-control"
     manifest = {"run_id": run_id, "cutoff": "2021-11-01T03:00:00+00:00", "ids": kinds.to_record(), "top_n": 3}
     redis_client.set(KEYS.live("control"), run_id)
@@ -327,10 +350,46 @@ def test_users_and_posts_have_ids_of_any_kind(
     with open_console(settings) as client:
         text = client.get("/users", query_string={"id": user}).text
         assert text.count("<tr data-post=") == 3
-        assert text.count('<td class="time">') == 50
+        assert text.count('<td class="time">') == 20
         for address in re.findall('href="(/users[^"]*)"', text):
             answer = client.get(address.replace("&amp;", "&").replace("&#34;", '"'))
             assert answer.status_code == 200
             assert "<h1>User " in answer.text
         unknown = client.get("/users", query_string={"id": UNKNOWN[kinds.users]}).text
         assert "the run has no list of this user" in unknown
+
+
+def test_blanks_around_an_id_are_part_of_it_if_it_is_text(
+    database_url: str, redis_client: redis.Redis, redis_url: str
+) -> None:
+    make_network(database_url, users=20, posts=5, interactions=20)
+    settings = Settings.of(database_url=database_url, redis_url=redis_url)
+    with open_console(settings) as client:
+        assert "<h1>User 7</h1>" in page_of(client, "/users?id=+7+")
+        assert confirm(client, "block", "a number", post=" 101 ").status_code == 200
+        assert redis_client.smembers(KEYS.blocked) == {"101"}
+        assert confirm(client, "unblock", "over", post="101 ").status_code == 200
+    change_ids(database_url, IdKinds(IdKind.TEXT, IdKind.TEXT))
+    ids = (" a", "a", "a ", "b")
+    for each in ids:
+        execute(
+            database_url,
+            f"INSERT INTO recs.users VALUES ('{each}', 30, 'city of <{each}>', true)",
+            f"INSERT INTO recs.posts VALUES ('{each}', 'sport', 'text of <{each}>', now())",
+        )
+    with open_console(settings) as client:
+        for each in ids:
+            address = {"query_string": {"id": each}}
+            assert f"city of &lt;{each}&gt;" in client.get("/users", **address).text
+            assert f"text of &lt;{each}&gt;" in client.get("/posts", **address).text
+            assert client.get("/user-data", **address).get_json()["user_id"] == each
+            why = client.get("/why", query_string={"user": each, "post": each}).text
+            found = client.get("/search", query_string={"q": each}).text
+            after = f"?id={each.replace(' ', '+')}" if " " in each else f"/{each}"
+            for page in (why, found):
+                assert {f"/users{after}", f"/posts{after}"} <= set(re.findall('href="([^"]*)"', page))
+            assert confirm(client, "block", "of text", post=each).status_code == 200
+            assert redis_client.smembers(KEYS.blocked) == {each}
+            assert confirm(client, "unblock", "over", post=each).status_code == 200
+            assert redis_client.smembers(KEYS.blocked) == set()
+        assert "city of &lt;b&gt;" in client.get("/search", query_string={"q": " b "}).text

@@ -46,8 +46,10 @@ SPLIT = Experiment("default", "overnight", 50)
 LEDGER = LedgerOverview(
     states={variant: [RunState(run_id, State.LIVE, LIVE_AT)] for variant, run_id in IDS.items()},
     live=IDS,
+    live_since=dict.fromkeys(IDS.values(), LIVE_AT),
     latest_live=LIVE_AT,
     holders={},
+    night_started=None,
     unbuilt=[],
     split=SplitChange(SPLIT, LIVE_AT, "anna"),
 )
@@ -57,6 +59,7 @@ REDIS = RedisOverview(
     split=StoredSplit(SPLIT),
     waiting=3,
 )
+EMPTY = RedisOverview({}, {}, StoredSplit(None), 0)
 SERVING = ServingOverview([], IDS)
 RUNNING = {NIGHT: Holder("overnight run", 17, NOW - timedelta(minutes=5))}
 
@@ -86,7 +89,7 @@ def with_newest(variant: str, state: State, reason: str | None = None) -> Ledger
     return replace(LEDGER, states={**LEDGER.states, variant: [run, *LEDGER.states[variant]]})
 
 
-def make_record(*findings: tuple[str, str]) -> JobRecord:
+def make_record(*findings: tuple[str, str], at: datetime = LIVE_AT) -> JobRecord:
     output = {
         "status": "fail",
         "findings": [
@@ -94,7 +97,7 @@ def make_record(*findings: tuple[str, str]) -> JobRecord:
             for check, status in findings
         ],
     }
-    return JobRecord("1", "doctor", "", "anna", LIVE_AT, ended_at=LIVE_AT, exit_code=1, output=output)
+    return JobRecord("1", "doctor", "", "anna", at, ended_at=at, exit_code=1, output=output)
 
 
 ONLY_CONTROL = {"control": IDS["control"]}
@@ -107,12 +110,12 @@ STATES: dict[str, tuple[Overview, str]] = {
         "Both variants are live since 2026-11-27 03:04 UTC; nothing waits for you.",
     ),
     "nothing ran": (
-        overview(NO_LEDGER, RedisOverview({}, {}, StoredSplit(None), 0), None),
+        overview(NO_LEDGER, EMPTY, None),
         "No night has run yet: serving has nothing to answer with. Start the first night.",
     ),
     "the first night": (
         overview(
-            replace(NO_LEDGER, holders=RUNNING), RedisOverview({}, {}, StoredSplit(None), 0), None
+            replace(NO_LEDGER, holders=RUNNING), EMPTY, None
         ),
         "A night is running since 08:55 UTC.",
     ),
@@ -174,9 +177,38 @@ STATES: dict[str, tuple[Overview, str]] = {
         "The lists of test are 221 hours old: was a night missed?",
     ),
     "emptied": (
-        overview(redis=RedisOverview({}, {}, StoredSplit(None), 0)),
+        overview(redis=EMPTY),
+        "3 things wait for you, first: Redis has no live run of control, the ledger has "
+        f"{IDS['control']}: was Redis emptied? Serving still has that run, and answers with its popular "
+        "posts where a list is missing. Run a night.",
+    ),
+    "emptied, and serving is down": (
+        overview(redis=EMPTY, serving=None),
         "4 things wait for you, first: Redis has no live run of control, the ledger has "
-        f"{IDS['control']}: was Redis emptied? Serving keeps what it has in memory; run a night.",
+        f"{IDS['control']}: was Redis emptied? Run a night.",
+    ),
+    "emptied after a refused night": (
+        overview(with_newest("control", State.REFUSED, "popularity"), EMPTY),
+        "4 things wait for you, first: Redis has no live run of control, the ledger has "
+        f"{IDS['control']}: was Redis emptied? Serving still has that run, and answers with its popular "
+        "posts where a list is missing. Run a night.",
+    ),
+    "rolled back to an older night": (
+        overview(replace(LEDGER, live_since={IDS["control"]: LIVE_AT, IDS["test"]: NOW})),
+        "Both variants are live since 09:00 UTC; nothing waits for you.",
+    ),
+    "a night of a console begins": (
+        overview(replace(LEDGER, night_started=NOW)),
+        "Both variants are live since 03:04 UTC; nothing waits for you. A night is running since 09:00 UTC.",
+    ),
+    "stopped": (
+        overview(with_newest("test", State.FAILED, "stopped by SIGTERM; the live run is unchanged")),
+        "Both variants are live since 03:04 UTC.",
+    ),
+    "no split in Redis": (
+        overview(redis=replace(REDIS, split=StoredSplit(None))),
+        "Redis holds no split, Postgres has default: 50 % of users in test, salt 'overnight': "
+        "the next refresh writes it back.",
     ),
     "another run in Redis": (
         overview(
@@ -213,8 +245,16 @@ STATES: dict[str, tuple[Overview, str]] = {
         "Serving warns: Redis cannot be read.",
     ),
     "the doctor": (
-        overview(doctor=make_record(("views", "fail"), ("clock", "warn"), ("models", "fail"))),
-        "The doctor found at 03:04 UTC: views: views is odd, and 1 more.",
+        overview(
+            doctor=make_record(
+                ("views", "fail"), ("clock", "warn"), ("models", "fail"), at=NOW - timedelta(minutes=59)
+            )
+        ),
+        "The doctor found 2 problems at 08:01 UTC, first: views: views is odd. Run it again.",
+    ),
+    "the doctor, before that run went live": (
+        overview(doctor=make_record(("views", "fail"), at=LIVE_AT), now=LIVE_AT + timedelta(minutes=1)),
+        "Both variants are live since 03:04 UTC.",
     ),
     "the doctor only warns": (
         overview(doctor=make_record(("clock", "warn"))),
@@ -238,6 +278,23 @@ def test_figures_that_are_kept_while_a_store_is_down_do_not_say_that_all_is_well
     state = overview()
     down = replace(state, redis=replace(state.redis, error="Redis at cache: it does not answer; start it"))
     assert describe(down, find_concerns(down)) == "Redis at cache: it does not answer; start it."
+
+
+def test_what_is_worth_knowing_comes_after_what_waits() -> None:
+    stopped = with_newest("test", State.FAILED, "stopped by SIGTERM; the live run is unchanged")
+    state = overview(stopped, serving=None, doctor=make_record(("views", "fail")))
+    assert [(concern.sentence, concern.urgent) for concern in find_concerns(state)] == [
+        ("Serving at http://here:8000: it does not answer; start it.", True),
+        (f"The last run of test was stopped before it ended; {IDS['test']} is still live.", False),
+        ("The doctor found 1 problem at 03:04 UTC: views: views is odd. Run it again.", False),
+    ]
+
+
+def test_no_run_is_still_live_in_an_emptied_redis() -> None:
+    state = overview(with_newest("control", State.REFUSED, "popularity"), EMPTY)
+    sentences = [concern.sentence for concern in find_concerns(state)]
+    assert "The last run of control was refused by the gate: popularity." in sentences
+    assert not [each for each in sentences if "still live" in each or "serves other runs" in each]
 
 
 def test_every_state_of_a_run_has_a_letter_and_a_sentence() -> None:

@@ -113,9 +113,9 @@ def test_an_option_that_cannot_be_used_is_named(given: dict[str, str], text: str
     ("given", "text"),
     [
         ({"percent": ""}, "Percentage: give a whole number"),
-        ({"percent": "101"}, "Percentage: 101 is not in the range 0<=x<=100"),
-        ({"percent": "ten"}, "Percentage: 'ten' is not a valid integer"),
-        ({"percent": "10", "days": "366"}, "Planned days: 366 is not in the range"),
+        ({"percent": "101"}, "Percentage: '101' is not a whole number from 0 to 100"),
+        ({"percent": "ten"}, "Percentage: 'ten' is not a whole number from 0 to 100"),
+        ({"percent": "10", "days": "366"}, "Planned days: '366' is not a whole number from 1 to 365"),
         ({"percent": "10", "salt": "a\nb"}, "Salt: 'a.nb' must be 1 to 100 printable characters"),
         ({"percent": "10", "name": "x" * 101}, "Name: .* must be 1 to 100 printable"),
     ],
@@ -143,7 +143,7 @@ def test_health_says_what_disagrees_and_what_is_not_known() -> None:
         "Redis has first: 10 % of users in test, salt 'salt', and serving uses that"
         in found["Split in Redis"][1]
     )
-    assert "1,234 wait in Redis" in found["Exposures"][1]
+    assert "1,234 batches wait in Redis" in found["Exposures"][1]
     lost = states(split, SplitInRedis(StoredSplit(None), 0))["Split in Redis"]
     assert "Redis has nothing, and serving keeps the split it had" in lost[1]
     assert states(split, SplitInRedis(StoredSplit(HALF), 0))["Split in Redis"][0] == "good"
