@@ -1,4 +1,4 @@
-"""What an action acts on, from its arguments, and the address of that."""
+"""What an action does, and on what, from its name and arguments: in words, with the address."""
 
 from __future__ import annotations
 
@@ -8,8 +8,39 @@ from flask import url_for
 
 from console.links import post_url, user_url
 
+MAX_WORDS = 200
+"""Characters of what an action does."""
+
 JOB_ACTIONS = ("start-night", "refresh", "webhook")
 """Actions that start a job and act on nothing that has a page."""
+
+
+WORDS: Mapping[str, str] = {
+    "start-night": "start a night of {variant}", "refresh": "refresh the live lists",
+    "stop-job": "stop the job", "doctor": "run the doctor", "webhook": "try the webhook",
+    "roll-back": "roll the run back", "block": "block the post", "unblock": "unblock the post",
+    "split": "change the split", "pin": "pin the user to {variant}", "unpin": "unpin the user",
+}  # fmt: skip
+"""Action -> what it does, in words; `{name}` stands for an argument."""
+
+INPUTS: Mapping[str, str] = {
+    "percent": "{} % of users in test", "name": "name {}", "salt": "salt {}", "days": "{} planned days",
+}  # fmt: skip
+"""Argument of a change of the split -> words."""
+
+
+def describe_action(action: str, arguments: Mapping[str, str]) -> str:
+    """Return what an action does, in words."""
+    words = WORDS.get(action, action)
+    for name, value in arguments.items():
+        words = words.replace(f"{{{name}}}", value)
+    if action == "split":
+        given = [text.format(arguments[name]) for name, text in INPUTS.items() if arguments.get(name)]
+    elif action in WORDS:
+        given = []
+    else:
+        given = [f"{name} {value}" for name, value in arguments.items()]
+    return f"{words}: {', '.join(given)}"[:MAX_WORDS] if given else words[:MAX_WORDS]
 
 
 def subject_of(arguments: Mapping[str, str]) -> tuple[str, str] | None:

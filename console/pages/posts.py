@@ -29,12 +29,12 @@ from console.content.post_tables import (
 )
 from console.content.user_tables import read_kinds
 from console.context import Console, Visitor, current_console
-from console.links import post_url, user_url
+from console.links import parse_written_id, post_url, user_url
 from console.pages.users import parse_or_refuse
 from console.tables import Table
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import VARIANTS
-from contract.ids import Id, parse_id, quote_id
+from contract.ids import Id, quote_id
 
 blueprint = Blueprint("posts", __name__)
 
@@ -45,7 +45,7 @@ CHART_WIDTH = 640
 @blueprint.get("/posts/<post_id>")
 def post(post_id: str | None = None) -> str | tuple[str, int]:
     """Show a post; without one, the newest, the most liked or the blocked ones, a page of 50."""
-    text = request.args.get("id", "").strip() if post_id is None else post_id
+    text = request.args.get("id", "") if post_id is None else post_id
     return _show_post(text) if text else _show_list()
 
 
@@ -142,7 +142,7 @@ class NotAPostError(OvernightError):
 
 def _parse_post(console: Console, arguments: Arguments) -> Id:
     try:
-        return parse_id(arguments.get("post", "").strip(), read_kinds(console).posts)
+        return parse_written_id(arguments.get("post", ""), read_kinds(console).posts)
     except ValueError as error:
         raise NotAPostError(f"the post {error}; nothing was changed; give the id of a post") from None
 

@@ -18,6 +18,7 @@ from console.content.run_tables import describe_state, find_run
 from console.content.user_tables import read_kinds
 from console.context import Console, current_console
 from console.links import post_url, user_url
+from console.readings import Reading
 from console.tables import Arguments, Table, table_source
 from contract.ids import parse_id
 
@@ -42,13 +43,13 @@ class Hit:
 @blueprint.get("/search")
 def search() -> str | Response:
     """Show what a search finds; one exact hit without any other goes to its page at once."""
-    console, query = current_console(), clean_query(request.args.get("q", ""))
+    console, given = current_console(), request.args.get("q", "")
+    query = clean_query(given)
     if not query:
         return render_template("search.html", query="", hits=[], posts=None, max_words=MAX_WORDS)
-    read = console.readings.read
-    hits = [read(("search", name, query), partial(find, console, query)) for name, find in FINDERS.items()]
+    hits = _find_ids(console, given)
     # The slowest is last: what Postgres stops makes it fail for the rest of the request.
-    posts = read(("search-posts", query), lambda: read_hit_table(console, {"q": query}))
+    posts = console.readings.read(("search-posts", query), lambda: read_hit_table(console, {"q": query}))
     found = [hit for reading in hits for hit in reading.value or []]
     complete = posts.error is None and all(reading.error is None for reading in hits)
     if len(found) == 1 and complete and posts.value and not posts.value.rows:
@@ -57,6 +58,19 @@ def search() -> str | Response:
         "search.html", query=query, hits=found, posts=posts, max_words=MAX_WORDS,
         failed=[reading for reading in hits if reading.error],
     )  # fmt: skip
+
+
+def _find_ids(console: Console, given: str) -> list[Reading[list[Hit]]]:
+    """Find what has the id that is given: as it is, and if nothing has it, without blanks around it."""
+    hits: list[Reading[list[Hit]]] = []
+    for text in dict.fromkeys((given, given.strip())):
+        hits = [
+            console.readings.read(("search", name, text), partial(find, console, text))
+            for name, find in FINDERS.items()
+        ]
+        if any(reading.value for reading in hits):
+            break
+    return hits
 
 
 def find_users(console: Console, query: str) -> list[Hit]:

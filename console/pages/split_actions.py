@@ -28,11 +28,11 @@ from batch.formatting import format_count
 from batch.inspection.lists import find_id_kinds
 from console.actions import Action, Arguments, Field, Outcome, Preview, register
 from console.context import Console, Visitor, now
-from console.links import user_url
+from console.links import parse_written_id, user_url
 from contract.columns import SCHEMA, USER_ID, USERS
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.experiment import CONTROL, TEST, VARIANTS, Experiment
-from contract.ids import Id, parse_id
+from contract.ids import Id
 
 REPORTS_LEAVE_OUT = "reports leave pinned users out"
 
@@ -283,7 +283,7 @@ def _unpin(stores: Stores, split: Experiment, given: str) -> Experiment:
 
 def _parse_user(stores: Stores, text: str) -> Id:
     try:
-        return parse_id(text, find_id_kinds(stores).users)
+        return parse_written_id(text, find_id_kinds(stores).users)
     except ValueError as error:
         raise InputError(f"User: {text[:150]!r} {error}.") from None
 

@@ -35,10 +35,10 @@ from console.content.user_tables import (
     read_user_list,
 )
 from console.context import Console, current_console, now
-from console.links import user_url
+from console.links import parse_written_id, user_url
 from console.tables import PAGE_ROWS, absent_is_404
 from contract.experiment import VARIANTS
-from contract.ids import Id, IdKind, parse_id
+from contract.ids import Id, IdKind
 from contract.text import escape_json
 
 FIRST_ROWS = 20
@@ -62,7 +62,7 @@ def parse_or_refuse(text: str, kind: IdKind, what: str) -> Id:
         `user` or `post`.
     """
     try:
-        return parse_id(text, kind)
+        return parse_written_id(text, kind)
     except ValueError as error:
         sentence = f'"{text[:MAX_SHOWN]}" cannot be the id of a {what}: it {error}. Nothing was looked up.'
         page = render_template("error.html", title=f"Not the id of a {what}", sentence=sentence)
@@ -74,7 +74,7 @@ def parse_or_refuse(text: str, kind: IdKind, what: str) -> Id:
 def user(user_id: str | None = None) -> str:
     """Show a user; without one, ask for an id."""
     console, arguments = current_console(), request.args
-    text = arguments.get("id", "").strip() if user_id is None else user_id
+    text = arguments.get("id", "") if user_id is None else user_id
     if not text:
         return render_template("users.html")
     kinds = read_kinds(console)

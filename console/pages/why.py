@@ -45,8 +45,8 @@ class _Request:
     def parse(cls, console: Console, arguments: Arguments) -> _Request:
         kinds = read_kinds(console)
         return cls(
-            parse_or_refuse(arguments.get("user", "").strip(), kinds.users, "user"),
-            parse_or_refuse(arguments.get("post", "").strip(), kinds.posts, "post"),
+            parse_or_refuse(arguments.get("user", ""), kinds.users, "user"),
+            parse_or_refuse(arguments.get("post", ""), kinds.posts, "post"),
             arguments.get("run", ""),
             parse_start(arguments),
         )

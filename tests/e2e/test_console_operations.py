@@ -60,7 +60,7 @@ def test_a_rollback_names_both_runs_and_happens_once(
         page.goto(form)
         assert f"{bad} is not live, {good} is" in page.inner_text("main")
         page.goto(f"{url}/log?kind=action")
-        assert page.get_by_role("cell", name="roll-back", exact=True).count() == 1
+        assert page.get_by_role("cell", name="roll the run back", exact=True).count() == 1
     closed = "SELECT state, split_part(actor, '@', 1), reason FROM recs.run_changes WHERE run_id = '{}' "
     last = query(night.database_url, closed.format(bad) + "ORDER BY at DESC LIMIT 1")
     assert last == [("rolled_back", f"console by {OPERATOR}", f"back to {good}: {REASON}")]

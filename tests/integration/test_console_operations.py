@@ -401,9 +401,9 @@ def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
     assert f"{live} is not live, {earlier} is" in text_of(client, f"/actions/roll-back?run={live}", 409)
     log = text_of(client, "/log")
     for line in (
-        "rolled_back",
-        "roll-back",
-        f"run {live}",
+        "rolled back",
+        "roll the run back",
+        f'<a href="/runs/{live}">{live}</a>',
         "the topics were empty",
         f"console by anna@{host}",
     ):
@@ -416,9 +416,15 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
     execute(
         spoilt.database_url,
         "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor) "
-        """VALUES ('autumn', 's', 40, '{"5": "test"}', now(), 'ben')""",
+        """VALUES ('autumn', 's', 40, '{"5": "test", "6": "test"}', now() - interval '1 s', 'ben')""",
+        "INSERT INTO recs.experiments (name, salt, percent_test, pins, set_at, actor) VALUES "
+        """('autumn', 's', 40, '{"6": "control"}', now(), 'console by eva@host: two: reasons')""",
+        "INSERT INTO recs.console_actions VALUES "
+        """('t1', 'recs', now(), 'eva', 'pin', '{"user": "a/6", "variant": "control"}', 'r', 'x', false), """
+        """('t2', 'recs', now(), 'eva', 'split', '{"percent": "40", "days": ""}', 'r', 'done', false), """
+        """('t3', 'recs', now(), 'eva', 'start-night', '{"variant": "all"}', 'r', 'done', false)""",
         "INSERT INTO recs.blocked_posts VALUES ('recs', 'a/b', now(), 'ben', 'rude', now(), 'eva', 'mended')",
-        "INSERT INTO recs.erasures VALUES (now(), 'ben', 'recs', 3, 6, 9, 1)",
+        "INSERT INTO recs.erasures VALUES (now(), 'ben', 'recs', 1, 6, 9, 1)",
         "INSERT INTO recs.blocked_posts SELECT 'other', n::text, now(), 'ben' FROM generate_series(1, 9) n",
         "INSERT INTO recs.blocked_posts SELECT 'recs', n::text, date_trunc('day', now()), 'ben' "
         "FROM generate_series(1, 120) n",
@@ -435,26 +441,51 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
         arguments = page["more"] or {}
         url = url if arguments else None
     count = "SELECT (SELECT count(*) FROM recs.run_changes) + (SELECT count(*) FROM recs.experiments)"
-    total = query(spoilt.database_url, count)[0][0] + 121 + 1 + 1
+    total = query(spoilt.database_url, count)[0][0] + 121 + 1 + 1 + 3
     assert len(seen) == total
     assert pages == -(-total // 50)
     assert [row["at"] for row in seen] == sorted((row["at"] for row in seen), reverse=True)
     found = {(row["kind"], row["subject"], row["what"]) for row in seen}
     assert len(found) == total
     assert {
-        ("split", "autumn", "40 % of users in test, pins: 1"),
+        ("split", "autumn", "40 % of users in test, 2 pins, user 5 pinned to test, user 6 pinned to test"),
+        ("split", "autumn", "40 % of users in test, 1 pin, user 6 pinned to control, user 5 unpinned"),
+        ("action", "a/6", "pin the user to control"),
+        ("action", None, "change the split: 40 % of users in test"),
+        ("action", None, "start a night of all"),
         ("block", "a/b", "blocked"),
         ("unblock", "a/b", "served again"),
-        ("erasure", "users", "3 users forgotten, with 6 lists"),
+        ("erasure", "users", "1 user forgotten, with 6 lists"),
         ("run", spoilt.run_of("test"), "live"),
     } <= found
+    by = {(row["actor"], row["reason"]) for row in seen if row["kind"] == "split"}
+    assert ("console by eva@host", "two: reasons") in by
+    assert ("ben", None) in by
+    assert re.search(r'href="/users\?id=a(/|%2F)6">a/6<', text_of(client, "/log?kind=action"))
+    # An audit gets all in one file.
+    link = re.search(r'href="([^"]*)">CSV of up to 10,000 rows', text_of(client, "/log?kind=block"))
+    assert link is not None
+    assert len(list(csv.DictReader(io.StringIO(client.get(unescape(link[1])).text)))) == 121
+    some = client.get("/tables/log.json?rows=60").json
+    assert some is not None
+    assert len(some["rows"]) == 60
+    rest = client.get("/tables/log.json", query_string=some["more"]).json
+    assert rest is not None
+    assert [*some["rows"], *rest["rows"]] == seen[:120]
+    assert client.get("/log?rows=10000").text.count("<tr>") == 51
     blocks = text_of(client, "/log?kind=block")
     assert "kind=block&before=" in blocks
     assert "served again" not in blocks
     assert re.search(r'href="/posts\?id=a(/|%2F)b"', blocks)
     rows = list(csv.DictReader(io.StringIO(client.get("/tables/log.csv?kind=unblock").text)))
     assert [(row["actor"], row["reason"]) for row in rows] == [("eva", "mended")]
-    for wrong in ("/log?kind=x", "/log?before=x", "/log?before=2026-01-01~x", "/tables/log.csv?kind=x"):
+    for wrong in (
+        "/log?kind=x",
+        "/log?before=x",
+        "/log?before=2026-01-01~x",
+        "/tables/log.csv?kind=x",
+        *(f"/tables/log.csv?rows={rows}" for rows in ("", "0", "10001", "-1", "x", "٣")),
+    ):
         assert client.get(wrong).status_code == 404
     # A ledger of before the console, and one that is not there yet.
     execute(spoilt.database_url, "DROP TABLE recs.console_jobs, recs.console_actions, recs.blocked_posts")

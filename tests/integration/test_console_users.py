@@ -22,7 +22,7 @@ from contract.ids import IdKind, IdKinds
 from contract.keys import Keys
 from contract.settings import Settings
 from tests.support.batch import change_ids, execute, make_network, query
-from tests.support.console import SAME_ORIGIN, open_console
+from tests.support.console import SAME_ORIGIN, confirm, open_console
 from tests.support.operators import LiveNetwork
 
 pytest_plugins = ("tests.support.operators_fixtures",)
@@ -357,3 +357,39 @@ def test_users_and_posts_have_ids_of_any_kind(
             assert "<h1>User " in answer.text
         unknown = client.get("/users", query_string={"id": UNKNOWN[kinds.users]}).text
         assert "the run has no list of this user" in unknown
+
+
+def test_blanks_around_an_id_are_part_of_it_if_it_is_text(
+    database_url: str, redis_client: redis.Redis, redis_url: str
+) -> None:
+    make_network(database_url, users=20, posts=5, interactions=20)
+    settings = Settings.of(database_url=database_url, redis_url=redis_url)
+    with open_console(settings) as client:
+        assert "<h1>User 7</h1>" in page_of(client, "/users?id=+7+")
+        assert confirm(client, "block", "a number", post=" 101 ").status_code == 200
+        assert redis_client.smembers(KEYS.blocked) == {"101"}
+        assert confirm(client, "unblock", "over", post="101 ").status_code == 200
+    change_ids(database_url, IdKinds(IdKind.TEXT, IdKind.TEXT))
+    ids = (" a", "a", "a ", "b")
+    for each in ids:
+        execute(
+            database_url,
+            f"INSERT INTO recs.users VALUES ('{each}', 30, 'city of <{each}>', true)",
+            f"INSERT INTO recs.posts VALUES ('{each}', 'sport', 'text of <{each}>', now())",
+        )
+    with open_console(settings) as client:
+        for each in ids:
+            address = {"query_string": {"id": each}}
+            assert f"city of &lt;{each}&gt;" in client.get("/users", **address).text
+            assert f"text of &lt;{each}&gt;" in client.get("/posts", **address).text
+            assert client.get("/user-data", **address).get_json()["user_id"] == each
+            why = client.get("/why", query_string={"user": each, "post": each}).text
+            found = client.get("/search", query_string={"q": each}).text
+            after = f"?id={each.replace(' ', '+')}" if " " in each else f"/{each}"
+            for page in (why, found):
+                assert {f"/users{after}", f"/posts{after}"} <= set(re.findall('href="([^"]*)"', page))
+            assert confirm(client, "block", "of text", post=each).status_code == 200
+            assert redis_client.smembers(KEYS.blocked) == {each}
+            assert confirm(client, "unblock", "over", post=each).status_code == 200
+            assert redis_client.smembers(KEYS.blocked) == set()
+        assert "city of &lt;b&gt;" in client.get("/search", query_string={"q": " b "}).text

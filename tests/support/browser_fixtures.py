@@ -28,7 +28,7 @@ from tests.support.operators_fixtures import LiveNight
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-REQUIRED = "OVERNIGHT_BROWSER"
+REQUIRED = "BROWSER_TESTS"
 """Variable that `.ci/run` sets to `required`: then a missing browser fails the tests."""
 
 
