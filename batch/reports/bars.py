@@ -1,21 +1,23 @@
 """Bars as inline SVG: plain bars, bars to either side of 0, intervals, and bullet bars against bounds.
 
 Each row has its label and its text on one line and its bar below. Widths are percentages and texts have a
-fixed size, so the same drawing can be read at 320 px and at 1280 px. The style sheet sets the colours by
-class. Drawings are element trees, which escape every text.
+fixed size, so the same drawing can be read at 320 px and at 1280 px. A text that is cut at 320 px is there
+twice: of classes `short` and `long` the style sheet shows one. It also sets the colours by class. Drawings
+are element trees, which escape every text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from xml.etree import ElementTree as Tree
 
 from contract.text import escape_controls
 
-MAX_CHARACTERS = 40
-"""Characters of a label and its text together at 320 px; the whole of both is in the row's tooltip."""
+MAX_CHARACTERS = {"short": 40, "long": 78}
+"""Characters of a label and its text together: in windows of 320 px and in columns, and from 640 px on. The
+tooltip has all of both."""
 MIN_LABEL = 12
 
 ROW_HEIGHT = 34
@@ -163,13 +165,25 @@ def _draw(
         y = index * ROW_HEIGHT
         group = Tree.SubElement(svg, "g")
         Tree.SubElement(group, "title").text = escape_controls(f"{row.label}: {row.text}")
-        text = _shorten(escape_controls(row.text), MAX_CHARACTERS - MIN_LABEL)
-        label = _shorten(escape_controls(row.label), MAX_CHARACTERS - len(text))
-        Tree.SubElement(group, "text", {"x": "0", "y": str(y + BASELINE)}).text = label
-        value = {"x": "100%", "y": str(y + BASELINE), "text-anchor": "end", "class": "value"}
-        Tree.SubElement(group, "text", value).text = text
+        _draw_texts(group, escape_controls(row.label), escape_controls(row.text), y + BASELINE)
         draw_row(group, row, y + BAR_TOP)
     return Tree.tostring(svg, encoding="unicode")
+
+
+def _draw_texts(group: Tree.Element, label: str, text: str, y: float) -> None:
+    values = {size: _shorten(text, most - MIN_LABEL) for size, most in MAX_CHARACTERS.items()}
+    labels = {size: _shorten(label, most - len(values[size])) for size, most in MAX_CHARACTERS.items()}
+    _draw_text(group, labels, {"x": "0", "y": f"{y:g}", "class": "label"})
+    _draw_text(group, values, {"x": "100%", "y": f"{y:g}", "text-anchor": "end", "class": "value"})
+
+
+def _draw_text(group: Tree.Element, texts: Mapping[str, str], attributes: dict[str, str]) -> None:
+    """Draw a text in each of its sizes; once if they are the same."""
+    if len(set(texts.values())) == 1:
+        texts = {"": texts["long"]}
+    for size, text in texts.items():
+        classes = {"class": f"{attributes['class']} {size}".strip()}
+        Tree.SubElement(group, "text", attributes | classes).text = text
 
 
 def _shorten(text: str, characters: int) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import click
+from jinja2 import UndefinedError
 
 from batch.commands.options import MIN_EFFECT_RANGE, PastTime
 from batch.experiment.period import MIN_EFFECT
@@ -20,6 +21,9 @@ from console.tables import Arguments, Column, Table, table_source
 from contract.experiment import VARIANTS
 
 Row = dict[str, Any]
+
+OTHER_SHAPE = (LookupError, TypeError, ValueError, AttributeError, UndefinedError)
+"""What drawing a report raises that another release has made, with other fields."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,10 @@ def _source_of(part: str) -> Callable[[Console, Arguments], Table]:
         job = console.jobs.latest_result(REPORT, options.job)
         if job is None:
             raise LookupError("no report of these options was made")
-        return report_table(part, job, options)
+        try:
+            return report_table(part, job, options)
+        except OTHER_SHAPE:
+            raise LookupError("another release made the report") from None
 
     return source
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -32,16 +33,25 @@ from batch.experiment.render import (
 )
 from batch.experiment.split import StoredSplit, read_split
 from batch.runs.tables import drained, experiments, has_table
-from console.content.experiment_report import PARTS, ReportOptions, draw_metrics, read_report, report_table
+from console.content.experiment_report import (
+    OTHER_SHAPE,
+    PARTS,
+    ReportOptions,
+    draw_metrics,
+    read_report,
+    report_table,
+)
 from console.context import Console, current_console, current_visitor, now
 from console.jobs import REPORT, JobRecord
 from console.links import user_url
 from console.pages import split_actions  # noqa: F401 - registers the actions
+from console.readings import Reading
 from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 from contract.errors import OvernightError
 from contract.experiment import VARIANTS, Experiment, sort_pins
 
 blueprint = Blueprint("experiment", __name__)
+log = logging.getLogger(__name__)
 
 MAX_SQL = 4_000
 """Characters of the variant's SQL that the page shows: every pinned user adds a line to it."""
@@ -50,6 +60,8 @@ MAX_DAYS = 60
 """Days that the page draws and lists, the last ones; the files have all."""
 
 REPORT_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'; sandbox"
+
+OTHER_RELEASE = "The report was made by another release of this project: make a new one."
 
 CHANGES, PINS = "split-changes", "pins"
 
@@ -83,7 +95,7 @@ class SplitInForce:
 
 @dataclass(frozen=True)
 class SplitInRedis:
-    """What Redis has: the split, and how many exposures wait to be moved to Postgres."""
+    """What Redis has: the split, and how many batches of exposures wait to be moved to Postgres."""
 
     split: StoredSplit
     waiting: int
@@ -127,7 +139,12 @@ def start_report() -> AnyResponse | tuple[str, int]:
 @blueprint.get("/experiment/report")
 def report() -> Response:
     """Show the report as a page of its own, as `experiment report --html` writes it."""
-    answer = Response(render_page(_find_report()), content_type="text/html; charset=utf-8")
+    found = _find_report()
+    try:
+        page = render_page(found)
+    except OTHER_SHAPE:
+        abort(404, OTHER_RELEASE)
+    answer = Response(page, content_type="text/html; charset=utf-8")
     answer.headers["Content-Security-Policy"] = REPORT_CSP
     return answer
 
@@ -187,21 +204,32 @@ def _show(options: ReportOptions, problem: str = "") -> str:
     )
     in_force = split.value.change if split.value else None
     sql = variant_sql("user_id", in_force.experiment) if in_force else ""
-    return render_template(
-        "experiment.html",
-        options=options,
-        problem=problem,
-        split=split,
-        stored=stored,
-        changes=changes,
-        pins=pins,
-        job=latest.value,
-        made=made,
-        health=describe_health(split.value, stored.value, made.value),
-        sql=sql if len(sql) <= MAX_SQL else "",
-        variants=VARIANTS,
-        **_report_parts(made.value, options, in_force),
-    )
+
+    def draw(made: Reading[JobRecord | None], unreadable: JobRecord | None = None) -> str:
+        return render_template(
+            "experiment.html",
+            options=options,
+            problem=problem,
+            split=split,
+            stored=stored,
+            changes=changes,
+            pins=pins,
+            job=latest.value,
+            made=made,
+            unreadable=unreadable,
+            health=describe_health(split.value, stored.value, made.value),
+            sql=sql if len(sql) <= MAX_SQL else "",
+            variants=VARIANTS,
+            **_report_parts(made.value, options, in_force),
+        )
+
+    try:
+        return draw(made)
+    except OTHER_SHAPE as error:
+        if made.value is None:
+            raise
+        log.warning("the report of job %s cannot be shown: %r", made.value.job_id, error)
+        return draw(replace(made, value=None), made.value)
 
 
 def _report_parts(
@@ -308,7 +336,10 @@ def _redis_line(change: SplitChange, stored: StoredSplit) -> HealthLine:
 
 
 def _exposures_line(split: SplitInForce, stored: SplitInRedis | None) -> HealthLine:
-    waiting = "" if stored is None else f" {stored.waiting:,} wait in Redis for the next night or refresh."
+    waiting = ""
+    if stored is not None:
+        batches = "1 batch waits" if stored.waiting == 1 else f"{stored.waiting:,} batches wait"
+        waiting = f" {batches} in Redis for the next night or refresh."
     if split.drained_at is None:
         return HealthLine("Exposures", "warning", f"None were moved from Redis to Postgres yet.{waiting}")
     moved = f"Last moved from Redis to Postgres at {split.drained_at:%Y-%m-%d %H:%M:%S} UTC."

@@ -151,8 +151,9 @@ def test_a_kept_report_is_shown_with_its_age_its_health_its_figures_and_their_fi
     ]
     days = list(csv.DictReader(io.StringIO(client.get("/tables/experiment-days.csv").text)))
     assert [row["day"] for row in days] == [each["day"] for each in report["by_day"]]
-    differences = [each["difference"]["value"] for each in report["by_day"]]
-    assert [float(row["difference"]) for row in days] == pytest.approx(differences)
+    assert [float(row["difference"]) for row in days] == pytest.approx(
+        [each["difference"]["value"] for each in report["by_day"]]
+    )
     guardrails = client.get("/tables/experiment-guardrails.json").json["rows"]
     assert [row["test"] for row in guardrails if row["guardrail"] == "popular_share"] == [
         report["guard_rails"]["test"]["popular_share"]
@@ -166,6 +167,16 @@ def test_a_kept_report_is_shown_with_its_age_its_health_its_figures_and_their_fi
     assert len(long) < 100_000
     rows = client.get("/tables/experiment-days.json?until=2022-01-09T00:00:00").json["rows"]
     assert len(rows) == 336
+
+    for day, gone in enumerate(("by_day", "sample_ratio", "verdict", "period"), 20):
+        other = {name: value for name, value in report.items() if name != gone}
+        keep_report(stores, other, ["--until", f"2022-01-{day}T00:00:00"], made)
+        page = read_page(client, until=f"2022-01-{day}T00:00:00")
+        assert ("was made by another release" in page, "No report" in page) == (True, False)
+        assert "Every change of the split" in page
+        alone = client.get(f"/experiment/report?until=2022-01-{day}T00:00:00")
+        assert (alone.status_code, "made by another release" in alone.text) == (404, True), gone
+    assert client.get("/tables/experiment-days.csv?until=2022-01-20T00:00:00").status_code == 404
 
     options = {"until": "2022-01-10T00:00:00", "min-effect": "0.1"}
     assert "No report with these options has been made yet" in read_page(client, **options)

@@ -143,7 +143,7 @@ def test_health_says_what_disagrees_and_what_is_not_known() -> None:
         "Redis has first: 10 % of users in test, salt 'salt', and serving uses that"
         in found["Split in Redis"][1]
     )
-    assert "1,234 wait in Redis" in found["Exposures"][1]
+    assert "1,234 batches wait in Redis" in found["Exposures"][1]
     lost = states(split, SplitInRedis(StoredSplit(None), 0))["Split in Redis"]
     assert "Redis has nothing, and serving keeps the split it had" in lost[1]
     assert states(split, SplitInRedis(StoredSplit(HALF), 0))["Split in Redis"][0] == "good"

@@ -40,10 +40,14 @@ def test_a_label_of_strangers_is_text_and_does_not_run_over_its_value(draw: obje
     svg = Tree.fromstring(drawn)
     assert "<script" not in drawn
     assert "\x1b" not in drawn
-    label, value = svg.iter("text")
-    assert label.text is not None
-    assert label.text.endswith("…")
-    assert len(label.text) + len(value.text or "") <= 40
+    texts = {str(text.attrib["class"]): text.text or "" for text in svg.iter("text")}
+    assert {name: len(text) for name, text in texts.items()} == {
+        "label short": 36,
+        "label long": 74,
+        "value": 4,
+    }
+    assert texts["label short"][-1] == texts["label long"][-1] == "…"
+    assert texts["label long"].startswith(texts["label short"][:-1])
     assert svg.findtext("g/title", "").endswith("xxx: +1.0")
     assert draw("none", "Nothing", "No rows.", [])  # type: ignore[operator]
 

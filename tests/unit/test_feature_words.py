@@ -51,7 +51,7 @@ def test_labels_of_bars_are_not_cut() -> None:
     for name, kind in names:
         value = math.log1p(9_999) if NAMED.get(name, ("", ""))[1] == "count" else 0.999
         label = f"{name_feature(name, kind)}: {describe_value(name, kind, value)}"
-        assert len(label) <= MAX_CHARACTERS - len("+0.1234"), label
+        assert len(label) <= MAX_CHARACTERS["short"] - len("+0.1234"), label
 
 
 def test_parts_add_up_to_the_score_and_the_largest_come_first() -> None:
