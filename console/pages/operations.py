@@ -169,7 +169,7 @@ def preview_refresh(console: Console, arguments: Arguments) -> Preview:
     return Preview(
         title="Refresh the live lists",
         changes=changes,
-        stays=["lists of all other users", "the models", "which run is live"],
+        stays=["lists of all other users", "the models", "which run is live"] if live else ["the models"],
         notes=[*_describe_lock(stores, lock.REFRESH), *notes],
         button="Refresh now",
         back=url_for("jobs.jobs"),
