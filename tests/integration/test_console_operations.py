@@ -381,7 +381,9 @@ def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
     live = spoilt.run_of("control")
     alone = client.get("/actions/roll-back", query_string={"run": live})
     assert "no earlier run is kept" in unescape(alone.text)
+    assert "Roll back" not in text_of(client, f"/runs/{live}")
     earlier = keep_earlier_run(spoilt)
+    assert "Roll back" in text_of(client, f"/runs/{live}")
     page = text_of(client, f"/actions/roll-back?run={live}")
     assert f"control serves {earlier} again, which was live from 2026-01-01 03:00:00 UTC" in page
     assert f"{live} is taken out of service" in page
@@ -457,7 +459,7 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
         ("split", "autumn", "40 % of users in test, 2 pins, user 5 pinned to test, user 6 pinned to test"),
         ("split", "autumn", "40 % of users in test, 1 pin, user 6 pinned to control, user 5 unpinned"),
         ("action", "a/6", "pin the user to control"),
-        ("action", None, "change the split: 40 % of users in test"),
+        ("action", "split", "change the split: 40 % of users in test"),
         ("action", None, "start a night of all"),
         ("block", "a/b", "blocked"),
         ("unblock", "a/b", "served again"),
