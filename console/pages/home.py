@@ -9,6 +9,7 @@ from batch.gate.outcomes import count_outcomes
 from console.content.concerns import describe, find_concerns, find_late, make_schedule
 from console.content.overview import read_overview
 from console.context import current_console, now
+from console.pages.operations import list_buttons
 from contract.experiment import VARIANTS
 
 blueprint = Blueprint("home", __name__)
@@ -23,11 +24,6 @@ MEANINGS = (
     "L live, R was live and is retired, X refused by the gate, F failed, U rolled back (undone), "
     "B being built, W built and waiting"
 )
-
-ACTIONS = (
-    ("start-night", "Start a night"), ("refresh", "Refresh lists now"), ("doctor", "Run the doctor"),
-    ("webhook", "Try the webhook"),
-)  # fmt: skip
 
 
 @blueprint.get("/")
@@ -49,5 +45,5 @@ def home() -> str:
         meanings=MEANINGS,
         rankers=[MODEL, POPULARITY],
         count_outcomes=count_outcomes,
-        actions=ACTIONS,
+        actions=list_buttons(current_console().settings),
     )

@@ -18,8 +18,6 @@ from console.keyset import format_position, parse_position
 from console.pages import operations
 from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_is_404, table_source
 
-__all__ = ["blueprint", "operations"]
-
 blueprint = Blueprint("jobs", __name__)
 
 COLUMNS = (
@@ -53,7 +51,7 @@ def jobs() -> str:
         held=make_held(console),
         commands=COMMAND,
         first_page=not arguments["before"],
-        has_webhook=bool(console.settings.schedule.webhook_url),
+        actions=operations.list_buttons(console.settings),
     )
 
 

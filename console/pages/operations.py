@@ -24,6 +24,7 @@ from console.jobs import DOCTOR, NIGHT, REFRESH, WEBHOOK, JobRecord
 from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.run_id import parse_run_id
+from contract.settings import Settings
 from scheduler.schedule import CronSchedule
 
 ALL = "all"
@@ -31,6 +32,19 @@ ALL = "all"
 RESTORES = "Where Redis lacks a block of a post, or the split, it gets them again from Postgres."
 
 SERVED = "what is served, until a new run goes live"
+
+
+BUTTONS = (
+    ("start-night", "Start a night"),
+    ("refresh", "Refresh the lists"),
+    ("doctor", "Run the doctor"),
+    ("webhook", "Try the webhook"),
+)
+
+
+def list_buttons(settings: Settings) -> list[tuple[str, str]]:
+    """Return name and title of the actions that start a job: the webhook's only if there is one."""
+    return [each for each in BUTTONS if each[0] != "webhook" or settings.schedule.webhook_url]
 
 
 def _describe_time(time: datetime | None) -> str:
