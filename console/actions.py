@@ -127,12 +127,21 @@ class Outcome:
 class Action:
     """An action: `preview` is its dry run, `perform` does it. Both raise OvernightError.
 
-    `perform` gets connections whose actor is the signed-in name.
+    `perform` gets connections whose actor is the signed-in name. Both get the arguments named here; a link or
+    a form with others cannot add to what is shown, done or recorded.
     """
 
     name: str
     preview: Callable[[Console, Arguments], Preview]
     perform: Callable[[Console, Stores, Visitor, Arguments, str], Outcome]
+    arguments: Sequence[str] = ()
+
+    def pick_arguments(self, given: Arguments) -> dict[str, str]:
+        """Return those of the given arguments that the action has; 400 for what no page sends."""
+        texts = [*given.keys(), *given.values()]
+        if len(given) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT for text in texts):
+            abort(400)
+        return {name: given[name] for name in self.arguments if name in given}
 
 
 _actions: dict[str, Action] = {}
@@ -194,8 +203,7 @@ def _find(name: str) -> tuple[Action, Console, Visitor]:
 def confirm(name: str) -> str:
     """Show what an action will change, and ask for a reason."""
     action, console, _ = _find(name)
-    arguments = request.args.to_dict()
-    _check_arguments(arguments)
+    arguments = action.pick_arguments(request.args.to_dict())
     return _confirm_page(action, _preview(action, console, arguments), arguments)
 
 
@@ -217,9 +225,9 @@ def act(name: str) -> str | tuple[str, int]:
     """
     action, console, visitor = _find(name)
     form = request.form.to_dict()
-    token, fingerprint = form.pop("token", ""), form.pop("fingerprint", "")
-    reason = clean_reason(form.pop("reason", ""))
-    _check_arguments(form)
+    token, fingerprint = form.get("token", ""), form.get("fingerprint", "")
+    reason = clean_reason(form.get("reason", ""))
+    arguments = action.pick_arguments(form)
     if not TOKEN.fullmatch(token):
         abort(400)
     with _one_at_a_time(console.stores):
@@ -227,16 +235,18 @@ def act(name: str) -> str | tuple[str, int]:
             ledger.create(console.stores.engine)
             if (before := _find_earlier(console.stores, token)) is not None:
                 return _already_page(before)
-            preview = _preview(action, console, form)
+            preview = _preview(action, console, arguments)
             if problem := _find_problem(preview, fingerprint, reason):
-                return _confirm_page(action, preview, form, problem=problem, reason=reason), CONFIRM_AGAIN
+                return _confirm_page(
+                    action, preview, arguments, problem=problem, reason=reason
+                ), CONFIRM_AGAIN
             row = {
                 "token": token, "key_prefix": console.stores.keys.prefix, "at": datetime.now(UTC),
-                "actor": visitor.name, "action": name, "arguments": form, "reason": reason,
+                "actor": visitor.name, "action": name, "arguments": arguments, "reason": reason,
             }  # fmt: skip
             if not _claim(console.stores, row):
                 return _already_page(_find_earlier(console.stores, token))
-        outcome, failed = _perform(action, console, visitor, form, reason)
+        outcome, failed = _perform(action, console, visitor, arguments, reason)
         _close(console.stores, token, outcome.sentence, failed=failed)
     page = render_template(
         "acted.html", title=preview.title, sentence=outcome.sentence, url=outcome.url or preview.back
@@ -281,13 +291,6 @@ def _one_at_a_time(stores: Stores) -> Iterator[None]:
 def clean_reason(text: str) -> str:
     """Return a reason as one line without control characters."""
     return escape_line(" ".join(text.split()))
-
-
-def _check_arguments(arguments: Arguments) -> None:
-    """Refuse what no page of the console sends."""
-    texts = [*arguments.keys(), *arguments.values()]
-    if len(arguments) > MAX_ARGUMENTS or any(len(text) > MAX_ARGUMENT for text in texts):
-        abort(400)
 
 
 def _find_problem(preview: Preview, fingerprint: str, reason: str) -> str:

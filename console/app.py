@@ -13,8 +13,7 @@ from flask import Flask, Response, send_from_directory
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
 
 from batch.context import Stores
-from batch.formatting import format_count
-from batch.reports.files import format_number, format_time, show_controls
+from batch.reports.files import FILTERS, show_controls
 from console import actions, security, sign_in, tables
 from console.access_log import add_access_log
 from console.context import EXTENSION, Console, current_console, current_visitor, now
@@ -41,17 +40,15 @@ def create_app(settings: Settings, stores: Stores) -> Flask:
     """Create the app. It connects to Postgres and Redis on the first request."""
     app = _Flask("console")
     app.jinja_env.finalize = show_controls
-    app.jinja_env.filters |= {
-        "format_count": format_count, "format_number": format_number, "format_time": format_time,
-    }  # fmt: skip
+    app.jinja_env.filters |= FILTERS
     # Macros and the style sheet of the reports are shared.
     reports = PrefixLoader({"reports": PackageLoader("batch.reports")})
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash
     app.jinja_loader = ChoiceLoader([PackageLoader("console"), reports])
     app.extensions[EXTENSION] = Console(settings, stores, Readings(settings), Jobs(settings, stores))
     add_error_pages(app)
+    add_access_log(app, settings)  # first, so that it times and logs refusals too
     security.protect(app, settings)
-    add_access_log(app, settings)
     sign_in.add_sign_in(app, settings)
     app.register_blueprint(tables.blueprint)
     for page in PAGES:

@@ -9,6 +9,7 @@ from typing import Any
 from gunicorn.glogging import Logger
 
 from console.context import EXTENSION
+from console.worker import Worker
 from contract.errors import SettingsError
 from contract.settings import Settings
 from contract.text import escape_controls
@@ -33,8 +34,8 @@ except SettingsError as error:
 _host = f"[{_console.console_host}]" if ":" in _console.console_host else _console.console_host
 bind = f"{_host}:{_console.console_port}"
 workers = 1
-worker_class = "gthread"
-threads = 8
+worker_class = Worker
+threads = 32  # pages that wait for a frozen Postgres occupy one each, for seconds
 # Loaded before forking, so that an invalid setting stops gunicorn, not its worker.
 preload_app = True
 logger_class = _Logger

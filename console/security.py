@@ -120,9 +120,15 @@ def _add_headers(answer: Response) -> Response:
 
 
 def _check_text() -> None:
-    """Refuse a request whose path, query or form is not UTF-8 or has a NUL, which Postgres cannot hold."""
+    """Refuse a request whose path, query or form is not UTF-8 or has a NUL, which Postgres cannot hold.
+
+    And a form of which only a part has arrived: gunicorn does not tell.
+    """
+    form = request.get_data()
+    if len(form) < (request.content_length or 0):
+        abort(400)
     path = request.environ["PATH_INFO"].encode("latin-1")  # unquoted, and so by the standard of WSGI
-    for part in (path, unquote_to_bytes(request.query_string), unquote_to_bytes(request.get_data())):
+    for part in (path, unquote_to_bytes(request.query_string), unquote_to_bytes(form)):
         try:
             readable = "\0" not in part.decode()
         except UnicodeDecodeError:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -29,8 +30,14 @@ IDLE = timedelta(hours=12)
 MAX_TRIES, TRIES_SECONDS = 5, 60.0
 """Wrong passwords of a name from an address, and the time after which one is forgotten."""
 
+MAX_TRIES_OF_ADDRESS = 30
+"""Wrong passwords from an address, of all names together, in the same time."""
+
 MAX_REMEMBERED = 10_000
-"""Pairs of name and address whose wrong passwords are remembered."""
+"""Addresses, and pairs of name and address, whose wrong passwords are remembered."""
+
+MAX_HASHING, HASHING_WAIT_SECONDS = 2, 0.5
+"""Passwords that are checked at once, each with 32 MiB; how long another waits."""
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 200
 
@@ -65,25 +72,32 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 class Tries:
-    """Counts wrong passwords per name and address."""
+    """Counts wrong passwords per key, such as an address."""
 
-    def __init__(self) -> None:
-        self._at: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+    def __init__(self, max_tries: int) -> None:
+        self._max_tries = max_tries
+        self._at: OrderedDict[Hashable, list[float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, key: tuple[str, str]) -> bool:
+    def begin(self, key: Hashable) -> bool:
         """Count a try as wrong; return False if there were too many, without counting it."""
         now = time.monotonic()
         with self._lock:
             recent = [at for at in self._at.pop(key, []) if now - at < TRIES_SECONDS]
-            allowed = len(recent) < MAX_TRIES
+            allowed = len(recent) < self._max_tries
             self._at[key] = [*recent, now] if allowed else recent
             if len(self._at) > MAX_REMEMBERED:
                 self._at.popitem(last=False)
         return allowed
 
-    def forget(self, key: tuple[str, str]) -> None:
-        """Forget the tries of a name and address: the password was right."""
+    def withdraw(self, key: Hashable) -> None:
+        """Take the last try back: it was not wrong, or not checked."""
+        with self._lock:
+            if tries := self._at.get(key):
+                tries.pop()
+
+    def forget(self, key: Hashable) -> None:
+        """Forget the tries of a key."""
         with self._lock:
             self._at.pop(key, None)
 
@@ -137,8 +151,8 @@ class _SignIn:
 
     def __init__(self, users: dict[str, _User]) -> None:
         self._users = users
-        self._tries = Tries()
-        self._hashing = threading.Semaphore(2)  # a hash takes 32 MiB
+        self._of_name, self._of_address = Tries(MAX_TRIES), Tries(MAX_TRIES_OF_ADDRESS)
+        self._hashing = threading.Semaphore(MAX_HASHING)
 
     def make_blueprint(self) -> Blueprint:
         """Return the routes."""
@@ -154,24 +168,40 @@ class _SignIn:
                 return redirect(target)
             return _page(target)
         name, password = request.form.get("name", "")[:MAX_PASSWORD], request.form.get("password", "")
-        key = (name, request.remote_addr or "")
-        if not self._tries.begin(key):
-            abort(429, "Too many wrong passwords for this name. Wait a minute, then try again.")
-        user = self._check(name, password)
+        user = self._find_user(name, password, request.remote_addr or "")
         if user is None:
             return _page(target, "Name or password is wrong.", name), 403
-        self._tries.forget(key)
         session.clear()
         session.permanent = True
         session.update(name=user.name, digest=user.digest)
         return redirect(target, 303)
 
+    def _find_user(self, name: str, password: str, address: str) -> _User | None:
+        """Return the user if the password is right; 429 after too many wrong ones, or if two are checked."""
+        key = (name, address)
+        if not self._of_address.begin(address):
+            abort(429, "Too many wrong passwords from your address. Wait a minute, then try again.")
+        if not self._of_name.begin(key):
+            self._of_address.withdraw(address)
+            abort(429, "Too many wrong passwords for this name. Wait a minute, then try again.")
+        if not self._hashing.acquire(timeout=HASHING_WAIT_SECONDS):
+            self._of_address.withdraw(address)
+            self._of_name.withdraw(key)
+            abort(429, "Others are signing in at this moment. Try again in a few seconds.")
+        try:
+            user = self._check(name, password)
+        finally:
+            self._hashing.release()
+        if user is not None:
+            self._of_address.withdraw(address)
+            self._of_name.forget(key)
+        return user
+
     def _check(self, name: str, password: str) -> _User | None:
         """Return the user if the password is right; an unknown name takes as long as a known one."""
         known = self._users.get(name)
         hashed = (known or next(iter(self._users.values()))).hash
-        with self._hashing:
-            right = len(password) <= MAX_PASSWORD and check_password_hash(hashed, password)
+        right = len(password) <= MAX_PASSWORD and check_password_hash(hashed, password)
         return known if right else None
 
 

@@ -1,4 +1,4 @@
--- The role `overnight_console` in Postgres: it reads what the console shows, and can write nothing.
+-- The role `overnight_console` in Postgres: it reads what the console shows, and can change no data.
 -- As the role that the batch signs in as, or as a superuser, once the schema recs exists, and again after a view was
 -- dropped and made anew by another role:
 --   psql --set=ON_ERROR_STOP=1 --set=password="$CONSOLE_STORE_PASSWORD" --set=batch=overnight "$DATABASE_URL" \
@@ -10,7 +10,9 @@ SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'overnight_console') AS 
 CREATE ROLE overnight_console LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 30;
 \endif
 ALTER ROLE overnight_console PASSWORD :'password';
--- In addition to the missing rights: also what PUBLIC may do elsewhere in the database, it does not do.
+-- In addition to the missing rights: what PUBLIC may do in the database (temporary tables, large objects, before Postgres 15
+-- tables in the schema public), it does not do, unless it ends this setting itself. To take such a right away, it must be
+-- revoked from PUBLIC, so from all roles: REVOKE TEMPORARY ON DATABASE ... FROM PUBLIC.
 ALTER ROLE overnight_console SET default_transaction_read_only = on;
 
 GRANT USAGE ON SCHEMA recs TO overnight_console;

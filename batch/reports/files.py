@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from batch.files import write_atomically
+from batch.formatting import format_count
 from contract.ids import Id
 from contract.settings import Settings
 from contract.text import escape_controls
@@ -64,7 +65,7 @@ def load_template(name: str) -> Template:
         loader=PackageLoader("batch.reports"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=show_controls,
     )  # fmt: skip
-    environment.filters |= {"format_number": format_number, "format_time": format_time}
+    environment.filters |= FILTERS
     return environment.get_template(name)
 
 
@@ -81,3 +82,7 @@ def format_number(value: float | None) -> str:
 def format_time(time: str) -> str:
     """Format an ISO 8601 time in UTC, to the second."""
     return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+FILTERS = {"format_count": format_count, "format_number": format_number, "format_time": format_time}
+"""Filters of all pages."""

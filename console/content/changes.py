@@ -112,7 +112,7 @@ def list_changes(
     for row in rows:
         if row["kind"] == ACTION:
             found = subject_of(row["arguments"])
-            row["subject"] = found[1] if found else None
+            row["subject"] = found[1] if found else SPLIT if row["action"] == SPLIT else None
             row["what"] = describe_action(row["action"], row["arguments"])
         elif row["kind"] == RUN:
             row["what"] = row["what"].replace("_", " ")

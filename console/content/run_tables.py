@@ -23,10 +23,11 @@ RESULT_STAGES = ("stage", "seconds", "peak_mib")
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run as the ledger has it, and its changes, oldest first."""
+    """A run as the ledger has it, its changes, oldest first, and whether it is live and another could be."""
 
     row: sa.Row[Any]
     changes: list[sa.Row[Any]]
+    can_roll_back: bool = False
 
     @property
     def manifest(self) -> Manifest | None:
@@ -40,7 +41,14 @@ def find_run(console: Console, run_id: str) -> RecordedRun | None:
     if not is_run_id(run_id) or not ledger.schema_version(stores.engine):
         return None
     found = ledger.find(stores.engine, run_id)
-    return RecordedRun(*found) if found and found[0].key_prefix == stores.keys.prefix else None
+    if found is None or found[0].key_prefix != stores.keys.prefix:
+        return None
+    row, changes = found
+    if row.state != State.LIVE:
+        return RecordedRun(row, changes)
+    with stores.engine.connect() as connection:
+        earlier = ledger.rollback_candidates(connection, ledger.Run(run_id, row.variant, row.key_prefix))
+    return RecordedRun(row, changes, can_roll_back=bool(earlier))
 
 
 SENTENCES: Mapping[str, str] = {

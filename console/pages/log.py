@@ -25,7 +25,7 @@ COLUMNS = (
     Column("at", "Time", "time"),
     Column("kind", "Kind"),
     Column("subject", "Of", "id", link="url"),
-    Column("what", "What"),
+    Column("what", "What", "words"),
     Column("actor", "By"),
     Column("reason", "Reason"),
     Column("outcome", "Outcome"),

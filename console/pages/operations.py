@@ -156,7 +156,7 @@ def preview_refresh(console: Console, arguments: Arguments) -> Preview:
         if manifest is not None and manifest.refreshed_at is not None:
             notes.append(
                 f"{run_id} was last refreshed at {format_time(manifest.refreshed_at)}; "
-                f"{manifest.refreshed_users or 0:,} users have newer lists than the night's."
+                f"lists changed since the night: {manifest.refreshed_users or 0:,}."
             )
     if live:
         changes += [
@@ -169,7 +169,7 @@ def preview_refresh(console: Console, arguments: Arguments) -> Preview:
     return Preview(
         title="Refresh the live lists",
         changes=changes,
-        stays=["lists of all other users", "the models", "which run is live"],
+        stays=["lists of all other users", "the models", "which run is live"] if live else ["the models"],
         notes=[*_describe_lock(stores, lock.REFRESH), *notes],
         button="Refresh now",
         back=url_for("jobs.jobs"),
@@ -322,11 +322,11 @@ def roll_back(
 
 
 for action in (
-    Action("start-night", preview_night, start_night),
+    Action("start-night", preview_night, start_night, ["variant"]),
     Action("refresh", preview_refresh, start_refresh),
-    Action("stop-job", preview_stop, stop_job),
+    Action("stop-job", preview_stop, stop_job, ["job"]),
     Action("doctor", preview_doctor, run_doctor),
     Action("webhook", preview_webhook, try_webhook),
-    Action("roll-back", preview_rollback, roll_back),
+    Action("roll-back", preview_rollback, roll_back, ["run"]),
 ):
     register(action)

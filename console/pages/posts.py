@@ -254,5 +254,5 @@ def perform_unblock(
     return Outcome(sentence, post_url(post_id))
 
 
-register(Action("block", preview_block, perform_block))
-register(Action("unblock", preview_unblock, perform_unblock))
+register(Action("block", preview_block, perform_block, ["post"]))
+register(Action("unblock", preview_unblock, perform_unblock, ["post"]))

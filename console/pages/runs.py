@@ -140,6 +140,7 @@ def run(run_id: str) -> str:
         run_id=run_id,
         reading=reading,
         run=found.row,
+        can_roll_back=found.can_roll_back,
         sentence=run_tables.describe_state(found),
         manifest=manifest,
         metrics=manifest.metrics if manifest else {},

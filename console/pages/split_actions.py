@@ -255,7 +255,7 @@ def _count(stores: Stores, change: ChangeResult) -> str:
         return f"There are more than {MAX_COUNTED:,} users: they are not counted one by one."
     moves, users = counted
     return (
-        f"Of the {users:,} users there are now that are not pinned, {moves.to_control:,} go to {CONTROL} "
+        f"Of the users there are now that are not pinned ({users:,}), {moves.to_control:,} go to {CONTROL} "
         f"and {moves.to_test:,} to {TEST}."
     )
 
@@ -312,8 +312,8 @@ def _change(
 
 
 for _action in (
-    Action("split", preview_split, perform_split),
-    Action("pin", preview_pin, perform_pin),
-    Action("unpin", preview_unpin, perform_unpin),
+    Action("split", preview_split, perform_split, ["percent", "name", "salt", "days"]),
+    Action("pin", preview_pin, perform_pin, ["user", "variant"]),
+    Action("unpin", preview_unpin, perform_unpin, ["user"]),
 ):
     register(_action)

@@ -239,7 +239,7 @@ def test_a_split_is_changed_as_its_preview_says_once_and_with_its_reason(
         user for user in users if user not in (7, 8) and SPLIT.variant_of(user) != wanted.variant_of(user)
     ]
     assert "The same experiment: 40 % of users go to control, the others stay." in said
-    assert f"Of the 198 users there are now that are not pinned, {len(moving)} go to control and 0" in said
+    assert f"Of the users there are now that are not pinned (198), {len(moving)} go to control and 0" in said
     assert "2 pinned users, in their variant whatever the split is" in said
     pinned = replace(SPLIT, pins={"7": TEST, "8": CONTROL})
     anew = edit_split(pinned, salt="salt", percent_test=30)

@@ -94,8 +94,13 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
             raise ZeroDivisionError
         return Outcome("It was painted.", "/log")
 
-    monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
-    form = form_of(text_of(client, "/actions/paint?colour=blue"))
+    paint = Action("paint", preview, perform, ["colour"])
+    monkeypatch.setitem(actions._actions, "paint", paint)
+    # A link cannot bring inputs of the form with it, nor what the action does not have.
+    link = "/actions/paint?colour=blue&reason=approved&token=t&fingerprint=f&coat=2"
+    form = form_of(text_of(client, link))
+    assert set(form) == {"token", "fingerprint", "colour"}
+    assert "approved" not in client.get(link).text
 
     # No reason, one that is too long, a preview that has changed: nothing happens, and what was typed stays.
     assert "Say why" in send(client, "paint", form | {"reason": " \t"}, 409)
@@ -108,14 +113,15 @@ def test_a_form_acts_once_and_only_on_what_it_showed(
     assert done == []
 
     form = form_of(again) | {"reason": "as\x1b agreed\r\n <b>"}
-    assert "It was painted." in send(client, "paint", form)
+    assert "It was painted." in send(client, "paint", form | {"coat": "2"})
+    recorded = query(spoilt.database_url, "SELECT arguments FROM recs.console_actions")
+    assert recorded == [({"colour": "blue"},)]
     state["count"] = 5  # what it did changes the preview, as after a rollback
     for _ in range(2):
         assert "sent before" in send(client, "paint", form)
         assert "What it did: It was painted." in send(client, "paint", form)
     assert done == [(f"console by anna@{socket.gethostname()}", "anna", r"as\x1b agreed <b>")]
     with open_console(spoilt.settings) as restarted:
-        monkeypatch.setitem(actions._actions, "paint", Action("paint", preview, perform))
         assert "sent before" in send(restarted, "paint", form)
 
     # What fails is an outcome, and no page shows an operator a traceback.
@@ -375,7 +381,9 @@ def test_a_rollback_shows_both_runs_happens_once_and_bears_the_name(
     live = spoilt.run_of("control")
     alone = client.get("/actions/roll-back", query_string={"run": live})
     assert "no earlier run is kept" in unescape(alone.text)
+    assert "Roll back" not in text_of(client, f"/runs/{live}")
     earlier = keep_earlier_run(spoilt)
+    assert "Roll back" in text_of(client, f"/runs/{live}")
     page = text_of(client, f"/actions/roll-back?run={live}")
     assert f"control serves {earlier} again, which was live from 2026-01-01 03:00:00 UTC" in page
     assert f"{live} is taken out of service" in page
@@ -451,7 +459,7 @@ def test_the_log_holds_every_kind_of_change_and_pages_by_keyset(
         ("split", "autumn", "40 % of users in test, 2 pins, user 5 pinned to test, user 6 pinned to test"),
         ("split", "autumn", "40 % of users in test, 1 pin, user 6 pinned to control, user 5 unpinned"),
         ("action", "a/6", "pin the user to control"),
-        ("action", None, "change the split: 40 % of users in test"),
+        ("action", "split", "change the split: 40 % of users in test"),
         ("action", None, "start a night of all"),
         ("block", "a/b", "blocked"),
         ("unblock", "a/b", "served again"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from datetime import date, timedelta
 from html import unescape
@@ -205,6 +206,8 @@ def test_the_page_of_data_has_columns_rows_left_out_and_topics(spoilt: LiveNetwo
         assert len(table(client, "topics")["rows"]) >= topics > 1
         text = client.get("/data").text
         assert "4,321" in text
+        regions = re.findall('aria-label="([^"]*)"', text)
+        assert len(regions) == len(set(regions)) >= 5
         assert "Not read" not in text
         run_id = spoilt.run_of("test")
         assert client.get("/data?before=x").status_code == client.get("/data?run=x").status_code == 404

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event, Semaphore
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +17,14 @@ from flask.testing import FlaskClient
 
 from console.__main__ import cli
 from console.security import CSP
-from console.sign_in import MAX_TRIES, TRIES_SECONDS, local_target, make_user
+from console.sign_in import (
+    MAX_HASHING,
+    MAX_TRIES,
+    MAX_TRIES_OF_ADDRESS,
+    TRIES_SECONDS,
+    local_target,
+    make_user,
+)
 from contract.errors import SettingsError, StoreError
 from contract.settings import Settings
 from tests.support.console import SAME_ORIGIN, open_console
@@ -218,6 +227,53 @@ def test_wrong_passwords_are_limited_by_name_and_address() -> None:
         assert sign_in(client, password="wrong").status_code == 403
 
 
+def test_wrong_passwords_are_limited_by_address_over_all_names() -> None:
+    with (
+        console(**USERS) as client,
+        patch("console.sign_in.time.monotonic") as clock,
+        patch("console.sign_in.check_password_hash", lambda _, password: password == PASSWORD),
+    ):
+        clock.return_value = 0.0
+        for _ in range(MAX_TRIES_OF_ADDRESS + 1):
+            assert sign_in(client).status_code == 303, "right passwords do not count"
+        for number in range(MAX_TRIES_OF_ADDRESS):
+            assert sign_in(client, name=f"nobody{number}", password="wrong").status_code == 403
+        refused = sign_in(client)
+        assert refused.status_code == 429
+        assert "from your address" in refused.text
+        assert sign_in(client, environ_base={"REMOTE_ADDR": "10.0.0.9"}).status_code == 303
+        clock.return_value = TRIES_SECONDS + 1
+        assert sign_in(client).status_code == 303
+
+
+def test_no_thread_waits_for_passwords_that_others_have_checked() -> None:
+    checking, done = Semaphore(0), Event()
+
+    def check(_: str, password: str) -> bool:
+        checking.release()
+        assert done.wait(20)
+        return password == PASSWORD
+
+    with (
+        console(**USERS) as client,
+        patch("console.sign_in.check_password_hash", check),
+        patch("console.sign_in.HASHING_WAIT_SECONDS", 0.0),
+        ThreadPoolExecutor(MAX_HASHING) as threads,
+    ):
+        others = [client.application.test_client() for _ in range(MAX_HASHING)]
+        held = [threads.submit(sign_in, other, name="vera") for other in others]
+        try:
+            for _ in held:
+                assert checking.acquire(timeout=20)
+            for _ in range(MAX_TRIES + 1):
+                assert "Others are signing in" in (answer := sign_in(client)).text
+                assert answer.status_code == 429
+        finally:
+            done.set()
+        assert [answer.result().status_code for answer in held] == [303] * MAX_HASHING
+        assert sign_in(client).status_code == 303, "what was not checked is not counted"
+
+
 def test_an_unknown_name_costs_as_many_hashes_as_a_known_one() -> None:
     with console(**USERS) as client, patch("console.sign_in.check_password_hash", return_value=True) as check:
         assert sign_in(client, name="nobody").status_code == 403
@@ -320,3 +376,26 @@ def test_the_access_log_names_pages_and_visitors_not_what_they_look_at(
             client.get("/healthz")
     lines = [re.sub(r" in \d+ ms", "", record.getMessage()) for record in caplog.records]
     assert lines == ["GET /search: 200 for anna", "GET no page: 404 for anna"]
+
+
+def test_refusals_are_logged_and_have_their_status_and_the_headers(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="console.access_log")
+    asked = {
+        "POST no page: 403": ("/search", {"headers": {"Sec-Fetch-Site": "cross-site"}}),
+        "POST /sign-in: 413": ("/sign-in", {"headers": SAME_ORIGIN, "data": {"name": "x" * 70_000}}),
+        "POST /sign-in: 400": ("/sign-in", {"headers": SAME_ORIGIN, "data": {"name": "a\0b"}}),
+        "GET /search: 400": ("/search?q=%ff", {}),
+        "GET /search: 401": ("/search", {"headers": {"HX-Request": "true"}}),
+    }
+    with open_console(Settings.of(access_log=True), **USERS) as client:
+        answers = {
+            line: client.open(path, method=line.split()[0], **options)
+            for line, (path, options) in asked.items()
+        }
+    with open_console(Settings.of(access_log=True)) as client:
+        answers["GET /runs: 400"] = client.get("/runs", headers={"Host": "evil.example"})
+    for line, answer in answers.items():
+        assert answer.status_code == int(line[-3:]), line
+        assert answer.headers["Content-Security-Policy"] == CSP
+    lines = [re.sub(r" in \d+ ms for nobody", "", record.getMessage()) for record in caplog.records]
+    assert lines == list(answers)
