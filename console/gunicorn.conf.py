@@ -36,6 +36,7 @@ bind = f"{_host}:{_console.console_port}"
 workers = 1
 worker_class = Worker
 threads = 32  # pages that wait for a frozen Postgres occupy one each, for seconds
+worker_connections = 500  # an accept above the limit of open files, often 1,024, would end the worker
 # Loaded before forking, so that an invalid setting stops gunicorn, not its worker.
 preload_app = True
 logger_class = _Logger
