@@ -29,7 +29,7 @@ OPERATOR = "anna"
 """Name of the operator that everybody is who opens the console of `LiveConsole`."""
 
 NARROW, WIDE = {"width": 320, "height": 700}, {"width": 1280, "height": 900}
-MAX_ROWS = 12
+MAX_ROWS = 5
 """Rows of a table that axe looks at: they are alike, and each takes it a while."""
 
 SERIOUS = ("serious", "critical")
@@ -171,7 +171,7 @@ def check_accessible(page: Page) -> None:
             if each["impact"] in SERIOUS
         ]
     page.evaluate(HIDE_ROWS, False)
-    assert found == []
+    assert found == [], "\n".join(found)
 
 
 HIDE_ROWS = f"""hidden => {{
@@ -236,11 +236,13 @@ def check_keyboard(page: Page) -> None:
     """Check that the tab key reaches everything, and that what has focus is seen to have it."""
     wanted = page.evaluate(f"[...document.querySelectorAll({TABBABLE!r})].filter({VISIBLE}).length")
     page.evaluate("document.activeElement.blur()")
-    reached = set()
-    for _ in range(wanted + 5):
+    reached = set[int]()
+    for _ in range(3 * wanted):  # a busy browser loses some
+        if len(reached) == wanted:
+            break
         page.keyboard.press("Tab")
         found = page.evaluate(FOCUSED)
-        if found is None or found[0] in reached:
+        if found is None or found[0] in {-1, *reached}:
             continue
         assert found[1] != "none", f"{page.url}: no focus is seen on {found[2]}"
         reached.add(found[0])
