@@ -18,7 +18,7 @@ from tests.support.browser import Problems, check_accessible, check_fits
 from tests.support.console import open_console
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import BrowserContext, Page
 
 pytest_plugins = ("tests.support.operators_fixtures", "tests.support.browser_fixtures")
 
@@ -86,8 +86,11 @@ class News:
 
 
 @contextmanager
-def run_app(**settings: Any) -> Iterator[tuple[News, str]]:
-    """Run a console in this process, with a page of news, over stores that nobody asks."""
+def run_app(visitor: BrowserContext | None = None, **settings: Any) -> Iterator[tuple[News, str]]:
+    """Run a console in this process, with a page of news, over stores that nobody asks.
+
+    The pages of the visitor are closed before it ends: a look without an answer is a problem.
+    """
     with open_console(Settings.of(), **settings) as client:
         news = News(client.application)
         server = make_server("127.0.0.1", 0, client.application, threaded=True)
@@ -96,6 +99,8 @@ def run_app(**settings: Any) -> Iterator[tuple[News, str]]:
         try:
             yield news, f"http://localhost:{server.port}"
         finally:
+            if visitor is not None:
+                visitor.close()
             news.may_answer.set()
             server.shutdown()
             thread.join()
@@ -105,7 +110,7 @@ def run_app(**settings: Any) -> Iterator[tuple[News, str]]:
 def test_live_parts_keep_focus_and_open_details_and_stop_in_a_hidden_tab(
     page: Page, problems: Problems
 ) -> None:
-    with run_app() as (news, url):
+    with run_app(page.context) as (news, url):
         page.clock.install()  # time goes on, and jumps
         page.goto(f"{url}/news?q=%3Cb%3E%22")
         page.click("summary")
@@ -137,14 +142,14 @@ def test_live_parts_keep_focus_and_open_details_and_stop_in_a_hidden_tab(
 
 def test_times_say_how_far_they_are(page: Page, problems: Problems) -> None:
     texts = {-2: "just now", -125: "2 minutes ago", -20_520: "5 h 42 min ago", 20_550: "in 5 h 42 min"}
-    with run_app() as (_, url):
+    with run_app(page.context) as (_, url):
         page.goto(f"{url}/news")
         shown = page.evaluate(SHOW_TIMES, list(texts))
     assert shown == [*texts.values(), "the time (5 h 42 min ago)"]
 
 
 def test_a_form_is_sent_once(page: Page) -> None:
-    with run_app() as (news, url):
+    with run_app(page.context) as (news, url):
         page.goto(f"{url}/news")
         assert page.evaluate(SEND_THRICE) == 1
         news.may_answer.set()
@@ -193,7 +198,10 @@ def test_users_sign_in_and_out(browser: Any, problems: Problems, scripts: bool) 
 
 def test_another_site_changes_nothing_and_its_links_open(page: Page, problems: Problems) -> None:
     users = make_user("anna", "viewer", PASSWORD)
-    with run_app(console_users=users, local_operator="") as (news, url), run_app() as (_, elsewhere):
+    with (
+        run_app(console_users=users, local_operator="") as (news, url),
+        run_app(page.context) as (_, elsewhere),
+    ):
         elsewhere = elsewhere.replace("localhost", "127.0.0.1")
         page.goto(f"{url}/sign-in?next=/news")
         page.fill("[name=name]", "anna")
