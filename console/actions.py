@@ -63,7 +63,7 @@ class ImpossibleError(OvernightError):
 
 @dataclass(frozen=True)
 class Field:
-    """An input of a confirm page beside the reason.
+    """An input of a confirm page, in addition to the reason.
 
     `choices` makes a list of choices of it; `required` inputs must not be empty.
     """

@@ -60,7 +60,7 @@ def block(settings: Settings, post: str, reason: str, *, as_json: bool) -> None:
 
 @click.command(epilog="Example: python -m batch unblock 191")
 @click.argument("post", metavar="POST")
-@_reason_option("Why; recs.blocked_posts keeps it beside the block.")
+@_reason_option("Why; recs.blocked_posts keeps it with the block.")
 @json_option
 @click.pass_obj
 def unblock(settings: Settings, post: str, reason: str, *, as_json: bool) -> None:

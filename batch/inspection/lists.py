@@ -56,6 +56,17 @@ def find_id_kinds(stores: Stores) -> IdKinds:
     if live:
         newest = max(live.values())
         return id_kinds_of(newest, read_manifest(stores, newest))
+    return read_view_kinds(stores)
+
+
+def read_view_kinds(stores: Stores) -> IdKinds:
+    """Return of what kinds the ids of users and posts are in the views.
+
+    Raises
+    ------
+    SourceError
+        The views cannot be read.
+    """
     with snapshot(stores.engine) as connection:
         return check_views(connection).kinds
 

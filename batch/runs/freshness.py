@@ -11,8 +11,7 @@ import sqlalchemy as sa
 
 from batch.redis_client import live_run_ids
 from batch.runs.ledger import State
-from batch.runs.tables import changes, runs
-from contract.columns import SCHEMA
+from batch.runs.tables import changes, has_table, runs
 from contract.keys import Keys
 from contract.manifest import Manifest
 
@@ -33,7 +32,7 @@ def latest_live(engine: sa.Engine, key_prefix: str) -> datetime | None:
     )
     first_start = sa.select(sa.func.min(runs.c.started_at)).where(runs.c.key_prefix == key_prefix)
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(changes.name, schema=SCHEMA):
+        if not has_table(connection, changes):
             return None
         newest: datetime | None = connection.scalar(sa.select(sa.func.max(first_live.c.at)))
         return newest or connection.scalar(first_start)

@@ -16,8 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from batch.context import Stores
 from batch.runs.lock import locked_transaction
-from batch.runs.tables import State, changes, create, runs, schema_version
-from contract.columns import SCHEMA
+from batch.runs.tables import State, changes, create, has_table, runs, schema_version
 from contract.errors import OvernightError
 from contract.ids import IdKind
 from contract.keys import Keys
@@ -309,7 +308,7 @@ def other_runs(variant: str, key_prefix: str, run_id: str) -> sa.Select[Any]:
 def latest_start(engine: sa.Engine) -> datetime | None:
     """Return when the newest run started; None if there is no run or no ledger."""
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(runs.name, schema=SCHEMA):
+        if not has_table(connection, runs):
             return None
         found: datetime | None = connection.scalar(sa.select(sa.func.max(runs.c.started_at)))
         return found

@@ -246,9 +246,8 @@ def schema_version(engine: sa.Engine) -> int:
 
 
 def _version(connection: sa.Connection) -> int:
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(runs.name, schema=SCHEMA):
+    if not has_table(connection, runs):
         return 0
-    if not inspector.has_table(versions.name, schema=SCHEMA):
+    if not has_table(connection, versions):
         return 1
     return int(connection.scalar(sa.select(sa.func.max(versions.c.version))) or 1)

@@ -16,7 +16,7 @@ from batch.inspection.posts import MAX_WHOLE_TEXT, Post, PostFilter, count_by_da
 from batch.publishing.blocking import Block, decode_member, list_blocked, read_blocked, read_story
 from batch.redis_client import live_run_id, live_run_ids
 from batch.runs import ledger
-from batch.runs.tables import State, blocked_posts, runs
+from batch.runs.tables import State, blocked_posts, has_table, runs
 from console.content.user_tables import read_kinds
 from console.context import Console
 from console.links import post_url
@@ -122,7 +122,7 @@ def read_blocks(console: Console, post_id: Id) -> list[Block]:
     """Read the story of a post's blocks, newest first; empty without the table."""
     stores = console.stores
     with stores.engine.connect() as connection:
-        if not _has_blocks(connection):
+        if not has_table(connection, blocked_posts):
             return []
         return read_story(connection, stores.keys.prefix, post_id)
 
@@ -158,10 +158,6 @@ def _read_live_heads(console: Console, run_id: str = "") -> list[sa.Row[Any]]:
     ).where(runs.c.key_prefix == stores.keys.prefix, chosen)  # fmt: skip
     with stores.engine.connect() as connection:
         return list(connection.execute(query.order_by(runs.c.variant).limit(len(VARIANTS))))
-
-
-def _has_blocks(connection: sa.Connection) -> bool:
-    return sa.inspect(connection).has_table(blocked_posts.name, schema=blocked_posts.schema)
 
 
 def parse_view(arguments: Arguments) -> str:
@@ -246,7 +242,11 @@ def find_blocked(console: Console, post_ids: Sequence[Id]) -> Mapping[str, Block
     """Return those of the posts that are blocked, by id as text."""
     stores = console.stores
     with stores.engine.connect() as connection:
-        return read_blocked(connection, stores.keys.prefix, post_ids) if _has_blocks(connection) else {}
+        return (
+            read_blocked(connection, stores.keys.prefix, post_ids)
+            if has_table(connection, blocked_posts)
+            else {}
+        )
 
 
 def _post_fields(post: Post) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _read_blocked(console: Console, _given: Mapping[str, str], after: Mapping[st
     except ValueError:
         raise LookupError("There is no such time.") from None
     with stores.engine.connect() as connection:
-        if not _has_blocks(connection):
+        if not has_table(connection, blocked_posts):
             return [], None
         found = list_blocked(connection, stores.keys.prefix, PAGE_ROWS + 1, start)
     shown = found[:PAGE_ROWS]

@@ -17,11 +17,10 @@ from batch.inspection.lists import (
     read_experiment,
     read_manifest,
     read_texts,
+    read_view_kinds,
     resolve_run,
 )
 from batch.inspection.user_profile import Interaction, count_interactions, read_interactions
-from batch.loading.schema import check_views
-from batch.postgres import snapshot
 from console.context import Console
 from console.links import post_url
 from console.tables import PAGE_ROWS, Arguments, Column, Table, absent_after, table_source
@@ -85,16 +84,11 @@ def read_kinds(console: Console) -> IdKinds:
     """
     found = console.readings.read("id-kinds", lambda: find_id_kinds(console.stores))
     if found.value is None:
-        of_views = console.readings.read("id-kinds-of-views", lambda: _read_view_kinds(console))
+        of_views = console.readings.read("id-kinds-of-views", lambda: read_view_kinds(console.stores))
         if of_views.value is None:
             raise StoreError(found.error or "")
         return of_views.value
     return found.value
-
-
-def _read_view_kinds(console: Console) -> IdKinds:
-    with snapshot(console.stores.engine) as connection:
-        return check_views(connection).kinds
 
 
 def parse_start(arguments: Arguments) -> int:

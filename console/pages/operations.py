@@ -218,7 +218,7 @@ def preview_stop(console: Console, arguments: Arguments) -> Preview:
     job = _find_job(console, arguments)
     changes = [
         f"The process of “{job.title}”, which {job.actor} started at {_describe_time(job.started_at)}, is "
-        "told to end (SIGTERM), and killed if it does not."
+        "asked to end (SIGTERM), and killed if it does not."
     ]
     if job.kind == NIGHT:
         changes.append("The run that it builds is recorded as failed, and its keys and files are removed.")
@@ -238,7 +238,7 @@ def stop_job(
     job = _find_job(console, arguments)
     console.jobs.stop(job.job_id, visitor.name)
     return Outcome(
-        f"The job “{job.title}” was told to end. Its page shows when it has.",
+        f"The job “{job.title}” was asked to end. Its page shows when it has.",
         url_for("jobs.job", job_id=job.job_id),
     )
 

@@ -1,4 +1,4 @@
-"""Users: what one did last, beside what they get, and the same in another run."""
+"""Users: what one did last, what they get, and the same in another run."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _show(console: Console, asked: _Request, problem: str = "") -> str:
 
 
 def _find_neighbours(found: UserList, post_id: Id) -> dict[str, Any]:
-    """Return the post's row of the list, and the ids of the posts beside it; None where there is none."""
+    """Return the post's row of the list, and the ids of its neighbours; None where there is none."""
     posts = found.served.posts
     at = next((index for index, post in enumerate(posts) if post["post_id"] == post_id), None)
     if at is None:
