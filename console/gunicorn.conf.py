@@ -6,24 +6,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from gunicorn.glogging import Logger
-
 from console.context import EXTENSION
 from console.worker import Worker
 from contract.errors import SettingsError
+from contract.gunicorn_log import RootLogger
 from contract.settings import Settings
 from contract.text import escape_controls
 from scheduler.service import STOP_SECONDS
-
-
-class _Logger(Logger):  # type: ignore[misc]
-    """Sends gunicorn's own log records to the root logger, in the same format."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-
 
 try:
     _console = Settings.from_environment().console
@@ -39,7 +28,7 @@ threads = 32  # pages that wait for a frozen Postgres occupy one each, for secon
 worker_connections = 500  # an accept above the limit of open files, often 1,024, would end the worker
 # Loaded before forking, so that an invalid setting stops gunicorn, not its worker.
 preload_app = True
-logger_class = _Logger
+logger_class = RootLogger
 control_socket_disable = True
 proc_name = "overnight-console"
 

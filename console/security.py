@@ -91,11 +91,11 @@ def protect(app: Flask, settings: Settings) -> None:
         app.wsgi_app = _Prefix(app.wsgi_app, settings.console.url_prefix)  # type: ignore[method-assign]
     if settings.console.trust_proxy:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
-    app.before_request(_check_text)
+    app.before_request(check_text)
     if not settings.console.console_users:
-        app.before_request(_check_host)
-    app.before_request(_check_origin)
-    app.after_request(_add_headers)
+        app.before_request(check_host)
+    app.before_request(check_origin)
+    app.after_request(add_headers)
 
 
 class _Prefix:
@@ -113,13 +113,14 @@ class _Prefix:
         return self._app(environ, start_response)
 
 
-def _add_headers(answer: Response) -> Response:
+def add_headers(answer: Response) -> Response:
+    """Add the security headers that an answer does not have."""
     for name, value in HEADERS.items():
         answer.headers.setdefault(name, value)
     return answer
 
 
-def _check_text() -> None:
+def check_text() -> None:
     """Refuse a request whose path, query or form is not UTF-8 or has a NUL, which Postgres cannot hold.
 
     And a form of which only a part has arrived: gunicorn does not tell.
@@ -137,7 +138,7 @@ def _check_text() -> None:
             abort(400)
 
 
-def _check_host() -> None:
+def check_host() -> None:
     """Refuse names of other hosts: a site whose name is made to point to this machine reads nothing."""
     if request.endpoint not in PUBLIC and not is_loopback(urlsplit(f"//{request.host}").hostname):
         abort(
@@ -147,7 +148,7 @@ def _check_host() -> None:
         )
 
 
-def _check_origin() -> None:
+def check_origin() -> None:
     """Refuse a changing request unless the browser says that it comes from this site.
 
     Browsers send Sec-Fetch-Site to https and localhost, and Origin with every POST.

@@ -81,7 +81,7 @@ def load_network(database_url: str, folder: Path) -> None:
         network.copy_frame(connection, '"user"', users)
         network.copy_frame(connection, "post", posts)
         network.copy_frame(connection, network.FEED_ACTION, actions)
-        network.create_views(connection, _posts_view_ddl(features))
+        network.create_views(connection, _post_columns(features))
     counts = actions["action"].value_counts()
     logger.info(
         "loaded %s users, %s posts, %s views and %s likes",
@@ -150,13 +150,10 @@ CREATE TABLE post (
 )"""
 
 
-def _posts_view_ddl(features: list[str]) -> str:
-    columns = "".join(f", {name}" for name in features)
-    return f"""
-CREATE VIEW recs.posts AS
-SELECT id AS post_id, topic, text, views_total AS view_count, likes_total AS like_count,
-    text_length{columns}
-FROM post"""
+def _post_columns(features: list[str]) -> dict[str, str]:
+    """Return the columns of the view of posts -> those of the table post."""
+    named = {"post_id": "id", "view_count": "views_total", "like_count": "likes_total"}
+    return named | {name: name for name in ("topic", "text", "text_length", *features)}
 
 
 def read_file(path: Path, types: dict[str, str]) -> pd.DataFrame:

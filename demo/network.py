@@ -6,7 +6,7 @@ A load is one transaction: if it is interrupted, the previous network stays.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from contract.errors import EXIT_USAGE, OvernightError
 from contract.ids import WHOLE_NUMBERS, IdKind, IdKinds
+from demo.network_app import tables
 from demo.postgres import make_engine
 
 FEED_ACTION = "feed_action"
@@ -44,14 +45,9 @@ CREATE VIEW recs.users AS
 SELECT id AS user_id, gender, age, country, city, exp_group, os, source
 FROM "user" """
 
-INTERACTIONS_VIEW = """
-CREATE VIEW recs.interactions AS
-SELECT user_id, post_id, action, time AS happened_at
-FROM feed_action"""
-
-DROP = """
+DROP = f"""
 DROP SCHEMA IF EXISTS recs CASCADE;
-DROP TABLE IF EXISTS "user", post, feed_action, simulation CASCADE"""
+DROP TABLE IF EXISTS "user", post, feed_action, simulation, {", ".join(tables.NAMES)} CASCADE"""
 
 TABLE_COMMENT = "made by python -m demo, and dropped by it when another network is loaded"
 READ_TABLE_COMMENT = "SELECT obj_description(to_regclass('public.feed_action'), 'pg_class')"
@@ -85,7 +81,7 @@ def transaction(database_url: str) -> Iterator[sa.Connection]:
 
 def id_type(kind: IdKind) -> str:
     """Return the SQL type of ids of a kind."""
-    return "bigint" if kind is IdKind.NUMBER else str(kind)
+    return tables.ID_TYPES[kind]
 
 
 def create_tables(
@@ -124,14 +120,49 @@ def create_tables(
     connection.exec_driver_sql(f"COMMENT ON TABLE {FEED_ACTION} IS '{TABLE_COMMENT}'")
 
 
-def create_views(connection: sa.Connection, posts_view: str, users_view: str = USERS_VIEW) -> None:
-    """Create indexes and the three views over the loaded tables, and run ANALYZE."""
+def create_views(
+    connection: sa.Connection,
+    post_columns: Mapping[str, str],
+    users_view: str = USERS_VIEW,
+    *,
+    kinds: IdKinds = WHOLE_NUMBERS,
+) -> None:
+    """Create indexes, the tables of the network's app and the three views, and run ANALYZE.
+
+    Parameters
+    ----------
+    post_columns
+        Name of each column of the view of posts -> that of the table post.
+    """
     connection.exec_driver_sql("SET LOCAL maintenance_work_mem = '128MB'")
     connection.exec_driver_sql(INDEXES)
+    connection.exec_driver_sql(tables.create_tables_ddl(kinds))
+    keys = (quote(_read_key(connection, table)) for table in ('"user"', "post"))
+    for statement in tables.extend_tables_ddl(kinds, *keys):
+        _execute_verbatim(connection, statement)
     connection.exec_driver_sql("CREATE SCHEMA recs")
-    for view in (users_view, posts_view, INTERACTIONS_VIEW):
-        connection.exec_driver_sql(view)
+    for view in (users_view, _posts_view(post_columns), tables.INTERACTIONS_VIEW):
+        _execute_verbatim(connection, view)
     connection.exec_driver_sql('ANALYZE "user", post, feed_action')
+
+
+def _read_key(connection: sa.Connection, table: str) -> str:
+    """Return the name of a table's primary key, which is one column."""
+    return str(connection.scalar(sa.text(tables.READ_KEY), {"table": table}))
+
+
+def _posts_view(columns: Mapping[str, str]) -> str:
+    """Return the view of posts, with the columns of the app; counters count what is done there too."""
+    expressions = {
+        name: f"post.{quote(column)}"
+        for name, column in ({name: name for name in tables.POST_COLUMNS} | dict(columns)).items()
+    }
+    key = expressions["post_id"]
+    for name, counted in tables.COUNTERS.items():
+        if name in expressions:
+            expressions[name] += f" + (SELECT {counted} FROM activity WHERE activity.post_id = {key})"
+    selected = ", ".join(f"{expression} AS {quote(name)}" for name, expression in expressions.items())
+    return f"CREATE VIEW recs.posts AS SELECT {selected} FROM post"
 
 
 def quote(name: str) -> str:

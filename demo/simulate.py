@@ -40,10 +40,10 @@ CREATE TABLE post (
 SIMULATION_TABLE = """
 CREATE TABLE simulation (seed bigint, users bigint, posts bigint, interactions bigint, ids text)"""
 
-POSTS_VIEW = """
-CREATE VIEW recs.posts AS
-SELECT id AS post_id, topic, text, created_at, view_count, like_count{author}
-FROM post"""
+POST_COLUMNS = {"post_id": "id"} | {
+    name: name for name in ("topic", "text", "created_at", "view_count", "like_count")
+}
+"""Columns of the view of posts -> those of the table post."""
 
 COUNTERS = """
 UPDATE post SET view_count = coalesce(views, 0), like_count = coalesce(likes, 0)
@@ -100,7 +100,7 @@ def simulate(
         feed.copy_feed(connection, blocks, names)
         logger.info("counting each post's views and likes, creating indexes")
         connection.execute(sa.text(COUNTERS))
-        network.create_views(connection, POSTS_VIEW.format(author=", author_id" if with_authors else ""))
+        network.create_views(connection, POST_COLUMNS, kinds=names.kinds)
     logger.info(
         "simulated %s users, %s posts, %s interactions", f"{users:,}", f"{posts:,}", f"{interactions:,}"
     )

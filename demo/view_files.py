@@ -117,8 +117,9 @@ def load_network(database_url: str, folder: Path) -> None:
         network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, rows)
         network.create_views(
             connection,
-            "CREATE VIEW recs.posts AS SELECT * FROM post",
+            {name: name for name in posts.types},
             'CREATE VIEW recs.users AS SELECT * FROM "user"',
+            kinds=kinds,
         )
     counts = (users.rows.num_rows, posts.rows.num_rows, actions[VIEW_ACTION], actions[LIKE_ACTION])
     logger.info("loaded %s users, %s posts, %s views and %s likes", *(f"{n:,}" for n in counts))

@@ -10,13 +10,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from contract.errors import SettingsError
+from contract.gunicorn_log import RootLogger
 from contract.settings import Settings
 from contract.text import escape_controls
 from serving import METRICS_FOLDER
@@ -49,15 +48,6 @@ def _allow_connections() -> int:
     return min(MAX_CONNECTIONS, max(allowed - OTHER_FILES, 1))
 
 
-class _Logger(Logger):  # type: ignore[misc]
-    """Sends gunicorn's own log records to the root logger, in the same format."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
-
-
 try:
     _settings = Settings.from_environment()
 except SettingsError as error:
@@ -78,7 +68,7 @@ worker_class = "serving.tuned.worker.Worker"
 threads = 16
 # Loaded before forking, so that an invalid setting stops gunicorn, not its workers one by one.
 preload_app = True
-logger_class = _Logger
+logger_class = RootLogger
 control_socket_disable = True
 
 limit_request_line = MAX_REQUEST_LINE_BYTES

@@ -1,0 +1,135 @@
+"""Create the app: pages, sessions, security, templates."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from flask import Flask, Response, abort, request, send_from_directory
+from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
+
+from batch.loading.schema import check_views
+from batch.postgres import open_engine
+from batch.reports.files import FILTERS, show_controls
+from console.app import STATIC as SHARED
+from console.app import TEMPLATES as REPORTS
+from console.security import add_headers, check_origin, check_text, is_loopback
+from contract.settings import Settings
+from demo.network_app import sessions
+from demo.network_app.config import Config
+from demo.network_app.context import EXTENSION, NetworkApp, current_visitor, now
+from demo.network_app.errors import add_error_pages
+from demo.network_app.links import community_url, person_url, post_url, thread_url
+from demo.network_app.pages import PAGES
+from demo.network_app.tables import READ_KEY
+
+STATIC = Path(__file__).parent / "static"
+MAX_REQUEST_BYTES = 64 * 1024
+STATEMENT_SECONDS = 10
+
+
+class _Flask(Flask):
+    jinja_options = {  # noqa: RUF012 - Flask declares it so
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "autoescape": True,
+    }
+
+
+def create_app(config: Config, settings: Settings) -> Flask:
+    """Create the app over the network in the settings' database.
+
+    Raises
+    ------
+    SourceError
+        The views of the network cannot be read.
+    """
+    app = _Flask("demo.network_app")
+    app.jinja_env.finalize = show_controls
+    app.jinja_env.filters |= FILTERS
+    shared = PrefixLoader({"console": PackageLoader("console")})
+    app.jinja_loader = ChoiceLoader([PackageLoader("demo.network_app"), shared])
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
+    app.extensions[EXTENSION] = _open(config, settings)
+    add_error_pages(app)
+    app.before_request(_check_host)
+    app.before_request(check_text)
+    app.before_request(check_origin)
+    app.after_request(add_headers)
+    sessions.add_sessions(app, config)
+    for page in PAGES:
+        app.register_blueprint(page)
+    app.add_url_rule("/shared/style.css", "style", _send_style)
+    app.add_url_rule("/shared/<path:filename>", "shared", _send_shared)
+    app.add_url_rule("/healthz", "healthz", _answer_alive)
+    app.url_defaults(_add_version)
+    app.context_processor(_page_values)
+    return app
+
+
+def _open(config: Config, settings: Settings) -> NetworkApp:
+    engine = open_engine(settings, "overnight network", pool_size=8, max_overflow=8)
+    limit = f"SET statement_timeout = '{STATEMENT_SECONDS}s'"
+
+    @sa.event.listens_for(engine, "connect")
+    def limit_time(driver: Any, _: Any) -> None:
+        with driver.cursor() as cursor:
+            cursor.execute(limit)
+        driver.commit()
+
+    with engine.connect() as connection:
+        kinds = check_views(connection).kinds
+        keys = [str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")]
+    return NetworkApp(config, settings, engine, kinds, *keys)
+
+
+def _check_host() -> None:
+    """Refuse names of other hosts: a site whose name is made to point to this machine reads nothing."""
+    if not is_loopback(urlsplit(f"//{request.host}").hostname):
+        abort(400)
+
+
+def _send_shared(filename: str) -> Response:
+    """Send a file that the console's pages have too."""
+    return send_from_directory(SHARED, filename)
+
+
+def _send_style() -> Response:
+    """Send the style sheet of the reports."""
+    return send_from_directory(REPORTS, "style.css")
+
+
+def _answer_alive() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _page_values() -> dict[str, Any]:
+    """Return what every template may use."""
+    return {
+        "visitor": current_visitor(),
+        "now": now(),
+        "community_url": community_url,
+        "person_url": person_url,
+        "post_url": post_url,
+        "thread_url": thread_url,
+    }
+
+
+@lru_cache
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _add_version(endpoint: str, values: dict[str, Any]) -> None:
+    """Add the hash of a file to its address, so that browsers keep it until it changes."""
+    if endpoint in ("static", "shared"):
+        values["v"] = _hash_of((STATIC if endpoint == "static" else SHARED) / values["filename"])
+    elif endpoint == "style":
+        values["v"] = _hash_of(REPORTS / "style.css")

@@ -1,0 +1,49 @@
+"""Where the app finds its servers: variables that `python -m demo up` sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """Addresses and files of the app. The database is that of DATABASE_URL.
+
+    Attributes
+    ----------
+    port
+        Port on 127.0.0.1.
+    serving_url, console_url
+        Base URLs without a trailing slash; `console_url` is empty without a console.
+    folder
+        Folder for the key that signs sessions.
+    refresh_minutes
+        How often the scheduler refreshes lists; 0 if none runs.
+    """
+
+    port: int = 8001
+    serving_url: str = "http://127.0.0.1:8000"
+    console_url: str = ""
+    folder: Path = Path(".demo")
+    refresh_minutes: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Config:
+        """Read NETWORK_APP_PORT, _SERVING_URL, _CONSOLE_URL, _FOLDER and _REFRESH_MINUTES."""
+        given = {
+            name: os.environ[f"{PREFIX}{name.upper()}"]
+            for name in FIELDS
+            if f"{PREFIX}{name.upper()}" in os.environ
+        }
+        return cls(**{name: FIELDS[name](value) for name, value in given.items()})
+
+    def to_environment(self) -> Mapping[str, str]:
+        """Return the variables that `from_environment` reads."""
+        return {f"{PREFIX}{name.upper()}": str(getattr(self, name)) for name in FIELDS}
+
+
+PREFIX = "NETWORK_APP_"
+FIELDS = {"port": int, "serving_url": str, "console_url": str, "folder": Path, "refresh_minutes": int}

@@ -1,0 +1,7 @@
+"""The pages, a module for each."""
+
+from demo.network_app.pages import accounts, communities, feed, liked, likes, messages, people, posts
+
+PAGES = tuple(
+    module.blueprint for module in (accounts, feed, likes, posts, liked, communities, messages, people)
+)

@@ -1,0 +1,75 @@
+"""Lists from serving, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from contract.errors import OvernightError
+from contract.ids import Id, encode_id
+from demo.gunicorn import http_get
+
+
+class ServingError(OvernightError):
+    """Raised when serving does not answer, or answers with an error."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A post of a list: its score, and its place in the stored list, from 1."""
+
+    post_id: Id
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class ServedList:
+    """An answer of serving.
+
+    Attributes
+    ----------
+    variant
+        The variant of the A/B test that the list comes from.
+    source
+        `personal`, `popular` or `similar`.
+    """
+
+    variant: str
+    run_id: str
+    source: str
+    posts: tuple[Listed, ...]
+
+
+def read_recommendations(serving_url: str, user_id: Id, limit: int) -> ServedList:
+    """Return the first posts of a person's list.
+
+    Raises
+    ------
+    ServingError
+    """
+    return _ask(f"{serving_url}/users/{encode_id(user_id)}/recommendations", limit=limit)
+
+
+def read_similar(serving_url: str, post_id: Id, user_id: Id, limit: int) -> ServedList:
+    """Return posts similar to one, by the models of the person's variant; `popular` if there is no list.
+
+    Raises
+    ------
+    ServingError
+    """
+    return _ask(f"{serving_url}/posts/{encode_id(post_id)}/similar", limit=limit, user_id=user_id)
+
+
+def _ask(url: str, **parameters: Any) -> ServedList:
+    try:
+        answer = http_get(f"{url}?{urlencode(parameters)}")
+    except OSError as error:
+        raise ServingError(f"serving does not answer: {error}") from None
+    if answer.status != 200:
+        raise ServingError(f"serving answered with status {answer.status}")
+    found = json.loads(answer.body)
+    posts = (Listed(row["post_id"], row["score"], row["rank"]) for row in found["recommendations"])
+    return ServedList(found["variant"], found["run_id"], found["source"], tuple(posts))

@@ -1,0 +1,136 @@
+"""Sessions in a signed cookie: who has signed in, as whom they look, and their visit.
+
+A visit ends after half an hour without a page. The `epoch` of an account signs all its sessions out when it
+grows.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+from flask import Flask, g, redirect, request, session, url_for
+from werkzeug.wrappers import Response
+
+from contract.ids import Id
+from demo.network_app.config import Config
+from demo.network_app.context import Person, Visitor, current_app_parts
+
+VISIT_SECONDS = 30 * 60
+KEPT = timedelta(days=30)
+KEY_FILE = "network-app-key"
+
+PUBLIC = frozenset({"static", "shared", "style", "healthz"})
+"""Endpoints without a session."""
+
+OPEN = frozenset({"accounts.register", "accounts.sign_in", "accounts.look"})
+"""Pages for everybody."""
+
+_ACCOUNT = sa.text("SELECT name, epoch FROM account WHERE user_id = :user")
+_USER = sa.text(
+    "SELECT account.name FROM recs.users LEFT JOIN account USING (user_id) WHERE recs.users.user_id = :user"
+)
+
+
+def add_sessions(app: Flask, config: Config) -> None:
+    """Set the visitor of each request; who is nobody yet is sent to the page on which people register."""
+    app.secret_key = _read_key(config.folder / KEY_FILE)
+    app.permanent_session_lifetime = KEPT
+    app.config.update(
+        SESSION_COOKIE_NAME=f"overnight_network_{config.port}",  # hosts share cookies
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_HTTPONLY=True,
+    )
+    app.before_request(_find_visitor)
+
+
+def sign_in(user_id: Id, epoch: int) -> None:
+    """Start the session of an account."""
+    session.clear()
+    session.permanent = True
+    session.update(user=user_id, epoch=epoch)
+
+
+def look_as(user_id: Id) -> None:
+    """Show the network as another person has it, from the next request on, in a visit of their own."""
+    session.permanent = True
+    session["look"] = user_id
+    session.pop("visit", None)
+
+
+def end_look() -> None:
+    """Show one's own network again; a session without an account ends."""
+    session.pop("look", None)
+    session.pop("visit", None)
+
+
+def sign_out() -> None:
+    """End the session."""
+    session.clear()
+
+
+def read_person(connection: sa.Connection, user_id: Id) -> Person | None:
+    """Return a person of the network; None if there is none with this id."""
+    row = connection.execute(_USER, {"user": user_id}).first()
+    if row is None:
+        return None
+    return Person(user_id, row.name or name_simulated(user_id), row.name is not None)
+
+
+def name_simulated(user_id: Id) -> str:
+    """Return how pages call a person without an account."""
+    return f"person {user_id}"
+
+
+def _find_visitor() -> Response | None:
+    if request.endpoint in PUBLIC:
+        return None
+    account = person = None
+    if "user" in session or "look" in session:
+        with current_app_parts().engine.connect() as connection:
+            account = _find_account(connection)
+            person = account if "look" not in session else read_person(connection, session["look"])
+    if person is not None:
+        g.visitor = Visitor(person, account, _continue_visit())
+        return None
+    if request.endpoint in OPEN:
+        return None
+    if "HX-Request" in request.headers or request.method != "GET":
+        return Response("Sign in first.", 401)
+    return redirect(url_for("accounts.register"))
+
+
+def _find_account(connection: sa.Connection) -> Person | None:
+    if "user" not in session:
+        return None
+    row = connection.execute(_ACCOUNT, {"user": session["user"]}).first()
+    if row is None or row.epoch != session.get("epoch"):
+        return None
+    return Person(session["user"], row.name, has_account=True)
+
+
+def _continue_visit() -> str:
+    """Return the visit of the session, a new one after a pause. Only pages that people ask for renew it."""
+    at = time.time()
+    if "visit" not in session or at - session.get("at", 0) > VISIT_SECONDS:
+        session["visit"] = str(uuid.uuid4())
+        session["at"] = at
+    elif "HX-Request" not in request.headers:
+        session["at"] = at
+    return str(session["visit"])
+
+
+def _read_key(path: Path) -> str:
+    """Return the key that signs sessions; it is made once."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path.read_text()
