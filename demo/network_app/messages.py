@@ -113,7 +113,7 @@ def send(connection: sa.Connection, user_id: Id, other_id: Id, text: str) -> Non
     connection.execute(_LOCK, {"user": user_id})
     if connection.execute(_IS_BUSY, {"user": user_id, "max": MAX_MESSAGES - 1}).scalar():
         raise TooManyMessagesError(
-            f"you have sent {MAX_MESSAGES} messages within a minute; this one was not sent: wait a minute, "
+            f"You have sent {MAX_MESSAGES} messages within a minute; this one was not sent: wait a minute, "
             "then send it again"
         )
     sent = connection.execute(_INSERT, {"user": user_id, "other": other_id, "text": text}).scalar_one()

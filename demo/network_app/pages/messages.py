@@ -14,7 +14,7 @@ from demo.network_app import messages as kept
 from demo.network_app.context import Person, current_app_parts, parse_user, this_visitor
 from demo.network_app.links import thread_url
 from demo.network_app.sessions import read_person
-from demo.network_app.texts import is_visible, read_lines
+from demo.network_app.texts import InputError, clean_text
 
 PAGE_THREADS, PAGE_MESSAGES = 30, 50
 EVERYTHING = MAX_ID
@@ -50,18 +50,15 @@ def thread(user_id: str) -> str:
 def send() -> Response | tuple[str, int]:
     """Send a message; what cannot be sent stays in the form."""
     user_id = this_visitor().person.user_id
-    text = read_lines("text")
+    text = request.form.get("text", "")
     with current_app_parts().engine.begin() as connection:
         other = _find_other(connection, request.form.get("user", ""))
-        if not is_visible(text):
-            return _render_thread(connection, other, text, "Write something first. Nothing was sent."), 400
-        if len(text) > kept.MAX_TEXT:
-            problem = f"This has {len(text):,} characters; {kept.MAX_TEXT:,} can be sent. Nothing was sent."
-            return _render_thread(connection, other, text, problem), 400
         try:
-            kept.send(connection, user_id, other.user_id, text)
+            kept.send(connection, user_id, other.user_id, clean_text(text, kept.MAX_TEXT, "message"))
+        except InputError as error:
+            return _render_thread(connection, other, text, f"{error} Nothing was sent."), 400
         except kept.TooManyMessagesError as error:
-            return _render_thread(connection, other, text, f"{str(error).capitalize()}."), 429
+            return _render_thread(connection, other, text, f"{error}."), 429
     return redirect(thread_url(other.user_id), 303)
 
 
