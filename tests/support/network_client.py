@@ -1,4 +1,4 @@
-"""The app of the demo's network in this process, over a network without a night: for tests without a browser."""
+"""The network's app in this process, over a network without a night: for tests without a browser."""
 
 from __future__ import annotations
 
