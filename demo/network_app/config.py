@@ -22,6 +22,8 @@ class Config:
         Folder for the key that signs sessions.
     refresh_minutes
         How often the scheduler refreshes lists; 0 if none runs.
+    max_registrations
+        Of an address in an hour.
     """
 
     port: int = 8001
@@ -29,10 +31,11 @@ class Config:
     console_url: str = ""
     folder: Path = Path(".demo")
     refresh_minutes: int = 0
+    max_registrations: int = 20
 
     @classmethod
     def from_environment(cls) -> Config:
-        """Read NETWORK_APP_PORT, _SERVING_URL, _CONSOLE_URL, _FOLDER and _REFRESH_MINUTES."""
+        """Read NETWORK_APP_PORT, _SERVING_URL, _CONSOLE_URL, _FOLDER, _REFRESH_MINUTES, _MAX_REGISTRATIONS."""
         given = {
             name: os.environ[f"{PREFIX}{name.upper()}"]
             for name in FIELDS
@@ -46,4 +49,11 @@ class Config:
 
 
 PREFIX = "NETWORK_APP_"
-FIELDS = {"port": int, "serving_url": str, "console_url": str, "folder": Path, "refresh_minutes": int}
+FIELDS = {
+    "port": int,
+    "serving_url": str,
+    "console_url": str,
+    "folder": Path,
+    "refresh_minutes": int,
+    "max_registrations": int,
+}

@@ -19,7 +19,7 @@ from demo.gunicorn import http_get
 from demo.processes import free_port
 from tests.support.batch import wait_until
 from tests.support.gunicorn import COMMAND, ROOT, gunicorn, stop
-from tests.support.operators import TOP_N, LiveNetwork
+from tests.support.operators import LiveNetwork
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Request, Response
@@ -61,9 +61,9 @@ def environment(night: LiveNetwork, **variables: str) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("OVERNIGHT_")},
         "DATABASE_URL": night.database_url,
         "REDIS_URL": night.redis_url,
-        "MODEL_DIR": str(night.model_dir),
+        "OVERNIGHT_MODEL_DIR": str(night.model_dir),
         "OVERNIGHT_THREADS": "1",
-        "OVERNIGHT_TOP_N": str(TOP_N),
+        "OVERNIGHT_TOP_N": str(night.top_n),
         "PYTHONPATH": str(ROOT),
     } | variables
 
@@ -83,14 +83,15 @@ def run_console(night: LiveNetwork, folder: Path, **variables: str) -> Iterator[
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: process.poll() is not None or _is_up(url))
+        wait_until(lambda: process.poll() is not None or is_up(url))
         assert process.returncode is None, (folder / f"console-{port}.log").read_text()
         yield url
     finally:
         stop(process)
 
 
-def _is_up(url: str) -> bool:
+def is_up(url: str) -> bool:
+    """Return whether an app answers that it is alive."""
     try:
         return http_get(f"{url}/healthz").status == 200
     except OSError:

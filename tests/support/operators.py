@@ -19,12 +19,19 @@ TOP_N = 10
 
 @dataclass(frozen=True)
 class LiveNetwork:
-    """A network with a live run of each variant: its stores, and a client of its Redis that returns text."""
+    """A network with a live run of each variant: its stores, and a client of its Redis that returns text.
+
+    Attributes
+    ----------
+    top_n
+        Length of its lists.
+    """
 
     database_url: str
     redis_url: str
     model_dir: Path
     client: redis.Redis
+    top_n: int = TOP_N
 
     @property
     def settings(self) -> Settings:
@@ -33,7 +40,7 @@ class LiveNetwork:
             redis_url=self.redis_url,
             model_dir=str(self.model_dir),
             threads=1,
-            top_n=TOP_N,
+            top_n=self.top_n,
         )
 
     def run_of(self, variant: str) -> str:
@@ -49,7 +56,7 @@ class LiveNetwork:
             database_url=self.database_url,
             redis_url=self.redis_url,
             model_dir=self.model_dir,
-            **{"OVERNIGHT_TOP_N": str(TOP_N)} | environment,
+            **{"OVERNIGHT_TOP_N": str(self.top_n)} | environment,
         )
 
     def run_json(self, *arguments: str, code: int = 0) -> Any:
