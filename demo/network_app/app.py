@@ -26,6 +26,7 @@ from demo.network_app.context import EXTENSION, NetworkApp, current_visitor, now
 from demo.network_app.errors import add_error_pages
 from demo.network_app.links import community_url, person_url, post_url, thread_url
 from demo.network_app.pages import PAGES
+from demo.network_app.pages.messages import count_unread
 from demo.network_app.tables import READ_KEY
 
 STATIC = Path(__file__).parent / "static"
@@ -116,6 +117,7 @@ def _page_values() -> dict[str, Any]:
         "visitor": current_visitor(),
         "now": now(),
         "community_url": community_url,
+        "count_unread": count_unread,
         "person_url": person_url,
         "post_url": post_url,
         "thread_url": thread_url,

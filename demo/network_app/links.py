@@ -25,11 +25,11 @@ def community_url(name: str) -> str:
     return _url("communities.community", "name", "called", name)
 
 
-def thread_url(user_id: Id) -> str:
-    """Return the address of the messages with a person."""
-    return _url("messages.thread", "user_id", "with", str(user_id))
+def thread_url(user_id: Id, before: int | None = None) -> str:
+    """Return the address of the messages with a person; `before` is the message that the page comes after."""
+    return _url("messages.thread", "user_id", "with", str(user_id), before=before)
 
 
-def _url(endpoint: str, in_path: str, in_query: str, value: str) -> str:
-    arguments: dict[str, Any] = {in_path if IN_PATH.fullmatch(value) else in_query: value}
+def _url(endpoint: str, in_path: str, in_query: str, value: str, **more: int | None) -> str:
+    arguments: dict[str, Any] = {in_path if IN_PATH.fullmatch(value) else in_query: value, **more}
     return url_for(endpoint, **arguments)
