@@ -23,7 +23,8 @@ ID_TYPES = {IdKind.NUMBER: "bigint", IdKind.UUID: "uuid", IdKind.TEXT: "text"}
 
 TABLES = """
 CREATE TABLE account (
-    user_id {user} PRIMARY KEY, name text NOT NULL UNIQUE, password_hash text NOT NULL,
+    user_id {user} PRIMARY KEY, name text NOT NULL, name_key text NOT NULL UNIQUE,
+    password_hash text NOT NULL,
     epoch integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE community (
@@ -54,7 +55,10 @@ CREATE TABLE shown_list (
     user_id {user} PRIMARY KEY, posts jsonb NOT NULL, made_at timestamptz,
     before jsonb, before_made_at timestamptz
 )"""
-"""`activity.object_id` names what else it was done to: a community, a person, a message."""
+"""`account.name_key` is the name as `accounts.make_name_key` makes it, whatever its case.
+
+`activity.object_id` names what else it was done to: a community, a person, a message.
+"""
 
 DEFAULT_IDS = {
     IdKind.NUMBER: """
