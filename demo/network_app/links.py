@@ -20,9 +20,9 @@ def post_url(post_id: Id) -> str:
     return _url("posts.post", "post_id", "id", str(post_id))
 
 
-def community_url(name: str) -> str:
-    """Return the address of a community's page."""
-    return _url("communities.community", "name", "called", name)
+def community_url(name: str, **more: str | None) -> str:
+    """Return the address of a community's page; `more` are query arguments, None for one to leave out."""
+    return _url("communities.community", "name", "called", name, **more)
 
 
 def thread_url(user_id: Id) -> str:
@@ -30,6 +30,6 @@ def thread_url(user_id: Id) -> str:
     return _url("messages.thread", "user_id", "with", str(user_id))
 
 
-def _url(endpoint: str, in_path: str, in_query: str, value: str) -> str:
-    arguments: dict[str, Any] = {in_path if IN_PATH.fullmatch(value) else in_query: value}
+def _url(endpoint: str, in_path: str, in_query: str, value: str, **more: str | None) -> str:
+    arguments: dict[str, Any] = {in_path if IN_PATH.fullmatch(value) else in_query: value, **more}
     return url_for(endpoint, **arguments)
