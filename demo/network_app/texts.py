@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from contract.text import CONTROLS
+
+_LINE_ENDS = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\t": " "})
 
 
 class InputError(ValueError):
@@ -20,7 +24,7 @@ def clean_text(text: str, max_characters: int, field: str) -> str:
     Raises
     ------
     InputError
-        Nothing is left, or more than the characters allowed.
+        Nothing that can be seen is left, or more than the characters allowed.
     """
     cleaned = _remove_controls(text).strip()
     _check_length(cleaned, max_characters, field)
@@ -35,12 +39,11 @@ def clean_line(text: str, max_characters: int, field: str) -> str:
 
 
 def _remove_controls(text: str) -> str:
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    return CONTROLS.sub("", lines)
+    return CONTROLS.sub("", text.replace("\r\n", "\n").translate(_LINE_ENDS))
 
 
 def _check_length(text: str, max_characters: int, field: str) -> None:
-    if not text:
+    if not any(unicodedata.category(character)[0] in "LNPS" for character in text):
         raise InputError(f"The {field} is empty: write something.")
     if len(text) > max_characters:
         raise InputError(

@@ -7,12 +7,10 @@ from flask import Blueprint, abort, render_template, request
 from demo.network_app import activity
 from demo.network_app.context import current_app_parts, this_visitor
 from demo.network_app.posts import read_posts
-from demo.network_app.similar import read_similar_of_each
+from demo.network_app.similar import similar_posts
 
 PAGE_POSTS = 20
 SHOWN_SIMILAR = 3
-ASKED_SIMILAR = 15
-"""More than are shown: liked ones are left out."""
 MAX_PAGE = 1_000
 
 blueprint = Blueprint("liked", __name__)
@@ -27,29 +25,22 @@ def liked() -> str:
             connection, person.user_id, PAGE_POSTS + 1, offset=(page - 1) * PAGE_POSTS
         )
         liked_at = dict(likes[:PAGE_POSTS])
-        limit = min(ASKED_SIMILAR, app.settings.top_n)
-        similar, failure = read_similar_of_each(app.config.serving_url, person.user_id, [*liked_at], limit)
-        near = [post_id for each in similar.values() for post_id in each]
-        liked_too = activity.liked_among(connection, person.user_id, near)
+        similar = dict(zip(liked_at, similar_posts.find(app, person.user_id, [*liked_at]), strict=True))
+        near = [post_id for found in similar.values() for post_id in found or ()]
+        left_out = activity.liked_among(connection, person.user_id, near)
         posts = read_posts(connection, [*liked_at, *near])
+    left_out |= {post_id for post_id in near if post_id not in posts}
+    left_out |= {post.post_id for post in posts.values() if post.author_id == person.user_id}
     because = {
-        liked_id: [
-            posts[post_id]
-            for post_id in each
-            if post_id in posts and post_id not in liked_too and posts[post_id].author_id != person.user_id
-        ][:SHOWN_SIMILAR]
-        for liked_id, each in similar.items()
+        post_id: [posts[each] for each in found or () if each not in left_out][:SHOWN_SIMILAR]
+        for post_id, found in similar.items()
     }
     return render_template(
         "liked.html",
-        likes=[
-            (posts[post_id], at, because.get(post_id, []))
-            for post_id, at in liked_at.items()
-            if post_id in posts
-        ],
+        likes=[(posts[each], at, because[each]) for each, at in liked_at.items() if each in posts],
         page=page,
         more=len(likes) > PAGE_POSTS,
-        failure=failure,
+        incomplete=None in similar.values(),
     )
 
 

@@ -27,9 +27,10 @@ from demo.network_app.context import (
 from demo.network_app.explanations import BusyError, Explanation, Explanations
 from demo.network_app.links import community_url, post_url
 from demo.network_app.posts import MAX_TEXT, Post, read_posts
+from demo.network_app.reasons import find_reasons
 from demo.network_app.serving import ServingError, read_similar
 from demo.network_app.sessions import name_simulated
-from demo.network_app.similar import is_similar
+from demo.network_app.similar import select_similar
 from demo.network_app.texts import InputError, clean_text
 
 SIMILAR_POSTS = 5
@@ -112,8 +113,9 @@ def _show(post_id: Id, problem: str = "") -> str:
             connection, person.user_id, [post_id, *(each.post_id for each in similar["similar"])]
         )
         blocked = has_table(connection, blocked_posts) and read_blocked(
-            connection, app.settings.key_prefix, [post_id]
+            connection, app.settings.stores.key_prefix, [post_id]
         )
+        reason = find_reasons(app, connection, person, None, [shown]).get(post_id, "")
     explanation = _explanations().find(person.user_id, post_id)
     return render_template(
         "post.html",
@@ -122,6 +124,7 @@ def _show(post_id: Id, problem: str = "") -> str:
         own=shown.author_id == person.user_id,
         liked=liked,
         blocked=bool(blocked),
+        reason=reason,
         explanation=explanation,
         problem=problem,
         refresh_minutes=app.config.refresh_minutes,
@@ -139,15 +142,16 @@ def _read_post(connection: sa.Connection, post_id: Id) -> Post:
 
 def _read_similar(app: NetworkApp, connection: sa.Connection, person: Person, post_id: Id) -> dict[str, Any]:
     """Return the similar posts in serving's order, or why there are none."""
-    limit = min(SIMILAR_POSTS, app.settings.top_n)
+    limit = min(SIMILAR_POSTS, app.settings.night.top_n)
     try:
         served = read_similar(app.config.serving_url, post_id, person.user_id, limit)
     except ServingError as error:
         return {"similar": [], "without_similar": f"They cannot be shown now: {error}. All else works."}
-    if not is_similar(served):
-        return {"similar": [], "without_similar": "They come with the next night."}
-    found = read_posts(connection, [listed.post_id for listed in served.posts])
-    return {"similar": list(found.values()), "without_similar": "" if found else "There are none."}
+    found = read_posts(connection, select_similar(served))
+    return {
+        "similar": list(found.values()),
+        "without_similar": "" if found else "They come with the next night.",
+    }
 
 
 def _explanations() -> Explanations:
