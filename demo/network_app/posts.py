@@ -100,7 +100,7 @@ def write_post(connection: sa.Connection, key: str, author_id: Id, community: st
         Name of the primary key of the table post.
     """
     values = {"topic": community, "text": text, "author_id": author_id}
-    inserted = sa.insert(_table(key)).values(values).returning(sa.column(key))
+    inserted: Any = sa.insert(_table(key)).values(values).returning(sa.column(key))
     post_id = _plain(connection.execute(inserted).scalar_one())
     activity.record(connection, author_id, "post", post_id=post_id)
     return post_id
