@@ -34,6 +34,15 @@ STATIC = Path(__file__).parent / "static"
 MAX_REQUEST_BYTES = 64 * 1024
 STATEMENT_SECONDS = 10
 
+GLOBALS = {
+    "community_url": community_url,
+    "current_visitor": current_visitor,
+    "person_url": person_url,
+    "post_url": post_url,
+    "thread_url": thread_url,
+}
+"""What templates may use, imported macros too."""
+
 
 class _Flask(Flask):
     jinja_options = {  # noqa: RUF012 - Flask declares it so
@@ -55,6 +64,7 @@ def create_app(config: Config, settings: Settings) -> Flask:
     app = _Flask("demo.network_app")
     app.jinja_env.finalize = show_controls
     app.jinja_env.filters |= FILTERS
+    app.jinja_env.globals |= GLOBALS
     shared = PrefixLoader({"console": PackageLoader("console")})
     app.jinja_loader = ChoiceLoader([PackageLoader("demo.network_app"), shared])
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash

@@ -44,7 +44,7 @@ class Config:
         return cls(**{name: FIELDS[name](value) for name, value in given.items()})
 
     def to_environment(self) -> Mapping[str, str]:
-        """Return the variables: NETWORK_APP_PORT, NETWORK_APP_SERVING_URL and so on, one for each attribute."""
+        """Return a variable for each attribute, such as NETWORK_APP_PORT."""
         return {f"{PREFIX}{name.upper()}": str(getattr(self, name)) for name in FIELDS}
 
 
