@@ -23,7 +23,8 @@ ID_TYPES = {IdKind.NUMBER: "bigint", IdKind.UUID: "uuid", IdKind.TEXT: "text"}
 
 TABLES = """
 CREATE TABLE account (
-    user_id {user} PRIMARY KEY, name text NOT NULL UNIQUE, password_hash text NOT NULL,
+    user_id {user} PRIMARY KEY, name text NOT NULL, name_key text NOT NULL UNIQUE,
+    password_hash text NOT NULL,
     epoch integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE community (
@@ -51,7 +52,10 @@ CREATE INDEX activity_at ON activity (at);
 CREATE INDEX activity_user_at ON activity (user_id, at);
 CREATE INDEX activity_post_at ON activity (post_id, at);
 CREATE TABLE shown_list (user_id {user} PRIMARY KEY, list jsonb NOT NULL, before jsonb)"""
-"""`activity.object_id` names what else it was done to: a community, a person, a message."""
+"""`account.name_key` is the name as `accounts.make_name_key` makes it, whatever its case.
+
+`activity.object_id` names what else it was done to: a community, a person, a message.
+"""
 
 DEFAULT_IDS = {
     IdKind.NUMBER: """
