@@ -180,14 +180,19 @@ def count_interactions(stores: Stores, user_id: Id) -> UserCounts:
 def find_refreshed_at(stores: Stores, run_id: str, user_id: Id) -> datetime | None:
     """Return when a refresh last wrote a user's list of a run; None if none did."""
     with snapshot(stores.engine) as connection:
-        types = column_types(connection, REFRESHED)
-        if not types or (isinstance(user_id, str) and types[USER_ID] != "text"):
-            return None
-        query = sa.text(
-            f"SELECT refreshed_at FROM {SCHEMA}.{REFRESHED} WHERE run_id = :run_id AND user_id = :user_id"
-        )
-        # Text is compared with bigint and with text.
-        found: datetime | None = connection.scalar(query, {"run_id": run_id, "user_id": str(user_id)})
+        return read_refreshed_at(connection, run_id, user_id)
+
+
+def read_refreshed_at(connection: sa.Connection, run_id: str, user_id: Id) -> datetime | None:
+    """Do what `find_refreshed_at` does, over a connection."""
+    types = column_types(connection, REFRESHED)
+    if not types or (isinstance(user_id, str) and types[USER_ID] != "text"):
+        return None
+    query = sa.text(
+        f"SELECT refreshed_at FROM {SCHEMA}.{REFRESHED} WHERE run_id = :run_id AND user_id = :user_id"
+    )
+    # Text is compared with bigint and with text.
+    found: datetime | None = connection.scalar(query, {"run_id": run_id, "user_id": str(user_id)})
     return found
 
 

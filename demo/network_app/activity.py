@@ -60,11 +60,14 @@ def record(
 def view(connection: sa.Connection, user_id: Id, post_ids: Sequence[Id], visit: str) -> int:
     """Record that a person saw posts in a visit; return how many of them they had not seen in it.
 
-    Unknown posts and the person's own are left out.
+    Unknown posts and the person's own are left out, and those they like: a view after the like would teach
+    that the person saw the post and did not like it.
     """
-    if not post_ids:
+    liked = liked_among(connection, user_id, post_ids)
+    seen = [post_id for post_id in post_ids if post_id not in liked]
+    if not seen:
         return 0
-    return connection.execute(_VIEW, {"user": user_id, "posts": list(post_ids), "visit": visit}).rowcount
+    return connection.execute(_VIEW, {"user": user_id, "posts": seen, "visit": visit}).rowcount
 
 
 def like(connection: sa.Connection, user_id: Id, post_id: Id, visit: str) -> bool:

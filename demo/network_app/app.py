@@ -26,11 +26,21 @@ from demo.network_app.context import EXTENSION, NetworkApp, current_visitor, now
 from demo.network_app.errors import add_error_pages
 from demo.network_app.links import community_url, person_url, post_url, thread_url
 from demo.network_app.pages import PAGES
+from demo.network_app.pages.messages import count_unread
 from demo.network_app.tables import READ_KEY
 
 STATIC = Path(__file__).parent / "static"
 MAX_REQUEST_BYTES = 64 * 1024
 STATEMENT_SECONDS = 10
+
+GLOBALS = {
+    "community_url": community_url,
+    "current_visitor": current_visitor,
+    "person_url": person_url,
+    "post_url": post_url,
+    "thread_url": thread_url,
+}
+"""What templates may use, imported macros too."""
 
 
 class _Flask(Flask):
@@ -53,6 +63,7 @@ def create_app(config: Config, settings: Settings) -> Flask:
     app = _Flask("demo.network_app")
     app.jinja_env.finalize = show_controls
     app.jinja_env.filters |= FILTERS
+    app.jinja_env.globals |= GLOBALS
     shared = PrefixLoader({"console": PackageLoader("console")})
     app.jinja_loader = ChoiceLoader([PackageLoader("demo.network_app"), shared])
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash
@@ -116,6 +127,7 @@ def _page_values() -> dict[str, Any]:
         "visitor": current_visitor(),
         "now": now(),
         "community_url": community_url,
+        "count_unread": count_unread,
         "person_url": person_url,
         "post_url": post_url,
         "thread_url": thread_url,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from flask import Flask, render_template
+import sqlalchemy as sa
+from flask import Flask, current_app, render_template
 from werkzeug.exceptions import HTTPException
 
 from contract.errors import OvernightError
+from contract.text import as_clause
 from demo.network_app.serving import ServingError
 
 UNCHANGED = "Nothing was changed."
@@ -31,16 +33,29 @@ def add_error_pages(app: Flask) -> None:
     """Register the pages."""
     app.register_error_handler(HTTPException, _show_http_error)
     app.register_error_handler(OvernightError, _show_error)
+    for unanswered in (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError):
+        app.register_error_handler(unanswered, _show_no_database)
 
 
-def _show_http_error(error: HTTPException) -> tuple[str, int]:
+def _show_http_error(error: HTTPException) -> tuple[str, int, list[tuple[str, str]]]:
     status = error.code or 500
     title, sentence = PAGES.get(status, (error.name, UNCHANGED))
     own = error.description if status != 403 and error.description != type(error).description else None
-    return render_template("error.html", title=title, sentence=own or sentence), status
+    headers = [(name, value) for name, value in error.get_headers() if name in ("Allow", "Retry-After")]
+    return _render(title, own or sentence), status, headers
 
 
 def _show_error(error: OvernightError) -> tuple[str, int]:
     status = 503 if isinstance(error, ServingError) else 409
     title = PAGES[503][0] if status == 503 else "This cannot be done now"
-    return render_template("error.html", title=title, sentence=f"{error}."), status
+    return _render(title, f"{error}."), status
+
+
+def _show_no_database(error: Exception) -> tuple[str, int]:
+    current_app.logger.warning("Postgres: %s", as_clause(str(getattr(error, "orig", error))))
+    return _render(PAGES[503][0], f"The database does not answer. {UNCHANGED} Try again in a moment."), 503
+
+
+def _render(title: str, sentence: str) -> str:
+    # The layout asks the database for the unread messages; it may be what failed.
+    return render_template("error.html", title=title, sentence=sentence, count_unread=lambda: 0)

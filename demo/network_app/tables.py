@@ -50,10 +50,7 @@ CREATE UNIQUE INDEX activity_view ON activity (user_id, post_id, visit) WHERE ki
 CREATE INDEX activity_at ON activity (at);
 CREATE INDEX activity_user_at ON activity (user_id, at);
 CREATE INDEX activity_post_at ON activity (post_id, at);
-CREATE TABLE shown_list (
-    user_id {user} PRIMARY KEY, posts jsonb NOT NULL, made_at timestamptz,
-    before jsonb, before_made_at timestamptz
-)"""
+CREATE TABLE shown_list (user_id {user} PRIMARY KEY, list jsonb NOT NULL, before jsonb)"""
 """`activity.object_id` names what else it was done to: a community, a person, a message."""
 
 DEFAULT_IDS = {

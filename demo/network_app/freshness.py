@@ -1,0 +1,95 @@
+"""How old a person's list is, and what they did that it does not know yet. Asks Postgres alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch.experiment.history import read_current_change
+from batch.inspection.user_profile import read_refreshed_at
+from batch.runs.tables import State, changes, experiments, has_table, runs
+from contract.experiment import NO_EXPERIMENT
+from contract.ids import Id
+from demo.network_app.context import NetworkApp
+
+_ACTIONS = sa.text("""
+    SELECT count(*) FILTER (WHERE kind = 'like') AS likes,
+        count(*) FILTER (WHERE kind = 'unlike') AS unlikes, count(*) FILTER (WHERE kind = 'view') AS views
+    FROM activity WHERE user_id = :user AND kind IN ('view', 'like', 'unlike') AND at > :since
+""")
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The list that a person is served, and what happened since.
+
+    Attributes
+    ----------
+    variant, run_id
+        The person's variant of the A/B test; the run that serves them, which is the other variant's if theirs
+        has no live one.
+    live_since
+        When the run went live.
+    refreshed_at
+        When a refresh last made the person's list of this run; None if none did.
+    scored, known
+        How many people the run's night made lists for, and how many there were.
+    likes, unlikes, views
+        What the person did after `made_at`.
+    """
+
+    variant: str
+    run_id: str
+    live_since: datetime
+    refreshed_at: datetime | None
+    scored: int
+    known: int
+    likes: int
+    unlikes: int
+    views: int
+
+    @property
+    def made_at(self) -> datetime:
+        """When the list was made."""
+        return self.refreshed_at or self.live_since
+
+    @property
+    def actions(self) -> int:
+        """How many things the person did after `made_at` that models learn from."""
+        return self.likes + self.unlikes + self.views
+
+
+def read_freshness(app: NetworkApp, connection: sa.Connection, user_id: Id) -> Freshness | None:
+    """Return how old a person's list is; None if no run is live."""
+    if not has_table(connection, runs):
+        return None
+    prefix = app.settings.stores.key_prefix
+    live = {row.variant: row for row in connection.execute(_live_runs(prefix))}
+    if not live:
+        return None
+    change = read_current_change(connection, prefix) if has_table(connection, experiments) else None
+    variant = (NO_EXPERIMENT if change is None else change.experiment).variant_of(user_id)
+    run = live.get(variant) or next(iter(live.values()))
+    refreshed_at = read_refreshed_at(connection, run.run_id, user_id)
+    acted = connection.execute(_ACTIONS, {"user": user_id, "since": refreshed_at or run.live_since}).one()
+    scored, known = int(run.scored or 0), int(run.known or 0)
+    return Freshness(variant, run.run_id, run.live_since, refreshed_at, scored, known, *acted)
+
+
+def _live_runs(key_prefix: str) -> sa.Select[Any]:
+    """Select the live run of each variant, and when it last went live."""
+    went_live = (
+        sa.select(sa.func.max(changes.c.at))
+        .where(changes.c.run_id == runs.c.run_id, changes.c.state == State.LIVE)
+        .scalar_subquery()
+    )
+    return sa.select(
+        runs.c.variant,
+        runs.c.run_id,
+        went_live.label("live_since"),
+        runs.c.manifest["users"].astext.label("scored"),
+        runs.c.manifest["users_of_network"].astext.label("known"),
+    ).where(runs.c.key_prefix == key_prefix, runs.c.state == State.LIVE)
