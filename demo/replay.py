@@ -328,5 +328,7 @@ def find_odds_shift(probabilities: Floats, total: float) -> float:
     ValueError
         `total` is not between 0 and the number of probabilities.
     """
+    if not 0 < total < probabilities.size:
+        raise ValueError(f"{probabilities.size} probabilities cannot sum to {total:.3f}")
     logits = logit(probabilities)
     return float(brentq(lambda shift: float(expit(logits + shift).sum()) - total, -30, 30))

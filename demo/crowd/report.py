@@ -163,11 +163,7 @@ def render_text(report: dict[str, Any]) -> str:
 def _render_groups(title: str, groups: dict[str, dict[str, Any]]) -> str:
     head = (title, "people", "views", "likes", "likes per view", "expected")
     rows = [
-        [
-            name,
-            *(f"{group[key]:,}" for key in ("persons", "views", "likes")),
-            *map(_format_rate, _rates(group)),
-        ]
+        [name, *(f"{group[key]:,}" for key in COUNTED), *(_format_rate(group[key]) for key in RATES)]
         for name, group in groups.items()
     ]
     return table(head, rows)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -28,7 +29,8 @@ from demo.crowd.expected import ExpectedEffect, ListReader, calibrate
 from demo.crowd.preferences import Chances, read_preferences
 from demo.crowd.report import CrowdReport, Estimate, make_estimate
 from demo.crowd.visits import Crowd, World, plan_visits
-from demo.processes import DemoError, Stopped, raise_on_signal
+from demo.gunicorn import NETWORK_APP
+from demo.processes import ChildProcess, DemoError, DemoUsageError, Stopped, raise_on_signal
 
 EXPOSURE_SECONDS = 12
 """Serving sends exposures within 10 seconds."""
@@ -64,6 +66,23 @@ class CrowdOptions:
     seconds: float
     seed: int
     effect: float = 0.0
+
+
+def find_app_url(folder: Path) -> str:
+    """Return the base URL of the app that `up` runs on the network in a folder.
+
+    Raises
+    ------
+    DemoUsageError
+        None runs.
+    """
+    variables = ChildProcess(folder.resolve(), NETWORK_APP.name).read_environment()
+    port = None if variables is None else variables.get("NETWORK_APP_PORT")
+    if port is None:
+        raise DemoUsageError(
+            "the demo does not run, so a crowd has no app; start it with `make demo` in another terminal"
+        )
+    return f"http://127.0.0.1:{port}"
 
 
 def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
