@@ -101,7 +101,7 @@ def liked_among(connection: sa.Connection, user_id: Id, post_ids: Sequence[Id]) 
     found = connection.execute(
         query.bindparams(sa.bindparam("posts", expanding=True)), {"user": user_id, "posts": list(post_ids)}
     )
-    return {_plain(post_id) for post_id, _ in found}
+    return {plain_id(post_id) for post_id, _ in found}
 
 
 def read_likes(
@@ -110,7 +110,7 @@ def read_likes(
     """Return posts that a person likes now, and since when, the newest likes first."""
     query = sa.text(_LIKES.format(among="", limit="LIMIT :limit OFFSET :offset"))
     found = connection.execute(query, {"user": user_id, "limit": limit, "offset": offset})
-    return [(_plain(post_id), liked_at) for post_id, liked_at in found]
+    return [(plain_id(post_id), liked_at) for post_id, liked_at in found]
 
 
 def _insert(
@@ -130,6 +130,6 @@ def _is_likable(connection: sa.Connection, user_id: Id, post_id: Id) -> bool:
     return connection.execute(_IS_LIKABLE, {"user": user_id, "post": post_id}).first() is not None
 
 
-def _plain(value: Any) -> Id:
+def plain_id(value: Any) -> Id:
     """Return an id as the rest of the program has it: uuids as text."""
     return value if isinstance(value, int) else str(value)

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from contract.ids import Id
+from demo.network_app.activity import plain_id
 
 MAX_TITLE = 90
 
@@ -61,18 +62,16 @@ def read_posts(connection: sa.Connection, post_ids: Sequence[Id]) -> dict[Id, Po
     """Return the posts of these ids that the network has, in the order of the ids."""
     if not post_ids:
         return {}
-    rows = {_plain(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})}
+    rows = {plain_id(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})}
     return {post_id: _to_post(rows[post_id]) for post_id in _once(post_ids) if post_id in rows}
 
 
 def _to_post(row: Any) -> Post:
-    author = None if row.author_id is None else _plain(row.author_id)
-    return Post(_plain(row.post_id), row.text or "", row.topic, author, row.author, row.created_at, row.likes)
+    author = None if row.author_id is None else plain_id(row.author_id)
+    return Post(
+        plain_id(row.post_id), row.text or "", row.topic, author, row.author, row.created_at, row.likes
+    )
 
 
 def _once(post_ids: Iterable[Id]) -> list[Id]:
     return list(dict.fromkeys(post_ids))
-
-
-def _plain(value: Any) -> Id:
-    return value if isinstance(value, int) else str(value)
