@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8000
+APP_PORT ?= 8001
 CONSOLE_PORT ?= 8002
 NETWORK ?=
 NAME ?=
@@ -35,9 +36,9 @@ endef
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
 
-demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, CONSOLE_PORT=, NETWORK=, NAME=, ONCE=1)
-	@$(BIN)/python -m demo up --port $(PORT) --console-port $(CONSOLE_PORT) $(if $(NETWORK),--network "$(NETWORK)") \
-		$(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
+demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, APP_PORT=, CONSOLE_PORT=, NETWORK=, NAME=, ONCE=1)
+	@$(BIN)/python -m demo up --port $(PORT) --app-port $(APP_PORT) --console-port $(CONSOLE_PORT) \
+		$(if $(NETWORK),--network "$(NETWORK)") $(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
 
 test: lint types check  ## Lint, types, tests
 

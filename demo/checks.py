@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 import redis
@@ -211,8 +211,17 @@ def choose_examples(expected: Expected) -> Examples:
     raise DemoError(f"none of {len(candidates)} users with a list in {run_id} has liked a post")
 
 
-def print_examples(examples: Examples, url: str, console_url: str, option: str) -> None:
+class Addresses(NamedTuple):
+    """Base URLs of the apps, without a trailing slash."""
+
+    network: str
+    serving: str
+    console: str
+
+
+def print_examples(examples: Examples, urls: Addresses, option: str) -> None:
     """Print addresses and commands ready to copy; `option` selects the network for `python -m demo exec`."""
+    url = urls.serving
     path = Path(sys.executable)
     python = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     batch = f"{python} -m demo exec{option} -- {python} -m batch"
@@ -227,8 +236,9 @@ def print_examples(examples: Examples, url: str, console_url: str, option: str) 
         ("the user's list in Redis", f"{batch} lookup {shlex.quote(str(examples.user))}"),
         ("the runs so far", f"{batch} runs"),
     ]
-    echo(f"\nReady: the console on {console_url}, the API on {url}.\n")
-    echo(f"  # what a user gets, and why: open in a browser\n  {console_url}{examples.user_page}\n")
+    echo(f"\nReady: the network on {urls.network}, the console on {urls.console}, the API on {url}.\n")
+    echo(f"  # register, like, see the feed change: open in a browser\n  {urls.network}/\n")
+    echo(f"  # what a user gets, and why\n  {urls.console}{examples.user_page}\n")
     echo("Things to try in another terminal:\n")
     for title, command in commands:
         echo(f"  # {title}\n  {command}\n")

@@ -19,6 +19,7 @@ from contract.ids import IdKind
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
+from demo.network_app.config import Config
 from demo.network_folders import (
     SIMULATED,
     NetworkFolder,
@@ -83,6 +84,11 @@ def demo(context: click.Context, folder: Path) -> None:
     type=click.IntRange(1, 65535),
     help="Port of the console, instead of OVERNIGHT_CONSOLE_PORT.",
 )
+@click.option(
+    "--app-port",
+    type=click.IntRange(1, 65535),
+    help="Port of the network's pages, instead of NETWORK_APP_PORT.",
+)
 @click.option("--network", type=click.Path(path_type=Path), help="Folder of a real network; else simulated.")
 @click.option(
     "--limit-users",
@@ -97,13 +103,15 @@ def up_command(
     *,
     port: int | None,
     console_port: int | None,
+    app_port: int | None,
     network: Path | None,
     limit_users: int | None,
     name: str | None,
     once: bool,
 ) -> None:
-    """Start the servers, load a network, run the night, serve the lists, show the console.
+    """Start the servers, load a network, run the night, serve the lists, show the network and the console.
 
+    The scheduler refreshes lists every minute, and runs the night at its time.
     Ctrl-C stops everything.
 
     Steps that are done already are skipped. Networks exist side by side, each
@@ -114,7 +122,9 @@ def up_command(
         settings = settings.replace(port=port)
     if console_port is not None:
         settings = settings.replace(console_port=console_port)
-    up(choose_folder(folder, name, network), settings, UpOptions(network, limit_users, once))
+    app_port = Config.from_environment().port if app_port is None else app_port
+    options = UpOptions(network, limit_users, app_port, once)
+    up(choose_folder(folder, name, network), settings, options)
 
 
 @demo.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

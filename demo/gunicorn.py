@@ -1,32 +1,18 @@
-"""Serving and the console under gunicorn, each as a child process in a session of its own."""
+"""Serving, the network's app and the console under gunicorn, each as a child process."""
 
 from __future__ import annotations
 
-import signal
 import socket
-import subprocess
-import sys
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
-import psutil
-
-from demo.processes import (
-    POLL_SECONDS,
-    ROOT,
-    DemoError,
-    DemoUsageError,
-    find_process,
-    read_last_lines,
-    stop_process,
-)
+from demo.processes import POLL_SECONDS, ChildProcess, DemoError, DemoUsageError, read_last_lines
 
 READY_SECONDS = 60
-STOP_SECONDS = 70
 REQUEST_SECONDS = 10
 
 _opener = build_opener(ProxyHandler({}))  # ignore proxies of the environment: they cannot reach 127.0.0.1
@@ -63,95 +49,75 @@ class WebApp(NamedTuple):
     ----------
     package
         Its package, which has `wsgi.py` and `gunicorn.conf.py`.
+    title
+        What messages call it.
     ready
         Path that answers 200 once it can be used.
-    address
-        First part of the two variables with its host and port.
     port
-        Name of the port among the options of `up`; in capitals, among the variables of make.
+        Name of its port among the options of `up`; in capitals, among the variables of make.
     """
 
     package: str
+    title: str
     ready: str
-    address: str
     port: str
 
+    @property
+    def name(self) -> str:
+        """Name of its log and pid file."""
+        return self.package.rpartition(".")[2]
 
-SERVING = WebApp("serving", "/readyz", "OVERNIGHT_", "port")
-CONSOLE = WebApp("console", "/healthz", "OVERNIGHT_CONSOLE_", "console-port")
+
+SERVING = WebApp("serving", "serving", "/readyz", "port")
+NETWORK_APP = WebApp("demo.network_app", "the network", "/healthz", "app-port")
+CONSOLE = WebApp("console", "the console", "/healthz", "console-port")
 
 
-class Gunicorn:
-    """Gunicorn with one app on one address, with its log and its pid file in `folder`."""
+class Gunicorn(ChildProcess):
+    """Gunicorn with one app on one address."""
 
     def __init__(self, folder: Path, app: WebApp, host: str, port: int) -> None:
-        self.app, self._host, self.port = app, host, port
-        self._pid_file = folder / f"{app.package}.pid"
-        self.log = folder / f"{app.package}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder, app.name)
+        self.app, self.host, self.port = app, host, port
 
     @property
     def url(self) -> str:
         """Base URL for requests, without a trailing slash."""
-        host = "127.0.0.1" if self._host == "0.0.0.0" else self._host
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def check_port(self) -> None:
         """Raise DemoUsageError if the address cannot be bound."""
         try:
-            address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
+            address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             with socket.socket(address[0], socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address[4])
         except OSError as error:
             variable = self.app.port.upper().replace("-", "_")
             raise DemoUsageError(
-                f"cannot listen on {self._host} port {self.port} ({error.strerror}); choose another: "
+                f"cannot listen on {self.host} port {self.port} ({error.strerror}); choose another: "
                 f"make demo {variable}=8081, or python -m demo up --{self.app.port} 8081"
             ) from None
 
-    def start(self, environment: dict[str, str]) -> None:
-        """Start gunicorn and return when the app can be used.
+    def start_ready(self, environment: Mapping[str, str]) -> None:
+        """Start gunicorn and return when the app can be used; `environment` has the app's address.
 
         Raises
         ------
         DemoError
             If it ends, or is not ready after READY_SECONDS; has the last lines of its log.
         """
-        command = [sys.executable, "-m", "gunicorn", "-c", f"{self.app.package}/gunicorn.conf.py"]
-        command += ["--pid", str(self._pid_file), f"{self.app.package}.wsgi:app"]
-        address = {f"{self.app.address}HOST": self._host, f"{self.app.address}PORT": str(self.port)}
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment | address,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        folder = self.app.package.replace(".", "/")
+        self.start(
+            ["-m", "gunicorn", "-c", f"{folder}/gunicorn.conf.py", f"{self.app.package}.wsgi:app"],
+            environment,
+        )
         deadline = time.monotonic() + READY_SECONDS
         while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.is_running() or time.monotonic() > deadline:
                 raise DemoError(f"{self.app.package} does not become ready: {read_last_lines(self.log)}")
             time.sleep(POLL_SECONDS)
-
-    def is_running(self) -> bool:
-        """Return whether the started gunicorn has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def stop(self) -> bool:
-        """Stop gunicorn, also one that a killed `up` left behind; return whether it ran."""
-        process = find_process(self._pid_file, str(self._pid_file))
-        if self._process is not None and self.is_running():
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(self._process.pid)
-        if process is not None:
-            stop_process(process, signal.SIGTERM, STOP_SECONDS)
-        if self._process is not None:
-            self._process.wait()
-        return process is not None
 
     def _is_ready(self) -> bool:
         try:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 POLL_SECONDS = 0.05
 CHILD_STOP_SECONDS = 30
+DAEMON_STOP_SECONDS = 70
+"""The slowest of them, the scheduler, first stops a night."""
 SERVER_PORTS = range(10_000, 32_768)
 """Below the range from which Linux assigns ports to outgoing connections."""
 
@@ -121,6 +123,63 @@ def run_module(module: str, arguments: list[str], environment: dict[str, str]) -
         exit_code = code if code > 0 else 128 - code
         command = " ".join(["python -m", module, *arguments])
         raise ChildError(f"{command} ended with exit code {exit_code}", exit_code)
+
+
+class ChildProcess:
+    """A Python program that runs until it is stopped, with its log and its pid file in a folder.
+
+    It has a session of its own, which Ctrl-C does not reach. The path of the pid file is on its command line,
+    so that the next process with the same folder finds it and stops it.
+
+    Attributes
+    ----------
+    log
+        File with what it prints.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._pid_file = folder / f"{name}.pid"
+        self.name, self.log = name, folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        """Start `python ARGUMENTS`; what it needs until it can be used is not waited for."""
+        mark = ["-X", f"pid_file={self._pid_file}"]  # Python ignores -X options that it does not know
+        with _delay_signals(), self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *mark, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            self._pid_file.write_text(f"{self._process.pid}\n")
+
+    def is_running(self) -> bool:
+        """Return whether it was started here and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def request_stop(self) -> None:
+        """Send it SIGTERM if it runs, without waiting."""
+        process = self._find()
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+
+    def stop(self) -> bool:
+        """Stop it, also one that a killed parent left behind; return whether it ran."""
+        process = self._find()
+        if process is not None:
+            stop_process(process, signal.SIGTERM, DAEMON_STOP_SECONDS)
+        if self._process is not None:
+            self._process.wait()
+        self._pid_file.unlink(missing_ok=True)
+        return process is not None
+
+    def _find(self) -> psutil.Process | None:
+        return find_process(self._pid_file, f"pid_file={self._pid_file}")
 
 
 @contextmanager

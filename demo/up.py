@@ -1,10 +1,14 @@
-"""`up`: start the servers, run the night, start serving and the console; check answers or wait for Ctrl-C."""
+"""`up`: start the servers, run the night, start apps and scheduler; check answers or wait for Ctrl-C."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +21,14 @@ from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
-from demo.checks import Expected, check_answers, check_pages, choose_examples, print_examples
-from demo.gunicorn import CONSOLE, SERVING, Gunicorn
+from demo.checks import Addresses, Expected, check_answers, check_pages, choose_examples, print_examples
+from demo.gunicorn import CONSOLE, NETWORK_APP, SERVING, Gunicorn
+from demo.network_app.config import Config
 from demo.network_folders import SIMULATED, LoadedNetwork, NetworkFolder, name_source, read_loaded_network
 from demo.postgres import make_engine
 from demo.processes import (
     POLL_SECONDS,
+    ChildProcess,
     DemoError,
     DemoUsageError,
     Stopped,
@@ -40,8 +46,11 @@ MAX_USERS_SCORED_IN_FULL = 50_000
 DEFAULT_LIMIT_USERS = 2000
 """Users scored of a real network with more than MAX_USERS_SCORED_IN_FULL, to keep the demo short."""
 
-CONSOLE_HOST = "127.0.0.1"
-"""The console listens here alone, since nobody signs in to it."""
+LOOPBACK = "127.0.0.1"
+"""The network's app and the console listen here alone: nobody signs in to the console."""
+
+LIVING = {"OVERNIGHT_REFRESH_MINUTES": "1", "OVERNIGHT_EXPOSURES": "on"}
+"""Variables of a network in which people act, for all processes, unless the environment sets them."""
 
 COUNT_USERS = sa.text("SELECT count(*) FROM recs.users")
 
@@ -57,18 +66,34 @@ class UpOptions:
         its name, and simulates a network otherwise.
     limit_users
         Number of users to score; None scores all, or 2,000 of a real network with more than 50,000.
+    app_port
+        Port of the network's app.
     once
         Check the answers and stop, instead of waiting for Ctrl-C.
     """
 
     network: Path | None
     limit_users: int | None
+    app_port: int
     once: bool
 
 
 class _Apps(NamedTuple):
+    network: Gunicorn
     serving: Gunicorn
     console: Gunicorn
+
+
+@dataclass(frozen=True)
+class _Children:
+    """What runs beside the servers, and stops with `up`."""
+
+    apps: _Apps
+    scheduler: ChildProcess
+
+    def __iter__(self) -> Iterator[ChildProcess]:
+        yield from self.apps
+        yield self.scheduler
 
 
 def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
@@ -91,20 +116,22 @@ def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
         detect_format(options.network)
     servers = prepare_servers(home.path)
     apps = _Apps(
+        Gunicorn(servers.folder, NETWORK_APP, LOOPBACK, options.app_port),
         Gunicorn(servers.folder, SERVING, settings.serving.host, settings.serving.port),
-        Gunicorn(servers.folder, CONSOLE, CONSOLE_HOST, settings.console.console_port),
+        Gunicorn(servers.folder, CONSOLE, LOOPBACK, settings.console.console_port),
     )
-    if apps.serving.port == apps.console.port:
-        raise DemoUsageError(f"serving and the console cannot both listen on port {apps.serving.port}")
+    children = _Children(apps, ChildProcess(servers.folder, "scheduler"))
+    _check_ports(apps)
     try:
         with hold_lock(up_lock(servers.folder), wait=False), raise_on_signal():
+            for child in children:
+                child.stop()  # a killed `up` may have left one
             for app in apps:
-                app.stop()  # a killed `up` may have left one
                 app.check_port()
             try:
-                _run(home, servers, apps, settings, options)
+                _run(home, servers, children, settings, options)
             finally:
-                _stop(servers, apps)
+                _stop(servers, children)
     except BlockingIOError:
         process = find_lock_holder(up_lock(servers.folder))
         raise LockedError(
@@ -113,13 +140,24 @@ def up(home: NetworkFolder, settings: Settings, options: UpOptions) -> None:
         ) from None
 
 
-def _stop(servers: Servers, apps: _Apps) -> None:
+def _check_ports(apps: _Apps) -> None:
+    """Raise DemoUsageError if two apps would listen on one port."""
+    for one, other in combinations(apps, 2):
+        if one.port == other.port:
+            raise DemoUsageError(
+                f"{one.app.title} and {other.app.title} cannot both listen on port {one.port}"
+            )
+
+
+def _stop(servers: Servers, children: _Children) -> None:
     ignore_signals()
     with ExitStack() as stack:  # each is stopped even if another one cannot be
         stack.callback(_print_stopped)
         stack.callback(servers.stop)
-        for app in apps:
-            stack.callback(app.stop)
+        for child in children:
+            stack.callback(child.stop)
+        for child in children:  # all at once
+            child.request_stop()
 
 
 def _print_stopped() -> None:
@@ -127,19 +165,25 @@ def _print_stopped() -> None:
         echo("==> Everything is stopped; the data stays")
 
 
-def _run(home: NetworkFolder, servers: Servers, apps: _Apps, settings: Settings, options: UpOptions) -> None:
+def _run(
+    home: NetworkFolder, servers: Servers, children: _Children, settings: Settings, options: UpOptions
+) -> None:
     with print_duration("Starting Postgres and Valkey"):
         servers.start()
+    environment = servers.environment() | {name: os.environ.get(name) or LIVING[name] for name in LIVING}
     engine = make_engine(servers.postgres.url())
     keys = Keys(settings.stores.key_prefix)
     network = _load_network(home, servers, engine, options)
     home.record_use(network)
+    apps = children.apps
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
-        _run_night(servers, client, keys, network, options)
-        with print_duration(f"Starting serving on {apps.serving.url}"):
-            apps.serving.start(servers.environment())
-        with print_duration(f"Starting the console on {apps.console.url}"):
-            apps.console.start(servers.environment() | _console_environment(apps.serving))
+        night = _night_arguments(engine, network, options)
+        if _needs_night(servers, client, keys, network, options):
+            with print_duration(f"Running the night (python -m batch {' '.join(night)})"):
+                run_module("batch", night, environment)
+        for app in (apps.serving, apps.console, apps.network):
+            with print_duration(f"Starting {app.app.title} on {app.url}"):
+                app.start_ready(environment | _app_environment(app, apps, servers.folder, environment))
         expected = Expected.of_live_run(engine, client, keys)
         examples = choose_examples(expected)
         if options.once:
@@ -147,23 +191,41 @@ def _run(home: NetworkFolder, servers: Servers, apps: _Apps, settings: Settings,
             check_pages(examples, expected, personal, apps.console.url)
             echo("Every answer is right.")
             return
-    print_examples(examples, apps.serving.url, apps.console.url, home.option)
+    children.scheduler.start(["-m", "scheduler", "--", sys.executable, "-m", "batch", *night], environment)
+    print_examples(examples, Addresses(*(app.url for app in apps)), home.option)
     with suppress(Stopped):
-        while all(app.is_running() for app in apps):
+        while all(child.is_running() for child in children):
             time.sleep(POLL_SECONDS)
-        ended = next(app for app in apps if not app.is_running())
-        raise DemoError(f"{ended.app.package} has ended by itself; see {ended.log}")
+        ended = next(child for child in children if not child.is_running())
+        raise DemoError(f"{ended.name} has ended by itself; see {ended.log}")
 
 
-def _console_environment(serving: Gunicorn) -> dict[str, str]:
-    """Return the console's settings: everybody who reaches it on this machine is the operator `demo`.
+def _app_environment(
+    app: Gunicorn, apps: _Apps, folder: Path, environment: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return an app's own variables: its address, and where it finds the others.
 
-    An empty variable is the default.
+    Everybody who reaches the console on this machine is its operator `demo`. An empty variable is the
+    default.
     """
+    if app is apps.serving:
+        return {"OVERNIGHT_HOST": app.host, "OVERNIGHT_PORT": str(app.port)}
+    if app is apps.network:
+        config = replace(
+            Config.from_environment(),
+            port=app.port,
+            serving_url=apps.serving.url,
+            console_url=apps.console.url,
+            folder=folder,
+            refresh_minutes=int(environment["OVERNIGHT_REFRESH_MINUTES"]),
+        )
+        return config.to_environment()
     return {
+        "OVERNIGHT_CONSOLE_HOST": app.host,
+        "OVERNIGHT_CONSOLE_PORT": str(app.port),
         "OVERNIGHT_CONSOLE_LOCAL_OPERATOR": "demo",
         "OVERNIGHT_CONSOLE_READ_ONLY": "off",
-        "OVERNIGHT_CONSOLE_SERVING_URL": serving.url,
+        "OVERNIGHT_CONSOLE_SERVING_URL": apps.serving.url,
         "OVERNIGHT_CONSOLE_USERS": "",
         "OVERNIGHT_CONSOLE_PREFIX": "",
         "OVERNIGHT_CONSOLE_TRUST_PROXY": "",
@@ -199,20 +261,22 @@ def _default_limit_users(engine: sa.Engine, network: LoadedNetwork) -> int | Non
     return DEFAULT_LIMIT_USERS if is_large else None
 
 
-def _run_night(
+def _night_arguments(engine: sa.Engine, network: LoadedNetwork, options: UpOptions) -> list[str]:
+    """Return the arguments of `python -m batch` for this night and those of the scheduler."""
+    limit = options.limit_users or _default_limit_users(engine, network)
+    return ["run", "--variant", "all", *([] if limit is None else ["--limit-users", str(limit)])]
+
+
+def _needs_night(
     servers: Servers, client: redis.Redis, keys: Keys, network: LoadedNetwork, options: UpOptions
-) -> None:
-    """Run the night unless every variant serves a run of this network; delete an older network's keys."""
+) -> bool:
+    """Return whether a variant serves no run of this network; delete an older network's keys."""
     runs = [live_run_id(client, keys, variant) for variant in VARIANTS]
     oldest = f"{network.at:%Y%m%dT%H%M%SZ}"  # a run id begins with its time
     if all(run is not None and str(run) >= oldest for run in runs):
         unused = "; --limit-users is for the next night" if options.limit_users else ""
         echo(f"==> Night already run: {', '.join(map(str, runs))} are live{unused}")
-        return
+        return False
     if any(run is not None and str(run) < oldest for run in runs):
         servers.valkey.delete_keys()
-    limit = options.limit_users or _default_limit_users(make_engine(servers.postgres.url()), network)
-    arguments = ["run", "--variant", "all"]
-    arguments += [] if limit is None else ["--limit-users", str(limit)]
-    with print_duration(f"Running the night (python -m batch {' '.join(arguments)})"):
-        run_module("batch", arguments, servers.environment())
+    return True

@@ -35,7 +35,7 @@ class Config:
 
     @classmethod
     def from_environment(cls) -> Config:
-        """Read NETWORK_APP_PORT, _SERVING_URL, _CONSOLE_URL, _FOLDER, _REFRESH_MINUTES, _MAX_REGISTRATIONS."""
+        """Read the variables of the fields, such as NETWORK_APP_SERVING_URL."""
         given = {
             name: os.environ[f"{PREFIX}{name.upper()}"]
             for name in FIELDS

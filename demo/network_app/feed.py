@@ -117,6 +117,7 @@ def read_first_page(app: NetworkApp, visitor: Visitor) -> tuple[FeedPage, ListSt
     served = read_recommendations(app.config.serving_url, user_id, app.settings.night.top_n)
     with app.engine.begin() as connection:
         shown = keep_shown(connection, user_id, served, None if fresh is None else fresh.made_at)
+    with app.engine.connect() as connection:
         page = _make_page(app, connection, visitor, shown, shown.last, after=None)
     return page, _make_status(fresh, shown, shown.last)
 

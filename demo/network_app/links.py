@@ -21,9 +21,9 @@ def post_url(post_id: Id) -> str:
     return _url("posts.post", "post_id", "id", str(post_id))
 
 
-def community_url(name: str) -> str:
-    """Return the address of a community's page."""
-    return _url("communities.community", "name", "called", name)
+def community_url(name: str, **more: str | None) -> str:
+    """Return the address of a community's page; `more` are query arguments, None for one to leave out."""
+    return _url("communities.community", "name", "called", name, **more)
 
 
 def thread_url(user_id: Id, before: int | None = None) -> str:
@@ -40,6 +40,6 @@ def previous_url() -> str:
     return f"{request.host_url}{came_from.path.lstrip('/')}{query}"
 
 
-def _url(endpoint: str, in_path: str, in_query: str, value: str, **more: int | None) -> str:
+def _url(endpoint: str, in_path: str, in_query: str, value: str, **more: str | int | None) -> str:
     arguments: dict[str, Any] = {in_path if IN_PATH.fullmatch(value) else in_query: value, **more}
     return url_for(endpoint, **arguments)

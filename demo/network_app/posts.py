@@ -10,17 +10,31 @@ from typing import Any
 import sqlalchemy as sa
 
 from contract.ids import Id
-from demo.network_app.activity import plain_id
+from demo.network_app import activity
 
 MAX_TITLE = 90
+MAX_TEXT = 2_000
+"""Characters of a new post."""
 
-_POSTS = sa.text("""
-    SELECT p.post_id, p.text, p.topic, p.author_id, p.created_at, a.name AS author,
-        (SELECT count(*) FILTER (WHERE action = 'like') - count(*) FILTER (WHERE action = 'unlike')
-         FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action IN ('like', 'unlike')) AS likes
+NEWEST, MOST_LIKED = "newest", "liked"
+"""Orders of a community's posts."""
+
+_LIKES = """(
+    SELECT count(*) FILTER (WHERE action = 'like') - count(*) FILTER (WHERE action = 'unlike')
+    FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action IN ('like', 'unlike')
+)"""
+_POSTS = sa.text(f"""
+    SELECT p.post_id, p.text, p.topic, p.author_id, p.created_at, a.name AS author, {_LIKES} AS likes
     FROM recs.posts p LEFT JOIN account a ON a.user_id = p.author_id
     WHERE p.post_id IN :posts
 """).bindparams(sa.bindparam("posts", expanding=True))
+
+_KEYS = {NEWEST: "coalesce(p.created_at, '-infinity')", MOST_LIKED: _LIKES}
+_PAGE = """
+    SELECT post_id FROM (SELECT p.post_id, {key} AS key FROM recs.posts p WHERE p.topic = :topic) AS keyed
+    {after} ORDER BY key DESC, post_id DESC LIMIT :limit
+"""
+_AFTER = """WHERE (key, post_id) < (SELECT {key}, p.post_id FROM recs.posts p WHERE p.post_id = :after)"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +76,65 @@ def read_posts(connection: sa.Connection, post_ids: Sequence[Id]) -> dict[Id, Po
     """Return the posts of these ids that the network has, in the order of the ids."""
     if not post_ids:
         return {}
-    rows = {plain_id(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})}
+    rows = {
+        activity.plain_id(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})
+    }
     return {post_id: _to_post(rows[post_id]) for post_id in _once(post_ids) if post_id in rows}
 
 
+def read_community_page(
+    connection: sa.Connection, community: str, order: str, limit: int, after: Id | None = None
+) -> list[Post]:
+    """Return posts of a community in an order, those after the post `after`; none if that post is gone."""
+    condition = "" if after is None else _AFTER.format(key=_KEYS[order])
+    query = sa.text(_PAGE.format(key=_KEYS[order], after=condition))
+    parameters = {"topic": community, "limit": limit} | ({} if after is None else {"after": after})
+    post_ids = [activity.plain_id(post_id) for (post_id,) in connection.execute(query, parameters)]
+    return list(read_posts(connection, post_ids).values())
+
+
+def write_post(connection: sa.Connection, key: str, author_id: Id, community: str, text: str) -> Id:
+    """Add a post; the database gives its id and its time.
+
+    Parameters
+    ----------
+    key
+        Name of the primary key of the table post.
+    """
+    values = {"topic": community, "text": text, "author_id": author_id}
+    inserted: Any = sa.insert(_table(key)).values(values).returning(sa.column(key))
+    post_id = activity.plain_id(connection.execute(inserted).scalar_one())
+    activity.record(connection, author_id, "post", post_id=post_id)
+    return post_id
+
+
+def delete_post(connection: sa.Connection, key: str, author_id: Id, post_id: Id) -> bool:
+    """Delete a person's own post; return False if it is gone already, or another's.
+
+    What people did with it stays in the activity; nothing is learnt from posts that are gone.
+    """
+    table = _table(key)
+    its = (table.c[key] == post_id, table.c.author_id == author_id)
+    if not connection.execute(sa.delete(table).where(*its)).rowcount:
+        return False
+    activity.record(connection, author_id, "delete", post_id=post_id)
+    return True
+
+
+def _table(key: str) -> sa.TableClause:
+    return sa.table("post", *map(sa.column, dict.fromkeys((key, "topic", "text", "author_id"))))
+
+
 def _to_post(row: Any) -> Post:
-    author = None if row.author_id is None else plain_id(row.author_id)
+    author = None if row.author_id is None else activity.plain_id(row.author_id)
     return Post(
-        plain_id(row.post_id), row.text or "", row.topic, author, row.author, row.created_at, row.likes
+        activity.plain_id(row.post_id),
+        row.text or "",
+        row.topic,
+        author,
+        row.author,
+        row.created_at,
+        row.likes,
     )
 
 

@@ -11,10 +11,7 @@ The first that holds is said:
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -26,15 +23,12 @@ from contract.score_kind import POPULAR
 from demo.network_app import activity
 from demo.network_app.context import NetworkApp, Person
 from demo.network_app.posts import Post, read_posts
-from demo.network_app.serving import ServedList, ServingError, read_similar
+from demo.network_app.serving import ServedList
+from demo.network_app.similar import similar_posts
 
 MAX_LIKES = 5
 """Newest likes whose similar posts are asked for, in parallel."""
 
-SIMILAR_POSTS = 20
-SIMILAR = "similar"
-KEPT_SECONDS = 60
-MAX_KEPT = 2_000
 MAX_TITLE = 60
 MIN_LIKES = 2
 NEW = timedelta(days=7)
@@ -68,38 +62,6 @@ class _Taste:
         return likes >= MIN_LIKES and likes * all_seen >= all_likes * seen
 
 
-class SimilarPosts:
-    """Posts similar to liked ones, from serving, remembered for a minute."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[Id, Id], tuple[float, tuple[Id, ...]]] = {}
-        self._pool = ThreadPoolExecutor(MAX_LIKES, thread_name_prefix="similar")
-
-    def find(self, serving_url: str, user_id: Id, post_ids: Sequence[Id]) -> list[tuple[Id, ...]]:
-        """Return the posts similar to each of the posts; none of a post for which serving has no list."""
-        asked = [self._pool.submit(self._find_one, serving_url, user_id, post_id) for post_id in post_ids]
-        return [each.result() for each in asked]
-
-    def _find_one(self, serving_url: str, user_id: Id, post_id: Id) -> tuple[Id, ...]:
-        kept = self._kept.get((user_id, post_id))
-        if kept is not None and kept[0] > time.monotonic():
-            return kept[1]
-        try:
-            found = read_similar(serving_url, post_id, user_id, SIMILAR_POSTS)
-        except ServingError:
-            return ()
-        similar = tuple(each.post_id for each in found.posts) if found.source == SIMILAR else ()
-        with self._lock:
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[user_id, post_id] = (time.monotonic() + KEPT_SECONDS, similar)
-        return similar
-
-
-_similar_posts = SimilarPosts()
-
-
 def find_reasons(
     app: NetworkApp,
     connection: sa.Connection,
@@ -118,10 +80,10 @@ def find_reasons(
     if not posts:
         return {}
     liked = [post_id for post_id, _ in activity.read_likes(connection, person.user_id, MAX_LIKES)]
-    similar = _similar_posts.find(app.config.serving_url, person.user_id, liked)
+    similar = similar_posts.find(app, person.user_id, liked)
     like_of: dict[Id, Id] = {}  # a similar post -> the newest like that it is similar to
     for like, found in zip(liked, similar, strict=True):
-        like_of |= {post_id: like for post_id in found if post_id not in like_of}
+        like_of |= {post_id: like for post_id in found or () if post_id not in like_of}
     titles = {like: post.title for like, post in read_posts(connection, liked).items() if post.title}
     taste = _read_taste(connection, person.user_id)
     reasons = {}

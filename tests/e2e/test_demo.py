@@ -16,6 +16,8 @@ from demo.processes import free_port
 from tests.support.demo import CommandResult, find_processes, run_demo, start_demo
 
 SMALL = ("--users", "200", "--posts", "50", "--interactions", "5000")
+PORTS = ("--port", "--app-port", "--console-port")
+CHILDREN = ("network_app", "serving", "console", "scheduler")
 RIGHT = "Every answer is right."
 SERVES = "Ctrl-C stops everything"
 REVERSE_POPULAR_LISTS = """
@@ -27,8 +29,8 @@ for key in client.keys("recs:run:*:popular"):
 
 
 def ports() -> tuple[str, ...]:
-    """Return options with a free port for serving, and one for the console."""
-    return "--port", str(free_port()), "--console-port", str(free_port())
+    """Return options with a free port for each app."""
+    return tuple(part for option in PORTS for part in (option, str(free_port())))
 
 
 def up_once(folder: Path) -> CommandResult:
@@ -89,15 +91,18 @@ def test_the_error_names_a_wrong_answer(folder: Path, first: CommandResult) -> N
 def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path, first: CommandResult) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        for option, other in (("--port", "--console-port"), ("--console-port", "--port")):
-            result = run_demo(folder, "up", "--once", option, port, other, str(free_port()))
+        for option in PORTS:
+            result = run_demo(folder, "up", "--once", *ports(), option, port)  # the last one counts
             assert (result.code, result.stdout) == (2, "")
             in_use = f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)"
             assert result.stderr.startswith(in_use)
             assert f"up {option} " in result.stderr
             assert result.stderr.count("\n") == 1
-    same = run_demo(folder, "up", "--once", "--port", port, "--console-port", port)
-    assert (same.code, f"cannot both listen on port {port}" in same.error) == (2, True), same
+    same = run_demo(folder, "up", "--once", *ports(), "--app-port", port, "--console-port", port)
+    assert (same.code, f"the network and the console cannot both listen on port {port}" in same.error) == (
+        2,
+        True,
+    ), same
     assert find_processes(folder) == []
 
 
@@ -144,7 +149,8 @@ def test_up_replaces_what_a_killed_up_left(folder: Path, first: CommandResult) -
     with start_demo(SERVES, folder, "up", *same) as process:
         process.kill()
         process.wait()
-    assert len(find_processes(folder)) > 5
+    left = {argument for each in find_processes(folder) for argument in each.cmdline()}
+    assert left >= {f"pid_file={folder / name}.pid" for name in CHILDREN}
     result = run_demo(folder, "up", "--once", *same)
     assert (result.code, RIGHT in result.stdout) == (0, True), result
     assert find_processes(folder) == []
