@@ -7,13 +7,16 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, abort, g, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from werkzeug.exceptions import TooManyRequests
 from werkzeug.security import check_password_hash, generate_password_hash
 from werkzeug.wrappers import Response
 
@@ -40,6 +43,8 @@ MAX_HASHING, HASHING_WAIT_SECONDS = 2, 0.5
 """Passwords that are checked at once, each with 32 MiB; how long another waits."""
 
 MIN_PASSWORD, MAX_PASSWORD = 8, 200
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 class Tries:
-    """Counts wrong passwords per key, such as an address."""
+    """Counts tries per key, such as wrong passwords of an address, and forgets each after some time."""
 
-    def __init__(self, max_tries: int) -> None:
+    def __init__(self, max_tries: int, seconds: float = TRIES_SECONDS) -> None:
         self._max_tries = max_tries
+        self._seconds = seconds
         self._at: OrderedDict[Hashable, list[float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -83,7 +89,7 @@ class Tries:
         """Count a try as wrong; return False if there were too many, without counting it."""
         now = time.monotonic()
         with self._lock:
-            recent = [at for at in self._at.pop(key, []) if now - at < TRIES_SECONDS]
+            recent = [at for at in self._at.pop(key, []) if now - at < self._seconds]
             allowed = len(recent) < self._max_tries
             self._at[key] = [*recent, now] if allowed else recent
             if len(self._at) > MAX_REMEMBERED:
@@ -100,6 +106,44 @@ class Tries:
         """Forget the tries of a key."""
         with self._lock:
             self._at.pop(key, None)
+
+
+class PasswordLimits:
+    """Limits wrong passwords, and how many passwords are hashed at once."""
+
+    def __init__(self) -> None:
+        self._of_name, self._of_address = Tries(MAX_TRIES), Tries(MAX_TRIES_OF_ADDRESS)
+        self._hashing = threading.Semaphore(MAX_HASHING)
+
+    @contextmanager
+    def hash_one(self) -> Iterator[None]:
+        """Allow one password to be hashed inside the context; 429 while others are."""
+        if not self._hashing.acquire(timeout=HASHING_WAIT_SECONDS):
+            abort(429, "Others are signing in at this moment. Try again in a few seconds.")
+        try:
+            yield
+        finally:
+            self._hashing.release()
+
+    def check(self, name: str, address: str, find_user: Callable[[], T | None]) -> T | None:
+        """Return what `find_user` does, None for a wrong password; 429 after too many, or as `hash_one`."""
+        key = (name, address)
+        if not self._of_address.begin(address):
+            abort(429, "Too many wrong passwords from your address. Wait a minute, then try again.")
+        if not self._of_name.begin(key):
+            self._of_address.withdraw(address)
+            abort(429, "Too many wrong passwords for this name. Wait a minute, then try again.")
+        try:
+            with self.hash_one():
+                user = find_user()
+        except TooManyRequests:
+            self._of_address.withdraw(address)
+            self._of_name.withdraw(key)
+            raise
+        if user is not None:
+            self._of_address.withdraw(address)
+            self._of_name.forget(key)
+        return user
 
 
 def add_sign_in(app: Flask, settings: Settings) -> None:
@@ -151,8 +195,7 @@ class _SignIn:
 
     def __init__(self, users: dict[str, _User]) -> None:
         self._users = users
-        self._of_name, self._of_address = Tries(MAX_TRIES), Tries(MAX_TRIES_OF_ADDRESS)
-        self._hashing = threading.Semaphore(MAX_HASHING)
+        self._limits = PasswordLimits()
 
     def make_blueprint(self) -> Blueprint:
         """Return the routes."""
@@ -168,34 +211,13 @@ class _SignIn:
                 return redirect(target)
             return _page(target)
         name, password = request.form.get("name", "")[:MAX_PASSWORD], request.form.get("password", "")
-        user = self._find_user(name, password, request.remote_addr or "")
+        user = self._limits.check(name, request.remote_addr or "", lambda: self._check(name, password))
         if user is None:
             return _page(target, "Name or password is wrong.", name), 403
         session.clear()
         session.permanent = True
         session.update(name=user.name, digest=user.digest)
         return redirect(target, 303)
-
-    def _find_user(self, name: str, password: str, address: str) -> _User | None:
-        """Return the user if the password is right; 429 after too many wrong ones, or if two are checked."""
-        key = (name, address)
-        if not self._of_address.begin(address):
-            abort(429, "Too many wrong passwords from your address. Wait a minute, then try again.")
-        if not self._of_name.begin(key):
-            self._of_address.withdraw(address)
-            abort(429, "Too many wrong passwords for this name. Wait a minute, then try again.")
-        if not self._hashing.acquire(timeout=HASHING_WAIT_SECONDS):
-            self._of_address.withdraw(address)
-            self._of_name.withdraw(key)
-            abort(429, "Others are signing in at this moment. Try again in a few seconds.")
-        try:
-            user = self._check(name, password)
-        finally:
-            self._hashing.release()
-        if user is not None:
-            self._of_address.withdraw(address)
-            self._of_name.forget(key)
-        return user
 
     def _check(self, name: str, password: str) -> _User | None:
         """Return the user if the password is right; an unknown name takes as long as a known one."""
@@ -215,7 +237,7 @@ def _sign_out() -> Response:
 
 
 def local_target(target: str) -> str | None:
-    """Return an address to go to after sign-in; None if it is not a page of this console."""
+    """Return an address to go to after sign-in; None if it is not a page of this app."""
     parts = urlsplit(target)
     inside = target.startswith(f"{request.script_root}/")
     odd = target.startswith("//") or "\\" in target or any(ord(character) <= 32 for character in target)

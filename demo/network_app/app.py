@@ -21,6 +21,7 @@ from console.app import TEMPLATES as REPORTS
 from console.security import add_headers, check_origin, check_text, is_loopback
 from contract.settings import Settings
 from demo.network_app import sessions
+from demo.network_app.accounts import Accounts
 from demo.network_app.config import Config
 from demo.network_app.context import EXTENSION, NetworkApp, current_visitor, now
 from demo.network_app.errors import add_error_pages
@@ -98,7 +99,8 @@ def _open(config: Config, settings: Settings) -> NetworkApp:
     with engine.connect() as connection:
         kinds = check_views(connection).kinds
         keys = [str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")]
-    return NetworkApp(config, settings, engine, kinds, *keys)
+    accounts = Accounts(engine, keys[0], config.max_registrations)
+    return NetworkApp(config, settings, engine, accounts, kinds, *keys)
 
 
 def _check_host() -> None:

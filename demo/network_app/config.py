@@ -35,7 +35,7 @@ class Config:
 
     @classmethod
     def from_environment(cls) -> Config:
-        """Read the variables of the fields, such as NETWORK_APP_SERVING_URL."""
+        """Read the variables that `to_environment` returns; the others have their defaults."""
         given = {
             name: os.environ[f"{PREFIX}{name.upper()}"]
             for name in FIELDS
@@ -44,7 +44,7 @@ class Config:
         return cls(**{name: FIELDS[name](value) for name, value in given.items()})
 
     def to_environment(self) -> Mapping[str, str]:
-        """Return the variables that `from_environment` reads."""
+        """Return a variable for each attribute, such as NETWORK_APP_PORT."""
         return {f"{PREFIX}{name.upper()}": str(getattr(self, name)) for name in FIELDS}
 
 

@@ -11,6 +11,7 @@ from flask import abort, current_app, g
 
 from contract.ids import Id, IdKind, IdKinds, parse_id
 from contract.settings import Settings
+from demo.network_app.accounts import Accounts
 from demo.network_app.config import Config
 
 EXTENSION = "network-app"
@@ -22,6 +23,8 @@ class NetworkApp:
 
     Attributes
     ----------
+    accounts
+        Who registers and signs in, and their limits.
     kinds
         Of what kinds the ids of users and posts are.
     user_key, post_key
@@ -31,6 +34,7 @@ class NetworkApp:
     config: Config
     settings: Settings
     engine: sa.Engine
+    accounts: Accounts
     kinds: IdKinds
     user_key: str
     post_key: str

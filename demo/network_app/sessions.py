@@ -14,10 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
-from flask import Flask, g, redirect, request, session, url_for
+from flask import Flask, abort, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
-from contract.ids import Id
+from console.sign_in import local_target
+from contract.ids import Id, check_id
 from demo.network_app.config import Config
 from demo.network_app.context import Person, Visitor, current_app_parts
 
@@ -87,31 +88,50 @@ def name_simulated(user_id: Id) -> str:
     return f"person {user_id}"
 
 
+def local_next() -> str | None:
+    """Return the page that the request says to go to afterwards; None if it names none of this app."""
+    return local_target(request.values.get("next", ""))
+
+
 def _find_visitor() -> Response | None:
     if request.endpoint in PUBLIC:
         return None
-    account = person = None
     if "user" in session or "look" in session:
         with current_app_parts().engine.connect() as connection:
             account = _find_account(connection)
-            person = account if "look" not in session else read_person(connection, session["look"])
-    if person is not None:
-        g.visitor = Visitor(person, account, _continue_visit())
-        return None
+            person = _find_looked_at(connection) or account
+        if person is not None:
+            g.visitor = Visitor(person, account, _continue_visit())
+            return None
     if request.endpoint in OPEN:
         return None
     if "HX-Request" in request.headers or request.method != "GET":
-        return Response("Sign in first.", 401)
-    return redirect(url_for("accounts.register"))
+        abort(401)
+    here = request.full_path if request.query_string else request.path
+    return redirect(url_for("accounts.register", next=None if here == "/" else here))
 
 
 def _find_account(connection: sa.Connection) -> Person | None:
-    if "user" not in session:
+    user_id = _read_id("user")
+    row = None if user_id is None else connection.execute(_ACCOUNT, {"user": user_id}).first()
+    if user_id is None or row is None or row.epoch != session.get("epoch"):
         return None
-    row = connection.execute(_ACCOUNT, {"user": session["user"]}).first()
-    if row is None or row.epoch != session.get("epoch"):
+    return Person(user_id, row.name, has_account=True)
+
+
+def _find_looked_at(connection: sa.Connection) -> Person | None:
+    """Return as whom the session looks; nobody looks as a person who has an account."""
+    user_id = _read_id("look")
+    person = None if user_id is None else read_person(connection, user_id)
+    return None if person is None or person.has_account else person
+
+
+def _read_id(name: str) -> Id | None:
+    """Return an id of the session; None without one, or if it is of a network that was here before."""
+    try:
+        return check_id(session.get(name), current_app_parts().kinds.users)
+    except ValueError:
         return None
-    return Person(session["user"], row.name, has_account=True)
 
 
 def _continue_visit() -> str:

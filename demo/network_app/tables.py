@@ -23,7 +23,8 @@ ID_TYPES = {IdKind.NUMBER: "bigint", IdKind.UUID: "uuid", IdKind.TEXT: "text"}
 
 TABLES = """
 CREATE TABLE account (
-    user_id {user} PRIMARY KEY, name text NOT NULL UNIQUE, password_hash text NOT NULL,
+    user_id {user} PRIMARY KEY, name text NOT NULL, name_key text NOT NULL UNIQUE,
+    password_hash text NOT NULL,
     epoch integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE community (
@@ -51,7 +52,10 @@ CREATE INDEX activity_at ON activity (at);
 CREATE INDEX activity_user_at ON activity (user_id, at);
 CREATE INDEX activity_post_at ON activity (post_id, at);
 CREATE TABLE shown_list (user_id {user} PRIMARY KEY, list jsonb NOT NULL, before jsonb)"""
-"""`activity.object_id` names what else it was done to: a community, a person, a message."""
+"""`account.name_key` is the name as `accounts.make_name_key` makes it, whatever its case.
+
+`activity.object_id` names what else it was done to: a community, a person, a message.
+"""
 
 DEFAULT_IDS = {
     IdKind.NUMBER: """
@@ -82,10 +86,16 @@ FROM activity
 WHERE kind IN ('view', 'like', 'unlike')"""
 
 COUNTERS = {
-    "view_count": "count(*) FILTER (WHERE kind = 'view')",
-    "like_count": "count(*) FILTER (WHERE kind = 'like') - count(*) FILTER (WHERE kind = 'unlike')",
+    "view_count": "(SELECT count(*) FROM activity WHERE post_id = {post} AND kind = 'view')",
+    "like_count": """(
+        SELECT count(*) FROM activity WHERE post_id = {post} AND kind = 'like' AND undone_at IS NULL
+    ) - (SELECT coalesce(sum(taken_back), 0)::bigint FROM
+        (SELECT DISTINCT user_id FROM activity WHERE post_id = {post} AND kind = 'unlike') AS unliking,
+        LATERAL (SELECT count(*) AS taken_back FROM feed_action
+            WHERE user_id = unliking.user_id AND post_id = {post} AND action = 'like') AS earlier)""",
 }
-"""What the app adds to a network's own counters."""
+"""What the app adds to a network's own counters. An unlike takes back every like of the person in the loaded
+network, where a person may have liked a post more than once."""
 
 
 READ_KEY = """

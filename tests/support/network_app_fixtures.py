@@ -13,7 +13,7 @@
         page.goto(f"{living_network.url}/")
 
 All tests share one network, so each registers people of its own, whose names no other test takes. A console
-over it: `run_console(living_network.night, tmp_path, OVERNIGHT_CONSOLE_SERVING_URL=living_network.serving_url)`.
+over it is `run_console(living_network.night, tmp_path)`, with settings as further arguments.
 """
 
 from __future__ import annotations

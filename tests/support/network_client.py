@@ -1,4 +1,4 @@
-"""The app of the demo's network in this process, over a network without a night: for tests without a browser."""
+"""The app of the demo's network in this process, over a network without a night, without a browser."""
 
 from __future__ import annotations
 
