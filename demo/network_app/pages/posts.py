@@ -65,7 +65,7 @@ def explain() -> Response | tuple[str, int]:
     with current_app_parts().engine.connect() as connection:
         _read_post(connection, post_id)
     try:
-        _explanations().start(person.user_id, post_id)
+        _explanations().start(person.user_id, post_id, again="again" in request.form)
     except BusyError as error:
         return _show(post_id, problem=f"Not started: {error}."), 503
     return redirect(f"{post_url(post_id)}#account", 303)
