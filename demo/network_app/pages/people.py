@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
@@ -195,7 +194,7 @@ def _show_me(app: NetworkApp, person: Person, problems: dict[str, str] | None = 
 
 
 def _has_own_list(connection: sa.Connection, freshness: Freshness, since: datetime | None) -> bool:
-    """Return whether a refresh made the person's list, or the night, which knew who was there when it began."""
+    """Return whether a refresh made the person's list, or the night, which knew who was there before it."""
     if freshness.refreshed_at is not None or since is None:
         return True
     query = sa.select(runs.c.started_at).where(runs.c.run_id == freshness.run_id)
