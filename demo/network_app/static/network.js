@@ -64,3 +64,25 @@ document.addEventListener("visibilitychange", () => {
   timers.clear();
   sendSeen();
 });
+
+// A button that replaced itself has the focus again; after an error it can be pressed again.
+let pressed = null;
+document.addEventListener("submit", (event) => {
+  if (event.target.matches("form.like")) pressed = event.target.elements.post.value;
+}, true);
+document.addEventListener("htmx:after:swap", () => {
+  if (pressed === null || document.activeElement !== document.body) return;
+  const forms = [...document.querySelectorAll("form.like")];
+  forms.find((form) => form.elements.post.value === pressed)?.querySelector("button").focus({ preventScroll: true });
+  pressed = null;
+});
+function allowAgain() {
+  for (const form of document.querySelectorAll("form[hx-post][data-sent]")) {
+    delete form.dataset.sent;
+    form.querySelectorAll("button").forEach((button) => { button.disabled = false; });
+  }
+}
+document.addEventListener("htmx:error", allowAgain);
+document.addEventListener("htmx:after:request", (event) => {
+  if ((event.detail?.ctx?.response?.status ?? 0) >= 400) allowAgain();
+});
