@@ -117,7 +117,7 @@ def me() -> Response | str | tuple[str, int]:
     problems: dict[str, str] = {}
     profile = parse_profile(app.accounts.attributes, request.form, problems)
     if problems:
-        return _show_me(app, visitor.person, problems), 422
+        return _show_me(app, visitor.person, problems), 400
     app.accounts.update_profile(visitor.person.user_id, profile)
     return redirect(url_for("people.me", saved="yes"), 303)
 
