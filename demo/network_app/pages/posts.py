@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import sqlalchemy as sa
-from flask import Blueprint, abort, current_app, redirect, render_template, request
+from flask import Blueprint, abort, current_app, redirect, render_template, request, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response
 
@@ -101,7 +101,8 @@ def delete() -> Response:
         found = _read_post(connection, post_id)
         if not posts.delete_post(connection, app.post_key, person.user_id, post_id):
             abort(403)
-    return redirect(community_url(found.community or ""), 303)
+        left = find_community(connection, person.user_id, found.community or "")
+    return redirect(community_url(left.name) if left else url_for("communities.communities"), 303)
 
 
 def _show(post_id: Id, problem: str = "") -> str:
