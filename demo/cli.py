@@ -14,6 +14,7 @@ import redis
 from sqlalchemy.exc import DBAPIError
 
 from batch.commands.options import Number, json_option
+from batch.formatting import as_json as format_json
 from batch.formatting import echo
 from contract.errors import EXIT_FAILED, OvernightError
 from contract.ids import IdKind
@@ -344,6 +345,67 @@ def experiment_command(
     parameters = ReplayParameters(users, posts, days, seed, effect, IdKind(ids))
     options = ExperimentOptions(parameters, aa_trials=aa or 0, ab_trials=ab or 0, as_json=as_json, html=html)
     run_experiment(folder, settings, options)
+
+
+@demo.command("crowd", epilog="Example: python -m demo crowd --people 200 --minutes 10 --effect 0.3")
+@click.option(
+    "--people",
+    "size",
+    type=click.IntRange(1, 2_000),
+    default=200,
+    show_default=True,
+    help="Number of people; at most all of the network without an account.",
+)
+@click.option(
+    "--minutes", type=Number(0.1, 120), default=10, show_default=True, help="How long new visits begin."
+)
+@click.option(
+    "--effect",
+    type=Number(-0.5, 1),
+    default=0,
+    show_default=True,
+    help="How much more people in test like what they see, relative.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    show_default="OVERNIGHT_SEED",
+    help="The same seed gives the same people and visits.",
+)
+@click.option("--url", help="Address of the app on this machine; else that of the running demo.")
+@name_option(LAST_USED)
+@json_option
+@click.pass_obj
+def crowd_command(
+    folder: Path,
+    *,
+    size: int,
+    minutes: float,
+    effect: float,
+    seed: int | None,
+    url: str | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Let simulated people use the app of the running demo, and report what they did.
+
+    They look at their feeds, like by preferences that the models do not know,
+    open posts and join communities, over HTTP and on this machine only. The
+    report compares likes per view in both variants with what was to be
+    expected, and the true effect with what the A/B report says. Ctrl-C ends it
+    with its report.
+    """
+    from demo.crowd.report import render_text
+    from demo.crowd.run import CrowdOptions, find_app_url, run_crowd
+
+    settings = Settings.from_environment()
+    configure_logging(settings)
+    servers = prepare_servers(find_folder(folder, name).path)
+    url = find_app_url(servers.folder) if url is None else url
+    settings = settings.replace(database_url=servers.postgres.url(), redis_url=servers.valkey.url())
+    seed = settings.night.seed if seed is None else seed
+    report = run_crowd(settings, CrowdOptions(url, size, 60 * minutes, seed, effect)).as_dict()
+    echo(format_json(report) if as_json else render_text(report))
 
 
 def main() -> NoReturn:

@@ -158,7 +158,7 @@ def _posts_view(columns: Mapping[str, str]) -> str:
     key = expressions["post_id"]
     for name, counted in tables.COUNTERS.items():
         if name in expressions:
-            expressions[name] += f" + (SELECT {counted} FROM activity WHERE activity.post_id = {key})"
+            expressions[name] += f" + {counted.format(post=key)}"
     selected = ", ".join(f"{expression} AS {quote(name)}" for name, expression in expressions.items())
     return f"CREATE VIEW recs.posts AS SELECT {selected} FROM post"
 

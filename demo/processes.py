@@ -161,6 +161,13 @@ class ChildProcess:
         """Return whether it was started here and has not ended."""
         return self._process is not None and self._process.poll() is None
 
+    def read_environment(self) -> dict[str, str] | None:
+        """Return the variables with which it was started, by whatever process; None if it does not run."""
+        process = self._find()
+        with suppress(psutil.Error):
+            return None if process is None else process.environ()
+        return None
+
     def request_stop(self) -> None:
         """Send it SIGTERM if it runs, without waiting."""
         process = self._find()

@@ -316,7 +316,19 @@ def scale_odds(probabilities: Floats, total: float) -> Floats:
     """Multiply all odds by one factor, such that the probabilities sum to `total`."""
     if probabilities.size == 0:
         return probabilities
-    logits = logit(probabilities)
-    shift = brentq(lambda value: float(expit(logits + value).sum()) - total, -30, 30)
-    result: Floats = expit(logits + shift)
+    result: Floats = expit(logit(probabilities) + find_odds_shift(probabilities, total))
     return result
+
+
+def find_odds_shift(probabilities: Floats, total: float) -> float:
+    """Return what to add to all logits, such that the probabilities sum to `total`.
+
+    Raises
+    ------
+    ValueError
+        `total` is not between 0 and the number of probabilities.
+    """
+    if not 0 < total < probabilities.size:
+        raise ValueError(f"{probabilities.size} probabilities cannot sum to {total:.3f}")
+    logits = logit(probabilities)
+    return float(brentq(lambda shift: float(expit(logits + shift).sum()) - total, -30, 30))

@@ -92,8 +92,8 @@ class Explanations:
         self._job: Job | None = None
         atexit.register(self.close)
 
-    def start(self, user_id: Id, post_id: Id) -> None:
-        """Start an explanation, unless it runs or is kept.
+    def start(self, user_id: Id, post_id: Id, *, again: bool = False) -> None:
+        """Start an explanation, unless it runs or is kept; `again`: also if it is kept.
 
         Raises
         ------
@@ -104,7 +104,7 @@ class Explanations:
         with self._lock:
             self._forget_old()
             kept = self._kept.get(question)
-            if kept is not None and not kept.problem:
+            if kept is not None and (kept.running or not (again or kept.problem)):
                 return
             if self._job is not None:
                 raise BusyError(

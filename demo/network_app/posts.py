@@ -76,7 +76,9 @@ def read_posts(connection: sa.Connection, post_ids: Sequence[Id]) -> dict[Id, Po
     """Return the posts of these ids that the network has, in the order of the ids."""
     if not post_ids:
         return {}
-    rows = {_plain(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})}
+    rows = {
+        activity.plain_id(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})
+    }
     return {post_id: _to_post(rows[post_id]) for post_id in _once(post_ids) if post_id in rows}
 
 
@@ -87,7 +89,7 @@ def read_community_page(
     condition = "" if after is None else _AFTER.format(key=_KEYS[order])
     query = sa.text(_PAGE.format(key=_KEYS[order], after=condition))
     parameters = {"topic": community, "limit": limit} | ({} if after is None else {"after": after})
-    post_ids = [_plain(post_id) for (post_id,) in connection.execute(query, parameters)]
+    post_ids = [activity.plain_id(post_id) for (post_id,) in connection.execute(query, parameters)]
     return list(read_posts(connection, post_ids).values())
 
 
@@ -101,7 +103,7 @@ def write_post(connection: sa.Connection, key: str, author_id: Id, community: st
     """
     values = {"topic": community, "text": text, "author_id": author_id}
     inserted: Any = sa.insert(_table(key)).values(values).returning(sa.column(key))
-    post_id = _plain(connection.execute(inserted).scalar_one())
+    post_id = activity.plain_id(connection.execute(inserted).scalar_one())
     activity.record(connection, author_id, "post", post_id=post_id)
     return post_id
 
@@ -124,13 +126,17 @@ def _table(key: str) -> sa.TableClause:
 
 
 def _to_post(row: Any) -> Post:
-    author = None if row.author_id is None else _plain(row.author_id)
-    return Post(_plain(row.post_id), row.text or "", row.topic, author, row.author, row.created_at, row.likes)
+    author = None if row.author_id is None else activity.plain_id(row.author_id)
+    return Post(
+        activity.plain_id(row.post_id),
+        row.text or "",
+        row.topic,
+        author,
+        row.author,
+        row.created_at,
+        row.likes,
+    )
 
 
 def _once(post_ids: Iterable[Id]) -> list[Id]:
     return list(dict.fromkeys(post_ids))
-
-
-def _plain(value: Any) -> Id:
-    return value if isinstance(value, int) else str(value)

@@ -46,6 +46,7 @@ def add_sessions(app: Flask, config: Config) -> None:
         SESSION_COOKIE_NAME=f"overnight_network_{config.port}",  # hosts share cookies
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_HTTPONLY=True,
+        SESSION_REFRESH_EACH_REQUEST=False,  # an answer that comes late must not undo a sign-out
     )
     app.before_request(_find_visitor)
 

@@ -86,10 +86,16 @@ FROM activity
 WHERE kind IN ('view', 'like', 'unlike')"""
 
 COUNTERS = {
-    "view_count": "count(*) FILTER (WHERE kind = 'view')",
-    "like_count": "count(*) FILTER (WHERE kind = 'like') - count(*) FILTER (WHERE kind = 'unlike')",
+    "view_count": "(SELECT count(*) FROM activity WHERE post_id = {post} AND kind = 'view')",
+    "like_count": """(
+        SELECT count(*) FROM activity WHERE post_id = {post} AND kind = 'like' AND undone_at IS NULL
+    ) - (SELECT coalesce(sum(taken_back), 0)::bigint FROM
+        (SELECT DISTINCT user_id FROM activity WHERE post_id = {post} AND kind = 'unlike') AS unliking,
+        LATERAL (SELECT count(*) AS taken_back FROM feed_action
+            WHERE user_id = unliking.user_id AND post_id = {post} AND action = 'like') AS earlier)""",
 }
-"""What the app adds to a network's own counters."""
+"""What the app adds to a network's own counters. An unlike takes back every like of the person in the loaded
+network, where a person may have liked a post more than once."""
 
 
 READ_KEY = """

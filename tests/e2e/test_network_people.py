@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.network_app import LivingNetwork, pick_likes, register
+from tests.support.network_app import LivingNetwork, register
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -24,8 +24,8 @@ CUTOFF = FIRST_DAY + timedelta(days=DAYS / 2)
 LATER = FIRST_DAY + timedelta(days=DAYS * 2)
 
 
-def features_at(database_url: str, cutoff: datetime) -> FeatureTables:
-    with pulled_database(database_url, LATER) as pulled:
+def features_at(database_url: str, cutoff: datetime, until: datetime = LATER) -> FeatureTables:
+    with pulled_database(database_url, until) as pulled:
         network = pulled.network
         users, posts = select_profile_columns(network)
         history = count_history(pulled.store, network, cutoff, topics_of(network))

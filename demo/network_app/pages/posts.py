@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import sqlalchemy as sa
-from flask import Blueprint, abort, current_app, redirect, render_template, request
+from flask import Blueprint, abort, current_app, redirect, render_template, request, url_for
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response
 
@@ -65,7 +65,7 @@ def explain() -> Response | tuple[str, int]:
     with current_app_parts().engine.connect() as connection:
         _read_post(connection, post_id)
     try:
-        _explanations().start(person.user_id, post_id)
+        _explanations().start(person.user_id, post_id, again="again" in request.form)
     except BusyError as error:
         return _show(post_id, problem=f"Not started: {error}."), 503
     return redirect(f"{post_url(post_id)}#account", 303)
@@ -101,7 +101,8 @@ def delete() -> Response:
         found = _read_post(connection, post_id)
         if not posts.delete_post(connection, app.post_key, person.user_id, post_id):
             abort(403)
-    return redirect(community_url(found.community or ""), 303)
+        left = find_community(connection, person.user_id, found.community or "")
+    return redirect(community_url(left.name) if left else url_for("communities.communities"), 303)
 
 
 def _show(post_id: Id, problem: str = "") -> str:

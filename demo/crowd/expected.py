@@ -1,0 +1,113 @@
+"""What likes per view would be if all the people of a crowd were in one variant.
+
+Each visit is replayed in both variants, by the lists that are in Redis at that time: the person sees as many
+posts as they saw in the app, first those not seen before, and likes by the same draws. So the relative
+difference of the two sums of probabilities is the true effect of the experiment on likes per view.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import redis
+
+from batch.redis_client import live_run_id
+from contract.codec import decode_list
+from contract.experiment import CONTROL, TEST, VARIANTS
+from contract.ids import Id
+from contract.keys import Keys
+from demo.crowd.preferences import Chances
+from demo.replay import find_odds_shift
+
+CALIBRATED_POSTS = 10
+"""First posts of each list by which the effect on likes per view becomes a factor on the odds."""
+
+
+class ListReader:
+    """Reads the lists of both variants from Redis."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client, self._keys = client, keys
+
+    def read(self, user_id: Id) -> dict[str, list[Id]]:
+        """Return a person's posts in each variant, best first: of their own list, or the popular one."""
+        runs = {variant: live_run_id(self._client, self._keys, variant) for variant in VARIANTS}
+        lists: dict[str, list[Id]] = {}
+        for variant, run in runs.items():
+            keys = [self._keys.user(run, user_id), self._keys.popular(run)] if run else []
+            stored = next((value for value in (self._client.mget(keys) if keys else []) if value), None)
+            lists[variant] = [post for post, _ in decode_list(str(stored))] if stored else []
+        return lists
+
+
+@dataclass
+class _State:
+    seen: set[Id] = field(default_factory=set)
+    liked: set[Id] = field(default_factory=set)
+
+
+class ExpectedEffect:
+    """The sums over all visits so far. One object for all threads."""
+
+    def __init__(self, lists: ListReader, chances: Chances) -> None:
+        self._lists, self._chances = lists, chances
+        self._lock = threading.Lock()
+        self._states: dict[tuple[str, Id], _State] = {}
+        self.likes = dict.fromkeys(VARIANTS, 0.0)
+        self.views = dict.fromkeys(VARIANTS, 0)
+
+    def add_visit(self, user_id: Id, count: int, hour: int) -> None:
+        """Add a visit in which a person saw `count` posts at an hour, in both variants.
+
+        If a list is shorter than that, the visit ends there in both.
+        """
+        lists = self._lists.read(user_id)
+        with self._lock:
+            states = {variant: self._states.setdefault((variant, user_id), _State()) for variant in VARIANTS}
+            posts = {
+                variant: choose_posts(lists[variant], states[variant].seen, states[variant].liked)
+                for variant in VARIANTS
+            }
+            shown = min(count, *map(len, posts.values()))
+            for variant, state in states.items():
+                for post in posts[variant][:shown]:
+                    if post not in state.seen:
+                        chance = self._chances.of(user_id, post, variant, hour)
+                        self.likes[variant] += chance
+                        state.liked |= {post} if self._chances.happens(user_id, post, chance) else set()
+                    state.seen.add(post)
+                self.views[variant] += shown
+
+    @property
+    def relative(self) -> float | None:
+        """The true effect: likes per view in test relative to control, less 1; None without likes."""
+        if not self.likes[CONTROL]:
+            return None
+        return self.likes[TEST] / self.likes[CONTROL] - 1
+
+
+def choose_posts(listed: Sequence[Id], seen: Collection[Id], liked: Collection[Id]) -> list[Id]:
+    """Return what the feed shows of a list, in its order: without liked posts, those not seen first."""
+    shown = [post for post in listed if post not in liked]
+    return sorted(shown, key=lambda post: post in seen)
+
+
+def calibrate(lists: ListReader, chances: Chances, user_ids: Sequence[Id], effect: float, hour: int) -> float:
+    """Return the shift of the logits in test after which likes per view are (1 + effect) times as many.
+
+    That is so for the first posts of all these people's lists in test.
+
+    Raises
+    ------
+    ValueError
+        There are no lists, or likes would be more than views.
+    """
+    without = [
+        chances.of(user_id, post, CONTROL, hour)
+        for user_id in user_ids
+        for post in lists.read(user_id)[TEST][:CALIBRATED_POSTS]
+    ]
+    return find_odds_shift(np.array(without), (1 + effect) * sum(without))
