@@ -296,7 +296,7 @@ def test_ids_and_attributes_of_any_network(database_url: str, tmp_path: Path, ki
         assert send(anna, "/look", user=name(1)).status_code == 303
         assert anna.get("/me").status_code == anna.get("/people").status_code == 200
         assert json.loads(anna.get("/me/data.json").text)["profile"][0]["paying"] is False
-        with patch("demo.network_app.pages.people.PAGE_PEOPLE", 2):
+        with patch("demo.network_app.pages.profiles.PAGE_PEOPLE", 2):
             assert name(3) in anna.get("/people", query_string={"after": name(2)}).text
 
 
