@@ -13,6 +13,7 @@ hits      of those days, the ones on which one of the first five viewed posts wa
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +138,9 @@ class _Welch:
 
 
 def _welch(control: Float64s, test: Float64s) -> _Welch:
-    found = stats.ttest_ind(test, control, equal_var=False)
+    with warnings.catch_warnings():  # scipy doubts its figures if a variant has one value for all its users
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = stats.ttest_ind(test, control, equal_var=False)
     bounds = found.confidence_interval(CONFIDENCE)
     value = float(test.mean() - control.mean())
     standard_error = float(np.sqrt(sum(each.var(ddof=1) / each.size for each in (control, test))))

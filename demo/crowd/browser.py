@@ -20,6 +20,7 @@ from demo.processes import DemoUsageError
 
 REQUEST_SECONDS = 15
 MAX_REQUESTS_PER_SECOND = 30
+BY_SCRIPT = {"HX-Request": "true"}
 Fields = Sequence[tuple[str, str]]
 
 
@@ -138,24 +139,25 @@ class Browser:
         self._url, self._meter = url, meter
         self._opener = build_opener(ProxyHandler({}), HTTPCookieProcessor(CookieJar()))
 
-    def get(self, kind: str, address: str) -> Page:
-        """Open a page of the app; `kind` is what the meter counts it as.
+    def get(self, kind: str, address: str, *, by_script: bool = False) -> Page:
+        """Open a page of the app.
+
+        Parameters
+        ----------
+        kind
+            What the meter counts it as.
+        by_script
+            Whether a part of a page is wanted, as htmx asks for it.
 
         Raises
         ------
         NotAnsweredError
         """
-        return Page(self._send(kind, Request(self._resolve(address))))
+        return Page(self._send(kind, Request(self._resolve(address), headers=BY_SCRIPT if by_script else {})))
 
     def post(self, kind: str, address: str, fields: Fields, *, by_script: bool = False) -> Page:
-        """Send a form and return the page after it; `by_script` as htmx sends it.
-
-        Raises
-        ------
-        NotAnsweredError
-        """
-        headers = {"Origin": self._url, "Sec-Fetch-Site": "same-origin"}
-        headers |= {"HX-Request": "true"} if by_script else {}
+        """Send a form and return the page after it; parameters and errors as those of `get`."""
+        headers = {"Origin": self._url, "Sec-Fetch-Site": "same-origin"} | (BY_SCRIPT if by_script else {})
         body = urlencode(list(fields)).encode()
         return Page(self._send(kind, Request(self._resolve(address), body, headers)))
 

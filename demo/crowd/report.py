@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -72,7 +73,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CrowdReport:
-    """Everything that is printed; `as_dict` has the fields of --json."""
+    """Everything that is printed; `as_dict` has the fields of --json.
+
+    Attributes
+    ----------
+    effect, shift
+        How much more people in test like what they see, and what is added to the logits for that.
+    true_effect
+        The relative difference that both together make, the models' lists and `effect`; None without visits.
+    """
 
     url: str
     seed: int
@@ -82,6 +91,7 @@ class CrowdReport:
     planned_visits: int
     size: int
     effect: float
+    shift: float
     true_effect: float | None
     lists_made_anew: int
     done: Done
@@ -117,6 +127,7 @@ class CrowdReport:
             },
             "lists_made_anew": self.lists_made_anew,
             "effect_on_likes": self.effect,
+            "odds_factor_in_test": math.exp(self.shift),
             "true_effect": self.true_effect,
             "ab_report": asdict(self.estimate),
             "requests": {

@@ -118,6 +118,7 @@ def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
             planned_visits=len(visits),
             size=len(user_ids),
             effect=options.effect,
+            shift=world.chances.shift,
             true_effect=world.effect.relative,
             lists_made_anew=made_anew or 0,
             done=crowd.done,

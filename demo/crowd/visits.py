@@ -153,15 +153,15 @@ class Crowd:
             self.done.visits += 1
         count = rng.randint(MIN_CARDS, MAX_CARDS)
         hour = datetime.now(UTC).hour
-        seen = 0
+        source, seen = page.source, 0
         try:
             while True:
                 cards = page.cards[: count - seen]
-                self._read(browser, person, page.source, cards, rng)
+                self._read(browser, person, source, cards, rng)
                 seen += len(cards)
                 if seen >= count or page.more is None:
                     break
-                page = browser.get("older posts", page.more)
+                page = browser.get("older posts", page.more, by_script=True)
         finally:
             self._world.effect.add_visit(person.user_id, seen, hour)
         self._go_on(browser, page, rng)

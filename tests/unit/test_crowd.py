@@ -213,7 +213,7 @@ class _Browser:
     def __init__(self, url: str, meter: Meter) -> None:
         self._meter = meter
 
-    def get(self, kind: str, address: str) -> Page:
+    def get(self, kind: str, address: str, *, by_script: bool = False) -> Page:
         return self.post(kind, address, [])
 
     def post(
@@ -320,6 +320,7 @@ def test_the_report_sums_views_and_says_what_was_to_be_expected() -> None:
         planned_visits=9,
         size=2,
         effect=0.3,
+        shift=0.5,
         true_effect=0.28,
         lists_made_anew=4,
         done=Done(views, visits=2),
