@@ -11,6 +11,8 @@ from contract.errors import OvernightError
 from contract.ids import Id, encode_id
 from demo.gunicorn import http_get
 
+ADVICE = "Nothing you did is lost, and pages without lists work; try again in a moment"
+
 
 class ServingError(OvernightError):
     """Raised when serving does not answer, or answers with an error."""
@@ -67,9 +69,10 @@ def _ask(url: str, **parameters: Any) -> ServedList:
     try:
         answer = http_get(f"{url}?{urlencode(parameters)}")
     except OSError as error:
-        raise ServingError(f"serving does not answer: {error}") from None
+        reason = getattr(error, "reason", error)  # urllib wraps the error
+        raise ServingError(f"serving does not answer ({reason}). {ADVICE}") from None
     if answer.status != 200:
-        raise ServingError(f"serving answered with status {answer.status}")
+        raise ServingError(f"serving answered with status {answer.status}. {ADVICE}")
     found = json.loads(answer.body)
     posts = (Listed(row["post_id"], row["score"], row["rank"]) for row in found["recommendations"])
     return ServedList(found["variant"], found["run_id"], found["source"], tuple(posts))

@@ -72,11 +72,11 @@ def register() -> Response | str | tuple[str, int]:
     except InputError as error:
         problems["password"] = str(error)
     if problems:
-        return _show_register(problems), 422
+        return _show_register(problems), 400
     try:
         user_id = accounts.register(name, password, profile, request.remote_addr or "")
     except NameTakenError:
-        return _show_register({"name": f"Somebody is called {name} already: choose another name."}), 422
+        return _show_register({"name": f"Somebody is called {name} already: choose another name."}), 400
     sessions.sign_in(user_id, 0)
     return redirect(url_for("accounts.welcome"), 303)
 
