@@ -74,10 +74,10 @@ def register() -> Response | str | tuple[str, int]:
     if problems:
         return _show_register(problems), 422
     try:
-        user_id = accounts.register(name, password, profile, request.remote_addr or "")
+        registered = accounts.register(name, password, profile, request.remote_addr or "")
     except NameTakenError:
         return _show_register({"name": f"Somebody is called {name} already: choose another name."}), 422
-    sessions.sign_in(user_id, 0)
+    sessions.sign_in(*registered)
     return redirect(url_for("accounts.welcome"), 303)
 
 
