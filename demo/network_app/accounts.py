@@ -146,7 +146,7 @@ class Accounts:
         return tuple(attribute for attribute in found if attribute is not None)
 
     def register(self, name: str, password: str, profile: Mapping[str, Any], address: str) -> tuple[Id, int]:
-        """Register a person in one transaction and return id and epoch; 429 after too many registrations.
+        """Register a person in one transaction; return id and epoch. 429 after too many registrations.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class Accounts:
             with self._engine.begin() as connection:
                 user_id = activity.plain_id(connection.scalar(insert.values(_bind(table, given))))
                 row = {"user": user_id, "name": name, "key": name_key, "hash": hashed}
-                epoch: int = connection.execute(_INSERT, row).scalar_one()
+                epoch = connection.execute(_INSERT, row).scalar_one()
                 activity.record(connection, user_id, "register")
         except sa.exc.IntegrityError as error:
             if "name_key" in str(error.orig):

@@ -9,9 +9,8 @@
 | activity | one thing that a person did, with its time |
 | shown_list | the list that a person's feed showed last, and the one before it |
 
-Rows of `activity` are only added; `undone_at` of a like is set when it is taken back. `epoch` of an account
-begins with the time in ms, so that no session of a network that was here before belongs to it. No view of
-`recs` reads accounts or messages.
+Rows of `activity` are only added; `undone_at` of a like is set when it is taken back. No view of `recs` reads
+accounts or messages.
 """
 
 from __future__ import annotations
@@ -26,8 +25,7 @@ TABLES = """
 CREATE TABLE account (
     user_id {user} PRIMARY KEY, name text NOT NULL, name_key text NOT NULL UNIQUE,
     password_hash text NOT NULL,
-    epoch bigint NOT NULL DEFAULT extract(epoch FROM clock_timestamp()) * 1000,
-    created_at timestamptz NOT NULL DEFAULT now()
+    epoch bigint NOT NULL DEFAULT floor(random() * 1e15), created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE community (
     id bigserial PRIMARY KEY, name text NOT NULL UNIQUE, about text NOT NULL DEFAULT '',
