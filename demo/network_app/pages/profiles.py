@@ -110,7 +110,7 @@ def person(user_id: str | None = None) -> str:
 def me() -> Response | str | tuple[str, int]:
     """Show and change one's profile, and show what Overnight makes of one."""
     app, visitor = current_app_parts(), this_visitor()
-    if request.method == "GET":
+    if request.method != "POST":
         return _show_me(app, visitor.person)
     if visitor.looks_as_other:
         abort(403)
