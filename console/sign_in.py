@@ -206,7 +206,7 @@ class _SignIn:
 
     def _sign_in(self) -> Response | str | tuple[str, int]:
         target = local_target(request.values.get("next", "")) or url_for("home.home")
-        if request.method == "GET":
+        if request.method != "POST":
             if "visitor" in g:
                 return redirect(target)
             return _page(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +21,7 @@ from contract.ids import IdKind
 from contract.keys import Keys
 from contract.logs import configure_logging, redact
 from contract.settings import Settings
+from demo.dates import count_shift_days, parse_until
 from demo.network_app.config import Config
 from demo.network_folders import (
     SIMULATED,
@@ -65,6 +67,28 @@ ids_option = click.option(
 )
 
 
+class _Time(click.ParamType):
+    """`now`, or a date or time in ISO 8601."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            return value if isinstance(value, datetime) else parse_until(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither 'now' nor a date such as 2026-01-31", param, ctx)
+
+
+until_option = click.option(
+    "--until",
+    type=_Time(),
+    help="Shift all times by whole days, so that the last interaction is less than a day before this time: "
+    "'now', or a date. Without it they stay as they are.",
+)
+
+
 def name_option(default: str) -> Callable[[F], F]:
     """Return the option that names a network; `default` describes the network without it."""
     return click.option("--name", metavar="NAME", help=f"Name of the network; else {default}.")
@@ -97,6 +121,9 @@ def demo(context: click.Context, folder: Path) -> None:
     help="Users to score if a night is run; else all, or 2,000 of a real network with more than 50,000.",
 )
 @name_option("the name of the folder of --network, or simulated")
+@click.option(
+    "--keep-dates", is_flag=True, help="Load the network as it is; else shifted by whole days to end now."
+)
 @click.option("--once", is_flag=True, help="Send example requests, check the answers, stop.")
 @click.pass_obj
 def up_command(
@@ -108,6 +135,7 @@ def up_command(
     network: Path | None,
     limit_users: int | None,
     name: str | None,
+    keep_dates: bool,
     once: bool,
 ) -> None:
     """Start the servers, load a network, run the night, serve the lists, show the network and the console.
@@ -124,7 +152,7 @@ def up_command(
     if console_port is not None:
         settings = settings.replace(console_port=console_port)
     app_port = Config.from_environment().port if app_port is None else app_port
-    options = UpOptions(network, limit_users, app_port, once)
+    options = UpOptions(network, limit_users, app_port, keep_dates=keep_dates, once=once)
     up(choose_folder(folder, name, network), settings, options)
 
 
@@ -168,17 +196,27 @@ def stop_command(folder: Path, name: str | None) -> None:
     "--interactions", type=int, default=100_000, show_default=True, help="Number of views and likes in total."
 )
 @click.option("--seed", type=int, show_default="OVERNIGHT_SEED", help="The same seed gives an equal network.")
+@until_option
 @ids_option
 @name_option("simulated")
 @click.pass_obj
 def simulate_command(
-    folder: Path, *, users: int, posts: int, interactions: int, seed: int | None, ids: str, name: str | None
+    folder: Path,
+    *,
+    users: int,
+    posts: int,
+    interactions: int,
+    seed: int | None,
+    until: datetime | None,
+    ids: str,
+    name: str | None,
 ) -> None:
     """Replace the network of that name by a simulated one.
 
     Uses the database of DATABASE_URL if that is set, else the demo's own. The
     demo's servers are started if they do not run, and keep running until `stop`.
     """
+    from demo.population import END
     from demo.simulate import simulate
 
     settings = Settings.from_environment()
@@ -186,15 +224,17 @@ def simulate_command(
     home = choose_folder(folder, name, None)
     url = _database_url(home)
     seed = settings.night.seed if seed is None else seed
-    simulate(url, users, posts, interactions, seed, ids=IdKind(ids))
-    _record_loaded(home, url, SIMULATED)
+    shift_days = count_shift_days(datetime.fromtimestamp(END, UTC), until)
+    simulate(url, users, posts, interactions, seed, ids=IdKind(ids), shift_days=shift_days)
+    _record_loaded(home, url, SIMULATED, shift_days)
 
 
 @demo.command("load")
 @click.argument("network", type=click.Path(path_type=Path))
+@until_option
 @name_option("the name of the folder NETWORK")
 @click.pass_obj
-def load_command(folder: Path, network: Path, name: str | None) -> None:
+def load_command(folder: Path, network: Path, *, until: datetime | None, name: str | None) -> None:
     """Load the real network in the folder NETWORK; other networks stay.
 
     The folder holds users, posts and interactions, each as .parquet, .csv or
@@ -209,8 +249,8 @@ def load_command(folder: Path, network: Path, name: str | None) -> None:
     url = _database_url(home)
     if not os.environ.get("DATABASE_URL"):
         home.check_source(read_loaded_network(make_engine(url)), name_source(network))
-    load_network(url, network)
-    _record_loaded(home, url, name_source(network))
+    shift_days = load_network(url, network, until)
+    _record_loaded(home, url, name_source(network), shift_days)
 
 
 @demo.command("oracle")
@@ -398,12 +438,14 @@ def _redis_url(home: NetworkFolder) -> str | None:
     return prepare_servers(home.path).valkey.url()
 
 
-def _record_loaded(home: NetworkFolder, database_url: str, source: str) -> None:
-    network = record_loaded_network(make_engine(database_url), source)
+def _record_loaded(home: NetworkFolder, database_url: str, source: str, shift_days: int) -> None:
+    network = record_loaded_network(make_engine(database_url), source, shift_days)
     night = "python -m batch run"
     if not os.environ.get("DATABASE_URL"):
         home.record_use(network)
         night = f"python -m demo exec{home.option} -- {night}"
+    if shift_days:
+        echo(f"all times are shifted by {shift_days:,} days (--until)")
     echo(f"{network.size}; its lists come with the next night ({night})")
 
 

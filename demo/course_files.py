@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import logging
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
 from contract.columns import LIKE_ACTION, VIEW_ACTION
 from demo import network
+from demo.dates import count_shift_days
 from demo.network import NetworkError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +66,8 @@ VIEW_KEY = ["user_id", "post_id", "timestamp"]
 """Columns that identify a view."""
 
 
-def load_network(database_url: str, folder: Path) -> None:
-    """Replace the network in the database by the one whose files are in `folder`.
+def load_network(database_url: str, folder: Path, until: datetime | None = None) -> int:
+    """Replace the network in the database by that of the files in `folder`; return the shift of its dates.
 
     Raises
     ------
@@ -76,6 +78,8 @@ def load_network(database_url: str, folder: Path) -> None:
     check_ids(folder / USERS, users["id"])
     posts, features = _read_posts(folder)
     actions = _read_feed_actions(folder)
+    shift_days = count_shift_days(actions["time"].max().to_pydatetime(), until)
+    actions["time"] += pd.Timedelta(days=shift_days)
     with network.transaction(database_url) as connection:
         network.create_tables(connection, _post_table_ddl(features))
         network.copy_frame(connection, '"user"', users)
@@ -87,6 +91,7 @@ def load_network(database_url: str, folder: Path) -> None:
         "loaded %s users, %s posts, %s views and %s likes",
         *(f"{n:,}" for n in (len(users), len(posts), counts[VIEW_ACTION], counts[LIKE_ACTION])),
     )
+    return shift_days
 
 
 def _read_posts(folder: Path) -> tuple[pd.DataFrame, list[str]]:

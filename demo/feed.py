@@ -7,7 +7,7 @@ seed and its number, and has an exact number of rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,10 @@ class Views:
     dwell_seconds: Ints
     probabilities: Floats
     liked: npt.NDArray[np.bool_]
+
+    def shift(self, days: int) -> Views:
+        """Return the views at the same hours of other days."""
+        return replace(self, times=self.times + days * DAY)
 
     def take(self, rows: Ints) -> Views:
         """Return the views of the given rows, in their order."""

@@ -38,7 +38,9 @@ CREATE TABLE feed_action (
 INDEXES = """
 CREATE INDEX feed_action_user_time ON feed_action (user_id, time);
 CREATE INDEX feed_action_time ON feed_action (time);
-CREATE INDEX feed_action_post_time ON feed_action (post_id, time)"""
+CREATE INDEX feed_action_post_time ON feed_action (post_id, time);
+CREATE INDEX feed_action_post_like ON feed_action (post_id, action) WHERE action IN ('like', 'unlike')"""
+"""The last one counts the likes of posts for the network's pages."""
 
 USERS_VIEW = """
 CREATE VIEW recs.users AS
@@ -152,11 +154,9 @@ def _read_key(connection: sa.Connection, table: str) -> str:
 
 
 def _posts_view(columns: Mapping[str, str]) -> str:
-    """Return the view of posts, with the columns of the app; counters count what is done there too."""
-    expressions = {
-        name: f"post.{quote(column)}"
-        for name, column in ({name: name for name in tables.POST_COLUMNS} | dict(columns)).items()
-    }
+    """Return the view of posts, then columns that only the app has; counters count what is done there too."""
+    added = {name: name for name in tables.POST_COLUMNS if name not in columns}
+    expressions = {name: f"post.{quote(column)}" for name, column in (dict(columns) | added).items()}
     key = expressions["post_id"]
     for name, counted in tables.COUNTERS.items():
         if name in expressions:

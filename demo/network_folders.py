@@ -43,23 +43,26 @@ class LoadedNetwork:
         Counts of users, posts and interactions, as text.
     at
         When the load completed, by this machine's clock, to the second.
+    shift_days
+        By how many days its times are later than in its files.
     """
 
     source: str
     size: str
     at: datetime
+    shift_days: int = 0
 
     def to_json(self) -> str:
         """Return the JSON object that is stored as a comment and in network.json."""
-        return encode_object({"source": self.source, "size": self.size, "at": self.at.isoformat()})
+        return encode_object(vars(self) | {"at": self.at.isoformat()})
 
     @classmethod
     def from_json(cls, text: str) -> LoadedNetwork | None:
         """Read the result of `to_json`; None if the text is something else."""
         try:
             values = decode_object(text)
-            return cls(values["source"], values["size"], datetime.fromisoformat(values["at"]))
-        except (KeyError, ValueError):
+            return cls(**values | {"at": datetime.fromisoformat(values["at"])})
+        except (KeyError, TypeError, ValueError):
             return None
 
 
@@ -70,7 +73,7 @@ def read_loaded_network(engine: sa.Engine) -> LoadedNetwork | None:
     return None if comment is None else LoadedNetwork.from_json(comment)
 
 
-def record_loaded_network(engine: sa.Engine, source: str) -> LoadedNetwork:
+def record_loaded_network(engine: sa.Engine, source: str, shift_days: int) -> LoadedNetwork:
     """Count the network's rows and record in the database that its load has completed."""
     with engine.begin() as connection:
         users, posts, rows = (
@@ -78,7 +81,7 @@ def record_loaded_network(engine: sa.Engine, source: str) -> LoadedNetwork:
             for relation in (columns.USERS, columns.POSTS, columns.INTERACTIONS)
         )
         size = f"{users:,} users, {posts:,} posts, {rows:,} interactions"
-        network = LoadedNetwork(source, size, at=datetime.now(UTC).replace(microsecond=0))
+        network = LoadedNetwork(source, size, datetime.now(UTC).replace(microsecond=0), shift_days)
         connection.exec_driver_sql(f"COMMENT ON SCHEMA {columns.SCHEMA} IS %s", (network.to_json(),))
     return network
 

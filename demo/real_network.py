@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
@@ -77,8 +78,11 @@ def find_file(folder: Path, table: str) -> Path:
     return files[0]
 
 
-def load_network(database_url: str, folder: Path) -> None:
+def load_network(database_url: str, folder: Path, until: datetime | None = None) -> int:
     """Replace the network in the database by the one whose files are in `folder`.
+
+    With `until`, all times are shifted by whole days, so that the last interaction is less than a day before.
+    Returns by how many days they are later.
 
     Raises
     ------
@@ -91,7 +95,7 @@ def load_network(database_url: str, folder: Path) -> None:
     from demo import course_files, view_files
 
     module = view_files if detect_format(folder) is Format.VIEWS else course_files
-    module.load_network(database_url, folder)
+    return module.load_network(database_url, folder, until)
 
 
 def _find_files(folder: Path, table: str) -> list[Path]:

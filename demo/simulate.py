@@ -1,4 +1,4 @@
-"""Write a simulated network into Postgres; equal sizes and seed give equal rows."""
+"""Write a simulated network into Postgres; equal sizes, seed and shift of dates give equal rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ CREATE TABLE post (
 )"""
 
 SIMULATION_TABLE = """
-CREATE TABLE simulation (seed bigint, users bigint, posts bigint, interactions bigint, ids text)"""
+CREATE TABLE simulation (
+    seed bigint, users bigint, posts bigint, interactions bigint, ids text, shift_days bigint
+)"""
 
 POST_COLUMNS = {"post_id": "id"} | {
     name: name for name in ("topic", "text", "created_at", "view_count", "like_count")
@@ -60,7 +62,14 @@ _NULL_SHARES = {"gender": 0.02, "age": 0.03, "city": 0.1, "os": 0.01, "source": 
 
 
 def simulate(
-    database_url: str, users: int, posts: int, interactions: int, seed: int, *, ids: IdKind = IdKind.NUMBER
+    database_url: str,
+    users: int,
+    posts: int,
+    interactions: int,
+    seed: int,
+    *,
+    ids: IdKind = IdKind.NUMBER,
+    shift_days: int = 0,
 ) -> None:
     """Replace the network in the database by a simulated one.
 
@@ -72,6 +81,8 @@ def simulate(
         Number of rows of feed_action: views and likes.
     ids
         Kind of the ids, as demo/ids.py describes. Posts have authors unless it is `number`.
+    shift_days
+        By how many days all times are later than without it; negative: earlier.
 
     Raises
     ------
@@ -90,14 +101,16 @@ def simulate(
         )
         connection.exec_driver_sql(SIMULATION_TABLE)
         parameters = {"seed": seed, "users": users, "posts": posts, "interactions": interactions}
-        network.copy_frame(connection, "simulation", pd.DataFrame([parameters | {"ids": str(ids)}]))
+        parameters |= {"ids": str(ids), "shift_days": shift_days}
+        network.copy_frame(connection, "simulation", pd.DataFrame([parameters]))
         network.copy_frame(connection, '"user"', _user_rows(truth.users, names, seed))
         post_rows = _post_rows(truth.posts, names, seed)
+        post_rows["created_at"] += pd.Timedelta(days=shift_days)
         if with_authors:
             post_rows["author_id"] = _draw_authors(names, seed)
         network.copy_frame(connection, "post", post_rows)
         blocks = _show_progress(feed.draw_feed(truth, interactions, seed), interactions)
-        feed.copy_feed(connection, blocks, names)
+        feed.copy_feed(connection, (views.shift(shift_days) for views in blocks), names)
         logger.info("counting each post's views and likes, creating indexes")
         connection.execute(sa.text(COUNTERS))
         network.create_views(connection, POST_COLUMNS, kinds=names.kinds)

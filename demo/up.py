@@ -22,6 +22,7 @@ from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
 from demo.checks import Addresses, Expected, check_answers, check_pages, choose_examples, print_examples
+from demo.dates import NOW
 from demo.gunicorn import CONSOLE, NETWORK_APP, SERVING, Gunicorn
 from demo.network_app.config import Config
 from demo.network_folders import SIMULATED, LoadedNetwork, NetworkFolder, name_source, read_loaded_network
@@ -68,6 +69,8 @@ class UpOptions:
         Number of users to score; None scores all, or 2,000 of a real network with more than 50,000.
     app_port
         Port of the network's app.
+    keep_dates
+        Load the network as it is, instead of shifting its dates so that it ends now.
     once
         Check the answers and stop, instead of waiting for Ctrl-C.
     """
@@ -75,6 +78,7 @@ class UpOptions:
     network: Path | None
     limit_users: int | None
     app_port: int
+    keep_dates: bool
     once: bool
 
 
@@ -246,7 +250,8 @@ def _load_network(
     title = "Simulating a network" if options.network is None else f"Loading {options.network}"
     with print_duration(title):
         command = ["simulate"] if options.network is None else ["load", str(options.network.resolve())]
-        run_module("demo", command, servers.environment())
+        until = [] if options.keep_dates else ["--until", NOW]
+        run_module("demo", [*command, *until], servers.environment())
     network = read_loaded_network(engine)
     if network is None:
         raise DemoError("the network was loaded but cannot be found")

@@ -25,7 +25,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +40,7 @@ from contract.columns import LIKE_ACTION, UNLIKE_ACTION, VIEW_ACTION
 from contract.ids import IdKind, IdKinds, parse_id
 from demo import network
 from demo.course_files import check_ids, parse_times
+from demo.dates import count_shift_days
 from demo.network import NetworkError, quote
 from demo.real_network import find_file
 
@@ -85,14 +87,18 @@ class Relation:
         id_type = next(iter(self.types.values()))
         return IdKind.NUMBER if id_type == "bigint" else IdKind(id_type)
 
+    def shift(self, days: int) -> Relation:
+        """Return the rows with all times so many days later."""
+        return replace(self, rows=_shift(self.rows, days))
+
     def create_table_ddl(self, table: str) -> str:
         """Return the CREATE TABLE statement; the first column is the primary key."""
         key, *others = (f"{quote(name)} {kind}" for name, kind in self.types.items())
         return f"CREATE TABLE {table} ({', '.join([f'{key} PRIMARY KEY', *others])})"
 
 
-def load_network(database_url: str, folder: Path) -> None:
-    """Replace the network in the database by the one whose files are in `folder`.
+def load_network(database_url: str, folder: Path, until: datetime | None = None) -> int:
+    """Replace the network in the database by that of the files in `folder`; return the shift of its dates.
 
     All files are checked before anything is dropped.
 
@@ -107,13 +113,15 @@ def load_network(database_url: str, folder: Path) -> None:
     known = {name: SQL_TYPES.get(types, author_type) for name, types in OPTIONAL[columns.POSTS].items()}
     posts = _read_relation(find_file(folder, columns.POSTS), columns.POST_ID, known)
     interactions, kinds = find_file(folder, columns.INTERACTIONS), IdKinds(users.id_kind, posts.id_kind)
-    actions = _count_actions(interactions, kinds)
+    actions, newest = _check_interactions(interactions, kinds)
+    shift_days = count_shift_days(newest, until)
+    posts = posts.shift(shift_days)
     with network.transaction(database_url) as connection:
         tables = posts.create_table_ddl("post"), users.create_table_ddl('"user"')
         network.create_tables(connection, *tables, kinds=kinds)
         network.copy_tables(connection, '"user"', list(users.types), iter([users.rows]))
         network.copy_tables(connection, "post", list(posts.types), iter([posts.rows]))
-        rows = read_interactions(interactions, kinds)
+        rows = (_shift(batch, shift_days) for batch in read_interactions(interactions, kinds))
         network.copy_tables(connection, network.FEED_ACTION, FEED_COLUMNS, rows)
         network.create_views(
             connection,
@@ -125,6 +133,7 @@ def load_network(database_url: str, folder: Path) -> None:
     logger.info("loaded %s users, %s posts, %s views and %s likes", *(f"{n:,}" for n in counts))
     if not actions[LIKE_ACTION]:
         logger.warning("no night can learn from this network: %s has no likes", interactions.name)
+    return shift_days
 
 
 def _read_relation(path: Path, id_column: str, known: dict[str, str]) -> Relation:
@@ -203,14 +212,24 @@ def _sql_type(path: Path, field: pa.Field) -> str | None:
     return None
 
 
-def _count_actions(path: Path, kinds: IdKinds) -> Counter[str]:
-    """Check all interactions; return the number of each action."""
+def _shift(rows: pa.Table, days: int) -> pa.Table:
+    """Return rows with all times so many days later."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type):
+            rows = rows.set_column(index, field.name, pc.add(rows[index], timedelta(days=days)))
+    return rows
+
+
+def _check_interactions(path: Path, kinds: IdKinds) -> tuple[Counter[str], datetime]:
+    """Check all interactions; return the number of each action, and the time of the newest."""
     counts: Counter[str] = Counter()
+    newest = datetime.min.replace(tzinfo=UTC)
     for batch in read_interactions(path, kinds):
+        newest = max(newest, pc.max(batch[columns.HAPPENED_AT]).as_py() or newest)
         for entry in batch[columns.ACTION].value_counts().to_pylist():
             counts[entry["values"]] += entry["counts"]
     _check_rows(path, counts.total())
-    return counts
+    return counts, newest
 
 
 def read_interactions(path: Path, kinds: IdKinds) -> Iterator[pa.Table]:

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,15 +125,18 @@ class Crowd:
     def act(self, visits: Sequence[Visit]) -> None:
         """Make the visits, each at its time or as soon after it as a thread is free; show the progress.
 
-        An exception, such as that of a signal, ends the crowd: visits under way are completed.
+        An exception, of a signal or of a visit, ends the crowd: visits under way are completed.
         """
-        free = threading.Semaphore(MAX_THREADS)
+        free, under_way = threading.Semaphore(MAX_THREADS), set[Future[None]]()
         with ThreadPoolExecutor(MAX_THREADS, "crowd") as pool:
             try:
                 for visit in track(_on_time(visits), len(visits), "crowd", "visits"):
                     free.acquire()
                     future = pool.submit(self._visit, self._persons[visit.person])
                     future.add_done_callback(lambda _: free.release())
+                    under_way = _check(under_way) | {future}
+                wait(under_way)
+                _check(under_way)
             except BaseException:
                 self._stopped.set()
                 pool.shutdown(cancel_futures=True)
@@ -153,17 +156,17 @@ class Crowd:
             self.done.visits += 1
         count = rng.randint(MIN_CARDS, MAX_CARDS)
         hour = datetime.now(UTC).hour
-        source, seen = page.source, 0
+        source, seen = page.source, set[str]()
         try:
             while True:
-                cards = page.cards[: count - seen]
+                cards = [card for card in page.cards if card.post not in seen][: count - len(seen)]
                 self._read(browser, person, source, cards, rng)
-                seen += len(cards)
-                if seen >= count or page.more is None:
+                seen |= {card.post for card in cards}
+                if len(seen) == count or page.more is None:
                     break
                 page = browser.get("older posts", page.more, by_script=True)
         finally:
-            self._world.effect.add_visit(person.user_id, seen, hour)
+            self._world.effect.add_visit(person.user_id, len(seen), hour)
         self._go_on(browser, page, rng)
 
     def _read(
@@ -216,6 +219,14 @@ class Crowd:
                 browser.post("join", form.action, form.fields)
                 with self._lock:
                     self.done.joined += 1
+
+
+def _check(futures: set[Future[None]]) -> set[Future[None]]:
+    """Raise the exception of a visit that failed; return those under way."""
+    ended = {future for future in futures if future.done()}
+    for future in ended:
+        future.result()
+    return futures - ended
 
 
 def _on_time(visits: Sequence[Visit]) -> Iterator[tuple[int, Visit]]:

@@ -49,7 +49,8 @@ _COLUMNS = sa.text("""
     ORDER BY attnum
 """)
 _INSERT = sa.text(
-    "INSERT INTO account (user_id, name, name_key, password_hash) VALUES (:user, :name, :key, :hash)"
+    "INSERT INTO account (user_id, name, name_key, password_hash) VALUES (:user, :name, :key, :hash) "
+    "RETURNING epoch"
 )
 _FIND = sa.text("SELECT user_id, epoch, password_hash FROM account WHERE name_key = :key")
 _IS_TAKEN = sa.text("SELECT 1 FROM account WHERE name_key = :key")
@@ -144,8 +145,8 @@ class Accounts:
             found = [_make_attribute(connection, *column) for column in columns]
         return tuple(attribute for attribute in found if attribute is not None)
 
-    def register(self, name: str, password: str, profile: Mapping[str, Any], address: str) -> Id:
-        """Register a person in one transaction and return their id; 429 after too many registrations.
+    def register(self, name: str, password: str, profile: Mapping[str, Any], address: str) -> tuple[Id, int]:
+        """Register a person in one transaction; return id and epoch. 429 after too many registrations.
 
         Parameters
         ----------
@@ -210,7 +211,7 @@ class Accounts:
         right = len(password) <= MAX_PASSWORD and check_password_hash(hashed, password)
         return None if row is None or not right else (activity.plain_id(row.user_id), row.epoch)
 
-    def _insert(self, name: str, name_key: str, hashed: str, profile: Mapping[str, Any]) -> Id:
+    def _insert(self, name: str, name_key: str, hashed: str, profile: Mapping[str, Any]) -> tuple[Id, int]:
         table, key = self._user_table()
         insert = sa.insert(table).returning(key)
         given = {column: value for column, value in profile.items() if value is not None}
@@ -218,13 +219,13 @@ class Accounts:
             with self._engine.begin() as connection:
                 user_id = activity.plain_id(connection.scalar(insert.values(_bind(table, given))))
                 row = {"user": user_id, "name": name, "key": name_key, "hash": hashed}
-                connection.execute(_INSERT, row)
+                epoch = connection.execute(_INSERT, row).scalar_one()
                 activity.record(connection, user_id, "register")
         except sa.exc.IntegrityError as error:
             if "name_key" in str(error.orig):
                 raise NameTakenError from None
             raise
-        return user_id
+        return user_id, epoch
 
     def _user_table(self) -> tuple[sa.TableClause, sa.ColumnClause[Any]]:
         """Return the table "user" and its key."""

@@ -11,7 +11,6 @@ from contract.errors import OvernightError
 from contract.ids import Id, encode_id
 from demo.gunicorn import http_get
 
-
 ADVICE = "Nothing you did is lost, and pages without lists work; try again in a moment"
 
 

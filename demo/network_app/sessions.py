@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from flask import Flask, abort, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
+from console.security import SAFE_METHODS
 from console.sign_in import local_target
 from contract.ids import Id, check_id
 from demo.network_app.config import Config
@@ -106,7 +107,7 @@ def _find_visitor() -> Response | None:
             return None
     if request.endpoint in OPEN:
         return None
-    if "HX-Request" in request.headers or request.method != "GET":
+    if "HX-Request" in request.headers or request.method not in SAFE_METHODS:
         abort(401)
     here = request.full_path if request.query_string else request.path
     return redirect(url_for("accounts.register", next=None if here == "/" else here))

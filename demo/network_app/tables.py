@@ -25,7 +25,7 @@ TABLES = """
 CREATE TABLE account (
     user_id {user} PRIMARY KEY, name text NOT NULL, name_key text NOT NULL UNIQUE,
     password_hash text NOT NULL,
-    epoch integer NOT NULL DEFAULT 0, created_at timestamptz NOT NULL DEFAULT now()
+    epoch bigint NOT NULL DEFAULT floor(random() * 1e15), created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE community (
     id bigserial PRIMARY KEY, name text NOT NULL UNIQUE, about text NOT NULL DEFAULT '',

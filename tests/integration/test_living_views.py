@@ -36,8 +36,8 @@ READ_BY_VIEWS = """
 
 PRIVATE = ("Anna Secretname", "scrypt:of-anna", "a private line")
 DO_EVERYTHING = f"""
-    INSERT INTO account (user_id, name, password_hash) VALUES (1, '{PRIVATE[0]}', '{PRIVATE[1]}'),
-        (2, 'Boris', 'x');
+    INSERT INTO account (user_id, name, name_key, password_hash)
+    VALUES (1, '{PRIVATE[0]}', 'anna secretname', '{PRIVATE[1]}'), (2, 'Boris', 'boris', 'x');
     INSERT INTO message (from_id, to_id, text) VALUES (1, 2, '{PRIVATE[2]}');
     INSERT INTO community (name, about) VALUES ('chess', 'about chess');
     INSERT INTO membership SELECT 1, id FROM community;

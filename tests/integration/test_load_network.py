@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def test_each_format_gives_the_same_tables(database_url: str, tmp_path: Path, en
         "created_at": "timestamp with time zone",
         "like_count": "bigint",
         "year": "bigint",
+        "author_id": "bigint",
     }
     assert query(database_url, "SELECT * FROM recs.users ORDER BY user_id") == [
         (1, None, None, False, None),
@@ -67,14 +68,37 @@ def test_each_format_gives_the_same_tables(database_url: str, tmp_path: Path, en
     ]
     created = datetime(2012, 12, 31, 22, tzinfo=UTC)
     assert query(database_url, "SELECT * FROM recs.posts ORDER BY post_id") == [
-        (10, "1", "Ends; with\\.\n\\.\n", created, 5, 2001),
-        (20, None, None, None, None, 1999),
+        (10, "1", "Ends; with\\.\n\\.\n", created, 5, 2001, None),
+        (20, None, None, None, None, 1999, None),  # the app adds author_id
     ]
     assert query(database_url, "SELECT * FROM recs.interactions ORDER BY happened_at") == [
         (2, 77, "like", datetime(2013, 7, 31, tzinfo=UTC)),
         (1, 10, "view", datetime(2013, 7, 31, 0, 12, 44, tzinfo=UTC)),
         (1, 10, "like", datetime(2013, 7, 31, 0, 12, 45, 250_000, tzinfo=UTC)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("until", "days"),
+    [
+        (datetime(2013, 7, 31, 23, tzinfo=UTC), 0),
+        (datetime(2026, 1, 31, 0, 12, 45, tzinfo=UTC), 4566),  # a quarter of a second too early for one more
+        (datetime(2013, 7, 30, tzinfo=UTC), -2),
+    ],
+)
+def test_all_times_are_shifted_by_whole_days_to_end_less_than_a_day_before(
+    database_url: str, tmp_path: Path, until: datetime, days: int
+) -> None:
+    assert load_network(database_url, write_network(tmp_path, ".csv", make_tables()), until) == days
+    shift = timedelta(days=days)
+    assert query(database_url, "SELECT created_at FROM recs.posts ORDER BY post_id") == [
+        (datetime(2012, 12, 31, 22, tzinfo=UTC) + shift,),
+        (None,),
+    ]
+    times = [time for (time,) in query(database_url, "SELECT happened_at FROM recs.interactions ORDER BY 1")]
+    assert times[0] == datetime(2013, 7, 31, tzinfo=UTC) + shift
+    assert times[-1] == datetime(2013, 7, 31, 0, 12, 45, 250_000, tzinfo=UTC) + shift
+    assert until - timedelta(days=1) < times[-1] <= until
 
 
 UUIDS = ("0d5ee3b5-9d7c-4d36-8a2c-6f0a3a3c8a11", "17c1b9f6-28f6-4a51-b8a2-1f8d9f0a7c22")
@@ -263,7 +287,7 @@ def test_the_error_names_invalid_input_and_the_previous_network_stays(
 
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("mtweet", (16_554, 10_506, 49_458, 50_542, 29)), ("grocery", (14_681, 8_687, 0, 121_892, 2))],
+    [("mtweet", (16_554, 10_506, 49_458, 50_542, 31)), ("grocery", (14_681, 8_687, 0, 121_892, 5))],
 )
 def test_real_networks_of_other_shapes_are_loaded_completely(
     database_url: str, real_network: Path, name: str, counts: tuple[int, ...]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 import sqlalchemy as sa
 
 from contract.errors import OvernightError
@@ -16,6 +18,7 @@ from demo.ground_truth import MEAN_LIKE_RATE, draw_ground_truth
 from demo.ids import make_ids
 from demo.network import NetworkError, transaction
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
+from tests.support.batch import live_lists, run_here
 
 TABLES = ('"user"', "post", "feed_action", "simulation")
 
@@ -38,6 +41,34 @@ def test_equal_seeds_give_equal_rows_and_another_seed_gives_others(database_url:
     assert digests(database_url) == first
     simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=8)
     assert all(now != before for now, before in zip(digests(database_url), first, strict=True))
+
+
+def test_a_shift_changes_no_more_than_days(database_url: str) -> None:
+    rows, shifted = [], []
+    for days in (0, 1000, 1000):
+        simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7, shift_days=days)
+        shifted.append(digests(database_url))
+        rows.append([query(database_url, f"SELECT * FROM {table} ORDER BY ctid") for table in TABLES])
+    assert shifted[1] == shifted[2]
+    unshifted, found, _ = rows
+    for frame, time in zip(found[1:3], ("created_at", "time"), strict=True):
+        frame[time] -= pd.Timedelta(days=1000)
+    assert (found[3].pop("shift_days") - unshifted[3].pop("shift_days") == 1000).all()
+    for before, after in zip(unshifted, found, strict=True):
+        pd.testing.assert_frame_equal(before, after)
+
+
+def test_a_night_after_a_shift_gives_equal_lists(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    lists = []
+    for days in (0, 1000):  # to another day of the week
+        simulate.simulate(database_url, users=200, posts=50, interactions=5_000, seed=7, shift_days=days)
+        stores = {"database_url": database_url, "redis_url": redis_url}
+        done = run_here("run", "--variant", "control", **stores, model_dir=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            lists.append(live_lists(client))
+    assert len(lists[0]) == 200
+    assert lists[0] == lists[1]
 
 
 def read_rows(database_url: str, ids: IdKind) -> list[pd.DataFrame]:
@@ -64,6 +95,7 @@ def test_ids_of_another_kind_name_the_same_network_and_posts_have_authors(
     expected = read_rows(database_url, IdKind.NUMBER)
     simulate.simulate(database_url, users=80, posts=40, interactions=5_000, seed=7, ids=ids)
     found = read_rows(database_url, ids)
+    assert expected[1].pop("author_id").isna().all()
     assert set(found[1].pop("author_id").map(str)) <= set(make_ids(ids, 80, 40, seed=7).users)
     for rows, of_numbers in zip(found, expected, strict=True):
         pd.testing.assert_frame_equal(rows, of_numbers)

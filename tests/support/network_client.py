@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from flask import Flask
@@ -24,10 +25,13 @@ SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @contextmanager
-def open_network_app(database_url: str, folder: Path, *post_ids: int | str) -> Iterator[Flask]:
-    """Lend the app; serving answers each of its questions with these posts, as popular ones."""
+def open_network_app(database_url: str, folder: Path, *post_ids: int | str, **config: Any) -> Iterator[Flask]:
+    """Lend the app; serving answers each of its questions with these posts, as popular ones.
+
+    `config` has values of the app's `Config`.
+    """
     settings = Settings.of(database_url=database_url, redis_url="redis://127.0.0.1:1", top_n=20)
-    app = create_app(Config(folder=folder, max_registrations=1_000), settings)
+    app = create_app(Config(**{"folder": folder, "max_registrations": 1_000} | config), settings)
     app.testing = True
     posts = [
         {"post_id": post_id, "score": 1 / rank, "rank": rank}

@@ -284,6 +284,13 @@ def test_what_is_not_answered_is_counted_and_did_not_happen(
         assert crowd.done.visits == (0 if failing == "feed" else 2)
 
 
+def test_a_visit_that_fails_by_a_bug_ends_the_crowd(sent: list[tuple[str, str]]) -> None:
+    crowd = _crowd([1, 2])
+    crowd._world.chances.preferences.by_post.clear()  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        crowd.act([visits.Visit(0, 0)])
+
+
 def test_an_interruption_ends_the_visits(
     sent: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

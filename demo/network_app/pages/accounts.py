@@ -57,7 +57,7 @@ def register() -> Response | str | tuple[str, int]:
     visitor = current_visitor()
     if visitor is not None and visitor.account is not None:
         return redirect(url_for("feed.feed"), 303)
-    if request.method == "GET":
+    if request.method != "POST":
         return _show_register()
     accounts = current_app_parts().accounts
     problems: dict[str, str] = {}
@@ -72,12 +72,12 @@ def register() -> Response | str | tuple[str, int]:
     except InputError as error:
         problems["password"] = str(error)
     if problems:
-        return _show_register(problems), 422
+        return _show_register(problems), 400
     try:
-        user_id = accounts.register(name, password, profile, request.remote_addr or "")
+        registered = accounts.register(name, password, profile, request.remote_addr or "")
     except NameTakenError:
-        return _show_register({"name": f"Somebody is called {name} already: choose another name."}), 422
-    sessions.sign_in(user_id, 0)
+        return _show_register({"name": f"Somebody is called {name} already: choose another name."}), 400
+    sessions.sign_in(*registered)
     return redirect(url_for("accounts.welcome"), 303)
 
 
@@ -85,7 +85,7 @@ def register() -> Response | str | tuple[str, int]:
 def sign_in() -> Response | str | tuple[str, int]:
     """Sign in with name and password."""
     target = sessions.local_next() or url_for("feed.feed")
-    if request.method == "GET":
+    if request.method != "POST":
         visitor = current_visitor()
         if visitor is not None and visitor.account is not None:
             return redirect(target, 303)

@@ -75,7 +75,7 @@ def leave() -> Response:
 @blueprint.route("/communities/new", methods=["GET", "POST"])
 def found() -> Response | str | tuple[str, int]:
     """Show the form that founds a community, or found it."""
-    if request.method == "GET":
+    if request.method != "POST":
         return _show_form("", "", "")
     app, person = current_app_parts(), this_visitor().person
     name, about = request.form.get("name", ""), request.form.get("about", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from datetime import timedelta
 from typing import Any, cast
 
@@ -23,7 +24,9 @@ blueprint = Blueprint("feed", __name__)
 
 @blueprint.record_once
 def _add_button(state: BlueprintSetupState) -> None:
-    state.app.extensions[BUTTON] = RefreshButton()
+    button = RefreshButton()
+    state.app.extensions[BUTTON] = button
+    atexit.register(button.close)
 
 
 @blueprint.get("/")

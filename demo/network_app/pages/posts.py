@@ -74,7 +74,7 @@ def explain() -> Response | tuple[str, int]:
 @blueprint.route("/new", methods=["GET", "POST"])
 def new() -> Response | str | tuple[str, int]:
     """Show the form of a new post, or write it."""
-    if request.method == "GET":
+    if request.method != "POST":
         return _show_form(request.args.get("community", ""), "", "")
     app, person = current_app_parts(), this_visitor().person
     community, text = request.form.get("community", ""), request.form.get("text", "")

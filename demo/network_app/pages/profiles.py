@@ -53,7 +53,7 @@ _BY_COMMUNITY = sa.text("""
 
 
 @dataclass(frozen=True)
-class Found:
+class PersonInList:
     """A person in a list; `since` is when they registered, None for the others."""
 
     user_id: Id
@@ -110,14 +110,14 @@ def person(user_id: str | None = None) -> str:
 def me() -> Response | str | tuple[str, int]:
     """Show and change one's profile, and show what Overnight makes of one."""
     app, visitor = current_app_parts(), this_visitor()
-    if request.method == "GET":
+    if request.method != "POST":
         return _show_me(app, visitor.person)
     if visitor.looks_as_other:
         abort(403)
     problems: dict[str, str] = {}
     profile = parse_profile(app.accounts.attributes, request.form, problems)
     if problems:
-        return _show_me(app, visitor.person, problems), 422
+        return _show_me(app, visitor.person, problems), 400
     app.accounts.update_profile(visitor.person.user_id, profile)
     return redirect(url_for("people.me", saved="yes"), 303)
 
@@ -145,20 +145,20 @@ def data() -> Response:
     return answer
 
 
-def _find_registered(connection: sa.Connection, wanted: str) -> list[Found]:
+def _find_registered(connection: sa.Connection, wanted: str) -> list[PersonInList]:
     rows = connection.execute(_WITH_ACCOUNT, {"part": make_name_key(wanted), "limit": PAGE_PEOPLE})
-    return [Found(activity.plain_id(row.user_id), row.name, row.created_at) for row in rows]
+    return [PersonInList(activity.plain_id(row.user_id), row.name, row.created_at) for row in rows]
 
 
-def _list_others(connection: sa.Connection, after: str) -> list[Found]:
+def _list_others(connection: sa.Connection, after: str) -> list[PersonInList]:
     """Return a page of the people without an account, and one more if there are more."""
     query = sa.text(_OTHERS.format(after="AND user_id > :after" if after else ""))
     parameters = {"limit": PAGE_PEOPLE + 1} | ({"after": parse_user(after)} if after else {})
     user_ids = map(activity.plain_id, connection.scalars(query, parameters))
-    return [Found(user_id, sessions.name_simulated(user_id)) for user_id in user_ids]
+    return [PersonInList(user_id, sessions.name_simulated(user_id)) for user_id in user_ids]
 
 
-def _find_by_id(connection: sa.Connection, wanted: str) -> list[Found]:
+def _find_by_id(connection: sa.Connection, wanted: str) -> list[PersonInList]:
     """Return the person of an id, unless they have an account, as `person 17` or `17`."""
     text = wanted.removeprefix(sessions.name_simulated(""))
     try:
@@ -166,7 +166,7 @@ def _find_by_id(connection: sa.Connection, wanted: str) -> list[Found]:
     except ValueError:
         return []
     found = sessions.read_person(connection, user_id)
-    return [] if found is None or found.has_account else [Found(user_id, found.name)]
+    return [] if found is None or found.has_account else [PersonInList(user_id, found.name)]
 
 
 def _show_me(app: NetworkApp, person: Person, problems: dict[str, str] | None = None) -> str:
