@@ -91,7 +91,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m benchmarks.newcomer", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.newcomer", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("folder", type=Path, nargs="?", default=Path("newcomer"))
     parser.add_argument("--url", default=f"http://127.0.0.1:{Config.from_environment().port}")
     parser.add_argument("--name", default="Mira", help="of the newcomer; the time is added")
