@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
@@ -35,22 +36,28 @@ MAX_TEXT_CHARACTERS = 60
 MAX_CANDIDATES = 5000
 
 CURRENT_LIKES = """(
-    SELECT user_id, post_id FROM recs.interactions i WHERE action = 'like' AND NOT EXISTS (
+    SELECT user_id, post_id FROM recs.interactions i
+    WHERE action = 'like' AND happened_at <= :cutoff AND NOT EXISTS (
         SELECT FROM recs.interactions u WHERE u.action = 'unlike' AND u.happened_at >= i.happened_at
-          AND u.user_id = i.user_id AND u.post_id = i.post_id
+          AND u.happened_at <= :cutoff AND u.user_id = i.user_id AND u.post_id = i.post_id
     )
 ) AS likes"""
-"""Likes that were not taken back."""
+"""Likes up to a time that had not been taken back by then."""
 
 # Uuids are read as text. In conditions ids are literals without a type, which Postgres takes as the column's.
 LIKES_OF_USERS = f"""
     SELECT {{user_id}}, count(DISTINCT post_id) AS likes FROM {CURRENT_LIKES}
-    WHERE user_id IN :users
+    WHERE user_id IN :users AND user_id NOT IN (SELECT user_id FROM activity)
     GROUP BY user_id ORDER BY user_id
 """
+"""Who acts in the network's app may have liked posts of their list since."""
 LIKED = f"SELECT {{post_id}} FROM {CURRENT_LIKES} WHERE user_id IN :users"
 LIKES = """
-    SELECT {post_id}, {like_count} AS likes FROM recs.posts WHERE {like_count} IS NOT NULL
+    SELECT {post_id}, {like_count} - coalesce(later, 0) AS likes FROM recs.posts LEFT JOIN (
+        SELECT post_id, count(*) FILTER (WHERE action = 'like') - count(*) FILTER (WHERE action = 'unlike')
+            AS later
+        FROM recs.interactions WHERE happened_at > :cutoff GROUP BY post_id
+    ) AS since USING (post_id) WHERE {like_count} IS NOT NULL
     UNION ALL
     SELECT {post_id}, coalesce(logged, 0) FROM recs.posts LEFT JOIN (
         SELECT post_id, count(*) AS logged FROM {current_likes}
@@ -58,7 +65,7 @@ LIKES = """
     ) AS counted USING (post_id) WHERE {like_count} IS NULL
     ORDER BY 2 DESC, 1
 """
-"""Likes of a post: the network's own counter, or the number of logged likes where it is null."""
+"""Likes of a post up to a time: the network's own counter, or the number of logged likes where it is null."""
 
 TEXTS = """
     SELECT {post_id}, coalesce({text}, ''), coalesce({topic}, '') FROM recs.posts
@@ -138,20 +145,26 @@ class Expected:
 
     def read_liked(self, user: Id) -> set[Id]:
         """Return the posts that the user has liked."""
-        return {post for (post,) in self._read(LIKED, users=[user])}
+        return {post for (post,) in self._read(LIKED, datetime.now(UTC), users=[user])}
 
-    def count_likes(self) -> dict[Id, int]:
-        """Return the likes of every post that is not blocked, the most liked first."""
+    def count_likes(self, run_id: str) -> dict[Id, int]:
+        """Return the likes, as of a run's cutoff, of every post that is not blocked, the most liked first."""
         blocked = self.read_blocked()
-        return {post: likes for post, likes in self._read(LIKES) if post not in blocked}
+        cutoff = self._read_manifest(run_id).require_cutoff()
+        return {post: likes for post, likes in self._read(LIKES, cutoff) if post not in blocked}
 
     def read_texts(self, posts: list[Id]) -> dict[Id, tuple[str, str]]:
         """Return text and topic by post, empty where the column is null."""
-        return {post: (text, topic) for post, text, topic in self._read(TEXTS, posts=posts)}
+        found = self._read(TEXTS, datetime.now(UTC), posts=posts)
+        return {post: (text, topic) for post, text, topic in found}
 
     def count_likes_of(self, users: list[Id]) -> dict[Id, int]:
-        """Return how many posts each of these users has liked, ordered by user; without those of none."""
-        return {row.user_id: row.likes for row in self._read(LIKES_OF_USERS, users=users)}
+        """Return how many posts each of these users has liked, ordered by user.
+
+        Users without likes, and those who acted in the network's app, are left out.
+        """
+        counted = self._read(LIKES_OF_USERS, datetime.now(UTC), users=users)
+        return {row.user_id: row.likes for row in counted}
 
     def count_posts(self) -> int:
         """Return how many posts the network has."""
@@ -178,7 +191,11 @@ class Expected:
         with self.engine.connect() as connection:
             return (connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0) + 1
 
-    def _read(self, query: str, **ids: list[Id]) -> Sequence[sa.Row[Any]]:
+    def _read_manifest(self, run_id: str) -> Manifest:
+        manifest: Any = self.client.get(self.keys.manifest(run_id))
+        return Manifest.from_json(manifest)
+
+    def _read(self, query: str, cutoff: datetime, **ids: list[Id]) -> Sequence[sa.Row[Any]]:
         """Run a query with lists of ids; fill in optional columns of recs.posts, and ids as they are read."""
         with self.engine.connect() as connection:
             present = check_views(connection).posts
@@ -189,7 +206,7 @@ class Expected:
             names |= {"post_id": cast_id(columns.POST_ID, self.kinds.posts)}
             filled_in = sa.text(query.format_map(names | {"current_likes": CURRENT_LIKES}))
             lists = [sa.bindparam(name, expanding=True) for name in ids]
-            return connection.execute(filled_in.bindparams(*lists), ids).all()
+            return connection.execute(filled_in.bindparams(*lists), {"cutoff": cutoff, **ids}).all()
 
 
 def choose_examples(expected: Expected) -> Examples:
@@ -346,7 +363,7 @@ def check_personal_feed(answer: Answer, user: Id, expected: Expected) -> Iterato
     rows = answer["recommendations"]
     posts = [row["post_id"] for row in rows]
     scores = [row["score"] for row in rows]
-    liked, servable = expected.read_liked(user), expected.count_likes().keys()
+    liked, servable = expected.read_liked(user), expected.count_likes(answer["run_id"]).keys()
     count = min(LIMIT, len(servable - liked))
     if answer["user_id"] != user:
         yield f"it is for user {answer['user_id']}"
@@ -374,7 +391,7 @@ def check_fallback(answer: Answer, expected: Expected) -> Iterator[str]:
 
 def check_popular(answer: Answer, expected: Expected) -> Iterator[str]:
     """Yield the errors in the popular list; posts with equal likes may be in any order."""
-    likes = expected.count_likes()
+    likes = expected.count_likes(answer["run_id"])
     found = [likes.get(row["post_id"], -1) for row in answer["recommendations"]]
     if found != list(likes.values())[:LIMIT]:
         yield f"posts with {found} likes instead of the most liked, {list(likes.values())[:LIMIT]}"

@@ -21,6 +21,7 @@ from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
 from contract.settings import Settings
+from demo.app_check import check_app
 from demo.checks import Addresses, Expected, check_answers, check_pages, choose_examples, print_examples
 from demo.dates import NOW
 from demo.gunicorn import CONSOLE, NETWORK_APP, SERVING, Gunicorn
@@ -193,6 +194,7 @@ def _run(
         if options.once:
             personal = check_answers(examples, expected, apps.serving.url)
             check_pages(examples, expected, personal, apps.console.url)
+            check_app(apps.network.url)
             echo("Every answer is right.")
             return
     children.scheduler.start(["-m", "scheduler", "--", sys.executable, "-m", "batch", *night], environment)

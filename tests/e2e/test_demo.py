@@ -65,6 +65,9 @@ def test_the_first_start_runs_the_night_and_gets_right_answers(folder: Path, fir
     ):
         assert path in first.stdout
     assert re.search(r"> http://127.0.0.1:\d+/ shows \d{8}T\d{6}Z-control \d{8}T\d{6}Z-test\n", first.stdout)
+    assert re.search(
+        r"> http://127.0.0.1:\d+/ no longer shows post \d+, which 'Check \w+' likes\n", first.stdout
+    )
     assert re.search(r'> http://127.0.0.1:\d+/users/\d+ shows (href="/posts/\d+" ?){5}\n', first.stdout)
     assert find_processes(folder) == []
 
