@@ -1,14 +1,15 @@
 """What likes per view would be if all the people of a crowd were in one variant.
 
 Each visit is replayed in both variants, by the lists that are in Redis at that time: the person sees as many
-posts as they saw in the app, first those not seen before, and likes by the same draws. So the relative
-difference of the two sums of probabilities is the true effect of the experiment on likes per view.
+posts as they saw in the app, first those not seen before, and likes by the same draws. Who has seen a post in
+a visit of the crowd has decided, and does not like it later. So the relative difference of the two sums of
+probabilities is the true effect of the experiment on likes per view.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,15 +46,24 @@ class ListReader:
 
 @dataclass
 class _State:
-    seen: set[Id] = field(default_factory=set)
+    """Posts that a person saw at any time, and in visits of the crowd, and those of the latter they liked."""
+
+    seen: set[Id]
+    decided: set[Id] = field(default_factory=set)
     liked: set[Id] = field(default_factory=set)
 
 
 class ExpectedEffect:
-    """The sums over all visits so far. One object for all threads."""
+    """The sums over all visits so far. One object for all threads.
 
-    def __init__(self, lists: ListReader, chances: Chances) -> None:
-        self._lists, self._chances = lists, chances
+    Parameters
+    ----------
+    seen
+        Person -> posts they saw before the crowd came.
+    """
+
+    def __init__(self, lists: ListReader, chances: Chances, seen: Mapping[Id, Collection[Id]]) -> None:
+        self._lists, self._chances, self._seen = lists, chances, seen
         self._lock = threading.Lock()
         self._states: dict[tuple[str, Id], _State] = {}
         self.likes = dict.fromkeys(VARIANTS, 0.0)
@@ -66,7 +76,7 @@ class ExpectedEffect:
         """
         lists = self._lists.read(user_id)
         with self._lock:
-            states = {variant: self._states.setdefault((variant, user_id), _State()) for variant in VARIANTS}
+            states = {variant: self._state(variant, user_id) for variant in VARIANTS}
             posts = {
                 variant: choose_posts(lists[variant], states[variant].seen, states[variant].liked)
                 for variant in VARIANTS
@@ -74,12 +84,18 @@ class ExpectedEffect:
             shown = min(count, *map(len, posts.values()))
             for variant, state in states.items():
                 for post in posts[variant][:shown]:
-                    if post not in state.seen:
+                    if post not in state.decided:
                         chance = self._chances.of(user_id, post, variant, hour)
                         self.likes[variant] += chance
                         state.liked |= {post} if self._chances.happens(user_id, post, chance) else set()
                     state.seen.add(post)
+                    state.decided.add(post)
                 self.views[variant] += shown
+
+    def _state(self, variant: str, user_id: Id) -> _State:
+        if (variant, user_id) not in self._states:
+            self._states[variant, user_id] = _State(set(self._seen.get(user_id, ())))
+        return self._states[variant, user_id]
 
     @property
     def relative(self) -> float | None:
@@ -95,10 +111,17 @@ def choose_posts(listed: Sequence[Id], seen: Collection[Id], liked: Collection[I
     return sorted(shown, key=lambda post: post in seen)
 
 
-def calibrate(lists: ListReader, chances: Chances, user_ids: Sequence[Id], effect: float, hour: int) -> float:
+def calibrate(
+    lists: ListReader, chances: Chances, seen: Mapping[Id, Collection[Id]], effect: float, hour: int
+) -> float:
     """Return the shift of the logits in test after which likes per view are (1 + effect) times as many.
 
-    That is so for the first posts of all these people's lists in test.
+    That is so for the first posts of the feeds in test of all these people.
+
+    Parameters
+    ----------
+    seen
+        Person -> posts they saw before.
 
     Raises
     ------
@@ -107,7 +130,7 @@ def calibrate(lists: ListReader, chances: Chances, user_ids: Sequence[Id], effec
     """
     without = [
         chances.of(user_id, post, CONTROL, hour)
-        for user_id in user_ids
-        for post in lists.read(user_id)[TEST][:CALIBRATED_POSTS]
+        for user_id, seen_posts in seen.items()
+        for post in choose_posts(lists.read(user_id)[TEST], seen_posts, ())[:CALIBRATED_POSTS]
     ]
     return find_odds_shift(np.array(without), (1 + effect) * sum(without))

@@ -20,9 +20,9 @@ from batch.experiment.split import read_split
 from batch.loading.schema import cast_id, check_views
 from batch.postgres import snapshot
 from batch.runs import ledger
-from contract.columns import USER_ID
+from contract.columns import POST_ID, USER_ID
 from contract.experiment import NO_EXPERIMENT
-from contract.ids import Id, IdKind
+from contract.ids import Id, IdKinds
 from contract.settings import Settings
 from demo.crowd.browser import check_loopback
 from demo.crowd.expected import ExpectedEffect, ListReader, calibrate
@@ -30,6 +30,7 @@ from demo.crowd.preferences import Chances, read_preferences
 from demo.crowd.report import CrowdReport, Estimate, make_estimate
 from demo.crowd.visits import Crowd, World, plan_visits
 from demo.gunicorn import NETWORK_APP
+from demo.network import id_type
 from demo.processes import ChildProcess, DemoError, DemoUsageError, Stopped, raise_on_signal
 
 EXPOSURE_SECONDS = 12
@@ -40,7 +41,11 @@ PEOPLE = """
     WHERE NOT EXISTS (SELECT FROM account WHERE account.user_id = recs.users.user_id)
     ORDER BY md5(user_id::text || :seed), user_id LIMIT :size
 """
-COMMUNITIES = sa.text("SELECT post_id, topic FROM recs.posts WHERE topic IS NOT NULL")
+COMMUNITIES = "SELECT {post_id}, topic FROM recs.posts WHERE topic IS NOT NULL"
+SEEN = """
+    SELECT DISTINCT {user_id} AS person, {post_id} AS post FROM recs.interactions
+    WHERE action = 'view' AND user_id = ANY(CAST(:users AS {id_type}[]))
+"""
 LAST_ACTIVITY = sa.text("SELECT coalesce(max(id), 0) FROM activity")
 MADE_ANEW = sa.text("SELECT count(*) FROM recs.refreshed_users WHERE refreshed_at >= :since")
 HAS_REFRESHED = sa.text("SELECT to_regclass('recs.refreshed_users') IS NOT NULL")
@@ -133,7 +138,9 @@ def _gather_crowd(stores: Stores, url: str, options: CrowdOptions) -> tuple[Crow
         query = sa.text(PEOPLE.format(user_id=cast_id(USER_ID, kinds.users)))
         parameters = {"seed": str(options.seed), "size": options.size}
         user_ids = list(connection.scalars(query, parameters))
-        communities = {_plain(post, kinds.posts): topic for post, topic in connection.execute(COMMUNITIES)}
+        of_posts = sa.text(COMMUNITIES.format(post_id=cast_id(POST_ID, kinds.posts)))
+        communities = {row.post_id: row.topic for row in connection.execute(of_posts)}
+        seen = _read_seen(connection, kinds, user_ids)
         preferences = read_preferences(connection, options.seed)
         last = connection.scalar(LAST_ACTIVITY)
     if not user_ids:
@@ -145,7 +152,7 @@ def _gather_crowd(stores: Stores, url: str, options: CrowdOptions) -> tuple[Crow
     if options.effect:
         hour = datetime.now(UTC).hour
         try:
-            shift = calibrate(lists, chances, user_ids, options.effect, hour)
+            shift = calibrate(lists, chances, seen, options.effect, hour)
         except ValueError:
             raise DemoError(
                 f"likes per view in test cannot be {options.effect:+.0%} more than now; nothing was sent. "
@@ -153,12 +160,18 @@ def _gather_crowd(stores: Stores, url: str, options: CrowdOptions) -> tuple[Crow
             ) from None
         chances = Chances(preferences, key, shift, communities)
     experiment = read_split(stores.redis, stores.keys).experiment or NO_EXPERIMENT
-    world = World(url, kinds.posts, chances, ExpectedEffect(lists, chances), communities)
+    world = World(url, kinds.posts, chances, ExpectedEffect(lists, chances, seen), communities)
     return Crowd(world, user_ids, [experiment.variant_of(user) for user in user_ids]), world, user_ids
 
 
-def _plain(post_id: object, kind: IdKind) -> Id:
-    return post_id if kind is IdKind.NUMBER and isinstance(post_id, int) else str(post_id)
+def _read_seen(connection: sa.Connection, kinds: IdKinds, user_ids: Sequence[Id]) -> dict[Id, set[Id]]:
+    """Return person -> posts that they saw so far."""
+    seen: dict[Id, set[Id]] = {user_id: set() for user_id in user_ids}
+    columns = {"user_id": cast_id(USER_ID, kinds.users), "post_id": cast_id(POST_ID, kinds.posts)}
+    query = sa.text(SEEN.format(**columns, id_type=id_type(kinds.users)))
+    for user_id, post_id in connection.execute(query, {"users": user_ids}):
+        seen[user_id].add(post_id)
+    return seen
 
 
 def _wait_for_exposures(stores: Stores, since: datetime, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ import pytest
 
 from batch.experiment.history import read_changes
 from contract.experiment import TEST, VARIANTS
+from contract.keys import Keys
 from contract.settings import Settings
+from demo.crowd.expected import ListReader, choose_posts
 from demo.crowd.report import CrowdReport
 from demo.crowd.run import CrowdOptions, run_crowd
 from demo.ground_truth import draw_ground_truth
@@ -88,6 +91,19 @@ def test_a_crowd_reports_what_it_did_and_the_console_counts_its_exposures(
         )
     )
     assert (found["unlikes"], found["communities_joined"]) == (counts.get("unlike", 0), counts.get("join", 0))
+
+    # The app shows the lists from which the true effect is computed, in their order.
+    seen = defaultdict(set)
+    for user, post in living_network.query(
+        "SELECT user_id, post_id FROM recs.interactions "
+        f"WHERE action = 'view' AND happened_at < '{report.started_at}'"
+    ):
+        seen[user].add(post)
+    lists, viewed = ListReader(living_network.night.client, Keys()), defaultdict(list)
+    for view in report.done.views:
+        viewed[view.user_id, view.variant].append(view.post_id)
+    for (user, variant), posts in viewed.items():
+        assert posts == choose_posts(lists.read(user)[variant], seen[user], ())[: len(posts)]
 
     # The console's report of the same time has the same users, views and likes.
     since = report.started_at.replace(tzinfo=None).isoformat()

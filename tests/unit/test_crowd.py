@@ -177,19 +177,19 @@ def test_the_shift_multiplies_odds_and_raises_likes_by_the_effect() -> None:
     posts: list[Id] = [1, 2, 3]
     preferences = Fixed({1: 0.1, 2: 0.4, 3: 0.5})
     lists = Lists([], posts)
-    shift = calibrate(lists, Chances(preferences, "k", 0, {}), [7, 8], 0.3, HOUR)
+    shift = calibrate(lists, Chances(preferences, "k", 0, {}), {7: [], 8: []}, 0.3, HOUR)
     shifted = Chances(preferences, "k", shift, {})
     assert sum(shifted.of(7, post, TEST, HOUR) for post in posts) == pytest.approx(1.3)
     assert sum(shifted.of(7, post, CONTROL, HOUR) for post in posts) == pytest.approx(1.0)
     for impossible in (Lists([], []), Lists([], [3])):
         with pytest.raises(ValueError, match="cannot sum"):
-            calibrate(impossible, Chances(preferences, "k", 0, {}), [7], 1.0, HOUR)
+            calibrate(impossible, Chances(preferences, "k", 0, {}), {7: []}, 1.0, HOUR)
 
 
 def test_each_visit_is_replayed_in_both_variants() -> None:
     chances = Chances(Fixed({1: 0.2, 2: 0.5, 3: 1.0, 4: 0.4}), "k", 0, {})
     lists = Lists([1, 2, 4], [3, 1, 2])
-    effect = ExpectedEffect(lists, chances)
+    effect = ExpectedEffect(lists, chances, {8: {3}})
     assert effect.relative is None
     effect.add_visit(7, 2, HOUR)
     assert (effect.likes[CONTROL], effect.likes[TEST]) == (0.2 + 0.5, 1.0 + 0.2)
@@ -201,6 +201,12 @@ def test_each_visit_is_replayed_in_both_variants() -> None:
     assert effect.likes[TEST] == pytest.approx(1.2 + 0.5)
     shown = 2 + min(2, 3 - len(liked), 2 if 1 not in liked else 1)
     assert effect.views == {CONTROL: shown, TEST: shown}
+    # Who saw 3 before the crowd came has it last, but has not decided.
+    likes = effect.likes[TEST]
+    effect.add_visit(8, 2, HOUR)
+    assert effect.likes[TEST] == pytest.approx(likes + 0.2 + 0.5)
+    effect.add_visit(8, 1, HOUR)
+    assert effect.likes[TEST] == pytest.approx(likes + 0.2 + 0.5 + 1.0)
     assert choose_posts([1, 2, 3, 4], seen={1, 3}, liked={2}) == [4, 1, 3]
 
 
@@ -243,7 +249,7 @@ def _crowd(user_ids: list[Id]) -> Crowd:
     chances = Chances(Fixed({post: 0.05 * post for post in range(1, 21)}), "k", 1.0, {})
     posts: list[Id] = list(range(1, 21))
     world = World(
-        "http://127.0.0.1:1", IdKind.NUMBER, chances, ExpectedEffect(Lists(posts, posts), chances), {}
+        "http://127.0.0.1:1", IdKind.NUMBER, chances, ExpectedEffect(Lists(posts, posts), chances, {}), {}
     )
     return Crowd(world, user_ids, [TEST if user in (2, 4) else CONTROL for user in user_ids])
 
