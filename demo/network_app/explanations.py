@@ -30,7 +30,7 @@ MAX_BYTES = 1024 * 1024
 ERROR = "error: "
 """How the last line of a command begins that failed."""
 
-Question = tuple[Id, Id]
+Subject = tuple[Id, Id]
 """A user, and a post."""
 
 
@@ -88,7 +88,7 @@ class Explanations:
         self._secrets = secrets
         self._command = command
         self._lock = threading.Lock()
-        self._kept: dict[Question, Explanation] = {}  # in order of their start
+        self._kept: dict[Subject, Explanation] = {}  # in order of their start
         self._job: Job | None = None
         atexit.register(self.close)
 
@@ -100,18 +100,18 @@ class Explanations:
         BusyError
             Another one runs.
         """
-        question = (user_id, post_id)
+        subject = (user_id, post_id)
         with self._lock:
             self._forget_old()
-            kept = self._kept.get(question)
+            kept = self._kept.get(subject)
             if kept is not None and (kept.running or not (again or kept.problem)):
                 return
             if self._job is not None:
                 raise BusyError(
                     "the model explains another post now, and one at a time; try again in a few seconds"
                 )
-            self._kept.pop(question, None)
-            self._kept[question] = Explanation(datetime.now(UTC))
+            self._kept.pop(subject, None)
+            self._kept[subject] = Explanation(datetime.now(UTC))
             results: list[JobResult] = []
             output, logged = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - see _run
             self._job = Job(
@@ -121,7 +121,7 @@ class Explanations:
                 surroundings=Surroundings(output, logged),
             )
             process = _Process(self._job, output, logged, results)
-            threading.Thread(target=self._run, args=(question, process), daemon=True).start()
+            threading.Thread(target=self._run, args=(subject, process), daemon=True).start()
 
     def find(self, user_id: Id, post_id: Id) -> Explanation | None:
         """Return an explanation that runs or is kept; None if there is none."""
@@ -136,7 +136,7 @@ class Explanations:
         if job is not None:
             job.stop(STOP_SECONDS)
 
-    def _run(self, question: Question, process: _Process) -> None:
+    def _run(self, subject: Subject, process: _Process) -> None:
         limit = threading.Timer(MAX_SECONDS, process.job.stop, (STOP_SECONDS,))
         limit.start()
         with process.output, process.log:
@@ -145,8 +145,8 @@ class Explanations:
             answer = _parse(_read(process.output)) if code == EXIT_DONE else None
             problem = "" if answer is not None else self._describe(process)
         with self._lock:
-            kept = self._kept[question]
-            self._kept[question] = replace(kept, ended_at=datetime.now(UTC), answer=answer, problem=problem)
+            kept = self._kept[subject]
+            self._kept[subject] = replace(kept, ended_at=datetime.now(UTC), answer=answer, problem=problem)
             self._job = None
 
     def _describe(self, process: _Process) -> str:
@@ -161,11 +161,11 @@ class Explanations:
     def _forget_old(self) -> None:
         """Forget what is old, or too much; call it with the lock held."""
         oldest = datetime.now(UTC) - timedelta(seconds=KEPT_SECONDS)
-        ended = [(question, kept.ended_at) for question, kept in self._kept.items() if kept.ended_at]
+        ended = [(subject, kept.ended_at) for subject, kept in self._kept.items() if kept.ended_at]
         too_many = len(ended) - MAX_KEPT
-        for index, (question, ended_at) in enumerate(ended):
+        for index, (subject, ended_at) in enumerate(ended):
             if index < too_many or ended_at < oldest:
-                del self._kept[question]
+                del self._kept[subject]
 
 
 def _read(file: IO[bytes]) -> bytes:

@@ -16,7 +16,7 @@ MAX_TITLE = 90
 MAX_TEXT = 2_000
 """Characters of a new post."""
 
-NEWEST, MOST_LIKED = "newest", "liked"
+BY_TIME, BY_LIKES = "newest", "liked"
 """Orders of a community's posts."""
 
 _LIKES = """(
@@ -29,7 +29,7 @@ _POSTS = sa.text(f"""
     WHERE p.post_id IN :posts
 """).bindparams(sa.bindparam("posts", expanding=True))
 
-_KEYS = {NEWEST: "coalesce(p.created_at, '-infinity')", MOST_LIKED: _LIKES}
+_KEYS = {BY_TIME: "coalesce(p.created_at, '-infinity')", BY_LIKES: _LIKES}
 _PAGE = """
     SELECT post_id FROM (SELECT p.post_id, {key} AS key FROM recs.posts p WHERE p.topic = :topic) AS keyed
     {after} ORDER BY key DESC, post_id DESC LIMIT :limit

@@ -122,12 +122,12 @@ def test_similar_posts_and_the_models_own_account(
     assert page.evaluate("window.isTheSamePage")  # nobody loaded it again: it looked by itself
     done = living_network.night.batch("explain", str(user), similar[0], "--json")
     assert done.returncode == 0, done.stderr
-    explained: dict[str, Any] = json.loads(done.stdout)
-    assert float(score.get_attribute("data-score") or "nan") == explained["score"]
+    explanation: dict[str, Any] = json.loads(done.stdout)
+    assert float(score.get_attribute("data-score") or "nan") == explanation["score"]
     values = [float(text) for text in page.locator("svg.bars text.value").all_text_contents()]
     assert len(values) in (8, 9)  # six parts, the others, the base
-    assert abs(sum(values) - explained["score"]) < 0.001
-    assert explained["why"] in page.locator("#explanation").inner_text()
+    assert abs(sum(values) - explanation["score"]) < 0.001
+    assert explanation["why"] in page.locator("#explanation").inner_text()
 
     page.goto(f"{living_network.url}/liked")
     cards = page.locator("article.card")

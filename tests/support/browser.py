@@ -230,7 +230,7 @@ def crawl(page: Page, start: str, inside: str, *more: str) -> list[str]:
 
 
 def _is_form(text: str, link: str) -> bool:
-    return re.search(rf'<form method="post" action="{re.escape(link)}"', text) is not None
+    return re.search(rf'<form [^>]*method="post" action="{re.escape(link)}"', text) is not None
 
 
 def check_keyboard(page: Page) -> None:

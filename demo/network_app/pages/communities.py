@@ -14,11 +14,11 @@ from demo.network_app import communities as stored
 from demo.network_app.communities import MAX_ABOUT, MAX_COMMUNITIES, MAX_NAME, Community
 from demo.network_app.context import current_app_parts, parse_post, this_visitor
 from demo.network_app.links import community_url
-from demo.network_app.posts import MOST_LIKED, NEWEST, read_community_page
+from demo.network_app.posts import BY_LIKES, BY_TIME, read_community_page
 from demo.network_app.texts import InputError, clean_line, clean_text
 
 PAGE_POSTS = 20
-ORDERS = {NEWEST: "Newest", MOST_LIKED: "Most liked"}
+ORDERS = {BY_TIME: "Newest", BY_LIKES: "Most liked"}
 
 blueprint = Blueprint("communities", __name__)
 
@@ -37,7 +37,7 @@ def communities() -> str:
 def community(name: str | None) -> str:
     """Show a community and a page of its posts."""
     app, person = current_app_parts(), this_visitor().person
-    order = request.args.get("order", NEWEST)
+    order = request.args.get("order", BY_TIME)
     if order not in ORDERS:
         abort(404)
     after = parse_post(request.args["after"]) if "after" in request.args else None
@@ -113,6 +113,6 @@ def _address(name: str, order: str, after: Id | None = None) -> str:
     """Return the address of a page of a community; the newest posts come first without an order."""
     return community_url(
         name,
-        order=None if order == NEWEST else order,
+        order=None if order == BY_TIME else order,
         after=None if after is None else str(after),
     )
