@@ -56,9 +56,10 @@ def explain(
 
     The score is the dot product of user and post, plus a base value, plus a
     contribution of each feature, all in one unit; the first lines say what a
-    score of this run means. Features are those as of the run's cutoff, as the
-    model uses them: counts are logarithms, log(1 + count). The command reads
-    the run's store, and from Postgres the interactions since its cutoff.
+    score of this run means. Features are as the model uses them: counts are
+    logarithms, log(1 + count). They are as of the run's cutoff, or of the
+    refresh that wrote the user's list since. The command reads the run's
+    store, and from Postgres the interactions since its cutoff.
 
     Several posts take hardly longer than one. JSON is then a list, in the order
     of the posts; a post that cannot be explained has the reason as `error`.
@@ -101,7 +102,7 @@ def _explain(
         if isinstance(found, SourceError):
             if len(post_ids) == 1:
                 raise found
-            rows.append({**ids, "error": str(found)})
+            rows.append({**ids, "as_of": cutoff, "error": str(found)})
             continue
         is_blocked = post_id in blocked
         asked = PostInQuestion(
@@ -115,7 +116,7 @@ def _explain(
 def _render(fields: dict[str, Any], limit: int) -> str:
     head = (
         f"user {quote_id(fields['user_id'])}, post {quote_id(fields['post_id'])}, "
-        f"run {fields['run_id']}, features as of {fields['cutoff'].isoformat(timespec='seconds')}"
+        f"run {fields['run_id']}, features as of {fields['as_of'].isoformat(timespec='seconds')}"
     )
     if "error" in fields:
         return f"{head}\n{fields['error']}"
@@ -148,8 +149,8 @@ def _warn_changed(fields: dict[str, Any]) -> list[str]:
     if served is None or abs(served - fields["score"]) <= MIN_DIFFERENCE:
         return []
     return [
-        f"the list has {served}, not {fields['score']:.3f}: the data have changed since, "
-        "or the list was refreshed"
+        f"the list has {served}, not {fields['score']:.3f}: it was made together with other users' lists, "
+        "or what the score is made of has changed since"
     ]
 
 

@@ -10,7 +10,7 @@ add up to the forest's score exactly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,25 +18,34 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import sqlalchemy as sa
 
 from batch.arrays import Float32s
 from batch.context import Stores
 from batch.features.tables import Feature, Kind
-from batch.files import POSTS, store_folder, work_folder
+from batch.files import POSTS, read_post_ids, read_user_ids, store_folder, work_folder
 from batch.ids import unpack_ids
-from batch.loading.combined_store import CombinedStore, read_recent
+from batch.inspection.user_profile import find_refreshed_at
+from batch.loading.combined_store import (
+    CombinedStore,
+    RecentInteractions,
+    fingerprints,
+    read_older,
+    read_recent,
+)
 from batch.loading.history import History
-from batch.loading.interaction_store import open_store
+from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.model_columns import check_model_columns
 from batch.loading.network import Network, load_network
 from batch.loading.schema import check_views
 from batch.postgres import snapshot
+from batch.refresh.gone_posts import find_returned_posts
 from batch.refresh.stale_users import LATE
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import load_refresh_state
 from contract.codec import StoredList
-from contract.columns import INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
+from contract.columns import CREATED_AT, INTERACTIONS, LIKE_ACTION, SCHEMA, UNLIKE_ACTION
 from contract.errors import ModelError, SourceError
 from contract.ids import Id
 from contract.manifest import Manifest
@@ -69,8 +78,11 @@ class Explanation:
     contributions
         `feature`, `kind`, `value` (a category's name; None if unknown) and
         `contribution` of every feature, largest absolute value first.
+    as_of
+        What the features know: everything up to the run's cutoff, or, if a refresh wrote the user's list
+        since, up to the last interaction before that.
     known
-        Whether the run knew the post.
+        Whether the post was there when the list was made.
     liked_at
         When the user first liked the post, also after the run; None if never, or if the like was taken back.
     left_out_as
@@ -83,6 +95,7 @@ class Explanation:
     dot_product: float | None
     base_value: float
     contributions: list[dict[str, Any]]
+    as_of: datetime
     known: bool
     liked_at: datetime | None
     left_out_as: str | None
@@ -93,10 +106,10 @@ class Explanation:
 def explain(
     stores: Stores, manifest: dict[str, Any], user_id: Id, post_ids: Sequence[Id]
 ) -> list[Explanation | SourceError]:
-    """Score one user and some posts by the saved model of a run, with features as of the run's cutoff.
+    """Score one user and some posts by the saved model of a run, with the features that the user's list has.
 
-    Reads the interaction store of the run's night, and from Postgres users,
-    posts and the interactions since, once for all posts.
+    They are as of the run's cutoff, or as of the refresh that wrote the list last. Reads the interaction
+    store of the run's night, and from Postgres users, posts and the interactions since, once for all posts.
 
     Parameters
     ----------
@@ -118,6 +131,7 @@ def explain(
     settings, now = stores.settings, datetime.now(UTC)
     folder = Path(settings.night.model_dir) / run_id
     known = _read_known_posts(folder)
+    refreshed_at = find_refreshed_at(stores, run_id, user_id)
     found: dict[Id, Explanation | SourceError] = {}
     with ExitStack() as stack:
         work = stack.enter_context(work_folder(store_folder(settings)))
@@ -134,14 +148,26 @@ def explain(
                 post_id: connection.scalar(LIKED, {"user_id": user_id, "post_id": post_id, "now": now})
                 for post_id in post_ids
             }
-            recent = stack.enter_context(read_recent(connection, settings, cutoff - LATE, now, work))
-        network = replace(network, users=network.users.iloc[[user]])
+            since, until = cutoff - LATE, refreshed_at or now
+            recent = stack.enter_context(read_recent(connection, settings, since, until, work))
+            network = replace(network, users=network.users.iloc[[user]])
+            older = None
+            if refreshed_at is not None:
+                posts = network.posts
+                known = set(posts.index[~(posts[CREATED_AT] > pd.Timestamp(refreshed_at))])
+                read = _read_older(connection, settings, recent, network, folder)
+                older = stack.enter_context(read)
         store = open_store(settings, Manifest.from_record(manifest), recent.store.options)
         night = stack.enter_context(closing(store))
-        combined = CombinedStore(night, cutoff - LATE, recent)
+        combined = CombinedStore(night, since, recent, older)
+        as_of = cutoff if refreshed_at is None else combined.cutoff
+        changed: set[Id] = set()
+        if refreshed_at is not None:
+            before, after = fingerprints(night, since, cutoff), fingerprints(recent.store, since, until)
+            changed = {user_id} if before.get(user_id) != after.get(user_id) else changed
         there = [post_id for post_id in post_ids if post_id not in found]
-        inputs = _ExplainInputs(settings, folder, network, combined, cutoff, known, liked_at)
-        # A post that the run did not know would change the factors of all posts: it is scored apart.
+        inputs = _ExplainInputs(settings, folder, network, combined, as_of, known, liked_at, changed)
+        # A post that came after the list would change the factors of all posts: it is scored apart.
         passes = [[post_id for post_id in there if post_id in known]]
         passes += [[post_id] for post_id in there if post_id not in known]
         for together in filter(None, passes):
@@ -149,22 +175,53 @@ def explain(
     return [found[post_id] for post_id in post_ids]
 
 
+def _read_older(
+    connection: sa.Connection,
+    settings: Settings,
+    recent: RecentInteractions,
+    network: Network,
+    folder: Path,
+) -> AbstractContextManager[InteractionStore | None]:
+    """Read the older interactions of the only user that the run's night did not know, as a refresh does."""
+    users, of_night = network.users.index.tolist(), read_post_ids(folder)
+    is_new = not set(users) <= set(read_user_ids(folder).tolist())
+    return read_older(
+        connection,
+        settings,
+        recent,
+        unknown=users if is_new else [],
+        known=[] if is_new else users,
+        returned=find_returned_posts(network, of_night, recent.since),
+    )
+
+
 @dataclass(frozen=True)
 class _ExplainInputs:
-    """What the scores of a user's posts are explained from; `network` has this user only."""
+    """What the scores of a user's posts are explained from; `network` has this user only.
+
+    Attributes
+    ----------
+    as_of
+        As in `Explanation`.
+    known
+        Posts that were there when the list was made.
+    changed
+        The user, if their actions differ from those that the night knew.
+    """
 
     settings: Settings
     folder: Path
     network: Network
     combined: CombinedStore
-    cutoff: datetime
+    as_of: datetime
     known: set[Id]
     liked_at: Mapping[Id, datetime | None]
+    changed: set[Id]
 
 
 def _explain_together(inputs: _ExplainInputs, post_ids: list[Id]) -> list[Explanation]:
-    """Explain the scores of posts in one pass, over the posts that the run knew and these."""
-    settings, folder, cutoff = inputs.settings, inputs.folder, inputs.cutoff
+    """Explain the scores of posts in one pass, over the posts that were there and these."""
+    settings, folder, cutoff = inputs.settings, inputs.folder, inputs.as_of
     everything = inputs.network.posts
     posts = everything[everything.index.isin([*inputs.known, *post_ids])]
     network = replace(inputs.network, posts=posts)
@@ -181,7 +238,7 @@ def _explain_together(inputs: _ExplainInputs, post_ids: list[Id]) -> list[Explan
     with of_user as history:
         left_out_as = [_left_out_as(history, row) for row in post_rows.tolist()]
         tables = model.tables(network, history, state.population)
-        factors = state.factors(model, network, history, changed=set())
+        factors = state.factors(model, network, history, inputs.changed)
     dots = [None] * len(post_ids) if factors is None else factors.dot(user_rows, post_rows).tolist()
     features = tables.rows(user_rows, post_rows)
     found = []
@@ -205,6 +262,7 @@ def _explain_together(inputs: _ExplainInputs, post_ids: list[Id]) -> list[Explan
                 dot_product=dots[index],
                 base_value=base,
                 contributions=rows,
+                as_of=inputs.as_of,
                 known=post_ids[index] in inputs.known,
                 liked_at=inputs.liked_at[post_ids[index]],
                 left_out_as=left_out_as[index],
@@ -300,7 +358,7 @@ class PostInQuestion:
     blocked
         Whether it is on the blocklist.
     known
-        Whether the run knew it.
+        Whether it was there when the list was made.
     liked_at
         When the user liked it; None if they did not.
     left_out_as
@@ -355,7 +413,7 @@ def _list_reasons(stored: StoredList | None, top_n: int, cutoff: datetime, post:
     if reasons := _list_exclusions(post, cutoff):
         return reasons
     if not post.known:
-        return ["the post was not in recs.posts at the night"]
+        return ["the post was not in recs.posts when the list was made"]
     if len(stored.posts) < top_n:
         return [
             "the list holds all posts left for this user: this one was blocked or left out when it was made"

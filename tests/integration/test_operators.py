@@ -280,7 +280,41 @@ def test_explain_goes_by_the_runs_cutoff_and_tells_what_was_liked_or_blocked_sin
     assert found["blocked"] is True
     new = spoilt.run_json("explain", "2", "999", "--run", "test")
     assert new["known"] is False
-    assert new["why"] == "not in the list; the post was not in recs.posts at the night"
+    assert new["why"] == "not in the list; the post was not in recs.posts when the list was made"
+
+
+def test_a_refreshed_list_is_explained_by_what_its_refresh_knew(spoilt: LiveNetwork) -> None:
+    of_night = spoilt.run_json("explain", "2", "101", "--run", "test")
+    likes = [post_id for post_id, _ in listed(spoilt, "test", 2)[:3]]
+    execute(
+        spoilt.database_url,
+        "INSERT INTO recs.posts VALUES (999, 'sport', 'match goal', now())",
+        "INSERT INTO recs.users (user_id) VALUES (7000)",
+        *(
+            f"INSERT INTO recs.interactions VALUES (2, {post_id}, '{action}', now())"
+            for post_id in likes
+            for action in ("view", "like")
+        ),
+        *(
+            f"INSERT INTO recs.interactions VALUES (7000, {post_id}, '{action}', '2020-01-01')"
+            for post_id, action in ((101, "view"), (101, "like"), (102, "view"))
+        ),
+    )
+    spoilt.batch("refresh")
+    execute(spoilt.database_url, "INSERT INTO recs.interactions VALUES (2, 103, 'like', now())")
+    for user in (2, 7000):
+        for variant in VARIANTS:
+            served = listed(spoilt, variant, user)[:2]
+            posts = [str(post_id) for post_id, _ in served]
+            for (_, score), found in zip(
+                served, spoilt.run_json("explain", str(user), *posts, "--run", variant), strict=True
+            ):
+                assert found["score"] == pytest.approx(score, abs=6e-4)
+                assert found["as_of"] > found["cutoff"]
+    new, again = spoilt.run_json("explain", "2", "999", "101", "--run", "test")
+    assert new["known"] is True
+    assert again["score"] != pytest.approx(of_night["score"], abs=6e-4)
+    assert of_night["as_of"] == of_night["cutoff"]
 
 
 def test_several_posts_are_explained_as_each_is_alone(spoilt: LiveNetwork) -> None:
