@@ -408,3 +408,20 @@ def test_what_people_write_is_text_wherever_it_is_shown(network: Network) -> Non
     assert PASSWORD not in data.text
     assert "scrypt" not in data.text
     assert everything
+
+
+def test_pages_say_that_the_database_does_not_answer(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = register(network.app, "Anna without a database")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sa.exc.OperationalError("SELECT secret", {}, Exception("server closed\nthe connection."))
+
+    monkeypatch.setattr(sa.Engine, "connect", fail)
+    for address in ("/", "/messages", "/communities", "/register"):
+        answer = client.get(address)
+        assert (answer.status_code, "The database does not answer" in answer.text) == (503, True), address
+        assert not re.search("secret|server closed|Traceback", answer.text)
+    monkeypatch.undo()
+    assert client.get("/messages").status_code == 200
