@@ -13,12 +13,14 @@ import numpy as np
 from batch.experiment.render import format_relative
 from batch.experiment.report import Report
 from batch.experiment.statistics import LIKE_RATE
-from batch.formatting import format_count, table
+from batch.formatting import table
+from batch.reports.files import format_time
 from contract.experiment import VARIANTS
 from demo.crowd.browser import Meter
 from demo.crowd.visits import Done, View
 
 OTHER_SOURCE = "not said"
+EXPECTED = "expected: likes per view by what these people like, for exactly these views"
 COUNTED, RATES = ("persons", "views", "likes"), ("likes_per_view", "expected")
 
 
@@ -154,19 +156,18 @@ def make_estimate(report: Report, truth: float | None) -> Estimate:
 
 def render_text(report: dict[str, Any]) -> str:
     """Lay out what `CrowdReport.as_dict` returned."""
-    until = " (ended early)" if report["ended_early"] else ""
-    requests = report["requests"]
+    early = " (ended early)" if report["ended_early"] else ""
     parts = [
-        f"A crowd on {report['app']}, seed {report['seed']}\n{report['from']} to {report['until']}{until}",
-        f"{report['people']:,} people, {report['visits']:,} visits of {report['planned_visits']:,} planned, "
+        f"A crowd on {report['app']}, seed {report['seed']}\n"
+        f"{format_time(report['from'])} to {format_time(report['until'])}{early}",
+        f"{report['people']:,} people, {report['visits']:,} of {report['planned_visits']:,} planned visits, "
         f"{report['views']:,} views, {report['likes']:,} likes, {report['unlikes']:,} taken back\n"
-        f"{format_count(report['posts_opened'], 'post')} opened, "
-        f"{report['communities_joined']:,} communities joined, "
-        f"{format_count(report['lists_made_anew'], 'list')} made anew meanwhile",
+        f"posts opened: {report['posts_opened']:,}, communities joined: {report['communities_joined']:,}, "
+        f"lists made anew meanwhile: {report['lists_made_anew']:,}",
         _render_groups("variant", report["variants"]),
-        _render_groups("list", report["sources"]),
+        _render_groups("list", report["sources"]) + f"\n{EXPECTED}",
         _render_effect(report),
-        _render_requests(requests),
+        _render_requests(report["requests"]),
     ]
     return "\n\n".join(parts)
 

@@ -29,7 +29,7 @@ from demo.crowd.expected import ExpectedEffect, ListReader, calibrate
 from demo.crowd.preferences import Chances, read_preferences
 from demo.crowd.report import CrowdReport, Estimate, make_estimate
 from demo.crowd.visits import Crowd, World, plan_visits
-from demo.gunicorn import NETWORK_APP
+from demo.gunicorn import NETWORK_APP, http_get
 from demo.network import id_type
 from demo.processes import ChildProcess, DemoError, DemoUsageError, Stopped, raise_on_signal
 
@@ -98,9 +98,10 @@ def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
     DemoUsageError
         The URL is not of this machine.
     DemoError
-        The network has nobody who could act, or no lists for the effect.
+        The app does not answer, the network has nobody who could act, or no lists for the effect.
     """
     url = check_loopback(options.url)
+    _check_answers(url)
     with open_stores(settings, ledger.actor("demo crowd"), interactive=True) as stores:
         ledger.create(stores.engine)
         crowd, world, user_ids = _gather_crowd(stores, url, options)
@@ -130,6 +131,13 @@ def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
             meter=crowd.meter,
             estimate=_estimate(stores, started, ended, world.effect.relative),
         )
+
+
+def _check_answers(url: str) -> None:
+    with suppress(OSError):
+        if http_get(f"{url}{NETWORK_APP.ready}").status == 200:
+            return
+    raise DemoError(f"no app answers on {url}; start it with `make demo` in another terminal")
 
 
 def _gather_crowd(stores: Stores, url: str, options: CrowdOptions) -> tuple[Crowd, World, Sequence[Id]]:

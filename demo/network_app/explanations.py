@@ -110,8 +110,6 @@ class Explanations:
                 raise BusyError(
                     "the model explains another post now, and one at a time; try again in a few seconds"
                 )
-            self._kept.pop(subject, None)
-            self._kept[subject] = Explanation(datetime.now(UTC))
             results: list[JobResult] = []
             output, logged = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - see _run
             self._job = Job(
@@ -120,6 +118,8 @@ class Explanations:
                 name="explanation",
                 surroundings=Surroundings(output, logged),
             )
+            self._kept.pop(subject, None)
+            self._kept[subject] = Explanation(datetime.now(UTC))
             process = _Process(self._job, output, logged, results)
             threading.Thread(target=self._run, args=(subject, process), daemon=True).start()
 

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from contract.experiment import CONTROL, Experiment
+from contract.experiment import TEST, Experiment
 from tests.support.batch import wait_until
 from tests.support.network_app import LivingNetwork, pick_likes, register
 
@@ -64,8 +64,9 @@ def test_the_first_list_and_what_a_like_changes(living_network: LivingNetwork, p
     assert {count for _, count in network.query(views)} == {1}
     strip.get_by_text("thing").wait_for()
 
-    network.refresh()
-    strip.get_by_role("link", name="Show it").click()
+    strip.get_by_role("button", name="Refresh now").click()
+    strip.get_by_text("Lists are being made anew").wait_for()
+    strip.get_by_role("link", name="Show it").click(timeout=60_000)
     page.wait_for_url(f"{network.url}/")
     assert "personal one, by the model" in strip.inner_text()
     made = strip.locator("time").first.get_attribute("datetime")
@@ -116,7 +117,7 @@ def test_tastes_differ(
         with browser.new_context() as context:
             visitor = context.new_page()
             problems.watch(visitor)
-            register_in_control(visitor, network, f"Taste for {topic}")
+            register_in_test(visitor, network, f"Taste for {topic}")
             samples = {each: [post for post, of in topic_of.items() if of == each][:6] for each in topics}
             for post in samples[topic]:
                 send(visitor, network, "like", post)
@@ -127,20 +128,19 @@ def test_tastes_differ(
             firsts.append(cards(visitor)[:10])
     assert firsts[0] != firsts[1]
     shares = [[sum(topic_of[post] == topic for post in posts) for topic in topics] for posts in firsts]
-    print(shares)
     assert shares[0][0] > shares[1][0], shares
     assert shares[1][1] > shares[0][1], shares
 
 
-def register_in_control(page: Page, network: LivingNetwork, name: str) -> None:
-    """Register people until one is in control."""
+def register_in_test(page: Page, network: LivingNetwork, name: str) -> None:
+    """Register people until one is in the variant `test`, whose model learns tastes of communities best."""
     query = "SELECT name, salt, percent_test FROM recs.experiments ORDER BY set_at DESC LIMIT 1"
     split = Experiment(*network.query(query)[0])
     for number in range(20):
         page.context.clear_cookies()
-        if split.variant_of(register(page, network, f"{name} {number}", **PROFILE)) == CONTROL:
+        if split.variant_of(register(page, network, f"{name} {number}", **PROFILE)) == TEST:
             return
-    raise AssertionError("20 people, and none in control")
+    raise AssertionError("20 people, and none in test")
 
 
 def send(page: Page, network: LivingNetwork, action: str, post: str) -> None:

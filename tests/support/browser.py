@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,6 +227,15 @@ def crawl(page: Page, start: str, inside: str, *more: str) -> list[str]:
             waiting.append(found)
     assert len(seen) < MAX_CRAWLED, sorted(kinds)
     return pages
+
+
+KIND = re.compile(r"(?<=^/c/).*|[^/]*\d[^/]*")
+"""What differs between the paths of pages of a kind."""
+
+
+def pick_of_each_kind(pages: Iterable[str]) -> list[str]:
+    """Return the first page of each kind, such as one of a user."""
+    return list({KIND.sub("*", urlsplit(each).path): each for each in reversed([*pages])}.values())
 
 
 def _is_form(text: str, link: str) -> bool:

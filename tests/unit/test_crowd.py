@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import ClassVar
 
@@ -28,11 +30,12 @@ from demo.crowd.preferences import (
     shift_logit,
 )
 from demo.crowd.report import CrowdReport, Estimate, Group, render_text
+from demo.crowd.run import find_app_url
 from demo.crowd.visits import MAX_CARDS, MIN_CARDS, Crowd, Done, View, World, plan_visits
 from demo.ground_truth import draw_ground_truth
 from demo.ids import make_ids
 from demo.population import FIRST_POST_ID, FIRST_USER_ID, TOPICS
-from demo.processes import DemoUsageError
+from demo.processes import ChildProcess, DemoUsageError
 
 HOUR = 12
 
@@ -349,7 +352,20 @@ def test_the_report_sums_views_and_says_what_was_to_be_expected() -> None:
         "+28.00%",
         "which has the truth",
         "like: status 503: 1",
-        "4 lists",
+        "anew meanwhile: 4",
         "Too early.",
     ):
         assert said in text
+
+
+def test_the_app_of_the_running_demo_is_found(tmp_path: Path) -> None:
+    with pytest.raises(DemoUsageError, match="make demo"):
+        find_app_url(tmp_path)
+    app = ChildProcess(tmp_path, "network_app")
+    app.start(["-c", "import time; time.sleep(60)"], os.environ | {"NETWORK_APP_PORT": "8123"})
+    try:
+        assert find_app_url(tmp_path) == "http://127.0.0.1:8123"
+    finally:
+        app.stop()
+    with pytest.raises(DemoUsageError, match="make demo"):
+        find_app_url(tmp_path)
