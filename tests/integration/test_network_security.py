@@ -44,6 +44,14 @@ VALUES = (
 )  # fmt: skip
 """What a field or a part of a path may hold."""
 
+WORST = ("99999999999999999999", "a'b\"c", "é" * 300)
+"""What one field holds beside others that are right."""
+
+RIGHT = {
+    "user": "200", "post": "3", "community": "business", "text": "a text", "name": "a name", "about": "x",
+    "after": "", "before": "", "order": "newest", "page": "1", "id": "3", "q": "a", "with": "200",
+}  # fmt: skip
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>", "\"><svg onload=alert(2)>", "' onmouseover=alert(3) x='",
     "</textarea></title><script>alert(4)</script>", "{{ 7 * 7 }}{% raw %}", "javascript:alert(5)",
@@ -320,16 +328,19 @@ def test_no_argument_makes_a_page_fail(network: Network, monkeypatch: pytest.Mon
         fields |= set(names)
         execute(network.database_url, again)
         client.set_cookie(session.key, session.value)
+        asked, right = list[dict[str, str]](), {name: RIGHT[name] for name in names if name in RIGHT}
         for value in VALUES:
             if rule.arguments:
                 where = re.sub(r"<[^>]*>", lambda _, value=value: quote(value, safe=""), rule.rule)  # type: ignore[misc]
                 check(client.get(where), where)
-            for name in names:
-                if "GET" in methods:
-                    check(client.get(path, query_string={name: value}), (path, name, value))
-                if "POST" in methods and rule.endpoint not in STARTS_PROCESSES:
-                    check(client.post(path, data={name: value}, headers=SAME_ORIGIN), (path, name, value))
-                    client.set_cookie(session.key, session.value)  # some end it
+            asked.append(dict.fromkeys(names, value))
+        asked += [right | {name: value} for name in names for value in WORST]
+        for given in asked:
+            if "GET" in methods:
+                check(client.get(path, query_string=given), (path, given))
+            if "POST" in methods and rule.endpoint not in STARTS_PROCESSES:
+                check(client.post(path, data=given, headers=SAME_ORIGIN), (path, given))
+                client.set_cookie(session.key, session.value)  # some end it
     assert fields >= {"user", "post", "community", "text", "name", "before"}
     form, parts = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
     part = b"--x\r\nContent-Disposition: form-data; name=post; filename=a\r\n\r\n1\r\n--x--"
@@ -408,3 +419,20 @@ def test_what_people_write_is_text_wherever_it_is_shown(network: Network) -> Non
     assert PASSWORD not in data.text
     assert "scrypt" not in data.text
     assert everything
+
+
+def test_pages_say_that_the_database_does_not_answer(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = register(network.app, "Anna without a database")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sa.exc.OperationalError("SELECT secret", {}, Exception("server closed\nthe connection."))
+
+    monkeypatch.setattr(sa.Engine, "connect", fail)
+    for address in ("/", "/messages", "/communities", "/register"):
+        answer = client.get(address)
+        assert (answer.status_code, "The database does not answer" in answer.text) == (503, True), address
+        assert not re.search("secret|server closed|Traceback", answer.text)
+    monkeypatch.undo()
+    assert client.get("/messages").status_code == 200
