@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch.experiment.history import read_current_change
+from batch.formatting import format_count
 from batch.inspection.user_profile import read_refreshed_at
 from batch.runs.tables import State, changes, experiments, has_table, runs
 from contract.experiment import NO_EXPERIMENT
@@ -60,6 +61,11 @@ class Freshness:
     def actions(self) -> int:
         """How many things the person did after `made_at` that models learn from."""
         return self.likes + self.unlikes + self.views
+
+    def describe_actions(self) -> str:
+        """Return what they were: `1 like, 3 views`."""
+        counts = {"like": self.likes, "unlike": self.unlikes, "view": self.views}
+        return ", ".join(format_count(count, noun) for noun, count in counts.items() if count)
 
 
 def read_freshness(app: NetworkApp, connection: sa.Connection, user_id: Id) -> Freshness | None:
