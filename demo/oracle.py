@@ -3,7 +3,8 @@
 The viewed-only protocol ranks what each user viewed in a holdout window. Two
 oracles rank by the true like probabilities: one knows the hour of each view,
 the other takes an average hour, as a list made the night before must. The
-full-catalogue protocol rates the first five posts of the live lists.
+full-catalogue protocol rates the first five posts of the live lists. People and posts that came later, in the
+network's app, have no true probability and are left out.
 """
 
 from __future__ import annotations
@@ -242,6 +243,7 @@ def read_pairs(
     parameters = {"start": window.start, "until": window.until, "users": asked}
     texts = () if ids.kinds == WHOLE_NUMBERS else (USER_ID, POST_ID)
     views = pd.concat(copy_out(connection, simulated.with_types(VIEWS), parameters, texts))
+    views = views[views["post_id"].isin(ids.post_rows().keys())]
     users = views["user_id"].map(ids.user_rows()).to_numpy(np.int64)
     posts = views["post_id"].map(ids.post_rows()).to_numpy(np.int64)
     probabilities = truth.probabilities(users, posts, views["hour"].to_numpy(np.int64))
@@ -283,9 +285,10 @@ def evaluate_lists(
     users = np.unique(np.linspace(0, size - 1, min(size, MAX_USERS)).astype(np.int64))
     live = [str(run) for run in client.mget([keys.live(variant) for variant in VARIANTS]) if run]
     post_rows = simulated.ids.post_rows()
+    later = _read_later_posts(connection, simulated)
     keys_of_runs = {run: [keys.user(run, simulated.ids.users[user]) for user in users] for run in live}
     try:
-        lists = {run: _read_lists(client, of_run, post_rows) for run, of_run in keys_of_runs.items()}
+        lists = {run: _read_lists(client, of_run, post_rows, later) for run, of_run in keys_of_runs.items()}
     except KeyError:
         raise NetworkError(
             "the live lists hold posts that are not in the simulated network: they are of another network; "
@@ -309,8 +312,15 @@ def evaluate_lists(
     )
 
 
-def _read_lists(client: redis.Redis, keys: list[str], post_rows: dict[Id, int]) -> Ints:
-    """Return the (users, K) post rows of the lists under some keys, padded with -1.
+def _read_later_posts(connection: sa.Connection, simulated: SimulatedNetwork) -> set[Id]:
+    """Return the posts that came after the simulation."""
+    post_id = cast_id(POST_ID, simulated.ids.kinds.posts)
+    found = connection.scalars(sa.text(f"SELECT {post_id} FROM recs.posts"))
+    return set(found) - simulated.ids.post_rows().keys()
+
+
+def _read_lists(client: redis.Redis, keys: list[str], post_rows: dict[Id, int], later: set[Id]) -> Ints:
+    """Return the (users, K) post rows of the lists under some keys, without later posts, padded with -1.
 
     Raises
     ------
@@ -319,7 +329,8 @@ def _read_lists(client: redis.Redis, keys: list[str], post_rows: dict[Id, int]) 
     """
     lists = np.full((len(keys), K), -1)
     for row, value in enumerate(client.mget(keys)):
-        posts = [post_rows[ranked[0]] for ranked in decode_list(str(value))[:K]] if value else []
+        ranked = [post for post, _ in decode_list(str(value)) if post not in later] if value else []
+        posts = [post_rows[post] for post in ranked[:K]]
         lists[row, : len(posts)] = posts
     return lists
 
@@ -333,9 +344,11 @@ def _read_likes(
     liked, likes = np.zeros((users.size, len(ids.posts)), dtype=bool), np.zeros(len(ids.posts))
     likes_of_users = sa.text(simulated.with_types(LIKED))
     for user, post in connection.execute(likes_of_users, {"users": list(asked)}):
-        liked[asked[user], post_rows[post]] = True
+        if post in post_rows:
+            liked[asked[user], post_rows[post]] = True
     for post, count in connection.execute(LIKES):
-        likes[post_rows[post]] = count
+        if post in post_rows:
+            likes[post_rows[post]] = count
     return liked, likes
 
 

@@ -24,6 +24,9 @@ from demo.network_app import activity
 from demo.network_app.texts import InputError, clean_line
 
 MAX_NAME = 40
+FIRST_WORD = "person"
+"""Of the names of people without an account: nobody registers under a name that begins so."""
+
 MAX_VALUE = 60
 """Characters of an attribute that is text."""
 
@@ -247,7 +250,10 @@ def check_name(text: str) -> str:
     ------
     InputError
     """
-    return clean_line(text, MAX_NAME, "name")
+    name = clean_line(text, MAX_NAME, "name")
+    if make_name_key(name).split()[:1] == [FIRST_WORD]:
+        raise InputError(f"Names of people without an account begin with {FIRST_WORD}: choose another name.")
+    return name
 
 
 def check_password(text: str) -> str:

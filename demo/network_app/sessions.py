@@ -20,6 +20,7 @@ from werkzeug.wrappers import Response
 from console.security import SAFE_METHODS
 from console.sign_in import local_target
 from contract.ids import Id, check_id
+from demo.network_app.accounts import FIRST_WORD
 from demo.network_app.config import Config
 from demo.network_app.context import Person, Visitor, current_app_parts
 
@@ -87,7 +88,7 @@ def read_person(connection: sa.Connection, user_id: Id) -> Person | None:
 
 def name_simulated(user_id: Id) -> str:
     """Return how pages call a person without an account."""
-    return f"person {user_id}"
+    return f"{FIRST_WORD} {user_id}"
 
 
 def local_next() -> str | None:

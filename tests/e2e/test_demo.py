@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.processes import free_port
-from tests.support.demo import CommandResult, find_processes, run_demo, start_demo
+from tests.support.demo import PORTS, CommandResult, find_processes, free_ports, run_demo, start_demo
 
 SMALL = ("--users", "200", "--posts", "50", "--interactions", "5000")
-PORTS = ("--port", "--app-port", "--console-port")
 CHILDREN = ("network_app", "serving", "console", "scheduler")
 RIGHT = "Every answer is right."
 SERVES = "Ctrl-C stops everything"
@@ -28,13 +26,8 @@ for key in client.keys("recs:run:*:popular"):
 """
 
 
-def ports() -> tuple[str, ...]:
-    """Return options with a free port for each app."""
-    return tuple(part for option in PORTS for part in (option, str(free_port())))
-
-
 def up_once(folder: Path) -> CommandResult:
-    return run_demo(folder, "up", "--once", *ports())
+    return run_demo(folder, "up", "--once", *free_ports())
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +88,13 @@ def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path, first: C
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
         for option in PORTS:
-            result = run_demo(folder, "up", "--once", *ports(), option, port)  # the last one counts
+            result = run_demo(folder, "up", "--once", *free_ports(), option, port)  # the last one counts
             assert (result.code, result.stdout) == (2, "")
             in_use = f"error: cannot listen on 127.0.0.1 port {port} (Address already in use)"
             assert result.stderr.startswith(in_use)
             assert f"up {option} " in result.stderr
             assert result.stderr.count("\n") == 1
-    same = run_demo(folder, "up", "--once", *ports(), "--app-port", port, "--console-port", port)
+    same = run_demo(folder, "up", "--once", *free_ports(), "--app-port", port, "--console-port", port)
     assert (same.code, f"the network and the console cannot both listen on port {port}" in same.error) == (
         2,
         True,
@@ -128,7 +121,7 @@ def test_the_error_names_an_invalid_option_or_setting(
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_everything_in_order(folder: Path, first: CommandResult, sign: signal.Signals) -> None:
-    with start_demo(SERVES, folder, "up", *ports()) as process:
+    with start_demo(SERVES, folder, "up", *free_ports()) as process:
         assert len(find_processes(folder)) > 3
         os.killpg(process.pid, sign)  # a terminal signals the whole group
         assert process.wait() == 0
@@ -136,7 +129,7 @@ def test_a_signal_stops_everything_in_order(folder: Path, first: CommandResult, 
 
 
 def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: CommandResult) -> None:
-    with start_demo(SERVES, folder, "up", *ports()) as process:
+    with start_demo(SERVES, folder, "up", *free_ports()) as process:
         second = up_once(folder)
         assert (second.code, second.stdout) == (4, "")
         assert f"(process {process.pid})" in second.error
@@ -148,7 +141,7 @@ def test_a_second_up_is_refused_and_stop_ends_the_first(folder: Path, first: Com
 
 
 def test_up_replaces_what_a_killed_up_left(folder: Path, first: CommandResult) -> None:
-    same = ports()
+    same = free_ports()
     with start_demo(SERVES, folder, "up", *same) as process:
         process.kill()
         process.wait()
@@ -163,7 +156,7 @@ def test_a_new_network_with_other_ids_needs_a_new_night_and_an_interrupted_one_d
     folder: Path, first: CommandResult
 ) -> None:
     assert run_demo(folder, "simulate", *SMALL, "--seed", "8", "--ids", "uuid").code == 0
-    with start_demo("Running the night", folder, "up", *ports()) as process:
+    with start_demo("Running the night", folder, "up", *free_ports()) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM
     assert find_processes(folder) == []

@@ -64,8 +64,9 @@ def test_the_first_list_and_what_a_like_changes(living_network: LivingNetwork, p
     assert {count for _, count in network.query(views)} == {1}
     strip.get_by_text("thing").wait_for()
 
-    network.refresh()
-    strip.get_by_role("link", name="Show it").click()
+    strip.get_by_role("button", name="Refresh now").click()
+    strip.get_by_text("Lists are being made anew").wait_for()
+    strip.get_by_role("link", name="Show it").click(timeout=60_000)
     page.wait_for_url(f"{network.url}/")
     assert "personal one, by the model" in strip.inner_text()
     made = strip.locator("time").first.get_attribute("datetime")

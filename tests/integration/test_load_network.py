@@ -18,10 +18,9 @@ from contract.errors import EXIT_USAGE, OvernightError
 from contract.ids import WHOLE_NUMBERS
 from demo import view_files
 from demo.network import transaction
-from demo.processes import free_port
 from demo.real_network import ENDINGS, load_network
 from tests.support.batch import run_here
-from tests.support.demo import find_processes, run_demo
+from tests.support.demo import find_processes, free_ports, run_demo
 from tests.support.network_files import (
     ODD,
     UNREACHABLE,
@@ -315,13 +314,16 @@ def base(tmp_path: Path) -> Iterator[Path]:
     assert find_processes(path) == []
 
 
-COUNT = "import os, psycopg2; c = psycopg2.connect(os.environ['DATABASE_URL']).cursor(); " + (
-    "c.execute('SELECT count(*) FROM recs.users'); print(c.fetchone()[0])"
+FETCH = "import os, psycopg2, sys; c = psycopg2.connect(os.environ['DATABASE_URL']).cursor(); " + (
+    "c.execute(sys.argv[1]); print(c.fetchone()[0])"
 )
+COUNT = "SELECT count(*) FROM recs.users WHERE user_id NOT IN (SELECT user_id FROM account)"
+IS_OF_TODAY = "SELECT now() - max(time) BETWEEN interval '0' AND interval '1 day' FROM feed_action"
 
 
-def count_users(base: Path, *option: str) -> str:
-    result = run_demo(base, "exec", *option, "--", sys.executable, "-c", COUNT)
+def fetch(base: Path, statement: str, *option: str) -> str:
+    """Return the first value of a query on a network."""
+    result = run_demo(base, "exec", *option, "--", sys.executable, "-c", FETCH, statement)
     assert result.code == 0, result.stderr
     return result.stdout.strip()
 
@@ -329,14 +331,16 @@ def count_users(base: Path, *option: str) -> str:
 def test_two_networks_exist_side_by_side_each_with_its_own_night(base: Path, tmp_path: Path) -> None:
     films = write_network(tmp_path / "films", ".csv", make_network_of_likes(60, 40, seed=7))
     shop = write_network(tmp_path / "shop", ".parquet", make_network_of_likes(50, 30, seed=3))
-    for files in (films, shop):
-        result = run_demo(base, "up", "--network", str(files), "--once", "--port", str(free_port()))
+    for files, *options in ((films,), (shop, "--keep-dates")):
+        result = run_demo(base, "up", "--network", str(files), "--once", *options, *free_ports())
         assert (result.code, "Every answer is right." in result.stdout) == (0, True), result
-    again = run_demo(base, "up", "--name", "films", "--once", "--port", str(free_port()))
+    again = run_demo(base, "up", "--name", "films", "--once", *free_ports())
     assert (again.code, "Night already run" in again.stdout) == (0, True), again
     assert find_processes(base) == []
-    assert (count_users(base, "--name", "films"), count_users(base, "--name", "shop")) == ("60", "50")
-    assert count_users(base) == "60"  # of the network brought up last
+    names = (("--name", "films"), ("--name", "shop"))
+    assert [fetch(base, COUNT, *name) for name in names] == ["60", "50"]
+    assert [fetch(base, IS_OF_TODAY, *name) for name in names] == ["True", "False"]
+    assert fetch(base, COUNT) == "60"  # of the network brought up last
     runs = [run_demo(base, "exec", "--name", name, "--", sys.executable, "-m", "batch", "runs").stdout
             for name in ("films", "shop")]  # fmt: skip
     assert [len(text.splitlines()) for text in runs] == [3, 3]

@@ -75,7 +75,12 @@ def test_what_is_wrong_with_a_registration_stands_beside_its_field(network: Flas
     assert 'value="4e9"' in answer.text  # kept
     answer = send(client, "/register", name="<b>Anna</b>", password="")
     assert 'value="&lt;b&gt;Anna&lt;/b&gt;"' in answer.text
-    for name, password in (("a" * 41, PASSWORD), ("Anna", "a" * 201), ("Anna", "")):
+    for name, password in (
+        ("a" * 41, PASSWORD),
+        ("Person\u200b 200", PASSWORD),
+        ("Anna", "a" * 201),
+        ("Anna", ""),
+    ):
         assert send(client, "/register", name=name, password=password).status_code == 400
     too_old = {"name": "Anna", "password": PASSWORD, "profile.age": str(2**31)}
     assert send(client, "/register", **too_old).status_code == 400

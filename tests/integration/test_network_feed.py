@@ -6,12 +6,17 @@ import re
 from pathlib import Path
 from unittest.mock import patch
 
+from batch.refresh import stale_users
+from batch.runs import ledger
 from demo.network_app import serving
+from demo.network_app.context import EXTENSION
 from demo.network_app.pages.feed import BUTTON
 from demo.simulate import simulate
 from tests.support.batch import execute, query
-from tests.support.network_client import SAME_ORIGIN, open_network_app, register
+from tests.support.network_client import SAME_ORIGIN, answer_posts, open_network_app, register
 
+RUN = "20260101T000000Z-control"
+MANIFEST = '"users": 10, "users_of_network": 40'
 CARD = re.compile(r'<article class="card" data-post="([^"]*)"')
 MORE = re.compile(r'rel="next" href="([^"]*)"')
 
@@ -62,6 +67,59 @@ def test_pages_of_the_feed(database_url: str, tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "serving does not answer" in answer.text
         assert "Nothing you did is lost" in answer.text
+
+
+def test_the_strip(database_url: str, tmp_path: Path) -> None:
+    simulate(database_url, 40, 40, 600, seed=1)
+    posts = [post for (post,) in query(database_url, "SELECT id FROM post ORDER BY id")][:15]
+    with open_network_app(database_url, tmp_path, *posts) as app:
+        engine = app.extensions[EXTENSION].engine
+        ledger.create(engine)
+        stale_users.create(engine)
+        client = register(app, "Anna")
+        user = query(database_url, "SELECT user_id FROM account")[0][0]
+        execute(
+            database_url,
+            "INSERT INTO recs.runs (run_id, variant, key_prefix, state, started_at, actor, manifest) VALUES "
+            f"('{RUN}', 'control', 'recs', 'live', now(), 'test', '{{{MANIFEST}}}')",
+            f"INSERT INTO recs.run_changes VALUES ('{RUN}', 'live', '2026-01-01 03:04+00', 'test', NULL)",
+        )
+        page = client.get("/").text
+        assert "popular</strong> posts, because the last night made lists for 10 of 40 people only" in page
+        assert "2026-01-01T03:04:00+00:00" in page
+        assert "It knows all that you did." in page
+        assert "Lists are made anew" not in page  # no scheduler runs
+        strip = page[page.index('<section id="strip"') :].partition('hx-get="')[2].partition('"')[0]
+
+        client.post("/like", data={"post": posts[2]}, headers=SAME_ORIGIN)
+        client.post("/seen", data={"post": posts[3:5]}, headers=SAME_ORIGIN)
+        client.post("/unlike", data={"post": posts[2]}, headers=SAME_ORIGIN)
+        known = client.get(strip, headers={"HX-Request": "true"}).text
+        assert "<strong>5 things</strong> that you did since (1 like, 1 unlike, 3 views)" in known
+
+        # The list is made anew: two posts change places, one is replaced, one is blocked.
+        execute(
+            database_url,
+            "INSERT INTO recs.refreshed_users (run_id, user_id, refreshed_at) VALUES "
+            f"('{RUN}', {user}, clock_timestamp())",
+            "INSERT INTO recs.blocked_posts (key_prefix, post_id, blocked_at, blocked_by) VALUES "
+            f"('recs', '{posts[4]}', now(), 'test')",
+        )
+        news = client.get(strip, headers={"HX-Request": "true"}).text
+        assert "Your list was made anew" in news
+        assert "It knows all that you did." in news
+        assert 'href="/">Show it' in news
+        new = query(database_url, f"SELECT max(id) FROM post WHERE id > {posts[-1]}")[0][0]
+        with answer_posts(posts[1], posts[0], *posts[2:-1], new):
+            for _ in range(2):  # loading the page again keeps the marks
+                changed = client.get("/").text
+                assert "1 in, 1 out, 2 moved</strong> of 15 posts" in changed
+                marks = dict(re.findall(r'data-post="(\d+)".*?class="mark">([^<]*)', changed, re.DOTALL))
+                assert marks[str(posts[1])] == "up 1"
+                assert str(posts[4]) not in CARD.findall(changed)
+        # A page that was loaded before goes on with its own list, and knows that there is a newer one.
+        assert client.get(strip.replace("/strip", "/") + "&seen=0&rank=10").text.count("<article") == 5
+        assert "Your list was made anew" in client.get(strip, headers={"HX-Request": "true"}).text
 
 
 def test_likes_without_a_script(database_url: str, tmp_path: Path) -> None:

@@ -243,6 +243,14 @@ def test_a_blocked_post_says_so_and_similar_posts_of_likes(
     assert "secret" not in shown
     assert "A moderator" not in anna.get("/posts/6").text
 
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("refused")
+
+    with monkeypatch.context() as serving_down:
+        serving_down.setattr("demo.network_app.serving.http_get", fail)
+        answer = anna.get("/posts/6")
+        assert (answer.status_code, "They cannot be shown now" in answer.text) == (200, True)
+
     def find(_: Any, __: Any, post_ids: list[int]) -> list[tuple[int, ...] | None]:
         return [(10, 11, 9999, 12, 13, 14) if post == 10 else None for post in post_ids]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
@@ -13,14 +15,16 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from itsdangerous import URLSafeTimedSerializer
+from markupsafe import escape
 from werkzeug.routing import Rule
 
 from batch.runs import ledger
 from console.security import HEADERS
+from demo.network_app import accounts
 from demo.network_app.sessions import PUBLIC
 from demo.postgres import make_engine
 from demo.simulate import simulate
-from tests.integration.test_console_inputs import ODD, RAW, UNREADABLE
+from tests.integration.test_console_inputs import RAW, UNREADABLE
 from tests.support.batch import execute, query
 from tests.support.batch_live import copy_database
 from tests.support.network_app import PASSWORD
@@ -34,12 +38,45 @@ BOOKKEEPING = {"shown_list"}
 
 FIELD = re.compile(r'request\.(?:args|form|values)\.get\(\s*"([\w-]+)"')
 
+VALUES = (
+    "", " ", "nope", "-1", "99999999999999999999", "\u0661", "a'b\"c", "%", "\n", "é" * 300,
+    "9999-12-31T23:59:59-14:00~x",
+)  # fmt: skip
+"""What a field or a part of a path may hold."""
+
+WORST = ("99999999999999999999", "a'b\"c", "é" * 300)
+"""What one field holds beside others that are right."""
+
+RIGHT = {
+    "user": "200", "post": "3", "community": "business", "text": "a text", "name": "a name", "about": "x",
+    "after": "", "before": "", "order": "newest", "page": "1", "id": "3", "q": "a", "with": "200",
+}  # fmt: skip
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>", "\"><svg onload=alert(2)>", "' onmouseover=alert(3) x='",
     "</textarea></title><script>alert(4)</script>", "{{ 7 * 7 }}{% raw %}", "javascript:alert(5)",
     "\u202egnp.exe", "a/../b?c=d#e&f;%00%ff",
 )  # fmt: skip
-ALLOWED_TAGS = {"script", "img", "svg", "iframe"}
+
+
+class Markup(HTMLParser):
+    """What a page has that only somebody's text can have brought."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        if tag in {"img", "svg", "iframe"} or (tag == "script" and "src" not in names):
+            self.found.append(tag)
+        for name, value in names.items():
+            text = (value or "").strip().lower()
+            runs = name.startswith("on") or (name.startswith("hx-") and "alert" in text)
+            leads = name in {"href", "src", "action", "formaction"} and text.startswith(("javascript:", "//"))
+            if runs or leads or name == "style":
+                self.found.append(f"{tag} {name}={value}")
 
 
 class Network(NamedTuple):
@@ -77,6 +114,8 @@ def network(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) -
     """The app over one simulated network for all tests; serving answers with some of its posts."""
     with copy_database(postgres_server) as database_url:
         simulate(database_url, 40, 30, 600, seed=1)
+        cities = "SELECT 'City ' || n, md5(n::text) FROM generate_series(1, 30) n"  # too many to choose from
+        execute(database_url, f"""INSERT INTO "user" (city, country) {cities}""")
         engine = make_engine(database_url)
         ledger.create(engine)
         engine.dispose()
@@ -174,7 +213,7 @@ def test_no_get_writes_anything(network: Network) -> None:
             assert answer.status_code < 500, address
         if answer.mimetype != "text/html":
             continue
-        for link in re.findall(r'(?:href|hx-get)="(/[^"#]*)', client.get(address).text):
+        for link in re.findall(r'(?:href|hx-get)="(/(?!static/|shared/)[^"#]*)', client.get(address).text):
             found = link.replace("&amp;", "&")
             kind = re.sub(r"\d+", "*", found)
             if kind not in seen and len(seen) < 150:
@@ -269,10 +308,13 @@ def test_text_that_nothing_can_hold_is_refused_everywhere(network: Network) -> N
     assert network.contents() == before
 
 
-def test_no_argument_makes_a_page_fail(network: Network) -> None:
+def test_no_argument_makes_a_page_fail(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     client = register(network.app, "Anna of arguments")
     session = client.get_cookie(network.app.config["SESSION_COOKIE_NAME"])
     assert session is not None
+    ((anna, epoch),) = network.query("SELECT user_id, epoch FROM account WHERE name = 'Anna of arguments'")
+    again = f"UPDATE account SET epoch = {epoch} WHERE user_id = {anna}"  # a page signs her out everywhere
+    monkeypatch.setattr(accounts, "check_password_hash", lambda *_: False)  # takes a while
     network.app.config["PROPAGATE_EXCEPTIONS"] = False
 
     def check(answer: Any, what: Any) -> None:
@@ -284,16 +326,21 @@ def test_no_argument_makes_a_page_fail(network: Network) -> None:
         names, methods = sorted(fields_of(network, rule)), rule.methods or set[str]()
         path = addresses_of(network, rule)[0]
         fields |= set(names)
-        for value in ODD:
+        execute(network.database_url, again)
+        client.set_cookie(session.key, session.value)
+        asked, right = list[dict[str, str]](), {name: RIGHT[name] for name in names if name in RIGHT}
+        for value in VALUES:
             if rule.arguments:
                 where = re.sub(r"<[^>]*>", lambda _, value=value: quote(value, safe=""), rule.rule)  # type: ignore[misc]
                 check(client.get(where), where)
-            for name in names:
-                if "GET" in methods:
-                    check(client.get(path, query_string={name: value}), (path, name, value))
-                if "POST" in methods and rule.endpoint not in STARTS_PROCESSES:
-                    check(client.post(path, data={name: value}, headers=SAME_ORIGIN), (path, name, value))
-                    client.set_cookie(session.key, session.value)  # some end it
+            asked.append(dict.fromkeys(names, value))
+        asked += [right | {name: value} for name in names for value in WORST]
+        for given in asked:
+            if "GET" in methods:
+                check(client.get(path, query_string=given), (path, given))
+            if "POST" in methods and rule.endpoint not in STARTS_PROCESSES:
+                check(client.post(path, data=given, headers=SAME_ORIGIN), (path, given))
+                client.set_cookie(session.key, session.value)  # some end it
     assert fields >= {"user", "post", "community", "text", "name", "before"}
     form, parts = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
     part = b"--x\r\nContent-Disposition: form-data; name=post; filename=a\r\n\r\n1\r\n--x--"
@@ -308,6 +355,7 @@ def test_no_argument_makes_a_page_fail(network: Network) -> None:
                     (rule.rule, kind),
                 )
                 client.set_cookie(session.key, session.value)
+    execute(network.database_url, again)
     client.set_cookie(session.key, session.value)
     for rule in network.rules:
         path, allowed = addresses_of(network, rule)[0], rule.methods or set[str]()
@@ -319,3 +367,72 @@ def test_no_argument_makes_a_page_fail(network: Network) -> None:
                 answer = client.open(path, method=method, headers=SAME_ORIGIN)
                 assert answer.status_code in (404, 405), (path, method)
                 assert answer.status_code == 404 or answer.headers["Allow"], (path, method)
+
+
+def test_what_people_write_is_text_wherever_it_is_shown(network: Network) -> None:
+    app = network.app
+    readers = [register(app, "Reader of texts")]
+    before = network.query("SELECT count(*) FROM post")[0][0]
+    for number, text in enumerate(HOSTILE):
+        name, about = f"{text[:30]} {number}", f"about {text}"
+        client = register(app, name, city=text[:60], country=text[:60])
+        readers.append(client)
+        forms = [
+            ("/communities/new", {"name": name, "about": about}),
+            ("/new", {"community": name.replace("\u202e", ""), "text": f"{text}\n{text} in the second line"}),
+            ("/messages/send", {"user": network.id_of("Reader of texts"), "text": text}),
+            ("/me", {"profile.city": text[:60]}),
+        ]
+        for address, form in forms:
+            answer = client.post(address, data=form, headers=SAME_ORIGIN)
+            assert answer.status_code == 303, (address, text, re.sub(r"\s+", " ", answer.text)[-600:])
+            for character in '\n\r\t <>"':
+                assert character not in answer.location, (address, text)
+            assert client.get(answer.location).status_code == 200, (address, answer.location)
+    written = network.query("SELECT id, author_id, topic FROM post WHERE author_id IS NOT NULL AND id > 30")
+    assert len(written) >= len(HOSTILE)
+    assert network.query("SELECT count(*) FROM post")[0][0] == before + len(HOSTILE)
+    addresses = ["/", "/welcome", "/communities", "/messages", "/people", "/me", "/new", "/liked", "/strip"]
+    for post_id, author, topic in written:
+        addresses += [
+            f"/posts/{post_id}",
+            f"/people/{author}",
+            f"/c?called={quote(topic, safe='')}",
+            f"/messages/{author}",
+        ]
+        addresses += [f"/new?community={quote(topic, safe='')}", f"/people?q={quote(topic, safe='')}"]
+        readers[0].post("/like", data={"post": post_id}, headers=SAME_ORIGIN)
+    addresses += [f"/sign-in?next={quote(text)}" for text in HOSTILE]
+    seen = set[str]()
+    for address in addresses:
+        for client in readers[:2]:
+            answer = client.get(address)
+            assert answer.status_code in (200, 303, 404), (address, answer.status_code)
+            assert Markup(answer.text).found == [], address
+            seen |= {text for text in HOSTILE if str(escape(text)) in answer.text}
+    assert seen >= {text for text in HOSTILE if "\u202e" not in text}
+    shown = readers[0].get("/messages").text
+    assert "\u202e" not in shown
+    data = readers[1].get("/me/data.json")
+    assert (data.status_code, data.mimetype) == (200, "application/json")
+    everything = json.loads(data.text)
+    assert PASSWORD not in data.text
+    assert "scrypt" not in data.text
+    assert everything
+
+
+def test_pages_say_that_the_database_does_not_answer(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = register(network.app, "Anna without a database")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sa.exc.OperationalError("SELECT secret", {}, Exception("server closed\nthe connection."))
+
+    monkeypatch.setattr(sa.Engine, "connect", fail)
+    for address in ("/", "/messages", "/communities", "/register"):
+        answer = client.get(address)
+        assert (answer.status_code, "The database does not answer" in answer.text) == (503, True), address
+        assert not re.search("secret|server closed|Traceback", answer.text)
+    monkeypatch.undo()
+    assert client.get("/messages").status_code == 200

@@ -155,9 +155,11 @@ def test_live_lists_are_rated_by_the_true_probabilities(
     truth, user_rows, post_rows = simulated.truth, simulated.ids.user_rows(), simulated.ids.post_rows()
     with transaction(database_url) as connection:
         assert evaluate_lists(connection, simulated, redis_client, keys) is None  # nothing is live yet
-        rows = connection.execute(
-            sa.text("SELECT user_id, post_id FROM recs.interactions WHERE action = 'like'")
-        )
+        later = connection.scalar(sa.text("INSERT INTO post (topic) VALUES ('later') RETURNING id"))
+        act = "INSERT INTO activity (user_id, post_id, kind) VALUES (:user, :post, :kind)"
+        for kind in ("view", "like"):
+            connection.execute(sa.text(act), {"user": simulated.ids.users[0], "post": later, "kind": kind})
+        rows = connection.execute(sa.text("SELECT user_id, post_id FROM feed_action WHERE action = 'like'"))
         as_id = int if ids is IdKind.NUMBER else str
         liked = {(user_rows[as_id(user)], post_rows[as_id(post)]) for user, post in rows}
         misses = []
@@ -167,7 +169,7 @@ def test_live_lists_are_rated_by_the_true_probabilities(
             logits = truth.logits(np.full(posts, user), np.arange(posts))
             best = [post for post in np.argsort(-logits) if (user, int(post)) not in liked][:5]
             misses.append(np.prod(1 - expit(logits[best])))
-            ranked = encode_list((simulated.ids.posts[post], 0.0) for post in best[::-1])
+            ranked = encode_list([(later, 1.0), *((simulated.ids.posts[post], 0.0) for post in best[::-1])])
             redis_client.set(keys.user("a-run", simulated.ids.users[user]), ranked)
         redis_client.set(keys.live("control"), "a-run")
         result = evaluate_lists(connection, simulated, redis_client, keys)

@@ -13,8 +13,19 @@ from typing import NamedTuple
 
 import psutil
 
+from demo.processes import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 300
+
+
+PORTS = ("--port", "--app-port", "--console-port")
+"""Options of `up`, one for each app."""
+
+
+def free_ports() -> tuple[str, ...]:
+    """Return options of `up` with a free port for each app."""
+    return tuple(part for option in PORTS for part in (option, str(free_port())))
 
 
 class CommandResult(NamedTuple):

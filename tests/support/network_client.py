@@ -33,17 +33,24 @@ def open_network_app(database_url: str, folder: Path, *post_ids: int | str, **co
     settings = Settings.of(database_url=database_url, redis_url="redis://127.0.0.1:1", top_n=20)
     app = create_app(Config(**{"folder": folder, "max_registrations": 1_000} | config), settings)
     app.testing = True
+    try:
+        with answer_posts(*post_ids):
+            yield app
+    finally:
+        app.extensions[EXTENSION].engine.dispose()
+
+
+@contextmanager
+def answer_posts(*post_ids: int | str) -> Iterator[None]:
+    """Make serving answer each question with these posts, as popular ones."""
     posts = [
         {"post_id": post_id, "score": 1 / rank, "rank": rank}
         for rank, post_id in enumerate(post_ids, start=1)
     ]
     answer = {"variant": "control", "run_id": "20260101T000000Z-control", "source": "popular"}
     body = json.dumps(answer | {"recommendations": posts})
-    try:
-        with patch.object(serving, "http_get", lambda *_, **__: Response(200, "application/json", body)):
-            yield app
-    finally:
-        app.extensions[EXTENSION].engine.dispose()
+    with patch.object(serving, "http_get", lambda *_, **__: Response(200, "application/json", body)):
+        yield
 
 
 def register(app: Flask, name: str, **profile: str) -> FlaskClient:

@@ -147,7 +147,7 @@ def _read_similar(app: NetworkApp, connection: sa.Connection, person: Person, po
     try:
         served = read_similar(app.config.serving_url, post_id, person.user_id, limit)
     except ServingError as error:
-        return {"similar": [], "without_similar": f"They cannot be shown now: {error}. All else works."}
+        return {"similar": [], "without_similar": f"They cannot be shown now: {error}."}
     found = read_posts(connection, select_similar(served))
     return {
         "similar": list(found.values()),
