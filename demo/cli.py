@@ -118,7 +118,7 @@ def demo(context: click.Context, folder: Path) -> None:
 @click.option(
     "--limit-users",
     type=click.IntRange(min=1),
-    help="Users to score if a night is run; else all, or 2,000 of a real network with more than 50,000.",
+    help="Users to score in a night; all others, and people who register, then get popular posts.",
 )
 @name_option("the name of the folder of --network, or simulated")
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -44,17 +45,11 @@ from demo.processes import (
 from demo.real_network import detect_format
 from demo.servers import Servers, prepare_servers, up_lock
 
-MAX_USERS_SCORED_IN_FULL = 50_000
-DEFAULT_LIMIT_USERS = 2000
-"""Users scored of a real network with more than MAX_USERS_SCORED_IN_FULL, to keep the demo short."""
-
 LOOPBACK = "127.0.0.1"
 """The network's app and the console listen here alone: nobody signs in to the console."""
 
 LIVING = {"OVERNIGHT_REFRESH_MINUTES": "1", "OVERNIGHT_EXPOSURES": "on"}
 """Variables of a network in which people act, for all processes, unless the environment sets them."""
-
-COUNT_USERS = sa.text("SELECT count(*) FROM recs.users")
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class UpOptions:
         Folder of a real network's files. None uses the loaded network if the user gave
         its name, and simulates a network otherwise.
     limit_users
-        Number of users to score; None scores all, or 2,000 of a real network with more than 50,000.
+        Number of users to score in each night; None scores all.
     app_port
         Port of the network's app.
     keep_dates
@@ -182,7 +177,13 @@ def _run(
     home.record_use(network)
     apps = children.apps
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
-        night = _night_arguments(engine, network, options)
+        night = ["run", "--variant", "all"]
+        if options.limit_users is not None:
+            night += ["--limit-users", str(options.limit_users)]
+            echo(
+                f"==> Nights score the first {options.limit_users:,} users: all others, and people who "
+                "register, get popular posts"
+            )
         if _needs_night(servers, client, keys, network, options):
             with print_duration(f"Running the night (python -m batch {' '.join(night)})"):
                 run_module("batch", night, environment)
@@ -241,13 +242,23 @@ def _app_environment(
 def _load_network(
     home: NetworkFolder, servers: Servers, engine: sa.Engine, options: UpOptions
 ) -> LoadedNetwork:
-    """Load the network of the options unless it is loaded already."""
+    """Load the network of the options unless it is loaded already, with the tables of its pages."""
     loaded = read_loaded_network(engine)
     source = name_source(options.network)
     any_source = options.network is None and home.name != SIMULATED
     if loaded is not None and (loaded.source == source or any_source):
-        echo(f"==> Network already loaded ({loaded.source}): {loaded.size}")
-        return loaded
+        if _has_pages(engine):
+            echo(f"==> Network already loaded ({loaded.source}): {loaded.size}")
+            return loaded
+        if any_source:
+            raise DemoUsageError(
+                f"an earlier release loaded the network {home.name!r}, without the tables of its pages; "
+                f"nothing was changed. Load it again: make demo NETWORK={shlex.quote(loaded.source)} "
+                f"NAME={shlex.quote(home.name)}"
+            )
+        echo(
+            "==> An earlier release loaded this network, without the tables of its pages: it is loaded again"
+        )
     home.check_source(loaded, source)
     title = "Simulating a network" if options.network is None else f"Loading {options.network}"
     with print_duration(title):
@@ -260,18 +271,10 @@ def _load_network(
     return network
 
 
-def _default_limit_users(engine: sa.Engine, network: LoadedNetwork) -> int | None:
-    """Return how many users to score without --limit-users; None scores all."""
+def _has_pages(engine: sa.Engine) -> bool:
+    """Return whether the database has the tables of the network's app."""
     with engine.connect() as connection:
-        users = connection.scalar(COUNT_USERS) or 0
-    is_large = network.source != SIMULATED and users > MAX_USERS_SCORED_IN_FULL
-    return DEFAULT_LIMIT_USERS if is_large else None
-
-
-def _night_arguments(engine: sa.Engine, network: LoadedNetwork, options: UpOptions) -> list[str]:
-    """Return the arguments of `python -m batch` for this night and those of the scheduler."""
-    limit = options.limit_users or _default_limit_users(engine, network)
-    return ["run", "--variant", "all", *([] if limit is None else ["--limit-users", str(limit)])]
+        return connection.scalar(sa.text("SELECT to_regclass('public.activity')")) is not None
 
 
 def _needs_night(

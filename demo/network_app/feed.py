@@ -53,7 +53,7 @@ class FeedPage:
     ----------
     list_key
         Name of the list that the posts are from.
-    reasons, marks
+    reasons, badges
         Post -> why it is there, and what changed; without those that have none.
     last
         Position of the last post, after which the next page begins; None if there is no next page.
@@ -62,7 +62,7 @@ class FeedPage:
     list_key: str
     posts: Sequence[Post]
     reasons: Mapping[Id, str]
-    marks: Mapping[Id, str]
+    badges: Mapping[Id, str]
     last: Position | None
 
 
@@ -171,7 +171,7 @@ def _make_page(
         from_list.key,
         posts,
         find_reasons(app, connection, visitor.person, from_list.served, posts),
-        changes.marks if changes else {},
+        changes.badges if changes else {},
         taken[-1][0] if len(waiting) > len(taken) else None,
     )
 

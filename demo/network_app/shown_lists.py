@@ -73,7 +73,7 @@ class ShownLists:
 
 @dataclass(frozen=True)
 class ListChanges:
-    """What differs between two lists: how many posts came in, went out and moved, and post -> its mark.
+    """What differs between two lists: how many posts came in, went out and moved, and post -> its badge.
 
     A post moved if its rank among the posts that both lists have is another: it does not move when a gap is
     closed.
@@ -82,7 +82,7 @@ class ListChanges:
     came: int
     went: int
     moved: int
-    marks: Mapping[Id, str]
+    badges: Mapping[Id, str]
 
 
 def keep_shown(
@@ -112,12 +112,12 @@ def compare(shown: ShownLists) -> ListChanges | None:
     before, after = shown.before.post_ids, shown.last.post_ids
     both = set(before) & set(after)
     old_ranks = {post_id: rank for rank, post_id in enumerate(filter(both.__contains__, before))}
-    marks = {post_id: "new" for post_id in after if post_id not in both}
+    badges = {post_id: "new" for post_id in after if post_id not in both}
     for rank, post_id in enumerate(filter(both.__contains__, after)):
         if up := old_ranks[post_id] - rank:
-            marks[post_id] = f"up {up}" if up > 0 else f"down {-up}"
+            badges[post_id] = f"up {up}" if up > 0 else f"down {-up}"
     came, went = len(after) - len(both), len(before) - len(both)
-    return ListChanges(came, went, len(marks) - came, marks)
+    return ListChanges(came, went, len(badges) - came, badges)
 
 
 def _read(connection: sa.Connection, user_id: Id, lock: str) -> ShownLists | None:

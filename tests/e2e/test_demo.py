@@ -66,8 +66,10 @@ def test_the_first_start_runs_the_night_and_gets_right_answers(folder: Path, fir
 
 
 def test_the_next_start_skips_what_is_done(folder: Path, first: CommandResult) -> None:
-    again = up_once(folder)
+    again = run_demo(folder, "up", "--once", "--limit-users", "50", *free_ports())
     assert (again.code, RIGHT in again.stdout) == (0, True), again
+    assert "Nights score the first 50 users: all others, and people who register, get popular" in again.stdout
+    assert "--limit-users is for the next night" in again.stdout
     assert "Network already loaded (simulated): 200 users, 50 posts, 5,000 interactions" in again.stdout
     assert "Night already run" in again.stdout
     assert "Running the night" not in again.stdout

@@ -93,9 +93,9 @@ def test_the_first_list_and_what_a_like_changes(living_network: LivingNetwork, p
     assert any(map(int, changes.groups()))
     feed = whole_feed(page, network)
     assert liked not in feed
-    marks = page.locator(".card .mark").all_inner_texts()
-    assert marks
-    assert all(re.fullmatch(r"new|(up|down) \d+", mark) for mark in marks), marks
+    badges = page.locator(".card .mark").all_inner_texts()
+    assert badges
+    assert all(re.fullmatch(r"new|(up|down) \d+", mark) for mark in badges), badges
     assert len(feed) == len(set(feed))
 
     page.goto(f"{network.url}/liked")

@@ -334,6 +334,7 @@ def test_two_networks_exist_side_by_side_each_with_its_own_night(base: Path, tmp
     for files, *options in ((films,), (shop, "--keep-dates")):
         result = run_demo(base, "up", "--network", str(files), "--once", *options, *free_ports())
         assert (result.code, "Every answer is right." in result.stdout) == (0, True), result
+        assert "Running the night (python -m batch run --variant all)\n" in result.stdout  # of all users
     again = run_demo(base, "up", "--name", "films", "--once", *free_ports())
     assert (again.code, "Night already run" in again.stdout) == (0, True), again
     assert find_processes(base) == []
@@ -351,6 +352,9 @@ def test_two_networks_exist_side_by_side_each_with_its_own_night(base: Path, tmp
     assert "60 users, 40 posts, 360 interactions" in listed["films"]
     assert ("stopped" in listed["films"], "running" in listed["shop"]) == (True, True)
     assert str(films) in listed["films"]
+    fetch(base, "DROP TABLE activity CASCADE; COMMIT; SELECT 1", "--name", "films")  # an earlier release
+    old = run_demo(base, "up", "--name", "films", "--once", *free_ports())
+    assert (old.code, f"Load it again: make demo NETWORK={films} NAME=films" in old.error) == (2, True), old
 
 
 def test_a_name_in_use_or_unknown_is_an_error(base: Path, tmp_path: Path) -> None:

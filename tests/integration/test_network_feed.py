@@ -111,11 +111,11 @@ def test_the_strip(database_url: str, tmp_path: Path) -> None:
         assert 'href="/">Show it' in news
         new = query(database_url, f"SELECT max(id) FROM post WHERE id > {posts[-1]}")[0][0]
         with answer_posts(posts[1], posts[0], *posts[2:-1], new):
-            for _ in range(2):  # loading the page again keeps the marks
+            for _ in range(2):  # loading the page again keeps the badges
                 changed = client.get("/").text
                 assert "1 in, 1 out, 2 moved</strong> of 15 posts" in changed
-                marks = dict(re.findall(r'data-post="(\d+)".*?class="mark">([^<]*)', changed, re.DOTALL))
-                assert marks[str(posts[1])] == "up 1"
+                badges = dict(re.findall(r'data-post="(\d+)".*?class="mark">([^<]*)', changed, re.DOTALL))
+                assert badges[str(posts[1])] == "up 1"
                 assert str(posts[4]) not in CARD.findall(changed)
         # A page that was loaded before goes on with its own list, and knows that there is a newer one.
         assert client.get(strip.replace("/strip", "/") + "&seen=0&rank=10").text.count("<article") == 5
