@@ -58,23 +58,28 @@ class ExpectedEffect:
 
     Parameters
     ----------
+    lists
+        Reads the lists; kept for the visits.
     seen
         Person -> posts they saw before the crowd came.
     """
 
     def __init__(self, lists: ListReader, chances: Chances, seen: Mapping[Id, Collection[Id]]) -> None:
-        self._lists, self._chances, self._seen = lists, chances, seen
+        self.lists, self._chances, self._seen = lists, chances, seen
         self._lock = threading.Lock()
         self._states: dict[tuple[str, Id], _State] = {}
         self.likes = dict.fromkeys(VARIANTS, 0.0)
         self.views = dict.fromkeys(VARIANTS, 0)
 
-    def add_visit(self, user_id: Id, count: int, hour: int) -> None:
+    def add_visit(self, user_id: Id, lists: Mapping[str, Sequence[Id]], count: int, hour: int) -> None:
         """Add a visit in which a person saw `count` posts at an hour, in both variants.
 
-        If a list is shorter than that, the visit ends there in both.
+        Parameters
+        ----------
+        lists
+            The person's list in each variant when the visit began. If one is shorter than `count`, the
+            visit ends there in both.
         """
-        lists = self._lists.read(user_id)
         with self._lock:
             states = {variant: self._state(variant, user_id) for variant in VARIANTS}
             posts = {

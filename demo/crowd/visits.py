@@ -152,6 +152,7 @@ class Crowd:
         rng = random.Random(f"{self._world.chances.key} {person.user_id} {person.visits}")
         browser = Browser(self._world.url, self.meter)
         page = browser.post("feed", "/look", [("user", str(person.user_id))])
+        lists = self._world.effect.lists.read(person.user_id)
         with self._lock:
             self.done.visits += 1
         count = rng.randint(MIN_CARDS, MAX_CARDS)
@@ -166,7 +167,7 @@ class Crowd:
                     break
                 page = browser.get("older posts", page.more, by_script=True)
         finally:
-            self._world.effect.add_visit(person.user_id, len(seen), hour)
+            self._world.effect.add_visit(person.user_id, lists, len(seen), hour)
         self._go_on(browser, page, rng)
 
     def _read(

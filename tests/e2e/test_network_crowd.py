@@ -31,7 +31,7 @@ pytest_plugins = (
     "tests.support.network_app_fixtures",
 )
 
-PERSONS, SECONDS, SEED = 10, 4.0, 3
+PERSONS, SECONDS, SEED = 10, 1.5, 3
 
 
 @pytest.fixture

@@ -194,11 +194,11 @@ def test_each_visit_is_replayed_in_both_variants() -> None:
     lists = Lists([1, 2, 4], [3, 1, 2])
     effect = ExpectedEffect(lists, chances, {8: {3}})
     assert effect.relative is None
-    effect.add_visit(7, 2, HOUR)
+    effect.add_visit(7, lists.read(7), 2, HOUR)
     assert (effect.likes[CONTROL], effect.likes[TEST]) == (0.2 + 0.5, 1.0 + 0.2)
     assert effect.relative == pytest.approx(1.2 / 0.7 - 1)
     liked = {post for post in (1, 2) if chances.happens(7, post, chances.of(7, post, CONTROL, HOUR))}
-    effect.add_visit(7, 2, HOUR)
+    effect.add_visit(7, lists.read(7), 2, HOUR)
     # Control has only 4 left that is new; what was seen has been decided. Test: 3 is liked, so 2, then 1.
     assert effect.likes[CONTROL] == pytest.approx(0.7 + 0.4)
     assert effect.likes[TEST] == pytest.approx(1.2 + 0.5)
@@ -206,9 +206,9 @@ def test_each_visit_is_replayed_in_both_variants() -> None:
     assert effect.views == {CONTROL: shown, TEST: shown}
     # Who saw 3 before the crowd came has it last, but has not decided.
     likes = effect.likes[TEST]
-    effect.add_visit(8, 2, HOUR)
+    effect.add_visit(8, lists.read(8), 2, HOUR)
     assert effect.likes[TEST] == pytest.approx(likes + 0.2 + 0.5)
-    effect.add_visit(8, 1, HOUR)
+    effect.add_visit(8, lists.read(8), 1, HOUR)
     assert effect.likes[TEST] == pytest.approx(likes + 0.2 + 0.5 + 1.0)
     assert choose_posts([1, 2, 3, 4], seen={1, 3}, liked={2}) == [4, 1, 3]
 
