@@ -7,12 +7,16 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+import redis
 import sqlalchemy as sa
 
 from batch.doctor import postgres_checks
 from batch.doctor.finding import Status
 from batch.loading.history import History, count_history
 from batch.loading.interactions_query import interactions_since
+from contract.ids import WHOLE_NUMBERS
+from contract.keys import Keys
+from demo.checks import LIKES, Expected
 from demo.network_app import activity
 from demo.postgres import make_engine
 from demo.simulate import simulate
@@ -138,6 +142,9 @@ def test_features_as_of_a_time_do_not_change_by_what_people_do_later(
     np.testing.assert_allclose(after.post_values, before.post_values, rtol=1e-6)
     for one, other in zip(after.affinities, before.affinities, strict=True):
         np.testing.assert_array_equal(one.values, other.values)
+    counted = history_of(database_url, cutoff).post_counts["likes"]
+    checks = Expected(living, redis.Redis(), Keys(), WHOLE_NUMBERS)
+    assert {post: int(likes) for post, likes in checks._read(LIKES, cutoff)} == counted.astype(int).to_dict()
     later = features_at(database_url, end + timedelta(hours=1), end + timedelta(hours=2))
     assert not np.array_equal(later.post_values, before.post_values, equal_nan=True)
 
