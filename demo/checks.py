@@ -54,9 +54,18 @@ LIKES_OF_USERS = f"""
 LIKED = f"SELECT {{post_id}} FROM {CURRENT_LIKES} WHERE user_id IN :users"
 LIKES = """
     SELECT {post_id}, {like_count} - coalesce(later, 0) AS likes FROM recs.posts LEFT JOIN (
-        SELECT post_id, count(*) FILTER (WHERE action = 'like') - count(*) FILTER (WHERE action = 'unlike')
-            AS later
-        FROM recs.interactions WHERE happened_at > :cutoff GROUP BY post_id
+        SELECT post_id, sum(given) AS later FROM (
+            SELECT post_id, 1 AS given FROM recs.interactions i
+            WHERE action = 'like' AND happened_at > :cutoff AND NOT EXISTS (
+                SELECT FROM recs.interactions u WHERE u.action = 'unlike' AND u.happened_at >= i.happened_at
+                  AND u.user_id = i.user_id AND u.post_id = i.post_id
+            )
+            UNION ALL
+            SELECT post_id, -1 FROM {current_likes} WHERE (user_id, post_id) IN (
+                SELECT user_id, post_id FROM recs.interactions
+                WHERE action = 'unlike' AND happened_at > :cutoff
+            )
+        ) AS changed GROUP BY post_id
     ) AS since USING (post_id) WHERE {like_count} IS NOT NULL
     UNION ALL
     SELECT {post_id}, coalesce(logged, 0) FROM recs.posts LEFT JOIN (

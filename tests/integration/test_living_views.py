@@ -7,12 +7,16 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+import redis
 import sqlalchemy as sa
 
 from batch.doctor import postgres_checks
 from batch.doctor.finding import Status
 from batch.loading.history import History, count_history
 from batch.loading.interactions_query import interactions_since
+from contract.ids import WHOLE_NUMBERS
+from contract.keys import Keys
+from demo.checks import LIKES, Expected
 from demo.network_app import activity
 from demo.postgres import make_engine
 from demo.simulate import simulate
@@ -78,10 +82,10 @@ def history_of(database_url: str, at: datetime) -> History:
 
 def likes_of(database_url: str, at: datetime) -> set[tuple[int, int]]:
     """Return user and post of the likes that the batch knows as of a time."""
-    people, posts = ids_of(database_url)
+    users, posts = ids_of(database_url)
     likes = history_of(database_url, at).likes
     pairs = zip(likes.users.tolist(), likes.posts.tolist(), strict=True)
-    return {(people[user], posts[post]) for user, post in pairs}
+    return {(users[user], posts[post]) for user, post in pairs}
 
 
 def test_no_view_shows_names_hashes_messages_or_anything_else_of_the_app(
@@ -109,7 +113,7 @@ def test_no_view_shows_names_hashes_messages_or_anything_else_of_the_app(
 def test_features_as_of_a_time_do_not_change_by_what_people_do_later(
     living: sa.Engine, database_url: str
 ) -> None:
-    people, posts = ids_of(database_url)
+    users, posts = ids_of(database_url)
     end = newest(database_url)
     cutoff = end - timedelta(days=5)
     before = features_at(database_url, cutoff, end + timedelta(hours=2))
@@ -124,7 +128,7 @@ def test_features_as_of_a_time_do_not_change_by_what_people_do_later(
             assert activity.unlike(connection, user, post, VISIT)
             if post % 2:
                 assert activity.like(connection, user, post, VISIT)
-        given = [activity.like(connection, user, post, VISIT) for user in people[::3] for post in posts[::5]]
+        given = [activity.like(connection, user, post, VISIT) for user in users[::3] for post in posts[::5]]
         assert sum(given) > 20
     execute(
         database_url,
@@ -138,6 +142,9 @@ def test_features_as_of_a_time_do_not_change_by_what_people_do_later(
     np.testing.assert_allclose(after.post_values, before.post_values, rtol=1e-6)
     for one, other in zip(after.affinities, before.affinities, strict=True):
         np.testing.assert_array_equal(one.values, other.values)
+    counted = history_of(database_url, cutoff).post_counts["likes"]
+    checks = Expected(living, redis.Redis(), Keys(), WHOLE_NUMBERS)
+    assert {post: int(likes) for post, likes in checks._read(LIKES, cutoff)} == counted.astype(int).to_dict()
     later = features_at(database_url, end + timedelta(hours=1), end + timedelta(hours=2))
     assert not np.array_equal(later.post_values, before.post_values, equal_nan=True)
 
@@ -168,7 +175,7 @@ def test_counters_of_posts_are_the_networks_own_and_what_was_done_in_the_app(
 
 
 def test_unlikes_of_the_app_take_back_likes_of_both_tables(living: sa.Engine, database_url: str) -> None:
-    people, posts = ids_of(database_url)
+    users, posts = ids_of(database_url)
     end = newest(database_url)
     before = likes_of(database_url, end)
     with living.begin() as connection:
@@ -176,7 +183,7 @@ def test_unlikes_of_the_app_take_back_likes_of_both_tables(living: sa.Engine, da
             sa.text("SELECT user_id, post_id FROM feed_action WHERE action = 'like' ORDER BY 1, 2 LIMIT 1")
         )
         assert activity.unlike(connection, *old, VISIT)
-        one, other = people[5], people[7]
+        one, other = users[5], users[7]
         undone = next(post for post in posts if activity.like(connection, one, post, VISIT))
         assert activity.unlike(connection, one, undone, VISIT)
         assert not activity.unlike(connection, one, undone, VISIT)
