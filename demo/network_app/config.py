@@ -6,6 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from contract.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,22 @@ class Config:
 
     @classmethod
     def from_environment(cls) -> Config:
-        """Read the variables that `to_environment` returns; the others have their defaults."""
-        given = {
-            name: os.environ[f"{PREFIX}{name.upper()}"]
-            for name in FIELDS
-            if f"{PREFIX}{name.upper()}" in os.environ
-        }
-        return cls(**{name: FIELDS[name](value) for name, value in given.items()})
+        """Read the variables that `to_environment` returns; those missing or empty have their defaults.
+
+        Raises
+        ------
+        SettingsError
+            A value is not a whole number, and must be.
+        """
+        given: dict[str, Any] = {}
+        for name, parse in FIELDS.items():
+            variable = f"{PREFIX}{name.upper()}"
+            text = os.environ.get(variable)
+            try:
+                given |= {name: parse(text)} if text else {}
+            except ValueError:
+                raise SettingsError(f"{variable}={text!r}: must be a whole number") from None
+        return cls(**given)
 
     def to_environment(self) -> Mapping[str, str]:
         """Return a variable for each attribute, such as NETWORK_APP_PORT."""

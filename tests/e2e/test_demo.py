@@ -109,6 +109,7 @@ def test_a_port_in_use_is_an_error_before_anything_starts(folder: Path, first: C
     [
         (["up", "--network", "no-such-folder"], {}, "error: there is no folder no-such-folder"),
         (["up"], {"OVERNIGHT_PORT": "http"}, "error: OVERNIGHT_PORT='http': must be a number"),
+        (["up"], {"NETWORK_APP_PORT": "http"}, "error: NETWORK_APP_PORT='http': must be a whole number"),
         (["up", "--limit-users", "0"], {}, "--limit-users"),
         (["simulate", "--users", "many"], {}, "--users"),
     ],
