@@ -204,7 +204,7 @@ class Expected:
         manifest: Any = self.client.get(self.keys.manifest(run_id))
         return Manifest.from_json(manifest)
 
-    def _read(self, query: str, cutoff: datetime, **ids: list[Id]) -> Sequence[sa.Row[Any]]:
+    def _read(self, query: str, cutoff: datetime, **ids: list[Id]) -> Sequence[Any]:
         """Run a query with lists of ids; fill in optional columns of recs.posts, and ids as they are read."""
         with self.engine.connect() as connection:
             present = check_views(connection).posts
@@ -214,7 +214,7 @@ class Expected:
             names |= {"user_id": cast_id(columns.USER_ID, self.kinds.users)}
             names |= {"post_id": cast_id(columns.POST_ID, self.kinds.posts)}
             filled_in = sa.text(query.format_map(names | {"current_likes": CURRENT_LIKES}))
-            lists = [sa.bindparam(name, expanding=True) for name in ids]
+            lists: list[sa.BindParameter[Any]] = [sa.bindparam(name, expanding=True) for name in ids]
             return connection.execute(filled_in.bindparams(*lists), {"cutoff": cutoff, **ids}).all()
 
 

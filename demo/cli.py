@@ -67,7 +67,7 @@ ids_option = click.option(
 )
 
 
-class _Time(click.ParamType):
+class _Time(click.ParamType[Any]):
     """`now`, or a date or time in ISO 8601."""
 
     name = "TIME"

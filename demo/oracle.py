@@ -244,8 +244,8 @@ def read_pairs(
     texts = () if ids.kinds == WHOLE_NUMBERS else (USER_ID, POST_ID)
     views = pd.concat(copy_out(connection, simulated.with_types(VIEWS), parameters, texts))
     views = views[views["post_id"].isin(ids.post_rows().keys())]
-    users = views["user_id"].map(ids.user_rows()).to_numpy(np.int64)
-    posts = views["post_id"].map(ids.post_rows()).to_numpy(np.int64)
+    users: Any = views["user_id"].map(ids.user_rows()).to_numpy(np.int64)
+    posts: Any = views["post_id"].map(ids.post_rows()).to_numpy(np.int64)
     probabilities = truth.probabilities(users, posts, views["hour"].to_numpy(np.int64))
     size = len(truth.posts.created)
     pairs, pair_index = np.unique(users * size + posts, return_inverse=True)

@@ -341,8 +341,8 @@ def _delay_signals() -> Iterator[None]:
     finally:
         for number, handler in caught.items():
             signal.signal(number, handler)
-        for number in received:
-            signal.raise_signal(number)
+        for caught_number in received:
+            signal.raise_signal(caught_number)
 
 
 def ignore_signals() -> None:

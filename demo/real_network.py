@@ -95,7 +95,8 @@ def load_network(database_url: str, folder: Path, until: datetime | None = None)
     from demo import course_files, view_files
 
     module = view_files if detect_format(folder) is Format.VIEWS else course_files
-    return module.load_network(database_url, folder, until)
+    shift_days: int = module.load_network(database_url, folder, until)
+    return shift_days
 
 
 def _find_files(folder: Path, table: str) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,12 @@ def simulate(
             connection, POST_TABLE.format(id_type=post_type, author=author), kinds=names.kinds
         )
         connection.exec_driver_sql(SIMULATION_TABLE)
-        parameters = {"seed": seed, "users": users, "posts": posts, "interactions": interactions}
+        parameters: dict[str, Any] = {
+            "seed": seed,
+            "users": users,
+            "posts": posts,
+            "interactions": interactions,
+        }
         parameters |= {"ids": str(ids), "shift_days": shift_days}
         network.copy_frame(connection, "simulation", pd.DataFrame([parameters]))
         network.copy_frame(connection, '"user"', _user_rows(truth.users, names, seed))

@@ -189,7 +189,7 @@ def _run(
                 run_module("batch", night, environment)
         for app in (apps.serving, apps.console, apps.network):
             with print_duration(f"Starting {app.app.title} on {app.url}"):
-                app.start_ready(environment | _app_environment(app, apps, servers.folder, environment))
+                app.start_ready(environment | dict(_app_environment(app, apps, servers.folder, environment)))
         expected = Expected.of_live_run(engine, client, keys)
         examples = choose_examples(expected)
         if options.once:

@@ -371,7 +371,7 @@ def _check_no_null(path: Path, name: str, values: pa.ChunkedArray) -> None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_csv(path: Path) -> bool:

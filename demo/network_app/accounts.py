@@ -296,7 +296,7 @@ def _make_attribute(
     connection: sa.Connection, name: str, type_name: str, max_length: int | None
 ) -> Attribute | None:
     """Return the attribute of a column; None if no form can ask for values of its type."""
-    column = sa.column(name)
+    column: sa.ColumnClause[Any] = sa.column(name)
     table = sa.table("user", column)
     if type_name == BOOLEAN:
         return Attribute(name, "boolean", tuple(BOOLEANS))

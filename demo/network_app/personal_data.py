@@ -37,7 +37,7 @@ def read_personal_data(connection: sa.Connection, user_key: str, user_id: Id) ->
     user_key
         Name of the primary key of the table "user".
     """
-    key = sa.column(user_key)
+    key: sa.ColumnClause[Any] = sa.column(user_key)
     profile = sa.select(sa.text("*")).select_from(sa.table("user", key)).where(key == user_id)
     found = {"profile": _read(connection, profile)}
     for part, query in _QUERIES.items():
