@@ -5,14 +5,12 @@ In another terminal than `make demo`, with playwright (requirements-dev.txt) and
     .venv/bin/python -m benchmarks.newcomer FOLDER
 
 registers a person, likes posts, waits for refreshes, and writes a picture of each step, `01-register.png` and
-so on. It prints the seconds from each like to the changed list. `--docs` writes the pictures of the
-documentation instead.
+so on. It prints the seconds from the last like to the changed list. The pictures in docs/network are made so.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +18,13 @@ from typing import TYPE_CHECKING
 
 from batch.files import write_atomically
 from batch.formatting import echo
-from benchmarks.screenshots import CHROMIUM
+from benchmarks.screenshots import CHROMIUM, reduce_colours
 from demo.network_app.config import Config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-WIDTH, HEIGHT, COLOURS = 800, 900, 64
-DOCS = {
-    "welcome": Path("docs/network-welcome.png"),
-    "changed": Path("docs/network-feed.png"),
-    "account": Path("docs/network-why.png"),
-}
-"""Steps that the documentation shows."""
-
+WIDTH, HEIGHT = 800, 900
 COMMUNITY = "movie"
 """What the newcomer likes, if the network has it; else the first community."""
 
@@ -43,32 +34,22 @@ PROFILE = {"age": "27", "country": "Russia", "gender": "1"}
 
 @dataclass
 class Recorder:
-    """Writes the picture of each step of a visit.
-
-    Attributes
-    ----------
-    docs
-        Write the steps of the documentation only, in few colours.
-    """
+    """Writes the picture of each step of a visit."""
 
     page: Page
     url: str
     folder: Path
-    docs: bool
     steps: int = field(default=0, init=False)
 
     def take(self, name: str, *, top: str = "") -> None:
         """Take the picture of a step: the first screen, or what begins at the element `top`."""
         self.steps += 1
-        if self.docs and name not in DOCS:
-            return
         if top:
             self.page.locator(top).evaluate("element => element.scrollIntoView()")
         else:
             self.page.evaluate("scrollTo(0, 0)")
-        picture = self.page.screenshot()
-        path = DOCS[name] if self.docs else self.folder / f"{self.steps:02}-{name}.png"
-        write_atomically(path, _reduce(picture))
+        path = self.folder / f"{self.steps:02}-{name}.png"
+        write_atomically(path, reduce_colours(self.page.screenshot()))
         echo(f"{path}")
 
 
@@ -81,7 +62,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=options.chromium, args=["--no-sandbox"])
         context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
-        recorder = Recorder(context.new_page(), options.url, options.folder, options.docs)
+        recorder = Recorder(context.new_page(), options.url, options.folder)
         name = f"{options.name} {time.strftime('%H:%M:%S')}"
         register(recorder, name)
         show_feed(recorder)
@@ -97,7 +78,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("newcomer"))
     parser.add_argument("--url", default=f"http://127.0.0.1:{Config.from_environment().port}")
     parser.add_argument("--name", default="Mira", help="of the newcomer; the time is added")
-    parser.add_argument("--docs", action="store_true", help="write the pictures of the documentation")
     parser.add_argument("--chromium", default=CHROMIUM, help="the browser's program")
     return parser.parse_args()
 
@@ -129,7 +109,7 @@ def show_feed(recorder: Recorder) -> None:
     page = recorder.page
     page.goto(f"{recorder.url}/")
     recorder.take("first-feed")
-    wait_for_new_list(recorder, "registration")
+    wait_for_new_list(recorder, "registration", picture="made-anew")
     recorder.take("personal")
     for _ in range(3):
         like(page, page.locator("article.card:not(:has(.liked))").first.get_attribute("data-post"))
@@ -161,24 +141,16 @@ def like(page: Page, post_id: str | None) -> None:
     card.locator("button.liked").wait_for()
 
 
-def wait_for_new_list(recorder: Recorder, what: str) -> None:
+def wait_for_new_list(recorder: Recorder, what: str, picture: str = "") -> None:
     """Wait until the strip says that the list was made anew, print after how long, and show the list."""
     started = time.monotonic()
     show = recorder.page.locator("#strip .news a")
     show.wait_for(timeout=REFRESH_SECONDS * 1000)
     echo(f"{time.monotonic() - started:.0f} s from the {what} to the new list")
-    recorder.take("news")
+    if picture:
+        recorder.take(picture)
     show.click()
     recorder.page.wait_for_selector("#strip")
-
-
-def _reduce(picture: bytes) -> bytes:
-    """Return a picture in few colours, which makes its file small."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
-    return small.getvalue()
 
 
 if __name__ == "__main__":

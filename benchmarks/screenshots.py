@@ -28,7 +28,7 @@ CHROMIUM = "/usr/bin/chromium"
 SCHEMES = ("light", "dark")
 WIDTHS = {"": 1280, "-narrow": 320}
 DOCS = {"home": Path("docs/console-home.png"), "user": Path("docs/console-user.png")}
-DOCS_WIDTH, DOCS_HEIGHT, DOCS_COLOURS = 1100, 880, 64
+DOCS_WIDTH, DOCS_HEIGHT, COLOURS = 1100, 880, 64
 
 
 def main() -> None:
@@ -81,17 +81,21 @@ def take_all(page: Page, url: str, pages: dict[str, str], folder: Path) -> str:
 
 def take_for_docs(page: Page, url: str, path: str, file: Path) -> str:
     """Write the first screen of a page, in few colours; return what is wrong, or nothing."""
-    from PIL import Image
-
     page.set_viewport_size({"width": DOCS_WIDTH, "height": DOCS_HEIGHT})
     answer = page.goto(f"{url}{path}")
     if answer is None or answer.status != 200:
         return f"{path} answers {answer.status if answer else 'nothing'}"
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    small = io.BytesIO()
-    picture.quantize(DOCS_COLOURS).save(small, "PNG", optimize=True)
-    write_atomically(file, small.getvalue())
+    write_atomically(file, reduce_colours(page.screenshot()))
     return ""
+
+
+def reduce_colours(picture: bytes) -> bytes:
+    """Return a PNG in few colours, which makes its file small."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 if __name__ == "__main__":
