@@ -6,10 +6,10 @@ import sys
 
 from flask import Flask
 
+from batch.formatting import echo
 from contract.errors import OvernightError
 from contract.logs import configure_logging
 from contract.settings import Settings
-from contract.text import escape_controls
 from demo.network_app.app import create_app
 from demo.network_app.config import Config
 
@@ -23,5 +23,5 @@ def _create_app() -> Flask:
 try:
     app = _create_app()
 except OvernightError as error:
-    print(f"error: {escape_controls(str(error))}", file=sys.stderr)
+    echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)

@@ -43,7 +43,7 @@ def test_a_message_appears_by_itself_is_read_and_stays_between_two(
         assert message.text_content() == HOSTILE
         assert message.locator("img, script, a").count() == 0
         assert boris.get_by_label("Message to Anna of messages").input_value() == "a draft that is kept"
-        page.locator(".thread li.mine", has_text=", read").wait_for()
+        page.locator(".thread li.mine", has_text=", read").wait_for(timeout=30_000)
         boris.locator(".thread strong", has_text="new").wait_for(state="detached")
         assert boris.get_by_role("button", name="Mark as read").count() == 0
 
