@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from unittest.mock import patch
+
+import pytest
 
 from batch.refresh import stale_users
 from batch.runs import ledger
@@ -67,6 +70,13 @@ def test_pages_of_the_feed(database_url: str, tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "serving does not answer" in answer.text
         assert "Nothing you did is lost" in answer.text
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        patch.object(serving, "ANSWER_SECONDS", 0.1),
+        pytest.raises(serving.ServingError, match="serving does not answer"),
+    ):
+        serving.read_recommendations(f"http://127.0.0.1:{silent.getsockname()[1]}", posts[0], 10)
 
 
 def test_the_strip(database_url: str, tmp_path: Path) -> None:
