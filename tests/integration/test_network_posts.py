@@ -177,7 +177,8 @@ def test_a_topic_that_came_from_elsewhere(network: Flask, database_url: str) -> 
 
     # Both orders show each post once, over all pages. A person may have several rows of likes of one post.
     execute(database_url, "INSERT INTO feed_action SELECT 7, 1, 'like', now() FROM generate_series(1, 500)")
-    likes = "(SELECT count(DISTINCT user_id) FROM feed_action f WHERE f.post_id = p.post_id AND action = 'like')"
+    likers = "SELECT count(DISTINCT user_id) FROM feed_action f WHERE f.post_id = p.post_id"
+    likes = f"({likers} AND action = 'like')"
     for order, column in (("newest", "created_at"), ("liked", likes)):
         shown: list[int] = []
         counts: list[int] = []
