@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tests.support.browser import (
     Problems,
@@ -72,6 +74,15 @@ def test_every_page_is_accessible_fits_a_phone_and_works_by_keyboard(
     for path in ("/", "/me"):
         page.goto(url + path)
         check_keyboard(page)
+
+
+def test_a_body_that_cannot_be_read_is_a_bad_request(living_network: LivingNetwork) -> None:
+    address = urlsplit(living_network.url)
+    for body in (b"ZZ\r\nname", b"4;\r\r\nname\r\n0\r\n\r\n", b"4\r\nnamenone"):
+        with socket.create_connection((address.hostname, address.port or 0), timeout=20) as client:
+            head = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head + body)
+            assert client.recv(12) == b"HTTP/1.1 400"
 
 
 def test_without_scripts_a_newcomer_does_everything(
