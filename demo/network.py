@@ -39,8 +39,9 @@ INDEXES = """
 CREATE INDEX feed_action_user_time ON feed_action (user_id, time);
 CREATE INDEX feed_action_time ON feed_action (time);
 CREATE INDEX feed_action_post_time ON feed_action (post_id, time);
-CREATE INDEX feed_action_post_like ON feed_action (post_id, action) WHERE action IN ('like', 'unlike')"""
-"""The last one counts the likes of posts for the network's pages."""
+CREATE INDEX feed_action_post_like ON feed_action (post_id, user_id, action, time)
+    WHERE action IN ('like', 'unlike')"""
+"""The last one counts who likes each post, for the network's pages."""
 
 USERS_VIEW = """
 CREATE VIEW recs.users AS

@@ -20,9 +20,15 @@ BY_TIME, BY_LIKES = "newest", "liked"
 """Orders of a community's posts."""
 
 _LIKES = """(
-    SELECT count(*) FILTER (WHERE action = 'like') - count(*) FILTER (WHERE action = 'unlike')
-    FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action IN ('like', 'unlike')
+    SELECT count(*) FROM (
+        SELECT FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action IN ('like', 'unlike')
+        GROUP BY i.user_id
+        HAVING max(i.happened_at) FILTER (WHERE i.action = 'like')
+               > coalesce(max(i.happened_at) FILTER (WHERE i.action = 'unlike'), '-infinity')
+    ) AS liking
 )"""
+"""How many people like a post now: a person may have several rows of likes of one post."""
+
 _POSTS = sa.text(f"""
     SELECT p.post_id, p.text, p.topic, p.author_id, p.created_at, a.name AS author, {_LIKES} AS likes
     FROM recs.posts p LEFT JOIN account a ON a.user_id = p.author_id

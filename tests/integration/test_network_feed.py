@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,6 +12,7 @@ from batch.runs import ledger
 from demo.network_app import serving
 from demo.network_app.context import EXTENSION
 from demo.network_app.pages.feed import BUTTON
+from demo.network_app.refresh_button import Outcome
 from demo.simulate import simulate
 from tests.support.batch import execute, query
 from tests.support.network_client import SAME_ORIGIN, answer_posts, open_network_app, register
@@ -150,3 +152,11 @@ def test_likes_without_a_script(database_url: str, tmp_path: Path) -> None:
             for _ in range(2):
                 assert client.post("/refresh", headers=SAME_ORIGIN).location == "/"
         assert query(database_url, "SELECT count(*) FROM activity WHERE kind = 'refresh'") == [(1,)]
+
+        # How it ended is shown to who started it.
+        with client.session_transaction() as session:
+            visit = session["visit"]
+        now = datetime.now(UTC)
+        button.outcome = Outcome(visit, now, now, "The refresh failed: no run.")
+        assert "The refresh failed: no run." in client.get("/").text
+        assert "The refresh failed" not in register(app, "Ben").get("/").text

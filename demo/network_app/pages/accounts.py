@@ -39,8 +39,8 @@ RECENT_ACTIONS = 50_000
 EXAMPLES = 4
 
 _POPULAR = sa.text("""
-    SELECT post_id, count(*) FROM (
-        SELECT post_id, action FROM recs.interactions ORDER BY happened_at DESC LIMIT :recent
+    SELECT post_id, count(DISTINCT user_id) FROM (
+        SELECT post_id, user_id, action FROM recs.interactions ORDER BY happened_at DESC LIMIT :recent
     ) AS recent
     WHERE action = :like GROUP BY post_id ORDER BY 2 DESC, 1 LIMIT 500
 """)
