@@ -26,10 +26,13 @@ class Outcome:
 
     Attributes
     ----------
+    pressed_by
+        The visit in which the button was pressed.
     problem
         What was wrong, in words; empty if it was done.
     """
 
+    pressed_by: str
     started_at: datetime
     ended_at: datetime
     problem: str
@@ -42,6 +45,7 @@ class RefreshButton:
         self._command = command
         self._lock = threading.Lock()
         self._job: Job | None = None
+        self._pressed_by = ""
         self._closed = False
         self.outcome: Outcome | None = None
 
@@ -50,8 +54,8 @@ class RefreshButton:
         """Whether a refresh that was started here runs."""
         return self._job is not None
 
-    def press(self) -> bool:
-        """Start a refresh; return False if one that was started here runs already."""
+    def press(self, visit: str) -> bool:
+        """Start a refresh for a visit; return False if one that was started here runs already."""
         with self._lock:
             if self._job is not None or self._closed:
                 return False
@@ -59,7 +63,7 @@ class RefreshButton:
             job = Job(
                 self._command, self._end, name="refresh", surroundings=Surroundings(output=log, log=log)
             )
-            self._job = job
+            self._job, self._pressed_by = job, visit
         threading.Thread(target=self._run, args=(job, log), daemon=True).start()
         return True
 
@@ -84,7 +88,7 @@ class RefreshButton:
         elif result.exit_code != EXIT_DONE:
             reason = _read_error(self._log) or result.meaning
             problem = f"The refresh failed: {reason}. Lists stay as they were."
-        self.outcome = Outcome(result.started_at, datetime.now(UTC), problem)
+        self.outcome = Outcome(self._pressed_by, result.started_at, datetime.now(UTC), problem)
 
 
 def _read_error(log: IO[bytes]) -> str:

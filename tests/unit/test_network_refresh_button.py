@@ -15,7 +15,7 @@ from tests.support.batch import wait_until
 def press(script: str) -> Outcome:
     """Press a button that runs a script; return how it ended."""
     button = RefreshButton((sys.executable, "-c", script))
-    assert button.press()
+    assert button.press("a visit")
     wait_until(lambda: not button.running)
     assert button.outcome is not None
     return button.outcome
@@ -41,12 +41,13 @@ def test_outcomes(script: str, problem: str) -> None:
     outcome = press(script)
     assert outcome.problem.startswith(problem)
     assert bool(outcome.problem) == bool(problem)
+    assert outcome.pressed_by == "a visit"
     assert outcome.started_at <= outcome.ended_at
 
 
 def test_a_command_that_does_not_start() -> None:
     button = RefreshButton(("/nowhere/python",))
-    assert button.press()
+    assert button.press("a visit")
     wait_until(lambda: not button.running)
     assert button.outcome is not None
     assert "could not be started" in button.outcome.problem
@@ -55,11 +56,11 @@ def test_a_command_that_does_not_start() -> None:
 def test_one_at_a_time_and_stopped_with_the_app(tmp_path: Path) -> None:
     script = f"import pathlib, time; pathlib.Path({str(tmp_path / 'began')!r}).touch(); time.sleep(600)"
     button = RefreshButton((sys.executable, "-c", script))
-    assert button.press()
-    assert not button.press()
+    assert button.press("a visit")
+    assert not button.press("another")
     wait_until((tmp_path / "began").exists)
     assert button.running
     button.close()
     wait_until(lambda: not button.running)
-    assert not button.press()
+    assert not button.press("a visit")
     assert button.outcome is None

@@ -64,7 +64,7 @@ def seen() -> Response:
 def refresh() -> str | Response:
     """Start to make lists anew; for htmx, answer with the strip."""
     visitor = this_visitor()
-    if _button().press():
+    if _button().press(visitor.visit):
         with current_app_parts().engine.begin() as connection:
             activity.record(connection, visitor.person.user_id, "refresh")
     if "HX-Request" in request.headers:
@@ -81,11 +81,13 @@ def _render_strip() -> str:
 def _strip_values(status: ListStatus, list_key: str) -> dict[str, Any]:
     button = _button()
     outcome = button.outcome
+    if outcome and (outcome.pressed_by != this_visitor().visit or now() - outcome.ended_at > OUTCOME_SHOWN):
+        outcome = None
     return {
         "status": status,
         "list_key": list_key,
         "refreshing": button.running,
-        "outcome": outcome if outcome and now() - outcome.ended_at < OUTCOME_SHOWN else None,
+        "outcome": outcome,
         "refresh_minutes": current_app_parts().config.refresh_minutes,
     }
 
