@@ -297,7 +297,8 @@ def test_newcomers_begin_with_popular_posts_of_several_communities(network: Flas
     topics = [of[post] for post in shown]
     assert len(set(topics)) >= 4
     assert max(map(topics.count, topics)) <= 3
-    likes = "SELECT post_id FROM recs.interactions WHERE action = 'like' GROUP BY 1 ORDER BY count(*) DESC, 1"
+    likes = "SELECT post_id FROM recs.interactions WHERE action = 'like' GROUP BY 1"
+    likes += " ORDER BY count(DISTINCT user_id) DESC, 1"
     ((best,), *_) = query(database_url, likes)
     assert shown[0] == best
     send(anna, "/like", post=str(shown[0]))
