@@ -33,6 +33,12 @@ from demo.network_app.tables import READ_KEY
 STATIC = Path(__file__).parent / "static"
 MAX_REQUEST_BYTES = 64 * 1024
 
+NO_VALUES_IN_LOG = """
+    SELECT set_config('log_min_error_statement', 'panic', false),
+        set_config('log_error_verbosity', 'terse', false)
+    WHERE current_setting('is_superuser') = 'on'"""
+"""Keeps what people write out of Postgres's log when a statement fails; only a superuser may set it."""
+
 GLOBALS = {
     "community_url": community_url,
     "current_visitor": current_visitor,
@@ -87,11 +93,18 @@ def create_app(config: Config, settings: Settings) -> Flask:
 
 def _open(config: Config, settings: Settings) -> NetworkApp:
     engine = open_page_engine(settings, "overnight network")
+    sa.event.listen(engine, "connect", _keep_values_out_of_log)
     with engine.connect() as connection:
         kinds = check_views(connection).kinds
         keys = [str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")]
     accounts = Accounts(engine, keys[0], config.max_registrations)
     return NetworkApp(config, settings, engine, accounts, kinds, *keys)
+
+
+def _keep_values_out_of_log(driver: Any, _: Any) -> None:
+    with driver.cursor() as cursor:
+        cursor.execute(NO_VALUES_IN_LOG)
+    driver.commit()
 
 
 def _check_host() -> None:

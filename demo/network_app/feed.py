@@ -90,18 +90,38 @@ class ListStatus:
 
     @property
     def why_popular(self) -> str:
-        """Why the list is of popular posts; empty if it is the person's own."""
-        fresh = self.freshness
-        if fresh is None or self.shown is None or self.shown.served.source != POPULAR:
+        """Why the list is of popular posts, in sentences; empty if it is the person's own."""
+        return "" if self.freshness is None else explain_popular(self.freshness, self.shown)
+
+
+def explain_popular(fresh: Freshness, shown: ShownList | None) -> str:
+    """Return why a person has popular posts, in sentences; empty if they have a list of their own.
+
+    Parameters
+    ----------
+    shown
+        The list that serving answered since it was made last; None if it was not asked.
+    """
+    if shown is not None and shown.served.source != POPULAR:
+        return ""
+    if shown is not None and shown.served.stale:
+        return (
+            "Serving could not reach Redis when the feed was loaded: it shows popular posts meanwhile. Load "
+            "the feed again in a moment."
+        )
+    if fresh.list_was_made:
+        if shown is None:
             return ""
-        if fresh.refreshed_at is not None:
-            return "your own list has nothing left to show"
-        if fresh.scored < fresh.known:
-            return (
-                f"the last night made lists for {fresh.scored:,} of {fresh.known:,} people only, and "
-                "refreshes make none for others"
-            )
-        return "there is no list of your own yet; the next refresh makes it"
+        return (
+            "Popular posts: serving has no list of yours now. It is missing from Redis, or nothing of it is "
+            "left to show; the next night writes lists."
+        )
+    if fresh.limited:
+        scored = f"The last night made lists for {fresh.scored:,} of {fresh.known:,} people only"
+        if shown is None and fresh.knew_person:
+            return f"{scored}; the feed shows whether yours is one of them."
+        return f"There is no list of yours: popular posts. {scored}, and refreshes make none for others."
+    return "There is no list of yours yet: popular posts. The next refresh makes it."
 
 
 def read_first_page(app: NetworkApp, visitor: Visitor) -> tuple[FeedPage, ListStatus]:
@@ -137,6 +157,13 @@ def read_status(app: NetworkApp, visitor: Visitor, list_key: str) -> ListStatus:
         shown = read_shown(connection, user_id)
         found = None if shown is None else shown.find(list_key)
         return _make_status(read_freshness(app, connection, user_id), shown, found)
+
+
+def read_why_popular(connection: sa.Connection, fresh: Freshness, user_id: Id) -> str:
+    """Return why a person has popular posts, by what serving answered last, without asking it."""
+    shown = read_shown(connection, user_id)
+    is_current = shown is not None and shown.last.made_at == fresh.made_at
+    return explain_popular(fresh, shown.last if shown is not None and is_current else None)
 
 
 def _make_status(fresh: Freshness | None, shown: ShownLists | None, found: ShownList | None) -> ListStatus:

@@ -21,6 +21,7 @@ _ACTIONS = sa.text("""
         count(*) FILTER (WHERE kind = 'unlike') AS unlikes, count(*) FILTER (WHERE kind = 'view') AS views
     FROM activity WHERE user_id = :user AND kind IN ('view', 'like', 'unlike') AND at > :since
 """)
+_REGISTERED = sa.text("SELECT created_at FROM account WHERE user_id = :user")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Freshness:
         When the run went live.
     refreshed_at
         When a refresh last made the person's list of this run; None if none did.
+    knew_person
+        Whether the person was there when the run's night began.
     scored, known
         How many people the run's night made lists for, and how many there were.
     likes, unlikes, views
@@ -46,6 +49,7 @@ class Freshness:
     run_id: str
     live_since: datetime
     refreshed_at: datetime | None
+    knew_person: bool
     scored: int
     known: int
     likes: int
@@ -56,6 +60,16 @@ class Freshness:
     def made_at(self) -> datetime:
         """When the list was made."""
         return self.refreshed_at or self.live_since
+
+    @property
+    def limited(self) -> bool:
+        """Whether the night made lists for some people only; refreshes then make none for others."""
+        return self.scored < self.known
+
+    @property
+    def list_was_made(self) -> bool:
+        """Whether a list of the person was made. After a limited night only a refresh tells."""
+        return self.refreshed_at is not None or (self.knew_person and not self.limited)
 
     @property
     def actions(self) -> int:
@@ -81,8 +95,20 @@ def read_freshness(app: NetworkApp, connection: sa.Connection, user_id: Id) -> F
     run = live.get(variant) or next(iter(live.values()))
     refreshed_at = read_refreshed_at(connection, run.run_id, user_id)
     acted = connection.execute(_ACTIONS, {"user": user_id, "since": refreshed_at or run.live_since}).one()
+    registered_at = connection.scalar(_REGISTERED, {"user": user_id})
+    knew_person = registered_at is None or registered_at < run.started_at
     scored, known = int(run.scored or 0), int(run.known or 0)
-    return Freshness(variant, run.run_id, run.live_since, refreshed_at, scored, known, *acted)
+    return Freshness(variant, run.run_id, run.live_since, refreshed_at, knew_person, scored, known, *acted)
+
+
+def read_start(connection: sa.Connection, run_id: str) -> datetime | None:
+    """Return when a run began; None if there is none of this id."""
+    if not has_table(connection, runs):
+        return None
+    started_at: datetime | None = connection.scalar(
+        sa.select(runs.c.started_at).where(runs.c.run_id == run_id)
+    )
+    return started_at
 
 
 def _live_runs(key_prefix: str) -> sa.Select[Any]:
@@ -95,6 +121,7 @@ def _live_runs(key_prefix: str) -> sa.Select[Any]:
     return sa.select(
         runs.c.variant,
         runs.c.run_id,
+        runs.c.started_at,
         went_live.label("live_since"),
         runs.c.manifest["users"].astext.label("scored"),
         runs.c.manifest["users_of_network"].astext.label("known"),

@@ -2,11 +2,12 @@
 
 The first that holds is said:
 
-1. the post is similar to one of the person's newest likes;
-2. the person likes posts of its community more often than posts in general;
-3. the post is new in a community that the person joined;
-4. the list is of popular posts;
-5. the model ranks it so.
+1. the post is in an explored place;
+2. it is similar to one of the person's newest likes;
+3. the person likes posts of its community more often than posts in general;
+4. the post is new in a community that the person joined;
+5. the list is of popular posts;
+6. the model ranks it so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ MAX_LIKES = 5
 MAX_TITLE = 60
 MIN_LIKES = 2
 NEW = timedelta(days=7)
+EXPLORED = "new: shown to learn who likes it"
 
 _TOPICS = sa.text("""
     SELECT topic, count(*) FILTER (WHERE liked_at > unliked_at) AS likes, count(*) AS seen
@@ -74,7 +76,7 @@ def find_reasons(
     Parameters
     ----------
     served
-        The person's list; None if it is not at hand: then the last two reasons are not found.
+        The person's list; None if it is not at hand: then the first reason and the last two are not found.
     """
     posts = list(posts)
     if not posts:
@@ -86,9 +88,12 @@ def find_reasons(
         like_of |= {post_id: like for post_id in found or () if post_id not in like_of}
     titles = {like: post.title for like, post in read_posts(connection, liked).items() if post.title}
     taste = _read_taste(connection, person.user_id)
+    explored = {each.post_id for each in served.posts if each.explored} if served else set()
     reasons = {}
     for post in posts:
-        if like_of.get(post.post_id) in titles:
+        if post.post_id in explored:
+            reasons[post.post_id] = EXPLORED
+        elif like_of.get(post.post_id) in titles:
             title = one_line(titles[like_of[post.post_id]], MAX_TITLE)
             reasons[post.post_id] = f"like “{title}”, which you liked"
         elif reason := _by_community(taste, post) or _by_list(served, post):

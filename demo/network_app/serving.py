@@ -11,6 +11,9 @@ from contract.errors import OvernightError
 from contract.ids import Id, encode_id
 from demo.gunicorn import http_get
 
+EXPLORE = "explore"
+"""Source of a post in an explored place, which is for posts that nobody knows yet."""
+
 ADVICE = "Nothing you did is lost, and pages without lists work; try again in a moment"
 
 ANSWER_SECONDS = 3
@@ -23,11 +26,12 @@ class ServingError(OvernightError):
 
 @dataclass(frozen=True)
 class Listed:
-    """A post of a list: its score, and its place in the stored list, from 1."""
+    """A post of a list: its score, its place in the stored list, from 1, and whether that one is explored."""
 
     post_id: Id
     score: float
     rank: int
+    explored: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class ServedList:
         The variant of the A/B test that the list comes from.
     source
         `personal`, `popular` or `similar`.
+    stale
+        Whether serving cannot reach Redis, and answers with what it has in memory.
     """
 
     variant: str
     run_id: str
     source: str
     posts: tuple[Listed, ...]
+    stale: bool = False
 
 
 def read_recommendations(serving_url: str, user_id: Id, limit: int) -> ServedList:
@@ -77,5 +84,8 @@ def _ask(url: str, **parameters: Any) -> ServedList:
     if answer.status != 200:
         raise ServingError(f"serving answered with status {answer.status}. {ADVICE}")
     found = json.loads(answer.body)
-    posts = (Listed(row["post_id"], row["score"], row["rank"]) for row in found["recommendations"])
-    return ServedList(found["variant"], found["run_id"], found["source"], tuple(posts))
+    posts = tuple(
+        Listed(row["post_id"], row["score"], row["rank"], row.get("source") == EXPLORE)
+        for row in found["recommendations"]
+    )
+    return ServedList(found["variant"], found["run_id"], found["source"], posts, found["stale"])

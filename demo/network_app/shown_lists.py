@@ -46,15 +46,17 @@ class ShownList:
             "variant": self.served.variant,
             "run_id": self.served.run_id,
             "source": self.served.source,
+            "stale": self.served.stale,
             "made_at": None if self.made_at is None else self.made_at.isoformat(),
-            "posts": [[each.post_id, each.score, each.rank] for each in self.served.posts],
+            "posts": [[each.post_id, each.score, each.rank, each.explored] for each in self.served.posts],
         }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ShownList:
-        """Return the list of a record."""
+        """Return the list of a record; older ones do not say what was stale or explored."""
         posts = tuple(Listed(*each) for each in record["posts"])
-        served = ServedList(record["variant"], record["run_id"], record["source"], posts)
+        stale = record.get("stale", False)
+        served = ServedList(record["variant"], record["run_id"], record["source"], posts, stale)
         made_at = record["made_at"]
         return cls(served, None if made_at is None else datetime.fromisoformat(made_at))
 
@@ -106,8 +108,11 @@ def read_shown(connection: sa.Connection, user_id: Id) -> ShownLists | None:
 
 
 def compare(shown: ShownLists) -> ListChanges | None:
-    """Return what differs from the list before; None if there is none."""
-    if shown.before is None:
+    """Return what differs from the list before; None if there is none.
+
+    Popular posts that serving shows while a list is missing are no change of it.
+    """
+    if shown.before is None or _stands_in(shown.before, shown.last):
         return None
     before, after = shown.before.post_ids, shown.last.post_ids
     both = set(before) & set(after)
@@ -118,6 +123,13 @@ def compare(shown: ShownLists) -> ListChanges | None:
             badges[post_id] = f"up {up}" if up > 0 else f"down {-up}"
     came, went = len(after) - len(both), len(before) - len(both)
     return ListChanges(came, went, len(badges) - came, badges)
+
+
+def _stands_in(before: ShownList, last: ShownList) -> bool:
+    """Return whether one of two lists is of popular posts in place of a list that was made already."""
+    if before.served.source == last.served.source:
+        return False
+    return before.made_at == last.made_at or before.served.stale or last.served.stale
 
 
 def _read(connection: sa.Connection, user_id: Id, lock: str) -> ShownLists | None:

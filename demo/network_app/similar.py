@@ -33,7 +33,10 @@ class SimilarPosts:
         self._pool = ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="similar")
 
     def find(self, app: NetworkApp, user_id: Id, post_ids: Sequence[Id]) -> list[tuple[Id, ...] | None]:
-        """Return the posts similar to each of the posts: empty if there is no list, None if serving fails."""
+        """Return the posts similar to each of the posts: empty if there is no list.
+
+        None if serving does not answer, or cannot reach Redis.
+        """
         return list(self._pool.map(lambda post_id: self._find_one(app, user_id, post_id), post_ids))
 
     def _find_one(self, app: NetworkApp, user_id: Id, post_id: Id) -> tuple[Id, ...] | None:
@@ -46,6 +49,8 @@ class SimilarPosts:
             served = read_similar(app.config.serving_url, post_id, user_id, limit)
         except ServingError:
             return None
+        if served.stale and served.source != SIMILAR:
+            return None  # there may be a list
         similar = select_similar(served)
         with self._lock:
             if len(self._kept) >= MAX_KEPT:

@@ -52,7 +52,7 @@ def test_the_first_list_and_what_a_like_changes(living_network: LivingNetwork, p
     user = register(page, network, "Fay of the feed", **PROFILE)
     page.goto(f"{network.url}/")
     strip = page.locator("#strip")
-    assert "popular posts, because there is no list of your own yet" in strip.inner_text()
+    assert "There is no list of yours yet: popular posts" in strip.inner_text()
     assert len(cards(page)) >= 10
     assert page.locator(".card .reason").first.inner_text().startswith("popular: liked by")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -21,8 +23,6 @@ from tests.support.browser import (
 from tests.support.network_app import LivingNetwork, pick_likes, register, run_network_app, sign_in
 
 if TYPE_CHECKING:
-    import socket
-
     from playwright.sync_api import Browser, Page
 
 pytest_plugins = (
@@ -80,6 +80,15 @@ def test_every_page_is_accessible_fits_a_phone_and_works_by_keyboard(
     for path in ("/", "/me"):
         page.goto(url + path)
         check_keyboard(page)
+
+
+def test_a_body_that_cannot_be_read_is_a_bad_request(living_network: LivingNetwork) -> None:
+    address = urlsplit(living_network.url)
+    for body in (b"ZZ\r\nname", b"4;\r\r\nname\r\n0\r\n\r\n", b"4\r\nnamenone"):
+        with socket.create_connection((address.hostname, address.port or 0), timeout=20) as client:
+            head = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head + body)
+            assert client.recv(12) == b"HTTP/1.1 400"
 
 
 def test_without_scripts_a_newcomer_does_everything(

@@ -44,7 +44,7 @@ def test_a_newcomer_registers_likes_and_is_known_after_a_refresh(
     assert page.locator(".card").count() == 12
     assert len(communities) >= 4
     page.goto(f"{network.url}/me")
-    assert "popular posts, until the first refresh" in page.inner_text("main")
+    assert "There is no list of yours yet: popular posts" in page.inner_text("main")
     page.go_back()
     liked = pick_likes(page, 3)
     page.reload()

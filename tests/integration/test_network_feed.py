@@ -9,6 +9,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
 from batch.refresh import stale_users
 from batch.runs import ledger
@@ -21,9 +23,26 @@ from tests.support.batch import execute, query
 from tests.support.network_client import SAME_ORIGIN, answer_posts, open_network_app, register
 
 RUN = "20260101T000000Z-control"
-MANIFEST = '"users": 10, "users_of_network": 40'
+LIMITED, UNLIMITED = (f'{{"users": {users}, "users_of_network": 40}}' for users in (10, 40))
 CARD = re.compile(r'<article class="card" data-post="([^"]*)"')
+EXPLORED = "new: shown to learn who likes it"
+TO_OLD_RECORD = """
+    UPDATE shown_list SET list = jsonb_set(list - 'stale', '{posts}',
+        (SELECT jsonb_agg(post - 3) FROM jsonb_array_elements(list -> 'posts') AS post))
+"""
 MORE = re.compile(r'rel="next" href="([^"]*)"')
+
+
+def find_strip(page: str) -> str:
+    """Return the address that the strip of a page asks for."""
+    return page[page.index('<section id="strip"') :].partition('hx-get="')[2].partition('"')[0]
+
+
+def look_as(app: Flask, user_id: int) -> FlaskClient:
+    """Look at the network as somebody who was there before."""
+    client = app.test_client()
+    assert client.post("/look", data={"user": user_id}, headers=SAME_ORIGIN).location == "/"
+    return client
 
 
 def test_pages_of_the_feed(database_url: str, tmp_path: Path) -> None:
@@ -93,21 +112,24 @@ def test_the_strip(database_url: str, tmp_path: Path) -> None:
         execute(
             database_url,
             "INSERT INTO recs.runs (run_id, variant, key_prefix, state, started_at, actor, manifest) VALUES "
-            f"('{RUN}', 'control', 'recs', 'live', now(), 'test', '{{{MANIFEST}}}')",
+            f"('{RUN}', 'control', 'recs', 'live', now(), 'test', '{LIMITED}')",
             f"INSERT INTO recs.run_changes VALUES ('{RUN}', 'live', '2026-01-01 03:04+00', 'test', NULL)",
         )
         page = client.get("/").text
-        assert "popular</strong> posts, because the last night made lists for 10 of 40 people only" in page
-        assert "2026-01-01T03:04:00+00:00" in page
-        assert "It knows all that you did." in page
-        assert "Lists are made anew" not in page  # no scheduler runs
-        strip = page[page.index('<section id="strip"') :].partition('hx-get="')[2].partition('"')[0]
+        limited = "There is no list of yours: popular posts. The last night made lists for 10 of 40 people"
+        for shown in (page, client.get("/me").text):
+            assert limited in shown
+            for wrong in ("2026-01-01", "next refresh", "It knows", "Lists are made anew"):
+                assert wrong not in shown, wrong
+        strip = find_strip(page)
 
         client.post("/like", data={"post": posts[2]}, headers=SAME_ORIGIN)
         client.post("/seen", data={"post": posts[3:5]}, headers=SAME_ORIGIN)
         client.post("/unlike", data={"post": posts[2]}, headers=SAME_ORIGIN)
         known = client.get(strip, headers={"HX-Request": "true"}).text
-        assert "<strong>5 things</strong> that you did since (1 like, 1 unlike, 3 views)" in known
+        assert (
+            "<strong>5 things</strong> that you did are in no list yet (1 like, 1 unlike, 3 views)" in known
+        )
 
         # The list is made anew: two posts change places, one is replaced, one is blocked.
         execute(
@@ -119,19 +141,67 @@ def test_the_strip(database_url: str, tmp_path: Path) -> None:
         )
         news = client.get(strip, headers={"HX-Request": "true"}).text
         assert "Your list was made anew" in news
-        assert "It knows all that you did." in news
         assert 'href="/">Show it' in news
         new = query(database_url, f"SELECT max(id) FROM post WHERE id > {posts[-1]}")[0][0]
-        with answer_posts(posts[1], posts[0], *posts[2:-1], new):
+        changed_posts = [posts[1], posts[0], *posts[2:-1], new]
+        with answer_posts(*changed_posts, source="personal", explored=2):
             for _ in range(2):  # loading the page again keeps the badges
                 changed = client.get("/").text
+                assert "Against the popular posts before: " in changed
                 assert "1 in, 1 out, 2 moved</strong> of 15 posts" in changed
+                assert "It knows all that you did." in changed
                 badges = dict(re.findall(r'data-post="(\d+)".*?class="mark">([^<]*)', changed, re.DOTALL))
                 assert badges[str(posts[1])] == "up 1"
                 assert str(posts[4]) not in CARD.findall(changed)
+                assert re.findall("new: shown to learn who likes it|it 2nd", changed) == [EXPLORED]
         # A page that was loaded before goes on with its own list, and knows that there is a newer one.
         assert client.get(strip.replace("/strip", "/") + "&seen=0&rank=10").text.count("<article") == 5
         assert "Your list was made anew" in client.get(strip, headers={"HX-Request": "true"}).text
+
+        # Popular posts in place of a list are no change of it, nor is the list when it is back.
+        for stale, why in ((True, "Serving could not reach Redis"), (False, "serving has no list of yours")):
+            with answer_posts(*posts, stale=stale):
+                pages = [client.get(path).text for path in ("/", "/me")]
+            assert [why in page for page in pages] == [True, True]
+            assert "moved" not in pages[0]
+            assert 'class="mark"' not in pages[0]
+        with answer_posts(*changed_posts, source="personal"):
+            back = client.get("/").text
+        assert "moved" not in back
+        assert "made for you" in client.get("/me").text
+        execute(database_url, TO_OLD_RECORD)
+        assert "by the model" in client.get(find_strip(back)).text
+
+
+def test_a_newcomer_has_no_list_yet(database_url: str, tmp_path: Path) -> None:
+    simulate(database_url, 40, 40, 600, seed=1)
+    with open_network_app(database_url, tmp_path, 1, 2, 3) as app:
+        ledger.create(app.extensions[EXTENSION].engine)
+        execute(
+            database_url,
+            "INSERT INTO recs.runs (run_id, variant, key_prefix, state, started_at, actor, manifest) VALUES "
+            f"('{RUN}', 'control', 'recs', 'live', now(), 'test', '{UNLIMITED}')",
+            f"INSERT INTO recs.run_changes VALUES ('{RUN}', 'live', now(), 'test', NULL)",
+        )
+        client = register(app, "Anna")
+        client.post("/like", data={"post": 7}, headers=SAME_ORIGIN)
+        pages = [client.get(path).text for path in ("/me", "/", "/me")]
+        for page in pages:
+            assert "There is no list of yours yet: popular posts. The next refresh makes it." in page
+            assert "Your list was made" not in page
+            assert "<dt>Made</dt>" not in page
+
+        # The night knew post 9, and not what was written since.
+        client.post("/communities/new", data={"name": "Film club", "about": ""}, headers=SAME_ORIGIN)
+        written = client.post("/new", data={"community": "Film club", "text": "A film"}, headers=SAME_ORIGIN)
+        assert written.location is not None
+        assert "There is no list of similar posts now." in client.get("/posts/9").text
+        assert "They come with the next night." in client.get(written.location).text
+        with answer_posts(1, 2, 3, stale=True):
+            assert "serving cannot reach Redis" in client.get("/posts/9").text
+            client.post("/like", data={"post": 9}, headers=SAME_ORIGIN)
+            assert "Similar posts are missing: serving" in client.get("/liked").text
+        assert "made for this person" in look_as(app, 200).get("/me").text
 
 
 def test_likes_without_a_script(database_url: str, tmp_path: Path) -> None:

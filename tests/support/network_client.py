@@ -41,13 +41,20 @@ def open_network_app(database_url: str, folder: Path, *post_ids: int | str, **co
 
 
 @contextmanager
-def answer_posts(*post_ids: int | str) -> Iterator[None]:
-    """Make serving answer each question with these posts, as popular ones."""
+def answer_posts(
+    *post_ids: int | str, source: str = "popular", stale: bool = False, explored: int = 0
+) -> Iterator[None]:
+    """Make serving answer each question with these posts, as popular ones.
+
+    `stale` as if it could not reach Redis; `explored` is the rank of a post in an explored place.
+    """
     posts = [
         {"post_id": post_id, "score": 1 / rank, "rank": rank}
         for rank, post_id in enumerate(post_ids, start=1)
     ]
-    answer = {"variant": "control", "run_id": "20260101T000000Z-control", "source": "popular"}
+    if explored:
+        posts[explored - 1] |= {"source": "explore", "probability": 0.5}
+    answer = {"variant": "control", "run_id": "20260101T000000Z-control", "source": source, "stale": stale}
     body = json.dumps(answer | {"recommendations": posts})
     with patch.object(serving, "http_get", lambda *_, **__: Response(200, "application/json", body)):
         yield

@@ -25,10 +25,11 @@ from demo.network_app.context import (
     this_visitor,
 )
 from demo.network_app.explanations import BusyError, Explanation, Explanations
+from demo.network_app.freshness import read_start
 from demo.network_app.links import community_url, post_url
 from demo.network_app.posts import MAX_TEXT, Post, read_posts
 from demo.network_app.reasons import find_reasons
-from demo.network_app.serving import ServingError, read_similar
+from demo.network_app.serving import ServedList, ServingError, read_similar
 from demo.network_app.sessions import name_simulated
 from demo.network_app.similar import select_similar
 from demo.network_app.texts import InputError, clean_text
@@ -109,7 +110,7 @@ def _show(post_id: Id, problem: str = "") -> str:
     app, person = current_app_parts(), this_visitor().person
     with app.engine.connect() as connection:
         shown = _read_post(connection, post_id)
-        similar = _read_similar(app, connection, person, post_id)
+        similar = _read_similar(app, connection, person, shown)
         liked = activity.liked_among(
             connection, person.user_id, [post_id, *(each.post_id for each in similar["similar"])]
         )
@@ -141,18 +142,27 @@ def _read_post(connection: sa.Connection, post_id: Id) -> Post:
     return found[post_id]
 
 
-def _read_similar(app: NetworkApp, connection: sa.Connection, person: Person, post_id: Id) -> dict[str, Any]:
+def _read_similar(app: NetworkApp, connection: sa.Connection, person: Person, shown: Post) -> dict[str, Any]:
     """Return the similar posts in serving's order, or why there are none."""
     limit = min(SIMILAR_POSTS, app.settings.night.top_n)
     try:
-        served = read_similar(app.config.serving_url, post_id, person.user_id, limit)
+        served = read_similar(app.config.serving_url, shown.post_id, person.user_id, limit)
     except ServingError as error:
         return {"similar": [], "without_similar": f"They cannot be shown now: {error}."}
     found = read_posts(connection, select_similar(served))
     return {
         "similar": list(found.values()),
-        "without_similar": "" if found else "They come with the next night.",
+        "without_similar": "" if found else _explain_missing(connection, served, shown),
     }
+
+
+def _explain_missing(connection: sa.Connection, served: ServedList, shown: Post) -> str:
+    if served.stale:
+        return "They cannot be shown now: serving cannot reach Redis. Try again in a moment."
+    began = read_start(connection, served.run_id)
+    if began is not None and (shown.created_at is None or shown.created_at < began):
+        return "There is no list of similar posts now."
+    return "They come with the next night."
 
 
 def _explanations() -> Explanations:

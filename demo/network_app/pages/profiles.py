@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from batch.runs.tables import runs
 from console.links import IN_PATH
 from contract.ids import Id, parse_id
 from demo.network_app import activity, sessions
 from demo.network_app.accounts import make_name_key, parse_profile
 from demo.network_app.context import NetworkApp, Person, current_app_parts, parse_user, this_visitor
-from demo.network_app.freshness import Freshness, read_freshness
+from demo.network_app.feed import read_why_popular
+from demo.network_app.freshness import read_freshness
 from demo.network_app.personal_data import read_personal_data
 from demo.network_app.posts import read_posts
 
@@ -174,7 +174,7 @@ def _show_me(app: NetworkApp, person: Person, problems: dict[str, str] | None = 
         profile = app.accounts.read_profile(connection, person.user_id)
         since = connection.scalar(_SINCE, {"user": person.user_id})
         freshness = read_freshness(app, connection, person.user_id)
-        personal = freshness is not None and _has_own_list(connection, freshness, since)
+        why_popular = "" if freshness is None else read_why_popular(connection, freshness, person.user_id)
         likes = [post_id for post_id, _ in activity.read_likes(connection, person.user_id, MAX_LIKES)]
         by_community = connection.execute(_BY_COMMUNITY, {"posts": likes}).all() if likes else []
     return render_template(
@@ -186,19 +186,11 @@ def _show_me(app: NetworkApp, person: Person, problems: dict[str, str] | None = 
         saved="saved" in request.args,
         since=since,
         freshness=freshness,
-        personal=personal,
+        why_popular=why_popular,
         by_community=by_community,
         capped=len(likes) == MAX_LIKES,
         console=_console_url(app.config.console_url, person.user_id),
     )
-
-
-def _has_own_list(connection: sa.Connection, freshness: Freshness, since: datetime | None) -> bool:
-    """Return whether a refresh made the person's list, or the night, which knew who was there before it."""
-    if freshness.refreshed_at is not None or since is None:
-        return True
-    query = sa.select(runs.c.started_at).where(runs.c.run_id == freshness.run_id)
-    return bool(since < connection.execute(query).scalar_one())
 
 
 def _console_url(base: str, user_id: Id) -> str:
