@@ -132,7 +132,8 @@ class Examples:
     @property
     def existing_client(self) -> str:
         """Request in the form that the network's existing clients use."""
-        return f"/post/recommendations/?id={encode_id(self.user)}&time=2021-12-29T21:00:00&limit={LIMIT}"
+        time = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"
+        return f"/post/recommendations/?id={encode_id(self.user)}&time={time}&limit={LIMIT}"
 
     @property
     def invalid(self) -> str:
@@ -248,12 +249,12 @@ class Addresses(NamedTuple):
     console: str
 
 
-def print_examples(examples: Examples, urls: Addresses, option: str) -> None:
-    """Print addresses and commands ready to copy; `option` selects the network for `python -m demo exec`."""
+def print_examples(examples: Examples, urls: Addresses, execute: str) -> None:
+    """Print addresses and commands ready to copy; `execute` is `exec` of the demo, after `python`."""
     url = urls.serving
     path = Path(sys.executable)
     python = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-    batch = f"{python} -m demo exec{option} -- {python} -m batch"
+    batch = f"{python} {execute} -- {python} -m batch"
     commands = [
         ("a user's feed", f"curl -s '{url}{examples.personal}'"),
         ("an unknown user gets what is popular", f"curl -s '{url}{examples.fallback}'"),

@@ -24,6 +24,7 @@ from contract.settings import Settings
 from demo.dates import count_shift_days, parse_until
 from demo.network_app.config import Config
 from demo.network_folders import (
+    FOLDER_OF_ALL,
     SIMULATED,
     NetworkFolder,
     choose_folder,
@@ -35,7 +36,7 @@ from demo.network_folders import (
     stop_networks,
 )
 from demo.postgres import make_engine
-from demo.processes import ROOT, Stopped
+from demo.processes import Stopped
 from demo.real_network import detect_format, load_network
 from demo.servers import prepare_servers
 from demo.up import UpOptions, up
@@ -50,7 +51,7 @@ folder_option = click.option(
     "--dir",
     "folder",
     envvar="OVERNIGHT_DEMO_DIR",
-    default=ROOT / ".demo",
+    default=FOLDER_OF_ALL,
     show_default=".demo in the checkout",
     show_envvar=True,
     type=click.Path(path_type=Path, file_okay=False),
@@ -460,7 +461,7 @@ def _record_loaded(home: NetworkFolder, database_url: str, source: str, shift_da
     night = "python -m batch run"
     if not os.environ.get("DATABASE_URL"):
         home.record_use(network)
-        night = f"python -m demo exec{home.option} -- {night}"
+        night = f"python {home.command('exec')} -- {night}"
     if shift_days:
         echo(f"all times are shifted by {shift_days:,} days (--until)")
     echo(f"{network.size}; its lists come with the next night ({night})")

@@ -20,10 +20,13 @@ import sqlalchemy as sa
 from batch.formatting import table
 from contract import columns
 from contract.codec import decode_object, encode_object
-from demo.processes import DemoUsageError
+from demo.processes import ROOT, DemoUsageError
 from demo.servers import are_running, stop_all
 
 SIMULATED = "simulated"
+FOLDER_OF_ALL = ROOT / ".demo"
+"""The demo's folder unless the user chooses another."""
+
 FOLDER = "networks"
 NETWORK_FILE = "network.json"
 LAST_NETWORK_FILE = "last-network"
@@ -114,10 +117,11 @@ class NetworkFolder:
         """Folder of the network's servers, models and reports."""
         return self.base if self.name == SIMULATED else self.base / FOLDER / self.name
 
-    @property
-    def option(self) -> str:
-        """Option of `python -m demo exec` that selects this network, after a space; empty if simulated."""
-        return "" if self.name == SIMULATED else f" --name {shlex.quote(self.name)}"
+    def command(self, name: str) -> str:
+        """Return a command of the demo for this network, to be copied into a shell, after `python`."""
+        folder = "" if self.base.resolve() == FOLDER_OF_ALL else f" --dir {shlex.quote(str(self.base))}"
+        network = "" if self.name == SIMULATED else f" --name {shlex.quote(self.name)}"
+        return f"-m demo{folder} {name}{network}"
 
     def read_network(self) -> LoadedNetwork | None:
         """Return what network.json says is loaded here, None if nothing is."""

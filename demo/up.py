@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,11 @@ LOOPBACK = "127.0.0.1"
 
 LIVING = {"OVERNIGHT_REFRESH_MINUTES": "1", "OVERNIGHT_EXPOSURES": "on"}
 """Variables of a network in which people act, for all processes, unless the environment sets them."""
+
+NEWEST = sa.text("SELECT max(time) FROM feed_action")
+"""Time of the last interaction of the network as it was loaded."""
+
+MAX_AGE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,8 @@ def _run(
     keys = Keys(settings.stores.key_prefix)
     network = _load_network(home, servers, engine, options)
     home.record_use(network)
+    if not options.keep_dates:
+        _warn_of_old_dates(home, engine, network)
     apps = children.apps
     with redis.Redis.from_url(servers.valkey.url(), decode_responses=True) as client:
         night = ["run", "--variant", "all"]
@@ -202,7 +210,7 @@ def _run(
             echo("Every answer is right.")
             return
     children.scheduler.start(["-m", "scheduler", "--", sys.executable, "-m", "batch", *night], environment)
-    print_examples(examples, Addresses(*(app.url for app in apps)), home.option)
+    print_examples(examples, Addresses(*(app.url for app in apps)), home.command("exec"))
     with suppress(Stopped):
         while all(child.is_running() for child in children):
             time.sleep(POLL_SECONDS)
@@ -276,6 +284,19 @@ def _load_network(
     if network is None:
         raise DemoError("the network was loaded but cannot be found")
     return network
+
+
+def _warn_of_old_dates(home: NetworkFolder, engine: sa.Engine, network: LoadedNetwork) -> None:
+    with engine.connect() as connection:
+        newest = connection.scalar(NEWEST)
+    age = datetime.now(UTC) - newest
+    if age > MAX_AGE:
+        load = "simulate" if network.source == SIMULATED else f"load {shlex.quote(network.source)}"
+        echo(
+            f"==> Warning: the newest interaction of this network is {age.days:,} days old; a like of today "
+            "makes everything else look as old. To load it again, shifted to end now and without what people "
+            f"did: python {home.command(load)} --until {NOW}"
+        )
 
 
 def _has_pages(engine: sa.Engine) -> bool:

@@ -50,6 +50,11 @@ def first(folder: Path) -> CommandResult:
 def test_the_first_start_runs_the_night_and_gets_right_answers(folder: Path, first: CommandResult) -> None:
     assert (first.code, RIGHT in first.stdout) == (0, True), first
     assert "Running the night" in first.stdout
+    assert re.search(
+        r"Warning: the newest interaction of this network is [\d,]{5,} days old.*: "
+        rf"python -m demo --dir {re.escape(str(folder))} simulate --until now\n",
+        first.stdout,
+    )
     for path in (
         "/recommendations?limit=5",
         "/posts/popular?limit=5",

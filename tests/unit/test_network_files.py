@@ -11,7 +11,7 @@ from contract.errors import OvernightError
 from demo import course_files
 from demo.network import NetworkError
 from demo.network_folders import choose_folder, find_folder
-from demo.processes import DemoUsageError
+from demo.processes import ROOT, DemoUsageError
 from demo.real_network import Format, detect_format, load_network
 from tests.support.network_files import (
     UNREACHABLE,
@@ -128,7 +128,10 @@ def test_a_network_has_the_name_of_its_folder_and_the_simulated_one_is_in_the_ba
     assert choose_folder(tmp_path, None, Path("/somewhere/films")).path == tmp_path / "networks" / "films"
     assert choose_folder(tmp_path, None, None).path == tmp_path
     assert find_folder(tmp_path, None).path == tmp_path
-    assert choose_folder(tmp_path, "two words", None).option == " --name 'two words'"
+    assert choose_folder(tmp_path / "a b", "two words", None).command("exec") == (
+        f"-m demo --dir '{tmp_path}/a b' exec --name 'two words'"
+    )
+    assert choose_folder(ROOT / ".demo", None, None).command("exec") == "-m demo exec"
 
 
 def test_the_error_names_the_first_missing_file(tmp_path: Path) -> None:
