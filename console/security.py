@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from flask import Flask, Response, abort, request
+from gunicorn.http.errors import ParseException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from contract.errors import SettingsError
@@ -125,7 +126,10 @@ def check_text() -> None:
 
     And a form of which only a part has arrived: gunicorn does not tell.
     """
-    form = request.get_data()
+    try:
+        form = request.get_data()
+    except ParseException:  # chunks that are none
+        abort(400)
     if len(form) < (request.content_length or 0):
         abort(400)
     path = request.environ["PATH_INFO"].encode("latin-1")  # unquoted, and so by the standard of WSGI

@@ -29,6 +29,9 @@ CONNECT_SECONDS = 3
 REPLY_SECONDS = STATEMENT_SECONDS + 1
 """How long the driver waits for a byte of Postgres: a server that is stopped ends no statement."""
 
+SETTING_UP = (extensions.STATUS_SETUP, 20)
+"""Status of a connection that is being made; psycopg2 has no name for its CONN_STATUS_CONNECTING, 20."""
+
 REDIS_SECONDS = 2.0
 
 TIMED_OUT = "57014"
@@ -45,23 +48,36 @@ def open_stores(settings: Settings) -> Stores:
     SettingsError
         A URL cannot be read.
     """
+    limits = {"default_transaction_read_only": "on"} if settings.console.read_only else {}
+    engine = open_page_engine(settings, "overnight console", **limits)
+    client = redis_client.open_redis(settings, interactive=True, timeout_seconds=REDIS_SECONDS)
+    if not redis_client.is_cluster(client):
+        _refuse_second_wait(client.connection_pool)
+    return Stores(settings, engine, client, actor("console"))
+
+
+def open_page_engine(settings: Settings, application: str, **parameters: str) -> sa.Engine:
+    """Make an engine for pages; it connects when it is first used.
+
+    `parameters` are set in each session, beside the limit of a statement. Call `limit_replies` too.
+
+    Raises
+    ------
+    SettingsError
+        DATABASE_URL cannot be read.
+    """
     engine = postgres.open_engine(
         settings,
-        "overnight console",
+        application,
         connect_timeout=CONNECT_SECONDS,
         poolclass=_Pool,
         pool_timeout=REPLY_SECONDS,
     )
     # A pooled connection that does not answer is replaced by a new one, which must not wait again.
     sa.event.listen(engine, "do_connect", _refuse_second_connect)
-    limits = {"statement_timeout": f"{STATEMENT_SECONDS}s"}
-    if settings.console.read_only:
-        limits["default_transaction_read_only"] = "on"
+    limits = {"statement_timeout": f"{STATEMENT_SECONDS}s"} | parameters
     sa.event.listen(engine, "connect", partial(_limit_session, limits))
-    client = redis_client.open_redis(settings, interactive=True, timeout_seconds=REDIS_SECONDS)
-    if not redis_client.is_cluster(client):
-        _refuse_second_wait(client.connection_pool)
-    return Stores(settings, engine, client, actor("console"))
+    return engine
 
 
 def _refuse_second_connect(*_: Any) -> None:
@@ -90,7 +106,7 @@ def _wait_for_reply(connection: Any) -> None:
     while (state := connection.poll()) != extensions.POLL_OK:
         reading = [connection] if state == extensions.POLL_READ else []
         writing = [connection] if state == extensions.POLL_WRITE else []
-        seconds = CONNECT_SECONDS if connection.status == extensions.STATUS_SETUP else REPLY_SECONDS
+        seconds = CONNECT_SECONDS if connection.status in SETTING_UP else REPLY_SECONDS
         if not any(select.select(reading, writing, [], seconds)):
             error = psycopg2.OperationalError(f"it sent nothing for {seconds} seconds")
             if has_request_context():

@@ -15,21 +15,27 @@ from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-REQUEST_SECONDS = 5.0
-"""How long a request may take to arrive, from its first bytes on."""
-
 ANSWER_SECONDS = 10.0
 """How long a client may take to read an answer, or a part of 8 KiB of a file."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A worker whose threads slow clients cannot occupy."""
+    """A worker whose threads slow clients cannot occupy.
+
+    Attributes
+    ----------
+    request_seconds
+        How long a request may take to arrive, from its first bytes on.
+    """
+
+    request_seconds = 5.0
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection."""
         with suppress(BlockingIOError, ConnectionAbortedError):
             accepted, address = listener.accept()
             client = PatientSocket(fileno=accepted.detach())
+            client.request_seconds = self.request_seconds
             self.nr_conns += 1
             self.enqueue_req(_Connection(self.cfg, client, address, listener.getsockname()))
 
@@ -43,12 +49,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 class PatientSocket(socket.socket):
     """A client's socket with time limits: after them, it reads as one that the client has closed."""
 
+    request_seconds: float
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._deadline = 0.0
         self._ended = False
 
-    def begin_request(self, seconds: float = REQUEST_SECONDS) -> None:
+    def begin_request(self, seconds: float) -> None:
         """Start the time of a request."""
         self._deadline = time.monotonic() + seconds
         self.settimeout(ANSWER_SECONDS)
@@ -91,7 +99,7 @@ class _Connection(TConn):  # type: ignore[misc]
 
     def init(self) -> None:
         """Start a request; its thread calls this."""
-        self.sock.begin_request()
+        self.sock.begin_request(self.sock.request_seconds)
         super().init()
 
     def close(self, graceful: bool = False) -> None:

@@ -88,6 +88,9 @@ UNKNOWN_USERS: dict[IdKind, Id] = {
 }
 """Ids that no user has."""
 
+FAR_AWAY = 1_000_000
+"""From the greatest number of a user: those who register get the next ones."""
+
 Answer = dict[str, Any]
 
 
@@ -198,7 +201,7 @@ class Expected:
         if self.kinds.users is not IdKind.NUMBER:
             return UNKNOWN_USERS[self.kinds.users]
         with self.engine.connect() as connection:
-            return (connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0) + 1
+            return (connection.scalar(sa.text("SELECT max(user_id) FROM recs.users")) or 0) + FAR_AWAY
 
     def _read_manifest(self, run_id: str) -> Manifest:
         manifest: Any = self.client.get(self.keys.manifest(run_id))

@@ -193,9 +193,16 @@ def stop_command(folder: Path, name: str | None) -> None:
 @click.option("--users", type=int, default=2000, show_default=True, help="Number of users.")
 @click.option("--posts", type=int, default=500, show_default=True, help="Number of posts.")
 @click.option(
-    "--interactions", type=int, default=100_000, show_default=True, help="Number of views and likes in total."
+    "--interactions", type=int, default=300_000, show_default=True, help="Number of views and likes in total."
 )
 @click.option("--seed", type=int, show_default="OVERNIGHT_SEED", help="The same seed gives an equal network.")
+@click.option(
+    "--topic-taste",
+    type=Number(0, 5),
+    default=0.0,
+    show_default=True,
+    help="How much each user's own taste for each topic matters: its standard deviation, in logits.",
+)
 @until_option
 @ids_option
 @name_option("simulated")
@@ -207,6 +214,7 @@ def simulate_command(
     posts: int,
     interactions: int,
     seed: int | None,
+    topic_taste: float,
     until: datetime | None,
     ids: str,
     name: str | None,
@@ -225,7 +233,16 @@ def simulate_command(
     url = _database_url(home)
     seed = settings.night.seed if seed is None else seed
     shift_days = count_shift_days(datetime.fromtimestamp(END, UTC), until)
-    simulate(url, users, posts, interactions, seed, ids=IdKind(ids), shift_days=shift_days)
+    simulate(
+        url,
+        users,
+        posts,
+        interactions,
+        seed,
+        ids=IdKind(ids),
+        shift_days=shift_days,
+        topic_taste=topic_taste,
+    )
     _record_loaded(home, url, SIMULATED, shift_days)
 
 

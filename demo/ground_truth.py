@@ -3,10 +3,11 @@
 logit P(like | user, post, hour) =
     intercept + bias of the user
     + sum over the user's attributes of effect[attribute value, topic]
+    + taste of the user for the topic, unless the network is without such tastes
     + user factors . post factors
     + quality of the post + effect of the hour
 
-(seed, number of users, number of posts) determine everything, so the
+(seed, number of users, number of posts, strength of the tastes) determine everything, so the
 probabilities are not stored.
 """
 
@@ -58,7 +59,7 @@ class GroundTruth:
     Attributes
     ----------
     user_topic
-        (users, topics): intercept, user bias and attribute effects.
+        (users, topics): intercept, user bias, attribute effects and taste.
     user_factors, post_factors
         (users, FACTORS) and (posts, FACTORS).
     quality
@@ -86,8 +87,14 @@ class GroundTruth:
         return result
 
 
-def draw_ground_truth(seed: int, users: int, posts: int) -> GroundTruth:
-    """Draw users, posts and all terms of a network; the mean like rate is MEAN_LIKE_RATE."""
+def draw_ground_truth(seed: int, users: int, posts: int, topic_taste: float = 0.0) -> GroundTruth:
+    """Draw users, posts and all terms of a network; the mean like rate is MEAN_LIKE_RATE.
+
+    Parameters
+    ----------
+    topic_taste
+        Standard deviation of a user's own taste for each topic, in logits.
+    """
     drawn_users = draw_users(np.random.default_rng([seed, 0]), users)
     drawn_posts = draw_posts(np.random.default_rng([seed, 1]), posts)
     rng = np.random.default_rng([seed, 2])
@@ -101,6 +108,9 @@ def draw_ground_truth(seed: int, users: int, posts: int) -> GroundTruth:
         quality=rng.normal(0, _QUALITY, posts),
         hour_effect=hours - HOUR_SHARES @ hours,
     )
+    if topic_taste:
+        tastes = np.random.default_rng([seed, 9]).normal(0, topic_taste, truth.user_topic.shape)
+        truth.user_topic[:] += tastes
     truth.user_topic[:] += _find_intercept(rng, truth)
     return truth
 

@@ -26,8 +26,10 @@ class Response(NamedTuple):
     body: str
 
 
-def http_get(url: str) -> Response:
+def http_get(url: str, timeout_seconds: float = REQUEST_SECONDS) -> Response:
     """Send a GET request and return its answer, whatever the status.
+
+    `timeout_seconds` is how long to wait for each part of the answer.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def http_get(url: str) -> Response:
         If there is no answer.
     """
     try:
-        with _opener.open(url, timeout=REQUEST_SECONDS) as answer:
+        with _opener.open(url, timeout=timeout_seconds) as answer:
             return Response(answer.status, answer.headers.get_content_type(), answer.read().decode())
     except HTTPError as error:
         with error:

@@ -89,9 +89,11 @@ class SimulatedNetwork:
     ids: SimulatedIds
 
     @classmethod
-    def draw(cls, ids: IdKind, users: int, posts: int, seed: int) -> SimulatedNetwork:
+    def draw(
+        cls, ids: IdKind, users: int, posts: int, seed: int, topic_taste: float = 0.0
+    ) -> SimulatedNetwork:
         """Draw the network that `simulate` writes."""
-        return cls(draw_ground_truth(seed, users, posts), make_ids(ids, users, posts, seed))
+        return cls(draw_ground_truth(seed, users, posts, topic_taste), make_ids(ids, users, posts, seed))
 
     def with_types(self, query: str) -> str:
         """Fill in the SQL type of user ids, and the column as it is read."""
@@ -171,7 +173,8 @@ def build_report(database_url: str, client: redis.Redis | None = None, keys: Key
             )
         made = connection.execute(sa.text("SELECT * FROM simulation")).one()
         kind = IdKind(getattr(made, "ids", IdKind.NUMBER))
-        simulated = SimulatedNetwork.draw(kind, made.users, made.posts, made.seed)
+        topic_taste = getattr(made, "topic_taste", 0.0)
+        simulated = SimulatedNetwork.draw(kind, made.users, made.posts, made.seed, topic_taste)
         title = (
             f"Simulated network: {made.users:,} users, {made.posts:,} posts, "
             f"{made.interactions:,} interactions, seed {made.seed}"

@@ -18,7 +18,14 @@ import psutil
 import sqlalchemy as sa
 
 from batch.formatting import echo
-from demo.processes import DemoError, find_process, free_port, read_last_lines, stop_process
+from demo.processes import (
+    DemoError,
+    find_process,
+    free_port,
+    open_private,
+    read_last_lines,
+    stop_process,
+)
 
 DATABASE = "overnight"
 SUPERUSER = "postgres"
@@ -119,7 +126,7 @@ class Postgres:
         """Run one of the programs in a session that Ctrl-C does not reach."""
         programs = find_programs()
         account = choose_account(folder, programs)
-        with self.log.open("ab") as log:
+        with open_private(self.log, "ab") as log:
             try:
                 subprocess.run(
                     [programs / program, *arguments],

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import psutil
 
@@ -145,7 +145,7 @@ class ChildProcess:
     def start(self, arguments: list[str], environment: Mapping[str, str]) -> None:
         """Start `python ARGUMENTS`; what it needs until it can be used is not waited for."""
         mark = ["-X", f"pid_file={self._pid_file}"]  # Python ignores -X options that it does not know
-        with _delay_signals(), self.log.open("wb") as log:
+        with _delay_signals(), open_private(self.log, "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *mark, *arguments],
                 cwd=ROOT,
@@ -245,6 +245,13 @@ def _reserve(port: int) -> None:
         holder.close()
         raise
     _reserved[port] = holder
+
+
+def open_private(path: Path, mode: str) -> IO[bytes]:
+    """Open a log to write or to append, which nobody else may read; `mode` is `wb` or `ab`."""
+    file = path.open(mode)
+    os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 def read_last_lines(log: Path, lines: int = 5) -> str:

@@ -25,6 +25,7 @@ from demo.processes import (
     find_process,
     free_port,
     hold_lock,
+    open_private,
     read_last_lines,
     stop_process,
 )
@@ -159,7 +160,7 @@ class Valkey:
         (self.data / "valkey.pid").unlink(missing_ok=True)
         self._config.touch(mode=0o600)
         self._config.write_text(self._config_text())
-        with self.log.open("ab") as log:
+        with open_private(self.log, "ab") as log:
             subprocess.run(
                 [get_binary_path(), self._config],
                 cwd=self.data,

@@ -40,7 +40,8 @@ CREATE TABLE post (
 
 SIMULATION_TABLE = """
 CREATE TABLE simulation (
-    seed bigint, users bigint, posts bigint, interactions bigint, ids text, shift_days bigint
+    seed bigint, users bigint, posts bigint, interactions bigint, ids text, shift_days bigint,
+    topic_taste double precision
 )"""
 
 POST_COLUMNS = {"post_id": "id"} | {
@@ -71,6 +72,7 @@ def simulate(
     *,
     ids: IdKind = IdKind.NUMBER,
     shift_days: int = 0,
+    topic_taste: float = 0.0,
 ) -> None:
     """Replace the network in the database by a simulated one.
 
@@ -84,6 +86,8 @@ def simulate(
         Kind of the ids, as demo/ids.py describes. Posts have authors unless it is `number`.
     shift_days
         By how many days all times are later than without it; negative: earlier.
+    topic_taste
+        As in `draw_ground_truth`.
 
     Raises
     ------
@@ -91,7 +95,7 @@ def simulate(
         If a number is out of range.
     """
     _check_sizes(users, posts, interactions, seed)
-    truth = draw_ground_truth(seed, users, posts)
+    truth = draw_ground_truth(seed, users, posts, topic_taste)
     names = make_ids(ids, users, posts, seed)
     with_authors = ids is not IdKind.NUMBER
     user_type, post_type = network.id_type(names.kinds.users), network.id_type(names.kinds.posts)
@@ -107,7 +111,7 @@ def simulate(
             "posts": posts,
             "interactions": interactions,
         }
-        parameters |= {"ids": str(ids), "shift_days": shift_days}
+        parameters |= {"ids": str(ids), "shift_days": shift_days, "topic_taste": topic_taste}
         network.copy_frame(connection, "simulation", pd.DataFrame([parameters]))
         network.copy_frame(connection, '"user"', _user_rows(truth.users, names, seed))
         post_rows = _post_rows(truth.posts, names, seed)

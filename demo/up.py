@@ -45,6 +45,9 @@ from demo.processes import (
 from demo.real_network import detect_format
 from demo.servers import Servers, prepare_servers, up_lock
 
+TOPIC_TASTE = "1"
+"""A newcomer's likes in one community then say much about what else they like."""
+
 LOOPBACK = "127.0.0.1"
 """The network's app and the console listen here alone: nobody signs in to the console."""
 
@@ -262,7 +265,11 @@ def _load_network(
     home.check_source(loaded, source)
     title = "Simulating a network" if options.network is None else f"Loading {options.network}"
     with print_duration(title):
-        command = ["simulate"] if options.network is None else ["load", str(options.network.resolve())]
+        command = (
+            ["simulate", "--topic-taste", TOPIC_TASTE]
+            if options.network is None
+            else ["load", str(options.network.resolve())]
+        )
         until = [] if options.keep_dates else ["--until", NOW]
         run_module("demo", [*command, *until], servers.environment())
     network = read_loaded_network(engine)

@@ -125,7 +125,7 @@ def read_preferences(connection: sa.Connection, seed: int) -> Preferences:
         return DrawnPreferences(seed)
     made = connection.execute(SIMULATION).one()
     kind = IdKind(getattr(made, "ids", IdKind.NUMBER))
-    truth = draw_ground_truth(made.seed, made.users, made.posts)
+    truth = draw_ground_truth(made.seed, made.users, made.posts, made.topic_taste)
     return TruePreferences(truth, make_ids(kind, made.users, made.posts, made.seed))
 
 

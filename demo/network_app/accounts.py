@@ -53,7 +53,7 @@ _COLUMNS = sa.text("""
 """)
 _INSERT = sa.text(
     "INSERT INTO account (user_id, name, name_key, password_hash) VALUES (:user, :name, :key, :hash) "
-    "RETURNING epoch"
+    "ON CONFLICT (name_key) DO NOTHING RETURNING epoch"
 )
 _FIND = sa.text("SELECT user_id, epoch, password_hash FROM account WHERE name_key = :key")
 _IS_TAKEN = sa.text("SELECT 1 FROM account WHERE name_key = :key")
@@ -218,16 +218,13 @@ class Accounts:
         table, key = self._user_table()
         insert = sa.insert(table).returning(key)
         given = {column: value for column, value in profile.items() if value is not None}
-        try:
-            with self._engine.begin() as connection:
-                user_id = activity.plain_id(connection.scalar(insert.values(_bind(table, given))))
-                row = {"user": user_id, "name": name, "key": name_key, "hash": hashed}
-                epoch = connection.execute(_INSERT, row).scalar_one()
-                activity.record(connection, user_id, "register")
-        except sa.exc.IntegrityError as error:
-            if "name_key" in str(error.orig):
-                raise NameTakenError from None
-            raise
+        with self._engine.begin() as connection:
+            user_id = activity.plain_id(connection.scalar(insert.values(_bind(table, given))))
+            row = {"user": user_id, "name": name, "key": name_key, "hash": hashed}
+            epoch = connection.execute(_INSERT, row).scalar()
+            if epoch is None:  # somebody else took it just now
+                raise NameTakenError
+            activity.record(connection, user_id, "register")
         return user_id, epoch
 
     def _user_table(self) -> tuple[sa.TableClause, sa.ColumnClause[Any]]:

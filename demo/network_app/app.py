@@ -14,11 +14,11 @@ from flask import Flask, Response, abort, request, send_from_directory
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
 
 from batch.loading.schema import check_views
-from batch.postgres import open_engine
 from batch.reports.files import FILTERS, show_controls
 from console.app import STATIC as SHARED
 from console.app import TEMPLATES as REPORTS
 from console.security import add_headers, check_origin, check_text, is_loopback
+from console.stores import open_page_engine
 from contract.settings import Settings
 from demo.network_app import sessions
 from demo.network_app.accounts import Accounts
@@ -32,7 +32,12 @@ from demo.network_app.tables import READ_KEY
 
 STATIC = Path(__file__).parent / "static"
 MAX_REQUEST_BYTES = 64 * 1024
-STATEMENT_SECONDS = 10
+
+NO_VALUES_IN_LOG = """
+    SELECT set_config('log_min_error_statement', 'panic', false),
+        set_config('log_error_verbosity', 'terse', false)
+    WHERE current_setting('is_superuser') = 'on'"""
+"""Keeps what people write out of Postgres's log when a statement fails; only a superuser may set it."""
 
 GLOBALS = {
     "community_url": community_url,
@@ -87,20 +92,19 @@ def create_app(config: Config, settings: Settings) -> Flask:
 
 
 def _open(config: Config, settings: Settings) -> NetworkApp:
-    engine = open_engine(settings, "overnight network", pool_size=8, max_overflow=8)
-    limit = f"SET statement_timeout = '{STATEMENT_SECONDS}s'"
-
-    @sa.event.listens_for(engine, "connect")
-    def limit_time(driver: Any, _: Any) -> None:
-        with driver.cursor() as cursor:
-            cursor.execute(limit)
-        driver.commit()
-
+    engine = open_page_engine(settings, "overnight network")
+    sa.event.listen(engine, "connect", _keep_values_out_of_log)
     with engine.connect() as connection:
         kinds = check_views(connection).kinds
         keys = [str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")]
     accounts = Accounts(engine, keys[0], config.max_registrations)
     return NetworkApp(config, settings, engine, accounts, kinds, *keys)
+
+
+def _keep_values_out_of_log(driver: Any, _: Any) -> None:
+    with driver.cursor() as cursor:
+        cursor.execute(NO_VALUES_IN_LOG)
+    driver.commit()
 
 
 def _check_host() -> None:

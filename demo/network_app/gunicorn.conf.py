@@ -7,10 +7,17 @@ from console.worker import Worker
 from contract.gunicorn_log import RootLogger
 from demo.network_app.config import Config
 
+
+class _Worker(Worker):
+    """A worker for browsers on this machine: all threads may be taken for seconds, by broken requests."""
+
+    request_seconds = 2.0
+
+
 bind = f"127.0.0.1:{Config.from_environment().port}"
 workers = 1  # limits of registrations and the running refresh are counted in one process
-worker_class = Worker
-threads = 16
+worker_class = _Worker
+threads = 32
 worker_connections = 500
 logger_class = RootLogger
 control_socket_disable = True

@@ -16,6 +16,9 @@ EXPLORE = "explore"
 
 ADVICE = "Nothing you did is lost, and pages without lists work; try again in a moment"
 
+ANSWER_SECONDS = 3
+"""How long serving may take: a page then does without its lists."""
+
 
 class ServingError(OvernightError):
     """Raised when serving does not answer, or answers with an error."""
@@ -74,7 +77,7 @@ def read_similar(serving_url: str, post_id: Id, user_id: Id, limit: int) -> Serv
 
 def _ask(url: str, **parameters: Any) -> ServedList:
     try:
-        answer = http_get(f"{url}?{urlencode(parameters)}")
+        answer = http_get(f"{url}?{urlencode(parameters)}", ANSWER_SECONDS)
     except OSError as error:
         reason = getattr(error, "reason", error)  # urllib wraps the error
         raise ServingError(f"serving does not answer ({reason}). {ADVICE}") from None

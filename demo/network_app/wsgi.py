@@ -7,6 +7,7 @@ import sys
 from flask import Flask
 
 from batch.formatting import echo
+from console.stores import limit_replies
 from contract.errors import OvernightError
 from contract.logs import configure_logging
 from contract.settings import Settings
@@ -17,6 +18,7 @@ from demo.network_app.config import Config
 def _create_app() -> Flask:
     settings = Settings.from_environment()
     configure_logging(settings)
+    limit_replies()
     return create_app(Config.from_environment(), settings)
 
 

@@ -16,6 +16,7 @@ from tests.support.operators import LiveNetwork
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nname"
+CHUNKS = BODY.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked").replace(b"name", b"ZZ\r\nname")
 CLOSE = HEAD + b"Connection: close\r\n\r\n"
 
 
@@ -43,6 +44,7 @@ def test_slow_clients_and_a_frozen_postgres_stop_nobody_else(tmp_path: Path) -> 
         for _ in pages:
             stack.enter_context(postgres.accept()[0])
         assert http_get(f"{url}/healthz").status == 200
+        assert send(CHUNKS).recv(12) == b"HTTP/1.1 400"
         assert {page.result().status for page in pages} == {200}
         assert all("Not read" in page.result().body for page in pages)
 

@@ -98,6 +98,11 @@ def run_python(folder: Path, program: str) -> CommandResult:
 
 def test_servers_outlive_the_command_and_data_outlives_the_servers(folder: Path) -> None:
     assert run_python(folder, WRITE).code == 0
+    logs = list(folder.glob("*.log"))
+    assert {(log.name, log.stat().st_mode & 0o777) for log in logs} == {
+        ("postgres.log", 0o600),
+        ("valkey.log", 0o600),
+    }
     running = find_processes(folder)
     assert len(running) == 2
     assert run_python(folder, READ).stdout == VALUES

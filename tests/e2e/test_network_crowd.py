@@ -43,7 +43,7 @@ def settings(living_network: LivingNetwork) -> Settings:
 
 def _recompute(network: LivingNetwork, report: CrowdReport) -> dict[str, dict[str, float]]:
     """Return views, likes and expected likes per view by variant, from the rows of activity and the truth."""
-    truth = draw_ground_truth(*network.query("SELECT seed, users, posts FROM simulation")[0])
+    truth = draw_ground_truth(*network.query("SELECT seed, users, posts, topic_taste FROM simulation")[0])
     with make_engine(network.database_url).connect() as connection:
         experiment = read_changes(connection, network.night.settings.stores.key_prefix)[0].experiment
     members = ", ".join(str(user) for user in {view.user_id for view in report.done.views})

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import sqlalchemy as sa
+
+from benchmarks.faults.tcp_proxy import TcpProxy, address_of, url_through
 from tests.support.browser import (
     Problems,
     check_accessible,
@@ -12,7 +20,7 @@ from tests.support.browser import (
     crawl,
     pick_of_each_kind,
 )
-from tests.support.network_app import LivingNetwork, pick_likes, register, sign_in
+from tests.support.network_app import LivingNetwork, pick_likes, register, run_network_app, sign_in
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -74,6 +82,15 @@ def test_every_page_is_accessible_fits_a_phone_and_works_by_keyboard(
         check_keyboard(page)
 
 
+def test_a_body_that_cannot_be_read_is_a_bad_request(living_network: LivingNetwork) -> None:
+    address = urlsplit(living_network.url)
+    for body in (b"ZZ\r\nname", b"4;\r\r\nname\r\n0\r\n\r\n", b"4\r\nnamenone"):
+        with socket.create_connection((address.hostname, address.port or 0), timeout=20) as client:
+            head = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            client.sendall(head + body)
+            assert client.recv(12) == b"HTTP/1.1 400"
+
+
 def test_without_scripts_a_newcomer_does_everything(
     living_network: LivingNetwork, page: Page, browser: Browser, problems: Problems
 ) -> None:
@@ -115,3 +132,31 @@ def test_without_scripts_a_newcomer_does_everything(
     page.goto(f"{network.url}/messages")
     page.get_by_role("link", name="Plain").first.click()
     assert "A plain message" in page.inner_text("main")
+
+
+def test_a_postgres_that_says_nothing_is_told_in_words(
+    living_network: LivingNetwork, page: Page, problems: Problems, tmp_path: Path
+) -> None:
+    answering = threading.Event()
+    answering.set()
+
+    def forward(message: bytes, server: socket.socket) -> bool:
+        answering.wait()
+        server.sendall(message)
+        return True
+
+    database = sa.make_url(living_network.database_url)
+    with TcpProxy(address_of(database, 5432), forward) as proxy:
+        url = url_through(proxy, database, {"sslmode": "disable"})
+        with run_network_app(replace(living_network.night, database_url=url), tmp_path) as network:
+            register(page, network, "Frozen")
+            problems.allow("status of 503")
+            answering.clear()
+            try:
+                for path in ("/", "/people"):  # on an open connection, then on a new one
+                    page.goto(network.url + path)
+                    assert "The database does not answer. Nothing was changed." in page.inner_text("main")
+            finally:
+                answering.set()
+            page.goto(f"{network.url}/people")
+            assert page.get_by_role("heading", name="People").is_visible()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,14 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
 from console.sign_in import MAX_TRIES
+from demo.network_app.accounts import NameTakenError
 from demo.network_app.context import EXTENSION
 from demo.network_app.sessions import VISIT_SECONDS
 from demo.simulate import simulate
@@ -117,6 +120,31 @@ def test_a_name_is_taken_once_whatever_its_case_and_by_one_of_several_at_once(
     assert query(database_url, known) == [(1, None, "Russia", None)]
     done = query(database_url, "SELECT user_id, kind FROM activity ORDER BY id")
     assert done == [(user, "register") for _, _, user in rows]
+
+
+def test_what_people_write_is_not_in_the_log_of_postgres(network: Flask, database_url: str) -> None:
+    network.testing = False  # errors are pages
+    ((data_folder,),) = query(database_url, "SHOW data_directory")
+    log = Path(data_folder) / "log"
+    before = log.stat().st_size
+    first, second = register(network, "Anna"), register(network, "Ben")
+    with pytest.raises(NameTakenError):
+        network.extensions[EXTENSION].accounts._insert("Anna", "anna", "scrypt:hash-of-anna", {})
+    execute(database_url, "ALTER TABLE message ADD CHECK (length(text) < 5)")
+    sent = send(first, "/messages/send", user="261", text="a secret for Ben")
+    assert sent.status_code == 500
+    assert send(second, "/messages/send", user="260", text="Hi.").status_code == 303
+    execute(database_url, "ALTER TABLE account ADD CHECK (name = name_key) NOT VALID")
+    refused = send(network.test_client(), "/register", name="Carla Secret", password=PASSWORD)
+    assert refused.status_code == 500
+    with network.extensions[EXTENSION].engine.connect() as connection:
+        connection.execute(sa.text("SET statement_timeout = 1"))
+        with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
+            connection.execute(sa.text("SELECT pg_sleep(9), :text"), {"text": "a secret that takes long"})
+    logged = log.read_bytes()[before:].decode()
+    assert logged.count("violates check constraint") == 2
+    assert "statement timeout" in logged
+    assert not re.search("secret|Anna|scrypt|already exists", logged, re.IGNORECASE), logged
 
 
 def test_registrations_and_wrong_passwords_are_limited(database_url: str, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -89,6 +91,13 @@ def test_pages_of_the_feed(database_url: str, tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert "serving does not answer" in answer.text
         assert "Nothing you did is lost" in answer.text
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        patch.object(serving, "ANSWER_SECONDS", 0.1),
+        pytest.raises(serving.ServingError, match="serving does not answer"),
+    ):
+        serving.read_recommendations(f"http://127.0.0.1:{silent.getsockname()[1]}", posts[0], 10)
 
 
 def test_the_strip(database_url: str, tmp_path: Path) -> None:

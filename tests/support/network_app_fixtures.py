@@ -52,7 +52,7 @@ def running_network(
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
     ):
         shift_days = count_shift_days(datetime.fromtimestamp(END, UTC), datetime.now(UTC))
-        simulate(database_url, USERS, POSTS, INTERACTIONS, seed=1, shift_days=shift_days)
+        simulate(database_url, USERS, POSTS, INTERACTIONS, seed=1, shift_days=shift_days, topic_taste=1.0)
         night = LiveNetwork(database_url, server.connection_url, folder / "models", client, TOP_N)
         done = night.batch("run")
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from contract.errors import EXIT_USAGE
 from demo import feed, oracle, simulate
-from demo.ground_truth import draw_ground_truth
+from demo.ground_truth import MEAN_LIKE_RATE, draw_ground_truth
 from demo.network import NetworkError
 from demo.population import END
 
@@ -38,6 +38,18 @@ def test_blocks_have_disjoint_users_and_keep_the_total(monkeypatch: pytest.Monke
     assert sum(len(views.users) + int(views.liked.sum()) for views in blocks) == 10_007
     bounds = [(views.users.min(), views.users.max()) for views in blocks]
     assert all(end < start for (_, end), (start, _) in pairwise(bounds))
+
+
+def test_tastes_for_topics_differ_between_alike_users_and_leave_everything_else() -> None:
+    without, with_tastes = draw_ground_truth(3, 2_000, 50), draw_ground_truth(3, 2_000, 50, topic_taste=1.0)
+    tastes = with_tastes.user_topic - without.user_topic
+    assert tastes.std(axis=0) == pytest.approx(np.ones(tastes.shape[1]), abs=0.1)
+    assert abs(np.corrcoef(tastes, rowvar=False)[0, 1]) < 0.1
+    assert (with_tastes.user_factors == without.user_factors).all()
+    users = np.repeat(np.arange(2_000), 50)
+    probabilities = with_tastes.probabilities(users, np.tile(np.arange(50), 2_000), users % 24)
+    active = np.repeat(with_tastes.users.activity, 50)
+    assert np.average(probabilities, weights=active) == pytest.approx(MEAN_LIKE_RATE, abs=0.02)
 
 
 def test_memory_does_not_grow_with_the_number_of_interactions() -> None:
