@@ -36,9 +36,9 @@ from demo.network_folders import (
     stop_networks,
 )
 from demo.postgres import make_engine
-from demo.processes import Stopped
+from demo.processes import DemoError, DemoUsageError, Stopped
 from demo.real_network import detect_format, load_network
-from demo.servers import prepare_servers
+from demo.servers import are_running, prepare_servers
 from demo.up import UpOptions, up
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -414,16 +414,20 @@ def crowd_command(
     with its report.
     """
     from demo.crowd.report import render_text
-    from demo.crowd.run import CrowdOptions, find_app_url, run_crowd
+    from demo.crowd.run import NOT_RUNNING, CrowdOptions, find_app_url, run_crowd
 
     settings = Settings.from_environment()
     configure_logging(settings)
     servers = prepare_servers(find_folder(folder, name).path)
+    if not are_running(servers.folder):
+        raise DemoUsageError(NOT_RUNNING)
     url = find_app_url(servers.folder) if url is None else url
     settings = settings.replace(database_url=servers.postgres.url(), redis_url=servers.valkey.url())
     seed = settings.night.seed if seed is None else seed
     report = run_crowd(settings, CrowdOptions(url, size, 60 * minutes, seed, effect)).as_dict()
     echo(format_json(report) if as_json else render_text(report))
+    if not report["visits"] and report["requests"]["not_answered"]:
+        raise DemoError(f"no visit succeeded; see the reasons above and the app's log in {servers.folder}")
 
 
 def main() -> NoReturn:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from http.client import HTTPException
@@ -193,9 +194,11 @@ def check_loopback(url: str) -> str:
     DemoUsageError
         It is another machine's, or no URL.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not is_loopback(parts.hostname) or parts.path not in ("", "/"):
-        raise DemoUsageError(
-            f"{url!r} is not an address of this machine such as http://127.0.0.1:8001; nothing was sent"
-        )
-    return url.rstrip("/")
+    with suppress(ValueError):  # of urlsplit, and of a port that is no number
+        parts = urlsplit(url)
+        base = f"http://{parts.netloc}"
+        if url in (base, f"{base}/") and parts.port != 0 and "@" not in base and is_loopback(parts.hostname):
+            return base
+    raise DemoUsageError(
+        f"{url!r} is not an address of this machine such as http://127.0.0.1:8001; nothing was sent"
+    )

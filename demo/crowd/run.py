@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from batch.experiment.split import read_split
 from batch.loading.schema import cast_id, check_views
 from batch.postgres import snapshot
 from batch.runs import ledger
+from contract.codec import decode_object
 from contract.columns import POST_ID, USER_ID
 from contract.experiment import NO_EXPERIMENT
 from contract.ids import Id, IdKinds
@@ -31,10 +33,13 @@ from demo.crowd.report import CrowdReport, Estimate, make_estimate
 from demo.crowd.visits import Crowd, World, plan_visits
 from demo.gunicorn import NETWORK_APP, http_get
 from demo.network import id_type
+from demo.network_app.tables import READ_IDENTITY
 from demo.processes import ChildProcess, DemoError, DemoUsageError, Stopped, raise_on_signal
 
 EXPOSURE_SECONDS = 12
 """Serving sends exposures within 10 seconds."""
+
+NOT_RUNNING = "the demo does not run, so a crowd has no app; start it with `make demo` in another terminal"
 
 PEOPLE = """
     SELECT {user_id} FROM recs.users
@@ -84,9 +89,7 @@ def find_app_url(folder: Path) -> str:
     variables = ChildProcess(folder.resolve(), NETWORK_APP.name).read_environment()
     port = None if variables is None else variables.get("NETWORK_APP_PORT")
     if port is None:
-        raise DemoUsageError(
-            "the demo does not run, so a crowd has no app; start it with `make demo` in another terminal"
-        )
+        raise DemoUsageError(NOT_RUNNING)
     return f"http://127.0.0.1:{port}"
 
 
@@ -96,13 +99,14 @@ def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
     Raises
     ------
     DemoUsageError
-        The URL is not of this machine.
+        The URL is not that of the network's app over this database.
     DemoError
         The app does not answer, the network has nobody who could act, or no lists for the effect.
     """
     url = check_loopback(options.url)
-    _check_answers(url)
     with open_stores(settings, ledger.actor("demo crowd"), interactive=True) as stores:
+        _check_app(url, stores.engine)
+        ledger.create(stores.engine)
         ledger.create(stores.engine)
         crowd, world, user_ids = _gather_crowd(stores, url, options)
         visits = plan_visits(f"{options.seed} visits", len(user_ids), options.seconds)
@@ -133,11 +137,23 @@ def run_crowd(settings: Settings, options: CrowdOptions) -> CrowdReport:
         )
 
 
-def _check_answers(url: str) -> None:
-    with suppress(OSError):
-        if http_get(f"{url}{NETWORK_APP.ready}").status == 200:
-            return
-    raise DemoError(f"no app answers on {url}; start it with `make demo` in another terminal")
+def _check_app(url: str, engine: sa.Engine) -> None:
+    """Check that the app over the database of the engine answers."""
+    try:
+        answer = http_get(f"{url}{NETWORK_APP.ready}")
+    except (OSError, HTTPException, UnicodeDecodeError):
+        raise DemoError(f"no app answers on {url}; start it with `make demo` in another terminal") from None
+    try:
+        found = decode_object(answer.body)
+    except ValueError:
+        found = {}
+    with engine.connect() as connection:
+        identity = connection.scalar(sa.text(READ_IDENTITY))
+    if found.get("network") != identity:
+        other = "the app of another network" if "network" in found else "not the network's app"
+        raise DemoUsageError(
+            f"what answers on {url} is {other}; nobody acted. Without --url, a crowd uses the running demo's"
+        )
 
 
 def _gather_crowd(stores: Stores, url: str, options: CrowdOptions) -> tuple[Crowd, World, Sequence[Id]]:

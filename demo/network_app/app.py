@@ -23,12 +23,12 @@ from contract.settings import Settings
 from demo.network_app import sessions
 from demo.network_app.accounts import Accounts
 from demo.network_app.config import Config
-from demo.network_app.context import EXTENSION, NetworkApp, current_visitor, now
+from demo.network_app.context import EXTENSION, NetworkApp, current_app_parts, current_visitor, now
 from demo.network_app.errors import add_error_pages
 from demo.network_app.links import community_url, person_url, post_url, thread_url
 from demo.network_app.pages import PAGES
 from demo.network_app.pages.messages import count_unread
-from demo.network_app.tables import READ_KEY
+from demo.network_app.tables import READ_IDENTITY, READ_KEY
 
 STATIC = Path(__file__).parent / "static"
 MAX_REQUEST_BYTES = 64 * 1024
@@ -96,9 +96,14 @@ def _open(config: Config, settings: Settings) -> NetworkApp:
     sa.event.listen(engine, "connect", _keep_values_out_of_log)
     with engine.connect() as connection:
         kinds = check_views(connection).kinds
-        keys = [str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")]
-    accounts = Accounts(engine, keys[0], config.max_registrations)
-    return NetworkApp(config, settings, engine, accounts, kinds, *keys)
+        user_key, post_key = (
+            str(connection.scalar(sa.text(READ_KEY), {"table": table})) for table in ('"user"', "post")
+        )
+        identity = str(connection.scalar(sa.text(READ_IDENTITY)))
+    accounts = Accounts(engine, user_key, config.max_registrations)
+    return NetworkApp(
+        config, settings, engine, accounts, kinds, user_key=user_key, post_key=post_key, identity=identity
+    )
 
 
 def _keep_values_out_of_log(driver: Any, _: Any) -> None:
@@ -124,7 +129,8 @@ def _send_style() -> Response:
 
 
 def _answer_alive() -> dict[str, str]:
-    return {"status": "ok"}
+    """Say that the process answers, and over which database; it asks none."""
+    return {"status": "ok", "network": current_app_parts().identity}
 
 
 def _page_values() -> dict[str, Any]:

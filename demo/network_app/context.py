@@ -29,6 +29,8 @@ class NetworkApp:
         Of what kinds the ids of users and posts are.
     user_key, post_key
         Names of the primary keys of the tables "user" and post.
+    identity
+        Which database the network is in, see `tables.READ_IDENTITY`.
     """
 
     config: Config
@@ -38,6 +40,7 @@ class NetworkApp:
     kinds: IdKinds
     user_key: str
     post_key: str
+    identity: str
 
 
 @dataclass(frozen=True)

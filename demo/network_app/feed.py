@@ -106,8 +106,8 @@ def explain_popular(fresh: Freshness, shown: ShownList | None) -> str:
         return ""
     if shown is not None and shown.served.stale:
         return (
-            "Serving could not reach Redis when the feed was loaded: it shows popular posts meanwhile. Load "
-            "the feed again in a moment."
+            "When the feed was loaded, serving could not read lists from Redis: popular posts meanwhile. "
+            "Load it again in a moment; if Redis has lost its lists, the next night writes new ones."
         )
     if fresh.list_was_made:
         if shown is None:

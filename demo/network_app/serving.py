@@ -45,7 +45,7 @@ class ServedList:
     source
         `personal`, `popular` or `similar`.
     stale
-        Whether serving cannot reach Redis, and answers with what it has in memory.
+        Whether serving cannot read Redis, or its runs are not there: it answers from memory.
     """
 
     variant: str

@@ -35,7 +35,7 @@ class SimilarPosts:
     def find(self, app: NetworkApp, user_id: Id, post_ids: Sequence[Id]) -> list[tuple[Id, ...] | None]:
         """Return the posts similar to each of the posts: empty if there is no list.
 
-        None if serving does not answer, or cannot reach Redis.
+        None if serving does not answer, or cannot read lists.
         """
         return list(self._pool.map(lambda post_id: self._find_one(app, user_id, post_id), post_ids))
 

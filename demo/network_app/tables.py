@@ -104,6 +104,12 @@ WHERE indisprimary AND indrelid = CAST(:table AS regclass)"""
 """The name of a table's primary key, which is one column."""
 
 
+READ_IDENTITY = """
+SELECT encode(sha256(convert_to(system_identifier || ' ' || current_database(), 'UTF8')), 'hex')
+FROM pg_control_system()"""
+"""Which database it is, in a form that tells nothing else of it."""
+
+
 def create_tables_ddl(kinds: IdKinds) -> str:
     """Return the statements that create the app's tables for ids of these kinds."""
     return TABLES.format(user=ID_TYPES[kinds.users], post=ID_TYPES[kinds.posts])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from batch.experiment.history import read_changes
 from contract.experiment import TEST, VARIANTS
@@ -19,6 +20,7 @@ from demo.crowd.run import CrowdOptions, run_crowd
 from demo.ground_truth import draw_ground_truth
 from demo.population import FIRST_POST_ID, FIRST_USER_ID
 from demo.postgres import make_engine
+from demo.processes import DemoUsageError
 from tests.support.browser import OPERATOR, Problems, run_console
 from tests.support.network_app import LivingNetwork
 
@@ -65,6 +67,22 @@ def _recompute(network: LivingNetwork, report: CrowdReport) -> dict[str, dict[st
             odds = chance / (1 - chance) * (np.exp(report.shift) if variant == TEST else 1)
             sums[variant]["expected"] += odds / (1 + odds)
     return sums
+
+
+def test_a_crowd_goes_to_the_app_of_its_network_only(
+    living_network: LivingNetwork, settings: Settings, postgres_server: sa.URL, tmp_path: Path
+) -> None:
+    counted = living_network.query("SELECT count(*) FROM activity")
+    with run_console(living_network.night, tmp_path, OVERNIGHT_CONSOLE_LOCAL_OPERATOR=OPERATOR) as console:
+        for url in (console, living_network.serving_url):
+            with pytest.raises(DemoUsageError, match="is not the network's app; nobody acted"):
+                run_crowd(settings, CrowdOptions(url, PERSONS, SECONDS, SEED))
+    other = postgres_server.set(drivername="postgresql").render_as_string(hide_password=False)
+    with pytest.raises(DemoUsageError, match="is the app of another network; nobody acted"):
+        run_crowd(
+            settings.replace(database_url=other), CrowdOptions(living_network.url, PERSONS, SECONDS, SEED)
+        )
+    assert living_network.query("SELECT count(*) FROM activity") == counted
 
 
 def test_a_crowd_reports_what_it_did_and_the_console_counts_its_exposures(

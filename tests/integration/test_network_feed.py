@@ -159,7 +159,10 @@ def test_the_strip(database_url: str, tmp_path: Path) -> None:
         assert "Your list was made anew" in client.get(strip, headers={"HX-Request": "true"}).text
 
         # Popular posts in place of a list are no change of it, nor is the list when it is back.
-        for stale, why in ((True, "Serving could not reach Redis"), (False, "serving has no list of yours")):
+        for stale, why in (
+            (True, "serving could not read lists from Redis"),
+            (False, "serving has no list of yours"),
+        ):
             with answer_posts(*posts, stale=stale):
                 pages = [client.get(path).text for path in ("/", "/me")]
             assert [why in page for page in pages] == [True, True]
@@ -198,7 +201,7 @@ def test_a_newcomer_has_no_list_yet(database_url: str, tmp_path: Path) -> None:
         assert "There is no list of similar posts now." in client.get("/posts/9").text
         assert "They come with the next night." in client.get(written.location).text
         with answer_posts(1, 2, 3, stale=True):
-            assert "serving cannot reach Redis" in client.get("/posts/9").text
+            assert "serving cannot read lists from Redis" in client.get("/posts/9").text
             client.post("/like", data={"post": 9}, headers=SAME_ORIGIN)
             assert "Similar posts are missing: serving" in client.get("/liked").text
         assert "made for this person" in look_as(app, 200).get("/me").text

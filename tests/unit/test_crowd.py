@@ -87,7 +87,9 @@ def test_a_page_is_read() -> None:
 def test_only_this_machine_is_asked() -> None:
     assert check_loopback("http://127.0.0.1:8001/") == "http://127.0.0.1:8001"
     assert check_loopback("http://[::1]:8001") == "http://[::1]:8001"
-    for url in ("http://example.org", "https://127.0.0.1", "http://127.0.0.1@10.0.0.1", "file:///x", "8001"):
+    refused = ["http://example.org", "https://127.0.0.1", "http://127.0.0.1@10.0.0.1", "file:///x", "8001"]
+    refused += [f"http://127.0.0.1:8001{rest}" for rest in ("/people", "?q=1", "/?", "#x", "//")]
+    for url in (*refused, "http://me@127.0.0.1:8001", "http://[::1", "http://127.0.0.1:x"):
         with pytest.raises(DemoUsageError, match="nothing was sent"):
             check_loopback(url)
     meter = Meter()
@@ -359,6 +361,9 @@ def test_the_report_sums_views_and_says_what_was_to_be_expected() -> None:
 
 
 def test_the_app_of_the_running_demo_is_found(tmp_path: Path) -> None:
+    folder = str(tmp_path / "new")
+    result = CliRunner().invoke(demo, ["--dir", folder, "crowd", "--url", "http://127.0.0.1:1"])
+    assert isinstance(result.exception, DemoUsageError)
     with pytest.raises(DemoUsageError, match="make demo"):
         find_app_url(tmp_path)
     app = ChildProcess(tmp_path, "network_app")

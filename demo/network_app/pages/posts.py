@@ -158,7 +158,7 @@ def _read_similar(app: NetworkApp, connection: sa.Connection, person: Person, sh
 
 def _explain_missing(connection: sa.Connection, served: ServedList, shown: Post) -> str:
     if served.stale:
-        return "They cannot be shown now: serving cannot reach Redis. Try again in a moment."
+        return "They cannot be shown now: serving cannot read lists from Redis. Try again in a moment."
     began = read_start(connection, served.run_id)
     if began is not None and (shown.created_at is None or shown.created_at < began):
         return "There is no list of similar posts now."
