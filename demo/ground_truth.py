@@ -109,8 +109,8 @@ def draw_ground_truth(seed: int, users: int, posts: int, topic_taste: float = 0.
         hour_effect=hours - HOUR_SHARES @ hours,
     )
     if topic_taste:
-        tastes = np.random.default_rng([seed, 9]).normal(0, topic_taste, truth.user_topic.shape)
-        truth.user_topic[:] += tastes
+        of_topics = np.random.default_rng([seed, 9]).normal(0, topic_taste, truth.user_topic.shape)
+        truth.user_topic[:] += of_topics
     truth.user_topic[:] += _find_intercept(rng, truth)
     return truth
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import Counter
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -374,3 +376,19 @@ def test_the_app_of_the_running_demo_is_found(tmp_path: Path) -> None:
         app.stop()
     with pytest.raises(DemoUsageError, match="make demo"):
         find_app_url(tmp_path)
+
+
+@pytest.mark.parametrize(("visits", "not_answered", "code"), [(0, 3, 1), (0, 0, 0), (2, 3, 0)])
+def test_a_crowd_of_which_no_visit_succeeds_fails_after_its_report(
+    visits: int, not_answered: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = SimpleNamespace(url=lambda: "")
+    servers = SimpleNamespace(folder=tmp_path, postgres=server, valkey=server)
+    report = {"visits": visits, "requests": {"not_answered": not_answered}}
+    monkeypatch.setattr("demo.cli.are_running", lambda _: True)
+    monkeypatch.setattr("demo.cli.prepare_servers", lambda _: servers)
+    monkeypatch.setattr("demo.crowd.run.run_crowd", lambda *_: SimpleNamespace(as_dict=lambda: report))
+    arguments = ["--dir", str(tmp_path), "crowd", "--url", "http://127.0.0.1:1", "--json"]
+    result = CliRunner().invoke(demo, arguments)
+    assert json.loads(result.stdout) == report
+    assert getattr(result.exception, "exit_code", 0) == code, result.exception

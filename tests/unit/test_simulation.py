@@ -42,9 +42,9 @@ def test_blocks_have_disjoint_users_and_keep_the_total(monkeypatch: pytest.Monke
 
 def test_tastes_for_topics_differ_between_alike_users_and_leave_everything_else() -> None:
     without, with_tastes = draw_ground_truth(3, 2_000, 50), draw_ground_truth(3, 2_000, 50, topic_taste=1.0)
-    tastes = with_tastes.user_topic - without.user_topic
-    assert tastes.std(axis=0) == pytest.approx(np.ones(tastes.shape[1]), abs=0.1)
-    assert abs(np.corrcoef(tastes, rowvar=False)[0, 1]) < 0.1
+    added = with_tastes.user_topic - without.user_topic
+    assert added.std(axis=0) == pytest.approx(np.ones(added.shape[1]), abs=0.1)
+    assert abs(np.corrcoef(added, rowvar=False)[0, 1]) < 0.1
     assert (with_tastes.user_factors == without.user_factors).all()
     users = np.repeat(np.arange(2_000), 50)
     probabilities = with_tastes.probabilities(users, np.tile(np.arange(50), 2_000), users % 24)
