@@ -186,6 +186,8 @@ class ChildProcess:
         return process is not None
 
     def _find(self) -> psutil.Process | None:
+        if self._process is not None and self.is_running():  # its command line is empty for an instant
+            return psutil.Process(self._process.pid)
         return find_process(self._pid_file, f"pid_file={self._pid_file}")
 
 

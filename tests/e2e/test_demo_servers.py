@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import redis
 
-from demo.processes import ROOT, DemoError, Stopped, free_port, raise_on_signal, run_module
+from demo.processes import ROOT, ChildProcess, DemoError, Stopped, free_port, raise_on_signal, run_module
 from tests.support.demo import CommandResult, find_processes, run_demo
 
 WRITE = """
@@ -56,6 +56,17 @@ def test_no_two_processes_are_given_the_same_port(monkeypatch: pytest.MonkeyPatc
             free_port()
         process.communicate("\n")
     assert free_port() == taken
+
+
+def test_a_child_is_stopped_in_the_instant_in_which_its_command_line_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = ChildProcess(tmp_path, "child")
+    child.start(["-c", "import time; time.sleep(600)"], os.environ)
+    monkeypatch.setattr("demo.processes.find_process", lambda *_: None)  # as it is in that instant
+    child.request_stop()
+    assert child.stop()
+    assert not child.is_running()
 
 
 def test_a_signal_while_a_child_starts_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ from demo.ground_truth import draw_ground_truth
 from demo.ids import make_ids
 from demo.population import FIRST_POST_ID, FIRST_USER_ID, TOPICS
 from demo.processes import ChildProcess, DemoUsageError
+from tests.support.batch import wait_until
 
 HOUR = 12
 
@@ -371,6 +372,8 @@ def test_the_app_of_the_running_demo_is_found(tmp_path: Path) -> None:
     app = ChildProcess(tmp_path, "network_app")
     app.start(["-c", "import time; time.sleep(60)"], os.environ | {"NETWORK_APP_PORT": "8123"})
     try:
+        # The command line, by which others find it, is there an instant after its start.
+        wait_until(lambda: ChildProcess(tmp_path, "network_app").read_environment() is not None)
         assert find_app_url(tmp_path) == "http://127.0.0.1:8123"
     finally:
         app.stop()
