@@ -39,7 +39,7 @@ from contract.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, OvernightError
 from contract.logs import redact
 from contract.settings import Settings
 from contract.text import escape_controls
-from scheduler.job import Job, JobResult, Surroundings, interpret_exit
+from scheduler.job import Job, JobResult, Surroundings, find_error, interpret_exit
 from scheduler.service import STOP_REFRESH_SECONDS, STOP_SECONDS
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,6 @@ __all__ = [
 
 LOG_LINES, LOG_BYTES = 200, 64 * 1024
 """What is kept of a log: its last lines, within its last bytes."""
-
-ERROR = "error: "
-"""How the last line of a command begins that failed."""
 
 MAX_MEANING = 300
 """Characters of the error in the meaning of an exit code."""
@@ -284,7 +281,7 @@ class Jobs:
         else:
             meaning = interpret_exit(code)[1]
             if code in (EXIT_FAILED, EXIT_USAGE):
-                meaning = ": ".join([meaning, *_find_error(logged)])
+                meaning = ": ".join(filter(None, [meaning, find_error(logged)[:MAX_MEANING]]))
         return replace(
             entry.record,
             ended_at=datetime.now(UTC),
@@ -372,12 +369,6 @@ class Jobs:
 
 def _is_same(record: JobRecord, kind: str, arguments: Mapping[str, Any]) -> bool:
     return record.kind == kind and record.arguments == arguments
-
-
-def _find_error(logged: str) -> list[str]:
-    """Return the error in which a command's log ends; none if it ends in another line."""
-    last = logged.rpartition("\n")[2]
-    return [last.removeprefix(ERROR)[:MAX_MEANING]] if last.startswith(ERROR) else []
 
 
 def _patience(entry: _Entry) -> float:

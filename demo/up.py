@@ -95,7 +95,7 @@ class _Apps(NamedTuple):
 
 @dataclass(frozen=True)
 class _Children:
-    """What runs beside the servers, and stops with `up`."""
+    """What runs in addition to the servers, and stops with `up`."""
 
     apps: _Apps
     scheduler: ChildProcess

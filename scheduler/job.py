@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 NIGHT_COMMAND = (sys.executable, "-m", "batch", "run", "--variant", "all")
 REFRESH_COMMAND = (sys.executable, "-m", "batch", "refresh", "--quiet")
 
+ERROR = "error: "
+"""How the last line of a command begins that failed."""
+
 MEANINGS = {
     errors.EXIT_DONE: "done",
     errors.EXIT_FAILED: "failed",
@@ -171,6 +174,12 @@ class Job:
 def refresh_job(on_end: Callable[[JobResult], None] = ignore) -> Job:
     """Return the job that refreshes lists; the log at INFO shows only its failures and its own output."""
     return Job(REFRESH_COMMAND, on_end, name="refresh", log_level=logging.DEBUG)
+
+
+def find_error(printed: str) -> str:
+    """Return the error in which a command's output ends; empty if it ends in another line."""
+    last = printed.strip().rpartition("\n")[2]
+    return last.removeprefix(ERROR) if last.startswith(ERROR) else ""
 
 
 def interpret_exit(exit_code: int) -> tuple[int, str]:

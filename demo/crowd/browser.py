@@ -194,7 +194,7 @@ def check_loopback(url: str) -> str:
     DemoUsageError
         It is another machine's, or no URL.
     """
-    with suppress(ValueError):  # of urlsplit, and of a port that is no number
+    with suppress(ValueError):  # of urlsplit, and of an invalid port
         parts = urlsplit(url)
         base = f"http://{parts.netloc}"
         if url in (base, f"{base}/") and parts.port != 0 and "@" not in base and is_loopback(parts.hostname):

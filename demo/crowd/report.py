@@ -146,7 +146,7 @@ class CrowdReport:
 
 
 def make_estimate(report: Report, truth: float | None) -> Estimate:
-    """Return what a report of the experiment says beside the truth."""
+    """Return what a report of the experiment says, to be compared with the truth."""
     found = report.as_dict()
     primary = next((each for each in found["metrics"] if each["metric"] == LIKE_RATE.name), None)
     relative = primary["relative"] if primary else None

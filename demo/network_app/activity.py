@@ -32,13 +32,14 @@ _UNDO = sa.text(
     "UPDATE activity SET undone_at = clock_timestamp() "
     "WHERE user_id = :user AND post_id = :post AND kind = 'like' AND undone_at IS NULL"
 )
-_LIKES = """
-    SELECT post_id, max(happened_at) FILTER (WHERE action = 'like') AS liked_at
-    FROM recs.interactions WHERE user_id = :user AND action IN ('like', 'unlike') {among}
-    GROUP BY post_id
-    HAVING max(happened_at) FILTER (WHERE action = 'like')
-           > coalesce(max(happened_at) FILTER (WHERE action = 'unlike'), '-infinity')
-    ORDER BY 2 DESC, 1 {limit}
+LIKED_AT = "max(happened_at) FILTER (WHERE action = 'like')"
+IS_LIKED = f"{LIKED_AT} > coalesce(max(happened_at) FILTER (WHERE action = 'unlike'), '-infinity')"
+"""Whether one person likes one post now, of the rows of recs.interactions of both; null if they never did."""
+
+_LIKES = f"""
+    SELECT post_id, {LIKED_AT} AS liked_at
+    FROM recs.interactions WHERE user_id = :user AND action IN ('like', 'unlike') {{among}}
+    GROUP BY post_id HAVING {IS_LIKED} ORDER BY 2 DESC, 1 {{limit}}
 """
 _IS_LIKABLE = sa.text("SELECT 1 FROM recs.posts WHERE post_id = :post AND author_id IS DISTINCT FROM :user")
 

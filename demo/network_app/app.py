@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from flask import Flask, Response, abort, request, send_from_directory
-from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader, StrictUndefined
+from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
 
 from batch.loading.schema import check_views
-from batch.reports.files import FILTERS, show_controls
-from console.app import STATIC as SHARED
-from console.app import TEMPLATES as REPORTS
+from console.frame import STATIC as SHARED
+from console.frame import make_app
 from console.security import add_headers, check_origin, check_text, is_loopback
 from console.stores import open_page_engine
 from contract.settings import Settings
@@ -49,15 +45,6 @@ GLOBALS = {
 """What templates may use, imported macros too."""
 
 
-class _Flask(Flask):
-    jinja_options = {  # noqa: RUF012 - Flask declares it so
-        "undefined": StrictUndefined,
-        "trim_blocks": True,
-        "lstrip_blocks": True,
-        "autoescape": True,
-    }
-
-
 def create_app(config: Config, settings: Settings) -> Flask:
     """Create the app over the network in the settings' database.
 
@@ -66,13 +53,11 @@ def create_app(config: Config, settings: Settings) -> Flask:
     SourceError
         The views of the network cannot be read.
     """
-    app = _Flask("demo.network_app")
-    app.jinja_env.finalize = show_controls
-    app.jinja_env.filters |= FILTERS
-    app.jinja_env.globals |= GLOBALS
     shared = PrefixLoader({"console": PackageLoader("console")})
-    app.jinja_loader = ChoiceLoader([PackageLoader("demo.network_app"), shared])
-    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = timedelta(days=365)  # addresses have the file's hash
+    loader = ChoiceLoader([PackageLoader("demo.network_app"), shared])
+    folders = {"static": STATIC, "shared": SHARED}
+    app = make_app("demo.network_app", loader, "/shared/style.css", folders)
+    app.jinja_env.globals |= GLOBALS
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_REQUEST_BYTES
     app.extensions[EXTENSION] = _open(config, settings)
     add_error_pages(app)
@@ -83,10 +68,8 @@ def create_app(config: Config, settings: Settings) -> Flask:
     sessions.add_sessions(app, config)
     for page in PAGES:
         app.register_blueprint(page)
-    app.add_url_rule("/shared/style.css", "style", _send_style)
     app.add_url_rule("/shared/<path:filename>", "shared", _send_shared)
     app.add_url_rule("/healthz", "healthz", _answer_alive)
-    app.url_defaults(_add_version)
     app.context_processor(_page_values)
     return app
 
@@ -123,37 +106,11 @@ def _send_shared(filename: str) -> Response:
     return send_from_directory(SHARED, filename)
 
 
-def _send_style() -> Response:
-    """Send the style sheet of the reports."""
-    return send_from_directory(REPORTS, "style.css")
-
-
 def _answer_alive() -> dict[str, str]:
     """Say that the process answers, and over which database; it asks none."""
     return {"status": "ok", "network": current_app_parts().identity}
 
 
 def _page_values() -> dict[str, Any]:
-    """Return what every template may use."""
-    return {
-        "visitor": current_visitor(),
-        "now": now(),
-        "community_url": community_url,
-        "count_unread": count_unread,
-        "person_url": person_url,
-        "post_url": post_url,
-        "thread_url": thread_url,
-    }
-
-
-@lru_cache
-def _hash_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _add_version(endpoint: str, values: dict[str, Any]) -> None:
-    """Add the hash of a file to its address, so that browsers keep it until it changes."""
-    if endpoint in ("static", "shared"):
-        values["v"] = _hash_of((STATIC if endpoint == "static" else SHARED) / values["filename"])
-    elif endpoint == "style":
-        values["v"] = _hash_of(REPORTS / "style.css")
+    """Return what every template may use, but for imported macros."""
+    return {"visitor": current_visitor(), "now": now(), "count_unread": count_unread}

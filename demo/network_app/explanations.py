@@ -17,7 +17,7 @@ from contract.errors import EXIT_DONE, OvernightError
 from contract.ids import Id
 from contract.logs import redact
 from contract.text import escape_controls
-from scheduler.job import Job, JobResult, Surroundings
+from scheduler.job import Job, JobResult, Surroundings, find_error
 
 EXPLAIN_COMMAND = (sys.executable, "-m", "batch", "explain", "--json", "--")
 MAX_SECONDS = 120
@@ -26,9 +26,6 @@ KEPT_SECONDS = 600
 """How long an explanation is kept: the person's list may be another one after that."""
 MAX_KEPT = 50
 MAX_BYTES = 1024 * 1024
-
-ERROR = "error: "
-"""How the last line of a command begins that failed."""
 
 Subject = tuple[Id, Id]
 """A user, and a post."""
@@ -153,9 +150,8 @@ class Explanations:
         """Return why there is no explanation: the command's own error, or how it ended."""
         if process.job.stopping:
             return f"it was stopped, because it took over {MAX_SECONDS} s or the network's app ended"
-        last = _read(process.log).decode(errors="replace").strip().rpartition("\n")[2]
-        if last.startswith(ERROR):
-            return escape_controls(redact(last.removeprefix(ERROR), self._secrets))
+        if error := find_error(_read(process.log).decode(errors="replace")):
+            return escape_controls(redact(error, self._secrets))
         return process.results[0].meaning if process.results else "it printed no explanation"
 
     def _forget_old(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,12 +19,10 @@ MAX_TEXT = 2_000
 BY_TIME, BY_LIKES = "newest", "liked"
 """Orders of a community's posts."""
 
-_LIKES = """(
+_LIKES = f"""(
     SELECT count(*) FROM (
-        SELECT FROM recs.interactions i WHERE i.post_id = p.post_id AND i.action IN ('like', 'unlike')
-        GROUP BY i.user_id
-        HAVING max(i.happened_at) FILTER (WHERE i.action = 'like')
-               > coalesce(max(i.happened_at) FILTER (WHERE i.action = 'unlike'), '-infinity')
+        SELECT FROM recs.interactions i WHERE i.post_id = p.post_id AND action IN ('like', 'unlike')
+        GROUP BY user_id HAVING {activity.IS_LIKED}
     ) AS liking
 )"""
 """How many people like a post now: a person may have several rows of likes of one post."""
@@ -85,7 +83,7 @@ def read_posts(connection: sa.Connection, post_ids: Sequence[Id]) -> dict[Id, Po
     rows = {
         activity.plain_id(row.post_id): row for row in connection.execute(_POSTS, {"posts": list(post_ids)})
     }
-    return {post_id: _to_post(rows[post_id]) for post_id in _once(post_ids) if post_id in rows}
+    return {post_id: _to_post(rows[post_id]) for post_id in post_ids if post_id in rows}
 
 
 def read_community_page(
@@ -142,7 +140,3 @@ def _to_post(row: Any) -> Post:
         row.created_at,
         row.likes,
     )
-
-
-def _once(post_ids: Iterable[Id]) -> list[Id]:
-    return list(dict.fromkeys(post_ids))

@@ -35,11 +35,10 @@ MIN_LIKES = 2
 NEW = timedelta(days=7)
 EXPLORED = "new: shown to learn who likes it"
 
-_TOPICS = sa.text("""
-    SELECT topic, count(*) FILTER (WHERE liked_at > unliked_at) AS likes, count(*) AS seen
+_TOPICS = sa.text(f"""
+    SELECT topic, count(*) FILTER (WHERE liked) AS likes, count(*) AS seen
     FROM recs.posts JOIN (
-        SELECT post_id, max(happened_at) FILTER (WHERE action = 'like') AS liked_at,
-            coalesce(max(happened_at) FILTER (WHERE action = 'unlike'), '-infinity') AS unliked_at
+        SELECT post_id, {activity.IS_LIKED} AS liked
         FROM recs.interactions WHERE user_id = :user GROUP BY post_id
     ) AS done USING (post_id)
     GROUP BY topic

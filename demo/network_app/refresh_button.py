@@ -11,13 +11,12 @@ from typing import IO
 
 from contract.errors import EXIT_DONE, EXIT_LOCKED
 from contract.text import escape_controls
-from scheduler.job import Job, JobResult, Surroundings
+from scheduler.job import Job, JobResult, Surroundings, find_error
 
 COMMAND = (sys.executable, "-m", "batch", "refresh")
 STOP_SECONDS = 5
 MAX_REASON = 300
 MAX_LOG_BYTES = 64 * 1024
-ERROR = "error: "
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class RefreshButton:
 
 
 def _read_error(log: IO[bytes]) -> str:
-    """Return the error in a refresh's log, which is its last line; empty if it has none."""
+    """Return the error in which a refresh's log ends; empty if it ends otherwise."""
     log.seek(0)
-    lines = log.read(MAX_LOG_BYTES).decode(errors="replace").splitlines()
-    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    return escape_controls(errors[-1])[:MAX_REASON].rstrip(".") if errors else ""
+    error = find_error(log.read(MAX_LOG_BYTES).decode(errors="replace"))
+    return escape_controls(error)[:MAX_REASON].rstrip(".")
