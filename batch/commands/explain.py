@@ -13,6 +13,7 @@ from batch.commands.options import json_option, parse_argument
 from batch.context import open_stores
 from batch.inspection.explain import PostInQuestion, find_position
 from batch.inspection.explain import explain as explain_scores
+from batch.inspection.feature_words import has_other_score
 from batch.inspection.lists import (
     find_id_kinds,
     find_members,
@@ -26,9 +27,6 @@ from batch.signals import signals_raise
 from contract.errors import SourceError
 from contract.ids import quote_id
 from contract.settings import Settings
-
-MIN_DIFFERENCE = 0.001
-"""Scores in lists have three decimals."""
 
 
 @click.command(epilog="Example: python -m batch explain 200 191 --run test")
@@ -145,12 +143,11 @@ def _render(fields: dict[str, Any], limit: int) -> str:
 
 def _warn_changed(fields: dict[str, Any]) -> list[str]:
     """Return a warning if the list has another score: it was computed from other data."""
-    served = fields["served_score"]
-    if served is None or abs(served - fields["score"]) <= MIN_DIFFERENCE:
+    if not has_other_score(fields):
         return []
     return [
-        f"the list has {served}, not {fields['score']:.3f}: it was made together with other users' lists, "
-        "or what the score is made of has changed since"
+        f"the list has {fields['served_score']}, not {fields['score']:.3f}: it was made together with other "
+        "users' lists, or what the score is made of has changed since"
     ]
 
 

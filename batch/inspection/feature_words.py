@@ -59,6 +59,9 @@ BASE, FACTORS, FURTHER = "average score of the forest", "taste shared with other
 MAX_PARTS = 12
 """Parts that are named; the others are added up."""
 
+MIN_DIFFERENCE = 0.001
+"""Scores in lists have three decimals."""
+
 
 @dataclass(frozen=True)
 class ScorePart:
@@ -130,3 +133,9 @@ def split_score(explanation: Mapping[str, Any], count: int = MAX_PARTS) -> list[
     if rest:
         named.append(ScorePart(FURTHER.format(len(rest)), "", sum(part.adds for part in rest)))
     return [*named, ScorePart(BASE, "", explanation["base_value"])]
+
+
+def has_other_score(explanation: Mapping[str, Any]) -> bool:
+    """Return whether the list has another score for the post than its explanation."""
+    served: float | None = explanation["served_score"]
+    return served is not None and abs(served - explanation["score"]) > MIN_DIFFERENCE

@@ -12,7 +12,8 @@ from typing import Any
 
 from flask import url_for
 
-from batch.inspection.feature_words import ScorePart, split_score
+from batch.inspection.feature_words import MAX_PARTS, ScorePart, split_score
+from batch.reports.bars import Bar, draw_signed_bars
 from console.content.user_tables import UserList
 from console.context import Console
 from console.jobs import EXPLAIN, JobRecord
@@ -87,3 +88,13 @@ def name_reasons(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Sco
         above.sort(key=lambda part: -part.adds)
         reasons[post_id] = [part for part in above[:MAX_REASONS] if part.adds >= MIN_REASON]
     return reasons
+
+
+def draw_parts(answer: Mapping[str, Any], count: int = MAX_PARTS) -> str:
+    """Return the parts of a score as signed bars (SVG): `count` by name, the others together."""
+    bars = [
+        Bar(f"{part.words}: {part.value}" if part.value else part.words, part.adds, f"{part.adds:+.4f}")
+        for part in split_score(answer, count)
+    ]
+    words = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
+    return draw_signed_bars("parts", f"Parts of the score {answer['score']:.4f}", words, bars)

@@ -10,9 +10,8 @@ from typing import Any
 from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from batch.inspection.feature_words import BASE, FACTORS, describe_value, name_feature, split_score
-from batch.reports.bars import Bar, draw_signed_bars
-from console.content.explanations import ExplainRequest, find_job, name_reasons, read_answers
+from batch.inspection.feature_words import BASE, FACTORS, describe_value, has_other_score, name_feature
+from console.content.explanations import ExplainRequest, draw_parts, find_job, name_reasons, read_answers
 from console.content.user_tables import UserList, parse_start, read_kinds, read_user_list
 from console.context import Console, current_console, current_visitor
 from console.jobs import EXPLAIN, BusyError
@@ -20,9 +19,6 @@ from console.links import post_url, user_url
 from console.pages.users import parse_or_refuse
 from console.tables import Arguments, Column, Table, table_source
 from contract.ids import Id
-
-MIN_DIFFERENCE = 0.001
-"""Scores in lists have three decimals."""
 
 COLUMNS = (
     Column("words", "Feature in words"), Column("feature", "Feature"), Column("shown", "Value"),
@@ -100,10 +96,10 @@ def _show(console: Console, asked: _Request, problem: str = "") -> str:
         page |= {"job": job, "answer": answer, **_find_neighbours(listed.value, asked.post_id)}
         if answer is not None and "error" not in answer and job is not None and job.ended_at is not None:
             page |= {
-                "bars": _draw_parts(answer),
+                "bars": draw_parts(answer),
                 "reasons": name_reasons(answers)[str(asked.post_id)],
                 "table_of_parts": _make_table(asked, answer, job.ended_at),
-                "changed": _has_changed(answer),
+                "changed": has_other_score(answer),
             }
     return render_template("why.html", **page)
 
@@ -119,21 +115,6 @@ def _find_neighbours(found: UserList, post_id: Id) -> dict[str, Any]:
         "previous": posts[at - 1]["post_id"] if at else None,
         "following": posts[at + 1]["post_id"] if at + 1 < len(posts) else None,
     }
-
-
-def _draw_parts(answer: Mapping[str, Any]) -> str:
-    bars = [
-        Bar(f"{part.words}: {part.value}" if part.value else part.words, part.adds, f"{part.adds:+.4f}")
-        for part in split_score(answer)
-    ]
-    words = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    return draw_signed_bars("parts", f"Parts of the score {answer['score']:.4f}", words, bars)
-
-
-def _has_changed(answer: Mapping[str, Any]) -> bool:
-    """Return whether the list has another score: it was computed from other data."""
-    served = answer["served_score"]
-    return served is not None and abs(served - answer["score"]) > MIN_DIFFERENCE
 
 
 def _make_table(asked: _Request, answer: Mapping[str, Any], at: datetime) -> Table:

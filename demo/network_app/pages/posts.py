@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -10,10 +9,10 @@ from flask import Blueprint, abort, current_app, redirect, render_template, requ
 from flask.blueprints import BlueprintSetupState
 from werkzeug.wrappers import Response
 
-from batch.inspection.feature_words import split_score
+from batch.inspection.feature_words import has_other_score
 from batch.publishing.blocking import read_blocked
-from batch.reports.bars import Bar, draw_signed_bars
 from batch.runs.tables import blocked_posts, has_table
+from console.content.explanations import draw_parts
 from contract.ids import Id
 from demo.network_app import activity, posts
 from demo.network_app.communities import MAX_COMMUNITIES, find_community, list_communities
@@ -37,8 +36,6 @@ from demo.network_app.texts import InputError, clean_text
 SIMILAR_POSTS = 5
 MAX_PARTS = 6
 """Parts of a score that are named."""
-MIN_DIFFERENCE = 0.001
-"""Scores in lists have three decimals."""
 
 EXTENSION = "network-app-explanations"
 
@@ -174,18 +171,7 @@ def _describe_answer(explanation: Explanation | None) -> dict[str, Any]:
     answer = None if explanation is None else explanation.answer
     if answer is None:
         return {"bars": None, "changed": False}
-    served = answer["served_score"]
-    changed = served is not None and abs(served - answer["score"]) > MIN_DIFFERENCE
-    return {"bars": _draw_parts(answer), "changed": changed}
-
-
-def _draw_parts(answer: Mapping[str, Any]) -> str:
-    bars = [
-        Bar(f"{part.words}: {part.value}" if part.value else part.words, part.adds, f"{part.adds:+.4f}")
-        for part in split_score(answer, MAX_PARTS)
-    ]
-    words = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    return draw_signed_bars("parts", f"Parts of the score {answer['score']:.4f}", words, bars)
+    return {"bars": draw_parts(answer, MAX_PARTS), "changed": has_other_score(answer)}
 
 
 def _show_form(community: str, text: str, problem: str) -> str:
