@@ -211,6 +211,23 @@ def _tokens(text: str) -> str:
     return ",".join(tokens)
 
 
+def _token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("must be a token of at least 16 letters, digits and any of -._~+/")
+    return text
+
+
+DASK_SCHEMES = TCP, TLS = ("tcp", "tls")
+
+
+def _dask_address(text: str) -> str:
+    _url(*DASK_SCHEMES)(text)
+    parts = urlsplit(text)
+    if not parts.hostname or not parts.port or "@" in parts.netloc or parts.path or parts.query:
+        raise ValueError("must be like tcp://host:8786 or tls://host:8786")
+    return text
+
+
 ROLES = VIEWER, OPERATOR = ("viewer", "operator")
 """Roles of the console's users: a viewer looks at pages, an operator also acts."""
 
@@ -386,6 +403,41 @@ class NightSettings:
         _number(0, 1),
         "largest share of a run's users that refreshes forget by themselves once recs.users lacks them; "
         "10 always",
+    )
+
+
+@dataclass(frozen=True)
+class DaskSettings:
+    """A Dask cluster that scores users and writes their lists, in place of threads of one machine."""
+
+    scheduler: str = setting(
+        "OVERNIGHT_DASK",
+        "",
+        _dask_address,
+        "Dask scheduler whose workers score and write, like tcp://host:8786 or tls://host:8786; "
+        "empty: threads of this machine",
+    )
+    dask_token: str = setting(
+        "OVERNIGHT_DASK_TOKEN",
+        "",
+        _token,
+        "secret that every process of the Dask cluster shows the other before it is listened to; empty: none",
+        secret=True,
+    )
+    dask_tls_ca: str = setting(
+        "OVERNIGHT_DASK_TLS_CA", "", _text, "file with the certificates of the cluster's authority, for tls://"
+    )
+    dask_tls_cert: str = setting(
+        "OVERNIGHT_DASK_TLS_CERT", "", _text, "file with this process's certificate, for tls://"
+    )
+    dask_tls_key: str = setting(
+        "OVERNIGHT_DASK_TLS_KEY", "", _text, "file with the key of this process's certificate, for tls://"
+    )
+    dask_timeout_seconds: int = setting(
+        "OVERNIGHT_DASK_TIMEOUT_SECONDS",
+        600,
+        _integer(1, 86_400),
+        "how long the batch waits for a worker, or for the next result, before it fails",
     )
 
 
@@ -711,6 +763,7 @@ class Settings:
 
     stores: StoreSettings = field(default_factory=StoreSettings)
     night: NightSettings = field(default_factory=NightSettings)
+    dask: DaskSettings = field(default_factory=DaskSettings)
     feed: FeedSettings = field(default_factory=FeedSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     experiment: ExperimentSettings = field(default_factory=ExperimentSettings)
@@ -731,9 +784,27 @@ class Settings:
                 "the gate would refuse every run"
             )
         self._check_feed()
+        self._check_dask()
         if self.serving.metrics_port == self.serving.port:
             raise SettingsError(
                 "OVERNIGHT_METRICS_PORT must differ from OVERNIGHT_PORT; 0 serves metrics on OVERNIGHT_PORT"
+            )
+
+    def _check_dask(self) -> None:
+        """Refuse TLS without its files: Dask would connect without a certificate, or not at all."""
+        dask = self.dask
+        files = {
+            "OVERNIGHT_DASK_TLS_CA": dask.dask_tls_ca,
+            "OVERNIGHT_DASK_TLS_CERT": dask.dask_tls_cert,
+            "OVERNIGHT_DASK_TLS_KEY": dask.dask_tls_key,
+        }
+        missing = [name for name, path in files.items() if not path]
+        if dask.scheduler.startswith(f"{TLS}://") and missing:
+            raise SettingsError(f"OVERNIGHT_DASK={dask.scheduler} needs {' and '.join(missing)}")
+        if dask.scheduler.startswith(f"{TCP}://") and len(missing) < len(files):
+            raise SettingsError(
+                f"OVERNIGHT_DASK={dask.scheduler} does not use {', '.join(n for n in files if files[n])}: "
+                f"write {TLS}:// for an encrypted connection"
             )
 
     def _check_feed(self) -> None:
@@ -839,6 +910,7 @@ class Settings:
         path = webhook.partition("://")[2].partition("/")[2]
         found += [secret for secret in (webhook, path) if len(secret) >= MIN_SECRET_LENGTH]
         found += [token for token in self.serving.api_tokens.split(",") if token]
+        found += [token for token in (self.dask.dask_token,) if token]
         found += [user.split(":", 2)[2] for user in self.console.console_users.split()]
         return found + [secret for secret in (self.console.console_secret,) if secret]
 

@@ -1,0 +1,27 @@
+"""The executor that the settings ask for."""
+
+from __future__ import annotations
+
+import redis
+
+from batch.executors import Executor
+from batch.executors.threads import ThreadExecutor
+from contract.settings import Settings
+
+
+def make_executor(settings: Settings, client: redis.Redis) -> Executor:
+    """Return threads of this process, or the workers of the Dask cluster that OVERNIGHT_DASK names.
+
+    Nothing connects before tasks run.
+
+    Parameters
+    ----------
+    client
+        What tasks in this process use; workers have clients of their own.
+    """
+    threads = ThreadExecutor(settings.night.threads, settings.night.memory_budget_mib, client)
+    if not settings.dask.scheduler:
+        return threads
+    from batch.executors.dask_executor import DaskExecutor  # an optional package
+
+    return DaskExecutor(settings, threads)

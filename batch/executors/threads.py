@@ -1,0 +1,66 @@
+"""Tasks in threads of this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+
+import redis
+
+from batch.executors import Result, Shared, Task, TaskContext
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """The context of tasks in this process."""
+
+    budget_mib: float
+    redis: redis.Redis
+
+
+@dataclass(frozen=True)
+class ThreadExecutor:
+    """Runs tasks in threads.
+
+    Attributes
+    ----------
+    threads
+        Tasks in progress at a time; 0 for the number of cores.
+    budget_mib
+        Memory of all of them.
+    redis
+        What tasks that write use.
+    """
+
+    threads: int
+    budget_mib: float
+    redis: redis.Redis
+
+    def map(
+        self,
+        function: Callable[[TaskContext, Shared, Task], Result],
+        shared: Shared,
+        cut: Callable[[int], Iterable[Task]],
+    ) -> Iterator[Result]:
+        """Run tasks, see `Executor.map`."""
+        slots = self.threads or len(os.sched_getaffinity(0))
+        context = LocalContext(self.budget_mib / slots, self.redis)
+        tasks = iter(cut(slots))
+        with ThreadPoolExecutor(slots) as pool:
+            running: set[Future[Result]] = set()
+            try:
+                while True:
+                    # One more than runs, so that no thread waits for the next task.
+                    for task in islice(tasks, slots + 1 - len(running)):
+                        running.add(pool.submit(function, context, shared, task))
+                    if not running:
+                        return
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            finally:
+                for future in running:
+                    future.cancel()
