@@ -24,11 +24,11 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-HOLDERS_PER_COPY = 3
-"""Dask copies shared data in rounds: each worker that has it gives it to two others, one after the other."""
+COPIES_AT_ONCE = 50
+"""Workers that one worker gives shared data to at a time: Dask's `worker.connections.outgoing`."""
 
-SPARE_TASKS = 2
-"""Tasks on their way, in addition to one for each thread of the workers."""
+SPARE_TASKS = 1
+"""Tasks of a worker that are on their way or wait, in addition to one for each thread."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,14 @@ def simulate(costs: Costs, cluster: Cluster, users: int, users_per_task: int) ->
 
 
 def copy_seconds(costs: Costs, cluster: Cluster) -> float:
-    """Return the time until each worker has the shared data."""
+    """Return the time until each worker has the shared data, of which one gets it from the driver."""
     if not costs.shared_bytes:
         return 0.0
-    per_byte = 1 / cluster.link_bytes_per_second + costs.driver_byte_seconds
-    rounds = math.ceil(math.log(cluster.workers, HOLDERS_PER_COPY) - 1e-9)
-    return costs.shared_bytes * (per_byte + rounds * 2 / cluster.link_bytes_per_second)
+    copies, holders = 1, 1  # that one link sends, one after the other; the first is the driver's
+    while holders < cluster.workers:
+        each = min(COPIES_AT_ONCE, math.ceil((cluster.workers - holders) / holders))
+        copies, holders = copies + each, holders * (1 + each)
+    return costs.shared_bytes * (costs.driver_byte_seconds + copies / cluster.link_bytes_per_second)
 
 
 def _writing(costs: Costs, users: int) -> StageCosts:
@@ -180,7 +182,10 @@ def run_stage(tasks: Iterable[StageCosts], cluster: Cluster) -> Prediction:
     workers = [shared or Machine(cluster.threads) for _ in range(cluster.workers)]
     wire = Machine(1)
     driver, scheduler, link = Station([0]), Station([0]), Station([0])
-    nodes, on_their_way = Station(range(cluster.nodes)), Station(range(cluster.slots + SPARE_TASKS))
+    nodes, on_their_way = (
+        Station(range(cluster.nodes)),
+        Station(range(cluster.slots + cluster.workers * SPARE_TASKS)),
+    )
     slots = Station(worker for _ in range(cluster.threads) for worker in range(cluster.workers))
     used = {"driver": 0.0, "link": 0.0, "scheduler": 0.0, "workers": 0.0, "redis": 0.0}
     link_seconds = 1 / cluster.link_bytes_per_second
