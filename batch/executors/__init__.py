@@ -53,8 +53,9 @@ class Executor(Protocol):
         shared
             Sent once to each process.
         cut
-            Yields the tasks for a number of slots, which is how many run at a time; called more than once. Tasks are taken from it
-            in this thread, only a few more than there are slots, so that they take little memory.
+            Yields the tasks for a number of slots, which is how many run at a time. It may be called twice.
+            Tasks are taken from it in this thread, only a few more than there are slots, so that they take
+            little memory.
 
         Raises
         ------
@@ -67,7 +68,7 @@ class Executor(Protocol):
 def uses_blas(function: Function) -> Function:
     """Mark a function for `map` whose results depend on the machine's products of matrices.
 
-    Their last bits differ between processors; then workers of another kind than the driver's run no such tasks.
+    Their last bits differ between processors. Workers with other bits than the driver run no such tasks.
     """
     function.uses_blas = True  # type: ignore[attr-defined]
     return function

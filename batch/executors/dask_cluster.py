@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import dask.config
-from distributed import Client, Future, wait
+from distributed import Client, Future
 from distributed.comm.core import FatalCommClosedError
 from distributed.versions import VersionMismatchWarning
 
@@ -134,9 +134,11 @@ class Cluster:
             function, *arguments, workers=[worker], key=f"{function.__name__}-{uuid.uuid4().hex}"
         )
         try:
-            await wait([future])
+            error = await future.exception()
+            if error is not None:
+                raise error
             if future.status != "finished":
-                await future  # raises
+                raise concurrent.futures.CancelledError
             found = await self._client.scheduler.gather(keys=[future.key])
             if found["status"] != "OK":
                 raise OSError("the result was lost")

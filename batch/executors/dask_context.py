@@ -11,11 +11,10 @@ import importlib.metadata
 import os
 import pickle
 import platform
-import sys
 import threading
 import traceback
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache

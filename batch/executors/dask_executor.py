@@ -5,7 +5,7 @@ worker gets which task is decided here, because only workers that passed a check
 
     for each worker that comes:   check it; send it the shared argument; it is ready
     while a task is left:
-        give tasks to ready workers, one more than they have threads
+        give tasks to ready workers, a few more than they have threads
         wait for an event:        a result                   yield it
                                   a worker that left         its tasks are to be given again
                                   a worker without Redis     it gets no more tasks; its task is given again
@@ -69,6 +69,9 @@ MAX_LOST = 3
 
 MAX_WITHOUT_REDIS = 3
 """Workers on which a task may fail for want of Redis, before Redis is taken for the cause."""
+
+WAITING_PER_THREAD = 0.25
+"""Tasks that wait at a worker for each of its threads, in addition to one."""
 
 SETTLE_SECONDS = 5.0
 """How long the first ready worker waits for workers that are being checked: tasks are cut for all of them."""
@@ -149,8 +152,8 @@ class _Worker:
     attempts: set[_Attempt] = field(default_factory=set)
 
     def can_take(self) -> bool:
-        """Whether it may get a task: one waits while the others run, so that no thread is idle."""
-        return self.state is State.READY and len(self.attempts) <= self.threads
+        """Whether it may get a task: a few wait while others run, so that no thread is idle."""
+        return self.state is State.READY and len(self.attempts) <= self.threads * (1 + WAITING_PER_THREAD)
 
 
 class _TaskMap(Generic[Shared, Task, Result]):
