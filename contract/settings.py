@@ -425,7 +425,10 @@ class DaskSettings:
         secret=True,
     )
     dask_tls_ca: str = setting(
-        "OVERNIGHT_DASK_TLS_CA", "", _text, "file with the certificates of the cluster's authority, for tls://"
+        "OVERNIGHT_DASK_TLS_CA",
+        "",
+        _text,
+        "file with the certificates of the cluster's authority, for tls://",
     )
     dask_tls_cert: str = setting(
         "OVERNIGHT_DASK_TLS_CERT", "", _text, "file with this process's certificate, for tls://"

@@ -52,8 +52,8 @@ class Executor(Protocol):
         shared
             Sent once to each process.
         cut
-            Yields the tasks for a number of slots, which is how many run at a time. Tasks are taken from it in
-            this thread, only a few more than there are slots, so that they take little memory.
+            Yields the tasks for a number of slots, which is how many run at a time. Tasks are taken from it
+            in this thread, only a few more than there are slots, so that they take little memory.
 
         Raises
         ------
