@@ -20,6 +20,8 @@ MODULES = {
     "alert": "doctor",
     "backtest": "evaluate",
     "block": "blocklist",
+    "dask-scheduler": "dask",
+    "dask-worker": "dask",
     "diff": "lookup",
     "doctor": "doctor",
     "evaluate": "evaluate",
@@ -37,7 +39,7 @@ MODULES = {
     "tune": "tune",
     "unblock": "blocklist",
 }
-"""Command -> module of batch/commands that has a function of that name."""
+"""Command -> module of batch/commands that has a function of that name, with _ for -."""
 
 
 class Commands(click.Group):
@@ -58,7 +60,8 @@ class Commands(click.Group):
         if cmd_name not in MODULES:
             return None
         try:
-            command: Any = getattr(import_module(f"batch.commands.{MODULES[cmd_name]}"), cmd_name)
+            module = import_module(f"batch.commands.{MODULES[cmd_name]}")
+            command: Any = getattr(module, cmd_name.replace("-", "_"))
         except OSError as error:
             raise OvernightError(
                 f"LightGBM cannot be loaded: {error}; on Debian and Ubuntu: apt-get install libgomp1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -11,6 +10,7 @@ from flask import Flask, Response, abort, request
 from gunicorn.http.errors import ParseException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from contract.addresses import is_loopback
 from contract.errors import SettingsError
 from contract.settings import ConsoleSettings, Settings
 
@@ -64,18 +64,6 @@ def check_exposure(console: ConsoleSettings) -> None:
             "OVERNIGHT_CONSOLE_TRUST_PROXY is on: who comes through a proxy must sign in; set "
             f"OVERNIGHT_CONSOLE_USERS ({way})"
         )
-
-
-def is_loopback(host: str | None) -> bool:
-    """Return whether a host name or address is this machine's own."""
-    if host is None:
-        return False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def protect(app: Flask, settings: Settings) -> None:

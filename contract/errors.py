@@ -32,6 +32,10 @@ class StoreError(OvernightError):
     """Raised when Redis cannot be read or written."""
 
 
+class DaskError(OvernightError):
+    """Raised when the Dask cluster cannot be reached, refuses us, or has no worker left that can work."""
+
+
 class InteractionStoreError(OvernightError):
     """Raised when the local copy of the interactions cannot be written or read."""
 

@@ -41,6 +41,7 @@ A pair's leaf is LightGBM's, because a split depends on one column only:
 Exactness: leaf values are multiples of one quantum, so their sums are integers
 and do not depend on the order of addition. compile.py raises ModelError for a
 model whose quantisation error would exceed 1e-5 at six standard deviations,
-with errors taken as independent. The score is then rounded to float32. Lists do
-not depend on chunks, threads or processes.
+with errors taken as independent. The dot product is a chain of fused
+multiply-adds, and the score is rounded to float32 once. Scores and lists depend
+neither on chunks, threads or processes, nor on the processor.
 """

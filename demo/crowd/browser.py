@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import HTTPCookieProcessor, ProxyHandler, Request, build_opener
 
-from console.security import is_loopback
+from contract.addresses import is_loopback
 from contract.errors import OvernightError
 from demo.processes import DemoUsageError
 

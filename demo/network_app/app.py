@@ -13,8 +13,9 @@ from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
 from batch.loading.schema import check_views
 from console.frame import STATIC as SHARED
 from console.frame import make_app
-from console.security import add_headers, check_origin, check_text, is_loopback
+from console.security import add_headers, check_origin, check_text
 from console.stores import open_page_engine
+from contract.addresses import is_loopback
 from contract.settings import Settings
 from demo.network_app import sessions
 from demo.network_app.accounts import Accounts

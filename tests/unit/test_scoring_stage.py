@@ -18,7 +18,7 @@ import pytest
 from batch.features.factors import Factors
 from batch.features.tables import Kind
 from batch.loading.likes import Likes
-from batch.scoring.chunk import bytes_per_chunk
+from batch.scoring.chunk import bytes_per_chunk, score_chunk
 from batch.scoring.score import compile_model
 from tests.support.scoring_cases import NONE_BLOCKED, Case, make_matrix, make_tables, plain_scores, train
 
@@ -136,6 +136,34 @@ def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, l
     rows = model.user_rows(100, 200)
     assert len(pickle.dumps(rows)) < len(pickle.dumps((case.tables, factors, likes))) / 20
     assert len(pickle.dumps(model.forest)) < 2**21
+
+
+OTHER_PROCESSOR = """
+import pickle, sys
+from batch.scoring.chunk import score_chunk
+
+with open(sys.argv[1], "rb") as file:
+    lists = score_chunk(*pickle.load(file))
+sys.stdout.buffer.write(lists.posts.tobytes() + lists.scores.tobytes())
+"""
+
+
+def test_a_processor_without_fused_multiply_add_gives_the_same_bits(
+    case: Case, factors: Factors, likes: Likes, tmp_path: Path
+) -> None:
+    model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
+    chunk = model.forest, model.user_rows(0, 500), POSTS
+    (tmp_path / "chunk").write_bytes(pickle.dumps(chunk))
+    other = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    ran = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSOR, str(tmp_path / "chunk")],
+        cwd=Path(__file__).parents[2],
+        env=other | {"NUMBA_CACHE_DIR": str(tmp_path / "compiled")},
+        capture_output=True,
+        check=True,
+    )
+    lists = score_chunk(*chunk)
+    assert ran.stdout == lists.posts.tobytes() + lists.scores.tobytes()
 
 
 def test_the_memory_budget_determines_how_many_users_make_a_chunk(
