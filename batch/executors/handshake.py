@@ -19,6 +19,7 @@ import asyncio
 import hmac
 import logging
 import os
+import ssl
 from typing import Any
 
 from distributed.comm.core import CommClosedError, FatalCommClosedError
@@ -37,7 +38,10 @@ from contract.settings import TCP, TLS
 
 log = logging.getLogger(__name__)
 
-HELLO = b"overnight-token1"
+HELLO = (4096).to_bytes(8, "little") + b"overnight-token1"
+"""What both ends send first. An end without a token takes the first eight bytes for the length of a message
+of Dask's, and waits for the rest until this end closes the connection."""
+
 NONCE_BYTES = PROOF_BYTES = 32
 REFUSED = bytes(PROOF_BYTES)
 """What the listening end sends in place of its proof to one that has another token."""
@@ -122,8 +126,9 @@ class _Connects:
             await prove(comm.stream, self._key, comm.peer_address)
         except StreamClosedError as error:
             comm.abort()
-            reason = error.real_error or "it closed the connection"
-            raise CommClosedError(f"{comm.peer_address}: {reason}") from error
+            refused = isinstance(error.real_error, ssl.SSLError)
+            kind = FatalCommClosedError if refused else CommClosedError
+            raise kind(f"{comm.peer_address}: {error}") from error
         except BaseException:
             comm.abort()
             raise

@@ -15,16 +15,15 @@ from urllib.parse import urlsplit
 
 import dask.config
 import distributed
-from distributed.comm import connect, get_address_host
-from distributed.comm.core import FatalCommClosedError
+from distributed.comm import get_address_host
 from distributed.utils import get_ip
 
+from batch.executors.connection import RETRY_SECONDS, reach_scheduler, reason_of
 from batch.executors.security import configure
 from batch.redis_client import describe
 from contract.addresses import is_loopback
 from contract.errors import EXIT_DONE, DaskError
 from contract.settings import TCP, TLS, Settings
-from contract.text import as_clause
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +35,6 @@ DEFAULTS = {
 }
 """Defaults in place of Dask's; its configuration files and variables (DASK_...) win over them."""
 
-CONNECT_SECONDS = 10
-RETRY_SECONDS = 1.0
 IDLE_SECONDS = 1.0
 STOP_SECONDS = 10
 """How long a process that was told to stop waits for its connections to close."""
@@ -111,7 +108,7 @@ async def _scheduler(settings: Settings, host: str, port: int) -> None:
     try:
         await scheduler
     except (RuntimeError, OSError) as error:
-        reason = as_clause(str(error.__cause__ or error))
+        reason = reason_of(error)
         raise DaskError(f"the Dask scheduler cannot listen on {host}:{port}: {reason}") from None
     log.info("the Dask scheduler listens on %s; %s", scheduler.address, _describe_security(settings))
     await _first(scheduler.finished(), stop)
@@ -125,7 +122,7 @@ async def _worker(settings: Settings, host: str | None, port: int, folder: str) 
     stop = _stop_signals()
     worker: _Worker | None = None
     while not stop.done():
-        reach = await _first(_reach_scheduler(settings, security), stop)
+        reach = await _first(reach_scheduler(settings, security, "worker"), stop)
         if stop.done():
             reach.cancel()
             break
@@ -168,7 +165,7 @@ async def _run_one_worker(
     start = await _first(worker.start(), stop)
     if start.done():
         if (error := start.exception()) is not None:
-            reason = as_clause(str(error.__cause__ or error))
+            reason = reason_of(error)
             raise DaskError(f"the Dask worker cannot start on {host}: {reason}")
         log.info(
             "the Dask worker %s has %s threads and writes to %s; %s",
@@ -181,52 +178,6 @@ async def _run_one_worker(
     start.cancel()
     await _within(STOP_SECONDS, worker.close(reason="stopped"))
     return worker
-
-
-async def _reach_scheduler(settings: Settings, security: distributed.Security) -> None:
-    """Wait until the scheduler answers.
-
-    Raises
-    ------
-    DaskError
-        It refuses this process, or did not answer within OVERNIGHT_DASK_TIMEOUT_SECONDS.
-    """
-    address, timeout = settings.dask.scheduler, settings.dask.dask_timeout_seconds
-    deadline = time.monotonic() + timeout
-    warned = False
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            comm = await connect(
-                address,
-                timeout=max(0.1, min(CONNECT_SECONDS, left)),
-                **security.get_connection_args("worker"),
-            )
-        except FatalCommClosedError as error:
-            raise DaskError(f"the Dask scheduler {address} refuses this process: {_reason(error)}") from None
-        except OSError as error:
-            reason = _reason(error)
-        else:
-            await comm.close()
-            return
-        if time.monotonic() + RETRY_SECONDS > deadline:
-            raise DaskError(
-                f"the Dask scheduler {address} did not answer in {timeout} s: {reason}; check that it is up, "
-                "OVERNIGHT_DASK, and that it has the same token and TLS"
-            )
-        if not warned:
-            log.warning(
-                "the Dask scheduler %s does not answer: %s; asking again for %s s", address, reason, timeout
-            )
-            warned = True
-        await asyncio.sleep(RETRY_SECONDS)
-
-
-def _reason(error: BaseException) -> str:
-    """Return what an error of Dask's connections says, or else what caused it."""
-    cause = error.__cause__ if error.__cause__ is not None and "Timed out" in str(error) else error
-    text = str(cause) or str(error.__cause__ or type(error).__name__)
-    return as_clause(text)
 
 
 async def _first(call: Coroutine[Any, Any, Any], stop: asyncio.Future[str]) -> asyncio.Task[Any]:

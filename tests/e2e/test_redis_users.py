@@ -1,4 +1,4 @@
-"""The users serving and batch of Redis, made from the file that is shipped, and Redis over TLS."""
+"""The users serving, batch and worker of Redis, made from the file that is shipped, and Redis over TLS."""
 
 from __future__ import annotations
 
@@ -129,6 +129,48 @@ def test_the_batch_may_do_what_a_batch_needs(server: ValkeyServer, command: str)
     with signed_in(server, "batch") as client:
         client.mset({"recs:a": "1", "recs:b": "2"})
         client.execute_command(*shlex.split(command))
+
+
+MANIFEST = KEYS.manifest(CONTROL_RUN)
+LIST, FENCE = f"recs:run:{CONTROL_RUN}:user:42", f"recs:run:{CONTROL_RUN}:writing"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *POWERS, *OF_OTHERS, *READS, "SET recs:live:control x", "GET recs:live:control", f"GET {MANIFEST}",
+        f"SET {MANIFEST} x", f"MSET {LIST} x recs:blocked y", f"SET {FENCE} x", f"DEL {LIST}",
+        f"UNLINK {LIST}", f"EXPIRE {LIST} 1", f"RENAME {LIST} {LIST}0", "HSET recs:posts 1 {}", "SADD recs:blocked 1",
+        "XADD recs:exposures * a b", "HGET recs:posts 1",
+    ],
+)  # fmt: skip
+def test_a_worker_may_do_nothing_but_read_and_write_lists(server: ValkeyServer, command: str) -> None:
+    with signed_in(server, "worker") as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*shlex.split(command))
+
+
+def test_a_worker_writes_lists_while_the_fence_stands(server: ValkeyServer) -> None:
+    similar = f"recs:run:{CONTROL_RUN}:post:7"
+    with signed_in(server, "batch") as client:
+        client.set(FENCE, "token")
+    with signed_in(server, "worker") as client, client.pipeline() as pipe:
+        pipe.watch(FENCE)
+        assert pipe.get(FENCE) == "token"
+        pipe.multi()
+        pipe.mset({LIST: "a", similar: "b"})
+        assert pipe.execute() == [True]
+        assert client.mget(LIST, similar) == ["a", "b"]
+        pipe.watch(FENCE)
+        pipe.unwatch()
+        with signed_in(server, "batch") as driver:
+            pipe.watch(FENCE)
+            driver.delete(FENCE)
+            pipe.multi()
+            pipe.mset({LIST: "late"})
+            with pytest.raises(redis.WatchError):
+                pipe.execute()
+        assert client.get(LIST) == "a"
+    assert denied(server) == []
 
 
 @pytest.mark.parametrize("texts_in_memory", [1, 100])

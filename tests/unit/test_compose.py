@@ -189,6 +189,7 @@ def test_a_real_server_takes_the_command_of_redis_and_knows_its_users(tmp_path: 
     script = VARIABLE.sub(lambda found: found[2], script)
     words = {"serving": "hush", "batch": "hush2", "console": "hush3"}
     passwords = {f"REDIS_{user.upper()}_PASSWORD": word for user, word in words.items()}
+    passwords["REDIS_WORKER_PASSWORD"] = ""
     server = subprocess.Popen([*service["entrypoint"], script], cwd=tmp_path, env={**os.environ, **passwords})
     serving, batch, console = clients = [
         redis.Redis(unix_socket_path=str(path), username=user, password=word, decode_responses=True)
@@ -205,6 +206,8 @@ def test_a_real_server_takes_the_command_of_redis_and_knows_its_users(tmp_path: 
         assert batch.config_get("appendonly")["appendonly"] == "yes"
         assert serving.ping()
         assert console.ping()
+        with pytest.raises(redis.AuthenticationError):
+            serving.execute_command("AUTH", "worker", "")
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(unix_socket_path=str(path)).ping()
         assert (tmp_path / "users.acl").stat().st_mode & 0o077 == 0

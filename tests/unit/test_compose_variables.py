@@ -33,6 +33,7 @@ def test_the_images_of_others_are_given_their_own_variables_only() -> None:
         "REDIS_SERVING_PASSWORD",
         "REDIS_BATCH_PASSWORD",
         "REDIS_CONSOLE_PASSWORD",
+        "REDIS_WORKER_PASSWORD",
         "REDISCLI_AUTH",
     }
 
