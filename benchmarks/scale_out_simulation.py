@@ -19,16 +19,22 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+from batch.publishing.write import PARTS_PER_TASK
+from batch.scoring.score import PART_USERS
+
 COPIES_AT_ONCE = 50
 """Workers that one worker gives shared data to at a time: Dask's `worker.connections.outgoing`."""
 
-SPARE_TASKS = 1
-"""Tasks of a worker that are on their way or wait, in addition to one for each thread."""
+WAITING_PER_THREAD = 0.25
+"""Tasks that wait at a worker: one, and this many for each of its threads."""
+
+USERS_PER_CHECK = PARTS_PER_TASK * PART_USERS
+"""Users whose lists a task reads back."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Costs:
         Of a list: the worker's to encode and send it, and Redis's to store it.
     verify_seconds, read_seconds
         Of a list: the worker's to read it back and compare it, and Redis's to return it.
+    map_seconds
+        Time of a stage beside its tasks: to connect, and to check the workers.
     driver_task_seconds, scheduler_task_seconds, worker_task_seconds
         Of a task without any data.
     driver_byte_seconds, scheduler_byte_seconds, worker_byte_seconds
@@ -59,6 +67,7 @@ class Costs:
     store_seconds: float
     verify_seconds: float
     read_seconds: float
+    map_seconds: float
     driver_task_seconds: float
     scheduler_task_seconds: float
     worker_task_seconds: float
@@ -71,7 +80,11 @@ class Costs:
 
     def without_cluster(self) -> Costs:
         """Return the costs where tasks run in threads of the driver: nothing is sent but lists."""
-        sent = [name for name in self.__dataclass_fields__ if name.endswith(("_task_seconds", "_bytes"))]
+        sent = [
+            name
+            for name in self.__dataclass_fields__
+            if name.endswith(("map_seconds", "_task_seconds", "_bytes"))
+        ]
         return replace(self, **dict.fromkeys(sent, 0.0))
 
 
@@ -102,6 +115,11 @@ class Cluster:
         """Tasks that run at a time."""
         return self.workers * self.threads
 
+    @property
+    def permits(self) -> int:
+        """Tasks that run, wait at a worker, or are on their way."""
+        return self.slots + self.workers * (1 + int(self.threads * WAITING_PER_THREAD))
+
 
 @dataclass(frozen=True)
 class StageCosts:
@@ -129,13 +147,11 @@ class Prediction:
 
 def simulate(costs: Costs, cluster: Cluster, users: int, users_per_task: int) -> Prediction:
     """Predict scoring and writing the lists of all users, and reading them back."""
-    sizes = [min(users_per_task, users - first) for first in range(0, users, users_per_task)]
-    copying = copy_seconds(costs, cluster)
     stages = [
-        run_stage((_writing(costs, size) for size in sizes), cluster),
-        run_stage((_verifying(costs, size) for size in sizes), cluster),
+        run_stage((_writing(costs, size) for size in _cut(users, users_per_task)), cluster),
+        run_stage((_verifying(costs, size) for size in _cut(users, USERS_PER_CHECK)), cluster),
     ]
-    seconds = copying + sum(stage.seconds for stage in stages)
+    seconds = 2 * costs.map_seconds + copy_seconds(costs, cluster) + sum(stage.seconds for stage in stages)
     busy = {
         name: sum(stage.busy[name] * stage.seconds for stage in stages) / seconds for name in stages[0].busy
     }
@@ -151,6 +167,11 @@ def copy_seconds(costs: Costs, cluster: Cluster) -> float:
         each = min(COPIES_AT_ONCE, math.ceil((cluster.workers - holders) / holders))
         copies, holders = copies + each, holders * (1 + each)
     return costs.shared_bytes * (costs.driver_byte_seconds + copies / cluster.link_bytes_per_second)
+
+
+def _cut(users: int, size: int) -> Iterator[int]:
+    """Yield the users of each task."""
+    return (min(size, users - first) for first in range(0, users, size))
 
 
 def _writing(costs: Costs, users: int) -> StageCosts:
@@ -182,10 +203,7 @@ def run_stage(tasks: Iterable[StageCosts], cluster: Cluster) -> Prediction:
     workers = [shared or Machine(cluster.threads) for _ in range(cluster.workers)]
     wire = Machine(1)
     driver, scheduler, link = Station([0]), Station([0]), Station([0])
-    nodes, on_their_way = (
-        Station(range(cluster.nodes)),
-        Station(range(cluster.slots + cluster.workers * SPARE_TASKS)),
-    )
+    nodes, on_their_way = Station(range(cluster.nodes)), Station(range(cluster.permits))
     slots = Station(worker for _ in range(cluster.threads) for worker in range(cluster.workers))
     used = {"driver": 0.0, "link": 0.0, "scheduler": 0.0, "workers": 0.0, "redis": 0.0}
     link_seconds = 1 / cluster.link_bytes_per_second

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.scale_out_simulation import (
-    SPARE_TASKS,
+    USERS_PER_CHECK,
     Clock,
     Cluster,
     Costs,
@@ -44,7 +44,8 @@ def test_one_thread_takes_the_sum_of_all_costs() -> None:
 def test_two_threads_take_half_as_long_whether_of_one_worker_or_of_two() -> None:
     free_redis = replace(COSTS, store_seconds=0.0, read_seconds=0.0)
     for cluster in (Cluster(1, threads=2), Cluster(2)):
-        assert simulate(free_redis, cluster, 4_000, 1_000).seconds == pytest.approx(2 * (OF_1000_USERS - 3))
+        seconds = simulate(free_redis, cluster, 4 * USERS_PER_CHECK, USERS_PER_CHECK).seconds
+        assert seconds == pytest.approx(2 * (2 + 0.014 * USERS_PER_CHECK))
 
 
 def test_the_last_task_makes_the_others_wait() -> None:
@@ -94,7 +95,7 @@ def test_a_piece_of_work_uses_at_most_one_core() -> None:
         ends.clear()
 
 
-@pytest.mark.parametrize(("tasks", "seconds"), [(1 + SPARE_TASKS, 11), (2 + SPARE_TASKS, 12)])
+@pytest.mark.parametrize(("tasks", "seconds"), [(Cluster(1).permits, 11), (Cluster(1).permits + 1, 12)])
 def test_the_driver_cuts_only_a_few_tasks_more_than_run(tasks: int, seconds: float) -> None:
     # The first task ends at 11 s. A task more than may be on their way is cut then, which takes a second.
     first, *others = make_tasks(tasks, driver=1.0)
@@ -113,6 +114,12 @@ def test_threads_of_the_driver_pay_for_no_cluster() -> None:
     local = full.without_cluster()
     assert local.user_seconds == local.store_seconds == local.read_seconds == 1
     assert local.shared_bytes == local.user_bytes == local.id_bytes == 0
-    assert local.driver_task_seconds == local.scheduler_task_seconds == local.worker_task_seconds == 0
+    assert (
+        local.map_seconds
+        == local.driver_task_seconds
+        == local.scheduler_task_seconds
+        == local.worker_task_seconds
+        == 0
+    )
     found = simulate(local, Cluster(1), users=2, users_per_task=1)
     assert found.seconds == pytest.approx(2 * 6)
