@@ -10,6 +10,7 @@ the tables and the drawing of docs/scaling.md.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tempfile
@@ -63,7 +64,6 @@ MORE = 4
 SAMPLE_SECONDS = 0.01
 POSTS = (10_000, 100_000, 1_000_000)
 CANDIDATE_SHARES = (0.05, 0.1, 0.2, 0.5)
-CANDIDATE_USERS = 2_000
 RUN_ID = "20260101T000000Z-test"
 MIB = 2**20
 
@@ -73,7 +73,8 @@ COLUMNS: Columns = {
     "slowest": ("slowest", "8.2f"),
     "users_per_second": ("users/s", "9,.0f"),
     "predicted_seconds": ("predicted", "9.2f"),
-    "predicted_to_measured": ("ratio", "6.2f"),
+    "core_seconds": ("core s", "7.2f"),
+    "predicted_core_seconds": ("predicted", "9.2f"),
     "driver_mib": ("driver MiB", "10.1f"),
     "driver_mib_more": ("of more", "8.1f"),
     "worker_mib": ("worker MiB", "10.0f"),
@@ -84,7 +85,7 @@ COLUMNS: Columns = {
 
 @dataclass(frozen=True)
 class Way:
-    """How lists are written: the stores with their settings, and the processes of the cluster if there is one."""
+    """How lists are written: stores with settings, and the processes of the cluster if there is one."""
 
     name: str
     stores: Stores
@@ -146,13 +147,19 @@ def make_ways(stores: Stores, clusters: list[DaskProcesses]) -> list[Way]:
         night = replace(stores.settings.night, threads=threads)
         settings = replace(stores.settings, night=night)
         cluster = Cluster(1, threads=threads, cores=cores)
-        ways.append(Way(f"{threads} threads", replace(stores, settings=settings), cluster, None))
+        ways.append(Way(_count(threads, "thread"), replace(stores, settings=settings), cluster, None))
     for workers, processes in enumerate(clusters, 1):
         dask = replace(stores.settings.dask, scheduler=processes.address)
         settings = replace(stores.settings, dask=dask)
         cluster = Cluster(workers, cores=cores)
-        ways.append(Way(f"{workers} Dask workers", replace(stores, settings=settings), cluster, processes))
+        ways.append(
+            Way(_count(workers, "Dask worker"), replace(stores, settings=settings), cluster, processes)
+        )
     return ways
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, Any]:
@@ -170,15 +177,15 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
     more, more_ids = repeat_users(writing, ids)
     print_head(COLUMNS)
     rows = []
-    for way in ways:
+    for way in reversed(ways):  # threads last: what they leave in this process is not the driver's
         of_way = costs if way.processes else costs.without_cluster()
         predicted = simulate(of_way, way.cluster, users, users_per_task(users, way.cluster.slots))
         row = {"way": way.name, "workers": way.cluster.workers, "threads": way.cluster.threads}
-        row |= timed[way.name] | {"predicted_seconds": predicted.seconds, "bottleneck": predicted.bottleneck}
-        row["predicted_to_measured"] = predicted.seconds / row["seconds"]
+        row |= timed[way.name] | {"predicted_seconds": predicted.seconds}
+        row["predicted_core_seconds"] = predicted.processor_seconds
         row |= sample_memory(way, writing, ids)
         row["driver_mib_more"] = sample_memory(way, more, more_ids)["driver_mib"]
-        rows.append(row)
+        rows.insert(0, row)
         print_row(COLUMNS, {**row, "checksum": row["checksum"][:12]})
     result = {
         "machine": machine(),
@@ -246,6 +253,7 @@ def sample_memory(way: Way, writing: Writing, ids: Int64s) -> dict[str, float]:
     How far the driver's resident memory rose, the largest of a worker's, and the largest sum of what Redis
     had in buffers of clients, in MiB.
     """
+    ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed would count as there before
     workers = [psutil.Process()] if way.processes is None else way.processes.processes()["workers"]
     resident = psutil.Process().memory_info().rss
     for process in (*workers, psutil.Process()):
@@ -315,17 +323,11 @@ def measure_candidates(writing: Writing, settings: Settings) -> list[dict[str, f
     """Measure how much of exact lists is left if only the posts with the highest dot products are scored."""
     compiled, n = writing.compiled, writing.n
     assert compiled.factors is not None
-    rows = np.unique(np.linspace(0, compiled.tables.users - 1, CANDIDATE_USERS).astype(np.int64))
-    some = replace(compiled.of_users(rows))
-    _, lists = score_sample(some, n, rows.size, settings)
-    sampled = np.unique(np.linspace(0, rows.size - 1, len(lists.posts)).astype(np.int64))
-    dots = compiled.factors.users[rows[sampled]] @ compiled.factors.posts.T
-    left_out = some.left_out.of_rows(sampled)
+    rows, lists = score_sample(compiled, n, compiled.tables.users, settings)
+    dots = compiled.factors.users[rows] @ compiled.factors.posts.T
+    left_out = compiled.left_out.of_rows(rows)
     dots[left_out.users, left_out.posts] = -np.inf
-    ranks = np.empty(dots.shape, np.int32)
-    np.put_along_axis(
-        ranks, np.argsort(-dots, axis=1), np.arange(dots.shape[1], dtype=np.int32)[None], axis=1
-    )
+    ranks = np.argsort(np.argsort(-dots, axis=1), axis=1)
     of_listed = np.take_along_axis(ranks, np.maximum(lists.posts, 0), axis=1)
     listed = lists.posts >= 0
     found = []

@@ -134,10 +134,11 @@ class StageCosts:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds in all, and the share of them that each resource was busy."""
+    """Seconds in all, the share of them that each resource was busy, and the seconds of processors."""
 
     seconds: float
     busy: dict[str, float]
+    processor_seconds: float
 
     @property
     def bottleneck(self) -> str:
@@ -155,7 +156,7 @@ def simulate(costs: Costs, cluster: Cluster, users: int, users_per_task: int) ->
     busy = {
         name: sum(stage.busy[name] * stage.seconds for stage in stages) / seconds for name in stages[0].busy
     }
-    return Prediction(seconds, busy)
+    return Prediction(seconds, busy, sum(stage.processor_seconds for stage in stages))
 
 
 def copy_seconds(costs: Costs, cluster: Cluster) -> float:
@@ -233,9 +234,8 @@ def run_stage(tasks: Iterable[StageCosts], cluster: Cluster) -> Prediction:
     clock.start(send_all())
     seconds = clock.run()
     counts = {"workers": cluster.slots, "redis": cluster.nodes}
-    return Prediction(
-        seconds, {name: busy / (seconds * counts.get(name, 1) or 1) for name, busy in used.items()}
-    )
+    busy = {name: each / (seconds * counts.get(name, 1) or 1) for name, each in used.items()}
+    return Prediction(seconds, busy, sum(used.values()) - used["link"])
 
 
 class Station:

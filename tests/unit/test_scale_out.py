@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
+from benchmarks import scale_out_report as report
 from benchmarks.scale_out_simulation import (
     USERS_PER_CHECK,
     Clock,
@@ -123,3 +125,46 @@ def test_threads_of_the_driver_pay_for_no_cluster() -> None:
     )
     found = simulate(local, Cluster(1), users=2, users_per_task=1)
     assert found.seconds == pytest.approx(2 * 6)
+
+
+def make_figures() -> dict[str, Any]:
+    way = dict.fromkeys(
+        ("seconds", "fastest", "slowest", "users_per_second", "predicted_seconds", "core_seconds",
+         "predicted_core_seconds", "driver_mib", "driver_mib_more", "worker_mib", "redis_buffer_mib"), 1.0,
+    )  # fmt: skip
+    scorer = {"user_seconds": 1e-4, "chunk_seconds": 0.2, "compile_seconds": 1.0, "forest_bytes": 5e6}
+    return {
+        "machine": "2 cores", "users": 2_000, "more_users": 8_000, "posts": 999, "n": 100,
+        "value_bytes": 1_202.0,
+        "ways": [way | {"way": "1 thread", "checksum": "a" * 64}],
+        "tasks": {"tasks_per_second": 100.0},
+        "costs": asdict(COSTS),
+        "scorer": [scorer | {"posts": 9_999}],
+        "driver_bytes_per_user": {"features": 300.0, "likes": 100.0},
+        "candidates": [
+            {"share": 0.1, "kept": 0.9, "kept_of_first_ten": 0.99, "lists_unchanged": 0.5},
+        ],
+    }  # fmt: skip
+
+
+def test_every_table_has_its_marks_in_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, sizes in (("USERS", (100_000,)), ("CORES", (2, 4)), ("CURVE", (1, 4))):
+        monkeypatch.setattr(report, name, sizes)
+    document = report.DOCUMENT.read_text()
+    changed = report.replace_tables(document, report.make_tables(make_figures()))
+    assert "| 1 thread | 1.00 (1.00 to 1.00) |" in changed
+    assert "| 9,999 | 10.0 | 0.20 | 11.2 | 19.8 | 1.0 | 5 |" in changed
+    assert document.count("bench-scale-out: end of") == len(report.make_tables(make_figures()))
+
+
+@pytest.mark.parametrize(("count", "mean"), [(9, 1.0), (99, (9 + 180) / 99), (1_000, 2_893 / 1_000)])
+def test_ids_have_the_digits_of_whole_numbers_from_1(count: int, mean: float) -> None:
+    assert report.digits(count) == pytest.approx(mean)
+
+
+def test_lists_of_more_posts_have_longer_ids() -> None:
+    figures = make_figures()
+    assert report.list_bytes(figures, 999, 100) == pytest.approx(1_204)
+    longer = report.digits(99_999) - report.digits(999)
+    assert report.list_bytes(figures, 99_999, 50) == pytest.approx(2 + 50 * (12.02 + longer))
+    assert report.redis_bytes(figures, 1_000, 999, 100) == 1_000 * (1_280 + 56 + 48)
