@@ -10,6 +10,8 @@ import redis
 import sqlalchemy as sa
 
 from batch import postgres, redis_client
+from batch.executors import Executor
+from batch.executors.choose import make_executor
 from contract.keys import Keys
 from contract.settings import Settings
 
@@ -30,6 +32,11 @@ class Stores:
     def keys(self) -> Keys:
         """Key names under the prefix of the settings."""
         return Keys(self.settings.stores.key_prefix)
+
+    @property
+    def executor(self) -> Executor:
+        """Where tasks run: threads of this process, or the workers that OVERNIGHT_DASK names."""
+        return make_executor(self.settings, self.redis)
 
     def describe(self) -> str:
         """Return which servers are used, without users and passwords."""

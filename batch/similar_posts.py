@@ -110,44 +110,64 @@ def centre(vectors: Float32s) -> Float32s:
     return result
 
 
-def find_similar_posts(
-    vector_sets: Sequence[PostVectors],
-    posts: int,
-    blocked: Int64s,
-    n: int,
-    *,
-    pairs_per_chunk: int = PAIRS_BATCH,
-) -> Iterator[tuple[int, Neighbours]]:
-    """Yield (number of posts, their neighbours) chunk by chunk, in the order of the rows.
+@dataclass(frozen=True)
+class SimilarityJob:
+    """What the lists of all posts depend on.
 
-    Among equal similarities the lower row comes first. A post is never its
-    own neighbour; a post without any vector has no neighbours.
-
-    Parameters
+    Attributes
     ----------
-    vector_sets
-        All with a row for each post.
-    posts
-        Number of posts.
+    vectors
+        (posts, columns) float32: the dot product of two rows is the weighted sum of their cosines.
+    weights
+        (posts,) float32 sum of the weights of the sets in which each post has a vector.
     blocked
         Rows of posts that are in no list.
     n
         Longest list.
+    pairs_per_chunk
+        Pairs of posts computed at a time.
     """
-    n = min(n, posts)
-    vectors, weights = _join(vector_sets, posts)
-    weight_of_post = np.maximum(weights.sum(axis=1), np.finfo(np.float32).tiny)
-    chunk = max(1, pairs_per_chunk // max(posts, 1))
-    for start in range(0, posts, chunk):
-        stop = min(start + chunk, posts)
-        rows = vectors[start:stop] / weight_of_post[start:stop, None]
-        units = rows @ vectors.T
+
+    vectors: Float32s
+    weights: Float32s
+    blocked: Int64s
+    n: int
+    pairs_per_chunk: int = PAIRS_BATCH
+
+    @classmethod
+    def of(cls, vector_sets: Sequence[PostVectors], posts: int, blocked: Int64s, n: int) -> SimilarityJob:
+        """Build from sets of vectors, all with a row for each post."""
+        vectors, weights = _join(vector_sets, posts)
+        weight_of_post = np.maximum(weights.sum(axis=1), np.finfo(np.float32).tiny)
+        return cls(vectors, weight_of_post, blocked, min(n, posts))
+
+    @property
+    def posts_per_chunk(self) -> int:
+        """Posts whose neighbours are found at a time. It is fixed, as rounding errors may depend on it."""
+        return max(1, self.pairs_per_chunk // max(len(self.vectors), 1))
+
+
+def find_neighbours(job: SimilarityJob, rows: range) -> Iterator[Neighbours]:
+    """Yield the neighbours of some posts chunk by chunk, in the order of the rows.
+
+    Among equal similarities the lower row comes first. A post is never its own neighbour; a post without any
+    vector has no neighbours.
+
+    Parameters
+    ----------
+    rows
+        Consecutive rows, from the start of a chunk on.
+    """
+    for start in range(rows.start, rows.stop, job.posts_per_chunk):
+        stop = min(start + job.posts_per_chunk, rows.stop)
+        scaled: Float32s = job.vectors[start:stop] / job.weights[start:stop, None]
+        units: Float32s = scaled @ job.vectors.T
         units *= RESOLUTION
         np.rint(units, out=units)
-        units[:, blocked] = 0
+        units[:, job.blocked] = 0
         units[np.arange(stop - start), np.arange(start, stop)] = 0
-        neighbours, values = _select_largest(units, n, float(MIN_SIMILARITY * RESOLUTION))
-        yield stop - start, Neighbours(np.arange(start, stop), neighbours, values / RESOLUTION)
+        neighbours, values = _select_largest(units, job.n, float(MIN_SIMILARITY * RESOLUTION))
+        yield Neighbours(np.arange(start, stop), neighbours, values / RESOLUTION)
 
 
 def _join(vector_sets: Sequence[PostVectors], posts: int) -> tuple[Float32s, Float32s]:

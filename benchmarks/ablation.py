@@ -417,7 +417,7 @@ def fit_and_rank(
     started = time.perf_counter()
     dataset = replace(dataset, network=hide_columns(dataset.network, setup))
     model = fit_setup(setup, dataset, settings)
-    lists = rank_by_model(model, dataset.network, dataset.now, catalogue, settings.night.threads)
+    lists = rank_by_model(model, dataset.network, dataset.now, catalogue, settings)
     return score_lists(catalogue, lists), round(time.perf_counter() - started, 1)
 
 

@@ -442,7 +442,7 @@ def evaluate_model(
     try:
         recipe = choose_recipe(MODELS[name], dataset, settings).recipe
         model = fit(MODELS[name], dataset, windows=dataset.windows, recipe=recipe, settings=settings)
-        lists = rank_by_model(model, network, now, test.case, settings.night.threads)
+        lists = rank_by_model(model, network, now, test.case, settings)
     except OvernightError as error:
         yield LeftOut(name, str(error))
         return

@@ -25,7 +25,6 @@ def make_tables(users: int, posts: int) -> FeatureTables:
     cluster = np.argmax(content[:, :_TASTES] @ random.normal(size=(_TASTES, CLUSTERS)), axis=1)
     popularity = random.exponential(1, (posts, 2))
     return FeatureTables(
-        user_rows=np.arange(users),
         user_features=tuple(Feature(f"user_{n}", Kind.USER, 2 <= n < 6) for n in range(8)),
         user_values=np.concatenate([age, attributes, counters], axis=1).astype(np.float32),
         post_features=tuple(Feature(f"post_{n}", Kind.POST, n == 0) for n in range(46)),

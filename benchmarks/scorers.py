@@ -99,6 +99,7 @@ def overnight(case: Case, threads: int, sample: Path) -> Measurement:
     """Score all users, exclude their likes, select the best N; set-up is timed separately."""
     started = time.perf_counter()
     # Not imported above: the environment of lleaves has no Numba.
+    from batch.executors.threads import ThreadExecutor
     from batch.features.factors import Factors
     from batch.scoring.score import CompiledModel, compile_model
 
@@ -108,10 +109,10 @@ def overnight(case: Case, threads: int, sample: Path) -> Measurement:
     def compile_case() -> CompiledModel:
         return compile_model(booster, tables, factors, case.likes, NONE_BLOCKED)
 
-    def score(users: int) -> list[np.ndarray]:
-        chunks = compile_case().score(case.n, users=users, budget_mib=case.budget_mib, threads=threads)
-        found = [(chunk.posts, chunk.scores) for _, chunk in chunks]
-        return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+    executor = ThreadExecutor(threads, case.budget_mib)
+
+    def score(users: int) -> tuple[np.ndarray, np.ndarray]:
+        return compile_case().score(case.n, executor, users)
 
     users, posts = tables.users, tables.posts
     score(users=10)

@@ -37,6 +37,14 @@ class Keys:
         """String: JSON object that describes the run."""
         return f"{self.prefix}:run:{run_id}:manifest"
 
+    def worker_check(self, map_id: str) -> str:
+        """String: what a worker must find in its Redis before it gets tasks; exists while tasks run."""
+        return f"{self.prefix}:run:{map_id}:check"
+
+    def writing(self, run_id: str) -> str:
+        """String: token of the stage that writes lists of the run; missing while none does."""
+        return f"{self.prefix}:run:{run_id}:writing"
+
     def run_pattern(self, run_id: str) -> str:
         """SCAN pattern that matches every key of a run."""
         return f"{self.prefix}:run:{run_id}:*"
@@ -85,6 +93,7 @@ Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:run:RUN_ID:popular       string  JSON [[post_id, likes], ...]: the fallback
   {prefix}:run:RUN_ID:segments      hash    value of an attribute of users -> popular list of these users
   {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, recipe, metrics, model digest, checksum
+  {prefix}:run:RUN_ID:writing       string  there only while lists of the run are written: who may write
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
   {prefix}:experiment               string  JSON: name, salt, percent in test, users pinned to a variant
   {prefix}:blocked                  set     post ids never to be served

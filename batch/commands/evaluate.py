@@ -125,7 +125,7 @@ def _on_holdout(settings: Settings, variants: list[Variant], as_of: datetime | N
         for each in variants:
             recipe = choose_recipe(each, dataset, settings).recipe
             model = fit(each, dataset, windows=dataset.training, recipe=recipe, settings=settings)
-            holdout = evaluate_holdout(model, dataset, settings.night.threads, MAX_USERS_OF_COMMANDS)
+            holdout = evaluate_holdout(model, dataset, settings, MAX_USERS_OF_COMMANDS)
             evaluations[each.name] = holdout.metrics
     split = dataset.split
     source = f"time split, {split.holdout_start.isoformat()} to {split.cutoff.isoformat()}"

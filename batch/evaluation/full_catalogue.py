@@ -28,12 +28,14 @@ from batch.evaluation.catalogue_case import (
     summarise,
 )
 from batch.evaluation.ranking_metrics import DEPTH, round_or_none
+from batch.executors.choose import make_executor
 from batch.loading.history import History
 from batch.loading.likes import Likes
 from batch.loading.network import Network
 from batch.loading.period_counts import HALF_LIVES
 from batch.loading.split import MIN_HOLDOUT_USERS
 from batch.training.model import Model
+from contract.settings import Settings
 
 MAX_USERS = 2_000
 """Users evaluated in a run, drawn at random if there are more, to limit the duration of a night."""
@@ -43,8 +45,6 @@ MAX_USERS_OF_COMMANDS = 20_000
 
 MIN_USERS = MIN_HOLDOUT_USERS
 """Users needed to evaluate a model."""
-
-BUDGET_MIB = 256
 
 ALL, WARM, COLD = "all", "warm", "cold"
 
@@ -176,7 +176,7 @@ def rank_case(
     history: History,
     likes_after: Likes,
     *,
-    threads: int,
+    settings: Settings,
     max_users: int,
 ) -> RankedCase:
     """Rank the posts known at `history.cutoff` by the model, popularity and recency popularity.
@@ -191,7 +191,7 @@ def rank_case(
     case = build_case(network, history, likes_after, max_users, model.seed)
     column, half_life = choose_half_life(network, earlier, history, max_users, model.seed)
     lists = {
-        MODEL: rank_by_model(model, network, history, case, threads),
+        MODEL: rank_by_model(model, network, history, case, settings),
         POPULARITY: rank_by_score(case, case.popularity),
         RECENCY: rank_by_score(case, history.fading_likes[:, column]),
     }
@@ -243,11 +243,17 @@ def record_metrics(rankers: dict[str, BootstrapResult]) -> dict[str, Any]:
 
 
 def rank_by_model(
-    model: Model, network: Network, history: History, case: CatalogueCase, threads: int, *, n: int = DEPTH
+    model: Model,
+    network: Network,
+    history: History,
+    case: CatalogueCase,
+    settings: Settings,
+    *,
+    n: int = DEPTH,
 ) -> Int32s:
     """Return (users, n) rows of posts, best first, padded with -1."""
     if case.users.size == 0:
         return np.full((0, n), -1, dtype=np.int32)
     compiled = model.compile(network, history, case.hidden).of_users(case.users)
-    chunks = compiled.score(n, budget_mib=BUDGET_MIB, threads=threads)
-    return np.concatenate([lists.posts for _, lists in chunks])
+    posts, _ = compiled.score(n, make_executor(settings))
+    return posts

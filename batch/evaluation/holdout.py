@@ -15,6 +15,7 @@ from batch.evaluation.scored_rows import ScoredRows, score_rows
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model
+from contract.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class HoldoutEvaluation:
 
 
 def evaluate_holdout(
-    model: Model, dataset: Dataset, threads: int, max_users: int = MAX_USERS
+    model: Model, dataset: Dataset, settings: Settings, max_users: int = MAX_USERS
 ) -> HoldoutEvaluation:
     """Evaluate a model on the holdout under both protocols.
 
@@ -61,14 +62,14 @@ def evaluate_holdout(
     max_users
         Maximum number of users for the full catalogue.
     """
-    rows = score_holdout(model, dataset, threads)
-    ranked = rank_holdout(model, dataset, threads, max_users)
+    rows = score_holdout(model, dataset, settings)
+    ranked = rank_holdout(model, dataset, settings, max_users)
     return HoldoutEvaluation(
         rows, ranked, evaluate_rows(rows, model.seed, measure_cases([ranked], model.seed))
     )
 
 
-def score_holdout(model: Model, dataset: Dataset, threads: int) -> ScoredRows:
+def score_holdout(model: Model, dataset: Dataset, settings: Settings) -> ScoredRows:
     """Score the labelled rows of the holdout."""
     return score_rows(
         model,
@@ -76,11 +77,11 @@ def score_holdout(model: Model, dataset: Dataset, threads: int) -> ScoredRows:
         dataset.at_holdout,
         select_rows(dataset.holdout),
         base_rate=compute_like_rate(dataset.training),
-        threads=threads,
+        threads=settings.night.threads,
     )
 
 
-def rank_holdout(model: Model, dataset: Dataset, threads: int, max_users: int) -> RankedCase:
+def rank_holdout(model: Model, dataset: Dataset, settings: Settings, max_users: int) -> RankedCase:
     """Rank the full catalogue as of the holdout's start, for users who liked something in the holdout.
 
     All likes are used, also those that are not among the holdout's examples.
@@ -91,7 +92,7 @@ def rank_holdout(model: Model, dataset: Dataset, threads: int, max_users: int) -
         dataset.before_holdout,
         dataset.at_holdout,
         dataset.now.likes,
-        threads=threads,
+        settings=settings,
         max_users=max_users,
     )
 

@@ -98,7 +98,7 @@ class Learner:
             model = self._fit(dataset, dataset.training, recipe)
             row |= {"windows": len(dataset.training)}
         with stages.stage("evaluate", "rows") as row:
-            holdout = evaluate_holdout(model, dataset, self.settings.night.threads)
+            holdout = evaluate_holdout(model, dataset, self.settings)
             holdout.metrics.warn_if_insufficient()
             costs = measure_rules(model, dataset, holdout.ranked.case, self.settings)
             row |= {"rows": holdout.metrics.rows}
@@ -178,7 +178,7 @@ def _choose(
         except ModelError as reason:
             log.info("recipe %s is left out: %s", recipe.name, reason)
             continue
-        lists = rank_by_model(model, dataset.network, last.history, case, settings.night.threads)
+        lists = rank_by_model(model, dataset.network, last.history, case, settings)
         values.append(score_lists(case, lists).values[PRIMARY_METRIC])
         difference, error = paired_difference(values[-1], values[0])
         candidates.append(Candidate(recipe, float(values[-1].mean()), difference, error))

@@ -184,7 +184,7 @@ def _fit_and_evaluate(
 ) -> HoldoutEvaluation:
     recipe = choose_recipe(variant, dataset, settings).recipe
     model = fit(variant, dataset, windows=dataset.training, recipe=recipe, settings=settings)
-    return evaluate_holdout(model, dataset, settings.night.threads, max_users)
+    return evaluate_holdout(model, dataset, settings, max_users)
 
 
 log = logging.getLogger("batch")
@@ -303,7 +303,7 @@ def _rank(
                 dataset.windows[-1].history,
                 dataset.now,
                 likes,
-                threads=settings.night.threads,
+                settings=settings,
                 max_users=max_users,
             )
             yield variant.name, case

@@ -72,8 +72,8 @@ def measure_rules(
     topics = TopicRule.of(dataset.network.posts, feed)
     if topics is None and feed.explore_places == 0:
         return {}
-    threads, n = settings.night.threads, settings.night.top_n
-    lists = rank_by_model(model, dataset.network, dataset.at_holdout, case, threads, n=n)
+    n = settings.night.top_n
+    lists = rank_by_model(model, dataset.network, dataset.at_holdout, case, settings, n=n)
     if topics is not None:
         limited = np.take_along_axis(lists, topics.order(lists), axis=1)
         costs[TOPICS] = measure_rule(case, lists, limited, topics.window, model.seed)
@@ -90,11 +90,11 @@ def _explore(
     """Return the lists of a case's users with explored places as of the holdout's start; None without."""
     history = dataset.at_holdout
     key = DrawKey(model.seed, model.variant.name, history.cutoff)
-    exploration = Exploration.of(feed, key, history, np.flatnonzero(~history.known), dataset.network.user_ids)
+    exploration = Exploration.of(feed, key, history, np.flatnonzero(~history.known))
     if exploration is None:
         return None
-    left_out = case.left_out
-    return exploration.draw(Lists(case.users, lists, np.zeros(lists.shape, np.float32), left_out)).posts
+    scored = Lists(lists, np.zeros(lists.shape, np.float32), case.left_out)
+    return exploration.draw(scored, dataset.network.user_ids[case.users]).posts
 
 
 def measure_rule(case: CatalogueCase, before: Int32s, after: Int32s, window: int, seed: int) -> RuleCost:

@@ -9,7 +9,7 @@ from batch.executors.threads import ThreadExecutor
 from contract.settings import Settings
 
 
-def make_executor(settings: Settings, client: redis.Redis) -> Executor:
+def make_executor(settings: Settings, client: redis.Redis | None = None) -> Executor:
     """Return threads of this process, or the workers of the Dask cluster that OVERNIGHT_DASK names.
 
     Nothing connects before tasks run.
@@ -17,7 +17,7 @@ def make_executor(settings: Settings, client: redis.Redis) -> Executor:
     Parameters
     ----------
     client
-        What tasks in this process use; workers have clients of their own.
+        What tasks in this process write with, if they do; workers have clients of their own.
     """
     threads = ThreadExecutor(settings.night.threads, settings.night.memory_budget_mib, client)
     if not settings.dask.scheduler:

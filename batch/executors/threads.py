@@ -15,10 +15,16 @@ from batch.executors import Result, Shared, Task, TaskContext
 
 @dataclass(frozen=True)
 class LocalContext:
-    """The context of tasks in this process."""
+    """The context of tasks in this process; `client` is None if they do not use Redis."""
 
     budget_mib: float
-    redis: redis.Redis
+    client: redis.Redis | None
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The client of tasks that write."""
+        assert self.client is not None
+        return self.client
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,13 @@ class ThreadExecutor:
         Tasks in progress at a time; 0 for the number of cores.
     budget_mib
         Memory of all of them.
-    redis
-        What tasks that write use.
+    client
+        What tasks that write use; None without such tasks.
     """
 
     threads: int
     budget_mib: float
-    redis: redis.Redis
+    client: redis.Redis | None = None
 
     def map(
         self,
@@ -47,7 +53,7 @@ class ThreadExecutor:
     ) -> Iterator[Result]:
         """Run tasks, see `Executor.map`."""
         slots = self.threads or len(os.sched_getaffinity(0))
-        context = LocalContext(self.budget_mib / slots, self.redis)
+        context = LocalContext(self.budget_mib / slots, self.client)
         tasks = iter(cut(slots))
         with ThreadPoolExecutor(slots) as pool:
             running: set[Future[Result]] = set()

@@ -80,7 +80,6 @@ def build_tables(
     of_users = users.encode(user_columns).hstack(_activity(history, population)).without(variant.without)
     of_posts = posts.encode(post_columns).hstack(_traction(network, history), text).without(variant.without)
     return FeatureTables(
-        user_rows=np.arange(len(network.users)),
         user_features=of_users.features,
         user_values=of_users.values,
         post_features=of_posts.features,

@@ -132,8 +132,6 @@ class FeatureTables:
 
     Attributes
     ----------
-    user_rows
-        (users,) int64: the row of each user in the network.
     user_features, user_values
         Columns, and (users, columns) float32.
     post_features, post_values
@@ -144,7 +142,6 @@ class FeatureTables:
         One for each grouping, possibly none.
     """
 
-    user_rows: Int64s
     user_features: tuple[Feature, ...]
     user_values: Float32s
     post_features: tuple[Feature, ...]
@@ -172,7 +169,6 @@ class FeatureTables:
         """Return the tables of some users, in the order of the rows."""
         return replace(
             self,
-            user_rows=self.user_rows[rows],
             user_values=self.user_values[rows],
             affinities=tuple(replace(affinity, values=affinity.values[rows]) for affinity in self.affinities),
         )

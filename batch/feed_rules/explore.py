@@ -18,7 +18,6 @@ has a lower hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -75,9 +74,9 @@ class DrawKey:
         return hashes
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exploration:
-    """Draws the explored places of a run's lists, and counts them.
+    """Draws the explored places of a run's lists.
 
     Attributes
     ----------
@@ -85,65 +84,47 @@ class Exploration:
         One of so many places is explored.
     key
         Of the run.
-    user_ids
-        (users,) of the network; lists name users by their row.
     pool
         Rows of the unknown posts.
     post_hashes
         (pool,) of their ids.
     posts
         Number of posts of the network.
-    drawn
-        Places drawn by `through` so far.
     """
 
     every: int
     key: DrawKey
-    user_ids: Ids
     pool: Int32s
     post_hashes: Hashes
     posts: int
-    drawn: int = 0
 
     @classmethod
-    def of(
-        cls, feed: FeedSettings, key: DrawKey, history: History, excluded: Int64s, user_ids: Ids
-    ) -> Exploration | None:
+    def of(cls, feed: FeedSettings, key: DrawKey, history: History, excluded: Int64s) -> Exploration | None:
         """Find the unknown posts as of `history.cutoff`; None if no place is explored.
 
         Parameters
         ----------
         excluded
             Rows of posts that no list may have.
-        user_ids
-            (users,) in the order of the lists' rows.
         """
         if feed.explore_places == 0:
             return None
         pool = find_unknown_posts(history, feed.explore_max_views, excluded)
         post_ids = history.post_counts.index.to_numpy()
         hashes = key.hash_ids("post", post_ids[pool])  # of ids, because rows change when posts are added
-        return cls(feed.explore_places, key, user_ids, pool, hashes, post_ids.size)
+        return cls(feed.explore_places, key, pool, hashes, post_ids.size)
 
-    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
-        """Draw the explored places of each chunk of lists, count them, and yield it."""
-        for users, lists in chunks:
-            result = self.draw(lists)
-            assert result.drawn_from is not None
-            self.drawn += int(np.count_nonzero(result.drawn_from))
-            yield users, result
-
-    def record(self) -> dict[str, int]:
+    def record(self, drawn: int) -> dict[str, int]:
         """Return the JSON object for a manifest: the unknown posts, and the places with one of them."""
-        return {"posts": self.pool.size, "places": self.drawn}
+        return {"posts": self.pool.size, "places": drawn}
 
-    def draw(self, lists: Lists) -> Lists:
-        """Return the lists with explored places: other posts and scores, and `drawn_from`.
+    def draw(self, lists: Lists, user_ids: Ids) -> Lists:
+        """Return the lists of some users with explored places: other posts and scores, and `drawn_from`.
 
         The score of a drawn post is the model's if the list had it. Else it is the lowest score of the
         list, which is the highest that the post can have.
         """
-        users = self.key.hash_ids("user", self.user_ids[lists.rows])
+        users = self.key.hash_ids("user", user_ids)
         drawn_from = np.zeros(lists.posts.shape, np.int32)
         drawn = replace(lists, posts=lists.posts.copy(), scores=lists.scores.copy(), drawn_from=drawn_from)
         _draw_places(

@@ -12,8 +12,7 @@ the only input: the same lists give the same lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +77,17 @@ class TopicRule:
             values[changed] = np.take_along_axis(values[changed], order[changed], axis=1)
         return replace(lists, posts=posts, scores=scores)
 
+    def compare(self, before: Int32s, after: Int32s) -> TopicStats:
+        """Count topics in the windows of lists before and after the rule: (users, n) rows of posts."""
+        head = slice(self.window)  # a list that changes has another post in one of them
+        return TopicStats(
+            lists=len(after),
+            changed=int((after[:, head] != before[:, head]).any(axis=1).sum()),
+            above=int(self.find_above(after).sum()),
+            before=np.bincount(self.count(before), minlength=self.window + 1),
+            after=np.bincount(self.count(after), minlength=self.window + 1),
+        )
+
     def count(self, posts: Int32s) -> Int64s:
         """Return (users,) the number of topics in the window; a post without a topic counts as one."""
         counts = np.empty(len(posts), dtype=np.int64)
@@ -104,40 +114,26 @@ class TopicStats:
         (window + 1,) number of lists with 0, 1, 2, ... topics in the window.
     """
 
-    rule: TopicRule = field(repr=False)
-    lists: int = 0
-    changed: int = 0
-    above: int = 0
-    before: Int64s = field(init=False)
-    after: Int64s = field(init=False)
+    lists: int
+    changed: int
+    above: int
+    before: Int64s
+    after: Int64s
 
-    def __post_init__(self) -> None:
-        self.before, self.after = np.zeros((2, self.rule.window + 1), np.int64)
+    def add(self, other: TopicStats) -> None:
+        """Add the counts over other lists."""
+        self.lists += other.lists
+        self.changed += other.changed
+        self.above += other.above
+        self.before = self.before + other.before
+        self.after = self.after + other.after
 
-    @classmethod
-    def of(cls, posts: pd.DataFrame, feed: FeedSettings) -> TopicStats | None:
-        """Build for the rule of the settings, see `TopicRule.of`."""
-        rule = TopicRule.of(posts, feed)
-        return None if rule is None else cls(rule)
-
-    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
-        """Apply the rule to each chunk, count, and yield it."""
-        for users, chunk in chunks:
-            result = self.rule.apply(chunk)
-            self.lists += users
-            head = slice(self.rule.window)  # a list that changes has another post in one of them
-            self.changed += int((result.posts[:, head] != chunk.posts[:, head]).any(axis=1).sum())
-            self.above += int(self.rule.find_above(result.posts).sum())
-            for counts, lists in ((self.before, chunk), (self.after, result)):
-                counts += np.bincount(self.rule.count(lists.posts), minlength=counts.size)
-            yield users, result
-
-    def record(self) -> dict[str, Any]:
+    def record(self, rule: TopicRule) -> dict[str, Any]:
         """Return the JSON object for a manifest: means over the lists, and how many have 0, 1, ... topics."""
         lists, topics = max(self.lists, 1), np.arange(self.before.size)
         return {
-            "most": self.rule.most,
-            "window": self.rule.window,
+            "most": rule.most,
+            "window": rule.window,
             "lists": self.lists,
             "changed_lists": self.changed,
             "lists_above_limit": self.above,

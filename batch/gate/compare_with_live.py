@@ -166,7 +166,7 @@ def _ndcg_difference(
     if case.users.size < MIN_USERS:
         raise NotComparableError(f"{case.users.size} users can be evaluated, of {MIN_USERS} needed")
     try:
-        lists = rank_by_model(model, dataset.network, history, case, settings.night.threads)
+        lists = rank_by_model(model, dataset.network, history, case, settings)
     except ModelError:
         raise NotComparableError("its model was made from other features") from None
     tonight = measure_lists(case, ranked.lists[MODEL], settings.night.seed)

@@ -114,26 +114,22 @@ class ListEncoder:
 
     Parameters
     ----------
-    owner_ids, post_ids
-        Ids of all that may own a list, and of all that may be in one; lists name both by their rows in
-        these arrays.
+    post_ids
+        Ids of all posts that may be in a list; lists name posts by their rows in this array.
     """
 
-    def __init__(self, owner_ids: Ids, post_ids: Ids) -> None:
-        self.owner_ids = owner_ids
+    def __init__(self, post_ids: Ids) -> None:
         self._posts = Texts.join([f"[{json.dumps(post)}," for post in post_ids.tolist()])
         self._longest = np.sort(np.maximum(self._posts.lengths, _MIN_POST_BYTES))[::-1]
         self._max_post_bytes = int(self._longest.max(initial=0))
 
-    def lines(
-        self, owners: Int64s, posts: Int32s, scores: Float32s, drawn_from: Int32s | None = None
-    ) -> Lines:
+    def lines(self, owners: Ids, posts: Int32s, scores: Float32s, drawn_from: Int32s | None = None) -> Lines:
         """Encode lists.
 
         Parameters
         ----------
         owners
-            (lists,) rows of the owners.
+            (lists,) ids of the owners.
         posts, scores
             (lists, n) rows of posts, best first, -1 pads; their scores.
         drawn_from
@@ -144,7 +140,7 @@ class ListEncoder:
         ModelError
             A score is not finite or not below `MAX_SCORE`.
         """
-        ids = _encode_owners(self.owner_ids[owners])
+        ids = _encode_owners(owners)
         pairs = posts.shape[1] * (self._max_post_bytes + _MAX_SCORE_TEXT)
         if drawn_from is not None:
             pairs += posts.shape[1] * _PROBABILITY_WIDTH
@@ -159,9 +155,9 @@ class ListEncoder:
             raise ModelError("the model gives a score that is not finite; it is unusable")
         return Lines(text[:end], starts, tabs, lengths)
 
-    def bytes_per_line(self, n: int) -> int:
+    def bytes_per_line(self, owners: Ids, n: int) -> int:
         """Return the maximum bytes of the line of a list of n distinct posts, without probabilities."""
-        owner = _MAX_NUMBER if self.owner_ids.dtype == np.int64 else _MAX_ENCODED_ID
+        owner = _MAX_NUMBER if owners.dtype == np.int64 else _MAX_ENCODED_ID
         posts = int(self._longest[:n].sum()) + max(0, n - self._longest.size) * _MIN_POST_BYTES
         return owner + _MAX_BESIDE_PAIRS + posts + n * _MAX_SCORE_TEXT
 

@@ -1,28 +1,35 @@
-"""Count lists as they are written, so that the gate knows all lists without reading them back."""
+"""Count lists as they are written, so that the gate knows all lists without reading them back.
+
+Counts are added up over tasks, in any order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from batch.arrays import Int32s, Int64s
+from batch.arrays import Bools, Int32s, Int64s
 from batch.loading.likes import Likes
 from batch.scoring.chunk import Lists
 from contract.codec import LIST_HEAD
-
-MAX_SOME_USERS = 10
-"""Users that are named."""
 
 MAX_FIRST_FIVES = 100
 """Posts of which is kept how many lists have them in their first five."""
 
 
+def _no_rows() -> Int64s:
+    return np.empty(0, np.int64)
+
+
+@dataclass
 class ListStats:
     """Counts over a run's lists so far.
 
     Attributes
     ----------
+    posts
+        Number of posts of the network, blocked posts included.
     lists
         Number of lists.
     full
@@ -31,39 +38,42 @@ class ListStats:
         Lists with five posts, or with as many as possible where a list cannot have five.
     not_finite
         Scores in lists that are NaN or infinite.
-    some_users
-        Rows of some users with a list, the first and the last among them.
     left_out
         Pairs of a user and a post that the lists leave out.
     same_order
         Whether all lists rank the posts in one order by score, apart from what is left out of them.
+    head_posts, head_counts
+        Rows of the posts that are in the first five of some list, ascending, and of how many lists.
     """
 
-    def __init__(self, posts: int, excluded: Int64s, n: int) -> None:
-        self.lists = self.full = self.lists_with_five = self.not_finite = self.left_out = 0
-        self.some_users: list[int] = []
-        self.same_order = True
-        self._ranks: Int64s | None = None
-        self._n = n
-        self._allowed = np.ones(posts, dtype=bool)
-        self._allowed[excluded] = False
-        self._in_heads = np.zeros(posts, dtype=np.int64)
+    posts: int
+    lists: int = 0
+    full: int = 0
+    lists_with_five: int = 0
+    not_finite: int = 0
+    left_out: int = 0
+    same_order: bool = True
+    head_posts: Int64s = field(default_factory=_no_rows)
+    head_counts: Int64s = field(default_factory=_no_rows)
 
-    def through(self, chunks: Iterable[tuple[int, Lists]]) -> Iterator[tuple[int, Lists]]:
-        """Count each chunk and yield it. Chunks cover all users in the order of the network."""
-        for users, chunk in chunks:
-            self._count(chunk)
-            yield users, chunk
-
-    @property
-    def posts(self) -> int:
-        """Number of posts, blocked posts included."""
-        return self._allowed.size
+    def add(self, other: ListStats) -> None:
+        """Add the counts over other lists."""
+        self.lists += other.lists
+        self.full += other.full
+        self.lists_with_five += other.lists_with_five
+        self.not_finite += other.not_finite
+        self.left_out += other.left_out
+        self.same_order &= other.same_order
+        counts = np.zeros(self.posts, np.int64)
+        counts[self.head_posts] = self.head_counts
+        counts[other.head_posts] += other.head_counts
+        self.head_posts = np.flatnonzero(counts)
+        self.head_counts = counts[self.head_posts]
 
     @property
     def posts_in_first(self) -> int:
         """Number of distinct posts in the first five of some list."""
-        return int(np.count_nonzero(self._in_heads))
+        return self.head_posts.size
 
     @property
     def first_fives(self) -> list[tuple[int, int]]:
@@ -71,44 +81,80 @@ class ListStats:
 
         At most `MAX_FIRST_FIVES`, most lists first; the lower row wins ties.
         """
-        order = np.argsort(-self._in_heads, kind="stable")[:MAX_FIRST_FIVES]
-        rows = order[self._in_heads[order] > 0]
-        return list(zip(rows.tolist(), self._in_heads[rows].tolist(), strict=True))
+        order = np.argsort(-self.head_counts, kind="stable")[:MAX_FIRST_FIVES]
+        return list(zip(self.head_posts[order].tolist(), self.head_counts[order].tolist(), strict=True))
 
-    def _count(self, chunk: Lists) -> None:
-        listed = chunk.posts >= 0
-        lengths, users = listed.sum(axis=1), len(chunk.rows)
-        available = self._count_available(chunk.left_out)
-        self.full += int((lengths >= np.minimum(self._n, available)).sum())
-        self.lists_with_five += int((lengths >= min(LIST_HEAD, self._n, self.posts)).sum())
-        self.not_finite += int((~np.isfinite(chunk.scores[listed])).sum())
-        head = chunk.posts[:, :LIST_HEAD]
-        np.add.at(self._in_heads, head[head >= 0], 1)
-        if self.same_order and lengths.max(initial=0) > 1:
-            self.same_order = self._continues_order(chunk.posts, chunk.left_out, available)
-        self.left_out += chunk.left_out.posts.size
-        self.lists += users
-        if users:
-            first, last = chunk.rows[[0, -1]].tolist()
-            some = [user for user in (*self.some_users, first) if user != last]
-            self.some_users = [*list(dict.fromkeys(some))[: MAX_SOME_USERS - 1], last]
 
-    def _continues_order(self, posts: Int32s, left_out: Likes, available: Int64s) -> bool:
-        """Return whether lists rank the posts as one list of the first chunk does, that leaves out few posts.
+@dataclass(frozen=True)
+class ListCounter:
+    """Counts lists.
 
-        What that list leaves out may be anywhere.
+    Attributes
+    ----------
+    n
+        Longest list.
+    allowed
+        (posts,) whether lists may have each post.
+    ranks
+        (posts,) rank of each post in one of the run's lists. Posts that it does not have come after those
+        that it has; what it leaves out has -1 and may be anywhere. None if no list is compared.
+    """
+
+    n: int
+    allowed: Bools
+    ranks: Int32s | None
+
+    @classmethod
+    def of(cls, posts: int, excluded: Int64s, n: int, sample: Lists) -> ListCounter:
+        """Build from the number of posts, those that no list may have, and some of the run's lists.
+
+        The lists are compared with the one of the sample that leaves out the fewest posts.
         """
-        if self._ranks is None:
-            user = int(np.argmax(available))
-            listed = posts[user][posts[user] >= 0]
-            self._ranks = np.full(self.posts, listed.size)  # other posts come after those
-            self._ranks[listed] = np.arange(listed.size)
-            self._ranks[left_out.of(user)] = -1
-        ranks = np.where(posts >= 0, self._ranks[posts], -1)
+        counter = cls.uncompared(posts, excluded, n)
+        if not len(sample.posts):
+            return counter
+        user = int(np.argmax(counter._count_available(sample.left_out)))
+        listed = sample.posts[user][sample.posts[user] >= 0]
+        ranks = np.full(posts, listed.size, np.int32)
+        ranks[listed] = np.arange(listed.size)
+        ranks[sample.left_out.of(user)] = -1
+        return cls(n, counter.allowed, ranks)
+
+    @classmethod
+    def uncompared(cls, posts: int, excluded: Int64s, n: int) -> ListCounter:
+        """Build one that does not compare the order of lists."""
+        allowed = np.ones(posts, dtype=bool)
+        allowed[excluded] = False
+        return cls(n, allowed, None)
+
+    def count(self, chunk: Lists) -> ListStats:
+        """Count lists as they are scored, before the rules of the feed."""
+        listed, posts = chunk.posts >= 0, self.allowed.size
+        lengths = listed.sum(axis=1)
+        available = self._count_available(chunk.left_out)
+        head = chunk.posts[:, :LIST_HEAD]
+        head_posts, head_counts = np.unique(head[head >= 0], return_counts=True)
+        return ListStats(
+            posts=posts,
+            lists=len(chunk.posts),
+            full=int((lengths >= np.minimum(self.n, available)).sum()),
+            lists_with_five=int((lengths >= min(LIST_HEAD, self.n, posts)).sum()),
+            not_finite=int((~np.isfinite(chunk.scores[listed])).sum()),
+            left_out=chunk.left_out.posts.size,
+            same_order=self._have_one_order(chunk.posts),
+            head_posts=head_posts.astype(np.int64),
+            head_counts=head_counts.astype(np.int64),
+        )
+
+    def _have_one_order(self, posts: Int32s) -> bool:
+        """Return whether lists rank the posts as `ranks` does."""
+        if self.ranks is None:
+            return True
+        ranks = np.where(posts >= 0, self.ranks[posts], -1)
         return bool(((ranks < 0) | (ranks == np.maximum.accumulate(ranks, axis=1))).all())
 
     def _count_available(self, left_out: Likes) -> Int64s:
         """Return (users,) how many posts are neither excluded nor left out of the user's list."""
         users = left_out.starts.size - 1
-        unavailable = np.bincount(left_out.users, weights=self._allowed[left_out.posts], minlength=users)
-        return int(self._allowed.sum()) - unavailable.astype(np.int64)
+        unavailable = np.bincount(left_out.users, weights=self.allowed[left_out.posts], minlength=users)
+        return int(self.allowed.sum()) - unavailable.astype(np.int64)

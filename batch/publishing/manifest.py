@@ -6,6 +6,7 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import redis
 
 from batch.evaluation.holdout import HoldoutEvaluation
@@ -15,7 +16,8 @@ from batch.ids import Ids
 from batch.loading.interaction_store import store_identity
 from batch.progress import Stages
 from batch.publishing.list_stats import ListStats
-from batch.publishing.write import Written, WrittenRun
+from batch.publishing.write import WrittenRun
+from batch.publishing.written import Written
 from batch.runs.ledger import Run, State
 from batch.training.dataset import Dataset
 from batch.training.model import Model
@@ -23,6 +25,9 @@ from contract.manifest import Manifest
 from contract.settings import Settings
 
 log = logging.getLogger("batch")
+
+MAX_SOME_USERS = 10
+"""Users that are named."""
 
 
 def make_manifest(
@@ -58,9 +63,9 @@ def make_manifest(
         model_digest=model.digest,
         tuned_parameters=dict(learner.tuned),
         recipe=choice.record(),
-        checksum=users.checksum.hexdigest(),
+        checksum=users.checksum,
         similar_posts=similar.lists,
-        similar_checksum=similar.checksum.hexdigest(),
+        similar_checksum=similar.checksum,
         forecast_bytes=written.forecast.total_bytes,
         publish=written.forecast.record(client),
         metrics=holdout.record(dataset),
@@ -75,12 +80,19 @@ def make_manifest(
         segments=written.segments or None,
         store=store_identity(dataset.now.store),
         ids=dataset.network.kinds,
-        some_users=dataset.network.user_ids[written.stats.some_users].tolist(),
+        some_users=_some_ids(dataset.network.user_ids[: users.lists]),
         warnings=_warn(run, dataset, model, written.stats, learner.settings),
         gate=gate,
         forced=forced,
         stages=stages.rows,
     )
+
+
+def _some_ids(user_ids: Ids) -> list[Any]:
+    """Return some ids, evenly spaced, the first and the last among them."""
+    rows = np.linspace(0, user_ids.size - 1, min(MAX_SOME_USERS, user_ids.size)).astype(np.int64)
+    found: list[Any] = user_ids[rows].tolist()
+    return found
 
 
 def _name_first_fives(stats: ListStats, post_ids: Ids) -> list[list[Any]]:

@@ -8,9 +8,9 @@ count as free, because they are removed only when the new run is live.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -23,13 +23,15 @@ from batch.arrays import Int64s
 from batch.ids import encode_ids
 from batch.loading.network import Network
 from batch.publishing.encode import ListEncoder
+from batch.publishing.list_tasks import Listed
 from batch.publishing.shared_keys import texts_of
 from batch.redis_memory import Node, nodes_of
-from batch.scoring.chunk import Lists
 from contract.errors import StoreError
 from contract.keys import Keys
 
 SAMPLED = 1_000
+"""Lists, texts and ids whose length is measured."""
+
 NO_SEGMENTS: Mapping[str, str] = MappingProxyType({})
 
 _ENTRY_BYTES = 24
@@ -73,44 +75,49 @@ class Forecast:
         }
 
 
+@dataclass(frozen=True)
+class SampledLists:
+    """Lists of some of the users that will get one.
+
+    Attributes
+    ----------
+    users
+        Number of all of them.
+    """
+
+    listed: Listed
+    encoder: ListEncoder
+    users: int
+
+
 def check_memory(
     client: redis.Redis,
     keys: Keys,
     run_id: str,
-    chunks: Iterator[Lists],
+    sample: SampledLists,
     network: Network,
     *,
-    users: int,
     similar_n: int,
     segments: Mapping[str, str] = NO_SEGMENTS,
-) -> tuple[Iterator[Lists], Forecast]:
-    """Forecast the memory of a run from its first chunk of lists, and check that it fits.
+) -> Forecast:
+    """Forecast the memory of a run from some of its lists, and check that it fits.
 
     Parameters
     ----------
-    network
-        The users and posts whose rows the lists have.
-    users
-        Number of users that will get a list.
     similar_n
         Longest list of similar posts; 0 if none are made.
     segments
         Value of an attribute -> popular list of its users.
-
-    Returns
-    -------
-    All chunks including the first, and the forecast.
 
     Raises
     ------
     StoreError
         The run does not fit, or could be evicted.
     """
-    first = next(chunks, None)
-    if first is None or not len(first.rows):
-        return chunks if first is None else chain([first], chunks), Forecast(0, 0, 0, None)
+    if not len(sample.listed.owners):
+        return Forecast(0, 0, 0, None)
     posts = len(network.posts)
-    user, pair = _list_bytes(first, network, keys.user(run_id, 0))
+    user, pair = _list_bytes(sample, keys.user(run_id, 0))
     similar = 0.0
     if similar_n:
         length = min(similar_n, posts) * pair + 2
@@ -128,11 +135,15 @@ def check_memory(
         float(key_bytes(len(name), np.array([len(value)]))[0]) for name, value in segments.items()
     )
     forecast = Forecast(
-        round(user * users), round(similar * posts), round(texts), used, segments_bytes=round(by_segment)
+        users_bytes=round(user * sample.users),
+        similar_bytes=round(similar * posts),
+        texts_bytes=round(texts),
+        used_before=used,
+        segments_bytes=round(by_segment),
     )
     for node in nodes:
         require_memory(node, forecast.total_bytes)
-    return chain([first], chunks), forecast
+    return forecast
 
 
 def key_bytes(key_length: int, value_lengths: Int64s) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -149,11 +160,9 @@ def _rounded_up(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.floa
     return rounded
 
 
-def _list_bytes(lists: Lists, network: Network, key: str) -> tuple[float, float]:
+def _list_bytes(sample: SampledLists, key: str) -> tuple[float, float]:
     """Return the mean bytes of a user's list in Redis, and the mean length of a pair in it."""
-    encoder = ListEncoder(network.user_ids, network.post_ids)
-    drawn_from = None if lists.drawn_from is None else _sample(lists.drawn_from)
-    lines = encoder.lines(_sample(lists.rows), _sample(lists.posts), _sample(lists.scores), drawn_from)
+    lines = sample.encoder.lines(*sample.listed)
     id_length = round(float((lines.tabs - lines.starts[:-1]).mean()))
     taken = key_bytes(len(key) - 1 + id_length, lines.value_bytes)
     return float(taken.mean()), float(lines.value_bytes.sum() / max(int(lines.lengths.sum()), 1))

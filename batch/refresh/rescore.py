@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,18 +12,20 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from batch.context import Stores
+from batch.feed_rules.apply import FeedRules
 from batch.feed_rules.explore import DrawKey, Exploration
-from batch.feed_rules.topics import TopicStats
+from batch.feed_rules.topics import TopicRule
 from batch.loading.combined_store import CombinedStore, RecentInteractions, fingerprints
 from batch.loading.interaction_store import InteractionStore, open_store
 from batch.loading.network import Network
 from batch.loading.period_counts import PostCounts
-from batch.progress import Stages, track
+from batch.progress import Stages
 from batch.publishing import shared_keys
-from batch.publishing.write import apply_rules, verify, write_lists
+from batch.publishing.encode import ListEncoder
+from batch.publishing.list_stats import ListCounter
+from batch.publishing.write import Writing
 from batch.refresh.stale_users import LATE, StaleUsers
 from batch.runs.lock import Lock
-from batch.scoring.chunk import Lists
 from batch.scoring.score import compile_model
 from batch.training.model import Model, load_model
 from batch.training.refresh_state import RefreshState, load_refresh_state
@@ -155,31 +156,15 @@ class Rescorer:
             client, keys, settings = self.stores.redis, self.stores.keys, self.stores.settings
             blocked = shared_keys.blocked_rows(client, keys, network)
             compiled = compile_model(model.booster, tables, factors, left_out, blocked)
-            chunks = compiled.score(
-                manifest.top_n,
-                budget_mib=settings.night.memory_budget_mib,
-                threads=settings.night.threads,
-            )
-            topics = TopicStats.of(self.network.posts, settings.feed)
             key = DrawKey(model.seed, manifest.variant, manifest.require_cutoff())
-            exploration = Exploration.of(settings.feed, key, history, blocked, network.user_ids)
-            chunks = apply_rules(chunks, topics, exploration)
-            lists = self._check_lock(track(chunks, len(users), "score and write", "users"))
-            written = write_lists(
-                client,
-                keys,
-                manifest.run_id,
-                lists,
-                user_ids=network.user_ids,
-                post_ids=network.post_ids,
+            rules = FeedRules(
+                TopicRule.of(self.network.posts, settings.feed),
+                Exploration.of(settings.feed, key, history, blocked),
             )
-            verify(client, written, len(users))
-            stats |= {"users": written.lists, "pairs": len(users) * tables.posts}
-
-    def _check_lock(self, chunks: Iterator[Lists]) -> Iterator[Lists]:
-        for chunk in chunks:
-            self.lock.check()
-            yield chunk
+            counter = ListCounter.uncompared(tables.posts, blocked, manifest.top_n)
+            writing = Writing(compiled, manifest.top_n, rules, counter, ListEncoder(network.post_ids))
+            lists = writing.write(self.stores, manifest.run_id, network.user_ids, self.lock.check)
+            stats |= {"users": lists.written.lists, "pairs": len(users) * tables.posts}
 
     def _write_new_texts(self) -> int:
         """Write text and topic of posts that have none in Redis; return their number."""

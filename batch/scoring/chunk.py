@@ -14,6 +14,7 @@ can be pickled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,6 @@ class UserRows:
 
     Attributes
     ----------
-    rows
-        (users,) int64 rows of the users in the network.
     values
         (users, user columns) float32.
     affinities
@@ -45,11 +44,19 @@ class UserRows:
         Posts to exclude.
     """
 
-    rows: Int64s
     values: Float32s
     affinities: tuple[Float32s, ...]
     factors: Float32s
     left_out: Likes
+
+    def part(self, start: int, stop: int) -> UserRows:
+        """Return those of users `start` to `stop - 1`."""
+        return UserRows(
+            self.values[start:stop],
+            tuple(values[start:stop] for values in self.affinities),
+            self.factors[start:stop],
+            self.left_out.of_users(start, stop),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,6 @@ class Lists:
 
     Attributes
     ----------
-    rows
-        (users,) int64 rows of the users in the network.
     posts
         (users, n) int32 rows of posts, best first; -1 pads a short list.
     scores
@@ -71,11 +76,19 @@ class Lists:
         places; None without explored places.
     """
 
-    rows: Int64s
     posts: Int32s
     scores: Float32s
     left_out: Likes
     drawn_from: Int32s | None = None
+
+    @classmethod
+    def concatenate(cls, chunks: Sequence[Lists], n: int) -> Lists:
+        """Join scored lists of at most n posts of consecutive users."""
+        return cls(
+            np.concatenate([np.empty((0, n), np.int32), *(each.posts for each in chunks)]),
+            np.concatenate([np.empty((0, n), np.float32), *(each.scores for each in chunks)]),
+            Likes.concatenate([each.left_out for each in chunks]),
+        )
 
 
 def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
@@ -106,7 +119,7 @@ def score_chunk(forest: CompiledForest, users: UserRows, n: int) -> Lists:
         _compute_scores(sums, forest.quantisation, factors, forest.post_factors[block], scores)
         if at == POST_BLOCKS_BATCH - 1 or block == len(posts) - 1:
             buffers.push(block_scores, order, posts[block - at : block + 1], users.left_out)
-    return Lists(users.rows, *buffers.lists(), users.left_out)
+    return Lists(*buffers.lists(), users.left_out)
 
 
 def bytes_per_chunk(forest: CompiledForest) -> int:

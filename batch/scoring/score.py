@@ -1,18 +1,15 @@
-"""Models compiled for the posts of a network, and the lists of its users, chunk by chunk."""
+"""Models compiled for the posts of a network, and tasks that score ranges of its users."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from batch.arrays import Int64s
+from batch.arrays import Float32s, Int32s, Int64s
+from batch.executors import Executor, TaskContext
 from batch.features.factors import Factors
 from batch.features.tables import FeatureTables
 from batch.loading.left_out import LeftOut
@@ -23,8 +20,17 @@ from contract.errors import ModelError
 
 MIB = 2**20
 
-MAX_USERS_PER_CHUNK = 16_384
-"""Bounds the time between two updates of the progress bar, and between two chunks for the writer."""
+PART_USERS = 1_024
+"""Tasks begin at multiples of it, so that what is computed of so many users does not depend on the tasks."""
+
+MIN_USERS_PER_TASK, MAX_USERS_PER_TASK = 2 * PART_USERS, 16 * PART_USERS
+"""A smaller task is mostly overhead; a larger one would show progress, and be repeated, too late."""
+
+TASKS_PER_SLOT = 4
+"""At least so many, if tasks do not become too small: then slots end at about the same time."""
+
+ScoringTask = tuple[int, UserRows]
+"""Number of users before the task's first, and what the scores of its users depend on."""
 
 
 @dataclass(frozen=True)
@@ -57,67 +63,69 @@ class CompiledModel:
             left_out=self.left_out.of_rows(rows),
         )
 
-    def score(
-        self,
-        n: int,
-        *,
-        users: int | None = None,
-        budget_mib: int,
-        threads: int,
-        executor: Executor | None = None,
-    ) -> Iterator[tuple[int, Lists]]:
-        """Score users with all posts; yield (number of users, their lists) chunk by chunk, users in order.
+    def score(self, n: int, executor: Executor, users: int | None = None) -> tuple[Int32s, Float32s]:
+        """Return the lists of the first users, or of all: (users, n) posts, -1 pads, and scores, NaN pads."""
+        users = self.tables.users if users is None else users
+        posts, scores = np.empty((users, n), np.int32), np.empty((users, n), np.float32)
+        tasks = executor.map(score_users, (self.forest, n), lambda slots: self.cut(users, slots))
+        for first, of_task in tasks:
+            rows = slice(first, first + len(of_task[0]))
+            posts[rows], scores[rows] = of_task
+        return posts, scores
 
-        Parameters
-        ----------
-        n
-            Longest list.
-        users
-            Number of users to score, from the first; None for all.
-        budget_mib
-            Memory of the chunks in progress, in addition to the features and to whatever reads the lists.
-        threads
-            Chunks in progress at a time; 0 for the number of cores.
-        executor
-            Where chunks run; threads of this process if None.
-        """
-        if users is None:
-            users = self.tables.users
-        threads = threads or len(os.sched_getaffinity(0))
-        size = self.users_per_chunk(n, users, budget_mib / threads)
-        with ThreadPoolExecutor(threads) if executor is None else nullcontext(executor) as pool:
-            waiting: deque[Future[Lists]] = deque()
-            try:
-                for start in range(0, users, size):
-                    rows = self.user_rows(start, min(start + size, users))
-                    waiting.append(pool.submit(score_chunk, self.forest, rows, n))
-                    if len(waiting) > threads:
-                        yield _with_length(waiting.popleft())
-                while waiting:
-                    yield _with_length(waiting.popleft())
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def users_per_chunk(self, n: int, users: int, budget_mib: float) -> int:
-        """Return how many users fit a chunk's budget, at least one, so that chunks are of similar size."""
-        affinity_values = sum(a.values.shape[1] * a.values.shape[2] for a in self.tables.affinities)
-        per_user = bytes_per_chunk_user(self.forest, affinity_values, n)
-        fitting = int((budget_mib * MIB - bytes_per_chunk(self.forest)) / per_user)
-        chunks = -(-users // min(max(1, fitting), MAX_USERS_PER_CHUNK))
-        return max(1, -(-users // max(1, chunks)))
+    def cut(self, users: int, slots: int) -> Iterator[ScoringTask]:
+        """Cut the first users into tasks, for so many at a time."""
+        size = users_per_task(users, slots)
+        for first in range(0, users, size):
+            yield first, self.user_rows(first, min(first + size, users))
 
     def user_rows(self, start: int, stop: int) -> UserRows:
-        """Return what a chunk needs of the users `start` to `stop - 1`."""
+        """Return what the scores of the users `start` to `stop - 1` depend on."""
         tables = self.tables
         no_factors = np.zeros((stop - start, 0), np.float32)
         return UserRows(
-            rows=tables.user_rows[start:stop],
             values=tables.user_values[start:stop],
             affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
             factors=no_factors if self.factors is None else self.factors.users[start:stop],
             left_out=self.left_out.of_users(start, stop),
         )
+
+
+def users_per_task(users: int, slots: int) -> int:
+    """Return the users of a task: a multiple of PART_USERS, and tasks are of similar size."""
+    largest = min(max(users // (TASKS_PER_SLOT * slots), MIN_USERS_PER_TASK), MAX_USERS_PER_TASK)
+    tasks = -(-users // largest)
+    return PART_USERS * max(1, -(-users // (PART_USERS * max(1, tasks))))
+
+
+def score_users(
+    context: TaskContext, shared: tuple[CompiledForest, int], task: ScoringTask
+) -> tuple[int, tuple[Int32s, Float32s]]:
+    """Return the number of users before the task, and the posts and scores of their lists."""
+    (forest, n), (first, rows) = shared, task
+    chunks = [lists for _, lists in score_in_chunks(forest, rows, n, context.budget_mib)]
+    posts, scores = [lists.posts for lists in chunks], [lists.scores for lists in chunks]
+    return first, (np.concatenate(posts), np.concatenate(scores))
+
+
+def score_in_chunks(
+    forest: CompiledForest, rows: UserRows, n: int, budget_mib: float
+) -> Iterator[tuple[slice, Lists]]:
+    """Score users, as many at a time as the memory allows; yield (which of the users, their lists)."""
+    users = len(rows.values)
+    size = users_per_chunk(forest, rows, n, budget_mib)
+    for start in range(0, users, size):
+        some = slice(start, min(start + size, users))
+        yield some, score_chunk(forest, rows.part(some.start, some.stop), n)
+
+
+def users_per_chunk(forest: CompiledForest, rows: UserRows, n: int, budget_mib: float) -> int:
+    """Return how many users fit a chunk's budget, at least one, so that chunks are of similar size."""
+    users, affinity_values = len(rows.values), sum(values[0:1].size for values in rows.affinities)
+    per_user = bytes_per_chunk_user(forest, affinity_values, n)
+    fitting = int((budget_mib * MIB - bytes_per_chunk(forest)) / per_user)
+    chunks = -(-users // max(1, fitting))
+    return max(1, -(-users // max(1, chunks)))
 
 
 def compile_model(
@@ -157,8 +165,3 @@ def _check(factors: Factors) -> None:
         )
     if not (np.isfinite(factors.users).all() and np.isfinite(factors.posts).all()):
         raise ModelError("a collaborative factor is NaN or infinite; the model is unusable")
-
-
-def _with_length(future: Future[Lists]) -> tuple[int, Lists]:
-    lists = future.result()
-    return len(lists.rows), lists

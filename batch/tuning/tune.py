@@ -248,7 +248,7 @@ class Period:
         model = fit(
             variant, dataset, windows=dataset.training, recipe=recipe, settings=settings, tuned=parameters
         )
-        lists = rank_by_model(model, dataset.network, dataset.at_holdout, self.case, settings.night.threads)
+        lists = rank_by_model(model, dataset.network, dataset.at_holdout, self.case, settings)
         return ScoredModel(model.digest, score_lists(self.case, lists))
 
     def record(self) -> dict[str, Any]:

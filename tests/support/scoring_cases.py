@@ -130,7 +130,6 @@ def make_tables(
             )
         )
     return FeatureTables(
-        user_rows=np.arange(users),
         user_features=tuple(features[index] for index in columns_of(Kind.USER)),
         user_values=table(Kind.USER, users),
         post_features=tuple(features[index] for index in columns_of(Kind.POST)),
