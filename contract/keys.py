@@ -37,6 +37,10 @@ class Keys:
         """String: JSON object that describes the run."""
         return f"{self.prefix}:run:{run_id}:manifest"
 
+    def worker_check(self, map_id: str) -> str:
+        """String: what a worker must find in its Redis before it gets tasks; exists while tasks run."""
+        return f"{self.prefix}:run:{map_id}:check"
+
     def writing(self, run_id: str) -> str:
         """String: token of the stage that writes lists of the run; missing while none does."""
         return f"{self.prefix}:run:{run_id}:writing"

@@ -20,6 +20,7 @@ import redis
 Shared = TypeVar("Shared")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class TaskContext(Protocol):
@@ -52,8 +53,9 @@ class Executor(Protocol):
         shared
             Sent once to each process.
         cut
-            Yields the tasks for a number of slots, which is how many run at a time. Tasks are taken from it
-            in this thread, only a few more than there are slots, so that they take little memory.
+            Yields the tasks for a number of slots, which is how many run at a time. It may be called twice.
+            Tasks are taken from it in this thread, only a few more than there are slots, so that they take
+            little memory.
 
         Raises
         ------
@@ -61,3 +63,12 @@ class Executor(Protocol):
             A task raised it, or no process is left to run tasks. Tasks in progress have ended, or can no
             longer be waited for.
         """
+
+
+def uses_blas(function: Function) -> Function:
+    """Mark a function for `map` whose results depend on the machine's products of matrices.
+
+    Their last bits differ between processors. Workers with other bits than the driver run no such tasks.
+    """
+    function.uses_blas = True  # type: ignore[attr-defined]
+    return function

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from batch.arrays import Float32s, Int32s
-from batch.executors import TaskContext
+from batch.executors import TaskContext, uses_blas
 from batch.feed_rules.apply import FeedRules, RuleStats
 from batch.ids import Ids, encode_ids
 from batch.progress import TimedIterator
@@ -150,6 +150,7 @@ class PostsJob:
     target: ListTarget
 
 
+@uses_blas
 def write_posts(context: TaskContext, job: PostsJob, rows: range) -> Written:
     """Find the most similar posts of some posts, and write their lists, which may be empty."""
     found = find_neighbours(job.similarity, rows)

@@ -140,8 +140,8 @@ LIST, FENCE = f"recs:run:{CONTROL_RUN}:user:42", f"recs:run:{CONTROL_RUN}:writin
     [
         *POWERS, *OF_OTHERS, *READS, "SET recs:live:control x", "GET recs:live:control", f"GET {MANIFEST}",
         f"SET {MANIFEST} x", f"MSET {LIST} x recs:blocked y", f"SET {FENCE} x", f"DEL {LIST}",
-        f"UNLINK {LIST}", f"EXPIRE {LIST} 1", f"RENAME {LIST} {LIST}0", "HSET recs:posts 1 {}", "SADD recs:blocked 1",
-        "XADD recs:exposures * a b", "HGET recs:posts 1",
+        f"UNLINK {LIST}", f"EXPIRE {LIST} 1", f"RENAME {LIST} {LIST}0", "HSET recs:posts 1 {}",
+        "SADD recs:blocked 1", "XADD recs:exposures * a b", "HGET recs:posts 1",
     ],
 )  # fmt: skip
 def test_a_worker_may_do_nothing_but_read_and_write_lists(server: ValkeyServer, command: str) -> None:
