@@ -13,9 +13,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from batch.context import Stores
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
 from batch.postgres import open_engine, snapshot
+from batch.publishing.write import Writing
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.support.batch import (

@@ -217,8 +217,8 @@ likes = Likes(np.zeros(users + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
 def score_users(count):
     tables = make_tables(np.random.default_rng(1), matrix, kinds, users, 300)
     model = compile_model(booster, tables, None, likes, np.empty(0, dtype=np.int64))
-    tasks = ThreadExecutor(2, budget_mib).map(count_posts, model.forest, lambda slots: model.cut(count, slots))
-    return sum(tasks)
+    executor = ThreadExecutor(2, budget_mib)
+    return sum(executor.map(count_posts, model.forest, lambda slots: model.cut(count, slots)))
 
 def count_posts(context, forest, task):
     chunks = score_in_chunks(forest, task[1], 100, context.budget_mib)
