@@ -50,10 +50,12 @@ from benchmarks.scale_out_costs import (
     difference,
     make_costs,
     measure_bytes,
-    measure_lists,
     measure_scorers,
+    measure_scoring,
     measure_tasks,
+    measure_writing,
     read_clocks,
+    redis_cluster,
 )
 from benchmarks.scale_out_simulation import Cluster, simulate
 from contract.experiment import TEST
@@ -172,8 +174,12 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
     two_workers = ways[-1]
     assert two_workers.processes is not None
     tasks = measure_tasks(two_workers.stores.executor, two_workers.processes, two_workers.stores.redis)
-    of_lists = measure_lists(two_workers.stores.redis, two_workers.stores.keys, RUN_ID, writing, ids)
+    keys = two_workers.stores.keys
+    of_lists = measure_scoring(writing, ids)
+    of_lists |= measure_writing(two_workers.stores.redis, keys, RUN_ID, writing, ids)
     costs = make_costs(tasks, of_lists, sizes)
+    with redis_cluster() as client:
+        of_cluster = measure_writing(client, keys, RUN_ID, writing, ids)
     more, more_ids = repeat_users(writing, ids)
     print_head(COLUMNS)
     rows = []
@@ -197,10 +203,19 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
         "ways": rows,
         "tasks": tasks,
         "costs": asdict(costs),
+        "redis_cluster_costs": of_cluster,
         "driver_bytes_per_user": measure_driver(writing.compiled, dataset),
         "candidates": measure_candidates(writing, ways[0].stores.settings),
     }
-    print(json.dumps({name: result[name] for name in ("tasks", "costs", "driver_bytes_per_user")}, indent=1))
+    print(
+        json.dumps(
+            {
+                name: result[name]
+                for name in ("tasks", "costs", "redis_cluster_costs", "driver_bytes_per_user")
+            },
+            indent=1,
+        )
+    )
     print(json.dumps(result["candidates"]))
     return result
 
@@ -232,7 +247,7 @@ def time_in_turn(ways: list[Way], writing: Writing, ids: Int64s) -> dict[str, di
             "fastest": min(of_way),
             "slowest": max(of_way),
             "users_per_second": len(ids) / median(of_way),
-            "processor_seconds": {part: median(each[part] for each in used[name]) for part in used[name][0]},
+            "core_seconds": median(sum(each.values()) for each in used[name]),
             "checksum": min(checksums[name]),
         }
         for name, of_way in seconds.items()

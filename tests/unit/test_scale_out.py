@@ -127,6 +127,9 @@ def test_threads_of_the_driver_pay_for_no_cluster() -> None:
     assert found.seconds == pytest.approx(2 * 6)
 
 
+CLUSTER_COSTS = ("write_seconds", "store_seconds", "verify_seconds", "read_seconds")
+
+
 def make_figures() -> dict[str, Any]:
     way = dict.fromkeys(
         ("seconds", "fastest", "slowest", "users_per_second", "predicted_seconds", "core_seconds",
@@ -139,6 +142,7 @@ def make_figures() -> dict[str, Any]:
         "ways": [way | {"way": "1 thread", "checksum": "a" * 64}],
         "tasks": {"tasks_per_second": 100.0},
         "costs": asdict(COSTS),
+        "redis_cluster_costs": dict.fromkeys(CLUSTER_COSTS, 0.004),
         "scorer": [scorer | {"posts": 9_999}],
         "driver_bytes_per_user": {"features": 300.0, "likes": 100.0},
         "candidates": [
@@ -168,3 +172,11 @@ def test_lists_of_more_posts_have_longer_ids() -> None:
     longer = report.digits(99_999) - report.digits(999)
     assert report.list_bytes(figures, 99_999, 50) == pytest.approx(2 + 50 * (12.02 + longer))
     assert report.redis_bytes(figures, 1_000, 999, 100) == 1_000 * (1_280 + 56 + 48)
+
+
+def test_lists_that_need_several_nodes_cost_what_a_cluster_costs() -> None:
+    figures = make_figures()
+    row = figures["scorer"][0]
+    assert report.costs_for(figures, row, 1_000).write_seconds == COSTS.write_seconds
+    assert report.nodes_for(figures, 100_000_000, 9_999) == 3
+    assert report.costs_for(figures, row, 100_000_000).write_seconds == 0.004
