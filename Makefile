@@ -86,7 +86,7 @@ bench-ids: .venv/demo-ready  ## Measure publishing and serving by the kind of id
 bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)
 
-bench-scale-out: .venv/bench-ready .venv/dev-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
+bench-scale-out: .venv/bench-ready .venv/demo-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.scale_out)
 
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
@@ -123,7 +123,7 @@ clean:  ## Stop the demo's servers and remove all traces
 	$(lend_openmp)
 	@touch $@
 
-.venv/bench-ready: requirements.txt requirements-bench.txt | .venv/bin/python
+.venv/bench-ready: requirements.txt requirements-dask.txt requirements-bench.txt | .venv/bin/python
 	$(PIP_INSTALL) -r requirements-bench.txt
 	$(lend_openmp)
 	@touch $@

@@ -13,18 +13,20 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import redis
 from threadpoolctl import threadpool_limits
@@ -32,6 +34,7 @@ from threadpoolctl import threadpool_limits
 from batch.arrays import Int64s
 from batch.context import Stores
 from batch.evaluation.learner import choose_recipe
+from batch.features.tables import FeatureTables
 from batch.feed_rules.apply import FeedRules
 from batch.files import write_atomically
 from batch.postgres import open_engine
@@ -58,8 +61,10 @@ from benchmarks.scale_out_costs import (
     redis_cluster,
 )
 from benchmarks.scale_out_simulation import Cluster, simulate
+from contract.errors import OvernightError
 from contract.experiment import TEST
 from contract.settings import Settings
+from demo.processes import Stopped, raise_on_signal
 
 ROUNDS = 5
 MORE = 4
@@ -104,8 +109,27 @@ class Way:
 
 
 def main() -> None:
-    """Load, train, measure, print, and write JSON."""
+    """Measure, print, and write JSON."""
     check_json_file()
+    try:
+        with raise_on_signal():  # the processes of the clusters end with this one
+            figures = run()
+    except OvernightError as error:
+        sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+    if path := os.environ.get("JSON"):
+        write_atomically(Path(path), (json.dumps(figures, indent=1) + "\n").encode())
+
+
+def run() -> dict[str, Any]:
+    """Load, train, and measure; return all figures.
+
+    Raises
+    ------
+    OvernightError
+        A server or a process failed, or the ways wrote different lists.
+    """
     settings = Settings.from_environment()
     engine = open_engine(settings, "benchmarks.scale_out")
     with (
@@ -125,8 +149,7 @@ def main() -> None:
               f"{row['chunk_seconds']:.2f} s a chunk, compiled in {row['compile_seconds']:.1f} s, "
               f"{row['forest_bytes'] / MIB:.1f} MiB")  # fmt: skip
         figures["scorer"].append(row)
-    if path := os.environ.get("JSON"):
-        write_atomically(Path(path), (json.dumps(figures, indent=1) + "\n").encode())
+    return figures
 
 
 def make_writing(dataset: Dataset, settings: Settings) -> Writing:
@@ -225,7 +248,7 @@ def time_in_turn(ways: list[Way], writing: Writing, ids: Int64s) -> dict[str, di
 
     Raises
     ------
-    SystemExit
+    OvernightError
         Lists differ.
     """
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
@@ -240,7 +263,7 @@ def time_in_turn(ways: list[Way], writing: Writing, ids: Int64s) -> dict[str, di
                 used[way.name].append(difference(way.read_clocks(), before))
             way.stores.redis.flushall()
     if len(set.union(*checksums.values())) != 1:
-        raise SystemExit(f"error: the ways wrote different lists: {checksums}")
+        raise OvernightError(f"the ways wrote different lists: {checksums}")
     return {
         name: {
             "seconds": median(of_way),
@@ -323,22 +346,36 @@ def measure_values(way: Way, writing: Writing, ids: Int64s) -> float:
 def measure_driver(compiled: CompiledModel, dataset: Dataset) -> dict[str, float]:
     """Return the bytes a user that the driver keeps while lists are written."""
     tables, network, now = compiled.tables, dataset.network, dataset.now
-    sizes = {
-        "features": tables.user_values.nbytes + sum(a.values.nbytes for a in tables.affinities),
-        "factors": 0 if compiled.factors is None else compiled.factors.users.nbytes,
-        "likes": now.likes.posts.nbytes + now.likes.starts.nbytes,
-        "ids and columns": int(network.users.memory_usage().sum()),
-        "counts": int(now.user_counts.memory_usage().sum())
-        + sum(counts.nbytes for by in (now.views_of_group, now.likes_of_group) for counts in by.values()),
+    kept = {
+        "features": (tables.user_values, tables.affinities) if isinstance(tables, FeatureTables) else (),
+        "factors": () if compiled.factors is None else compiled.factors.users,
+        "likes": now.likes,
+        "ids and columns": network.users,
+        "counts": (now.user_counts, now.views_of_group, now.likes_of_group),
     }
-    return {name: size / tables.users for name, size in sizes.items()}
+    return {name: count_bytes(value) / len(network.users) for name, value in kept.items()}
+
+
+def count_bytes(value: Any) -> int:
+    """Return the bytes of all arrays in a value; of objects in an array, the references to them."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, pd.DataFrame):
+        return int(value.memory_usage().sum())
+    if isinstance(value, dict):
+        return sum(count_bytes(each) for each in value.values())
+    if isinstance(value, list | tuple):
+        return sum(count_bytes(each) for each in value)
+    if is_dataclass(value):
+        return sum(count_bytes(getattr(value, field.name)) for field in fields(value))
+    return 0
 
 
 def measure_candidates(writing: Writing, settings: Settings) -> list[dict[str, float]]:
     """Measure how much of exact lists is left if only the posts with the highest dot products are scored."""
     compiled, n = writing.compiled, writing.n
     assert compiled.factors is not None
-    rows, lists = score_sample(compiled, n, compiled.tables.users, settings)
+    rows, lists = score_sample(compiled, n, len(compiled.factors.users), settings)
     dots = compiled.factors.users[rows] @ compiled.factors.posts.T
     left_out = compiled.left_out.of_rows(rows)
     dots[left_out.users, left_out.posts] = -np.inf

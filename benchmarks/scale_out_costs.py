@@ -176,13 +176,19 @@ def _map_tasks(
 
 
 def measure_scoring(writing: Writing, ids: Int64s) -> Seconds:
-    """Measure in this thread what a task does before it writes; return the fields of `Costs` for it."""
+    """Measure cutting a task, and what it does before it writes; return the fields of `Costs` for it."""
+    few = min(CHUNK_USERS[0], len(ids))
+    cutting = _shortest(lambda: writing.compiled.user_rows(0, few)) / few
     sizes, scoring = [min(size, len(ids)) for size in CHUNK_USERS], []
     for size in sizes:
         rows = writing.compiled.user_rows(0, size)
         scoring.append(_shortest(lambda rows=rows, some=ids[:size]: _make_lists(writing, rows, some)))
     per_user = (scoring[1] - scoring[0]) / (sizes[1] - sizes[0])
-    return {"chunk_seconds": max(0.0, scoring[0] - sizes[0] * per_user), "user_seconds": per_user}
+    return {
+        "cut_seconds": cutting,
+        "chunk_seconds": max(0.0, scoring[0] - sizes[0] * per_user),
+        "user_seconds": per_user,
+    }
 
 
 def measure_writing(client: redis.Redis, keys: Keys, run_id: str, writing: Writing, ids: Int64s) -> Seconds:

@@ -147,6 +147,7 @@ def _costs(figures: Figures) -> Lines:
                 costs.driver_byte_seconds, costs.scheduler_byte_seconds, costs.worker_byte_seconds
             ))
         )],
+        ["user of a task, cut by the driver", _us(costs.cut_seconds)],
         ["scoring: chunk, and pair of a user and a post",
          f"{costs.chunk_seconds * 1000:.0f} ms, {per_pair * 1e9:.1f} ns"],
         ["list, written: worker, Redis", _us(costs.write_seconds, costs.store_seconds)],

@@ -43,6 +43,8 @@ class Costs:
 
     Attributes
     ----------
+    cut_seconds
+        Of a user: the driver's to take the features out of its tables.
     chunk_seconds, user_seconds
         Scoring: of a chunk, whatever its number of users; and of each user with all posts.
     write_seconds, store_seconds
@@ -61,6 +63,7 @@ class Costs:
         What each worker gets once.
     """
 
+    cut_seconds: float
     chunk_seconds: float
     user_seconds: float
     write_seconds: float
@@ -177,21 +180,28 @@ def _cut(users: int, size: int) -> Iterator[int]:
 
 def _writing(costs: Costs, users: int) -> StageCosts:
     scoring = costs.chunk_seconds + users * (costs.user_seconds + costs.write_seconds)
-    return _with_overhead(costs, users * costs.user_bytes, scoring, users * costs.store_seconds)
-
-
-def _verifying(costs: Costs, users: int) -> StageCosts:
-    return _with_overhead(
-        costs, users * costs.id_bytes, users * costs.verify_seconds, users * costs.read_seconds
+    task = _overhead(costs, users * costs.user_bytes)
+    return replace(
+        task,
+        driver=task.driver + users * costs.cut_seconds,
+        worker=task.worker + scoring,
+        redis=users * costs.store_seconds,
     )
 
 
-def _with_overhead(costs: Costs, sent_bytes: float, worker: float, redis: float) -> StageCosts:
+def _verifying(costs: Costs, users: int) -> StageCosts:
+    task = _overhead(costs, users * costs.id_bytes)
+    worker = task.worker + users * costs.verify_seconds
+    return replace(task, worker=worker, redis=users * costs.read_seconds)
+
+
+def _overhead(costs: Costs, sent_bytes: float) -> StageCosts:
+    """Return what a task costs that does nothing."""
     return StageCosts(
         driver=costs.driver_task_seconds + sent_bytes * costs.driver_byte_seconds,
         scheduler=costs.scheduler_task_seconds + sent_bytes * costs.scheduler_byte_seconds,
-        worker=costs.worker_task_seconds + sent_bytes * costs.worker_byte_seconds + worker,
-        redis=redis,
+        worker=costs.worker_task_seconds + sent_bytes * costs.worker_byte_seconds,
+        redis=0.0,
         sent_bytes=sent_bytes,
     )
 
