@@ -2,10 +2,10 @@
 
 The model of one variant is trained as in the night. Its lists are written in four ways, in turn: by one and
 two threads of this process, and by one and two workers of one thread. Then the unit costs are measured, each
-on its own, and the simulation of a cluster predicts the four ways from them. Memory and Redis's buffers are
-sampled in runs that are not timed, for the network's users and for MORE times as many: the same ones under
-other ids. `JSON` names a file for all figures, which `python -m benchmarks.scale_out_report FILE` turns into
-the tables and the drawing of docs/scaling.md.
+on its own, and the simulation of a cluster predicts the four ways from them. Memory, and what Redis holds for
+its clients, are sampled in runs that are not timed, for LESS and for MORE times as many users: the same ones
+under other ids. `JSON` names a file for all figures, which `python -m benchmarks.scale_out_report FILE` turns
+into the tables and the drawing of docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ from contract.settings import Settings
 from demo.processes import Stopped, raise_on_signal
 
 ROUNDS = 5
-MORE = 4
+LESS, MORE = 8, 24
+"""Of a network of 20,000 users both make tasks of the largest size."""
 SAMPLE_SECONDS = 0.01
 POSTS = (10_000, 100_000, 1_000_000)
 CANDIDATE_SHARES = (0.05, 0.1, 0.2, 0.5)
@@ -203,7 +204,7 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
     costs = make_costs(tasks, of_lists, sizes)
     with redis_cluster() as client:
         of_cluster = measure_writing(client, keys, RUN_ID, writing, ids)
-    more, more_ids = repeat_users(writing, ids)
+    less, more = (repeat_users(writing, users, times * users) for times in (LESS, MORE))
     print_head(COLUMNS)
     rows = []
     for way in reversed(ways):  # threads last: what they leave in this process is not the driver's
@@ -212,14 +213,15 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
         row = {"way": way.name, "workers": way.cluster.workers, "threads": way.cluster.threads}
         row |= timed[way.name] | {"predicted_seconds": predicted.seconds}
         row["predicted_core_seconds"] = predicted.processor_seconds
-        row |= sample_memory(way, writing, ids)
-        row["driver_mib_more"] = sample_memory(way, more, more_ids)["driver_mib"]
+        row |= sample_memory(way, less, np.arange(LESS * users))
+        row["driver_mib_more"] = sample_memory(way, more, np.arange(MORE * users))["driver_mib"]
         rows.insert(0, row)
         print_row(COLUMNS, {**row, "checksum": row["checksum"][:12]})
     result = {
         "machine": machine(),
         "users": users,
-        "more_users": len(more_ids),
+        "less_users": LESS * users,
+        "more_users": MORE * users,
         "posts": posts,
         "n": writing.n,
         "value_bytes": measure_values(ways[0], writing, ids),
@@ -277,10 +279,10 @@ def time_in_turn(ways: list[Way], writing: Writing, ids: Int64s) -> dict[str, di
     }
 
 
-def repeat_users(writing: Writing, ids: Int64s) -> tuple[Writing, Int64s]:
-    """Return MORE times as many users: the same ones, under the whole numbers from 0 on."""
-    rows = np.tile(np.arange(len(ids)), MORE)
-    return replace(writing, compiled=writing.compiled.of_users(rows)), np.arange(rows.size)
+def repeat_users(writing: Writing, users: int, count: int) -> Writing:
+    """Return what is written of `count` users: the network's users, again and again."""
+    rows = np.arange(count) % users
+    return replace(writing, compiled=writing.compiled.of_users(rows))
 
 
 def sample_memory(way: Way, writing: Writing, ids: Int64s) -> dict[str, float]:
@@ -289,7 +291,7 @@ def sample_memory(way: Way, writing: Writing, ids: Int64s) -> dict[str, float]:
     Returns
     -------
     How far the driver's resident memory rose, the largest of a worker's, and the largest sum of what Redis
-    had in buffers of clients, in MiB.
+    held for its clients, in MiB.
     """
     ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed would count as there before
     workers = [psutil.Process()] if way.processes is None else way.processes.processes()["workers"]
@@ -319,13 +321,13 @@ def read_peak(process_id: int) -> int:
 
 @contextmanager
 def watch_buffers(client: redis.Redis) -> Iterator[list[int]]:
-    """Sample the bytes in the buffers of Redis's clients until the end of the block."""
+    """Sample the bytes that Redis holds for its clients until the end of the block."""
     ended, found = threading.Event(), [0]
 
     def watch() -> None:
         while not ended.wait(SAMPLE_SECONDS):
             clients: Any = client.client_list()
-            found.append(sum(int(each["qbuf"]) + int(each["omem"]) for each in clients))
+            found.append(sum(int(each["tot-mem"]) for each in clients))
 
     watching = threading.Thread(target=watch)
     watching.start()

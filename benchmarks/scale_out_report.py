@@ -111,8 +111,9 @@ def _table(head: list[str], rows: list[list[str]]) -> Lines:
 
 def _ways(figures: Figures) -> Lines:
     head = ["way", "seconds (fastest to slowest)", "predicted", "users/s", "core seconds", "predicted"]
-    head += ["driver MiB", f"driver MiB, {figures['more_users']:,} users", "worker MiB"]
-    head += ["KiB in Redis's buffers", "checksum"]
+    head += [f"driver MiB, {figures[size]:,} users" for size in ("less_users", "more_users")]
+    head += ["worker MiB"]
+    head += ["KiB of Redis for clients", "checksum"]
     rows = [
         [
             way["way"],

@@ -137,7 +137,8 @@ def make_figures() -> dict[str, Any]:
     )  # fmt: skip
     scorer = {"user_seconds": 1e-4, "chunk_seconds": 0.2, "compile_seconds": 1.0, "forest_bytes": 5e6}
     return {
-        "machine": "2 cores", "users": 2_000, "more_users": 8_000, "posts": 999, "n": 100,
+        "machine": "2 cores", "posts": 999, "n": 100,
+        "users": 2_000, "less_users": 4_000, "more_users": 8_000,
         "value_bytes": 1_202.0,
         "ways": [way | {"way": "1 thread", "checksum": "a" * 64}],
         "tasks": {"tasks_per_second": 100.0},
