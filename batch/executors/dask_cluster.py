@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import socket
 import threading
 import uuid
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import dask.config
 from distributed import Client, Future
@@ -33,12 +35,17 @@ ANSWER_SECONDS = 60
 
 POLL_SECONDS = 0.5
 CLOSE_SECONDS = 5
+PROBE_SECONDS = 2
 
 CONFIGURATION = {
     "distributed.comm.timeouts.connect": "10s",
     "distributed.admin.large-graph-warning-threshold": "1TiB",  # tasks are large
 }
 LOGGERS = ("distributed", "tornado", "asyncio")
+
+
+class LostError(Exception):
+    """Raised when a function was not run, or its result or an argument is on no worker any more."""
 
 
 class Cluster:
@@ -125,10 +132,15 @@ class Cluster:
         return futures[key]
 
     async def run(self, worker: str, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a function of a module on a worker, and return its result.
+        """Run a function of a module on a worker, and return its result, or raise its error.
 
         Each result is asked for on its own. Client.gather asks for several at once, and then one from a
         worker that hangs delays others.
+
+        Raises
+        ------
+        LostError
+            It has no result.
         """
         future = self._client.submit(
             function, *arguments, workers=[worker], key=f"{function.__name__}-{uuid.uuid4().hex}"
@@ -138,10 +150,10 @@ class Cluster:
             if error is not None:
                 raise error
             if future.status != "finished":
-                raise concurrent.futures.CancelledError
+                raise LostError("Dask has cancelled it")
             found = await self._client.scheduler.gather(keys=[future.key])
             if found["status"] != "OK":
-                raise OSError("the result was lost")
+                raise LostError("its result is on no worker")
             return found["data"][future.key]  # type: ignore[no-any-return]
         finally:
             future.release()
@@ -175,9 +187,18 @@ class Cluster:
 
     def _reason(self, error: BaseException) -> str:
         """Return what an error of a connection says, or what caused it if Dask has retried."""
-        cause = error.__cause__ or error
-        text = " ".join(str(cause).split()) or type(cause).__name__
+        text = " ".join(str(error.__cause__ or error).split()) or _why_no_connection(self.address)
         return redact(as_clause(text), self._settings.secrets())
+
+
+def _why_no_connection(address: str) -> str:
+    """Return what the operating system says of a connection: Dask's last attempt may have had no time."""
+    parts = urlsplit(address)
+    try:
+        socket.create_connection((str(parts.hostname), int(parts.port or 0)), PROBE_SECONDS).close()
+    except OSError as error:
+        return str(error)
+    return "it takes connections, and says nothing"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from redis.exceptions import (
     RedisError,
     TimeoutError,
 )
+from threadpoolctl import threadpool_limits
 
 import contract
 from batch.executors import TaskContext
@@ -116,6 +117,9 @@ def check_worker(key: str, value: str) -> dict[str, str]:
     key, value
         What the driver has written to its Redis; an empty key: tasks do not use Redis.
     """
+    threadpool_limits(
+        1, user_api="blas"
+    )  # from now on: a product's last bits depend on the number of threads
     return {
         **describe_process(),
         PROCESS: PROCESS_ID,
@@ -222,9 +226,10 @@ def _blas_digest() -> str:
     """Return a digest of products of matrices, whose last bits depend on how BLAS adds."""
     digest = hashlib.sha256()
     whole = np.arange(300 * 80, dtype=np.int64) * 2_654_435_761 % 1_009
-    for kind in (np.float32, np.float64):
-        left = (whole.astype(kind) / np.array(1_009, dtype=kind)).reshape(300, 80)
-        digest.update(np.ascontiguousarray(left @ left[::-1].T).tobytes())
+    with threadpool_limits(1, user_api="blas"):  # as tasks run
+        for kind in (np.float32, np.float64):
+            left = (whole.astype(kind) / np.array(1_009, dtype=kind)).reshape(300, 80)
+            digest.update(np.ascontiguousarray(left @ left[::-1].T).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -24,8 +24,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import CancelledError, wait
 from concurrent.futures import Future as LocalFuture
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,7 +38,7 @@ from distributed import Future
 from distributed.scheduler import KilledWorker
 
 from batch.executors import Result, Shared, Task, TaskContext
-from batch.executors.dask_cluster import POLL_SECONDS, Cluster, connect_to_cluster
+from batch.executors.dask_cluster import POLL_SECONDS, Cluster, LostError, connect_to_cluster
 from batch.executors.dask_context import (
     BLAS,
     CHECK_SECONDS,
@@ -385,7 +385,7 @@ class _TaskMap(Generic[Shared, Task, Result]):
         if error is None:
             return ended.result()
         self._require_scheduler()
-        if isinstance(error, CancelledError):  # no worker has the shared argument any more
+        if isinstance(error, LostError):  # no worker has the shared argument any more
             self._remote_shared = None
             self._check(worker)
         else:
@@ -526,7 +526,7 @@ def _poisonous(workers: list[str]) -> DaskError:
 
 def _error_of(ended: LocalFuture[Any]) -> BaseException | None:
     """Return the error of a coroutine that has ended; None if it returned."""
-    return CancelledError() if ended.cancelled() else ended.exception()
+    return LostError() if ended.cancelled() else ended.exception()
 
 
 def _one_line(error: BaseException) -> str:
