@@ -34,7 +34,6 @@ from threadpoolctl import threadpool_limits
 from batch.arrays import Int64s
 from batch.context import Stores
 from batch.evaluation.learner import choose_recipe
-from batch.features.tables import FeatureTables
 from batch.feed_rules.apply import FeedRules
 from batch.files import write_atomically
 from batch.postgres import open_engine
@@ -212,7 +211,7 @@ def measure(ways: list[Way], writing: Writing, dataset: Dataset) -> dict[str, An
         predicted = simulate(of_way, way.cluster, users, users_per_task(users, way.cluster.slots))
         row = {"way": way.name, "workers": way.cluster.workers, "threads": way.cluster.threads}
         row |= timed[way.name] | {"predicted_seconds": predicted.seconds}
-        row["predicted_core_seconds"] = predicted.processor_seconds
+        row["predicted_core_seconds"] = predicted.core_seconds
         row |= sample_memory(way, less, np.arange(LESS * users))
         row["driver_mib_more"] = sample_memory(way, more, np.arange(MORE * users))["driver_mib"]
         rows.insert(0, row)
@@ -347,13 +346,12 @@ def measure_values(way: Way, writing: Writing, ids: Int64s) -> float:
 
 def measure_driver(compiled: CompiledModel, dataset: Dataset) -> dict[str, float]:
     """Return the bytes a user that the driver keeps while lists are written."""
-    tables, network, now = compiled.tables, dataset.network, dataset.now
+    network, now = dataset.network, dataset.now
     kept = {
-        "features": (tables.user_values, tables.affinities) if isinstance(tables, FeatureTables) else (),
         "factors": () if compiled.factors is None else compiled.factors.users,
         "likes": now.likes,
         "ids and columns": network.users,
-        "counts": (now.user_counts, now.views_of_group, now.likes_of_group),
+        "counts": (now.user_counts, now.of_groups),
     }
     return {name: count_bytes(value) / len(network.users) for name, value in kept.items()}
 

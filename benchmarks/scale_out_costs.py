@@ -141,8 +141,8 @@ def measure_tasks(executor: Executor, cluster: DaskProcesses, client: redis.Redi
 
     Returns
     -------
-    `map_seconds`, the time that a map takes beside its tasks; `tasks_per_second`, of empty ones; and the
-    processor seconds of each process for a task and for a byte.
+    `map_seconds` and `map_core_seconds`: time of a map beside its tasks, and seconds of all processes;
+    `tasks_per_second`, of empty ones; and the processor seconds of each process for a task and for a byte.
     """
     nothing = np.empty(0, np.uint8)
     large = np.zeros(LARGE_TASK_BYTES, np.uint8)
@@ -158,6 +158,7 @@ def measure_tasks(executor: Executor, cluster: DaskProcesses, client: redis.Redi
     }
     return {
         "map_seconds": few,
+        "map_core_seconds": sum(few_used.values()),
         "tasks_per_second": (EMPTY_TASKS - FEW_TASKS) / (many - few),
         "task_seconds": task,
         "byte_seconds": byte,
@@ -286,6 +287,7 @@ def make_costs(tasks: dict[str, Any], lists: Seconds, sizes: dict[str, float]) -
     task, byte = tasks["task_seconds"], tasks["byte_seconds"]
     return Costs(
         map_seconds=tasks["map_seconds"],
+        map_core_seconds=tasks["map_core_seconds"],
         driver_task_seconds=task["driver"],
         scheduler_task_seconds=task["scheduler"],
         worker_task_seconds=task["workers"],

@@ -51,8 +51,8 @@ class Costs:
         Of a list: the worker's to encode and send it, and Redis's to store it.
     verify_seconds, read_seconds
         Of a list: the worker's to read it back and compare it, and Redis's to return it.
-    map_seconds
-        Time of a stage beside its tasks: to connect, and to check the workers.
+    map_seconds, map_core_seconds
+        Of a stage beside its tasks, to connect and to check the workers: time, and seconds of cores.
     driver_task_seconds, scheduler_task_seconds, worker_task_seconds
         Of a task without any data.
     driver_byte_seconds, scheduler_byte_seconds, worker_byte_seconds
@@ -71,6 +71,7 @@ class Costs:
     verify_seconds: float
     read_seconds: float
     map_seconds: float
+    map_core_seconds: float
     driver_task_seconds: float
     scheduler_task_seconds: float
     worker_task_seconds: float
@@ -137,11 +138,11 @@ class StageCosts:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds in all, the share of them that each resource was busy, and the seconds of processors."""
+    """Seconds in all, the share of them that each resource was busy, and the seconds of all cores."""
 
     seconds: float
     busy: dict[str, float]
-    processor_seconds: float
+    core_seconds: float
 
     @property
     def bottleneck(self) -> str:
@@ -159,7 +160,8 @@ def simulate(costs: Costs, cluster: Cluster, users: int, users_per_task: int) ->
     busy = {
         name: sum(stage.busy[name] * stage.seconds for stage in stages) / seconds for name in stages[0].busy
     }
-    return Prediction(seconds, busy, sum(stage.processor_seconds for stage in stages))
+    core_seconds = 2 * costs.map_core_seconds + sum(stage.core_seconds for stage in stages)
+    return Prediction(seconds, busy, core_seconds)
 
 
 def copy_seconds(costs: Costs, cluster: Cluster) -> float:
