@@ -362,7 +362,10 @@ def draw(figures: Figures, path: Path) -> None:
             label = f"{users // 10**6} million users x {row['posts']:,} posts"
             reckoned.loglog(CURVE, minutes, style, color=colour, label=label)
     reckoned.axhline(NIGHT_SECONDS / 60, color="tab:gray", linewidth=1)
-    reckoned.annotate("6 hours", (1, NIGHT_SECONDS / 60), textcoords="offset points", xytext=(2, 4))
+    above = {"textcoords": "offset points", "xytext": (0, 4), "ha": "right"}
+    reckoned.annotate("6 hours", (CURVE[-1], NIGHT_SECONDS / 60), **above)
+    reckoned.xaxis.set_major_formatter("{x:,.0f}")
+    reckoned.yaxis.set_major_formatter("{x:,.0f}")
     reckoned.set(title="computed", xlabel="workers of one core each", ylabel="minutes to score and write")
     reckoned.legend(fontsize=8)
     ways = figures["ways"]
@@ -373,7 +376,7 @@ def draw(figures: Figures, path: Path) -> None:
     )
     for position, way in zip(positions, ways, strict=True):
         measured.plot([position] * 2, [way["fastest"], way["slowest"]], color="tab:blue", linewidth=1)
-    measured.set_xticks(positions, [way["way"].replace(" ", "\n", 1) for way in ways])
+    measured.set_xticks(positions, [way["way"].replace(" ", "\n") for way in ways])
     measured.set(title=f"{figures['users']:,} users x {figures['posts']:,} posts", ylabel="seconds")
     measured.set_xlim(-0.5, len(ways) - 0.5)
     measured.set_ylim(bottom=0)
