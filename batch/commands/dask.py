@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
@@ -65,4 +66,5 @@ def dask_worker(settings: Settings, host: str | None, port: int) -> None:
         )
     from batch.executors.processes import run_worker  # an optional package
 
+    import_module("batch.publishing.list_tasks")  # takes seconds, for which the first task need not wait
     sys.exit(run_worker(settings, host, port))

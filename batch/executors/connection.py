@@ -45,8 +45,7 @@ async def reach_scheduler(settings: Settings, security: Security, role: str) -> 
     """
     address, timeout = settings.dask.scheduler, settings.dask.dask_timeout_seconds
     deadline = time.monotonic() + timeout
-    closed = 0
-    warned = False
+    closed, reason, warned = 0, "", False
     while True:
         seconds = max(0.1, min(CONNECT_SECONDS, deadline - time.monotonic()))
         try:

@@ -22,7 +22,7 @@ from batch.executors.connection import RETRY_SECONDS, reach_scheduler, reason_of
 from batch.executors.security import configure
 from batch.redis_client import describe
 from contract.addresses import is_loopback
-from contract.errors import EXIT_DONE, DaskError
+from contract.errors import EXIT_DONE, EXIT_FAILED, DaskError
 from contract.settings import TCP, TLS, Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ DEFAULTS = {
 }
 """Defaults in place of Dask's; its configuration files and variables (DASK_...) win over them."""
 
-IDLE_SECONDS = 1.0
+IDLE_SECONDS, LOST_TASK_SECONDS = 1.0, 10.0
+"""How long threads without a task take to end, and how long a task of a lost scheduler is waited for."""
+
 STOP_SECONDS = 10
 """How long a process that was told to stop waits for its connections to close."""
 
@@ -81,13 +83,13 @@ def run_worker(settings: Settings, host: str | None, port: int) -> int:
     """
     _prepare()
     with tempfile.TemporaryDirectory(prefix="overnight-dask-") as folder:
-        worker = asyncio.run(_worker(settings, host, port, folder))
+        code, worker = asyncio.run(_worker(settings, host, port, folder))
     if worker is not None and _tasks_in_progress(worker):
         log.warning("left a task in progress: another worker runs it again")
         logging.shutdown()
         sys.stderr.flush()
-        os._exit(EXIT_DONE)
-    return EXIT_DONE
+        os._exit(code)
+    return code
 
 
 def _prepare() -> None:
@@ -116,8 +118,8 @@ async def _scheduler(settings: Settings, host: str, port: int) -> None:
     log.info("%s: the Dask scheduler stopped", stop.result() if stop.done() else "told by a client")
 
 
-async def _worker(settings: Settings, host: str | None, port: int, folder: str) -> _Worker | None:
-    """Run workers, one after the other, until a signal; return the last one."""
+async def _worker(settings: Settings, host: str | None, port: int, folder: str) -> tuple[int, _Worker | None]:
+    """Run workers, one after the other, until a signal; return the exit code and the last one."""
     security = configure(settings)
     stop = _stop_signals()
     worker: _Worker | None = None
@@ -127,16 +129,16 @@ async def _worker(settings: Settings, host: str | None, port: int, folder: str) 
             reach.cancel()
             break
         reach.result()
-        if worker is not None and _tasks_in_progress(worker):
-            raise DaskError("the Dask scheduler was lost while a task ran here; this worker must start anew")
+        if worker is not None and _tasks_in_progress(worker, LOST_TASK_SECONDS):
+            log.error("a task of the lost scheduler still runs: this worker must be started anew")
+            return EXIT_FAILED, worker
         worker = await _run_one_worker(settings, security, (host, port, folder), stop)
         if not stop.done():
-            log.warning(
-                "the Dask scheduler let go of this worker: %s", worker.closed_because or "no reason given"
-            )
+            reason = worker.closed_because or "no reason given"
+            log.warning("the Dask scheduler let go of this worker: %s", reason)
             await asyncio.wait({stop}, timeout=RETRY_SECONDS)
     log.info("%s: the Dask worker stopped", stop.result())
-    return worker
+    return EXIT_DONE, worker
 
 
 async def _run_one_worker(
@@ -210,9 +212,9 @@ async def _within(seconds: float, close: Coroutine[Any, Any, Any]) -> None:
         log.warning("connections did not close in %s s", seconds)
 
 
-def _tasks_in_progress(worker: distributed.Worker) -> bool:
+def _tasks_in_progress(worker: distributed.Worker, seconds: float = IDLE_SECONDS) -> bool:
     """Return whether a thread of a closed worker still runs a task; one without a task ends at once."""
-    deadline = time.monotonic() + IDLE_SECONDS
+    deadline = time.monotonic() + seconds
     threads = list(worker.executors["default"]._threads)
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
