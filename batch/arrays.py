@@ -11,3 +11,6 @@ Float32s = npt.NDArray[np.float32]
 Float64s = npt.NDArray[np.float64]
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
+
+Rows = slice | npt.NDArray[np.intp]
+"""Some rows: consecutive ones, or any by their indices."""

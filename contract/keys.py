@@ -94,6 +94,7 @@ Overnight keeps recommendations here. Keys (prefix {prefix}):
   {prefix}:run:RUN_ID:segments      hash    value of an attribute of users -> popular list of these users
   {prefix}:run:RUN_ID:manifest      string  JSON: counts, cutoff, recipe, metrics, model digest, checksum
   {prefix}:run:RUN_ID:writing       string  there only while lists of the run are written: who may write
+  {prefix}:run:MAP_ID:check         string  there only while workers run tasks: see OVERNIGHT_DASK
   {prefix}:posts                    hash    post id -> JSON {{"text", "topic"}}
   {prefix}:experiment               string  JSON: name, salt, percent in test, users pinned to a variant
   {prefix}:blocked                  set     post ids never to be served

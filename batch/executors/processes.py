@@ -97,6 +97,17 @@ def _prepare() -> None:
     dask.config.update_defaults(DEFAULTS)
     for name in ("distributed", "distributed.core", "distributed.scheduler", "distributed.worker"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Replace the traceback of a lost connection by its reason, as such losses are expected."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, OSError):
+        record.msg, record.args = f"{record.getMessage()} {reason_of(error)}", ()
+        record.exc_info = None
+    return True
 
 
 async def _scheduler(settings: Settings, host: str, port: int) -> None:

@@ -53,8 +53,14 @@ def configure(settings: Settings) -> Security:
         },
     )
     try:
+        # Dask would ask for a key's password on the terminal.
+        ssl.create_default_context().load_cert_chain(dask.dask_tls_cert, dask.dask_tls_key, _no_password)
         security.get_connection_args("client")
-    except (ssl.SSLError, OSError) as error:
+    except (OSError, ValueError) as error:
         names = ", ".join(f"{name}={path}" for name, path in files.items())
         raise DaskError(f"TLS cannot use {names}: {error}") from None
     return security
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password; give it one without")

@@ -12,16 +12,16 @@ interactions of some users only, and uses the population of the night.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Float64s, Int64s
+from batch.arrays import Bools, Float32s, Float64s, Int64s, Rows
 from batch.features.tables import Affinity, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
-from batch.loading.cohorts import Cohorts, cohort_lift, cohort_log_odds, one_hot
+from batch.loading.cohorts import Cohorts, cohort_lift, cohort_log_odds, count_cohort_likes, one_hot
 from batch.loading.history import History
 from batch.loading.network import Network
 from batch.variants import Variant
@@ -32,6 +32,9 @@ PRIOR_VIEWS_OF_POST = 100.0
 PRIOR_LIKES_OF_USER = 5.0
 PRIOR_LIKES_OF_POST = 20.0
 """Views or likes at the average rate that are added to each estimate (its prior)."""
+
+USERS_BATCH = 50_000
+"""Users of whom statistics are computed at a time; it bounds the memory."""
 
 NOT_FEATURES = (columns.TEXT, columns.CREATED_AT, columns.LIKE_COUNT, columns.VIEW_COUNT, columns.AUTHOR_ID)
 
@@ -54,6 +57,55 @@ def select_profile_columns(network: Network) -> tuple[pd.DataFrame, pd.DataFrame
     return network.users, network.posts.drop(columns=list(NOT_FEATURES), errors="ignore")
 
 
+@dataclass(frozen=True)
+class NetworkTables:
+    """Every feature of a network as of one cutoff; those of users are made for some users at a time.
+
+    Attributes
+    ----------
+    population
+        Of the whole network; `network` and `history` may have only some of its users.
+    encoder
+        Encodes the profile columns of the users.
+    of_posts
+        The features of the posts, and of no user.
+    """
+
+    variant: Variant
+    network: Network
+    history: History
+    population: Population
+    encoder: ColumnEncoder
+    of_posts: FeatureTables
+
+    @property
+    def users(self) -> int:
+        """Number of users."""
+        return len(self.network.users)
+
+    @property
+    def posts(self) -> int:
+        """Number of posts."""
+        return self.of_posts.posts
+
+    @property
+    def columns(self) -> tuple[Feature, ...]:
+        """The model's columns, see `FeatureTables.columns`."""
+        return self.of_posts.columns
+
+    def of_users(self, rows: Rows) -> FeatureTables:
+        """Make the tables of some users, in the order of the rows."""
+        users, counts = self.network.users.iloc[rows], self.history.user_counts.iloc[rows]
+        of_users = _user_columns(self.variant, self.encoder, users, counts, self.population)
+        affinities = _affinities(self.variant, self.history, rows, users, self.population)
+        return replace(self.of_posts, user_values=of_users.values, affinities=affinities)
+
+    def rows(self, users: npt.NDArray[np.intp], posts: npt.NDArray[np.intp]) -> Float32s:
+        """Assemble the matrix rows of some (user, post) pairs, see `FeatureTables.rows`."""
+        distinct, index = np.unique(users, return_inverse=True)
+        return self.of_users(distinct).rows(index, posts)
+
+
 def build_tables(
     variant: Variant,
     network: Network,
@@ -63,38 +115,58 @@ def build_tables(
     users: ColumnEncoder,
     posts: ColumnEncoder,
     text: FeatureColumns,
-) -> FeatureTables:
-    """Build the feature tables of a variant as of `history.cutoff`.
+) -> NetworkTables:
+    """Build the features of a variant's posts as of `history.cutoff`; those of users are made on demand.
 
     Parameters
     ----------
     population
-        Of the whole network; `network` and `history` may have only some of its users.
+        As in `NetworkTables`.
     users, posts
         Encode the profile columns of the users and of the posts.
     text
         Features of the posts' texts, one row per post.
     """
-    cohorts = population.cohorts.encode(network.users) if variant.with_cohorts else None
+    nobody = slice(0, 0)
     user_columns, post_columns = select_profile_columns(network)
-    of_users = users.encode(user_columns).hstack(_activity(history, population)).without(variant.without)
+    counts, no_users = history.user_counts.iloc[nobody], user_columns.iloc[nobody]
+    of_users = _user_columns(variant, users, no_users, counts, population)
     of_posts = posts.encode(post_columns).hstack(_traction(network, history), text).without(variant.without)
-    return FeatureTables(
+    tables = FeatureTables(
         user_features=of_users.features,
         user_values=of_users.values,
         post_features=of_posts.features,
         post_values=of_posts.values,
         post_likes=history.post_counts["likes"].to_numpy(np.float64),
-        affinities=tuple(
-            _affinity(history, grouping, population.groups[grouping], cohorts).without(variant.without)
-            for grouping in variant.groupings
-        ),
+        affinities=_affinities(variant, history, nobody, no_users, population),
+    )
+    return NetworkTables(variant, network, history, population, users, tables)
+
+
+def _user_columns(
+    variant: Variant,
+    encoder: ColumnEncoder,
+    users: pd.DataFrame,
+    counts: pd.DataFrame,
+    population: Population,
+) -> FeatureColumns:
+    """Compute the features of some users; `counts` are their rows of `History.user_counts`."""
+    return encoder.encode(users).hstack(_activity(counts, population)).without(variant.without)
+
+
+def _affinities(
+    variant: Variant, history: History, rows: Rows, users: pd.DataFrame, population: Population
+) -> tuple[Affinity, ...]:
+    """Compute the affinities of some users: their rows in the history, and their rows of `Network.users`."""
+    cohorts = population.cohorts.encode(users) if variant.with_cohorts else None
+    return tuple(
+        _affinity(history, grouping, rows, population.groups[grouping], cohorts).without(variant.without)
+        for grouping in variant.groupings
     )
 
 
-def _activity(history: History, population: Population) -> FeatureColumns:
+def _activity(counts: pd.DataFrame, population: Population) -> FeatureColumns:
     """Compute the user's activity: logarithms of counts, days since the last action, shrunk like rate."""
-    counts = history.user_counts
     rate = shrink_rate(counts["likes"], counts["views"], population.like_rate, PRIOR_VIEWS_OF_USER)
     activity = {
         "user_likes": np.log1p(counts["likes"]),
@@ -140,7 +212,7 @@ def post_like_rate(history: History) -> Float64s:
 
 
 def _affinity(
-    history: History, grouping: str, population: GroupPopulation, cohorts: Int64s | None
+    history: History, grouping: str, rows: Rows, population: GroupPopulation, cohorts: Int64s | None
 ) -> Affinity:
     """Compute the features of (user, group of posts).
 
@@ -149,7 +221,7 @@ def _affinity(
     `people`: log-odds that users with the same attributes like the group,
     relative to all users.
     """
-    likes, views = history.likes_of_group[grouping], history.views_of_group[grouping]
+    views, likes = history.of_groups[grouping].of_users(rows)
     share = (likes + PRIOR_LIKES_OF_USER * population.share) / (
         likes.sum(axis=1, keepdims=True) + PRIOR_LIKES_OF_USER
     )
@@ -233,30 +305,52 @@ class Population:
 
 
 def compute_population(variant: Variant, network: Network, history: History) -> Population:
-    """Compute the statistics of a network as of `history.cutoff`."""
-    values = None
-    if variant.with_cohorts:
-        values = one_hot(network.cohorts.encode(network.users), network.cohorts.count)
-    groups = {}
-    for name in variant.groupings:
-        likes, views = history.likes_of_group[name], history.views_of_group[name]
-        likes_of_group = likes.sum(axis=0, dtype=np.float64)
-        lift = None
-        if values is not None:
-            lift = cohort_lift(values, history.likes, history.groupings.of_post(name), likes.shape[1])
-        groups[name] = GroupPopulation(
-            share=likes_of_group / max(likes_of_group.sum(), 1.0),
-            like_rate=np.array(
-                [mean_like_rate(likes[:, group], views[:, group]) for group in range(likes.shape[1])]
-            ),
-            lift=lift,
-        )
+    """Compute the statistics of a network as of `history.cutoff`, one range of users at a time.
+
+    All sums are of whole numbers, so they do not depend on the ranges.
+    """
+    ranges = [
+        slice(start, min(start + USERS_BATCH, len(network.users)))
+        for start in range(0, len(network.users), USERS_BATCH)
+    ]
+    groups = {name: _group_population(variant, network, history, name, ranges) for name in variant.groupings}
     counts = history.user_counts
     return Population(mean_like_rate(counts["likes"], counts["views"]), network.cohorts, groups)
+
+
+def _group_population(
+    variant: Variant, network: Network, history: History, grouping: str, ranges: list[slice]
+) -> GroupPopulation:
+    counts, group_of_post = history.of_groups[grouping], history.groupings.of_post(grouping)
+    size, cohorts = counts.groups, network.cohorts
+    usable_likes, usable_views = np.zeros(size), np.zeros(size)
+    liked_posts, of_cohort = np.zeros(size), np.zeros((cohorts.count, size))
+    for some in ranges:
+        views, likes = counts.of_users(some)
+        usable = _usable(likes, views)
+        usable_likes += np.sum(likes, axis=0, dtype=np.float64, where=usable)
+        usable_views += np.sum(views, axis=0, dtype=np.float64, where=usable)
+        if variant.with_cohorts:
+            values = one_hot(cohorts.encode(network.users.iloc[some]), cohorts.count)
+            liked = history.likes.of_users(some.start, some.stop)
+            of_cohort += count_cohort_likes(values, liked, group_of_post, size)
+            liked_posts += np.bincount(group_of_post[liked.posts], minlength=size)
+    likes_of_group = counts.totals()[1]
+    return GroupPopulation(
+        share=likes_of_group / max(likes_of_group.sum(), 1.0),
+        like_rate=np.divide(usable_likes, usable_views, out=np.zeros(size), where=usable_views > 0),
+        lift=cohort_lift(of_cohort, liked_posts) if variant.with_cohorts else None,
+    )
 
 
 def mean_like_rate(likes: Any, views: Any) -> float:
     """Return likes / views, over the rows with views and no more likes than views; 0 without such rows."""
     likes, views = np.asarray(likes, np.float64), np.asarray(views, np.float64)
-    usable = (views > 0) & (likes <= views)
+    usable = _usable(likes, views)
     return float(likes[usable].sum() / views[usable].sum()) if usable.any() else 0.0
+
+
+def _usable(likes: Any, views: Any) -> Bools:
+    """Return where a like rate is known: there are views, and no more likes than views."""
+    known: Bools = (views > 0) & (likes <= views)
+    return known

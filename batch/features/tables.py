@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Float32s, Float64s, Int32s, Int64s
+from batch.arrays import Float32s, Float64s, Int32s, Int64s, Rows
 
 ROWS_BATCH = 100_000
 """Rows of the model's matrix assembled at a time; it bounds the memory."""
@@ -165,7 +166,7 @@ class FeatureTables:
         of_affinities = tuple(feature for affinity in self.affinities for feature in affinity.features)
         return self.user_features + self.post_features + of_affinities
 
-    def of_users(self, rows: npt.NDArray[np.intp]) -> FeatureTables:
+    def of_users(self, rows: Rows) -> FeatureTables:
         """Return the tables of some users, in the order of the rows."""
         return replace(
             self,
@@ -188,6 +189,17 @@ class FeatureTables:
         blocks = [self.user_values[users], self.post_values[posts]]
         blocks += [affinity.values[users, affinity.group_of_post[posts]] for affinity in self.affinities]
         return np.concatenate(blocks, axis=1, dtype=np.float32)
+
+
+class UserTables(Protocol):
+    """Features from which those of some users can be had; `FeatureTables` are one."""
+
+    @property
+    def users(self) -> int:
+        """Number of users."""
+
+    def of_users(self, rows: Rows) -> FeatureTables:
+        """Return the tables of some users, in the order of the rows."""
 
 
 MIN_ROWS = 10

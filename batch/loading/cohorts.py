@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from batch.arrays import Float32s, Int32s, Int64s
+from batch.arrays import Float32s, Float64s, Int32s, Int64s
 from batch.loading.likes import Likes
 from contract import columns
 
@@ -107,28 +107,44 @@ def one_hot(values: Int64s, count: int) -> csr_matrix:
     return csr_matrix((ones, values.ravel(), starts), shape=(users, count))
 
 
-def cohort_lift(values: csr_matrix, likes: Likes, group_of_post: Int32s, groups: int) -> Float32s:
-    """Return the log-odds that users of a cohort like each group of posts, relative to all users.
+def count_cohort_likes(values: csr_matrix, likes: Likes, group_of_post: Int32s, groups: int) -> Float64s:
+    """Count the likes of each cohort in each group of posts.
 
     Parameters
     ----------
     values
         (users, codes) from `one_hot`.
     likes
-        Up to the cutoff.
+        Of these users, up to the cutoff.
     group_of_post, groups
         (posts,) group of each post, and the number of groups.
 
     Returns
     -------
-    (codes, groups) float32 log-odds, shrunk towards 0.
+    (codes, groups) counts, which can be added up over users.
     """
     liked = csr_matrix(
         (np.ones(likes.posts.size), group_of_post[likes.posts], likes.starts), shape=(values.shape[0], groups)
     )
-    of_cohort = np.asarray((values.T @ liked).todense(), dtype=np.float64)
-    of_all = np.asarray(liked.sum(axis=0), dtype=np.float64).ravel() + 1
-    share_of_all = of_all / of_all.sum()
+    counts: Float64s = np.asarray((values.T @ liked).todense(), dtype=np.float64)
+    return counts
+
+
+def cohort_lift(of_cohort: Float64s, of_all: Float64s) -> Float32s:
+    """Return the log-odds that users of a cohort like each group of posts, relative to all users.
+
+    Parameters
+    ----------
+    of_cohort
+        (codes, groups) likes of all users, from `count_cohort_likes`.
+    of_all
+        (groups,) likes of all users.
+
+    Returns
+    -------
+    (codes, groups) float32 log-odds, shrunk towards 0.
+    """
+    share_of_all = (of_all + 1) / (of_all + 1).sum()
     share = (of_cohort + PRIOR_LIKES * share_of_all) / (of_cohort.sum(axis=1, keepdims=True) + PRIOR_LIKES)
     lift: Float32s = np.log(share / share_of_all).astype(np.float32)
     return lift

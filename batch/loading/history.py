@@ -23,8 +23,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from batch.arrays import Bools, Bytes, Float32s, Float64s, Int32s
+from batch.arrays import Bools, Bytes, Float64s, Int32s
 from batch.loading.cohorts import Groupings
+from batch.loading.group_counts import GroupCounts, count_by_group
 from batch.loading.interaction_store import END_OF_TIME, InteractionStore
 from batch.loading.left_out import ActedOn, LeftOut, find_own_posts
 from batch.loading.likes import Impressions, Likes
@@ -33,7 +34,6 @@ from batch.loading.period_counts import (
     FADING_COLUMNS,
     RECENT,
     USER_RANGE,
-    GroupCounts,
     PostCounts,
     UserCounts,
     period_sql,
@@ -72,8 +72,8 @@ class History:
         if it has no creation time, with an interaction in the log by then.
     groupings
         The groups of posts that views and likes are counted by.
-    views_of_group, likes_of_group
-        For each grouping: (users, groups) float32 counts.
+    of_groups
+        Grouping -> views and likes of each user in its groups.
     likes
         Every like up to the cutoff.
     store
@@ -92,8 +92,7 @@ class History:
     user_counts: pd.DataFrame
     post_counts: pd.DataFrame
     groupings: Groupings
-    views_of_group: dict[str, Float32s]
-    likes_of_group: dict[str, Float32s]
+    of_groups: dict[str, GroupCounts]
     likes: Likes
     store: InteractionStore = field(repr=False)
 
@@ -213,19 +212,16 @@ def count_histories(
     """
     bounds = sorted({time for cutoff in cutoffs for time in (cutoff - RECENT, cutoff)})
     likes = read_first_likes(store, sorted(set(cutoffs)), len(network.users), later=exclude_later)
+    of_groups = count_by_group(store, len(network.users), likes.times, groupings)
     users = UserCounts(len(network.users), bounds, likes.taken_back)
-    groups = GroupCounts(len(network.users), sorted(set(cutoffs)), groupings, likes.taken_back)
     for start, stop in store.user_ranges():
         users.add(store, {"start": start, "stop": stop})
-        groups.add(store, {"start": start, "stop": stop})
     if post_counts is None:
         post_counts = PostCounts(network.posts, bounds)
         post_counts.add(store)
         post_counts.add_taken_back(store)
-    views_of_group, likes_of_group = groups.totals()
     own, histories = find_own_posts(network), []
     for cutoff in cutoffs:
-        index = groups.cutoffs.index(cutoff)
         left_out_until = END_OF_TIME if exclude_later and cutoff == likes.times[-1] else cutoff
         histories.append(
             History(
@@ -233,8 +229,7 @@ def count_histories(
                 user_counts=users.as_of(cutoff),
                 post_counts=post_counts.as_of(cutoff),
                 groupings=groupings,
-                views_of_group={name: counts[index] for name, counts in views_of_group.items()},
-                likes_of_group={name: counts[index] for name, counts in likes_of_group.items()},
+                of_groups=of_groups[likes.times.index(cutoff)],
                 likes=likes.until(cutoff),
                 store=store,
                 given_exclusions=likes.ever() if cutoff == likes.times[-1] else None,
@@ -273,17 +268,8 @@ def count_history(
 
 def regroup(history: History, groupings: Groupings) -> History:
     """Return the history with views and likes counted by other groups of posts."""
-    taken_back = TakenBack.read(history.store)
-    counts = GroupCounts(len(history.user_counts), [history.cutoff], groupings, taken_back)
-    for start, stop in history.store.user_ranges():
-        counts.add(history.store, {"start": start, "stop": stop})
-    views, likes = counts.totals()
-    return replace(
-        history,
-        groupings=groupings,
-        views_of_group={name: of_group[0] for name, of_group in views.items()},
-        likes_of_group={name: of_group[0] for name, of_group in likes.items()},
-    )
+    counts = count_by_group(history.store, len(history.user_counts), [history.cutoff], groupings)
+    return replace(history, groupings=groupings, of_groups=counts[0])
 
 
 def read_impressions(store: InteractionStore, until: datetime) -> Impressions:

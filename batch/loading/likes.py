@@ -102,9 +102,6 @@ class Likes:
         return np.repeat(np.arange(self.starts.size - 1, dtype=np.int32), np.diff(self.starts))
 
 
-Counts = npt.NDArray[np.unsignedinteger]
-
-
 @dataclass(frozen=True, eq=False)
 class Impressions:
     """Pairs of a user and a post that the user viewed or liked, in CSR form.
@@ -123,8 +120,8 @@ class Impressions:
 
     starts: Int64s
     posts: Int32s
-    views: Counts
-    likes: Counts
+    views: Integers
+    likes: Integers
 
     @classmethod
     def from_pairs(
@@ -141,7 +138,7 @@ class Impressions:
         user_count
             Number of users, including those without a pair.
         """
-        views, likes = _smallest(np.asarray(views)), _smallest(np.asarray(likes))
+        views, likes = smallest(np.asarray(views)), smallest(np.asarray(likes))
         starts = np.zeros(user_count + 1, np.int64)
         np.cumsum(np.bincount(users, minlength=user_count), out=starts[1:])
         columns: Int32s = np.asarray(posts, dtype=np.int32)
@@ -207,8 +204,8 @@ class Impressions:
             start = stop
 
 
-def _smallest(counts: npt.NDArray[np.generic]) -> Counts:
-    """Convert counts to the smallest unsigned type that holds their maximum."""
-    kind = np.min_scalar_type(int(counts.max(initial=0)))
-    smallest: Counts = counts.astype(kind, copy=False)
-    return smallest
+def smallest(values: Integers) -> Integers:
+    """Convert integers to the smallest type that holds them, unsigned if none is negative."""
+    kinds = (np.min_scalar_type(int(values.min(initial=0))), np.min_scalar_type(int(values.max(initial=0))))
+    found: Integers = values.astype(np.result_type(*kinds), copy=False)
+    return found

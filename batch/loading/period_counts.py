@@ -1,4 +1,4 @@
-"""Counts of interactions per user, per group of posts and per post, for all cutoffs in one pass.
+"""Counts of interactions per user and per post, for all cutoffs in one pass.
 
 The cutoffs cut time into periods. Interactions are counted per period; the
 counts as of a cutoff are the sums over the periods up to it. The likes that were
@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from batch.arrays import Bools, Float32s, Float64s
-from batch.loading.cohorts import Groupings
+from batch.arrays import Bools, Float64s
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.taken_back import TakenBack, microseconds
 from contract import columns
@@ -50,10 +49,6 @@ USER_COUNTS = f"""
     SELECT user_row, {{period}} AS period, count(*) FILTER (action = 'view') AS views,
            count(*) FILTER (action = 'like') AS likes, epoch_us(max(happened_at)) AS latest
     FROM interactions WHERE {USER_RANGE} AND happened_at <= $until GROUP BY ALL
-"""
-GROUP_ROWS = f"""
-    SELECT user_row, post_row, action = 'like' AS liked, {{period}} AS period
-    FROM interactions WHERE {USER_RANGE} AND happened_at <= $until
 """
 POST_COUNTS = """
     SELECT post_id, period, views, likes FROM posts JOIN (
@@ -105,44 +100,6 @@ class UserCounts:
         days_since = np.where(views + likes > 0, since, np.nan)
         counts = {"views": views, "likes": likes, "recent": recent, "days_since": days_since}
         return pd.DataFrame(counts).astype(np.float64)
-
-
-class GroupCounts:
-    """Views and likes of each user in each group of posts, for each grouping and cutoff."""
-
-    def __init__(
-        self, users: int, cutoffs: list[datetime], groupings: Groupings, taken_back: TakenBack
-    ) -> None:
-        self.cutoffs = cutoffs
-        self._users, self._groupings, self._taken_back = users, groupings, taken_back
-        self._counts = {  # grouping -> (views or likes, cutoffs, users, groups)
-            name: np.zeros((2, len(cutoffs), users, size), np.float32)
-            for name, size in zip(groupings.names, groupings.sizes, strict=True)
-        }
-
-    def add(self, store: InteractionStore, part: dict[str, int]) -> None:
-        """Count a range of users."""
-        query = GROUP_ROWS.format(period=period_sql(self.cutoffs))
-        found = store.arrays(query, part | {"until": self.cutoffs[-1]})
-        row = found["liked"].astype(np.int64) * len(self.cutoffs) + found["period"]
-        row = row * self._users + found["user_row"]
-        for name, counts in self._counts.items():
-            group = self._groupings.of_post(name)[found["post_row"]]
-            np.add.at(counts.reshape(-1), row * counts.shape[-1] + group, np.float32(1))
-
-    def totals(self) -> tuple[dict[str, Float32s], dict[str, Float32s]]:
-        """Return views and likes: grouping -> (cutoffs, users, groups)."""
-        for name, counts in self._counts.items():
-            for later in range(1, len(self.cutoffs)):
-                counts[:, later] += counts[:, later - 1]
-            for index, cutoff in enumerate(self.cutoffs):
-                undone_later = self._taken_back.at(cutoff)
-                group = self._groupings.of_post(name)[undone_later.posts]
-                np.add.at(counts[1, index], (undone_later.users, group), np.float32(1))
-        return (
-            {name: counts[0] for name, counts in self._counts.items()},
-            {name: counts[1] for name, counts in self._counts.items()},
-        )
 
 
 class PostCounts:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 import redis
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, ExecAbortError, OutOfMemoryError, RedisError, TimeoutError
 
 from batch import redis_client
 from batch.publishing.encode import Lines, pack
@@ -145,7 +145,12 @@ class Sender:
             self._run(command)
 
     def _run(self, command: memoryview) -> None:
-        *_, done, _, token = self._ask([("MULTI",), command, ("EXEC",), *self._watch])
+        try:
+            *_, done, _, token = self._ask([("MULTI",), command, ("EXEC",), *self._watch])
+        except ExecAbortError as error:
+            if "OOM" in str(error):  # memory ran out after the command was queued
+                raise OutOfMemoryError(str(error)) from None
+            raise
         self._fence.check(token if done is not None else None)
         for answer in done:
             if isinstance(answer, Exception):

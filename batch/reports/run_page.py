@@ -203,10 +203,7 @@ def count_by_topic(dataset: Dataset) -> list[ActionCounts]:
     names = frequent_topics(dataset.network.posts)
     if not names:
         return []
-    views, likes = (
-        counts[columns.TOPIC].sum(axis=0, dtype=np.float64)
-        for counts in (dataset.now.views_of_group, dataset.now.likes_of_group)
-    )
+    views, likes = dataset.now.of_groups[columns.TOPIC].totals()
     order = np.lexsort((np.arange(len(names)), -likes[: len(names)]))
     rows = [ActionCounts(names[topic], int(views[topic]), int(likes[topic])) for topic in order[:MAX_TOPICS]]
     rest = [*order[MAX_TOPICS:].tolist(), len(names)]

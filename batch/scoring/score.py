@@ -11,7 +11,7 @@ import numpy.typing as npt
 from batch.arrays import Float32s, Int32s, Int64s
 from batch.executors import Executor, TaskContext
 from batch.features.factors import Factors
-from batch.features.tables import FeatureTables
+from batch.features.tables import UserTables
 from batch.loading.left_out import LeftOut
 from batch.scoring.chunk import Lists, UserRows, bytes_per_chunk, bytes_per_chunk_user, score_chunk
 from batch.scoring.compile import CompiledForest, compile_forest
@@ -42,7 +42,7 @@ class CompiledModel:
     forest
         Compiled for the posts of `tables` that are not blocked.
     tables
-        The features of users and posts.
+        The features of users, which are made or looked up when a task is cut.
     factors
         Their dot product is added to the forest's raw score; None for none.
     left_out
@@ -50,7 +50,7 @@ class CompiledModel:
     """
 
     forest: CompiledForest
-    tables: FeatureTables
+    tables: UserTables
     factors: Factors | None
     left_out: LeftOut
 
@@ -81,11 +81,11 @@ class CompiledModel:
 
     def user_rows(self, start: int, stop: int) -> UserRows:
         """Return what the scores of the users `start` to `stop - 1` depend on."""
-        tables = self.tables
+        tables = self.tables.of_users(slice(start, stop))
         no_factors = np.zeros((stop - start, 0), np.float32)
         return UserRows(
-            values=tables.user_values[start:stop],
-            affinities=tuple(affinity.values[start:stop] for affinity in tables.affinities),
+            values=tables.user_values,
+            affinities=tuple(affinity.values for affinity in tables.affinities),
             factors=no_factors if self.factors is None else self.factors.users[start:stop],
             left_out=self.left_out.of_users(start, stop),
         )
@@ -130,7 +130,7 @@ def users_per_chunk(forest: CompiledForest, rows: UserRows, n: int, budget_mib: 
 
 def compile_model(
     booster: Booster,
-    tables: FeatureTables,
+    tables: UserTables,
     factors: Factors | None,
     left_out: LeftOut,
     blocked: Int64s,
@@ -153,7 +153,8 @@ def compile_model(
     """
     if factors is not None:
         _check(factors)
-    forest = compile_forest(booster, tables, None if factors is None else factors.posts, blocked)
+    of_posts = tables.of_users(slice(0, 0))
+    forest = compile_forest(booster, of_posts, None if factors is None else factors.posts, blocked)
     return CompiledModel(forest, tables, factors, left_out)
 
 

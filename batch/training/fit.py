@@ -15,9 +15,9 @@ import lightgbm as lgb
 import numpy as np
 
 from batch.arrays import Float32s, Int64s
-from batch.features.build import build_tables, compute_population, select_profile_columns
+from batch.features.build import NetworkTables, build_tables, compute_population, select_profile_columns
 from batch.features.factors import fit_factors, fit_log_odds
-from batch.features.tables import ROWS_BATCH, ColumnEncoder, FeatureColumns, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, ColumnEncoder, FeatureColumns, Kind
 from batch.loading.examples import Examples
 from batch.training.dataset import Dataset, Window
 from batch.training.model import Model, feature_names
@@ -144,7 +144,7 @@ def _text_features(variant: Variant, dataset: Dataset) -> FeatureColumns:
 
 
 def _train(
-    tables: list[FeatureTables],
+    tables: list[NetworkTables],
     examples: list[Examples],
     initial_scores: list[Float32s] | None,
     parameters: dict[str, Any],
@@ -166,7 +166,7 @@ def _train(
         weight=np.concatenate([each.weights for each in examples]),
         group=groups,
         init_score=None if initial_scores is None else np.concatenate(initial_scores).astype(np.float64),
-        feature_name=feature_names(tables[0]),
+        feature_name=feature_names(columns),
         categorical_feature=[index for index, feature in enumerate(columns) if feature.categorical],
         free_raw_data=True,
     )
@@ -176,14 +176,16 @@ def _train(
         raise ModelError(f"LightGBM could not train: {error}") from None
 
 
-def _matrix(tables: list[FeatureTables], examples: list[Examples]) -> Float32s:
+def _matrix(tables: list[NetworkTables], examples: list[Examples]) -> Float32s:
     """Return the feature rows of all examples in one array, filled in batches to hold no second copy."""
     matrix = np.empty((sum(map(len, examples)), len(tables[0].columns)), np.float32)
     filled = 0
     for table, of_window in zip(tables, examples, strict=True):
+        users, index = np.unique(of_window.users, return_inverse=True)
+        of_users = table.of_users(users)
         for start in range(0, len(of_window), ROWS_BATCH):
             batch = slice(start, start + ROWS_BATCH)
-            rows = table.rows(of_window.users[batch], of_window.posts[batch])
+            rows = of_users.rows(index[batch], of_window.posts[batch])
             matrix[filled : filled + len(rows)] = rows
             filled += len(rows)
     return matrix

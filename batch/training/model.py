@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from batch.arrays import Bools, Float64s, Int32s, Int64s
-from batch.features.build import Population, build_tables, compute_population
+from batch.features.build import NetworkTables, Population, build_tables, compute_population
 from batch.features.factors import Factors, fit_factors
-from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, FeatureTables, Kind
+from batch.features.tables import ROWS_BATCH, ColumnEncoder, Feature, FeatureColumns, Kind
 from batch.files import COLUMNS, FOREST, POSTS, USERS, encode_user_ids, read_forest, write_atomically
 from batch.ids import pack_ids, rows_of_ids, unpack_ids
 from batch.loading.cohorts import Groupings
@@ -60,8 +60,8 @@ class Model:
 
     def tables(
         self, network: Network, history: History, population: Population | None = None
-    ) -> FeatureTables:
-        """Build the features as of `history.cutoff`, encoded as in training.
+    ) -> NetworkTables:
+        """Return the features as of `history.cutoff`, encoded as in training.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class Model:
         tables = build_tables(
             self.variant, network, history, population, users=self.users, posts=self.posts, text=self.text
         )
-        if self.booster.feature_name() != feature_names(tables):
+        if self.booster.feature_name() != feature_names(tables.columns):
             raise ModelError("the model was trained on other features; run the night again")
         return tables
 
@@ -109,11 +109,12 @@ class Model:
         """Score rows by LightGBM itself, with features as of `history.cutoff`: (rows,)."""
         if len(rows) == 0:
             return np.empty(0)
-        tables, factors = self.tables(network, history), self.factors(network, history)
+        users, index = np.unique(rows.users, return_inverse=True)
+        tables, factors = self.tables(network, history).of_users(users), self.factors(network, history)
         scores = np.empty(len(rows))
         for start in range(0, len(rows), ROWS_BATCH):
             batch = slice(start, start + ROWS_BATCH)
-            matrix = tables.rows(rows.users[batch], rows.posts[batch])
+            matrix = tables.rows(index[batch], rows.posts[batch])
             scores[batch] = self.booster.predict(matrix, raw_score=True, num_threads=threads)
         return scores if factors is None else scores + factors.dot(rows.users, rows.posts)
 
@@ -226,11 +227,10 @@ def _group_posts(network: Network, sizes: dict[str, int], known: Bools, groups: 
     return Groupings(tuple(sizes), groups, tuple(sizes.values()))
 
 
-def feature_names(tables: FeatureTables) -> list[str]:
+def feature_names(columns: tuple[Feature, ...]) -> list[str]:
     """Return column names that LightGBM accepts: without JSON characters, all distinct."""
     return [
-        f"{index}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}"
-        for index, feature in enumerate(tables.columns)
+        f"{index}_{re.sub(r'[^0-9A-Za-z_]+', '_', feature.name)}" for index, feature in enumerate(columns)
     ]
 
 

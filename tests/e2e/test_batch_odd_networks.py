@@ -264,8 +264,7 @@ def test_likes_and_views_of_any_topic_are_counted_under_it(night: SmallNetwork) 
     )
     found = zip(
         [*frequent_topics(network.posts), None],
-        history.views_of_group["topic"].sum(axis=0),
-        history.likes_of_group["topic"].sum(axis=0),
+        *history.of_groups["topic"].totals(),
         strict=True,
     )
     assert set(found) == set(counted)

@@ -16,7 +16,7 @@ from contract.settings import Settings
 from tests.e2e.test_redis_users import LINES
 from tests.support.batch import KEYS, live_run, make_network, run_here
 from tests.support.cluster import cluster, keys_a_node
-from tests.support.random_lists import RUN_ID, cut, network_of, random_lists
+from tests.support.random_lists import RUN_ID, network_of, random_lists, sample_of
 from tests.support.serving import ask, publish, recommend, serving
 
 
@@ -81,18 +81,19 @@ def test_a_cluster_is_served_from_by_the_user_that_may_only_read(client: Any, cl
 
 
 def test_each_node_must_have_room_for_its_share(client: Any) -> None:
-    chunks, network = list(cut(random_lists(900, 40, 50), 300)), network_of(900, 40)
-    forecast = check_memory(client, KEYS, RUN_ID, iter(chunks), network, users=900, similar_n=0)[1]
+    network = network_of(900, 40)
+    sample = sample_of(random_lists(900, 40, 50), network)
+    forecast = check_memory(client, KEYS, RUN_ID, sample, network, similar_n=0)
     full = dict(client.info("memory", target_nodes=client.get_primaries()[0]))
     for share, fits in ((0.3, False), (0.4, True)):
         room = int(forecast.total_bytes * share)
         said = full | {"maxmemory": full["used_memory"] + room, "mem_not_counted_for_evict": 0}
         with patch.object(client, "info", lambda *_, said=said, **__: said):
             if fits:
-                check_memory(client, KEYS, RUN_ID, iter(chunks), network, users=900, similar_n=0)
+                check_memory(client, KEYS, RUN_ID, sample, network, similar_n=0)
                 continue
             with pytest.raises(StoreError, match=r"Redis at 127.0.0.1:\d+ has 0\.\d MiB free of maxmemory"):
-                check_memory(client, KEYS, RUN_ID, iter(chunks), network, users=900, similar_n=0)
+                check_memory(client, KEYS, RUN_ID, sample, network, similar_n=0)
 
 
 def test_a_cluster_and_a_single_server_are_told_apart(cluster_url: str, redis_url: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,11 @@ from batch.executors import packages
 from batch.executors.handshake import use_token
 from batch.executors.security import configure
 from contract.settings import Settings
-from tests.support.batch import run_forked, run_here, start_batch
+from tests.support.batch import run_forked, run_here
+from tests.support.dask_processes import PASSWORD, SERVERS, line_of, running_scheduler, start
 from tests.support.forked_batch import Forked
 
-TOKEN, PASSWORD = "right-token-0123456789", "password-of-redis-0123456789"
-SERVERS: dict[str, Any] = {
-    "database_url": "postgresql://nobody@127.0.0.1:1/none",
-    "redis_url": f"redis://worker:{PASSWORD}@127.0.0.1:1/0",
-    "model_dir": Path(os.devnull),
-}
+TOKEN = "right-token-0123456789"
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +39,6 @@ def closed_to_strangers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
         f"OVERNIGHT_DASK_TLS_{name.upper()}": str(folder / f"{name}.pem") for name in ("ca", "cert", "key")
     }
     return {**files, "OVERNIGHT_DASK_TOKEN": TOKEN}
-
-
-def start(*arguments: str, **environment: str) -> AbstractContextManager[Forked]:
-    return start_batch(*arguments, **SERVERS, **environment)
-
-
-def line_of(process: Forked, pattern: str) -> re.Match[str]:
-    """Read its log up to a line with the pattern."""
-    read = []
-    for line in process.stderr:
-        read.append(line)
-        if found := re.search(pattern, line):
-            return found
-    raise AssertionError(f"no {pattern!r} in {read}")
-
-
-@contextmanager
-def running_scheduler(port: int = 0, **environment: str) -> Iterator[tuple[Forked, str]]:
-    """Yield a scheduler and its address."""
-    with start("dask-scheduler", "--port", str(port), **environment) as process:
-        yield process, line_of(process, r"listens on (\S+);")[1]
 
 
 def stop(process: Forked, sign: signal.Signals = signal.SIGTERM) -> tuple[int, str]:

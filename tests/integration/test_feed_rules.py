@@ -209,7 +209,7 @@ def test_a_column_that_is_not_there_ends_the_night_in_one_line(nights: Nights) -
 def test_the_same_night_gives_the_same_draws_whatever_the_chunks(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batch.scoring.score.MAX_USERS_PER_CHUNK", 7)
+    monkeypatch.setattr("batch.scoring.score.users_per_chunk", lambda *_: 7)
     checksum = nights.manifest(nights.runs["test"])["checksum"]
     for environment, equal in (({"OVERNIGHT_THREADS": "2"}, True), ({"OVERNIGHT_SEED": "43"}, False)):
         done = nights.run("run", "--variant", "test", **environment)

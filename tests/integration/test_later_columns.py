@@ -91,7 +91,7 @@ def test_ignored_columns_give_the_model_of_views_without_them(database_url: str)
     expected = fit_model(database_url, load_database(database_url), "control")
     assert found.digest == expected.digest
     tables = found.tables(ignored.network, ignored.now)
-    assert not [name for name in feature_names(tables) if "user_age" in name]
+    assert not [name for name in feature_names(tables.columns) if "user_age" in name]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_lists_hold_the_best_posts_not_liked_by_the_scores_of_lightgbm_itself(
     recipe = RECIPES[manifest.recipe["name"]]
     model = fit(MODELS["test"], dataset, windows=dataset.windows, recipe=recipe, settings=stores.settings)
     tables, factors = (
-        model.tables(dataset.network, dataset.now),
+        model.tables(dataset.network, dataset.now).of_users(slice(None)),
         model.factors(dataset.network, dataset.now),
     )
     assert factors is not None
@@ -281,7 +281,7 @@ def test_many_topics_are_gathered_into_few(stores: Stores, database_url: str) ->
     make_network(database_url, posts=120)
     execute(database_url, "UPDATE recs.posts SET topic = 'topic ' || post_id")
     dataset = load_database(database_url, clock=LATER)
-    by_topic = dataset.now.likes_of_group["topic"]
+    _, by_topic = dataset.now.of_groups["topic"].of_users(slice(None))
     assert by_topic.shape == (60, MAX_TOPICS + 1)
     assert by_topic.sum() == dataset.now.user_counts["likes"].sum()
     assert dataset.now.groupings.of_post("topic").max() == MAX_TOPICS

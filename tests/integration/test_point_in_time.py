@@ -37,7 +37,7 @@ def features_at(database_url: str, cutoff: datetime, until: datetime = LATER) ->
             users=ColumnEncoder.fit(Kind.USER, users, np.arange(len(users))),
             posts=ColumnEncoder.fit(Kind.POST, posts, np.arange(len(posts))),
             text=compute_text_features(network.posts["text"], seed=1),
-        )
+        ).of_users(slice(None))
 
 
 def assert_equal(found: FeatureTables, expected: FeatureTables) -> None:

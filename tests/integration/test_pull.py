@@ -13,10 +13,11 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-import batch.publishing.write
+from batch.context import Stores
 from batch.loading import arrow_reader, interaction_store, pull
 from batch.loading.arrow_reader import read_batches
 from batch.postgres import open_engine, snapshot
+from batch.publishing.write import Writing
 from contract.errors import SourceError
 from contract.settings import Settings
 from tests.support.batch import (
@@ -179,18 +180,18 @@ def test_a_like_during_the_night_does_not_refuse_the_run_and_is_left_out_of_the_
     servers: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     liked: list[int] = []
-    write_lists = batch.publishing.write.write_lists
+    write = Writing.write
 
-    def write_and_like(client: redis.Redis, keys: Any, run_id: str, *rest: Any, **ids: Any) -> Any:
-        written = write_lists(client, keys, run_id, *rest, **ids)
-        post_id, _ = json.loads(str(client.get(keys.user(run_id, 7))))[0]
+    def write_and_like(writing: Writing, stores: Stores, run_id: str, *rest: Any) -> Any:
+        written = write(writing, stores, run_id, *rest)
+        post_id, _ = json.loads(str(stores.redis.get(stores.keys.user(run_id, 7))))[0]
         liked.append(post_id)
         execute(
             servers["database_url"], f"INSERT INTO recs.interactions VALUES (7, {post_id}, 'like', now())"
         )
         return written
 
-    monkeypatch.setattr(batch.publishing.write, "write_lists", write_and_like)
+    monkeypatch.setattr(Writing, "write", write_and_like)
     done = run_here("run", **servers)
     assert done.returncode == 0, done.stderr
     assert len(liked) == 2

@@ -238,6 +238,7 @@ def test_more_rows_than_a_query_may_have_are_cut(database_url: str, monkeypatch:
     tables: Any = SimpleNamespace(
         columns=[SimpleNamespace(name="number", categorical=False)],
         rows=lambda users, posts: np.arange(users.size, dtype=np.float32)[:, None],
+        of_users=lambda _: tables,
     )
     parameters = {"objective": "lambdarank", "num_iterations": 2, "verbosity": -1}
     assert fitting._train([tables], [examples], None, parameters).num_trees() == 2

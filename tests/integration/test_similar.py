@@ -82,7 +82,8 @@ def test_similar_posts_are_reproducible_and_deleted_with_their_run(stores: Store
     stores = replace(stores, settings=stores.settings.replace(keep_runs=1, prune_after_minutes=0))
     first, second = run_night(stores, ("test", "test"))
     values = [f"{post}\t{read_list(stores, second, post)}\n" for post in range(101, 141)]
-    assert sha256("".join(values).encode()).hexdigest() == second.similar_checksum
+    part = sha256("".join(values).encode())  # few posts are one part
+    assert sha256(part.digest()).hexdigest() == second.similar_checksum
     assert second.similar_checksum == first.similar_checksum
     assert live_run(stores.redis, "test") == second.run_id
     assert list(stores.redis.scan_iter(KEYS.run_pattern(first.run_id))) == []

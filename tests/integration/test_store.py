@@ -166,7 +166,8 @@ def check_history(history: History, rows: pd.DataFrame, pulled: PullResult) -> N
 
     for name, size in zip(history.groupings.names, history.groupings.sizes, strict=True):
         group = history.groupings.of_post(name)
-        for counted, liked in ((history.views_of_group[name], False), (history.likes_of_group[name], True)):
+        counts = history.of_groups[name].of_users(slice(None))
+        for counted, liked in zip(counts, (False, True), strict=True):
             some = until[until["liked"] == liked]
             values = np.zeros((users, size), np.float32)
             np.add.at(values, (some["user"], group[some["post"]]), 1)
@@ -246,7 +247,7 @@ def arrays_of(dataset: Dataset) -> list[Any]:
     for history in (*(each.history for each in dataset.windows), dataset.now):
         pairs = history.impressions
         found += [history.user_counts.to_numpy(), history.post_counts.to_numpy()]
-        found += [*history.views_of_group.values(), *history.likes_of_group.values()]
+        found += [each for counts in history.of_groups.values() for each in counts.of_users(slice(None))]
         found += [
             history.likes.starts,
             history.likes.posts,

@@ -9,6 +9,7 @@ import lightgbm as lgb
 import numpy as np
 from hypothesis import strategies as st
 
+from batch.executors.threads import ThreadExecutor
 from batch.features.factors import Factors
 from batch.features.tables import Affinity, Feature, FeatureTables, Kind
 from batch.loading.likes import Likes
@@ -43,13 +44,10 @@ def plain_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors |
 
 def all_scores(booster: lgb.Booster, tables: FeatureTables, factors: Factors | None = None) -> np.ndarray:
     """Score every pair as the night does, with lists that contain every post: (users, posts) float32."""
-    users, posts = tables.users, tables.posts
-    scores = np.full((users, posts), np.nan, dtype=np.float32)
-    done = 0
     model = compile_model(booster, tables, factors, NO_LIKES, NONE_BLOCKED)
-    for count, lists in model.score(posts, budget_mib=16, threads=1):
-        np.put_along_axis(scores[done : done + count], lists.posts, lists.scores, axis=1)
-        done += count
+    listed, of_lists = model.score(tables.posts, ThreadExecutor(1, 16))
+    scores = np.full((tables.users, tables.posts), np.nan, dtype=np.float32)
+    np.put_along_axis(scores, listed, of_lists, axis=1)
     return scores
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from distributed.comm import CommClosedError, connect, listen
 from distributed.protocol.utils import pack_frames
 
@@ -222,4 +223,15 @@ def test_files_of_tls_that_cannot_be_used_are_named(certificates: dict[str, str]
     (tmp_path / "text").write_text("text")
     with pytest.raises(DaskError, match="TLS cannot use OVERNIGHT_DASK_TLS_CA="):
         configure(Settings.of(**{**certificates, "dask_tls_cert": str(tmp_path / "text")}))
+    key = serialization.load_pem_private_key(Path(certificates["dask_tls_key"]).read_bytes(), password=None)
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"word"),
+        )
+    )
+    with pytest.raises(DaskError, match="the key has a password"):
+        configure(Settings.of(**{**certificates, "dask_tls_key": str(locked)}))
     assert configure(Settings.of(**certificates)).require_encryption

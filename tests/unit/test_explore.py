@@ -23,15 +23,16 @@ KEY = DrawKey(42, "test", datetime(2026, 11, 27, tzinfo=UTC))
 POSTS = 12
 
 
-def exploration(
-    pool: list[int], users: int, every: int = 3, key: DrawKey = KEY, post_ids: Any = None
-) -> Exploration:
-    """Return an exploration of users 100, 101, ... and posts 0, 1, ... unless other ids are given."""
+def exploration(pool: list[int], every: int = 3, key: DrawKey = KEY, post_ids: Any = None) -> Exploration:
+    """Return an exploration of posts 0, 1, ... unless other ids are given."""
     ids = np.arange(POSTS) if post_ids is None else post_ids
     rows = np.array(pool, np.int32)
-    return Exploration(
-        every, key, np.arange(100, 100 + users), rows, key.hash_ids("post", ids[rows]), ids.size
-    )
+    return Exploration(every, key, rows, key.hash_ids("post", ids[rows]), ids.size)
+
+
+def draw(explored: Exploration, lists: Lists, first: int = 0) -> Lists:
+    """Draw for the users 100, 101, ... from the one of this number on."""
+    return explored.draw(lists, np.arange(100 + first, 100 + first + len(lists.posts)))
 
 
 def make_lists(ranked: list[list[int]], left_out: list[list[int]] | None = None, n: int = 10) -> Lists:
@@ -42,7 +43,7 @@ def make_lists(ranked: list[list[int]], left_out: list[list[int]] | None = None,
     pairs = [(user, post) for user, each in enumerate(left_out or []) for post in each]
     users, hidden = np.array(pairs, np.int32).reshape(-1, 2).T
     likes = Likes.from_pairs(users, hidden, len(ranked))
-    return Lists(np.arange(len(ranked)), posts, scores, left_out=likes)
+    return Lists(posts, scores, left_out=likes)
 
 
 def draw_slowly(explored: Exploration, lists: Lists, user: int) -> list[tuple[int, float, int]]:
@@ -52,7 +53,7 @@ def draw_slowly(explored: Exploration, lists: Lists, user: int) -> list[tuple[in
     scores = lists.scores[user, :length]
     rows = [(int(post), float(score), 0) for post, score in zip(lists.posts[user], scores, strict=False)]
     known = {post: score for post, score, _ in rows}
-    order = hash_pairs(explored.key, int(explored.user_ids[user]), explored.pool.tolist())
+    order = hash_pairs(explored.key, 100 + user, explored.pool.tolist())
     for at in range(explored.every - 1, length, explored.every):
         pool = set(order) - set(lists.left_out.of(user).tolist()) - {post for post, *_ in rows[:at]}
         if pool:
@@ -75,8 +76,8 @@ def test_places_are_drawn_as_the_slow_draw_says_and_what_else_is_in_a_list_stays
 ) -> None:
     left_out = [hidden for hidden, _ in users]
     ranked = [[post for post in each if post not in hidden][:10] for hidden, each in users]
-    lists, explored = make_lists(ranked, left_out), exploration(pool, len(users), every)
-    drawn = explored.draw(lists)
+    lists, explored = make_lists(ranked, left_out), exploration(pool, every)
+    drawn = draw(explored, lists)
     assert drawn.drawn_from is not None
     for user, before in enumerate(ranked):
         length = len(before)
@@ -110,8 +111,8 @@ def test_a_large_pool_is_drawn_from_in_the_same_way() -> None:
         [post for post in pool if random.random() < share and post not in each]
         for share, each in zip(shares, ranked, strict=True)
     ]
-    lists, explored = make_lists(ranked, left_out), exploration(pool, users, post_ids=ids)
-    drawn = explored.draw(lists)
+    lists, explored = make_lists(ranked, left_out), exploration(pool, post_ids=ids)
+    drawn = draw(explored, lists)
     assert drawn.drawn_from is not None
     for user in range(users):
         found = zip(
@@ -126,7 +127,7 @@ def test_a_large_pool_is_drawn_from_in_the_same_way() -> None:
 def test_every_post_of_the_pool_is_equally_likely() -> None:
     users, pool = 6_000, [1, 2, 5, 8, 9, 11]
     ranked = [[0, 1, 3, 4, 6, 7] for _ in range(users)]  # 1 is higher than each explored place
-    drawn = exploration(pool, users).draw(make_lists(ranked, n=6))
+    drawn = draw(exploration(pool), make_lists(ranked, n=6))
     assert drawn.drawn_from is not None
     for at, size in ((2, 5), (5, 4)):
         assert set(drawn.drawn_from[:, at]) == {size}
@@ -142,33 +143,32 @@ def test_every_post_of_the_pool_is_equally_likely() -> None:
 def test_the_draw_depends_on_seed_variant_night_and_user_and_not_on_the_chunk() -> None:
     ranked = [list(range(9)) for _ in range(40)]
     lists, pool = make_lists(ranked, n=9), [1, 4, 6, 9, 10, 11]
-    drawn = exploration(pool, 40).draw(lists).posts
+    drawn = draw(exploration(pool), lists).posts
     keys = [
         DrawKey(43, "test", KEY.cutoff),
         DrawKey(42, "control", KEY.cutoff),
         DrawKey(42, "test", datetime(2026, 11, 28, tzinfo=UTC)),
     ]
     for key in keys:
-        assert (exploration(pool, 40, key=key).draw(lists).posts != drawn).any()
+        assert (draw(exploration(pool, key=key), lists).posts != drawn).any()
     assert len(np.unique(drawn, axis=0)) > 10
     for start, stop in ((0, 1), (1, 25), (25, 40)):
         part = Lists(
-            lists.rows[start:stop], lists.posts[start:stop], lists.scores[start:stop],
+            lists.posts[start:stop], lists.scores[start:stop],
             left_out=lists.left_out.of_users(start, stop) if lists.left_out else None,
         )  # fmt: skip
-        assert exploration(pool, 40).draw(part).posts.tolist() == drawn[start:stop].tolist()
+        assert draw(exploration(pool), part, start).posts.tolist() == drawn[start:stop].tolist()
 
 
 def test_a_refresh_draws_the_same_post_where_it_is_still_in_the_pool() -> None:
     users, pool = 200, list(range(4, POSTS))
     lists = make_lists([[0, 1, 2, 3]] * users, n=4)
-    night = exploration(pool, users).draw(lists).posts[:, 2]
+    night = draw(exploration(pool), lists).posts[:, 2]
     ids = np.insert(np.arange(POSTS), 2, 99)  # a new post moves the rows of others
     moved = np.where(np.arange(POSTS) < 2, np.arange(POSTS), np.arange(POSTS) + 1)
     left = [post for post in pool if post != 7]
-    refreshed = exploration([2, *moved[left]], users, post_ids=ids).draw(
-        make_lists([[0, 1, 3, 4]] * users, n=4)
-    )
+    pool_of_now = exploration([2, *moved[left]], post_ids=ids)
+    refreshed = draw(pool_of_now, make_lists([[0, 1, 3, 4]] * users, n=4))
     now = ids[refreshed.posts[:, 2]]
     kept = now == night
     assert (kept | (night == 7) | (now == 99)).all()

@@ -8,7 +8,8 @@ from redis.connection import Connection
 from batch.ids import as_ids
 from batch.publishing import memory
 from batch.publishing.encode import ListEncoder, pack
-from batch.publishing.write import Listed, cut_blocks
+from batch.publishing.list_tasks import Listed, ListTarget, cut_blocks
+from batch.publishing.sender import Fence
 from contract.codec import decode_stored_list, encode_list
 from contract.ids import MAX_LENGTH, Id, IdKind, encode_id
 from tests.support.random_lists import random_lists
@@ -58,27 +59,39 @@ def test_lists_written_together_are_those_that_the_codec_writes_one_by_one(
         posts[row, : len(ranked)] = [known.index(post) for post, _ in ranked]
         scores[row, : len(ranked)] = [score for _, score in ranked]
     owners = as_ids([owner for owner, _ in lists], owner_kind)
-    encoder = ListEncoder(owners, as_ids(known, post_kind))
-    lines = encoder.lines(np.arange(len(lists)), posts, scores)
+    encoder = ListEncoder(as_ids(known, post_kind))
+    lines = encoder.lines(owners, posts, scores)
     expected = [(encode_id(owner), encode_list(ranked)) for owner, ranked in lists]
     assert list(lines.rows()) == expected
     text = "".join(f"{owner}\t{value}\n" for owner, value in expected)
     assert lines.text.tobytes() == text.encode()
-    assert max(map(len, text.splitlines(keepends=True))) <= encoder.bytes_per_line(n)
+    assert max(map(len, text.splitlines(keepends=True))) <= encoder.bytes_per_line(owners, n)
     assert lines.lengths.tolist() == [len(ranked) for _, ranked in lists]
     assert lines.value_bytes.tolist() == [len(value) for _, value in expected]
     words = ["MSET", *(word for owner, value in expected for word in ("p:" + owner, value))]
     assert bytes(pack(lines, "p:")) == b"".join(Connection().pack_command(*words))
 
 
+def target(post_ids: np.ndarray, part: int = 2_000) -> ListTarget:
+    return ListTarget("p:", Fence("p:writing", "token"), ListEncoder(post_ids), part)
+
+
+def test_no_block_has_lists_of_two_parts() -> None:
+    lists = random_lists(1_000, 20, 5)
+    chunk = Listed(np.arange(1_000), lists.posts, lists.scores)
+    blocks = list(cut_blocks([chunk], target(np.arange(20), 300), 600))
+    assert [at for at, _ in blocks] == [600, 900, 1_200, 1_500]
+    assert [len(block.owners) for _, block in blocks] == [300, 300, 300, 100]
+    assert np.concatenate([block.owners for _, block in blocks]).tolist() == list(range(1_000))
+
+
 def test_commands_of_posts_with_few_long_ids_are_about_as_large_as_those_of_others() -> None:
     lists = random_lists(2_000, 200, 50)
-    block = [Listed(lists.rows, lists.posts, lists.scores)]
+    block = [Listed(np.arange(2_000), lists.posts, lists.scores)]
     short = np.array([f"post-{number:04}" for number in range(200)], dtype=object)
     long = short.copy()
     long[7] = "\U0001f600" * 128
-    owners = np.arange(2_000)
-    blocks = [len(list(cut_blocks(block, ListEncoder(owners, posts)))) for posts in (short, long)]
+    blocks = [len(list(cut_blocks(block, target(posts), 0))) for posts in (short, long)]
     assert blocks[0] <= blocks[1] <= 2 * blocks[0]
 
 
@@ -96,7 +109,7 @@ def test_a_drawn_post_has_its_probability(ranked: list[tuple[str, float, int]]) 
     posts = np.array([[ids.tolist().index(post) for post, *_ in ranked]], np.int32)
     scores = np.array([[score for _, score, _ in ranked]], np.float32)
     drawn_from = np.array([[size for *_, size in ranked]], np.int32)
-    lines = ListEncoder(ids, ids).lines(np.array([1]), posts, scores, drawn_from)
+    lines = ListEncoder(ids).lines(ids[[1]], posts, scores, drawn_from)
     probability = {size: [float(f"{1 / size:.6g}")] if size else [] for *_, size in ranked}
     value = encode_list((post, score, *probability[size]) for post, score, size in ranked)
     assert list(lines.rows()) == [("7", value)]
@@ -107,9 +120,8 @@ def test_a_drawn_post_has_its_probability(ranked: list[tuple[str, float, int]]) 
 
 def test_a_block_takes_no_more_than_a_command_may() -> None:
     lists = random_lists(100, 20, 10_000)
-    encoder = ListEncoder(np.arange(100), np.arange(20))
-    blocks = cut_blocks([Listed(lists.rows, lists.posts, lists.scores)], encoder)
-    sizes = [len(block.owners) for block in blocks]
+    blocks = cut_blocks([Listed(np.arange(100), lists.posts, lists.scores)], target(np.arange(20)), 0)
+    sizes = [len(block.owners) for _, block in blocks]
     assert sum(sizes) == 100
     assert 1 <= max(sizes) <= 2
 

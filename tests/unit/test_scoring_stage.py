@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from batch.executors.threads import ThreadExecutor
 from batch.features.factors import Factors
 from batch.features.tables import Kind
 from batch.loading.likes import Likes
 from batch.scoring.chunk import bytes_per_chunk, score_chunk
-from batch.scoring.score import compile_model
+from batch.scoring.score import PART_USERS, compile_model, users_per_chunk, users_per_task
 from tests.support.scoring_cases import NONE_BLOCKED, Case, make_matrix, make_tables, plain_scores, train
 
 USERS, POSTS, N = 3000, 150, 10
@@ -53,7 +51,7 @@ def factors() -> Factors:
     )
 
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def score_users(
@@ -64,28 +62,18 @@ def score_users(
     budget_mib: int,
     threads: int,
     users: int = USERS,
-    executor: Executor | None = None,
     blocked: np.ndarray = NONE_BLOCKED,
 ) -> Arrays:
-    """Return (users,) ids, and (users, N) posts and scores."""
+    """Return (users, N) posts and scores."""
     model = compile_model(case.booster, case.tables, factors, likes, blocked)
-    chunks = [
-        lists
-        for _, lists in model.score(N, users=users, budget_mib=budget_mib, threads=threads, executor=executor)
-    ]
-    return (
-        np.concatenate([lists.rows for lists in chunks]),
-        np.concatenate([lists.posts for lists in chunks]),
-        np.concatenate([lists.scores for lists in chunks]),
-    )
+    return model.score(N, ThreadExecutor(threads, budget_mib), users)
 
 
 def test_lists_hold_the_best_posts_that_are_neither_liked_nor_blocked(
     case: Case, factors: Factors, likes: Likes
 ) -> None:
     blocked = np.array([0, 3, 77, POSTS - 1])
-    ids, posts, scores = score_users(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
-    assert ids.tolist() == list(range(case.tables.users))
+    posts, scores = score_users(case, factors, likes, budget_mib=64, threads=2, blocked=blocked)
     expected = plain_scores(case.booster, case.tables, factors)
     expected[likes.users, likes.posts] = -np.inf
     expected[:, blocked] = -np.inf
@@ -106,29 +94,22 @@ def check_same(found: Arrays, expected: Arrays) -> None:
         assert one.tobytes() == other.tobytes()
 
 
-@pytest.fixture
-def processes() -> Iterator[ProcessPoolExecutor]:
-    """Two processes; skips the test where the machine has no semaphores, which need /dev/shm."""
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        spawn.Lock()
-    except OSError as error:
-        pytest.skip(f"no semaphores: {error}")
-    with ProcessPoolExecutor(2, mp_context=spawn) as executor:
-        yield executor
-
-
 def test_chunks_and_threads_give_the_same_lists(case: Case, factors: Factors, likes: Likes) -> None:
     whole = score_users(case, factors, likes, budget_mib=512, threads=1)
     check_same(whole, score_users(case, factors, likes, budget_mib=2, threads=1))
     check_same(whole, score_users(case, factors, likes, budget_mib=5, threads=3))
 
 
-def test_processes_give_the_same_lists(
-    case: Case, factors: Factors, likes: Likes, processes: ProcessPoolExecutor
+@pytest.mark.parametrize(("users", "slots"), [(1, 2), (5_000, 2), (163_205, 2), (163_205, 100), (10**7, 16)])
+def test_tasks_begin_at_parts_are_of_similar_size_and_more_than_there_are_slots(
+    users: int, slots: int
 ) -> None:
-    whole = score_users(case, factors, likes, budget_mib=512, threads=1)
-    check_same(whole, score_users(case, factors, likes, budget_mib=20, threads=2, executor=processes))
+    size = users_per_task(users, slots)
+    assert size % PART_USERS == 0
+    assert size <= 16 * PART_USERS
+    tasks = -(-users // size)
+    assert tasks >= min(2 * slots, users // (2 * PART_USERS))
+    assert users - (tasks - 1) * size >= size - tasks * PART_USERS
 
 
 def test_a_chunk_pickles_without_the_other_users(case: Case, factors: Factors, likes: Likes) -> None:
@@ -172,22 +153,28 @@ def test_the_memory_budget_determines_how_many_users_make_a_chunk(
     model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
     fixed = bytes_per_chunk(model.forest) / 2**20
     budgets = (0.001, fixed + 1, fixed + 2, fixed + 4)
-    sizes = [model.users_per_chunk(N, 10**7, budget_mib) for budget_mib in budgets]
+    rows = model.user_rows(0, USERS)
+
+    def chunk_of(users: int, budget_mib: float) -> int:
+        many = replace(rows, values=np.broadcast_to(np.float32(0), (users, 1)))
+        return users_per_chunk(model.forest, many, N, budget_mib)
+
+    sizes = [chunk_of(10**7, budget_mib) for budget_mib in budgets]
     assert sizes[0] == 1
     assert 100 < sizes[1] < 1000
     assert sizes[2:] == pytest.approx([2 * sizes[1], 4 * sizes[1]], rel=0.01)
-    assert model.users_per_chunk(N, 3 * sizes[1] - 1, fixed + 1) <= sizes[1]
+    assert chunk_of(3 * sizes[1] - 1, fixed + 1) <= sizes[1]
 
 
 def test_some_users_or_none_can_be_scored(case: Case, factors: Factors, likes: Likes) -> None:
-    ids, posts, _ = score_users(case, factors, likes, budget_mib=64, threads=2, users=41)
-    assert len(ids) == len(posts) == 41
+    posts, _ = score_users(case, factors, likes, budget_mib=64, threads=2, users=41)
+    assert len(posts) == 41
     model = compile_model(case.booster, case.tables, factors, likes, NONE_BLOCKED)
-    assert list(model.score(N, users=0, budget_mib=64, threads=2)) == []
+    assert len(model.score(N, ThreadExecutor(2, 64), 0)[0]) == 0
 
 
 def test_if_all_posts_are_blocked_lists_are_empty(case: Case, factors: Factors, likes: Likes) -> None:
-    _, posts, _ = score_users(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
+    posts, _ = score_users(case, factors, likes, budget_mib=64, threads=1, blocked=np.arange(POSTS))
     assert (posts == -1).all()
 
 
@@ -202,22 +189,21 @@ def test_equal_scores_are_ordered_by_likes_then_by_row(likes: Likes) -> None:
     model = compile_model(booster, replace(tables, post_likes=popularity), None, likes, NONE_BLOCKED)
     by_likes = sorted(range(POSTS), key=lambda post: (-popularity[post], post))
     assert by_likes[:N] != list(range(N))
-    user = 0
-    for _, lists in model.score(N, budget_mib=64, threads=2):
-        for posts, scores in zip(lists.posts.tolist(), lists.scores, strict=True):
-            liked = set(likes.of(user).tolist())
-            expected = [post for post in by_likes if post not in liked][:N]
-            assert posts == expected + [-1] * (N - len(expected))
-            assert len(set(scores[: len(expected)].tolist())) <= 1
-            user += 1
-    assert user == USERS
+    found = zip(*model.score(N, ThreadExecutor(2, 64)), strict=True)
+    for user, (posts, scores) in enumerate(found):
+        liked = set(likes.of(user).tolist())
+        expected = [post for post in by_likes if post not in liked][:N]
+        assert posts.tolist() == expected + [-1] * (N - len(expected))
+        assert len(set(scores[: len(expected)].tolist())) <= 1
+    assert user == USERS - 1
 
 
 LIMITED = """
 import resource, sys
 import numpy as np
 from batch.loading.likes import Likes
-from batch.scoring.score import compile_model
+from batch.executors.threads import ThreadExecutor
+from batch.scoring.score import compile_model, score_in_chunks
 from batch.features.tables import Kind
 from tests.support.scoring_cases import make_matrix, make_tables, train
 
@@ -231,7 +217,11 @@ likes = Likes(np.zeros(users + 1, dtype=np.int64), np.empty(0, dtype=np.int32))
 def score_users(count):
     tables = make_tables(np.random.default_rng(1), matrix, kinds, users, 300)
     model = compile_model(booster, tables, None, likes, np.empty(0, dtype=np.int64))
-    chunks = model.score(100, users=count, budget_mib=budget_mib, threads=2)
+    executor = ThreadExecutor(2, budget_mib)
+    return sum(executor.map(count_posts, model.forest, lambda slots: model.cut(count, slots)))
+
+def count_posts(context, forest, task):
+    chunks = score_in_chunks(forest, task[1], 100, context.budget_mib)
     return sum(int((lists.posts >= 0).sum()) for _, lists in chunks)
 
 score_users(10)  # compile first: that takes memory, too

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,9 @@ from batch.features.factors import Factors
 from batch.similar_posts import (
     MIN_SIMILARITY,
     PostVectors,
+    SimilarityJob,
     centre,
-    find_similar_posts,
+    find_neighbours,
     select_taste_factors,
     standardise,
 )
@@ -26,10 +29,11 @@ def find_lists(
     blocked: np.ndarray = NONE_BLOCKED,
     pairs: int = 4_000_000,
 ) -> dict[int, Ranked]:
-    """Return each post's list from `find_similar_posts`; check that only pads follow a pad."""
+    """Return each post's list from `find_neighbours`; check that only pads follow a pad."""
     lists: dict[int, Ranked] = {}
-    for count, chunk in find_similar_posts(vector_sets, ids.size, blocked, n, pairs_per_chunk=pairs):
-        assert count == len(chunk.rows)
+    job = replace(SimilarityJob.of(vector_sets, ids.size, blocked, n), pairs_per_chunk=pairs)
+    for chunk in find_neighbours(job, range(ids.size)):
+        assert len(chunk.rows) <= job.posts_per_chunk
         for row, rows, similarities in zip(*vars(chunk).values(), strict=True):
             length = int((rows >= 0).sum())
             assert (rows[length:] == -1).all()

@@ -9,7 +9,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.feed_rules.topics import TopicRule, TopicStats
+from batch.feed_rules.topics import TopicRule
 from batch.loading.likes import Likes
 from batch.reports.describe_rules import describe_rules
 from batch.scoring.chunk import Lists
@@ -84,13 +84,11 @@ def test_lists_are_above_the_limit_if_a_topic_has_too_many_posts_in_the_window(
 def test_a_list_of_one_topic_stays_above_the_limit_and_the_record_says_so() -> None:
     rule = TopicRule(np.array([0, 0, 0, 1], np.int32), 1, 3)
     posts = np.array([[0, 1, 3], [0, 3, -1], [0, 1, 2]], np.int32)
-    stats = TopicStats(rule)
-    list(
-        stats.through(
-            iter([(3, Lists(np.arange(3), posts, np.zeros(posts.shape, np.float32), Likes.none(3)))])
-        )
-    )
-    record = stats.record()
+    lists = Lists(posts, np.zeros(posts.shape, np.float32), Likes.none(3))
+    stats = rule.compare(posts, rule.apply(lists).posts)
+    record = stats.record(rule)
+    stats.add(stats)
+    assert stats.record(rule)["changed_lists"] == 2
     assert (record["lists"], record["changed_lists"], record["lists_above_limit"]) == (3, 1, 2)
     manifest = Manifest("run", topics=record)
     assert describe_rules(manifest)[0].endswith(
@@ -109,4 +107,3 @@ def test_a_post_without_a_topic_is_not_limited_and_topics_are_told_apart_by_name
     assert topics[1] == topics[4] == -1
     assert topics[0] == topics[3] != topics[2]
     assert TopicRule.of(posts, Settings().feed) is None
-    assert TopicStats.of(posts, Settings().feed) is None

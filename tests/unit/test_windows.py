@@ -22,8 +22,7 @@ def make_history(likes: Likes, known: np.ndarray) -> History:
         user_counts=pd.DataFrame(index=range(USERS)),
         post_counts=pd.DataFrame({"known": known.astype(np.float64)}),
         groupings=Groupings.of(all=(np.zeros(POSTS, np.int32), 1)),
-        views_of_group={},
-        likes_of_group={},
+        of_groups={},
         likes=likes,
         store=None,  # type: ignore[arg-type]
     )
