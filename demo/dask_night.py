@@ -188,7 +188,8 @@ def _start_dask(
 ) -> list[str]:
     """Start the scheduler and the workers; return the workers' addresses when all are there."""
     password = secrets.token_hex(24)
-    client.execute_command("ACL", "SETUSER", USER, "reset", *_worker_rights(password))
+    execute: Any = client.execute_command  # it has no types
+    execute("ACL", "SETUSER", USER, "reset", *_worker_rights(password))
     port = dask["OVERNIGHT_DASK"].rpartition(":")[2]
     base = _inherited() | dask
     children.scheduler.start(["-m", "batch", "dask-scheduler", "--host", LOOPBACK, "--port", port], base)
