@@ -59,7 +59,7 @@ from contract.errors import DaskError, OvernightError
 from contract.keys import Keys
 from contract.settings import Settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("batch")
 
 Function = Callable[[TaskContext, Shared, Task], Result]
 Cut = Callable[[int], Iterable[Task]]

@@ -199,6 +199,7 @@ def test_without_a_result_one_line_says_so(
     cluster: DaskCluster, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_executor, "GRACE_SECONDS", 0.1)
+    assert is_right(run_steps(cluster.executor(redis_client), PLAIN), PLAIN)  # a worker is ready
     executor = cluster.executor(redis_client, dask_timeout_seconds=3)
     results = run_steps(executor, HELD_FIRST)
     with pytest.raises(DaskError, match=r"^no result of a Dask worker for 3 s \(tcp://"):

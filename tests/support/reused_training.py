@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from batch.evaluation import learner
 from batch.loading.pull import PullResult
-from batch.publishing import write
+from batch.publishing import list_tasks
 from batch.training import dataset
 
 REUSED = ("choose_recipe", "fit", "evaluate_holdout")
@@ -76,5 +76,5 @@ def _patches(folder: Path) -> list[Any]:
         patch.object(dataset, "load_dataset", load),
         *(patch.object(learner, name, Reused(folder, name, getattr(learner, name))) for name in REUSED),
         patch.object(learner, "load_parameters", lambda *_: SMALL_FOREST),
-        patch.object(write, "COMMAND_BYTES", COMMAND_BYTES),
+        patch.object(list_tasks, "COMMAND_BYTES", COMMAND_BYTES),
     ]
