@@ -13,8 +13,11 @@ RUN apt-get update \
 
 WORKDIR /app
 
+# docker-compose.dask.yml asks for those of a Dask cluster as well.
+ARG REQUIREMENTS=requirements.txt
 COPY requirements.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check --requirement requirements.txt
+COPY requirements-dask.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check --requirement "$REQUIREMENTS"
 
 COPY contract/ contract/
 COPY batch/ batch/

@@ -31,7 +31,11 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
+<<<<<<< HEAD
 .PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-scale-out bench-serving bench-console bench-exposures bench-faults clean
+=======
+.PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-console bench-exposures bench-faults clean
+>>>>>>> trunk21
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -39,6 +43,9 @@ help:  ## List the targets
 demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, APP_PORT=, CONSOLE_PORT=, NETWORK=, NAME=, ONCE=1)
 	@$(BIN)/python -m demo up --port $(PORT) --app-port $(APP_PORT) --console-port $(CONSOLE_PORT) \
 		$(if $(NETWORK),--network "$(NETWORK)") $(if $(NAME),--name "$(NAME)") $(if $(ONCE),--once)
+
+demo-dask: .venv/demo-ready .venv/dask-ready  ## Run a night on a Dask scheduler and two workers, and the same on threads
+	@$(BIN)/python -m demo dask
 
 test: lint types check  ## Lint, types, tests
 
@@ -116,6 +123,10 @@ clean:  ## Stop the demo's servers and remove all traces
 .venv/demo-ready: requirements.txt requirements-demo.txt | .venv/bin/python
 	$(PIP_INSTALL) -r requirements-demo.txt
 	$(lend_openmp)
+	@touch $@
+
+.venv/dask-ready: requirements.txt requirements-dask.txt | .venv/demo-ready
+	$(PIP_INSTALL) -r requirements-dask.txt
 	@touch $@
 
 .venv/dev-ready: requirements.txt requirements-demo.txt requirements-dev.txt | .venv/bin/python

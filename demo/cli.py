@@ -365,6 +365,38 @@ def experiment_command(
     run_experiment(folder, settings, options)
 
 
+@demo.command("dask", epilog="Example: python -m demo dask --users 20000 --posts 1000")
+@click.option(
+    "--users",
+    type=click.IntRange(8_192, 1_000_000),
+    default=20_000,
+    show_default=True,
+    help="Number of users.",
+)
+@click.option(
+    "--posts", type=click.IntRange(200, 100_000), default=1_000, show_default=True, help="Number of posts."
+)
+@click.option(
+    "--interactions",
+    type=click.IntRange(min=10_000),
+    default=300_000,
+    show_default=True,
+    help="Number of views and likes in total.",
+)
+@click.pass_obj
+def dask_command(folder: Path, *, users: int, posts: int, interactions: int) -> None:
+    """Run a night on a scheduler and two workers of Dask, and the same night on threads.
+
+    Prints the checksums of both side by side, compares all lists, and checks what
+    serving answers. It has its own network and servers, on free ports, and stops
+    them at the end. Needs the packages of requirements-dask.txt.
+    """
+    from demo.dask_night import NetworkSize, run_dask_demo
+
+    configure_logging(Settings.from_environment())
+    run_dask_demo(folder, NetworkSize(users, posts, interactions))
+
+
 @demo.command("crowd", epilog="Example: python -m demo crowd --people 200 --minutes 10 --effect 0.3")
 @click.option(
     "--people",

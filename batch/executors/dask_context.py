@@ -14,7 +14,7 @@ import platform
 import threading
 import traceback
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -96,6 +96,8 @@ class _Map:
 
 _maps: OrderedDict[str, _Map] = OrderedDict()
 _lock = threading.Lock()
+_tasks_done = Counter[str]()
+"""Name of a task's function -> tasks that this process has run to their ends."""
 
 
 def describe_process() -> dict[str, str]:
@@ -137,6 +139,12 @@ def prepare_worker(map_id: str, function: bytes, shared: Any) -> bool:
     return True
 
 
+def count_tasks() -> int:
+    """Return how many tasks this process has run to their ends."""
+    with _lock:
+        return sum(_tasks_done.values())
+
+
 def forget_map(map_id: str) -> None:
     """Release what the tasks of a map share. Tasks that have not started will not run."""
     with _lock:
@@ -160,6 +168,8 @@ def run_task(map_id: str, task: Any) -> Outcome:
         _maps.move_to_end(map_id)
     try:
         result = found.function(_context(), found.shared, pickle.loads(task))
+        with _lock:
+            _tasks_done[found.function.__name__] += 1
         return Outcome(End.DONE, pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
     except (RedisError, RedisClusterException) as error:
         return _redis_failed(error)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batch.arrays import Bools, Float32s, Float64s, Int32s, Int64s, Rows
+from batch.arrays import Float32s, Float64s, Int32s, Int64s, Rows
 from batch.loading.cohorts import Groupings
 from batch.loading.interaction_store import InteractionStore
 from batch.loading.likes import Integers, smallest
@@ -55,28 +55,24 @@ class GroupCounts:
 
     def of_users(self, rows: Rows) -> tuple[Float32s, Float32s]:
         """Return views and likes of some users: (users, groups) float32 each."""
-        first, counts = self.starts[:-1][rows], np.diff(self.starts)[rows]
-        before = np.cumsum(counts) - counts
-        cells = np.repeat(first - before, counts) + np.arange(counts.sum())
-        index = np.repeat(np.arange(counts.size), counts) * self.groups + self.columns[cells] % self.groups
-        early = self._early[cells]
-        shape = (counts.size, self.groups)
+        first = self.starts[:-1][rows]
+        counts = self.starts[1:][rows] - first
+        cells = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        owners, columns = np.repeat(np.arange(counts.size), counts), self.columns[cells]
+        early = columns < self.periods * self.groups
+        index, cells = (owners * self.groups + columns % self.groups)[early], cells[early]
         views, likes = (
-            _sum_by(index[early], values[cells[early]], counts.size * self.groups)
+            _sum_by(index, values[cells], counts.size * self.groups).astype(np.float32)
             for values in (self.views, self.likes)
         )
-        return views.astype(np.float32).reshape(shape), likes.astype(np.float32).reshape(shape)
+        shape = (counts.size, self.groups)
+        return views.reshape(shape), likes.reshape(shape)
 
     def totals(self) -> tuple[Float64s, Float64s]:
         """Return views and likes of all users: (groups,) each."""
-        group = self.columns[self._early] % self.groups
-        views, likes = self.views[self._early], self.likes[self._early]
-        return _sum_by(group, views, self.groups), _sum_by(group, likes, self.groups)
-
-    @property
-    def _early(self) -> Bools:
-        early: Bools = self.columns < self.periods * self.groups
-        return early
+        early = self.columns < self.periods * self.groups
+        group = self.columns[early] % self.groups
+        return _sum_by(group, self.views[early], self.groups), _sum_by(group, self.likes[early], self.groups)
 
 
 def _sum_by(index: Integers, values: Integers, size: int) -> Float64s:

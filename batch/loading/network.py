@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -209,7 +210,15 @@ def _convert_types(block: pd.DataFrame, types: dict[str, str], key: str) -> pd.D
             block[column] = stripped.astype(object)
         else:
             block[column] = block[column].astype(object)
+        if key == columns.USER_ID and block[column].dtype == object:
+            block[column] = _share_strings(block[column])
     return block
+
+
+def _share_strings(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Return the values with one object for all equal strings; the driver made one for each row."""
+    shared = [sys.intern(value) if type(value) is str else value for value in values]
+    return pd.Series(shared, values.index, dtype=object)
 
 
 def _add_missing_columns(posts: pd.DataFrame) -> pd.DataFrame:

@@ -98,8 +98,8 @@ class UserCounts:
             np.maximum.at(latest, undone_later.users, undone_later.happened_at)
         since = (microseconds(cutoff) - latest.astype(np.float64)) / DAY_MICROSECONDS
         days_since = np.where(views + likes > 0, since, np.nan)
-        counts = {"views": views, "likes": likes, "recent": recent, "days_since": days_since}
-        return pd.DataFrame(counts).astype(np.float64)
+        counts = {"views": views, "likes": likes, "recent": recent}
+        return pd.DataFrame(counts).astype(np.int32).assign(days_since=days_since)
 
 
 class PostCounts:

@@ -9,10 +9,13 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
+DASK_FILE = ROOT / "docker-compose.dask.yml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 COMPOSE: dict[str, Any] = YAML(typ="safe").load(COMPOSE_FILE)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DASK: dict[str, Any] = YAML(typ="safe").load(DASK_FILE)
+"""Merged into COMPOSE by those who have a Dask cluster."""
 OF_OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 
 PACKAGES = {

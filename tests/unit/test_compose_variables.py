@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contract.settings import Settings
-from tests.support.compose import COMPOSE_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
+from tests.support.compose import COMPOSE_FILE, DASK_FILE, DOCKERFILE, OF_OURS, PACKAGES, ROOT, SERVICES
 
 SETTING_ENVS = {setting["env"] for setting in Settings.declared()}
 ENV_OF_FIELD = {(setting["section"], setting["name"]): setting["env"] for setting in Settings.declared()}
@@ -74,7 +74,8 @@ def test_the_passwords_must_be_set() -> None:
 def test_the_example_names_every_variable_that_compose_takes_from_outside() -> None:
     environments = [service["environment"] for service in OF_OURS.values()]
     bare = {name for environment in environments for name, value in environment.items() if value is None}
-    taken = bare | set(VARIABLE.findall(COMPOSE_FILE.read_text())) | {"COMPOSE_PROFILES"}
+    files = COMPOSE_FILE.read_text() + DASK_FILE.read_text()
+    taken = bare | set(VARIABLE.findall(files)) | {"COMPOSE_PROFILES"}
     named = [name for name, _ in ASSIGNMENT.findall(EXAMPLE)]
     assert sorted(named) == sorted(taken | SETTING_ENVS)
 
@@ -114,7 +115,15 @@ def test_a_copy_of_the_example_asks_for_the_passwords_and_changes_no_setting() -
 
 
 def test_the_image_holds_the_five_packages_and_nothing_else() -> None:
-    assert sorted(COPIED) == ["batch", "console", "contract", "requirements.txt", "scheduler", "serving"]
+    assert sorted(COPIED) == [
+        "batch",
+        "console",
+        "contract",
+        "requirements-dask.txt",
+        "requirements.txt",
+        "scheduler",
+        "serving",
+    ]
     assert all((ROOT / source).exists() for source in COPIED)
     assert len(COPIED) == DOCKERFILE.count("COPY")
 
