@@ -31,11 +31,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-<<<<<<< HEAD
-.PHONY: help demo test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-scale-out bench-serving bench-console bench-exposures bench-faults clean
-=======
-.PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-console bench-exposures bench-faults clean
->>>>>>> trunk21
+.PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-scale-out bench-serving bench-console bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
