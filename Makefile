@@ -34,7 +34,7 @@ endef
 .PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-scale-out bench-serving bench-console bench-exposures bench-faults clean
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 17
 
 demo: .venv/demo-ready  ## Run everything on embedded servers (PORT=, APP_PORT=, CONSOLE_PORT=, NETWORK=, NAME=, ONCE=1)
 	@$(BIN)/python -m demo up --port $(PORT) --app-port $(APP_PORT) --console-port $(CONSOLE_PORT) \
@@ -89,7 +89,7 @@ bench-ids: .venv/demo-ready  ## Measure publishing and serving by the kind of id
 bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)
 
-bench-scale-out: .venv/bench-ready .venv/demo-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
+bench-scale-out: .venv/bench-ready .venv/dask-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.scale_out)
 
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
@@ -130,7 +130,7 @@ clean:  ## Stop the demo's servers and remove all traces
 	$(lend_openmp)
 	@touch $@
 
-.venv/bench-ready: requirements.txt requirements-dask.txt requirements-bench.txt | .venv/bin/python
+.venv/bench-ready: requirements.txt requirements-bench.txt | .venv/bin/python
 	$(PIP_INSTALL) -r requirements-bench.txt
 	$(lend_openmp)
 	@touch $@
