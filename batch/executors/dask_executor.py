@@ -443,6 +443,7 @@ class _TaskMap(Generic[Shared, Task, Result]):
             The task's error.
         """
         worker, work = attempt.worker, attempt.work
+        attempt.ended = None  # it refers to the attempt: its task would stay until the garbage collector runs
         if attempt not in worker.attempts:
             return
         error = _error_of(ended)
