@@ -31,7 +31,7 @@ define on_a_network
 	JSON="$(JSON)" $(BENCH_DEMO) exec $(BIN)/python -m $(1)
 endef
 
-.PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-serving bench-console bench-exposures bench-faults clean
+.PHONY: help demo demo-dask test quick lint types check bench-scoring bench-night bench-features bench-lists bench-publish bench-ids bench-load bench-scale-out bench-serving bench-console bench-exposures bench-faults clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 14
@@ -89,6 +89,9 @@ bench-ids: .venv/demo-ready  ## Measure publishing and serving by the kind of id
 bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)
 
+bench-scale-out: .venv/bench-ready .venv/demo-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
+	$(call on_a_network,benchmarks.scale_out)
+
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)
 	@command -v wrk >/dev/null || { echo "error: no wrk to put load on serving; on Debian and Ubuntu: apt-get install wrk" >&2; exit 1; }
 	$(call on_a_network,benchmarks.serving)
@@ -127,7 +130,7 @@ clean:  ## Stop the demo's servers and remove all traces
 	$(lend_openmp)
 	@touch $@
 
-.venv/bench-ready: requirements.txt requirements-bench.txt | .venv/bin/python
+.venv/bench-ready: requirements.txt requirements-dask.txt requirements-bench.txt | .venv/bin/python
 	$(PIP_INSTALL) -r requirements-bench.txt
 	$(lend_openmp)
 	@touch $@
