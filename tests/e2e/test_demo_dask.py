@@ -26,4 +26,4 @@ def test_ctrl_c_stops_a_night_on_workers_and_everything_that_was_started(tmp_pat
     assert find_processes(folder) == []
     assert list((folder / "dask").glob("dask-*.pid")) == []
     for name in names:
-        assert "Traceback" not in (tmp_path / "dask" / f"{name}.log").read_text()
+        assert "Traceback" not in (folder / "dask" / f"{name}.log").read_text()
