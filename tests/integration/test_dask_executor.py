@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,7 @@ from tests.support.dask_cluster import (
     running,
     wait_for_processes,
 )
-from tests.support.dask_tasks import BUG, COUNT, COUNTED, FAILS, GO, HELD, KILLS, Done, Step, add
+from tests.support.dask_tasks import BUG, COUNT, COUNTED, FAILS, GO, HELD, KILLS, Done, Step, add, measure
 
 PLAIN = [Step(number) for number in range(20)]
 HELD_FIRST = [Step(number, HELD if number < 8 else "") for number in range(20)]
@@ -243,6 +245,23 @@ def test_few_tasks_are_made_ahead_and_none_starts_after_the_caller_stops(
     with Client(cluster.settings.dask.scheduler, set_as_default=False) as client:
         wait_until(lambda: client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)) == 0)
     assert int(redis_client.get(COUNT) or 0) == ran
+
+
+def test_a_task_that_ended_leaves_the_memory_of_this_process_at_once(
+    cluster: DaskCluster, redis_client: redis.Redis
+) -> None:
+    tasks, size = 40, 2**20
+    gc.disable()  # it would free what refers to itself, some time
+    tracemalloc.start()
+    try:
+        executor = cluster.executor(redis_client)
+        sizes = list(executor.map(measure, SHARED, lambda slots: (bytes(size) for _ in range(tasks))))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert sizes == [size] * tasks
+    assert peak < tasks * size / 2
 
 
 def test_the_same_versions_are_demanded_and_processors_may_differ() -> None:
