@@ -12,7 +12,7 @@ it sorts by what the result names. A task may run twice, at the same time too, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol, TypeVar
 
 import redis
@@ -43,8 +43,10 @@ class Executor(Protocol):
         function: Callable[[TaskContext, Shared, Task], Result],
         shared: Shared,
         cut: Callable[[int], Iterable[Task]],
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Yield `function(context, shared, task)` of each task, in the order in which they end.
+
+        Close the generator if you may stop early, as on an error: only then has no task started any more.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import wait
 from contextlib import suppress
@@ -97,7 +97,7 @@ class DaskExecutor:
 
     def map(
         self, function: Function[Shared, Task, Result], shared: Shared, cut: Cut[Task]
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Run tasks, see `Executor.map`. The cluster is connected to while they run."""
         slots = max(2, self.threads.threads or len(os.sched_getaffinity(0)))
         if len(list(islice(cut(slots), 2))) < 2:

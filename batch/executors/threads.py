@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -50,7 +50,7 @@ class ThreadExecutor:
         function: Callable[[TaskContext, Shared, Task], Result],
         shared: Shared,
         cut: Callable[[int], Iterable[Task]],
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Run tasks, see `Executor.map`."""
         slots = self.threads or len(os.sched_getaffinity(0))
         context = LocalContext(self.budget_mib / slots, self.client)

@@ -7,6 +7,7 @@ the workers of a cluster run: see batch/publishing/list_tasks.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,10 +167,12 @@ class Writing:
         with fenced(client, keys, run_id) as fence:
             target = ListTarget(keys.user(run_id, 0).removesuffix("0"), fence, self.encoder, PART_USERS)
             job = UsersJob(self.compiled.forest, self.n, self.rules, self.counter, target)
-            tasks = stores.executor.map(write_users, job, lambda slots: self._cut(ids, slots, check))
-            counted = ((task.written.lists, task) for task in tasks)
-            for task in track(counted, ids.size, "score and write", "users"):
-                found.add(task)
+            with closing(
+                stores.executor.map(write_users, job, lambda slots: self._cut(ids, slots, check))
+            ) as tasks:
+                counted = ((task.written.lists, task) for task in tasks)
+                for task in track(counted, ids.size, "score and write", "users"):
+                    found.add(task)
         verify(stores.executor, target, found.written, ids)
         return found
 
@@ -231,10 +234,10 @@ def write_similar_posts(
             target = ListTarget(key_start, fence, ListEncoder(ids), size)
             job = PostsJob(similarity, ids, target)
             parts = [range(at, min(at + size, ids.size)) for at in range(0, ids.size, size)]
-            tasks = stores.executor.map(write_posts, job, lambda _: parts)
-            counted = ((task.lists, task) for task in tasks)
-            for task in track(counted, ids.size, "similar posts", "posts"):
-                written.add(task)
+            with closing(stores.executor.map(write_posts, job, lambda _: parts)) as tasks:
+                counted = ((task.lists, task) for task in tasks)
+                for task in track(counted, ids.size, "similar posts", "posts"):
+                    written.add(task)
         verify(stores.executor, target, written, ids)
         row |= {"posts": written.lists, "bytes": written.value_bytes, "without": written.empty}
     return written
@@ -262,9 +265,12 @@ def verify(executor: Executor, target: ListTarget, written: Written, ids: Ids) -
     if written.lists != ids.size:
         raise StoreError(f"{written.lists} lists were written instead of {ids.size}; run again")
     missing, example, differing = 0, "", 0
-    for found in executor.map(verify_parts, target.key_start, lambda _: _cut_parts(target, written, ids)):
-        missing, differing = missing + found.missing, differing + found.differing
-        example = min(filter(None, (example, found.example)), default="")
+    with closing(
+        executor.map(verify_parts, target.key_start, lambda _: _cut_parts(target, written, ids))
+    ) as tasks:
+        for found in tasks:
+            missing, differing = missing + found.missing, differing + found.differing
+            example = min(filter(None, (example, found.example)), default="")
     if missing:
         raise StoreError(f"{missing} of {ids.size} lists are missing, for example {example}: {ADVICE}")
     if differing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,10 +68,12 @@ class CompiledModel:
         """Return the lists of the first users, or of all: (users, n) posts, -1 pads, and scores, NaN pads."""
         users = self.tables.users if users is None else users
         posts, scores = np.empty((users, n), np.int32), np.empty((users, n), np.float32)
-        tasks = executor.map(score_users, (self.forest, n), lambda slots: self.cut(users, slots))
-        for first, of_task in tasks:
-            rows = slice(first, first + len(of_task[0]))
-            posts[rows], scores[rows] = of_task
+        with closing(
+            executor.map(score_users, (self.forest, n), lambda slots: self.cut(users, slots))
+        ) as tasks:
+            for first, of_task in tasks:
+                rows = slice(first, first + len(of_task[0]))
+                posts[rows], scores[rows] = of_task
         return posts, scores
 
     def cut(self, users: int, slots: int) -> Iterator[ScoringTask]:

@@ -88,7 +88,8 @@ def dot_rows(typing: Any, left: Any, start: Any, right: Any, count: Any, sums: A
     def emit(builder: Any, left: Any, start: Any, right: Any, count: Any, sums: Any) -> None:
         vector, lane = ir.VectorType(ir.FloatType(), WIDTH), ir.IntType(32)
         kind = ir.FunctionType(vector, [vector] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{WIDTH}f32")
+        name = f"llvm.fma.v{WIDTH}f32"
+        fused = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
 
         def add(sum_: Any, i: Any) -> Any:
             number = builder.load(builder.gep(left, [builder.add(start, i)]))

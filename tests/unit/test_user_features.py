@@ -40,7 +40,7 @@ def make_tables(users: int) -> NetworkTables:
     """Make the tables of the test variant for a random network."""
     random = np.random.default_rng(users)
     posts = pd.DataFrame({columns.TEXT: "text", columns.CREATED_AT: pd.Timestamp(NOON)}, index=range(POSTS))
-    people = pd.DataFrame(
+    profiles = pd.DataFrame(
         {"age": random.integers(14, 90, users).astype(np.float64), "os": random.choice(["a", "b"], users)}
     )
     groups = (random.integers(0, size, POSTS).astype(np.int32) for size in (TOPICS, CLUSTERS))
@@ -63,13 +63,13 @@ def make_tables(users: int) -> NetworkTables:
         likes=Likes.from_sorted_pairs(np.arange(users), liked, users),
         store=None,  # type: ignore[arg-type]
     )
-    network, variant = Network(people, posts), MODELS["test"]
+    network, variant = Network(profiles, posts), MODELS["test"]
     return build_tables(
         variant,
         network,
         history,
         compute_population(variant, network, history),
-        users=ColumnEncoder.fit(Kind.USER, people, np.arange(users)),
+        users=ColumnEncoder.fit(Kind.USER, profiles, np.arange(users)),
         posts=ColumnEncoder(Kind.POST, {}),
         text=FeatureColumns.empty(POSTS),
     )
