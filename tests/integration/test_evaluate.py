@@ -27,6 +27,7 @@ from batch.postgres import open_engine
 from batch.variants import MODELS
 from contract.errors import OvernightError
 from contract.ids import IdKind, IdKinds
+from contract.settings import Settings
 from demo.processes import free_port
 from tests.support.batch import execute, make_network, query, run_here
 from tests.support.batch_live import check_error, copy_database
@@ -127,7 +128,7 @@ def test_printed_metrics_have_their_protocol_and_the_baselines(servers: dict[str
 def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str) -> None:
     dataset = load_small_network(database_url)
     model = fit_model(database_url, dataset)
-    holdout = evaluate_holdout(model, dataset, 1)
+    holdout = evaluate_holdout(model, dataset, Settings.of(threads=1))
     rows, found = holdout.rows, holdout.record(dataset)
     assert found["model"]["roc_auc"] == pytest.approx(roc_auc_score(rows.rows.liked, rows.scores), abs=1e-4)
     slow = mean_metrics(rows.rows.users, rows.rows.posts, rows.rows.liked, rows.popular)
@@ -151,7 +152,7 @@ def test_a_run_keeps_intervals_segments_and_the_full_catalogue(database_url: str
 
 def test_activity_segments_count_actions_before_the_holdout(database_url: str) -> None:
     dataset = load_small_network(database_url, interactions=1_500)
-    found = score_holdout(fit_model(database_url, dataset), dataset, 1)
+    found = score_holdout(fit_model(database_url, dataset), dataset, Settings.of(threads=1))
     counts = dict(
         query(
             database_url,
@@ -218,7 +219,7 @@ def test_too_many_cutoffs_end_in_one_line(database_url: str, redis_url: str, tmp
 
 def test_concatenated_lists_of_one_user_stay_separate(database_url: str) -> None:
     dataset = load_small_network(database_url)
-    once = score_holdout(fit_model(database_url, dataset), dataset, 1)
+    once = score_holdout(fit_model(database_url, dataset), dataset, Settings.of(threads=1))
     one, twice = evaluate_rows(once, 1, None), evaluate_rows(concat_rows([once, once]), 1, None)
     assert twice.users == one.users
     for name in ("hitrate_at_5", "map_at_10", "roc_auc", "log_loss"):
@@ -228,7 +229,7 @@ def test_concatenated_lists_of_one_user_stay_separate(database_url: str) -> None
 
 def test_scores_that_are_not_log_odds_have_neither_log_loss_nor_calibration(database_url: str) -> None:
     dataset = load_small_network(database_url)
-    rows = score_holdout(fit_model(database_url, dataset), dataset, 1)
+    rows = score_holdout(fit_model(database_url, dataset), dataset, Settings.of(threads=1))
     record = evaluate_rows(rows, 1, None).record()
     other = evaluate_rows(replace(rows, log_odds=False), 1, None).record()
     assert record["calibration"]
@@ -246,7 +247,7 @@ def test_a_holdout_without_a_liked_row_is_insufficient_and_logged(
     nothing = replace(dataset.holdout, liked=np.zeros(len(dataset.holdout), dtype=bool))
     silent = replace(dataset, holdout=nothing)
     with caplog.at_level("WARNING", "batch"):
-        holdout = evaluate_holdout(model, silent, 1)
+        holdout = evaluate_holdout(model, silent, Settings.of(threads=1))
         holdout.metrics.warn_if_insufficient()
     found = holdout.record(silent)
     assert found["judged"] is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,20 +26,23 @@ from batch.loading.history import count_histories, read_likes
 from batch.loading.likes import Likes
 from batch.loading.period_counts import FADING_COLUMNS, HALF_LIVES
 from batch.training.dataset import Dataset
+from contract.settings import Settings
 from tests.support.batch import execute
 from tests.support.evaluation import CLOCK, fit_model, load_small_network, pull_database
 
 MANY = 10_000
+ONE_THREAD = Settings.of(threads=1)
+LIMITS: dict[str, Any] = {"settings": ONE_THREAD, "max_users": MANY}
 
 
 def measure_holdout(database_url: str, dataset: Dataset) -> CatalogueResult:
-    return measure_cases([rank_holdout(fit_model(database_url, dataset), dataset, 1, MANY)], seed=1)
+    return measure_cases([rank_holdout(fit_model(database_url, dataset), dataset, ONE_THREAD, MANY)], seed=1)
 
 
 def test_lists_are_the_best_by_brute_force_less_what_was_liked(database_url: str) -> None:
     dataset = load_small_network(database_url)
     model, history = fit_model(database_url, dataset), dataset.at_holdout
-    ranked = rank_holdout(model, dataset, 1, MANY)
+    ranked = rank_holdout(model, dataset, ONE_THREAD, MANY)
     tables, factors = model.tables(dataset.network, history), model.factors(dataset.network, history)
     posts = np.arange(len(dataset.network.posts))
     assert ranked.case.users.size > 50
@@ -69,7 +73,7 @@ def test_the_model_beats_the_simpler_rankers_where_there_is_something_to_learn(d
 
 def test_warm_and_cold_users_are_told_apart(database_url: str) -> None:
     dataset = load_small_network(database_url, interactions=1_500)
-    ranked = rank_holdout(fit_model(database_url, dataset), dataset, 1, MANY)
+    ranked = rank_holdout(fit_model(database_url, dataset), dataset, ONE_THREAD, MANY)
     result, warm = measure_cases([ranked], seed=1), ranked.case.warm
     assert (result.users[WARM], result.users[COLD]) == (warm.sum(), (~warm).sum())
     values = score_lists(ranked.case, ranked.lists[MODEL]).values[PRIMARY_METRIC]
@@ -104,7 +108,7 @@ def test_nothing_after_the_cutoff_changes_a_list_or_a_ranker(database_url: str) 
         store, moments = pull_database(database_url).store, [split.history_end, split.holdout_start]
         earlier, history = count_histories(store, network, moments, dataset.now.groupings)
         likes = read_likes(store, CLOCK, len(network.users))
-        return rank_case(model, network, earlier, history, likes, threads=1, max_users=MANY)
+        return rank_case(model, network, earlier, history, likes, **LIMITS)
 
     before = ranked()
     # All users like all posts right after the cutoff: if one such like were used, all lists would change.
@@ -126,9 +130,7 @@ def test_a_holdout_without_likes_has_no_values_and_gives_the_reason(database_url
     dataset = load_small_network(database_url)
     network, history = dataset.network, dataset.at_holdout
     model = fit_model(database_url, dataset)
-    ranked = rank_case(
-        model, network, dataset.at_history_end, history, history.likes, threads=1, max_users=MANY
-    )
+    ranked = rank_case(model, network, dataset.at_history_end, history, history.likes, **LIMITS)
     result = measure_cases([ranked], seed=1)
     record = result.record()
     assert result.users == {ALL: 0, WARM: 0, COLD: 0}
@@ -151,7 +153,12 @@ def test_too_few_users_are_counted_and_given_as_the_reason(database_url: str) ->
     after = Likes.from_pairs(users, posts, few.size)
     model = fit_model(database_url, dataset)
     ranked = rank_case(
-        model, dataset.network, dataset.at_history_end, dataset.at_holdout, after, threads=1, max_users=MANY
+        model,
+        dataset.network,
+        dataset.at_history_end,
+        dataset.at_holdout,
+        after,
+        **LIMITS,
     )
     result = measure_cases([ranked], seed=1)
     assert 0 < result.users[ALL] <= 7
@@ -163,8 +170,8 @@ def test_several_cutoffs_are_pooled_over_users_and_cutoffs(database_url: str) ->
     dataset = load_small_network(database_url)
     model = fit_model(database_url, dataset)
     earlier, end, start = (each.history for each in dataset.windows[:3])
-    first = rank_case(model, dataset.network, earlier, end, start.likes, threads=1, max_users=MANY)
-    second = rank_case(model, dataset.network, end, start, dataset.now.likes, threads=1, max_users=MANY)
+    first = rank_case(model, dataset.network, earlier, end, start.likes, **LIMITS)
+    second = rank_case(model, dataset.network, end, start, dataset.now.likes, **LIMITS)
     result = measure_cases([first, second], seed=1)
     ids = [each.case.user_ids for each in (first, second)]
     assert result.lists[ALL] == ids[0].size + ids[1].size

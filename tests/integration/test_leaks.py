@@ -24,6 +24,7 @@ from batch.training.fit import fit
 from batch.training.model import Model
 from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RECIPES, Recipe
 from batch.variants import MODELS, Variant
+from contract.settings import Settings
 from tests.integration import test_point_in_time
 from tests.support.batch import execute, make_network
 from tests.support.evaluation import (
@@ -40,7 +41,8 @@ QUICK = {"num_iterations": 30, "learning_rate": 0.1}
 
 
 def auc_of(database_url: str, dataset: Dataset, recipe: Recipe = LIKED_IF_VIEWED) -> float:
-    scored = score_holdout(fit_model(database_url, dataset, "control", recipe), dataset, threads=1)
+    model = fit_model(database_url, dataset, "control", recipe)
+    scored = score_holdout(model, dataset, Settings.of(threads=1))
     return float(roc_auc_score(scored.rows.liked, scored.scores))
 
 

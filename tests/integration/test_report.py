@@ -27,6 +27,7 @@ from batch.evaluation.recipe_choice import Candidate, RecipeChoice
 from batch.reports.run_page import compute_curves, render_run_page
 from batch.training.parameters import LIKED, LIKED_IF_VIEWED, RANKED
 from contract.keys import Keys
+from contract.settings import Settings
 from tests.support.batch import (
     execute,
     live_lists,
@@ -269,7 +270,7 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
     full = load_small_network(database_url)
     dataset = replace(full, holdout=full.holdout.select(np.zeros(len(full.holdout), dtype=bool)))
     model = fit_model(database_url, dataset)
-    holdout = evaluate_holdout(model, dataset, 1)
+    holdout = evaluate_holdout(model, dataset, Settings.of(threads=1))
     manifest = {
         "run_id": "20261122T030000Z-test", "variant": "test", "cutoff": full.split.cutoff.isoformat(),
         "users": 120, "users_of_network": 120, "posts": 40, "top_n": 100, "short_lists": 0, "stages": [],
@@ -286,7 +287,7 @@ def test_a_holdout_without_a_row_leaves_a_page_that_says_so(database_url: str) -
 def test_the_page_tells_what_was_chosen_from(database_url: str) -> None:
     dataset = load_small_network(database_url)
     model = fit_model(database_url, dataset)
-    holdout = evaluate_holdout(model, dataset, 1)
+    holdout = evaluate_holdout(model, dataset, Settings.of(threads=1))
     tried = (Candidate(LIKED_IF_VIEWED, 0.02, 0.0, 0.0), Candidate(LIKED, 0.0312, 0.0112, 0.004))
     window = dataset.split.holdout_start - timedelta(days=1), dataset.split.holdout_start
     manifest = {
@@ -357,7 +358,7 @@ def test_the_page_is_opened_in_the_browser_that_the_environment_names(
 
 def test_curves_pass_through_the_metrics_of_the_same_rows(database_url: str) -> None:
     dataset = load_small_network(database_url)
-    rows = score_holdout(fit_model(database_url, dataset), dataset, 1)
+    rows = score_holdout(fit_model(database_url, dataset), dataset, Settings.of(threads=1))
     curves = compute_curves(rows)
     labels = (rows.rows.users, rows.rows.posts, rows.rows.liked)
     for ranker, scores in (("model", rows.scores), ("popularity", rows.popular)):
