@@ -70,6 +70,7 @@ def run_night(stores: Stores, variants: tuple[str, ...], options: NightOptions =
         NightDataset(stores, options.as_of) as data,
     ):
         log.info("%s", stores.describe())
+        stores.executor.check()
         ledger.create(stores.engine)
         stale_users.create(stores.engine)
         clean_up(stores)

@@ -421,7 +421,8 @@ class DaskSettings:
         "OVERNIGHT_DASK_TOKEN",
         "",
         _token,
-        "secret that every process of the Dask cluster shows the other before it is listened to; empty: none",
+        "token of at least 16 characters that every process of the Dask cluster proves to have before it is "
+        "listened to; empty: none",
         secret=True,
     )
     dask_tls_ca: str = setting(

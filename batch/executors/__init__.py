@@ -38,6 +38,15 @@ class TaskContext(Protocol):
 class Executor(Protocol):
     """Runs tasks; `ThreadExecutor` and `DaskExecutor` are the two."""
 
+    def check(self) -> None:
+        """Check, before long work, that tasks could run.
+
+        Raises
+        ------
+        OvernightError
+            The cluster does not answer, or refuses this process.
+        """
+
     def map(
         self,
         function: Callable[[TaskContext, Shared, Task], Result],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import re
 import socket
 import threading
 import uuid
@@ -188,6 +189,7 @@ class Cluster:
     def _reason(self, error: BaseException) -> str:
         """Return what an error of a connection says, or what caused it if Dask has retried."""
         text = " ".join(str(error.__cause__ or error).split()) or _why_no_connection(self.address)
+        text = re.sub(r"^in <[^>]*>: ", "", text)  # Dask names an object of its own
         return redact(as_clause(text), self._settings.secrets())
 
 

@@ -95,6 +95,11 @@ class DaskExecutor:
     settings: Settings
     threads: ThreadExecutor
 
+    def check(self) -> None:
+        """Connect to the cluster once, see `Executor.check`. Workers may come later."""
+        with connect_to_cluster(self.settings):
+            pass
+
     def map(
         self, function: Function[Shared, Task, Result], shared: Shared, cut: Cut[Task]
     ) -> Generator[Result, None, None]:
@@ -180,6 +185,7 @@ class _TaskMap(Generic[Shared, Task, Result]):
         self._returned = deque[_Work]()
         self._results = deque[Result]()
         self._deadline = 0.0
+        self._left = 0  # workers that could run tasks, and left
 
     def run(self, cut: Cut[Task]) -> Iterator[Result]:
         """Yield the results of all tasks.
@@ -258,9 +264,8 @@ class _TaskMap(Generic[Shared, Task, Result]):
         DaskError
             All workers are unfit, or nothing has been achieved for too long.
         """
-        if self._workers and self._unfit() == len(self._workers):
-            worker = next(iter(self._workers.values()))
-            raise DaskError(f"no Dask worker can run tasks; {worker.address}: {worker.reason}")
+        if self._is_hopeless() and not self._left:  # those that left may come back
+            raise self._unfit_error()
         try:
             handle, ended = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
@@ -270,8 +275,18 @@ class _TaskMap(Generic[Shared, Task, Result]):
         if time.monotonic() > self._deadline and self._events.empty():
             raise self._timeout_error()
 
+    def _is_hopeless(self) -> bool:
+        return bool(self._workers) and self._unfit() == len(self._workers)
+
+    def _unfit_error(self) -> DaskError:
+        worker = next(iter(self._workers.values()))
+        left = f" ({self._left} left)" if self._left else ""
+        return DaskError(f"no Dask worker can run tasks{left}; {worker.address}: {worker.reason}")
+
     def _timeout_error(self) -> DaskError:
         seconds = self._settings.dask.dask_timeout_seconds
+        if self._is_hopeless():
+            return self._unfit_error()
         if not self._workers:
             return DaskError(
                 f"the Dask scheduler {self._cluster.address} has had no worker for {seconds} s; "
@@ -307,6 +322,7 @@ class _TaskMap(Generic[Shared, Task, Result]):
 
     def _remove(self, worker: _Worker) -> None:
         """Take back what a worker had that left."""
+        self._left += worker.state is not State.UNFIT
         if worker.step is not None:
             worker.step.cancel()
         if self._sharing is not None and self._sharing[0] is worker:

@@ -190,6 +190,17 @@ def test_without_a_scheduler_one_line_says_so(cluster: DaskCluster, redis_client
         list(run_steps(executor, PLAIN))
 
 
+def test_a_night_learns_before_its_long_work_that_no_scheduler_answers(
+    cluster: DaskCluster, redis_client: redis.Redis
+) -> None:
+    cluster.executor(redis_client).check()
+    lost = cluster.executor(redis_client, scheduler=f"tcp://127.0.0.1:{free_port()}", dask_timeout_seconds=1)
+    with pytest.raises(
+        DaskError, match=r"^the Dask scheduler \S+ does not answer: [^<>]*; check that it is up"
+    ):
+        lost.check()
+
+
 def test_without_a_worker_one_line_says_so(cluster: DaskCluster, redis_client: redis.Redis) -> None:
     cluster.have_workers(0)
     executor = cluster.executor(redis_client, dask_timeout_seconds=1)
