@@ -22,7 +22,7 @@ from batch.arrays import Int32s, Int64s
 from batch.jit import jit
 from batch.scoring.bundles import MAX_ROWS, Bundle
 from batch.scoring.leaf_blocks import MAX_LEAVES, LeafBlock, Masks
-from batch.scoring.simd import WIDTH, sum_rows
+from batch.scoring.simd import WIDTH, set_sum_of_rows
 
 # Multiplied by this and shifted right by 27, the powers of two below 2**32 give 32 different numbers. Bit 0,
 # which stands for no leaf, and a mask without bits both give 0.
@@ -100,7 +100,6 @@ class LeafTables(NamedTuple):
             the rows of bundle b start at b * STRIDE.
         """
         _look_up_mask_values(self, bins, mask_values)
-        row_sums[: self.bundles * STRIDE] = 0
         _sum_mask_values(self, mask_values, row_sums)
 
 
@@ -180,4 +179,4 @@ def _sum_mask_values(tables: LeafTables, mask_values: Int32s, row_sums: Int32s) 
     members, member_starts, rows = tables.members, tables.member_starts, tables.rows
     for row in range(len(rows)):
         start = member_starts[row]
-        sum_rows(mask_values, 0, members, start, member_starts[row + 1] - start, row_sums, rows[row])
+        set_sum_of_rows(mask_values, 0, members, start, member_starts[row + 1] - start, row_sums, rows[row])

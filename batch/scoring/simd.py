@@ -41,6 +41,14 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
 
 
 @_intrinsic
+def set_sum_of_rows(
+    typing: Any, table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any
+) -> Any:
+    """Set row `at` of the sums to the sum of `count` rows of the table; parameters as of `sum_rows`."""
+    return _sum_rows(table, stride, index, start, count, sums, at, add=False)
+
+
+@_intrinsic
 def sum_rows(
     typing: Any, table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any
 ) -> Any:
@@ -54,18 +62,24 @@ def sum_rows(
         The i-th row is `i * stride + index[start + i]`, with the index
         flattened: unsigned integers, C order.
     """
+    return _sum_rows(table, stride, index, start, count, sums, at, add=True)
 
+
+def _sum_rows(
+    table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any, *, add: bool
+) -> Any:
     def emit(
         builder: Any, table: Any, stride: Any, index: Any, start: Any, count: Any, sums: Any, at: Any
     ) -> None:
         vector = ir.VectorType(ir.IntType(32), WIDTH)
 
-        def add(sum_: Any, i: Any) -> Any:
+        def add_row(sum_: Any, i: Any) -> Any:
             offset = builder.zext(builder.load(builder.gep(index, [builder.add(start, i)])), start.type)
             row = builder.add(builder.mul(i, stride), offset)
             return builder.add(sum_, _load(builder, table, row, vector))
 
-        _store(builder, sums, at, _accumulate(builder, _load(builder, sums, at, vector), count, add))
+        first = _load(builder, sums, at, vector) if add else ir.Constant(vector, None)
+        _store(builder, sums, at, _accumulate(builder, first, count, add_row))
 
     return types.void(table, stride, index, start, count, sums, at), _with_pointers(emit)
 
