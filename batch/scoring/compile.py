@@ -39,7 +39,7 @@ from contract.errors import ModelError
 BYTES_PER_VECTOR = 4 * WIDTH
 
 # The row sums of this many bundles fit into the processor's cache; each batch is another pass over the users.
-BUNDLES_BATCH = 128
+BUNDLES_BATCH = 48
 
 # A model is rejected if its quantisation error exceeds TOLERANCE at SIGMAS standard deviations.
 TOLERANCE, SIGMAS = 1e-5, 6
