@@ -89,7 +89,7 @@ bench-ids: .venv/demo-ready  ## Measure publishing and serving by the kind of id
 bench-load: .venv/demo-ready  ## Measure loading, nights and refreshes by size (INTERACTIONS="1000000 ...", KEEP=1, JSON=FILE)
 	@JSON="$(JSON)" $(BIN)/python -m benchmarks.loading $(INTERACTIONS) $(if $(KEEP),--keep)
 
-bench-scale-out: .venv/bench-ready .venv/dask-ready  ## Measure threads beside Dask workers, and reckon with more (NETWORK=, JSON=FILE)
+bench-scale-out: .venv/bench-ready .venv/dask-ready  ## Measure threads and Dask workers, and compute more (NETWORK=, JSON=FILE)
 	$(call on_a_network,benchmarks.scale_out)
 
 bench-serving: .venv/bench-ready .venv/demo-ready  ## Measure serving beside bare Flask, by wrk (NETWORK=, JSON=FILE)

@@ -141,7 +141,7 @@ def measure_tasks(executor: Executor, cluster: DaskProcesses, client: redis.Redi
 
     Returns
     -------
-    `map_seconds` and `map_core_seconds`: time of a map beside its tasks, and seconds of all processes;
+    `map_seconds` and `map_core_seconds`: time of a map without its tasks, and seconds of all processes;
     `tasks_per_second`, of empty ones; and the processor seconds of each process for a task and for a byte.
     """
     nothing = np.empty(0, np.uint8)

@@ -36,7 +36,7 @@ LINK_BYTES_PER_SECOND = 1.25e9
 NODE_BYTES = 64e9
 """Lists in one node of Redis."""
 POST_BYTES = 40
-"""Of a post in the shared data beside the forest: text of its id, rank, and whether lists may have it."""
+"""Of a post in the shared data, without the forest: text of its id, rank, and whether lists may have it."""
 NIGHT_SECONDS = 6 * 3600
 LOAD_INTERACTIONS, LOAD_SECONDS = 76_892_800, 62 + 19
 FACTOR_PAIRS, FACTOR_SECONDS = 60_600_000, 102

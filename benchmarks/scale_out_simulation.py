@@ -52,7 +52,7 @@ class Costs:
     verify_seconds, read_seconds
         Of a list: the worker's to read it back and compare it, and Redis's to return it.
     map_seconds, map_core_seconds
-        Of a stage beside its tasks, to connect and to check the workers: time, and seconds of cores.
+        Of a stage without its tasks, to connect and to check the workers: time, and seconds of cores.
     driver_task_seconds, scheduler_task_seconds, worker_task_seconds
         Of a task without any data.
     driver_byte_seconds, scheduler_byte_seconds, worker_byte_seconds

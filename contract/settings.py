@@ -444,6 +444,15 @@ class DaskSettings:
         "how long the batch waits for a worker, or for the next result, before it fails",
     )
 
+    @property
+    def tls_files(self) -> dict[str, str]:
+        """Variable -> path of each file of TLS, empty if it is not set."""
+        return {
+            "OVERNIGHT_DASK_TLS_CA": self.dask_tls_ca,
+            "OVERNIGHT_DASK_TLS_CERT": self.dask_tls_cert,
+            "OVERNIGHT_DASK_TLS_KEY": self.dask_tls_key,
+        }
+
 
 @dataclass(frozen=True)
 class FeedSettings:
@@ -796,12 +805,7 @@ class Settings:
 
     def _check_dask(self) -> None:
         """Refuse TLS without its files: Dask would connect without a certificate, or not at all."""
-        dask = self.dask
-        files = {
-            "OVERNIGHT_DASK_TLS_CA": dask.dask_tls_ca,
-            "OVERNIGHT_DASK_TLS_CERT": dask.dask_tls_cert,
-            "OVERNIGHT_DASK_TLS_KEY": dask.dask_tls_key,
-        }
+        dask, files = self.dask, self.dask.tls_files
         missing = [name for name, path in files.items() if not path]
         if dask.scheduler.startswith(f"{TLS}://") and missing:
             raise SettingsError(f"OVERNIGHT_DASK={dask.scheduler} needs {' and '.join(missing)}")

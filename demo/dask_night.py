@@ -20,11 +20,11 @@ import redis
 
 from batch.executors.packages import require_dask
 from batch.formatting import echo, table
-from batch.redis_client import live_run_id
+from batch.publishing.go_live import read_manifest
+from batch.redis_client import blocks, get_many, live_run_id
 from contract.errors import LockedError
 from contract.experiment import VARIANTS
 from contract.keys import Keys
-from contract.manifest import Manifest
 from contract.settings import Settings
 from demo.checks import Expected, check_answers, choose_examples
 from demo.gunicorn import SERVING, Gunicorn
@@ -242,19 +242,19 @@ def _compare(client: redis.Redis) -> int:
     for variant in VARIANTS:
         runs = [str(live_run_id(client, Keys(prefix), variant)) for prefix in (ON_DASK, ON_THREADS)]
         keys = [Keys(prefix) for prefix in (ON_DASK, ON_THREADS)]
-        sums = [_manifest(client, *of_run).checksum for of_run in zip(keys, runs, strict=True)]
+        sums = [_checksum(client, *of_run) for of_run in zip(keys, runs, strict=True)]
         lists, wrong = _compare_lists(client, runs)
         differing += wrong + (sums[0] != sums[1])
         equal = "equal" if sums[0] == sums[1] else "DIFFERENT"
-        rows.append([variant, str(sums[0])[:16], str(sums[1])[:16], equal, f"{lists:,}", wrong])
+        rows.append([variant, sums[0][:16], sums[1][:16], equal, f"{lists:,}", wrong])
     names = ["variant", "checksum on workers", "checksum on threads", "checksums", "lists", "different"]
     echo(table(names, rows) + "\n")
     return differing
 
 
-def _manifest(client: redis.Redis, keys: Keys, run_id: str) -> Manifest:
-    text: Any = client.get(keys.manifest(run_id))
-    return Manifest.from_json(text)
+def _checksum(client: redis.Redis, keys: Keys, run_id: str) -> str:
+    manifest = read_manifest(client, keys, run_id)
+    return manifest.checksum if manifest else ""
 
 
 def _compare_lists(client: redis.Redis, runs: list[str]) -> tuple[int, int]:
@@ -263,11 +263,10 @@ def _compare_lists(client: redis.Redis, runs: list[str]) -> tuple[int, int]:
         Keys(prefix).user(run, 0).removesuffix("0")
         for prefix, run in zip((ON_DASK, ON_THREADS), runs, strict=True)
     )
-    found = list(client.scan_iter(match=f"{start}*", count=KEYS_BATCH))
-    differing = 0
-    for at in range(0, len(found), KEYS_BATCH):
-        names = [str(name) for name in found[at : at + KEYS_BATCH]]
-        ours: Any = client.mget(names)
-        theirs: Any = client.mget([other + name.removeprefix(start) for name in names])
+    lists = differing = 0
+    for names in blocks(client.scan_iter(match=f"{start}*", count=KEYS_BATCH), KEYS_BATCH):
+        ours = get_many(client, names)
+        theirs = get_many(client, [other + name.removeprefix(start) for name in names])
+        lists += len(names)
         differing += sum(one != another for one, another in zip(ours, theirs, strict=True))
-    return len(found), differing
+    return lists, differing

@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import re
-import socket
 import threading
 import uuid
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import dask.config
 from distributed import Client, Future
 from distributed.comm.core import FatalCommClosedError
 from distributed.versions import VersionMismatchWarning
 
+from batch.executors.connection import reason_of
 from batch.executors.security import configure
 from contract.errors import DaskError
-from contract.logs import redact
 from contract.settings import Settings
-from contract.text import as_clause
 
 T = TypeVar("T")
 
@@ -36,7 +32,6 @@ ANSWER_SECONDS = 60
 
 POLL_SECONDS = 0.5
 CLOSE_SECONDS = 5
-PROBE_SECONDS = 2
 
 CONFIGURATION = {
     "distributed.comm.timeouts.connect": "10s",
@@ -101,11 +96,11 @@ class Cluster:
             )
         except FatalCommClosedError as error:
             raise DaskError(
-                f"the Dask scheduler {self.address} refuses this process: {self._reason(error)}"
+                f"the Dask scheduler {self.address} refuses this process: {reason_of(error)}"
             ) from None
         except (TimeoutError, OSError) as error:
             raise DaskError(
-                f"the Dask scheduler {self.address} does not answer: {self._reason(error)}; "
+                f"the Dask scheduler {self.address} does not answer: {reason_of(error)}; "
                 "check that it is up, OVERNIGHT_DASK, and that it has the same token and TLS"
             ) from None
 
@@ -185,22 +180,6 @@ class Cluster:
             raise self.lost_error() from None
         finally:
             asking.cancel()
-
-    def _reason(self, error: BaseException) -> str:
-        """Return what an error of a connection says, or what caused it if Dask has retried."""
-        text = " ".join(str(error.__cause__ or error).split()) or _why_no_connection(self.address)
-        text = re.sub(r"^in <[^>]*>: ", "", text)  # Dask names an object of its own
-        return redact(as_clause(text), self._settings.secrets())
-
-
-def _why_no_connection(address: str) -> str:
-    """Return what the operating system says of a connection: Dask's last attempt may have had no time."""
-    parts = urlsplit(address)
-    try:
-        socket.create_connection((str(parts.hostname), int(parts.port or 0)), PROBE_SECONDS).close()
-    except OSError as error:
-        return str(error)
-    return "it takes connections, and says nothing"
 
 
 @contextmanager

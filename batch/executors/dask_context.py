@@ -119,9 +119,8 @@ def check_worker(key: str, value: str) -> dict[str, str]:
     key, value
         What the driver has written to its Redis; an empty key: tasks do not use Redis.
     """
-    threadpool_limits(
-        1, user_api="blas"
-    )  # from now on: a product's last bits depend on the number of threads
+    # From now on: a product's last bits depend on the number of threads.
+    threadpool_limits(1, user_api="blas")
     return {
         **describe_process(),
         PROCESS: PROCESS_ID,

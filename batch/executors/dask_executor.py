@@ -105,8 +105,9 @@ class DaskExecutor:
     ) -> Generator[Result, None, None]:
         """Run tasks, see `Executor.map`. The cluster is connected to while they run."""
         slots = max(2, self.threads.threads or len(os.sched_getaffinity(0)))
-        if len(list(islice(cut(slots), 2))) < 2:
-            yield from self.threads.map(function, shared, cut)
+        single = _single_task(cut(slots))
+        if single is not None:
+            yield from self.threads.map(function, shared, lambda _: single)
             return
         with connect_to_cluster(self.settings) as cluster:
             tasks = _TaskMap[Shared, Task, Result](self, cluster, function, shared)
@@ -114,6 +115,12 @@ class DaskExecutor:
                 yield from tasks.run(cut)
             finally:
                 tasks.end()
+
+
+def _single_task(tasks: Iterable[Task]) -> list[Task] | None:
+    """Return the tasks if there is one at most; None if there are more: they are cut again for workers."""
+    first = list(islice(tasks, 2))
+    return first if len(first) < 2 else None
 
 
 class State(StrEnum):

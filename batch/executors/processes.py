@@ -126,7 +126,7 @@ async def _scheduler(settings: Settings, host: str, port: int) -> None:
     log.info("the Dask scheduler listens on %s; %s", scheduler.address, _describe_security(settings))
     await _first(scheduler.finished(), stop)
     await _within(STOP_SECONDS, scheduler.close(reason="stopped"))
-    log.info("%s: the Dask scheduler stopped", stop.result() if stop.done() else "told by a client")
+    log.info("%s: the Dask scheduler stopped", stop.result() if stop.done() else "a client's request")
 
 
 async def _worker(settings: Settings, host: str | None, port: int, folder: str) -> tuple[int, _Worker | None]:

@@ -28,11 +28,7 @@ def configure(settings: Settings) -> Security:
     """
     dask = settings.dask
     use_token(dask.dask_token)
-    files = {
-        "OVERNIGHT_DASK_TLS_CA": dask.dask_tls_ca,
-        "OVERNIGHT_DASK_TLS_CERT": dask.dask_tls_cert,
-        "OVERNIGHT_DASK_TLS_KEY": dask.dask_tls_key,
-    }
+    files = dask.tls_files
     missing = [name for name, path in files.items() if not path]
     if len(missing) == len(files):
         return Security(require_encryption=False)

@@ -132,17 +132,20 @@ class Sender:
 
     def send(self, command: memoryview) -> None:
         """Run one command that is packed, and wait for its answer."""
+
+        def look_and_run() -> None:
+            self._look()
+            self._run(command)
+
         try:
             self._run(command)
         except (ConnectionError, TimeoutError):
-            self._retry(lambda: self._look(command))
+            self._connection.disconnect()
+            self._retry(look_and_run)
 
-    def _look(self, command: memoryview | None = None) -> None:
-        """Watch the fence in a new connection, and run the command if there is one."""
-        self._connection.disconnect()
+    def _look(self) -> None:
+        """Watch the fence, which must be this stage's."""
         self._fence.check(self._ask(self._watch)[-1])
-        if command is not None:
-            self._run(command)
 
     def _run(self, command: memoryview) -> None:
         try:

@@ -21,6 +21,7 @@ from batch.executors.handshake import use_token
 from batch.executors.security import configure
 from contract.settings import Settings
 from tests.support.batch import run_forked, run_here
+from tests.support.dask_certificates import write_certificates
 from tests.support.dask_processes import PASSWORD, SERVERS, line_of, running_scheduler, start
 from tests.support.forked_batch import Forked
 
@@ -30,15 +31,8 @@ TOKEN = "right-token-0123456789"
 @pytest.fixture(scope="module")
 def closed_to_strangers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the variables of a cluster with TLS and a token."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert("cluster")
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
-    files = {
-        f"OVERNIGHT_DASK_TLS_{name.upper()}": str(folder / f"{name}.pem") for name in ("ca", "cert", "key")
-    }
+    written = write_certificates(tmp_path_factory.mktemp("certificates"))
+    files = {f"OVERNIGHT_DASK_TLS_{name.upper()}": path for name, path in written.items()}
     return {**files, "OVERNIGHT_DASK_TOKEN": TOKEN}
 
 

@@ -81,7 +81,7 @@ def nights(postgres_server: sa.URL, tmp_path_factory: pytest.TempPathFactory) ->
     ):
         make_network(database_url, USERS, POSTS, interactions=4_000)
         servers = {"database_url": database_url, "redis_url": server.connection_url, "model_dir": models}
-        for _ in range(2):  # the second night learns beside a live run, as the nights of the tests do
+        for _ in range(2):  # the second night has a live run to compare with, as the nights of the tests do
             with reused_training(training):
                 done = run_here(*NIGHT, **servers)
             assert done.returncode == 0, done.stderr

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgpack
 import pytest
-import trustme
 from cryptography.hazmat.primitives import serialization
 from distributed.comm import CommClosedError, connect, listen
 from distributed.protocol.utils import pack_frames
@@ -21,6 +20,7 @@ from batch.executors.handshake import HELLO, TokenRefusedError, use_token
 from batch.executors.security import configure
 from contract.errors import DaskError, SettingsError
 from contract.settings import Settings
+from tests.support.dask_certificates import write_certificates
 
 TOKEN, OTHER = "right-token-0123456789", "other-token-0123456789"
 
@@ -34,13 +34,8 @@ def _no_token_after_the_test() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return settings with the files of one authority."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert("cluster")
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
-    return {f"dask_tls_{name}": str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
+    written = write_certificates(tmp_path_factory.mktemp("certificates"))
+    return {f"dask_tls_{name}": path for name, path in written.items()}
 
 
 class Listening:
