@@ -74,7 +74,8 @@ WAITING_PER_THREAD = 0.25
 """Tasks that wait at a worker for each of its threads, in addition to one."""
 
 SETTLE_SECONDS = 5.0
-"""How long the first ready worker waits for workers that are being checked: tasks are cut for all of them."""
+"""How long the first ready worker waits for workers that are being checked, as tasks are cut for all of them;
+and how long other workers may take to come if none that is there can run tasks."""
 
 GRACE_SECONDS = 5.0
 """How long tasks in progress are waited for after an error."""
@@ -193,6 +194,7 @@ class _TaskMap(Generic[Shared, Task, Result]):
         self._results = deque[Result]()
         self._deadline = 0.0
         self._left = 0  # workers that could run tasks, and left
+        self._hopeless_since: float | None = None
 
     def run(self, cut: Cut[Task]) -> Iterator[Result]:
         """Yield the results of all tasks.
@@ -271,8 +273,12 @@ class _TaskMap(Generic[Shared, Task, Result]):
         DaskError
             All workers are unfit, or nothing has been achieved for too long.
         """
-        if self._is_hopeless() and not self._left:  # those that left may come back
-            raise self._unfit_error()
+        if not self._is_hopeless():
+            self._hopeless_since = None
+        elif self._hopeless_since is None:
+            self._hopeless_since = time.monotonic()
+        elif time.monotonic() > self._hopeless_since + SETTLE_SECONDS and not self._left:
+            raise self._unfit_error()  # if some left, they may come back
         try:
             handle, ended = self._events.get(timeout=POLL_SECONDS)
         except queue.Empty:
